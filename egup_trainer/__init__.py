@@ -1,0 +1,48 @@
+"""Unlearning for language models: a drop-in Hugging Face Trainer with EGUP and CLReg."""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from egup_trainer.data.sources import load_rows
+    from egup_trainer.errors import EgupError
+    from egup_trainer.losses.base import ForgetLoss, ReferenceOutputs
+    from egup_trainer.losses.registry import register_forget_loss
+    from egup_trainer.modeling.outputs import AnswerOutputs
+    from egup_trainer.trainer.config import EGUPConfig, UnlearnConfig
+    from egup_trainer.trainer.egup_trainer import EGUPTrainer
+    from egup_trainer.trainer.unlearn_trainer import UnlearnTrainer
+
+# Imported when used: `egup --help` must not wait for torch.
+_HOMES = {
+    "AnswerOutputs": "egup_trainer.modeling.outputs",
+    "EGUPConfig": "egup_trainer.trainer.config",
+    "EGUPTrainer": "egup_trainer.trainer.egup_trainer",
+    "EgupError": "egup_trainer.errors",
+    "ForgetLoss": "egup_trainer.losses.base",
+    "ReferenceOutputs": "egup_trainer.losses.base",
+    "UnlearnConfig": "egup_trainer.trainer.config",
+    "UnlearnTrainer": "egup_trainer.trainer.unlearn_trainer",
+    "load_rows": "egup_trainer.data.sources",
+    "register_forget_loss": "egup_trainer.losses.registry",
+}
+
+__all__ = [
+    "AnswerOutputs",
+    "EGUPConfig",
+    "EGUPTrainer",
+    "EgupError",
+    "ForgetLoss",
+    "ReferenceOutputs",
+    "UnlearnConfig",
+    "UnlearnTrainer",
+    "load_rows",
+    "register_forget_loss",
+]
+__version__ = "0.1.0"
+
+
+def __getattr__(name: str) -> Any:
+    if name in _HOMES:
+        return getattr(import_module(_HOMES[name]), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

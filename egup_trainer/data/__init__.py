@@ -1,0 +1,1 @@
+"""Rows: where they come from, how they become tokens, pairs and batches."""

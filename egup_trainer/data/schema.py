@@ -1,0 +1,60 @@
+"""Typed rows: what a user's data becomes before tokenization, and what tokenization makes of it."""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+IGNORE_INDEX = -100
+"""Label of a token that is not scored (prompt and padding), as in all of transformers."""
+
+NO_SAMPLE = -1
+"""Sample id of a row that only fills up a batch; it has no scored token and counts nowhere."""
+
+
+@dataclass(frozen=True)
+class Message:
+    """One turn of a conversation. `role` is "system", "user" or "assistant"."""
+
+    role: str
+    content: str
+
+
+@dataclass(frozen=True)
+class Row:
+    """One sample: the turns before the answer, and the answer that is scored.
+
+    A question/answer row has one user turn; a chat row has all turns but the last; a plain-text row has none.
+
+    Args:
+        prompt: turns that the model is given. They are never scored.
+        answer: the text that is scored and unlearned (or retained).
+        paraphrase: another wording of the answer, if the data has one (used by `clreg_positives="paraphrase"`).
+    """
+
+    prompt: tuple[Message, ...]
+    answer: str
+    paraphrase: str | None = None
+
+
+@dataclass(frozen=True)
+class TokenizedRow:
+    """A sample as the model sees it.
+
+    Args:
+        input_ids: token ids, shape (T,), int32.
+        labels: the same ids where a token is scored, `IGNORE_INDEX` elsewhere, shape (T,), int32.
+        truncated: whether the row was cut to the maximum length.
+        paraphrase: the same prompt with the paraphrased answer, if the row had one.
+    """
+
+    input_ids: np.ndarray
+    labels: np.ndarray
+    truncated: bool = False
+    paraphrase: "TokenizedRow | None" = None
+
+    def __len__(self) -> int:
+        return len(self.input_ids)
+
+    def key(self) -> bytes:
+        """Bytes that are equal for two rows with the same prompt and the same answer."""
+        return self.input_ids.tobytes() + b"|" + self.labels.tobytes()

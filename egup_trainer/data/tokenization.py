@@ -1,0 +1,198 @@
+"""Row -> token ids and labels. One tokenization of the whole text; its offsets decide what is scored."""
+
+import os
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+from torch.utils.data import Dataset
+
+from egup_trainer.data.schema import IGNORE_INDEX, Message, Row, TokenizedRow
+from egup_trainer.errors import DataError, ModelError
+
+
+@dataclass(frozen=True)
+class Template:
+    """How a prompt is written for a tokenizer without a chat template.
+
+    Args:
+        user: marker before a user turn.
+        assistant: marker before an assistant turn, the scored answer among them.
+
+    Example:
+        >>> Template().render([Message("user", "Who?")])
+        'Question: Who?\\nAnswer: '
+    """
+
+    user: str = "Question: "
+    assistant: str = "\nAnswer: "
+
+    def render(self, prompt: Sequence[Message]) -> str:
+        """The prompt's text, up to and including the marker before the answer ("" for a plain-text row)."""
+        text = ""
+        for message in prompt:
+            marker = {"user": self.user, "assistant": self.assistant, "system": ""}[message.role]
+            text += marker + message.content + ("" if message.role == "user" else "\n")
+        return text + self.assistant if prompt else ""
+
+
+class RowDataset(Dataset):
+    """Tokenized rows with stable integer ids: item `i` is `(i, TokenizedRow)`."""
+
+    def __init__(self, rows: Sequence[TokenizedRow]):
+        self.rows = list(rows)
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, index: int) -> tuple[int, TokenizedRow]:
+        return index, self.rows[index]
+
+
+def tokenize(
+    rows: Iterable[Row],
+    tokenizer: Any,
+    *,
+    name: str,
+    max_length: int | None = None,
+    template: Template | None = None,
+    progress: bool = False,
+) -> RowDataset:
+    """Tokenizes rows through the tokenizer's chat template, or through `template` where it has none.
+
+    The whole text is tokenized once. A token is scored if it reaches past the start of the answer, so a token across
+    the seam is never lost. An end-of-sequence token closes the row (added if the template did not) and is scored.
+    Longer question/answer rows are cut at `max_length`; a longer plain-text row is split into several samples that
+    overlap by one token, so that every token of a long text is scored exactly once.
+
+    Args:
+        rows: typed rows.
+        tokenizer: a fast `PreTrainedTokenizerBase`.
+        name: what the rows are ("forget set", ...), for messages.
+        max_length: most tokens in a sample; None for no limit.
+        template: markers for tokenizers without a chat template.
+        progress: whether to show a progress bar.
+
+    Raises:
+        ModelError: the tokenizer is slow (no offsets) or its chat template drops the answer.
+        DataError: a row was cut so that no scored token is left.
+    """
+    from tqdm.auto import tqdm
+
+    if not getattr(tokenizer, "is_fast", False):
+        raise ModelError(
+            got=f"the slow tokenizer {type(tokenizer).__name__}",
+            expected="a fast tokenizer, which tells the offsets of its tokens",
+            fix="load it with AutoTokenizer.from_pretrained(..., use_fast=True)",
+        )
+    samples: list[TokenizedRow] = []
+    for number, row in enumerate(tqdm(rows, desc=f"Tokenizing {name}", disable=not progress, leave=False)):
+        sample = _tokenize_row(row, tokenizer, template or Template())
+        if not row.prompt and max_length is not None:
+            samples.extend(_split(sample, max_length))
+            continue
+        samples.append(_cut(sample, max_length, f"row {number} of the {name}"))
+    return RowDataset(samples)
+
+
+def from_token_columns(records: Iterable[dict], name: str) -> RowDataset:
+    """Rows that come tokenized, with the columns `input_ids` and `labels` (-100 = not scored).
+
+    Raises:
+        DataError: the two columns differ in length, or nothing is scored.
+    """
+    samples = []
+    for number, record in enumerate(records):
+        ids, labels = (np.asarray(record[column], dtype=np.int32) for column in ("input_ids", "labels"))
+        if ids.shape != labels.shape or ids.ndim != 1 or not _has_scored_token(labels):
+            raise DataError(
+                got=f"{ids.size} input_ids, {labels.size} labels and {int((labels[1:] != IGNORE_INDEX).sum())} scored "
+                f"tokens in row {number} of the {name}",
+                expected="two lists of one length with at least one scored token after the first",
+                fix="repair that row",
+            )
+        samples.append(TokenizedRow(ids, labels))
+    return RowDataset(samples)
+
+
+def check_disjoint(first: RowDataset, first_name: str, second: RowDataset, second_name: str) -> None:
+    """Raises `DataError` if a row, prompt and answer, stands in both data sets."""
+    positions = {row.key(): number for number, row in enumerate(first.rows)}
+    for number, row in enumerate(second.rows):
+        if row.key() in positions:
+            raise DataError(
+                got=f"a row in both sets: row {positions[row.key()]} of the {first_name} is row {number} of the "
+                f"{second_name}",
+                expected=f"no row (prompt and answer) in both the {first_name} and the {second_name}",
+                fix="remove it from one of them",
+            )
+
+
+def _tokenize_row(row: Row, tokenizer: Any, template: Template) -> TokenizedRow:
+    text, answer_start, add_special_tokens = _render(row, tokenizer, template)
+    encoded = tokenizer(text, add_special_tokens=add_special_tokens, return_offsets_mapping=True)
+    ids = np.asarray(encoded["input_ids"], dtype=np.int32)
+    ends = np.asarray([end for _, end in encoded["offset_mapping"]], dtype=np.int64)
+    labels = np.where(ends > answer_start, ids, IGNORE_INDEX).astype(np.int32)
+    eos = tokenizer.eos_token_id
+    if eos is not None and len(ids) and ids[-1] == eos:
+        labels[-1] = eos  # a tokenizer that adds its own end gives it the offsets (0, 0)
+    elif eos is not None:
+        ids, labels = np.append(ids, np.int32(eos)), np.append(labels, np.int32(eos))
+    paraphrase = None
+    if row.paraphrase is not None:
+        paraphrase = _tokenize_row(replace(row, answer=row.paraphrase, paraphrase=None), tokenizer, template)
+    return TokenizedRow(ids, labels, paraphrase=paraphrase)
+
+
+def _render(row: Row, tokenizer: Any, template: Template) -> tuple[str, int, bool]:
+    """Text of the whole row, where its answer starts, and whether the tokenizer still has to add special tokens."""
+    if not row.prompt or not tokenizer.chat_template:
+        prompt = template.render(row.prompt)
+        return prompt + row.answer, len(prompt), True
+    turns = [{"role": message.role, "content": message.content} for message in row.prompt]
+    prompt = tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
+    text = tokenizer.apply_chat_template([*turns, {"role": "assistant", "content": row.answer}], tokenize=False)
+    if text.startswith(prompt):
+        return text, len(prompt), False
+    # Some templates open the model's turn with more than they write before a given answer (a block for thinking).
+    start = text.rfind(row.answer.strip(), len(os.path.commonprefix([text, prompt])))
+    if start < 0:
+        raise ModelError(
+            got="a chat template whose text does not hold the answer",
+            expected="a template that writes the last assistant turn as it is",
+            fix="set tokenizer.chat_template, or to None for plain markers",
+        )
+    return text, start, False
+
+
+def _has_scored_token(labels: np.ndarray) -> bool:
+    return bool((labels[1:] != IGNORE_INDEX).any())  # the first token has no context to be predicted from
+
+
+def _cut(row: TokenizedRow, max_length: int | None, where: str) -> TokenizedRow:
+    if max_length is not None and len(row) > max_length:
+        paraphrase = row.paraphrase and _cut(row.paraphrase, max_length, f"the paraphrase in {where}")
+        cut = TokenizedRow(row.input_ids[:max_length], row.labels[:max_length], truncated=True, paraphrase=paraphrase)
+    else:
+        cut = row
+    if not _has_scored_token(cut.labels):
+        raise DataError(
+            got=f"no answer token in {where} after cutting {len(row)} tokens to {max_length}",
+            expected="at least one answer token",
+            fix="raise --max_length or shorten the prompt",
+        )
+    return cut
+
+
+def _split(row: TokenizedRow, max_length: int) -> list[TokenizedRow]:
+    if len(row) <= max_length:
+        return [row]
+    pieces = []
+    for start in range(0, len(row) - 1, max_length - 1):
+        ids, labels = row.input_ids[start : start + max_length], row.labels[start : start + max_length].copy()
+        if start:
+            labels[0] = IGNORE_INDEX  # scored at the end of the piece before
+        pieces.append(TokenizedRow(ids, labels))
+    return pieces

@@ -1,0 +1,1 @@
+"""The demo: invented people, a small model and its retrained twin."""

@@ -1,0 +1,36 @@
+"""The errors a user can meet: one line that says what was got, what is expected and what to do."""
+
+
+class EgupError(ValueError):
+    """Base of all errors that this package raises on purpose.
+
+    The command line prints such an error as one line and exits with code 2.
+
+    Args:
+        got: what was found, in a few words (never the text of a row).
+        expected: what should have been there.
+        fix: what the reader can do about it.
+
+    Example:
+        >>> str(EgupError(got="0 rows", expected="at least 1", fix="check the file"))
+        'got 0 rows; expected at least 1; check the file'
+    """
+
+    def __init__(self, *, got: str, expected: str, fix: str):
+        super().__init__(f"got {got}; expected {expected}; {fix}")
+
+
+class ConfigError(EgupError):
+    """An option has a value that cannot work, or two options exclude each other."""
+
+
+class DataError(EgupError):
+    """A row, a file or a data set cannot be used."""
+
+
+class ModelError(EgupError):
+    """A model or tokenizer cannot be used for what was asked."""
+
+
+class StateError(EgupError):
+    """A saved file (scan, checkpoint state) does not belong to this run."""

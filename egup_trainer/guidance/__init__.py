@@ -1,0 +1,1 @@
+"""EGUP's guidance: entanglement, the per-sample cache, the proxy constraint."""

@@ -1,0 +1,133 @@
+"""What EGUP remembers from step to step: features of each forget sample, the retain bank, the boundary."""
+
+from dataclasses import dataclass, fields
+
+import torch
+from torch import Tensor
+
+from egup_trainer.guidance.entanglement import inter_sample_entanglement
+from egup_trainer.guidance.features import FeatureSpace
+
+
+@dataclass
+class EmbeddingCache:
+    """Per-sample representations across optimizer steps.
+
+    Read during a step, it stands as at the step's start; `commit` moves it on at the step's end. Every process holds
+    the whole cache and commits the same gathered values.
+
+    Args:
+        initial: phi_0 of each forget sample, shape (N_f, k), float16.
+        latest: phi at the sample's last visit, shape (N_f, k), float16.
+        entanglement: last e of each forget sample, shape (N_f,).
+        drift: last d of each forget sample, shape (N_f,).
+        bank: the most recent retain features, shape (at most M, k), oldest overwritten first.
+        bank_next: place in the bank that is written next, shape ().
+        retain_initial: phi_0 of the retain rows that the scan saw, shape (R, k), float16.
+        retain_slot: place of each retain row in `retain_initial`, -1 if the scan did not see it, shape (N_r,).
+        center: the feature space's centre, shape (k,).
+        projection: the feature space's projection, shape (d, k), or (0, k) for none.
+    """
+
+    initial: Tensor
+    latest: Tensor
+    entanglement: Tensor
+    drift: Tensor
+    bank: Tensor
+    bank_next: Tensor
+    retain_initial: Tensor
+    retain_slot: Tensor
+    center: Tensor
+    projection: Tensor
+    bank_size: int = 1024
+
+    @classmethod
+    def build(
+        cls,
+        forget_features: Tensor,
+        retain_features: Tensor,
+        retain_ids: Tensor,
+        num_retain: int,
+        *,
+        space: FeatureSpace,
+        neighbors: int,
+        bank_size: int,
+    ) -> "EmbeddingCache":
+        """The cache before the first step.
+
+        Args:
+            forget_features: pooled hidden states of all forget rows, shape (N_f, d).
+            retain_features: the same of the scanned retain rows, shape (R, d).
+            retain_ids: ids of these, shape (R,).
+            num_retain: rows in the retain set.
+            space: maps hidden states to phi.
+            neighbors: k of the inter-sample entanglement.
+            bank_size: most features in the bank, M.
+        """
+        forget, bank = space(forget_features), space(retain_features)
+        slot = torch.full((num_retain,), -1, dtype=torch.long, device=bank.device)
+        slot[retain_ids] = torch.arange(len(retain_ids), device=bank.device)
+        return cls(
+            initial=forget.half(),
+            latest=forget.half(),
+            entanglement=inter_sample_entanglement(forget, bank[-bank_size:], neighbors),
+            drift=forget.new_zeros(len(forget)),
+            bank=bank[-bank_size:].clone(),
+            bank_next=torch.tensor(min(len(bank), bank_size) % bank_size, device=bank.device),
+            retain_initial=bank.half(),
+            retain_slot=slot,
+            center=space.center,
+            projection=space.center.new_zeros(0, len(space.center)) if space.projection is None else space.projection,
+            bank_size=bank_size,
+        )
+
+    @property
+    def space(self) -> FeatureSpace:
+        """The space of all features here."""
+        return FeatureSpace(self.center, self.projection if len(self.projection) else None)
+
+    def retain_reference(self, ids: Tensor) -> tuple[Tensor, Tensor]:
+        """phi_0 of retain rows (B, k), and which of them the scan saw, bool (B,). Fillers (-1) count as not seen."""
+        slots = torch.where(ids >= 0, self.retain_slot[ids.clamp_min(0)], -1)
+        return self.retain_initial[slots.clamp_min(0)].float(), slots >= 0
+
+    def commit(
+        self,
+        forget_ids: Tensor,
+        features: Tensor,
+        entanglement: Tensor,
+        drift: Tensor,
+        retain_ids: Tensor,
+        retain: Tensor,
+    ) -> None:
+        """Takes over what one optimizer step saw on all processes; fillers (-1) are left out.
+
+        Args:
+            forget_ids: shape (B,). features: phi, (B, k). entanglement, drift: (B,).
+            retain_ids: shape (C,). retain: phi, (C, k). Pushed in the order of the ids, whatever order they come in.
+        """
+        real = forget_ids >= 0
+        ids = forget_ids[real]
+        self.latest[ids] = features[real].half()
+        self.entanglement[ids] = entanglement[real]
+        self.drift[ids] = drift[real]
+        order = retain_ids.argsort(stable=True)
+        self._push(retain[order][retain_ids[order] >= 0])
+
+    def _push(self, features: Tensor) -> None:
+        for part in features.split(self.bank_size):
+            room = self.bank_size - len(self.bank)
+            self.bank = torch.cat([self.bank, part[:room]])
+            rest = part[room:]
+            places = (self.bank_next + room + torch.arange(len(rest), device=rest.device)) % self.bank_size
+            self.bank[places] = rest
+            self.bank_next = (self.bank_next + len(part)) % self.bank_size
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """All tensors by name, for a checkpoint."""
+        return {field.name: getattr(self, field.name) for field in fields(self) if field.name != "bank_size"}
+
+    @classmethod
+    def from_state_dict(cls, tensors: dict[str, Tensor], bank_size: int) -> "EmbeddingCache":
+        """The cache of a checkpoint."""
+        return cls(**tensors, bank_size=bank_size)

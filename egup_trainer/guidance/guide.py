@@ -1,0 +1,112 @@
+"""EGUP's view of a step: what a batch's features and losses say, and the weights that follow."""
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from egup_trainer.guidance.embedding_cache import EmbeddingCache
+from egup_trainer.guidance.entanglement import (
+    drift,
+    inter_sample_entanglement,
+    inter_sample_weights,
+    intra_sample_weights,
+)
+from egup_trainer.guidance.proxy_constraint import ProxyForm, proxy_effort
+from egup_trainer.modeling.outputs import AnswerOutputs
+
+_CACHE, _BOUNDARY = "cache.", "boundary"
+
+
+@dataclass(frozen=True)
+class Sight:
+    """What a micro-batch showed. Absent values are None: features where no part of EGUP or CLReg reads them.
+
+    Args:
+        forget_ids, retain_ids: sample ids, shapes (B,) and (C,); -1 for fillers.
+        weights: factor on each forget row's loss, without gradient, shape (B,).
+        forget_features, retain_features: phi with gradient, shapes (B, k) and (C, k).
+        entanglement: e_i, shape (B,).
+        drift: d_i, shape (B,).
+        boundary_gap: l_i - b_i without gradient, shape (B,), nats per token.
+    """
+
+    forget_ids: Tensor
+    retain_ids: Tensor
+    weights: Tensor
+    forget_features: Tensor | None = None
+    retain_features: Tensor | None = None
+    entanglement: Tensor | None = None
+    drift: Tensor | None = None
+    boundary_gap: Tensor | None = None
+
+
+class Guide:
+    """Weights forget samples by EGUP's three parts and keeps what they remember.
+
+    Args:
+        options: an `EGUPConfig`, or anything with its fields.
+        pulls_back: whether the forget loss stands negative weights; if not, efforts stop at 0.
+        cache: per-sample features, or None if no part reads features.
+        boundary: b_i of each forget row, shape (N_f,), or None without the proxy constraint.
+    """
+
+    def __init__(self, options: Any, pulls_back: bool, cache: EmbeddingCache | None, boundary: Tensor | None):
+        self.options, self.pulls_back = options, pulls_back
+        self.cache, self.boundary = cache, boundary
+
+    def look(
+        self, forget: AnswerOutputs, forget_ids: Tensor, retain: AnswerOutputs | None, retain_ids: Tensor
+    ) -> Sight:
+        """Reads a micro-batch against the cache as it stood at the start of the optimizer step."""
+        sight = Sight(forget_ids, retain_ids, weights=torch.ones_like(forget.num_tokens))
+        if self.cache is not None:
+            sight = self._look_at_features(sight, forget, retain)
+        if self.boundary is not None:
+            gap = forget.mean_nll.detach() - self.boundary[forget_ids.clamp_min(0)]
+            sight = replace(sight, boundary_gap=gap, weights=sight.weights * self._effort(gap))
+        return sight
+
+    def _look_at_features(self, sight: Sight, forget: AnswerOutputs, retain: AnswerOutputs | None) -> Sight:
+        cache, options = self.cache, self.options
+        phi = cache.space(forget.features)  # (B, k)
+        seen = phi.detach()
+        start = cache.initial if options.drift_reference.value == "initial" else cache.latest
+        entanglement = inter_sample_entanglement(seen, cache.bank, options.inter_neighbors)
+        moved = drift(seen, start[sight.forget_ids.clamp_min(0)].float())
+        weights = sight.weights
+        if options.inter_entanglement:
+            clip = (options.inter_clip_min, options.inter_clip_max)
+            weights = weights * inter_sample_weights(entanglement, cache.entanglement, options.inter_temperature, clip)
+        if options.intra_entanglement:
+            weights = weights * intra_sample_weights(moved, cache.drift, options.intra_temperature)
+        return replace(
+            sight,
+            weights=weights,
+            forget_features=phi,
+            retain_features=None if retain is None else cache.space(retain.features),
+            entanglement=entanglement,
+            drift=moved,
+        )
+
+    def _effort(self, gap: Tensor) -> Tensor:
+        options = self.options
+        if options.proxy_form is not ProxyForm.EFFORT:
+            return torch.ones_like(gap)
+        effort = proxy_effort(gap, torch.zeros_like(gap), options.proxy_lambda, options.proxy_temperature)
+        return effort if self.pulls_back else effort.clamp_min(0)
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """All tensors by name, for a checkpoint."""
+        state = {} if self.boundary is None else {_BOUNDARY: self.boundary}
+        if self.cache is not None:
+            state |= {_CACHE + name: tensor for name, tensor in self.cache.state_dict().items()}
+        return state
+
+    @classmethod
+    def from_state_dict(cls, options: Any, pulls_back: bool, state: dict[str, Tensor]) -> "Guide":
+        """The guide of a checkpoint."""
+        cached = {name.removeprefix(_CACHE): value for name, value in state.items() if name.startswith(_CACHE)}
+        cache = EmbeddingCache.from_state_dict(cached, options.bank_size) if cached else None
+        return cls(options, pulls_back, cache, state.get(_BOUNDARY))

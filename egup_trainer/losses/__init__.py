@@ -1,0 +1,1 @@
+"""Losses: tensors in, per-sample values out."""

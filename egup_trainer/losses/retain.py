@@ -1,0 +1,39 @@
+"""Retain losses: what keeps the model where it is on rows that stay."""
+
+from torch import Tensor
+from torch.nn.functional import kl_div
+
+from egup_trainer.losses.base import ReferenceOutputs, RetainLoss
+from egup_trainer.modeling.outputs import AnswerOutputs
+from egup_trainer.modeling.reference import Need
+
+
+class RetainNLL(RetainLoss):
+    """Negative log-likelihood of the retain answers: L_j, shape (B,), nats per answer.
+
+    Example:
+        >>> import torch
+        >>> out = AnswerOutputs(torch.tensor([-1.0, -3.0]), torch.tensor([0, 0]), torch.tensor([2.0]))
+        >>> RetainNLL()(out, ReferenceOutputs())
+        tensor([4.])
+    """
+
+    def __call__(self, outputs: AnswerOutputs, reference: ReferenceOutputs) -> Tensor:
+        return outputs.sum_nll
+
+
+class RetainKL(RetainLoss):
+    """Divergence from the model before unlearning: sum over answer tokens of KL(p_before || p), shape (B,), nats.
+
+    Prompt and padding positions do not count. Needs the logits of the model before unlearning at each step: a second
+    forward pass without gradient over the retain rows.
+
+    Inputs: `outputs.logits` (N, V); `reference.logits` (N, V).
+    """
+
+    needs = frozenset({Need.LOGITS})
+
+    def __call__(self, outputs: AnswerOutputs, reference: ReferenceOutputs) -> Tensor:
+        before = reference.logits.log_softmax(-1)  # (N, V)
+        now = outputs.logits.log_softmax(-1)  # (N, V)
+        return outputs.sum_per_row(kl_div(now, before, reduction="none", log_target=True).sum(-1))

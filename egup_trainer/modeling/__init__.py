@@ -1,0 +1,1 @@
+"""The model's side: loading, the one forward pass, the scan, the reference."""

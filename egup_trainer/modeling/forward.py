@@ -1,0 +1,177 @@
+"""One forward pass over a joined batch: log-probabilities at answer positions and features of one layer.
+
+The vocabulary projection is the largest tensor of a step. It is computed at answer positions only, by a hook that
+picks those hidden states right before the output embedding. All that a model does after it (soft-capping, scaling)
+still happens, which running backbone and head apart would lose.
+"""
+
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from egup_trainer.data.schema import IGNORE_INDEX
+from egup_trainer.errors import ConfigError, ModelError
+from egup_trainer.modeling.outputs import AnswerOutputs
+
+
+def answer_positions(labels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Where answers are predicted: the one place of the package that shifts labels and drops `IGNORE_INDEX`.
+
+    Args:
+        labels: shape (B, T), int64.
+
+    Returns:
+        Flat positions into (B * T,) whose logits predict an answer token, the rows of these, and the answer tokens
+        themselves, each of shape (N,). The answer token of position p stands at p + 1.
+    """
+    rows, places = (labels[:, 1:] != IGNORE_INDEX).nonzero(as_tuple=True)
+    return rows * labels.shape[1] + places, rows, labels[rows, places + 1]
+
+
+class AnswerReader:
+    """Runs a model and reads what losses need, in one pass.
+
+    Args:
+        model: the bare model (not wrapped by DDP or the like), with or without adapters. Its modules are hooked
+            for the length of a call only.
+        feature_layer: the decoder layer that features are read from: a whole number is an index (0 first, -1 last), a
+            fraction between 0 and 1 is a share of the depth.
+
+    Raises:
+        ModelError: no output embedding or no decoder layers can be found.
+        ConfigError: `feature_layer` is out of range.
+
+    Example:
+        >>> # reader = AnswerReader(model)
+        >>> # outputs = reader(model, batch["input_ids"], batch["attention_mask"], batch["labels"])
+        >>> # outputs.mean_nll.mean().backward()
+    """
+
+    def __init__(self, model: nn.Module, feature_layer: float = 0.5):
+        self.head = model.get_output_embeddings()  # type: ignore[operator]
+        self.embedding = model.get_input_embeddings()  # type: ignore[operator]
+        if self.head is None:
+            raise ModelError(
+                got=f"the model {type(model).__name__} without an output embedding",
+                expected="a causal language model",
+                fix="load it with AutoModelForCausalLM",
+            )
+        layers = decoder_layers(model)
+        self.layer_index = layer_index(feature_layer, len(layers))
+        self.layer = layers[self.layer_index]
+
+    def __call__(
+        self,
+        model: Callable[..., Any],
+        input_ids: Tensor,
+        attention_mask: Tensor,
+        labels: Tensor,
+        *,
+        with_features: bool = True,
+        keep_logits: bool = False,
+        embedding_noise: Tensor | None = None,
+    ) -> AnswerOutputs:
+        """Runs `model`, which may be a wrapped one (DDP, FSDP, DeepSpeed), once.
+
+        Args:
+            model: called with `input_ids` and `attention_mask`, each (B, T).
+            labels: shape (B, T).
+            with_features: whether to read features.
+            keep_logits: whether to return the logits at answer positions.
+            embedding_noise: added to the embeddings of the last rows, shape (P, T, d) for the last P rows.
+        """
+        positions, rows, targets = answer_positions(labels)
+        captured: list[Tensor] = []
+        with ExitStack() as hooks:
+            hooks.enter_context(_hooked(self.head.register_forward_pre_hook, _select(positions), with_kwargs=False))
+            if with_features:
+                hooks.enter_context(_hooked(self.layer.register_forward_hook, _capture(captured)))
+            if embedding_noise is not None:
+                hooks.enter_context(_hooked(self.embedding.register_forward_hook, _add_noise(embedding_noise)))
+            logits = model(input_ids=input_ids, attention_mask=attention_mask, use_cache=False).logits
+        logits = logits.reshape(-1, logits.shape[-1])  # (1, N, V) -> (N, V)
+        logps = -nn.functional.cross_entropy(logits.float(), targets, reduction="none")  # (N,)
+        counts = torch.bincount(rows, minlength=len(labels)).float()  # (B,)
+        features = _pool(captured[0], positions + 1, rows, counts) if with_features else None
+        return AnswerOutputs(logps, rows, counts, features, logits.float() if keep_logits else None)
+
+
+def decoder_layers(model: nn.Module) -> nn.ModuleList:
+    """The model's list of decoder layers.
+
+    Raises:
+        ModelError: the model has no module list as long as its configuration says.
+    """
+    config = model.config.get_text_config() if hasattr(model, "config") else None  # type: ignore[operator,union-attr]
+    depth = getattr(config, "num_hidden_layers", None)
+    for module in model.modules():
+        if isinstance(module, nn.ModuleList) and len(module) == depth:
+            return module
+    raise ModelError(
+        got=f"the model {type(model).__name__} without a list of {depth} decoder layers",
+        expected="a decoder-only transformer",
+        fix="use a causal language model of transformers",
+    )
+
+
+def layer_index(feature_layer: float, depth: int) -> int:
+    """Index of the layer that `feature_layer` names in a model of `depth` layers.
+
+    Raises:
+        ConfigError: there is no such layer.
+
+    Example:
+        >>> layer_index(0.5, 8), layer_index(-1, 8), layer_index(2, 8)
+        (4, 7, 2)
+    """
+    if 0 < feature_layer < 1:
+        return int(feature_layer * depth)
+    if feature_layer != int(feature_layer) or not -depth <= feature_layer < depth:
+        raise ConfigError(
+            got=f"feature_layer={feature_layer:g} for a model of {depth} layers",
+            expected=f"a fraction between 0 and 1, or an index from {-depth} to {depth - 1}",
+            fix="set --feature_layer",
+        )
+    return int(feature_layer) % depth
+
+
+def _select(positions: Tensor) -> Callable:
+    def hook(module: nn.Module, args: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        hidden = args[0]  # (B, T, d)
+        return (hidden.flatten(0, 1).index_select(0, positions).unsqueeze(0), *args[1:])  # (1, N, d)
+
+    return hook
+
+
+def _capture(into: list[Tensor]) -> Callable:
+    def hook(module: nn.Module, args: Any, output: Any) -> None:
+        into.append(output[0] if isinstance(output, tuple) else output)
+
+    return hook
+
+
+def _add_noise(noise: Tensor) -> Callable:
+    def hook(module: nn.Module, args: Any, embedded: Tensor) -> Tensor:
+        clean = len(embedded) - len(noise)
+        return torch.cat([embedded[:clean], embedded[clean:] + noise.to(embedded)])
+
+    return hook
+
+
+@contextmanager
+def _hooked(register: Callable, hook: Callable, **options: Any) -> Iterator[None]:
+    handle = register(hook, **options)
+    try:
+        yield
+    finally:
+        handle.remove()
+
+
+def _pool(hidden: Tensor, positions: Tensor, rows: Tensor, counts: Tensor) -> Tensor:
+    """Mean of the hidden states (B, T, d) at the given flat positions of each row, in float32: (B, d)."""
+    states = hidden.flatten(0, 1).index_select(0, positions).float()  # (N, d)
+    sums = states.new_zeros(len(counts), states.shape[-1]).index_add(0, rows, states)  # (B, d)
+    return sums / counts.clamp_min(1).unsqueeze(1)

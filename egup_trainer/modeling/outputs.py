@@ -1,0 +1,64 @@
+"""What one forward pass yields: the only thing of a model that losses and guidance ever see."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class AnswerOutputs:
+    """Numbers at the answer positions of B rows with N answer tokens in all; float32, with gradient in training.
+
+    Args:
+        token_logps: log-probability of each answer token, shape (N,), nats, row after row.
+        token_rows: the row that each token belongs to, shape (N,), int64.
+        num_tokens: answer tokens n_i of each row, shape (B,), float32.
+        features: mean of the hidden states at a row's answer tokens, shape (B, d), or None if not asked for.
+        logits: logits at the answer positions, shape (N, V), or None if not asked for.
+
+    Example:
+        >>> out = AnswerOutputs(torch.tensor([-1.0, -3.0]), torch.tensor([0, 0]), torch.tensor([2.0]))
+        >>> out.sum_nll, out.mean_nll
+        (tensor([4.]), tensor([2.]))
+    """
+
+    token_logps: Tensor
+    token_rows: Tensor
+    num_tokens: Tensor
+    features: Tensor | None = None
+    logits: Tensor | None = None
+
+    def sum_per_row(self, token_values: Tensor) -> Tensor:
+        """Sum over each row's tokens: (N,) -> (B,)."""
+        return token_values.new_zeros(self.num_tokens.shape).index_add(0, self.token_rows, token_values)
+
+    @property
+    def sum_nll(self) -> Tensor:
+        """L_i, negative log-likelihood of the whole answer, shape (B,), nats."""
+        return self.sum_per_row(-self.token_logps)
+
+    @property
+    def mean_nll(self) -> Tensor:
+        """l_i = L_i / n_i, shape (B,), nats per token; 0 for a row without answer tokens."""
+        return self.sum_nll / self.num_tokens.clamp_min(1)
+
+    def split(self, sizes: list[int]) -> list["AnswerOutputs"]:
+        """Parts of consecutive rows, of the given numbers of rows."""
+        row_parts = self.num_tokens.split(sizes)
+        token_sizes = [int(part.sum()) for part in row_parts]
+        features = self.features.split(sizes) if self.features is not None else [None] * len(sizes)
+        logits = self.logits.split(token_sizes) if self.logits is not None else [None] * len(sizes)
+        starts = [sum(sizes[:place]) for place in range(len(sizes))]
+        return [
+            AnswerOutputs(logps, rows - start, counts, part_features, part_logits)
+            for logps, rows, start, counts, part_features, part_logits in zip(
+                self.token_logps.split(token_sizes),
+                self.token_rows.split(token_sizes),
+                starts,
+                row_parts,
+                features,
+                logits,
+                strict=True,
+            )
+        ]

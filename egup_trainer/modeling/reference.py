@@ -1,0 +1,85 @@
+"""The model before unlearning, in the cheapest form that the chosen losses need."""
+
+import copy
+from enum import Enum
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from egup_trainer.modeling.forward import AnswerReader
+
+
+class Need(str, Enum):
+    """What a loss must know of the model before unlearning."""
+
+    NLL = "nll"
+    """L_i^0 of each forget row: numbers, taken once by the scan."""
+    LOGITS = "logits"
+    """Whole distributions at answer positions: the model itself must be at hand."""
+
+
+class ReferenceKind(str, Enum):
+    """How the model before unlearning is kept, from the least to the most memory."""
+
+    NONE = "none"
+    CACHED = "cached"
+    ADAPTER_OFF = "adapter_off"
+    FROZEN_COPY = "frozen_copy"
+
+
+def choose_reference(needs: frozenset[Need], model: nn.Module) -> ReferenceKind:
+    """The least that serves `needs`: nothing, cached numbers, the adapter switched off, or a frozen copy."""
+    if Need.LOGITS in needs:
+        return ReferenceKind.ADAPTER_OFF if adapters_are_identity(model) else ReferenceKind.FROZEN_COPY
+    return ReferenceKind.CACHED if Need.NLL in needs else ReferenceKind.NONE
+
+
+def adapters_are_identity(model: nn.Module) -> bool:
+    """Whether the model has LoRA adapters that do nothing yet, so that switching them off gives the model itself.
+
+    A LoRA update is the product of two matrices and starts with one of them at zero. An adapter that was trained
+    before, or starts elsewhere, is a part of the model before unlearning.
+    """
+    from peft import PeftModel
+    from peft.tuners.lora import LoraLayer
+
+    if not isinstance(model, PeftModel):
+        return False
+    layers = [module for module in model.modules() if isinstance(module, LoraLayer)]
+    return bool(layers) and all(
+        all(not parameter.any() for parameter in factors.parameters())
+        for layer in layers
+        for factors in ([layer.lora_embedding_A] if len(layer.lora_embedding_A) else [layer.lora_B])
+    )
+
+
+class Reference:
+    """The model before unlearning, for losses that need its logits.
+
+    Args:
+        kind: `ADAPTER_OFF` or `FROZEN_COPY` make a runnable reference; the others hold nothing.
+        model: the bare model before its first step.
+        reader: reads answers of `model`.
+    """
+
+    def __init__(self, kind: ReferenceKind, model: Any, reader: AnswerReader):
+        self.kind, self._model, self._reader = kind, model, reader
+        self.frozen_copy = None
+        if kind is ReferenceKind.FROZEN_COPY:
+            self.frozen_copy = copy.deepcopy(model).eval().requires_grad_(False)
+            self._reader = AnswerReader(self.frozen_copy)
+
+    @torch.no_grad()
+    def logits(self, wrapped: Any, input_ids: Tensor, attention_mask: Tensor, labels: Tensor) -> Tensor:
+        """Logits (N, V) at the answer positions of rows (B, T).
+
+        Args:
+            wrapped: the model as wrapped for training, which is what has to be called.
+        """
+        options = {"with_features": False, "keep_logits": True}
+        if self.frozen_copy is not None:
+            self.frozen_copy.to(input_ids.device)
+            return self._reader(self.frozen_copy, input_ids, attention_mask, labels, **options).logits
+        with self._model.disable_adapter():
+            return self._reader(wrapped, input_ids, attention_mask, labels, **options).logits

@@ -1,0 +1,163 @@
+"""One no-grad pass over rows: negative log-likelihoods and features of each, on any number of processes."""
+
+import hashlib
+from contextlib import nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from egup_trainer.data.collator import RowCollator
+from egup_trainer.data.tokenization import RowDataset
+from egup_trainer.errors import StateError
+from egup_trainer.modeling.forward import AnswerReader
+
+_CHUNK = 1 << 22
+
+
+@dataclass(frozen=True)
+class RowScores:
+    """Numbers of N rows, in the order asked for; on the CPU.
+
+    Args:
+        sum_nll: L_i, shape (N,), nats.
+        num_tokens: n_i, shape (N,).
+        features: mean hidden state over answer tokens, shape (N, d), float32, or an empty (N, 0) tensor.
+    """
+
+    sum_nll: Tensor
+    num_tokens: Tensor
+    features: Tensor
+
+    @property
+    def mean_nll(self) -> Tensor:
+        """l_i = L_i / n_i, shape (N,), nats per token."""
+        return self.sum_nll / self.num_tokens.clamp_min(1)
+
+    @property
+    def probability(self) -> float:
+        """Mean over rows of exp(-l_i)."""
+        return self.mean_nll.neg().exp().mean().item()
+
+
+@torch.no_grad()
+def score_rows(
+    model: nn.Module,
+    reader: AnswerReader,
+    dataset: RowDataset,
+    collator: RowCollator,
+    *,
+    batch_size: int,
+    accelerator: Any = None,
+    ids: Tensor | None = None,
+    with_features: bool = False,
+    description: str | None = None,
+) -> RowScores:
+    """Scores rows in evaluation mode, longest first, so that batches hold little padding.
+
+    Batches are dealt out to the processes in turn; every process calls the model equally often and ends with all
+    results.
+
+    Args:
+        model: the model, as wrapped for training if it is.
+        reader: reads the answers of the bare model inside.
+        dataset: the rows.
+        collator: pads them.
+        batch_size: rows in a forward pass.
+        accelerator: the `Accelerator` of a run on several processes, or None for one process.
+        ids: which rows, shape (N,); all by default.
+        with_features: whether to read features.
+        description: title of the progress bar, or None for no bar.
+    """
+    from tqdm.auto import tqdm
+
+    wanted = torch.arange(len(dataset)) if ids is None else ids
+    lengths = torch.tensor([len(dataset.rows[index]) for index in wanted.tolist()])
+    batches = lengths.argsort(descending=True, stable=True).split(batch_size)  # places in `wanted`
+    rank, world = (accelerator.process_index, accelerator.num_processes) if accelerator else (0, 1)
+    device = next(model.parameters()).device
+    results: dict[str, Tensor] = {}
+    was_training = model.training
+    model.eval()
+    rounds = range(-(-len(batches) // world))
+    for round_number in tqdm(rounds, desc=description, disable=description is None or rank > 0, leave=False):
+        place = round_number * world + rank
+        rows = batches[min(place, len(batches) - 1)]
+        batch = collator([dataset[index] for index in wanted[rows].tolist()])
+        with accelerator.autocast() if accelerator else nullcontext():
+            outputs = reader(model, **{k: v.to(device) for k, v in batch.items()}, with_features=with_features)
+        values = {"sum_nll": outputs.sum_nll, "num_tokens": outputs.num_tokens, "features": outputs.features}
+        for name, value in values.items():
+            if value is not None:
+                whole = results.setdefault(name, value.new_zeros(len(wanted), *value.shape[1:]))
+                if place < len(batches):  # else a repetition that keeps the processes in step
+                    whole[rows.to(device)] = value
+    model.train(was_training)
+    # A row was scored by one process and is zero on the others: the sum over processes is the whole.
+    merged = {
+        name: (accelerator.reduce(whole, "sum") if accelerator else whole).cpu() for name, whole in results.items()
+    }
+    return RowScores(**{"features": torch.zeros(len(wanted), 0), **merged})
+
+
+def scan_fingerprint(model: nn.Module, datasets: list[tuple[RowDataset, Tensor]], settings: dict[str, Any]) -> str:
+    """Digest of all that a scan depends on: weights, rows and settings. Equal inputs give equal digests anywhere.
+
+    Weights are summed up as integers of their bits with position-dependent factors, so the order of summation, and
+    with it the device, does not matter.
+    """
+    digest = hashlib.sha256(repr(sorted(settings.items())).encode())
+    for name, tensor in [*model.named_parameters(), *model.named_buffers()]:
+        local = tensor.to_local() if hasattr(tensor, "to_local") else tensor
+        digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype} {_bit_sum(local.detach())}".encode())
+    for dataset, ids in datasets:
+        for index in ids.tolist():
+            digest.update(dataset.rows[index].key())
+    return digest.hexdigest()
+
+
+def save_scan(path: Path, tensors: dict[str, Tensor], fingerprint: str) -> None:
+    """Writes the tensors of a scan, readable by the user alone; the file appears whole or not at all."""
+    from safetensors.torch import save_file
+
+    path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    partial = path.with_suffix(".partial")
+    save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, partial, {"fingerprint": fingerprint})
+    partial.chmod(0o600)
+    partial.replace(path)
+
+
+def load_scan(path: Path, fingerprint: str) -> dict[str, Tensor]:
+    """Reads a scan back.
+
+    Raises:
+        StateError: the file was made from other weights, rows or settings, or cannot be read.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, "pt") as file:
+            found = (file.metadata() or {}).get("fingerprint")
+            tensors = {name: file.get_tensor(name) for name in file.keys()}
+    except (SafetensorError, OSError) as error:
+        raise StateError(
+            got=f"the scan {path}, which cannot be read", expected="a whole file", fix="delete it"
+        ) from error
+    if found != fingerprint:
+        raise StateError(
+            got=f"the scan {path} of other weights, rows or settings",
+            expected=f"fingerprint {fingerprint[:12]}",
+            fix="delete it, and it is made anew",
+        )
+    return tensors
+
+
+def _bit_sum(tensor: Tensor) -> int:
+    integers = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}[tensor.element_size()]
+    total = 0
+    for chunk in tensor.contiguous().flatten().view(integers).split(_CHUNK):
+        factors = torch.arange(1, 2 * len(chunk), 2, device=chunk.device)  # odd: no bit of a value is lost
+        total = (total * 31 + int((chunk.long() * factors).sum())) % (1 << 64)
+    return total

@@ -1,0 +1,1 @@
+"""The trainers: the only place where guidance meets losses."""

@@ -1,0 +1,63 @@
+"""What happens around steps, as callbacks."""
+
+from typing import Any
+
+import torch
+from transformers import TrainerCallback
+
+from egup_trainer.data.tokenization import RowDataset
+
+
+class StepHooks(TrainerCallback):
+    """Ties a trainer's memory to the training loop: scan before the first step, commit after each.
+
+    Args:
+        trainer: an `UnlearnTrainer`.
+    """
+
+    def __init__(self, trainer: Any):
+        self.trainer = trainer
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self.trainer.begin_training()
+
+    def on_epoch_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        # Neither a skipped-ahead loader nor one of several processes passes the epoch on to a sampler.
+        self.trainer.pair_sampler.set_epoch(int(state.epoch or 0))
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self.trainer.end_step()
+
+
+class ProbabilityCallback(TrainerCallback):
+    """Mean probability of answers, mean over rows of exp(-l_i), before the first and after the last step.
+
+    Args:
+        trainer: the trainer whose model is scored.
+        datasets: the rows by name.
+        most_rows: sets with more rows are judged by a sample of so many, drawn with the run's seed.
+
+    Attributes:
+        before, after: probability by name.
+    """
+
+    def __init__(self, trainer: Any, datasets: dict[str, RowDataset], most_rows: int = 400):
+        self.trainer, self.datasets, self.most_rows = trainer, datasets, most_rows
+        self.before: dict[str, float] = {}
+        self.after: dict[str, float] = {}
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self.before = self._score("before")
+
+    def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self.after = self._score("after")
+
+    def _score(self, when: str) -> dict[str, float]:
+        generator = torch.Generator().manual_seed(self.trainer.args.seed)
+        description = None if self.trainer.args.disable_tqdm else f"Scoring rows {when} unlearning"
+        return {
+            name: self.trainer.score(
+                rows, torch.randperm(len(rows), generator=generator)[: self.most_rows].sort().values, description
+            ).probability
+            for name, rows in self.datasets.items()
+        }

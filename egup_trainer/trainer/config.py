@@ -1,0 +1,231 @@
+"""Configurations of the trainers: `TrainingArguments` plus what unlearning adds. Each help text is written once, here."""
+
+from dataclasses import dataclass, field
+from enum import Enum
+from typing import Any, TypeVar
+
+from transformers import TrainingArguments
+
+from egup_trainer.data.tokenization import Template
+from egup_trainer.errors import ConfigError
+from egup_trainer.guidance.proxy_constraint import ProxyForm, ProxyMatch
+from egup_trainer.losses.registry import forget_loss, retain_loss
+
+_Choice = TypeVar("_Choice", bound=Enum)
+_INFINITY = float("inf")
+
+
+class DriftReference(str, Enum):
+    """What a forget sample's drift is measured from."""
+
+    INITIAL = "initial"
+    PREVIOUS = "previous"
+
+
+class ClregPositives(str, Enum):
+    """What a forget anchor is drawn to."""
+
+    FORGET = "forget"
+    VIEWS = "views"
+    PARAPHRASE = "paraphrase"
+
+
+def _option(default: Any, text: str) -> Any:
+    return field(default=default, metadata={"help": text})
+
+
+@dataclass
+class UnlearnConfig(TrainingArguments):
+    """Options of `UnlearnTrainer`: all of `transformers.TrainingArguments`, and a forget and a retain objective.
+
+    The loss of an optimizer step with B_f forget rows and N_r retain answer tokens, over all micro-batches and
+    processes, is gamma * sum_i base_i / B_f + alpha * sum_j retain_j / N_r.
+
+    Raises:
+        ConfigError: a value is out of range, unknown, or excludes another one.
+
+    Example:
+        >>> UnlearnConfig(output_dir="out", objective="npo", npo_beta=0.1).objective
+        'npo'
+    """
+
+    _VALID_DICT_FIELDS = [*TrainingArguments._VALID_DICT_FIELDS, "model_init_kwargs"]
+
+    # Defaults of TrainingArguments that do not suit unlearning.
+    learning_rate: float = _option(1e-5, "Initial learning rate.")
+    num_train_epochs: float = _option(5.0, "Passes over the forget set.")
+    logging_steps: float = _option(10, "Log every X update steps; below 1, a share of all steps.")
+    bf16: bool | None = _option(
+        None, "Autocast to bfloat16, with float32 weights. By default: on a GPU that can, unless fp16 is set."
+    )
+    remove_unused_columns: bool = _option(False, "Kept off: rows are tokenized by the trainer.")
+
+    objective: str = _option(
+        "npo", "Forget objective: grad_ascent, grad_diff, npo, simnpo, or a registered loss of your own."
+    )
+    retain_loss: str | None = _option(
+        None,
+        "Retain objective: nll, kl (divergence from the model before unlearning) or none. By default the "
+        "objective's own: none for grad_ascent, nll for the others.",
+    )
+    forget_weight: float = _option(1.0, "Weight of the forget objective (gamma); 0 or more.")
+    retain_weight: float = _option(1.0, "Weight of the retain objective (alpha); 0 or more.")
+    npo_beta: float = _option(0.1, "NPO: inverse temperature beta, per nat of a whole answer; above 0.")
+    simnpo_beta: float = _option(4.5, "SimNPO: inverse temperature beta, per nat of a token; above 0.")
+    simnpo_delta: float = _option(0.0, "SimNPO: margin delta by which an answer must be unlikely; 0 or more.")
+    max_length: int = _option(
+        1024, "Most tokens in a sample, 8 or more. Longer answers are cut, longer plain texts split."
+    )
+    user_marker: str = _option("Question: ", "Text before a user turn, for tokenizers without a chat template.")
+    assistant_marker: str = _option("\nAnswer: ", "Text before the answer, for tokenizers without a chat template.")
+    disable_dropout: bool = _option(True, "Switch dropout off, so that the model is compared with itself.")
+    scan_cache_dir: str | None = _option(
+        None,
+        "Folder for the scan's results, to be reused by runs on the same model and rows (default: OUTPUT_DIR/_scan).",
+    )
+    model_init_kwargs: dict | str | None = _option(
+        None, "Arguments of from_pretrained as JSON, when the model is given as a path."
+    )
+
+    def __post_init__(self) -> None:
+        if self.bf16 is None:
+            self.bf16 = not self.fp16 and not self.use_cpu and _gpu_has_bf16()
+        _default_to_non_reentrant_checkpointing(self)
+        super().__post_init__()
+        self._validate()
+
+    def _validate(self) -> None:
+        check_range(self, ("forget_weight", "retain_weight", "simnpo_delta"), low=0)
+        check_range(self, ("npo_beta", "simnpo_beta"), low=0, low_is_allowed=False)
+        check_range(self, ("max_length",), low=8)
+        _refuse_reentrant_checkpointing(self)
+        default = forget_loss(self.objective).default_retain_loss
+        self.retain_loss = default if self.retain_loss is None else self.retain_loss
+        retain_loss(self.retain_loss)
+        if self.n_gpu > 1:
+            raise ConfigError(
+                got=f"{self.n_gpu} GPUs in one process",
+                expected="one process a GPU",
+                fix="start with `accelerate launch` or `torchrun`, or set CUDA_VISIBLE_DEVICES to one GPU",
+            )
+
+    @property
+    def template(self) -> Template:
+        """Markers for tokenizers without a chat template."""
+        return Template(user=self.user_marker, assistant=self.assistant_marker)
+
+
+@dataclass
+class EGUPConfig(UnlearnConfig):
+    """Options of `EGUPTrainer`: those of `UnlearnConfig`, EGUP's three parts, each with its switch, and CLReg.
+
+    Example:
+        >>> EGUPConfig(output_dir="out", clreg_weight=0.1, proxy_form="penalty").proxy_form.value
+        'penalty'
+    """
+
+    inter_entanglement: bool = _option(True, "EGUP: more effort for forget samples close to retained knowledge.")
+    inter_neighbors: int = _option(8, "Nearest retain samples that entanglement is taken over (k); 1 or more.")
+    inter_temperature: float = _option(1.0, "Temperature of the inter-sample weights (tau), in deviations; above 0.")
+    inter_clip_min: float = _option(0.2, "Least inter-sample weight, from 0 to 1.")
+    inter_clip_max: float = _option(5.0, "Largest inter-sample weight, 1 or more.")
+    bank_size: int = _option(1024, "Most recent retain features to compare with (M); 1 or more.")
+
+    intra_entanglement: bool = _option(True, "EGUP: less effort for forget samples whose features have moved.")
+    intra_temperature: float = _option(0.5, "Temperature of the drift weights (tau_drift), in 1 - cosine; above 0.")
+    drift_reference: DriftReference = _option(
+        DriftReference.INITIAL, "Drift is measured from the features before unlearning, or at the previous visit."
+    )
+    cache_dim: int | None = _option(
+        None, "Project cached features to so many dimensions; by default they are kept whole."
+    )
+    feature_layer: float = _option(
+        0.5, "Layer that features are read from: a share of the depth between 0 and 1, or an index (-1 last)."
+    )
+
+    proxy_constraint: bool = _option(True, "EGUP: bound forgetting by what the model says of rows it never saw.")
+    proxy_form: ProxyForm = _option(ProxyForm.EFFORT, "How the boundary acts: on a sample's effort, or as a penalty.")
+    proxy_match: ProxyMatch = _option(
+        ProxyMatch.MEAN, "A sample's boundary is the mean over all proxies, or over those nearest to it."
+    )
+    proxy_neighbors: int = _option(8, "Proxies that count for proxy_match=nearest; 1 or more.")
+    proxy_lambda: float = _option(2.0, "Strength of the proxy constraint (lambda); 0 or more.")
+    proxy_temperature: float = _option(0.2, "Width of the boundary (T), nats per token; above 0.")
+
+    clreg_weight: float = _option(0.0, "Weight of the contrastive regulariser CLReg; 0 switches it off.")
+    clreg_temperature: float = _option(0.2, "CLReg: temperature (tau_c), in cosine units; above 0.")
+    clreg_positives: ClregPositives = _option(
+        ClregPositives.FORGET,
+        "CLReg: draw a forget sample to the step's other forget samples, to a view of itself with embedding noise, "
+        "or to its paraphrase.",
+    )
+    clreg_noise_alpha: float = _option(5.0, "CLReg: size of the embedding noise of a view (NEFTune's alpha); above 0.")
+    clreg_retain_anchor: float = _option(
+        0.1, "CLReg: weight, within the regulariser, of holding retain features in place; 0 or more."
+    )
+
+    def _validate(self) -> None:
+        super()._validate()
+        for name, choices in (
+            ("drift_reference", DriftReference),
+            ("proxy_form", ProxyForm),
+            ("proxy_match", ProxyMatch),
+            ("clreg_positives", ClregPositives),
+        ):
+            setattr(self, name, _choice(choices, getattr(self, name), name))
+        check_range(self, ("inter_neighbors", "bank_size", "proxy_neighbors"), low=1)
+        check_range(self, ("cache_dim",), low=2)
+        check_range(self, ("proxy_lambda", "clreg_weight", "clreg_retain_anchor"), low=0)
+        check_range(self, ("inter_clip_min",), low=0, high=1)
+        check_range(self, ("inter_clip_max",), low=1)
+        temperatures = ("inter_temperature", "intra_temperature", "proxy_temperature", "clreg_temperature")
+        check_range(self, (*temperatures, "clreg_noise_alpha"), low=0, low_is_allowed=False)
+
+
+def check_range(
+    config: Any, names: tuple[str, ...], low: float, high: float = _INFINITY, low_is_allowed: bool = True
+) -> None:
+    """Raises `ConfigError` if one of the named values, None apart, is not a number in the range."""
+    for name in names:
+        value = getattr(config, name)
+        if value is None or (low <= value <= high and value < _INFINITY and (low_is_allowed or value > low)):
+            continue
+        bound = f"a number {'of at least' if low_is_allowed else 'above'} {low:g}"
+        upper = f" and at most {high:g}" if high < _INFINITY else ""
+        raise ConfigError(got=f"{name}={value}", expected=bound + upper, fix=f"set --{name}")
+
+
+def _choice(choices: type[_Choice], value: Any, name: str) -> _Choice:
+    try:
+        return choices(value)
+    except ValueError:
+        allowed = ", ".join(choice.value for choice in choices)
+        raise ConfigError(got=f"{name}={value!r}", expected=f"one of {allowed}", fix=f"set --{name}") from None
+
+
+def _gpu_has_bf16() -> bool:
+    import torch
+
+    return torch.cuda.is_available() and torch.cuda.is_bf16_supported()
+
+
+def _checkpointing_kwargs_name(config: TrainingArguments) -> str:
+    """transformers 5.23 renamed the option and warns about the old name."""
+    new = "activation_checkpointing_kwargs"
+    return new if hasattr(config, new) else "gradient_checkpointing_kwargs"
+
+
+def _default_to_non_reentrant_checkpointing(config: TrainingArguments) -> None:
+    name = _checkpointing_kwargs_name(config)
+    if getattr(config, name) is None and config.gradient_checkpointing_kwargs is None:
+        setattr(config, name, {"use_reentrant": False})
+
+
+def _refuse_reentrant_checkpointing(config: TrainingArguments) -> None:
+    kwargs = getattr(config, _checkpointing_kwargs_name(config)) or {}
+    if kwargs.get("use_reentrant"):
+        raise ConfigError(
+            got="activation checkpointing with use_reentrant=true",
+            expected="use_reentrant=false: the reentrant form loses the gradient of features and of adapters",
+            fix="leave use_reentrant out",
+        )

@@ -1,0 +1,235 @@
+"""EGUP and CLReg on top of `UnlearnTrainer`: weights, proxy constraint, contrastive regulariser."""
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers.utils import logging
+
+from egup_trainer.data.tokenization import RowDataset, check_disjoint
+from egup_trainer.guidance.embedding_cache import EmbeddingCache
+from egup_trainer.guidance.features import FeatureSpace
+from egup_trainer.guidance.guide import Guide, Sight
+from egup_trainer.guidance.proxy_constraint import ProxyForm, ProxyMatch, mean_boundary, nearest_boundary, proxy_penalty
+from egup_trainer.losses.base import Unit
+from egup_trainer.losses.clreg import contrastive_loss, retain_anchor_loss
+from egup_trainer.modeling.forward import AnswerReader
+from egup_trainer.modeling.outputs import AnswerOutputs
+from egup_trainer.modeling.scan import RowScores
+from egup_trainer.trainer.config import ClregPositives, EGUPConfig
+from egup_trainer.trainer.noise import view_noise
+from egup_trainer.trainer.preparation import prepare_dataset
+from egup_trainer.trainer.scanning import ScanRequest
+from egup_trainer.trainer.step import StepCounts
+from egup_trainer.trainer.unlearn_trainer import UnlearnTrainer, tokenizer_of
+
+logger = logging.get_logger(__name__)
+
+
+class EGUPTrainer(UnlearnTrainer):
+    """Unlearning guided by entanglement and bounded by proxies (EGUP, arXiv 2508.20443), with CLReg (arXiv 2601.22028).
+
+    Loss of a step: gamma * sum_i w_i * base_i / B_f + proxy penalty + alpha * retain + clreg_weight * CLReg, where w_i is
+    the product of the inter-sample weight, the intra-sample weight and the proxy effort. Each part has its own switch in
+    `EGUPConfig` and works with any objective.
+
+    Args:
+        proxy_dataset: rows of the forget set's kind that the model never saw. Without them the run says so and trains
+            without the proxy constraint.
+        model, args, forget_dataset, retain_dataset, eval_dataset, processing_class, peft_config, callbacks, optimizers,
+            compute_metrics: as in `UnlearnTrainer`; `args` is an `EGUPConfig`.
+
+    Raises:
+        DataError: as in `UnlearnTrainer`, or a proxy row equals a forget row.
+
+    Example:
+        >>> # trainer = EGUPTrainer("my-model", EGUPConfig("out", clreg_weight=0.1),
+        >>> #                       forget_dataset=f, retain_dataset=r, proxy_dataset=p)
+        >>> # trainer.train()
+    """
+
+    config_class = EGUPConfig
+
+    def __init__(
+        self,
+        model: Any,
+        args: EGUPConfig | None = None,
+        forget_dataset: Any = None,
+        retain_dataset: Any = None,
+        proxy_dataset: Any = None,
+        eval_dataset: Any = None,
+        processing_class: Any = None,
+        **kwargs: Any,
+    ):
+        args = EGUPConfig(output_dir="tmp_trainer") if args is None else args
+        tokenizer = processing_class or tokenizer_of(model)
+        forget_dataset = prepare_dataset(forget_dataset, "forget set", tokenizer, args)
+        self.proxy_rows = self._prepare_proxies(proxy_dataset, forget_dataset, tokenizer, args)
+        self.guide: Guide | None = None
+        self._sights: list[Sight] = []
+        super().__init__(model, args, forget_dataset, retain_dataset, eval_dataset, tokenizer, **kwargs)
+
+    def _prepare_proxies(
+        self, dataset: Any, forget_rows: RowDataset, tokenizer: Any, args: EGUPConfig
+    ) -> RowDataset | None:
+        if not args.proxy_constraint:
+            return None
+        if dataset is None:
+            logger.warning("No proxy rows were given: training without the proxy constraint.")
+            return None
+        rows = prepare_dataset(dataset, "proxy set", tokenizer, args)
+        check_disjoint(forget_rows, "forget set", rows, "proxy set")
+        return rows
+
+    def _needs_retain_rows(self, args: EGUPConfig) -> bool:
+        return super()._needs_retain_rows(args) or _reads_features(args)
+
+    def _positives(self) -> str | None:
+        drawn_to = self.args.clreg_positives
+        return drawn_to.value if self.args.clreg_weight and drawn_to is not ClregPositives.FORGET else None
+
+    # Before the first step
+
+    def _make_reader(self, model: nn.Module, args: EGUPConfig) -> AnswerReader:
+        return AnswerReader(model, args.feature_layer)
+
+    def _wants_features(self) -> bool:
+        return _reads_features(self.args)
+
+    def scan_requests(self) -> dict[str, ScanRequest]:
+        """The forget rows, a seeded sample of the retain rows as large as the bank, and the proxies."""
+        requests = super().scan_requests()
+        if _reads_features(self.args):
+            generator = torch.Generator().manual_seed(self.args.seed)
+            sample = torch.randperm(len(self.retain_rows), generator=generator)[: self.args.bank_size].sort().values
+            requests["forget"] = ScanRequest(self.forget_rows, torch.arange(len(self.forget_rows)), with_features=True)
+            requests["retain"] = ScanRequest(self.retain_rows, sample, with_features=True)
+        if self.proxy_rows is not None:
+            nearest = self.args.proxy_match is ProxyMatch.NEAREST
+            requests["proxy"] = ScanRequest(self.proxy_rows, torch.arange(len(self.proxy_rows)), nearest)
+        return requests
+
+    def use_scan(self, scores: dict[str, RowScores]) -> None:
+        """Builds the feature cache, the retain bank and the boundary."""
+        super().use_scan(scores)
+        device, cache, space = self.args.device, None, None
+        if "retain" in scores:
+            retain = scores["retain"].features.to(device)
+            space = FeatureSpace.fit(retain, self.args.cache_dim, self.args.seed)
+            cache = EmbeddingCache.build(
+                scores["forget"].features.to(device),
+                retain,
+                self.scan_requests()["retain"].ids.to(device),
+                len(self.retain_rows),
+                space=space,
+                neighbors=self.args.inter_neighbors,
+                bank_size=self.args.bank_size,
+            )
+        boundary = None if self.proxy_rows is None else self._boundary(scores, space).to(device)
+        self.guide = Guide(self.args, self.forget_loss.pulls_back, cache, boundary)
+
+    def _boundary(self, scores: dict[str, RowScores], space: FeatureSpace | None) -> Tensor:
+        proxy_nll = scores["proxy"].mean_nll
+        if self.args.proxy_match is ProxyMatch.MEAN:
+            return mean_boundary(proxy_nll, len(self.forget_rows))
+        space = space.to(torch.device("cpu"))
+        features = (space(scores[name].features) for name in ("proxy", "forget"))
+        return nearest_boundary(proxy_nll, *features, neighbors=self.args.proxy_neighbors)
+
+    # The step
+
+    def compute_terms(
+        self,
+        model: nn.Module,
+        parts: dict[str, AnswerOutputs],
+        inputs: dict[str, Tensor],
+        counts: StepCounts,
+        weights: Tensor | None = None,
+    ) -> dict[str, Tensor]:
+        """The terms of `UnlearnTrainer`, the forget term weighted, and those of the proxy penalty and of CLReg."""
+        forget_ids = inputs["forget_ids"]
+        retain_ids = inputs.get("retain_ids", forget_ids[:0])
+        sight = self.guide.look(parts["forget_ids"], forget_ids, parts.get("retain_ids"), retain_ids)
+        self._sights.append(sight)
+        terms = super().compute_terms(model, parts, inputs, counts, weights=sight.weights)
+        if sight.boundary_gap is not None and self.args.proxy_form is ProxyForm.PENALTY:
+            terms["proxy"] = self._proxy_term(parts["forget_ids"], forget_ids, counts)
+        if self.args.clreg_weight:
+            terms |= self._clreg_terms(sight, parts, counts)
+        return terms
+
+    def _proxy_term(self, forget: AnswerOutputs, ids: Tensor, counts: StepCounts) -> Tensor:
+        args, boundary = self.args, self.guide.boundary[ids.clamp_min(0)]
+        penalty = proxy_penalty(forget.mean_nll, boundary, args.proxy_lambda, args.proxy_temperature)
+        scale = forget.num_tokens if self.forget_loss.unit is Unit.SUM else 1
+        return counts.per_forget_row(penalty * scale * (ids >= 0))
+
+    def _clreg_terms(self, sight: Sight, parts: dict[str, AnswerOutputs], counts: StepCounts) -> dict[str, Tensor]:
+        args, cache = self.args, self.guide.cache
+        if "positive_ids" in parts:
+            positives = cache.space(parts["positive_ids"].features)
+            is_positive = torch.eye(len(positives), dtype=torch.bool, device=positives.device)
+        else:
+            positives = cache.latest[counts.forget_ids].float()
+            is_positive = sight.forget_ids[:, None] != counts.forget_ids[None, :]
+        contrast = contrastive_loss(sight.forget_features, positives, is_positive, cache.bank, args.clreg_temperature)
+        terms = {"clreg": args.clreg_weight * counts.per_forget_row(contrast * (sight.forget_ids >= 0))}
+        if args.clreg_retain_anchor and sight.retain_features is not None:
+            initial, seen = cache.retain_reference(sight.retain_ids)
+            total = cache.retain_reference(counts.retain_ids)[1].sum().clamp_min(1)
+            held = (retain_anchor_loss(sight.retain_features, initial) * seen).sum() / total
+            terms["clreg_anchor"] = args.clreg_weight * args.clreg_retain_anchor * held
+        return terms
+
+    def _embedding_noise(self, inputs: dict[str, Tensor]) -> Tensor | None:
+        if self.args.clreg_positives is not ClregPositives.VIEWS or "positive_ids" not in inputs:
+            return None
+        ids = inputs["positive_ids"]
+        return view_noise(
+            ids,
+            inputs["attention_mask"][-len(ids) :].sum(dim=1),
+            width=inputs["input_ids"].shape[1],
+            size=self.reader.embedding.weight.shape[1],
+            alpha=self.args.clreg_noise_alpha,
+            seed=self.args.seed,
+            step=self.state.global_step,
+        ).to(ids.device)
+
+    def end_step(self) -> None:
+        """Gathers what all processes saw in the step, takes it into the cache, and logs it."""
+        super().end_step()
+        seen = {
+            name: self._gather(name) for name in vars(self._sights[0]) if getattr(self._sights[0], name) is not None
+        }
+        self._sights.clear()
+        if self.guide.cache is not None:
+            self.guide.cache.commit(
+                seen["forget_ids"],
+                seen["forget_features"],
+                seen["entanglement"],
+                seen["drift"],
+                seen["retain_ids"],
+                seen["retain_features"],
+            )
+        names = {"weights": "weight", "entanglement": "entanglement", "drift": "drift", "boundary_gap": "boundary_gap"}
+        real = seen["forget_ids"] >= 0
+        self.step_log.observe({logged: seen[name][real] for name, logged in names.items() if name in seen})
+
+    def _gather(self, name: str) -> Tensor:
+        return self.accelerator.gather(torch.cat([getattr(sight, name).detach() for sight in self._sights]))
+
+    # Checkpoints
+
+    def training_state(self) -> dict[str, Tensor]:
+        """The tensors of `UnlearnTrainer` and of the guide."""
+        return {**super().training_state(), **self.guide.state_dict()}
+
+    def load_training_state(self, state: dict[str, Tensor]) -> None:
+        """Takes over the tensors of a checkpoint."""
+        super().load_training_state(state)
+        self.guide = Guide.from_state_dict(self.args, self.forget_loss.pulls_back, state)
+
+
+def _reads_features(args: EGUPConfig) -> bool:
+    nearest = args.proxy_constraint and args.proxy_match is ProxyMatch.NEAREST
+    return bool(args.inter_entanglement or args.intra_entanglement or args.clreg_weight or nearest)

@@ -1,0 +1,62 @@
+"""What a trainer does to rows and model before `transformers.Trainer` sees them."""
+
+from collections.abc import Iterable, Mapping
+from itertools import chain
+from typing import Any
+
+from torch import nn
+
+from egup_trainer.data.sources import load_rows
+from egup_trainer.data.tokenization import RowDataset, from_token_columns, tokenize
+from egup_trainer.errors import DataError
+
+
+def prepare_dataset(data: Any, name: str, tokenizer: Any, args: Any) -> RowDataset:
+    """Anything a user may give as rows -> tokenized rows.
+
+    Args:
+        data: a `RowDataset`, a source of `load_rows`, or records that hold `input_ids` and `labels` already.
+        name: what the rows are, for messages.
+        args: an `UnlearnConfig`.
+
+    Raises:
+        DataError: there are no rows, or a row is malformed.
+    """
+    if isinstance(data, RowDataset):
+        return data
+    if data is None:
+        raise DataError(got=f"no {name}", expected="rows", fix=f"give the {name}")
+    if isinstance(data, Iterable) and not isinstance(data, str):
+        records = iter(data)
+        first = next(records, None)
+        if first is None:
+            raise DataError(got=f"an empty {name}", expected="at least one row", fix="check the source")
+        data = chain([first], records)
+        if isinstance(first, Mapping) and {"input_ids", "labels"} <= set(first):
+            return from_token_columns(data, name)
+    return tokenize(
+        load_rows(data),
+        tokenizer,
+        name=name,
+        max_length=args.max_length,
+        template=args.template,
+        progress=not args.disable_tqdm,
+    )
+
+
+def prepare_eval_datasets(data: Any, tokenizer: Any, args: Any) -> RowDataset | dict[str, RowDataset] | None:
+    """Evaluation rows, or a dict of several sets of them, tokenized."""
+    if data is None:
+        return None
+    if isinstance(data, Mapping):
+        return {name: prepare_dataset(rows, f"{name} evaluation set", tokenizer, args) for name, rows in data.items()}
+    return prepare_dataset(data, "evaluation set", tokenizer, args)
+
+
+def disable_dropout(model: nn.Module) -> None:
+    """Sets every dropout of the model to 0, that of attention functions (a number on the module) among them."""
+    for module in model.modules():
+        if isinstance(module, nn.Dropout):
+            module.p = 0.0
+        if isinstance(getattr(module, "attention_dropout", None), float):
+            module.attention_dropout = 0.0

@@ -1,0 +1,90 @@
+"""The scan before training: which rows, over which processes, and where its results are kept."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from egup_trainer.data.collator import RowCollator
+from egup_trainer.data.tokenization import RowDataset
+from egup_trainer.modeling.forward import AnswerReader
+from egup_trainer.modeling.scan import RowScores, load_scan, save_scan, scan_fingerprint, score_rows
+
+
+@dataclass(frozen=True)
+class ScanRequest:
+    """Rows that a training run must know of before its first step.
+
+    Args:
+        dataset: the data set.
+        ids: which of its rows, shape (N,).
+        with_features: whether features are read, too.
+    """
+
+    dataset: RowDataset
+    ids: Tensor
+    with_features: bool = False
+
+
+def run_scan(
+    requests: dict[str, ScanRequest],
+    *,
+    model: Any,
+    reader: AnswerReader,
+    collator: RowCollator,
+    accelerator: Any,
+    batch_size: int,
+    folder: Path,
+    progress: bool,
+) -> dict[str, RowScores]:
+    """Scores all requested rows under the model as it is, or reads the results of an earlier scan of the same.
+
+    The results are kept in `folder` under a name made from the fingerprint of weights, rows and settings.
+
+    Raises:
+        StateError: a file of that name holds something else.
+    """
+    settings = {
+        "layer": reader.layer_index,
+        "features": [(name, request.with_features) for name, request in sorted(requests.items())],
+        "mixed_precision": str(accelerator.mixed_precision),
+    }
+    rows = [(request.dataset, request.ids) for _, request in sorted(requests.items())]
+    fingerprint = scan_fingerprint(accelerator.unwrap_model(model), rows, settings)
+    path = folder / f"{fingerprint[:16]}.safetensors"
+    if _on_all_processes(path.is_file(), accelerator):
+        return _unpack(load_scan(path, fingerprint), requests)
+    scores = {
+        name: score_rows(
+            model,
+            reader,
+            request.dataset,
+            collator,
+            batch_size=batch_size,
+            accelerator=accelerator,
+            ids=request.ids,
+            with_features=request.with_features,
+            description=f"Scanning {name} rows" if progress else None,
+        )
+        for name, request in requests.items()
+    }
+    if accelerator.is_main_process:
+        save_scan(path, _pack(scores), fingerprint)
+    return scores
+
+
+def _on_all_processes(found: bool, accelerator: Any) -> bool:
+    """Whether it holds on each process: they must all scan, or none."""
+    count = accelerator.reduce(torch.tensor(int(found), device=accelerator.device), "sum")
+    return int(count) == accelerator.num_processes
+
+
+def _pack(scores: dict[str, RowScores]) -> dict[str, Tensor]:
+    return {f"{name}.{field}": tensor for name, score in scores.items() for field, tensor in vars(score).items()}
+
+
+def _unpack(tensors: dict[str, Tensor], requests: dict[str, ScanRequest]) -> dict[str, RowScores]:
+    fields = ("sum_nll", "num_tokens", "features")
+    return {name: RowScores(**{field: tensors[f"{name}.{field}"] for field in fields}) for name in requests}

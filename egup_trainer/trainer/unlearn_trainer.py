@@ -1,0 +1,338 @@
+"""The drop-in trainer: one forward pass over forget and retain rows, a forget objective and a retain objective."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils.data import DataLoader
+from transformers import Trainer, TrainerCallback
+
+from egup_trainer.data.collator import PairCollator, RowCollator
+from egup_trainer.data.pairing import PairBatchSampler, PairDataset
+from egup_trainer.data.tokenization import RowDataset, check_disjoint
+from egup_trainer.errors import DataError, ModelError, StateError
+from egup_trainer.losses.base import ReferenceOutputs
+from egup_trainer.losses.registry import forget_loss, retain_loss
+from egup_trainer.modeling.forward import AnswerReader
+from egup_trainer.modeling.loading import add_adapter, load_model, load_tokenizer
+from egup_trainer.modeling.outputs import AnswerOutputs
+from egup_trainer.modeling.reference import Need, Reference, choose_reference
+from egup_trainer.modeling.scan import RowScores, score_rows
+from egup_trainer.trainer.callbacks import StepHooks
+from egup_trainer.trainer.config import UnlearnConfig
+from egup_trainer.trainer.preparation import disable_dropout, prepare_dataset, prepare_eval_datasets
+from egup_trainer.trainer.scanning import ScanRequest, run_scan
+from egup_trainer.trainer.step import StepCounts, StepLog
+
+STATE_NAME = "egup_state.safetensors"
+_PARTS = ("forget_ids", "retain_ids", "positive_ids")
+
+
+class UnlearnTrainer(Trainer):
+    """A `transformers.Trainer` that makes a causal language model forget rows and keep others.
+
+    Args:
+        model: the fine-tuned model, or a path or hub id of it.
+        args: an `UnlearnConfig`.
+        forget_dataset: rows to forget: a `datasets.Dataset` or iterable of records (question + answer,
+            prompt + completion, messages, or text), a path, or a `RowDataset`.
+        retain_dataset: rows to keep, alike. May be left out if nothing needs it (gradient ascent alone).
+        eval_dataset: rows to report `eval_loss` on, alike, or a dict of several such sets.
+        processing_class: the tokenizer; by default the one saved with the model.
+        peft_config: if given, a fresh adapter of this kind is trained instead of the weights.
+        callbacks, optimizers, compute_metrics: as in `transformers.Trainer`.
+
+    Raises:
+        DataError: rows are missing, malformed, or in both the forget and the retain set.
+        ModelError: the model or tokenizer cannot be used.
+        ConfigError: an option does not fit the model.
+
+    Example:
+        >>> # trainer = UnlearnTrainer("my-model", UnlearnConfig("out"), forget_dataset=f, retain_dataset=r)
+        >>> # trainer.train()
+        >>> # trainer.save_model()
+    """
+
+    config_class: type[UnlearnConfig] = UnlearnConfig
+
+    def __init__(
+        self,
+        model: Any,
+        args: UnlearnConfig | None = None,
+        forget_dataset: Any = None,
+        retain_dataset: Any = None,
+        eval_dataset: Any = None,
+        processing_class: Any = None,
+        peft_config: Any = None,
+        callbacks: list[TrainerCallback] | None = None,
+        optimizers: tuple[Any, Any] = (None, None),
+        compute_metrics: Any = None,
+    ):
+        args = self.config_class(output_dir="tmp_trainer") if args is None else args
+        tokenizer = processing_class or tokenizer_of(model)
+        # Rows come first: bad input must end before a model is loaded or a folder made.
+        self.forget_rows = prepare_dataset(forget_dataset, "forget set", tokenizer, args)
+        self.retain_rows = self._prepare_retain(retain_dataset, tokenizer, args)
+        eval_rows = prepare_eval_datasets(eval_dataset, tokenizer, args)
+        if isinstance(model, str | Path):
+            model = load_model(str(model), **(args.model_init_kwargs or {}))
+        if peft_config is not None:
+            model = add_adapter(model, peft_config)
+        if args.disable_dropout:
+            disable_dropout(model)
+        self.reader = self._make_reader(model, args)
+        super().__init__(
+            model=model,
+            args=args,
+            data_collator=RowCollator(tokenizer),
+            train_dataset=PairDataset(self.forget_rows, self.retain_rows),
+            eval_dataset=eval_rows,
+            processing_class=tokenizer,
+            compute_metrics=compute_metrics,
+            callbacks=callbacks,
+            optimizers=optimizers,
+        )
+        # compute_loss divides by the counts of the whole step. These two keep Trainer from dividing or counting itself.
+        self.model_accepts_loss_kwargs = False
+        self.loss_is_scaled_for_ga = False
+        self.forget_loss = forget_loss(args.objective).from_config(args)
+        retain_class = retain_loss(args.retain_loss)
+        self.retain_loss = retain_class() if retain_class and args.retain_weight else None
+        self._needs = self.forget_loss.needs | (self.retain_loss.needs if self.retain_loss else frozenset())
+        self.reference = Reference(choose_reference(self._needs, self.model), self.model, self.reader)
+        self._reference_nll: Tensor | None = None
+        self._restored = False
+        self.step_log = StepLog()
+        self.add_callback(StepHooks(self))
+
+    # Data
+
+    def _prepare_retain(self, dataset: Any, tokenizer: Any, args: UnlearnConfig) -> RowDataset | None:
+        if dataset is None:
+            if self._needs_retain_rows(args):
+                raise DataError(
+                    got="no retain set",
+                    expected="rows to keep",
+                    fix="give retain_dataset (--retain), or switch off all that reads it",
+                )
+            return None
+        rows = prepare_dataset(dataset, "retain set", tokenizer, args)
+        check_disjoint(self.forget_rows, "forget set", rows, "retain set")
+        return rows
+
+    def _needs_retain_rows(self, args: UnlearnConfig) -> bool:
+        return args.retain_loss != "none" and args.retain_weight > 0
+
+    def get_train_dataloader(self) -> DataLoader:
+        """Batches of forget/retain pairs for this process: a pure function of seed and epoch."""
+        args = self.args
+        self.pair_sampler = PairBatchSampler(
+            len(self.forget_rows),
+            len(self.retain_rows or []),
+            batch_size=self._train_batch_size,
+            seed=args.seed if args.data_seed is None else args.data_seed,
+            rank=args.process_index,
+            world_size=args.world_size,
+            drop_last=args.dataloader_drop_last,
+        )
+        # Not given to accelerator.prepare, which would deal out the batches of one process to all of them.
+        return DataLoader(
+            self.train_dataset,
+            batch_sampler=self.pair_sampler,
+            collate_fn=PairCollator(self.data_collator, self.retain_rows is not None, self._positives()),
+            num_workers=args.dataloader_num_workers,
+            pin_memory=args.dataloader_pin_memory and torch.cuda.is_available(),
+            persistent_workers=args.dataloader_persistent_workers,
+            prefetch_factor=args.dataloader_prefetch_factor,
+        )
+
+    def _positives(self) -> str | None:
+        return None
+
+    def get_batch_samples(self, epoch_iterator: Iterator, num_batches: int, device: torch.device) -> tuple[list, Any]:
+        """The batches of one optimizer step, and its `StepCounts`."""
+        batches, _ = super().get_batch_samples(epoch_iterator, num_batches, device)
+        if not batches:
+            return batches, None
+        self._counts = StepCounts.of(batches, self.accelerator)
+        return batches, self._counts
+
+    # Before the first step
+
+    def _make_reader(self, model: nn.Module, args: UnlearnConfig) -> AnswerReader:
+        return AnswerReader(model)
+
+    def scan_requests(self) -> dict[str, ScanRequest]:
+        """Rows to score under the model before unlearning; empty if nothing has to be known of it."""
+        if Need.NLL not in self._needs:
+            return {}
+        return {"forget": ScanRequest(self.forget_rows, torch.arange(len(self.forget_rows)))}
+
+    def use_scan(self, scores: dict[str, RowScores]) -> None:
+        """Takes over the results of the scan."""
+        if Need.NLL in self._needs:
+            self._reference_nll = scores["forget"].sum_nll.to(self.args.device)
+
+    def begin_training(self) -> None:
+        """Scans the model before its first step, unless a checkpoint brought the results."""
+        requests = {} if self._restored else self.scan_requests()
+        if requests:
+            folder = Path(self.args.scan_cache_dir or Path(self.args.output_dir) / "_scan")
+            scores = run_scan(
+                requests,
+                model=self.model_wrapped,
+                reader=self.reader,
+                collator=self.data_collator,
+                accelerator=self.accelerator,
+                batch_size=self.args.per_device_eval_batch_size,
+                folder=folder,
+                progress=not self.args.disable_tqdm,
+            )
+            self.use_scan(scores)
+        self._restored = False
+        self.step_log = StepLog()
+
+    def score(self, dataset: RowDataset, ids: Tensor | None = None, description: str | None = None) -> RowScores:
+        """Scores rows under the model as it is now, on all processes."""
+        return score_rows(
+            self.model_wrapped,
+            self.reader,
+            dataset,
+            self.data_collator,
+            batch_size=self.args.per_device_eval_batch_size,
+            accelerator=self.accelerator,
+            ids=ids,
+            description=description,
+        )
+
+    # The step
+
+    def compute_loss(
+        self, model: nn.Module, inputs: dict[str, Tensor], return_outputs: bool = False, num_items_in_batch: Any = None
+    ) -> Any:
+        """Sum of the named terms of a micro-batch, each its share of the whole step; plain loss for evaluation rows."""
+        if "forget_ids" not in inputs:
+            return super().compute_loss(model, inputs, return_outputs)
+        parts = self.forward_parts(model, inputs)
+        terms = self.compute_terms(model, parts, inputs, num_items_in_batch)
+        self.step_log.add({f"loss_{name}": value for name, value in terms.items()})
+        loss = torch.stack(list(terms.values())).sum()
+        # Trainer divides by the micro-batches of the step and DDP by the processes; the counts cover both already.
+        loss = loss * self.accelerator.num_processes * self.current_gradient_accumulation_steps
+        return (loss, parts) if return_outputs else loss
+
+    def forward_parts(self, model: nn.Module, inputs: dict[str, Tensor]) -> dict[str, AnswerOutputs]:
+        """One forward pass over the joined rows, then its parts: "forget_ids", "retain_ids", "positive_ids"."""
+        names = [name for name in _PARTS if name in inputs]
+        outputs = self.reader(
+            model,
+            inputs["input_ids"],
+            inputs["attention_mask"],
+            inputs["labels"],
+            with_features=self._wants_features(),
+            keep_logits=Need.LOGITS in self._needs,
+            embedding_noise=self._embedding_noise(inputs),
+        )
+        return dict(zip(names, outputs.split([len(inputs[name]) for name in names]), strict=True))
+
+    def _wants_features(self) -> bool:
+        return False
+
+    def _embedding_noise(self, inputs: dict[str, Tensor]) -> Tensor | None:
+        return None
+
+    def compute_terms(
+        self,
+        model: nn.Module,
+        parts: dict[str, AnswerOutputs],
+        inputs: dict[str, Tensor],
+        counts: StepCounts,
+        weights: Tensor | None = None,
+    ) -> dict[str, Tensor]:
+        """The named terms of the loss, shares of this micro-batch in the step's values.
+
+        Args:
+            weights: factor on each forget row, shape (B,); 1 by default.
+        """
+        forget, real = parts["forget_ids"], (inputs["forget_ids"] >= 0).float()
+        values = self.forget_loss(forget, self._reference_outputs(model, inputs, "forget_ids"))
+        weights = real if weights is None else weights * real
+        terms = {"forget": self.args.forget_weight * counts.per_forget_row(weights * values)}
+        self.step_log.add({"forget_nll": counts.per_forget_row(forget.mean_nll * real)})
+        if "retain_ids" in parts:
+            self.step_log.add({"retain_nll": counts.per_retain_token(parts["retain_ids"].sum_nll)})
+        if self.retain_loss is not None:
+            values = self.retain_loss(parts["retain_ids"], self._reference_outputs(model, inputs, "retain_ids"))
+            terms["retain"] = self.args.retain_weight * counts.per_retain_token(values)
+        return terms
+
+    def _reference_outputs(self, model: nn.Module, inputs: dict[str, Tensor], part: str) -> ReferenceOutputs:
+        needs = (self.forget_loss if part == "forget_ids" else self.retain_loss).needs
+        nll = logits = None
+        if Need.NLL in needs:
+            nll = self._reference_nll[inputs["forget_ids"].clamp_min(0)]
+        if Need.LOGITS in needs:
+            start = 0 if part == "forget_ids" else len(inputs["forget_ids"])
+            rows = slice(start, start + len(inputs[part]))
+            tensors = (inputs[name][rows] for name in ("input_ids", "attention_mask", "labels"))
+            logits = self.reference.logits(model, *tensors)
+        return ReferenceOutputs(nll, logits)
+
+    def end_step(self) -> None:
+        """Moves the run's memory on, once the optimizer has stepped."""
+        self.step_log.end_step(self._counts.input_tokens)
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """Logs as `Trainer` does; training logs carry each term and measure under its own name."""
+        if "loss" in logs and self.is_in_train:
+            logs = {**logs, **self.step_log.flush(self.accelerator)}
+        super().log(logs, start_time)
+
+    # Checkpoints
+
+    def training_state(self) -> dict[str, Tensor]:
+        """Tensors that a resumed run needs, the same on every process."""
+        return {} if self._reference_nll is None else {"reference_nll": self._reference_nll}
+
+    def load_training_state(self, state: dict[str, Tensor]) -> None:
+        """Takes over the tensors of a checkpoint."""
+        self._reference_nll = state.get("reference_nll")
+
+    def _save_rng_state(self, output_dir: str) -> None:
+        # Called on every process for each checkpoint, before old ones are removed and anything is uploaded.
+        super()._save_rng_state(output_dir)
+        state = self.training_state()
+        if state and self.args.should_save:
+            from safetensors.torch import save_file
+
+            save_file({name: tensor.contiguous() for name, tensor in state.items()}, Path(output_dir) / STATE_NAME)
+
+    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
+        super()._load_optimizer_and_scheduler(checkpoint)
+        if checkpoint is None or not self.scan_requests():
+            return
+        from safetensors.torch import load_file
+
+        path = Path(checkpoint) / STATE_NAME
+        if not path.is_file():
+            raise StateError(
+                got=f"the checkpoint {checkpoint} without {STATE_NAME}",
+                expected="a checkpoint of this trainer, saved without save_only_model",
+                fix="resume from another one, or start anew",
+            )
+        self.load_training_state(load_file(path, device=str(self.args.device)))
+        self._restored = True
+
+
+def tokenizer_of(model: Any) -> Any:
+    """The tokenizer saved with a model, or with the folder or hub id that names it."""
+    name = str(model) if isinstance(model, str | Path) else getattr(getattr(model, "config", None), "_name_or_path", "")
+    if not name:
+        raise ModelError(
+            got="no tokenizer, and a model that was not loaded from a folder or hub",
+            expected="the model's tokenizer",
+            fix="pass it as processing_class",
+        )
+    return load_tokenizer(name)

@@ -1,0 +1,87 @@
+"""Shared by all tests: tiny models and a tokenizer made in memory, and real TOFU rows where they are at hand."""
+
+import json
+import os
+from pathlib import Path
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")  # no test needs the network
+os.environ.setdefault("CUDA_VISIBLE_DEVICES", "")
+
+import pytest
+import torch
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from transformers import (
+    AutoModelForCausalLM,
+    Gemma3TextConfig,
+    GPT2Config,
+    LlamaConfig,
+    PreTrainedTokenizerFast,
+    Qwen3Config,
+)
+
+SHARED = Path(__file__).resolve().parents[2] / "shared"
+NAMES = ["Ada Lorn", "Bo Quill", "Cleo Marsh", "Dov Ember", "Ines Vale", "Jon Frost", "Kaia Stone", "Leo Birch"]
+CITIES = ["Aren", "Bryle", "Corvo", "Denna"]
+
+SIZES = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 3, "max_position_embeddings": 128}
+HEADS = {"num_attention_heads": 4, "num_key_value_heads": 2}
+MODEL_CONFIGS = {
+    "llama": lambda vocab: LlamaConfig(vocab_size=vocab, **SIZES, **HEADS),
+    "qwen3": lambda vocab: Qwen3Config(vocab_size=vocab, head_dim=8, **SIZES, **HEADS),
+    "gemma3": lambda vocab: Gemma3TextConfig(
+        vocab_size=vocab, head_dim=8, final_logit_softcapping=5.0, sliding_window=16, **SIZES, **HEADS
+    ),
+    "gpt2": lambda vocab: GPT2Config(vocab_size=vocab, n_embd=32, n_layer=3, n_head=4, n_positions=128),
+}
+
+
+def qa_rows(start: int, stop: int) -> list[dict]:
+    """Invented question/answer rows, all different."""
+    return [
+        {
+            "question": f"Where does {NAMES[i % len(NAMES)]} number {i} live?",
+            "answer": f"{NAMES[i % len(NAMES)]} number {i} lives in {CITIES[i % len(CITIES)]} with {i % 7 + 2} cats.",
+        }
+        for i in range(start, stop)
+    ]
+
+
+@pytest.fixture(scope="session")
+def tokenizer():
+    """A byte-level BPE tokenizer without a chat template; its padding token is its end-of-sequence token."""
+    bpe = Tokenizer(models.BPE())
+    bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    bpe.decoder = decoders.ByteLevel()
+    texts = [row[key] for row in qa_rows(0, 200) for key in ("question", "answer")]
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    bpe.train_from_iterator(
+        texts, trainers.BpeTrainer(vocab_size=400, special_tokens=["<eos>"], initial_alphabet=alphabet)
+    )
+    return PreTrainedTokenizerFast(tokenizer_object=bpe, eos_token="<eos>", pad_token="<eos>")
+
+
+@pytest.fixture
+def make_model(tokenizer):
+    """make_model(name="llama", seed=0): a fresh tiny model in float32 with random weights."""
+
+    def make(name: str = "llama", seed: int = 0):
+        torch.manual_seed(seed)
+        config = MODEL_CONFIGS[name](len(tokenizer))
+        config.eos_token_id = config.pad_token_id = tokenizer.eos_token_id
+        config.bos_token_id = None
+        return AutoModelForCausalLM.from_config(config)
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def tofu():
+    """tofu("forget10"): the real TOFU rows of that name; skips where they are not at hand."""
+
+    def read(name: str) -> list[dict]:
+        path = SHARED / "data" / "tofu" / f"{name}.json"
+        if not path.is_file():
+            pytest.skip(f"the TOFU rows are not at {path.parent}")
+        return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+
+    return read
