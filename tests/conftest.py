@@ -19,7 +19,11 @@ from transformers import (
     Qwen3Config,
 )
 
+pytest_plugins = ["fixtures_trainer"]
+
 SHARED = Path(__file__).resolve().parents[2] / "shared"
+torch.set_num_threads(1)  # tiny models: more threads only get in each other's way
+
 NAMES = ["Ada Lorn", "Bo Quill", "Cleo Marsh", "Dov Ember", "Ines Vale", "Jon Frost", "Kaia Stone", "Leo Birch"]
 CITIES = ["Aren", "Bryle", "Corvo", "Denna"]
 

@@ -15,7 +15,7 @@ _ROLES = ("system", "user", "assistant")
 _LAYOUTS = "the columns question + answer, prompt + completion, messages, or text"
 
 
-def load_rows(source: str | Path | Iterable[Mapping], data_dir: str | Path | None = None) -> list[Row]:
+def load_rows(source: str | Path | Iterable[Mapping | Row], data_dir: str | Path | None = None) -> list[Row]:
     """Rows from anything a user may name.
 
     Args:
@@ -24,7 +24,7 @@ def load_rows(source: str | Path | Iterable[Mapping], data_dir: str | Path | Non
             - a path to a `.json`/`.jsonl`, `.csv` or `.parquet` file or to a folder of `datasets.save_to_disk`;
             - `tofu:NAME`, such as `tofu:forget10`: the file `NAME.json` in `data_dir`, or else the hub's copy;
             - a hub id, `owner/name[:config[:split]]` (split "train" unless named);
-            - a `datasets.Dataset` or any iterable of mappings.
+            - a `datasets.Dataset`, or any iterable of mappings or of `Row`.
         data_dir: local folder with the TOFU files, for `tofu:` sources.
 
     Returns:
@@ -43,7 +43,9 @@ def load_rows(source: str | Path | Iterable[Mapping], data_dir: str | Path | Non
         name, records = "the given data set", list(source)
     if not records:
         raise DataError(got=f"no rows in {name}", expected="at least one row", fix="check the source")
-    return [to_row(record, name, number) for number, record in enumerate(records)]
+    return [
+        record if isinstance(record, Row) else to_row(record, name, number) for number, record in enumerate(records)
+    ]
 
 
 def to_row(record: Mapping, source: str, number: int) -> Row:

@@ -1,6 +1,5 @@
 """Row -> token ids and labels. One tokenization of the whole text; its offsets decide what is scored."""
 
-import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -87,7 +86,7 @@ def tokenize(
             fix="load it with AutoTokenizer.from_pretrained(..., use_fast=True)",
         )
     samples: list[TokenizedRow] = []
-    for number, row in enumerate(tqdm(rows, desc=f"Tokenizing {name}", disable=not progress, leave=False)):
+    for number, row in enumerate(tqdm(rows, desc=f"Tokenizing {name}", disable=not progress, leave=False, delay=2)):
         sample = _tokenize_row(row, tokenizer, template or Template())
         if not row.prompt and max_length is not None:
             samples.extend(_split(sample, max_length))
@@ -157,7 +156,8 @@ def _render(row: Row, tokenizer: Any, template: Template) -> tuple[str, int, boo
     if text.startswith(prompt):
         return text, len(prompt), False
     # Some templates open the model's turn with more than they write before a given answer (a block for thinking).
-    start = text.rfind(row.answer.strip(), len(os.path.commonprefix([text, prompt])))
+    same = next(place for place, (a, b) in enumerate(zip(text + "\0", prompt + "\1")) if a != b)
+    start = text.rfind(row.answer.strip(), same)
     if start < 0:
         raise ModelError(
             got="a chat template whose text does not hold the answer",

@@ -5,6 +5,7 @@ from dataclasses import dataclass, fields
 import torch
 from torch import Tensor
 
+from egup_trainer.errors import StateError
 from egup_trainer.guidance.entanglement import inter_sample_entanglement
 from egup_trainer.guidance.features import FeatureSpace
 
@@ -125,9 +126,21 @@ class EmbeddingCache:
 
     def state_dict(self) -> dict[str, Tensor]:
         """All tensors by name, for a checkpoint."""
-        return {field.name: getattr(self, field.name) for field in fields(self) if field.name != "bank_size"}
+        tensors = {field.name: getattr(self, field.name) for field in fields(self)}
+        return {**tensors, "bank_size": torch.tensor(self.bank_size)}
 
     @classmethod
     def from_state_dict(cls, tensors: dict[str, Tensor], bank_size: int) -> "EmbeddingCache":
-        """The cache of a checkpoint."""
-        return cls(**tensors, bank_size=bank_size)
+        """The cache of a checkpoint.
+
+        Raises:
+            StateError: the bank was of another size.
+        """
+        saved = int(tensors["bank_size"])
+        if saved != bank_size:
+            raise StateError(
+                got=f"bank_size={bank_size} for a checkpoint made with bank_size={saved}",
+                expected="the same size when a run is resumed",
+                fix=f"set --bank_size {saved}",
+            )
+        return cls(**{**tensors, "bank_size": bank_size})

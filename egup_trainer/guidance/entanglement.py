@@ -4,8 +4,12 @@ Pure functions on unit-length float32 features. What they read of other samples 
 at the start of the optimizer step, so weights do not depend on how the step is cut.
 """
 
-import torch
+from math import log
+
 from torch import Tensor
+
+_LEAST_DEVIATION = 0.01
+"""Least deviation of cosines to standardise by: samples that are all alike get equal weights, not noise."""
 
 
 def inter_sample_entanglement(features: Tensor, bank: Tensor, neighbors: int = 8) -> Tensor:
@@ -20,6 +24,7 @@ def inter_sample_entanglement(features: Tensor, bank: Tensor, neighbors: int = 8
         Shape (B,), between -1 and 1.
 
     Example:
+        >>> import torch
         >>> inter_sample_entanglement(torch.tensor([[1.0, 0.0]]), torch.tensor([[1.0, 0.0], [0.0, 1.0]]), neighbors=1)
         tensor([1.])
     """
@@ -44,19 +49,20 @@ def inter_sample_weights(
         Shape (B,).
 
     Example:
+        >>> import torch
         >>> inter_sample_weights(torch.tensor([0.5]), torch.tensor([0.5, 0.5]))
         tensor([1.])
     """
-    mean, deviation = cached.mean(), cached.std(correction=0).clamp_min(1e-6)
-    scale = (((cached - mean) / deviation) / temperature).exp().mean()
-    weights = (((entanglement - mean) / deviation) / temperature).exp() / scale
-    return weights.clamp(*clip)
+    mean, deviation = cached.mean(), cached.std(correction=0).clamp_min(_LEAST_DEVIATION)
+    exponents, cached_exponents = ((e - mean) / deviation / temperature for e in (entanglement, cached))
+    return _over_mean_exp(exponents, cached_exponents).clamp(*clip)
 
 
 def drift(features: Tensor, reference: Tensor) -> Tensor:
     """d_i = 1 - cos(phi_t(x_i), phi_ref(x_i)): how far a sample has moved. Shapes (B, k) and (B, k) -> (B,), 0 to 2.
 
     Example:
+        >>> import torch
         >>> drift(torch.tensor([[1.0, 0.0]]), torch.tensor([[-1.0, 0.0]]))
         tensor([2.])
     """
@@ -75,7 +81,13 @@ def intra_sample_weights(drifts: Tensor, cached: Tensor, temperature: float = 0.
         Shape (B,).
 
     Example:
+        >>> import torch
         >>> intra_sample_weights(torch.tensor([0.0]), torch.tensor([0.0, 0.0]))
         tensor([1.])
     """
-    return (-drifts / temperature).exp() / (-cached / temperature).exp().mean()
+    return _over_mean_exp(-drifts / temperature, -cached / temperature)
+
+
+def _over_mean_exp(exponents: Tensor, cached: Tensor) -> Tensor:
+    """exp(x) / mean(exp(cached)), safe from overflow."""
+    return (exponents - cached.logsumexp(dim=0) + log(len(cached))).exp()

@@ -31,6 +31,11 @@ def answer_positions(labels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     return rows * labels.shape[1] + places, rows, labels[rows, places + 1]
 
 
+def count_answer_tokens(labels: Tensor) -> Tensor:
+    """Answer tokens of each row: (B, T) -> (B,)."""
+    return torch.bincount(answer_positions(labels)[1], minlength=len(labels))
+
+
 class AnswerReader:
     """Runs a model and reads what losses need, in one pass.
 
@@ -129,7 +134,7 @@ def layer_index(feature_layer: float, depth: int) -> int:
     """
     if 0 < feature_layer < 1:
         return int(feature_layer * depth)
-    if feature_layer != int(feature_layer) or not -depth <= feature_layer < depth:
+    if not -depth <= feature_layer < depth or feature_layer != int(feature_layer):
         raise ConfigError(
             got=f"feature_layer={feature_layer:g} for a model of {depth} layers",
             expected=f"a fraction between 0 and 1, or an index from {-depth} to {depth - 1}",

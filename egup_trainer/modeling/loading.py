@@ -38,7 +38,9 @@ def load_model(name_or_path: str, **model_init_kwargs: Any) -> Any:
 
 def model_init_kwargs(model_config: Any) -> dict[str, Any]:
     """Arguments of `load_model` from TRL's `ModelConfig` flags (dtype, attention, 4-bit, ...)."""
-    from trl import get_kbit_device_map, get_quantization_config
+    import torch
+    from accelerate import PartialState
+    from trl import get_quantization_config
 
     quantization = get_quantization_config(model_config)
     kwargs = {
@@ -47,7 +49,9 @@ def model_init_kwargs(model_config: Any) -> dict[str, Any]:
         "attn_implementation": model_config.attn_implementation,
     }
     if quantization is not None:
-        kwargs |= {"quantization_config": quantization, "device_map": get_kbit_device_map()}
+        # Quantised weights cannot be moved later: each process loads them on its own GPU.
+        device_map = {"": PartialState().local_process_index} if torch.cuda.is_available() else None
+        kwargs |= {"quantization_config": quantization, "device_map": device_map}
     return kwargs
 
 
@@ -78,9 +82,11 @@ def add_adapter(model: Any, peft_config: Any) -> Any:
 def _load(auto_class: Any, what: str, name_or_path: str, **kwargs: Any) -> Any:
     if name_or_path.startswith((".", "/")) and not Path(name_or_path).is_dir():
         raise ModelError(got=f"no folder at {name_or_path}", expected=f"a saved {what}", fix="check the path")
+    from safetensors import SafetensorError
+
     try:
         return auto_class.from_pretrained(name_or_path, **kwargs)
-    except (OSError, ValueError, KeyError) as error:
+    except (OSError, ValueError, KeyError, SafetensorError) as error:
         raise ModelError(
             got=f"{name_or_path}, from which no {what} could be loaded ({_first_line(error)})",
             expected=f"a local folder or hub id of a {what}",

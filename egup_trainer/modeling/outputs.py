@@ -2,7 +2,6 @@
 
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor
 
 
@@ -18,6 +17,7 @@ class AnswerOutputs:
         logits: logits at the answer positions, shape (N, V), or None if not asked for.
 
     Example:
+        >>> import torch
         >>> out = AnswerOutputs(torch.tensor([-1.0, -3.0]), torch.tensor([0, 0]), torch.tensor([2.0]))
         >>> out.sum_nll, out.mean_nll
         (tensor([4.]), tensor([2.]))

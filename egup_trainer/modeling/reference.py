@@ -39,12 +39,13 @@ def adapters_are_identity(model: nn.Module) -> bool:
     """Whether the model has LoRA adapters that do nothing yet, so that switching them off gives the model itself.
 
     A LoRA update is the product of two matrices and starts with one of them at zero. An adapter that was trained
-    before, or starts elsewhere, is a part of the model before unlearning.
+    before, or starts elsewhere, is a part of the model before unlearning. Biases that train with an adapter are part of
+    the base model and would not be switched off.
     """
     from peft import PeftModel
     from peft.tuners.lora import LoraLayer
 
-    if not isinstance(model, PeftModel):
+    if not isinstance(model, PeftModel) or any(config.bias != "none" for config in _lora_configs(model)):
         return False
     layers = [module for module in model.modules() if isinstance(module, LoraLayer)]
     return bool(layers) and all(
@@ -52,6 +53,10 @@ def adapters_are_identity(model: nn.Module) -> bool:
         for layer in layers
         for factors in ([layer.lora_embedding_A] if len(layer.lora_embedding_A) else [layer.lora_B])
     )
+
+
+def _lora_configs(model: Any) -> list[Any]:
+    return [config for config in model.peft_config.values() if hasattr(config, "bias")]
 
 
 class Reference:

@@ -109,10 +109,15 @@ def scan_fingerprint(model: nn.Module, datasets: list[tuple[RowDataset, Tensor]]
     with it the device, does not matter.
     """
     digest = hashlib.sha256(repr(sorted(settings.items())).encode())
-    for name, tensor in [*model.named_parameters(), *model.named_buffers()]:
+    for name, tensor in model.state_dict().items():  # with it come the scales of quantised weights
+        if not isinstance(tensor, Tensor):
+            continue
         local = tensor.to_local() if hasattr(tensor, "to_local") else tensor
         digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype} {_bit_sum(local.detach())}".encode())
+    for config in getattr(model, "peft_config", {}).values():
+        digest.update(repr(sorted(config.to_dict().items(), key=str)).encode())
     for dataset, ids in datasets:
+        digest.update(f"{len(ids)} rows".encode())
         for index in ids.tolist():
             digest.update(dataset.rows[index].key())
     return digest.hexdigest()
@@ -124,6 +129,7 @@ def save_scan(path: Path, tensors: dict[str, Tensor], fingerprint: str) -> None:
 
     path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
     partial = path.with_suffix(".partial")
+    partial.touch(mode=0o600)
     save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, partial, {"fingerprint": fingerprint})
     partial.chmod(0o600)
     partial.replace(path)
@@ -140,10 +146,10 @@ def load_scan(path: Path, fingerprint: str) -> dict[str, Tensor]:
     try:
         with safe_open(path, "pt") as file:
             found = (file.metadata() or {}).get("fingerprint")
-            tensors = {name: file.get_tensor(name) for name in file.keys()}
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except (SafetensorError, OSError) as error:
         raise StateError(
-            got=f"the scan {path}, which cannot be read", expected="a whole file", fix="delete it"
+            got=f"the scan {path}, which cannot be read", expected="a whole file", fix="delete it, and it is made anew"
         ) from error
     if found != fingerprint:
         raise StateError(

@@ -3,7 +3,7 @@
 from typing import Any
 
 import torch
-from transformers import TrainerCallback
+from transformers import ProgressCallback, TrainerCallback
 
 from egup_trainer.data.tokenization import RowDataset
 
@@ -27,6 +27,20 @@ class StepHooks(TrainerCallback):
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         self.trainer.end_step()
+
+
+class BarOnly(ProgressCallback):
+    """The progress bar without the lines of logged values: for runs whose numbers are shown in the end."""
+
+    @classmethod
+    def replace_in(cls, trainer: Any) -> None:
+        """Takes the place of the trainer's progress callback, if that has a bar."""
+        if not trainer.args.disable_tqdm:
+            trainer.remove_callback(ProgressCallback)
+            trainer.add_callback(cls)
+
+    def on_log(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        pass
 
 
 class ProbabilityCallback(TrainerCallback):

@@ -1,8 +1,8 @@
-"""Configurations of the trainers: `TrainingArguments` plus what unlearning adds. Each help text is written once, here."""
+"""Configurations of the trainers: `TrainingArguments` and what unlearning adds. Help texts are written once, here."""
 
 from dataclasses import dataclass, field
 from enum import Enum
-from typing import Any, TypeVar
+from typing import Any, ClassVar, TypeVar
 
 from transformers import TrainingArguments
 
@@ -49,7 +49,7 @@ class UnlearnConfig(TrainingArguments):
         'npo'
     """
 
-    _VALID_DICT_FIELDS = [*TrainingArguments._VALID_DICT_FIELDS, "model_init_kwargs"]
+    _VALID_DICT_FIELDS: ClassVar[list[str]] = [*TrainingArguments._VALID_DICT_FIELDS, "model_init_kwargs"]
 
     # Defaults of TrainingArguments that do not suit unlearning.
     learning_rate: float = _option(1e-5, "Initial learning rate.")
@@ -99,6 +99,7 @@ class UnlearnConfig(TrainingArguments):
         check_range(self, ("npo_beta", "simnpo_beta"), low=0, low_is_allowed=False)
         check_range(self, ("max_length",), low=8)
         _refuse_reentrant_checkpointing(self)
+        _refuse_to_publish_checkpoints(self)
         default = forget_loss(self.objective).default_retain_loss
         self.retain_loss = default if self.retain_loss is None else self.retain_loss
         retain_loss(self.retain_loss)
@@ -219,6 +220,15 @@ def _default_to_non_reentrant_checkpointing(config: TrainingArguments) -> None:
     name = _checkpointing_kwargs_name(config)
     if getattr(config, name) is None and config.gradient_checkpointing_kwargs is None:
         setattr(config, name, {"use_reentrant": False})
+
+
+def _refuse_to_publish_checkpoints(config: TrainingArguments) -> None:
+    if config.push_to_hub and config.hub_strategy.value in ("checkpoint", "all_checkpoints"):
+        raise ConfigError(
+            got=f"hub_strategy={config.hub_strategy.value}",
+            expected="end or every_save: checkpoints hold features of the forget set, which must not be published",
+            fix="set --hub_strategy every_save",
+        )
 
 
 def _refuse_reentrant_checkpointing(config: TrainingArguments) -> None:

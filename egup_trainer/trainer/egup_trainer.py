@@ -1,10 +1,10 @@
 """EGUP and CLReg on top of `UnlearnTrainer`: weights, proxy constraint, contrastive regulariser."""
 
+import logging
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers.utils import logging
 
 from egup_trainer.data.tokenization import RowDataset, check_disjoint
 from egup_trainer.guidance.embedding_cache import EmbeddingCache
@@ -18,20 +18,20 @@ from egup_trainer.modeling.outputs import AnswerOutputs
 from egup_trainer.modeling.scan import RowScores
 from egup_trainer.trainer.config import ClregPositives, EGUPConfig
 from egup_trainer.trainer.noise import view_noise
-from egup_trainer.trainer.preparation import prepare_dataset
+from egup_trainer.trainer.preparation import prepare_dataset, tokenizer_of
 from egup_trainer.trainer.scanning import ScanRequest
 from egup_trainer.trainer.step import StepCounts
-from egup_trainer.trainer.unlearn_trainer import UnlearnTrainer, tokenizer_of
+from egup_trainer.trainer.unlearn_trainer import UnlearnTrainer
 
-logger = logging.get_logger(__name__)
+logger = logging.getLogger(__name__)
 
 
 class EGUPTrainer(UnlearnTrainer):
-    """Unlearning guided by entanglement and bounded by proxies (EGUP, arXiv 2508.20443), with CLReg (arXiv 2601.22028).
+    """Unlearning guided by entanglement, bounded by proxies (EGUP, arXiv 2508.20443), with CLReg (arXiv 2601.22028).
 
-    Loss of a step: gamma * sum_i w_i * base_i / B_f + proxy penalty + alpha * retain + clreg_weight * CLReg, where w_i is
-    the product of the inter-sample weight, the intra-sample weight and the proxy effort. Each part has its own switch in
-    `EGUPConfig` and works with any objective.
+    Loss of a step: gamma * sum_i w_i * base_i / B_f + proxy penalty + alpha * retain + clreg_weight * CLReg, where w_i
+    is the product of the inter-sample weight, the intra-sample weight and the proxy effort. Each part has its own
+    switch in `EGUPConfig` and works with any objective.
 
     Args:
         proxy_dataset: rows of the forget set's kind that the model never saw. Without them the run says so and trains
@@ -68,14 +68,13 @@ class EGUPTrainer(UnlearnTrainer):
         self.guide: Guide | None = None
         self._sights: list[Sight] = []
         super().__init__(model, args, forget_dataset, retain_dataset, eval_dataset, tokenizer, **kwargs)
+        if args.proxy_constraint and self.proxy_rows is None and self.is_world_process_zero():
+            logger.warning("No proxy rows were given: training without the proxy constraint.")
 
     def _prepare_proxies(
         self, dataset: Any, forget_rows: RowDataset, tokenizer: Any, args: EGUPConfig
     ) -> RowDataset | None:
-        if not args.proxy_constraint:
-            return None
-        if dataset is None:
-            logger.warning("No proxy rows were given: training without the proxy constraint.")
+        if dataset is None or not args.proxy_constraint:
             return None
         rows = prepare_dataset(dataset, "proxy set", tokenizer, args)
         check_disjoint(forget_rows, "forget set", rows, "proxy set")
@@ -198,9 +197,7 @@ class EGUPTrainer(UnlearnTrainer):
     def end_step(self) -> None:
         """Gathers what all processes saw in the step, takes it into the cache, and logs it."""
         super().end_step()
-        seen = {
-            name: self._gather(name) for name in vars(self._sights[0]) if getattr(self._sights[0], name) is not None
-        }
+        seen = {name: self._gather(name) for name, value in vars(self._sights[0]).items() if value is not None}
         self._sights.clear()
         if self.guide.cache is not None:
             self.guide.cache.commit(

@@ -2,13 +2,15 @@
 
 from collections.abc import Iterable, Mapping
 from itertools import chain
+from pathlib import Path
 from typing import Any
 
 from torch import nn
 
 from egup_trainer.data.sources import load_rows
 from egup_trainer.data.tokenization import RowDataset, from_token_columns, tokenize
-from egup_trainer.errors import DataError
+from egup_trainer.errors import DataError, ModelError
+from egup_trainer.modeling.loading import load_tokenizer
 
 
 def prepare_dataset(data: Any, name: str, tokenizer: Any, args: Any) -> RowDataset:
@@ -60,3 +62,15 @@ def disable_dropout(model: nn.Module) -> None:
             module.p = 0.0
         if isinstance(getattr(module, "attention_dropout", None), float):
             module.attention_dropout = 0.0
+
+
+def tokenizer_of(model: Any) -> Any:
+    """The tokenizer saved with a model, or with the folder or hub id that names it."""
+    name = str(model) if isinstance(model, str | Path) else getattr(getattr(model, "config", None), "_name_or_path", "")
+    if not name:
+        raise ModelError(
+            got="no tokenizer, and a model that was not loaded from a folder or hub",
+            expected="the model's tokenizer",
+            fix="pass it as processing_class",
+        )
+    return load_tokenizer(name)

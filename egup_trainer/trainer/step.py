@@ -10,6 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from egup_trainer.modeling.forward import count_answer_tokens
+
 
 @dataclass(frozen=True)
 class StepCounts:
@@ -47,7 +49,7 @@ def _count_rows(batch: dict[str, Tensor]) -> Tensor:
     forget_ids = batch["forget_ids"]
     size = len(forget_ids)
     retain_ids = batch.get("retain_ids", torch.full_like(forget_ids, -1))
-    scored = (batch["labels"][size : 2 * size, 1:] != -100).sum(dim=1) if "retain_ids" in batch else retain_ids * 0
+    scored = count_answer_tokens(batch["labels"][size : 2 * size]) if "retain_ids" in batch else retain_ids * 0
     read = batch["attention_mask"].sum(dim=1).reshape(-1, size).sum(dim=0)
     return torch.stack([forget_ids, retain_ids, scored, read], dim=1)
 
@@ -102,11 +104,7 @@ def _describe(name: str, values: Tensor) -> dict[str, float]:
         return {}
     low, high = values.quantile(torch.tensor([0.1, 0.9], device=values.device)).tolist()
     if name == "weight":
-        return {
-            "weight_mean": values.mean().item(),
-            "weight_min": values.min().item(),
-            "weight_max": values.max().item(),
-        }
+        return {f"weight_{what}": getattr(values, what)().item() for what in ("mean", "min", "max")}
     if name == "boundary_gap":
         return {name: values.mean().item(), "past_boundary": (values > 0).float().mean().item()}
     return {name: values.mean().item(), f"{name}_p10": low, f"{name}_p90": high}

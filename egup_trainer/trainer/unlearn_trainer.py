@@ -12,21 +12,26 @@ from transformers import Trainer, TrainerCallback
 from egup_trainer.data.collator import PairCollator, RowCollator
 from egup_trainer.data.pairing import PairBatchSampler, PairDataset
 from egup_trainer.data.tokenization import RowDataset, check_disjoint
-from egup_trainer.errors import DataError, ModelError, StateError
+from egup_trainer.errors import DataError
 from egup_trainer.losses.base import ReferenceOutputs
 from egup_trainer.losses.registry import forget_loss, retain_loss
 from egup_trainer.modeling.forward import AnswerReader
-from egup_trainer.modeling.loading import add_adapter, load_model, load_tokenizer
+from egup_trainer.modeling.loading import add_adapter, load_model
 from egup_trainer.modeling.outputs import AnswerOutputs
 from egup_trainer.modeling.reference import Need, Reference, choose_reference
 from egup_trainer.modeling.scan import RowScores, score_rows
 from egup_trainer.trainer.callbacks import StepHooks
 from egup_trainer.trainer.config import UnlearnConfig
-from egup_trainer.trainer.preparation import disable_dropout, prepare_dataset, prepare_eval_datasets
+from egup_trainer.trainer.preparation import (
+    disable_dropout,
+    prepare_dataset,
+    prepare_eval_datasets,
+    tokenizer_of,
+)
 from egup_trainer.trainer.scanning import ScanRequest, run_scan
+from egup_trainer.trainer.state import load_state, save_state
 from egup_trainer.trainer.step import StepCounts, StepLog
 
-STATE_NAME = "egup_state.safetensors"
 _PARTS = ("forget_ids", "retain_ids", "positive_ids")
 
 
@@ -115,7 +120,7 @@ class UnlearnTrainer(Trainer):
                 raise DataError(
                     got="no retain set",
                     expected="rows to keep",
-                    fix="give retain_dataset (--retain), or switch off all that reads it",
+                    fix="give retain_dataset (--retain)",
                 )
             return None
         rows = prepare_dataset(dataset, "retain set", tokenizer, args)
@@ -177,22 +182,24 @@ class UnlearnTrainer(Trainer):
 
     def begin_training(self) -> None:
         """Scans the model before its first step, unless a checkpoint brought the results."""
-        requests = {} if self._restored else self.scan_requests()
-        if requests:
-            folder = Path(self.args.scan_cache_dir or Path(self.args.output_dir) / "_scan")
-            scores = run_scan(
-                requests,
-                model=self.model_wrapped,
-                reader=self.reader,
-                collator=self.data_collator,
-                accelerator=self.accelerator,
-                batch_size=self.args.per_device_eval_batch_size,
-                folder=folder,
-                progress=not self.args.disable_tqdm,
-            )
-            self.use_scan(scores)
+        if not self._restored:
+            self.use_scan(self._scan(self.scan_requests()))
         self._restored = False
         self.step_log = StepLog()
+
+    def _scan(self, requests: dict[str, ScanRequest]) -> dict[str, RowScores]:
+        if not requests:
+            return {}
+        return run_scan(
+            requests,
+            model=self.model_wrapped,
+            reader=self.reader,
+            collator=self.data_collator,
+            accelerator=self.accelerator,
+            batch_size=self.args.per_device_eval_batch_size,
+            folder=Path(self.args.scan_cache_dir or Path(self.args.output_dir) / "_scan"),
+            progress=not self.args.disable_tqdm,
+        )
 
     def score(self, dataset: RowDataset, ids: Tensor | None = None, description: str | None = None) -> RowScores:
         """Scores rows under the model as it is now, on all processes."""
@@ -303,36 +310,11 @@ class UnlearnTrainer(Trainer):
     def _save_rng_state(self, output_dir: str) -> None:
         # Called on every process for each checkpoint, before old ones are removed and anything is uploaded.
         super()._save_rng_state(output_dir)
-        state = self.training_state()
-        if state and self.args.should_save:
-            from safetensors.torch import save_file
-
-            save_file({name: tensor.contiguous() for name, tensor in state.items()}, Path(output_dir) / STATE_NAME)
+        if self.args.should_save:
+            save_state(self.training_state(), output_dir)
 
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
         super()._load_optimizer_and_scheduler(checkpoint)
-        if checkpoint is None or not self.scan_requests():
-            return
-        from safetensors.torch import load_file
-
-        path = Path(checkpoint) / STATE_NAME
-        if not path.is_file():
-            raise StateError(
-                got=f"the checkpoint {checkpoint} without {STATE_NAME}",
-                expected="a checkpoint of this trainer, saved without save_only_model",
-                fix="resume from another one, or start anew",
-            )
-        self.load_training_state(load_file(path, device=str(self.args.device)))
-        self._restored = True
-
-
-def tokenizer_of(model: Any) -> Any:
-    """The tokenizer saved with a model, or with the folder or hub id that names it."""
-    name = str(model) if isinstance(model, str | Path) else getattr(getattr(model, "config", None), "_name_or_path", "")
-    if not name:
-        raise ModelError(
-            got="no tokenizer, and a model that was not loaded from a folder or hub",
-            expected="the model's tokenizer",
-            fix="pass it as processing_class",
-        )
-    return load_tokenizer(name)
+        if checkpoint is not None and self.scan_requests():
+            self.load_training_state(load_state(checkpoint, self.args.device))
+            self._restored = True

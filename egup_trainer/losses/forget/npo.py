@@ -14,8 +14,8 @@ class NPO(ForgetLoss):
     """Negative preference optimization (Zhang et al. 2024, arXiv 2404.05868).
 
     Formula: -(2 / beta) * log sigmoid(beta * (L_i - L_i^0)), with L_i the negative log-likelihood of the whole answer
-    and L_i^0 the same under the model before unlearning. Its pull, -2 * sigmoid(-beta * (L_i - L_i^0)) in L_i, fades once a row
-    has become less likely by some 1 / beta nats.
+    and L_i^0 the same under the model before unlearning. Its pull in L_i, -2 * sigmoid(-beta * (L_i - L_i^0)), fades
+    once a row has become less likely by some 1 / beta nats.
 
     A negative weight would turn the fading pull into one that grows with every step back, so it is not allowed:
     efforts are clamped at 0.

@@ -1,0 +1,30 @@
+# Two commands for users: `make demo` and `make test`. Both work in .venv, made on first use.
+PYTHON ?= python3.11
+BIN := .venv/bin
+
+.PHONY: demo test test-all lint clean
+
+demo: .venv/installed
+	$(BIN)/egup demo --output_dir demo_output
+
+test: .venv/installed-test lint
+	$(BIN)/python -m pytest
+
+test-all: .venv/installed-test lint
+	$(BIN)/python -m pytest -m ""
+
+lint: .venv/installed-test
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+.venv/installed: setup.cfg pyproject.toml constraints.txt
+	$(PYTHON) -m venv .venv
+	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable .
+	touch $@
+
+.venv/installed-test: .venv/installed
+	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable ".[test]"
+	touch $@
+
+clean:
+	rm -rf .venv build dist demo_output *.egg-info .pytest_cache .ruff_cache

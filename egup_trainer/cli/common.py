@@ -1,0 +1,51 @@
+"""What the commands share: quiet libraries, and parsing with errors that fit on a line."""
+
+import logging
+import warnings
+from difflib import get_close_matches
+from typing import Any, NoReturn
+
+from egup_trainer.errors import ConfigError
+
+
+def quiet_libraries() -> None:
+    """Leaves the terminal to progress bars, results and our own warnings. Call it before a command's other imports."""
+    from transformers.utils import logging as transformers_logging
+
+    warnings.filterwarnings("ignore")
+    transformers_logging.set_verbosity_error()
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
+
+
+def parse(command: str, dataclasses: list[type], argv: list[str]) -> tuple[Any, ...]:
+    """Flags and an optional `--config FILE.yaml` -> one object for each dataclass; flags win over the file.
+
+    Raises:
+        ConfigError: a flag is unknown, lacks its value or has one that does not fit.
+    """
+    from trl import TrlParser
+
+    class OneLineParser(TrlParser):
+        def error(self, message: str) -> NoReturn:
+            raise ConfigError(got=message, expected="flags as shown by --help", fix=f"see `egup {command} --help`")
+
+    parser = OneLineParser(dataclasses, prog=f"egup {command}", allow_abbrev=False)
+    try:
+        *parsed, unknown = parser.parse_args_and_config(argv, return_remaining_strings=True)
+    except ConfigError:
+        raise
+    except (ValueError, TypeError, OSError, ImportError) as error:  # what the libraries' own checks raise
+        first_line = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise ConfigError(
+            got=f"options that cannot be used ({first_line})", expected="valid flags", fix="change them"
+        ) from error
+    flags = [word for word in unknown if word.startswith("-")] or unknown
+    if flags:
+        known = [option for action in parser._actions for option in action.option_strings]
+        close = get_close_matches(flags[0], known, n=1)
+        raise ConfigError(
+            got=f"the unknown flag {flags[0]}",
+            expected=f"a flag of `egup {command} --help`",
+            fix=f"did you mean {close[0]}?" if close else "remove it",
+        )
+    return tuple(parsed)

@@ -1,0 +1,67 @@
+"""`egup inspect`: how rows are tokenized, what of them is scored, and one row decoded (it shows its text)."""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from egup_trainer.cli.common import parse, quiet_libraries
+from egup_trainer.data.schema import IGNORE_INDEX
+from egup_trainer.errors import ConfigError
+
+
+@dataclass
+class InspectArguments:
+    """Which rows, through which tokenizer."""
+
+    model_name_or_path: str | None = field(default=None, metadata={"help": "Folder or hub id of the tokenizer."})
+    forget: str | None = field(default=None, metadata={"help": "Rows to look at: a source as for `egup unlearn`."})
+    index: int = field(default=0, metadata={"help": "Which sample to decode; 0 is the first."})
+    data_dir: str | None = field(default=None, metadata={"help": "Local folder with TOFU's files, for tofu:NAME."})
+    max_length: int = field(default=1024, metadata={"help": "Most tokens in a sample."})
+    user_marker: str = field(default="Question: ", metadata={"help": "As for `egup unlearn`."})
+    assistant_marker: str = field(default="\nAnswer: ", metadata={"help": "As for `egup unlearn`."})
+
+
+def main(argv: list[str]) -> None:
+    """Prints counts, and one sample with what is scored set apart."""
+    quiet_libraries()
+    (options,) = parse("inspect", [InspectArguments], argv)
+    for flag in ("model_name_or_path", "forget"):
+        if not getattr(options, flag):
+            raise ConfigError(got=f"no --{flag}", expected="it to be given", fix="see `egup inspect --help`")
+    from egup_trainer.data.sources import load_rows
+    from egup_trainer.data.tokenization import Template, tokenize
+    from egup_trainer.modeling.loading import load_tokenizer
+
+    tokenizer = load_tokenizer(options.model_name_or_path)
+    template = Template(options.user_marker, options.assistant_marker)
+    rows = load_rows(options.forget, options.data_dir)
+    samples = tokenize(
+        rows, tokenizer, name="forget set", max_length=options.max_length, template=template, progress=True
+    ).rows
+    if not 0 <= options.index < len(samples):
+        raise ConfigError(
+            got=f"index={options.index}", expected=f"a number from 0 to {len(samples) - 1}", fix="set --index"
+        )
+    _print_counts(len(rows), samples, tokenizer)
+    _print_sample(samples[options.index], options.index, tokenizer)
+
+
+def _print_counts(num_rows: int, samples: list[Any], tokenizer: Any) -> None:
+    lengths = [len(sample) for sample in samples]
+    scored = [int((sample.labels[1:] != IGNORE_INDEX).sum()) for sample in samples]
+    markers = "chat template" if tokenizer.chat_template else "plain markers (the tokenizer has no chat template)"
+    print(f"rows: {num_rows}   samples: {len(samples)}   cut: {sum(sample.truncated for sample in samples)}")
+    print(f"tokens a sample: mean {sum(lengths) / len(lengths):.1f}, most {max(lengths)}")
+    print(f"scored tokens a sample: mean {sum(scored) / len(scored):.1f}, least {min(scored)}, most {max(scored)}")
+    print(f"written by: {markers}")
+
+
+def _print_sample(sample: Any, index: int, tokenizer: Any) -> None:
+    from itertools import groupby
+
+    print(f"\nsample {index}: {len(sample)} tokens{', cut' if sample.truncated else ''}")
+    scored = sample.labels != IGNORE_INDEX
+    for is_scored, group in groupby(range(len(sample)), key=lambda place: bool(scored[place])):
+        places = list(group)
+        text = tokenizer.decode(sample.input_ids[places[0] : places[-1] + 1].tolist())
+        print(f"{'scored' if is_scored else 'not scored'}, tokens {places[0]} to {places[-1]}: {text!r}")

@@ -1,0 +1,54 @@
+"""The console script `egup`. Nothing heavy is imported before a command is known."""
+
+import sys
+from difflib import get_close_matches
+from importlib import import_module
+
+from egup_trainer import __version__
+from egup_trainer.errors import EgupError
+
+COMMANDS = {
+    "unlearn": "make a model forget rows and keep others",
+    "inspect": "show how rows are tokenized and what of them is scored",
+    "demo": "see it work on invented people, with no network and no download",
+}
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Runs a command; returns the exit code: 0, or 2 for an error that one line on stderr explains."""
+    argv = sys.argv[1:] if argv is None else argv
+    if not argv or argv[0] in ("-h", "--help"):
+        print(_usage())
+        return 0
+    if argv[0] == "--version":
+        print(f"egup_trainer {__version__}")
+        return 0
+    command, rest = argv[0], argv[1:]
+    if command not in COMMANDS:
+        close = get_close_matches(command, COMMANDS, n=1)
+        hint = f"did you mean {close[0]}?" if close else "see `egup --help`"
+        return _fail(f"got the unknown command {command}; expected one of {', '.join(COMMANDS)}; {hint}")
+    try:
+        import_module(f"egup_trainer.cli.{command}").main(rest)
+    except EgupError as error:
+        return _fail(str(error), command)
+    except KeyboardInterrupt:
+        print(f"egup {command}: interrupted", file=sys.stderr)
+        return 130
+    return 0
+
+
+def _usage() -> str:
+    lines = [f"  {name:<10}{text}" for name, text in COMMANDS.items()]
+    head = ["usage: egup COMMAND [flags]", "", "Unlearning for language models.", "", "commands:"]
+    return "\n".join([*head, *lines, "", "`egup COMMAND --help` lists a command's flags."])
+
+
+def _fail(message: str, command: str = "") -> int:
+    one_line = " ".join(message.split())
+    print(f"egup{' ' + command if command else ''}: error: {one_line}", file=sys.stderr)
+    return 2
+
+
+if __name__ == "__main__":
+    sys.exit(main())

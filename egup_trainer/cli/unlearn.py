@@ -1,0 +1,112 @@
+"""`egup unlearn`: rows to forget, rows to keep, a model in; an unlearned model out."""
+
+import sys
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from egup_trainer.cli.common import parse, quiet_libraries
+from egup_trainer.errors import ConfigError, StateError
+
+_SOURCES = "a file (.jsonl, .json, .csv, .parquet), a saved dataset, tofu:NAME, or a hub id owner/name[:config[:split]]"
+
+
+@dataclass
+class RowArguments:
+    """Which rows. Each source is a path, `tofu:NAME` or a hub id."""
+
+    forget: str | None = field(default=None, metadata={"help": f"Rows to forget: {_SOURCES}."})
+    retain: str | None = field(default=None, metadata={"help": "Rows to keep: a source alike."})
+    proxy: str | None = field(
+        default=None, metadata={"help": "Rows of the same kind that the model never saw: a source alike."}
+    )
+    data_dir: str | None = field(default=None, metadata={"help": "Local folder with TOFU's files, for tofu:NAME."})
+
+
+def main(argv: list[str]) -> None:
+    """Unlearns, saves model (or adapter) and tokenizer to `--output_dir`, prints a summary."""
+    quiet_libraries()
+    from trl import ModelConfig
+
+    from egup_trainer.trainer.config import EGUPConfig
+
+    row_args, config, model_config = parse("unlearn", [RowArguments, EGUPConfig, ModelConfig], argv)
+    _check(row_args, config, model_config)
+    trainer, probabilities = _make_trainer(row_args, config, model_config)
+    start = time.perf_counter()
+    _train(trainer, config)
+    seconds = time.perf_counter() - start
+    trainer.save_model()
+    trainer.save_state()
+    if trainer.is_world_process_zero():
+        _print_summary(trainer, probabilities, seconds)
+
+
+def _check(row_args: RowArguments, config: Any, model_config: Any) -> None:
+    for flag, value in (("--model_name_or_path", model_config.model_name_or_path), ("--forget", row_args.forget)):
+        if not value:
+            raise ConfigError(got=f"no {flag}", expected="it to be given", fix="see `egup unlearn --help`")
+    source, output = Path(model_config.model_name_or_path).resolve(), Path(config.output_dir).resolve()
+    if source == output or source in output.parents:
+        raise ConfigError(
+            got=f"the output folder {config.output_dir} in the model's own folder",
+            expected="another folder: the input model is never touched",
+            fix="change --output_dir",
+        )
+
+
+def _make_trainer(row_args: RowArguments, config: Any, model_config: Any) -> tuple[Any, Any]:
+    from trl import get_peft_config
+
+    from egup_trainer.data.sources import load_rows
+    from egup_trainer.modeling.loading import model_init_kwargs
+    from egup_trainer.trainer.callbacks import ProbabilityCallback
+    from egup_trainer.trainer.egup_trainer import EGUPTrainer
+
+    rows = {
+        f"{name}_dataset": load_rows(source, row_args.data_dir)
+        for name in ("forget", "retain", "proxy")
+        if (source := getattr(row_args, name)) is not None
+    }
+    config.model_init_kwargs = {**model_init_kwargs(model_config), **(config.model_init_kwargs or {})}
+    trainer = EGUPTrainer(model_config.model_name_or_path, config, peft_config=get_peft_config(model_config), **rows)
+    sets = {"forget": trainer.forget_rows, "retain": trainer.retain_rows, "proxy": trainer.proxy_rows}
+    probabilities = ProbabilityCallback(trainer, {name: rows for name, rows in sets.items() if rows is not None})
+    trainer.add_callback(probabilities)
+    return trainer, probabilities
+
+
+def _train(trainer: Any, config: Any) -> None:
+    resume: Any = config.resume_from_checkpoint
+    if isinstance(resume, str) and resume.lower() in ("true", "false"):
+        resume = resume.lower() == "true"
+    if resume is True:
+        from transformers.trainer_utils import get_last_checkpoint
+
+        if not Path(config.output_dir).is_dir() or get_last_checkpoint(config.output_dir) is None:
+            raise StateError(
+                got=f"no checkpoint in {config.output_dir}",
+                expected="a folder checkpoint-N to resume from",
+                fix="leave out --resume_from_checkpoint, or name the checkpoint",
+            )
+    trainer.train(resume_from_checkpoint=resume)
+
+
+def _print_summary(trainer: Any, probabilities: Any, seconds: float) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    from egup_trainer.report.comparison import format_probability
+    from egup_trainer.trainer.step import peak_memory_gb
+
+    table = Table(title="Probability of answers", title_justify="left")
+    for heading in ("rows", "before", "after"):
+        table.add_column(heading, justify="left" if heading == "rows" else "right")
+    for name, before in probabilities.before.items():
+        table.add_row(name, format_probability(before), format_probability(probabilities.after[name]))
+    console = Console(file=sys.stdout)
+    console.print(table)
+    what = "Adapter" if trainer.model.__class__.__name__.startswith("Peft") else "Model"
+    console.print(f"{trainer.state.global_step} steps, {seconds:.0f} s, peak memory {peak_memory_gb():.2f} GB")
+    console.print(f"{what} and tokenizer saved to {trainer.args.output_dir}", soft_wrap=True)

@@ -1,0 +1,59 @@
+"""Results as JSON: one row a model, and the facts of the run that made them."""
+
+import json
+import os
+import platform
+from dataclasses import asdict, dataclass
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+SCHEMA_VERSION = 1
+_PACKAGES = ("egup-trainer", "torch", "transformers", "accelerate", "peft", "trl", "datasets", "bitsandbytes")
+
+
+@dataclass(frozen=True)
+class ResultRow:
+    """Numbers of one model.
+
+    Args:
+        name: of the model or method ("before", "retrained", ...).
+        metrics: values by name; probability = mean over rows of exp(-mean token negative log-likelihood).
+    """
+
+    name: str
+    metrics: dict[str, float | None]
+
+
+def run_facts(**facts: Any) -> dict[str, Any]:
+    """What is needed to judge or repeat a run: versions, machine, and the given facts."""
+    import torch
+
+    device = torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu"
+    machine = {
+        "system": platform.system(),
+        "processor": platform.machine(),
+        "cores": os.cpu_count(),
+        "threads": torch.get_num_threads(),
+        "device": device,
+    }
+    return {"versions": _versions(), "machine": machine, **facts}
+
+
+def write_results(path: Path, rows: list[ResultRow], run: dict[str, Any]) -> None:
+    """Writes results; the file appears whole or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    document = {"schema_version": SCHEMA_VERSION, "rows": [asdict(row) for row in rows], "run": run}
+    partial = path.with_suffix(".partial")
+    partial.write_text(json.dumps(document, indent=2, allow_nan=False) + "\n", encoding="utf-8")
+    partial.replace(path)
+
+
+def _versions() -> dict[str, str]:
+    found = {"python": platform.python_version()}
+    for package in _PACKAGES:
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            continue
+    return found

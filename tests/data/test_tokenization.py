@@ -1,0 +1,540 @@
+"""Row -> tokens and labels: what is scored, at every seam, with every kind of tokenizer."""
+
+import copy
+from itertools import pairwise
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors, trainers
+from transformers import PreTrainedTokenizerFast
+
+from egup_trainer.data.schema import IGNORE_INDEX, Message, Row, TokenizedRow
+from egup_trainer.data.sources import load_rows
+from egup_trainer.data.tokenization import RowDataset, Template, check_disjoint, from_token_columns, tokenize
+from egup_trainer.errors import DataError, ModelError
+
+SECRET = "XYZZYSECRET"  # stands in rows only: no message may repeat it
+# Line ends right after a block are written as {{ '\n' }}: transformers renders with trim_blocks.
+TURN = "<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>"
+TEMPLATES = {
+    "ends with eos": "{% for m in messages %}"
+    + TURN
+    + "{% if not loop.last or add_generation_prompt %}{{ '\n' }}{% endif %}{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}",
+    "ends after eos": "{% for m in messages %}" + TURN + "{{ '\n' }}{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}",
+    "no eos": "{% for m in messages %}[{{ m.role }}]\n{{ m.content }}\n{% endfor %}"
+    "{% if add_generation_prompt %}[assistant]\n{% endif %}",
+    "thinks when generating": "{% for m in messages %}"
+    + TURN
+    + "{% if not loop.last or add_generation_prompt %}{{ '\n' }}{% endif %}{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n<think>\n{% endif %}",
+    # As Qwen3 writes the last answer; its generation prompt stops before the block.
+    "thinks when given": "{% for m in messages %}<|im_start|>{{ m.role }}\n"
+    "{% if m.role == 'assistant' %}<think>\n\n</think>\n\n{% endif %}{{ m.content }}<|im_end|>"
+    "{% if not loop.last or add_generation_prompt %}{{ '\n' }}{% endif %}{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}",
+}
+AFTER_ANSWER = {  # what is scored after the answer
+    "ends with eos": "<|im_end|>",
+    "ends after eos": "<|im_end|>\n<|im_end|>",  # as the reference does (design/metrics.md): the text ends otherwise
+    "no eos": "\n<eos>",
+    "thinks when generating": "<|im_end|>",
+    "thinks when given": "<|im_end|>",
+}
+
+
+@pytest.fixture(scope="session")
+def chat(tokenizer):
+    """chat("ends with eos"): the tokenizer with that chat template."""
+
+    def make(name):
+        chatty = copy.deepcopy(tokenizer)
+        chatty.add_tokens(["<|im_start|>", "<|im_end|>"], special_tokens=True)
+        chatty.chat_template = TEMPLATES[name]
+        if name != "no eos":
+            chatty.eos_token = chatty.pad_token = "<|im_end|>"
+        return chatty
+
+    made = {name: make(name) for name in TEMPLATES}
+    return made.__getitem__
+
+
+@pytest.fixture(scope="session")
+def with_special_tokens(tokenizer):
+    """with_special_tokens("<bos> $A <eos>"): the tokenizer with a post-processor that adds these."""
+
+    def make(single):
+        adding = copy.deepcopy(tokenizer)
+        adding.add_special_tokens({"bos_token": "<bos>"})
+        ids = [("<bos>", adding.bos_token_id), ("<eos>", adding.eos_token_id)]
+        adding.backend_tokenizer.post_processor = processors.TemplateProcessing(single=single, special_tokens=ids)
+        return adding
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def trimming(tokenizer):
+    """The tokenizer as GPT-2 and Llama 3 have it: its offsets leave out the space before a word."""
+    trimmed = copy.deepcopy(tokenizer)
+    trimmed.backend_tokenizer.post_processor = processors.ByteLevel(trim_offsets=True)
+    return trimmed
+
+
+@pytest.fixture(scope="session")
+def wordpiece():
+    """A lower-casing WordPiece tokenizer with [CLS] and [SEP], whose text is not its offsets' text."""
+    model = Tokenizer(models.WordPiece(unk_token="[UNK]"))
+    model.normalizer = normalizers.BertNormalizer()
+    model.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    special = ["[UNK]", "[PAD]", "[CLS]", "[SEP]"]
+    model.train_from_iterator(
+        ["question answer who lives in aren zoe ada lorn"] * 3,
+        trainers.WordPieceTrainer(vocab_size=120, special_tokens=special),
+    )
+    model.post_processor = processors.TemplateProcessing(
+        single="[CLS] $A [SEP]", special_tokens=[(name, model.token_to_id(name)) for name in ("[CLS]", "[SEP]")]
+    )
+    return PreTrainedTokenizerFast(
+        tokenizer_object=model, unk_token="[UNK]", pad_token="[PAD]", eos_token="[SEP]", bos_token="[CLS]"
+    )
+
+
+@pytest.fixture(scope="session")
+def words():
+    """A tokenizer of whole words w0 ... w9 with the ids 0 ... 9; end of sequence is 10, and there is no padding."""
+    model = Tokenizer(models.WordLevel({**{f"w{i}": i for i in range(10)}, "<eos>": 10, "?": 11}, unk_token="?"))
+    model.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    return PreTrainedTokenizerFast(tokenizer_object=model, unk_token="?", eos_token="<eos>")
+
+
+def qa(question, answer, paraphrase=None):
+    return Row((Message("user", question),), answer, paraphrase)
+
+
+def text_row(count):
+    return Row((), " ".join(f"w{i % 10}" for i in range(count)))
+
+
+def one(tokenizer, row, **options):
+    (sample,) = tokenize([row], tokenizer, name="forget set", **options).rows
+    assert isinstance(sample, TokenizedRow)
+    assert sample.input_ids.dtype == sample.labels.dtype == np.int32
+    assert len(sample.input_ids) == len(sample.labels)
+    kept = sample.labels != IGNORE_INDEX
+    np.testing.assert_array_equal(sample.labels[kept], sample.input_ids[kept])  # a label is the token it stands at
+    return sample
+
+
+def decoded(tokenizer, ids):
+    return tokenizer.decode(list(ids), clean_up_tokenization_spaces=False)
+
+
+def scored(tokenizer, sample):
+    return decoded(tokenizer, sample.labels[sample.labels != IGNORE_INDEX])
+
+
+def error_of(kind, call, *args, **kwargs):
+    with pytest.raises(kind) as caught:
+        call(*args, **kwargs)
+    assert SECRET not in str(caught.value)
+    return str(caught.value)
+
+
+# What is scored
+
+
+def test_hand_written_ids_and_labels(words):
+    template = Template(user="w7 ", assistant=" w8 ")
+    sample = one(words, qa("w1 w2", "w3 w4"), template=template)
+    assert sample.input_ids.tolist() == [7, 1, 2, 8, 3, 4, 10]
+    assert sample.labels.tolist() == [-100, -100, -100, -100, 3, 4, 10]
+    assert not sample.truncated
+    assert sample.paraphrase is None
+
+
+def test_a_token_across_the_seam_is_scored():
+    # The prompt ends with "a", the answer is "b", and "ab" is one token.
+    bpe = Tokenizer(models.BPE({"a": 0, "b": 1, "c": 2, "ab": 3, "<eos>": 4}, [("a", "b")]))
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=bpe, eos_token="<eos>")
+    sample = one(tokenizer, qa("c", "b"), template=Template(user="", assistant="a"))
+    assert sample.input_ids.tolist() == [2, 3, 4]
+    assert sample.labels.tolist() == [-100, 3, 4]
+
+
+def test_a_token_that_ends_where_the_answer_starts_is_not_scored():
+    bpe = Tokenizer(models.BPE({"a": 0, "b": 1, "c": 2, "ca": 3, "<eos>": 4}, [("c", "a")]))
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=bpe, eos_token="<eos>")
+    assert one(tokenizer, qa("c", "b"), template=Template(user="", assistant="a")).labels.tolist() == [-100, 1, 4]
+
+
+def test_default_markers_and_the_space_at_the_seam(tokenizer, trimming):
+    for each in (tokenizer, trimming):
+        sample = one(each, qa("Where?", "Ada Lorn lives"))
+        assert decoded(each, sample.input_ids) == "Question: Where?\nAnswer: Ada Lorn lives<eos>"
+        assert scored(each, sample) == " Ada Lorn lives<eos>"  # " Ada" is one token
+
+
+def test_markers_of_a_conversation(tokenizer):
+    prompt = (Message("system", "S"), Message("user", "q1"), Message("assistant", "a1"), Message("user", "q2"))
+    sample = one(tokenizer, Row(prompt, "a2"), template=Template(user="U:", assistant="\nA:"))
+    assert decoded(tokenizer, sample.input_ids) == "S\nU:q1\nA:a1\nU:q2\nA:a2<eos>"
+    assert scored(tokenizer, sample) == "a2<eos>"
+
+
+def test_earlier_answers_of_a_chat_are_not_scored(chat):
+    prompt = (Message("user", "q1"), Message("assistant", "a1"), Message("user", "q2"))
+    tokenizer = chat("ends with eos")
+    sample = one(tokenizer, Row(prompt, "a2"))
+    assert decoded(tokenizer, sample.input_ids) == (
+        "<|im_start|>user\nq1<|im_end|>\n<|im_start|>assistant\na1<|im_end|>\n"
+        "<|im_start|>user\nq2<|im_end|>\n<|im_start|>assistant\na2<|im_end|>"
+    )
+    assert scored(tokenizer, sample) == "a2<|im_end|>"
+
+
+@pytest.mark.parametrize("name", TEMPLATES)
+@pytest.mark.parametrize(
+    "answer",
+    ["Ada", "Ada Lorn lives in 東京.", " Ada \n", "Who is it?", "end", "im", "<b>bold</b>", "</think>", "assistant"],
+)
+def test_a_chat_template_decides_the_text_and_only_the_answer_and_its_end_are_scored(chat, name, answer):
+    tokenizer = chat(name)
+    assert scored(tokenizer, one(tokenizer, qa("Who is it?", answer))) == answer + AFTER_ANSWER[name]
+
+
+def test_the_whole_text_is_that_of_the_chat_template(chat):
+    for name in TEMPLATES:
+        tokenizer = chat(name)
+        turns = [{"role": "user", "content": "Who?"}, {"role": "assistant", "content": "Ada"}]
+        text = tokenizer.apply_chat_template(turns, tokenize=False)
+        text += "" if text.endswith(tokenizer.eos_token) else tokenizer.eos_token
+        assert decoded(tokenizer, one(tokenizer, qa("Who?", "Ada")).input_ids) == text
+
+
+def test_plain_text_goes_round_the_chat_template(chat):
+    tokenizer = chat("ends with eos")
+    sample = one(tokenizer, Row((), "Ada Lorn"))
+    assert decoded(tokenizer, sample.input_ids) == "Ada Lorn<|im_end|>"
+    assert (sample.labels == sample.input_ids).all()
+
+
+@pytest.mark.parametrize("single", ["$A", "<bos> $A", "$A <eos>", "<bos> $A <eos>"])
+def test_special_tokens_of_the_tokenizer_are_kept_and_the_end_stands_once(with_special_tokens, single):
+    tokenizer = with_special_tokens(single)
+    start = "<bos>" if "<bos>" in single else ""
+    sample = one(tokenizer, qa("Who?", "Ada"))
+    assert decoded(tokenizer, sample.input_ids) == start + "Question: Who?\nAnswer: Ada<eos>"
+    assert scored(tokenizer, sample) == " Ada<eos>"
+    plain = one(tokenizer, Row((), "Ada"))
+    assert decoded(tokenizer, plain.input_ids) == start + "Ada<eos>"
+    assert scored(tokenizer, plain) == "Ada<eos>"
+
+
+def test_a_chat_template_gets_no_special_tokens_of_the_tokenizer_on_top(with_special_tokens):
+    tokenizer = with_special_tokens("<bos> $A <eos>")
+    tokenizer.chat_template = "<bos>" + TEMPLATES["no eos"]
+    sample = one(tokenizer, qa("Who?", "Ada"))
+    assert decoded(tokenizer, sample.input_ids) == "<bos>[user]\nWho?\n[assistant]\nAda\n<eos>"
+    assert scored(tokenizer, sample) == "Ada\n<eos>"
+
+
+def test_a_normalizing_wordpiece_tokenizer(wordpiece):
+    sample = one(wordpiece, qa("Who  lives?", "  ZOË Ada"))
+    pieces = wordpiece.convert_ids_to_tokens(sample.input_ids.tolist())
+    first = pieces.index("zoe") if "zoe" in pieces else pieces.index("z")
+    assert pieces[0] == "[CLS]"
+    assert pieces.count("[SEP]") == 1
+    assert scored(wordpiece, sample) == "zoe ada [SEP]"
+    assert (sample.labels[:first] == IGNORE_INDEX).all()
+
+
+def test_without_an_end_of_sequence_token_nothing_is_appended(words):
+    endless = copy.deepcopy(words)
+    endless.eos_token = None
+    assert one(endless, text_row(3)).input_ids.tolist() == [0, 1, 2]
+
+
+def test_an_answer_that_ends_with_the_end_token_gets_no_second_one(words):
+    assert one(words, Row((), "w1 w2 <eos>")).labels.tolist() == [1, 2, 10]
+
+
+def test_padding_equal_to_the_end_of_sequence_masks_no_label(tokenizer):
+    assert tokenizer.pad_token_id == tokenizer.eos_token_id
+    sample = one(tokenizer, qa("Who?", "Ada<eos>Bo"))
+    assert scored(tokenizer, sample) == " Ada<eos>Bo<eos>"
+
+
+# Random text
+
+
+LINE = Template(user="", assistant="\n")  # a line end never joins a token of the answer in this tokenizer
+UNICODE = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=30)
+STRIPPED = UNICODE.map(str.strip).filter(bool)  # templates differ in what they do to white space around an answer
+
+
+@settings(max_examples=150, deadline=None)
+@given(question=UNICODE, answer=UNICODE)
+def test_the_scored_tokens_spell_the_answer_and_its_end(tokenizer, trimming, question, answer):
+    for each in (tokenizer, trimming):
+        sample = one(each, qa(question, answer), template=LINE)
+        assert scored(each, sample) == answer + "<eos>"
+        assert decoded(each, sample.input_ids) == f"{question}\n{answer}<eos>"
+
+
+@settings(max_examples=100, deadline=None)
+@given(question=UNICODE, answer=UNICODE)
+def test_at_a_seam_inside_a_token_no_more_than_that_token_is_scored_beside_the_answer(tokenizer, question, answer):
+    sample = one(tokenizer, qa(question, answer))
+    text = scored(tokenizer, sample)
+    assert text in (f"{answer}<eos>", f" {answer}<eos>")  # the marker ends with one space
+    if text.startswith(" ") and not answer.startswith(" "):
+        first = sample.labels[sample.labels != IGNORE_INDEX][0]
+        assert decoded(tokenizer, [first]) != " "
+
+
+@settings(max_examples=40, deadline=None)
+@given(question=UNICODE, answer=STRIPPED)
+@pytest.mark.parametrize("name", TEMPLATES)
+def test_under_a_chat_template_the_scored_tokens_spell_the_answer_and_its_end(chat, name, question, answer):
+    tokenizer = chat(name)
+    assert scored(tokenizer, one(tokenizer, qa(question, answer))) == answer + AFTER_ANSWER[name]
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    question=st.lists(st.sampled_from(["who", "Lives", "in", "?"]), min_size=1),
+    answer=st.lists(st.sampled_from(["ADA", "Zoë", "aren", ",", "東京"]), min_size=1),
+)
+def test_wordpiece_scores_the_same_tokens_as_the_answer_alone(wordpiece, question, answer):
+    sample = one(wordpiece, qa(" ".join(question), " ".join(answer)))
+    alone = wordpiece(" ".join(answer), add_special_tokens=False)["input_ids"]
+    assert sample.labels[sample.labels != IGNORE_INDEX].tolist() == [*alone, wordpiece.eos_token_id]
+
+
+def test_real_tofu_rows(tofu, tokenizer, chat):
+    rows = load_rows(tofu("forget10"))
+    data = tokenize(rows, tokenizer, name="forget set")
+    assert len(data) == 400
+    for number, row in enumerate(rows):
+        index, sample = data[number]
+        assert index == number
+        assert scored(tokenizer, sample).removeprefix(" ") == row.answer + "<eos>"
+    tokenizer = chat("ends with eos")
+    for row, sample in zip(rows, tokenize(rows, tokenizer, name="forget set").rows):
+        assert scored(tokenizer, sample) == row.answer + "<|im_end|>"
+
+
+# Lengths
+
+
+SHORT = Template(user="", assistant=" ")
+
+
+@pytest.mark.parametrize(
+    ("max_length", "labels", "truncated"),
+    [
+        (None, [-100, -100, 3, 4, 5, 10], False),
+        (7, [-100, -100, 3, 4, 5, 10], False),
+        (6, [-100, -100, 3, 4, 5, 10], False),
+        (5, [-100, -100, 3, 4, 5], True),
+        (3, [-100, -100, 3], True),
+    ],
+)
+def test_a_longer_row_is_cut_at_its_end(words, max_length, labels, truncated):
+    sample = one(words, qa("w1 w2", "w3 w4 w5"), max_length=max_length, template=SHORT)
+    assert sample.labels.tolist() == labels
+    assert sample.input_ids.tolist() == [1, 2, 3, 4, 5, 10][: len(labels)]
+    assert sample.truncated is truncated
+
+
+@pytest.mark.parametrize("max_length", [1, 2])
+def test_a_cut_that_leaves_no_answer_is_refused(words, max_length):
+    rows = [qa("w1", f"w2 {SECRET}"), qa("w1 w2", f"w3 {SECRET}")]
+    kept = 0 if max_length == 1 else 1
+    prompt = 1 + kept
+    assert error_of(DataError, tokenize, rows, words, name="forget set", max_length=max_length, template=SHORT) == (
+        f"got no answer token in row {kept} of the forget set after cutting {prompt + 3} tokens to {max_length}; "
+        "expected at least one answer token; raise --max_length or shorten the prompt"
+    )
+
+
+def test_a_paraphrase_stands_after_the_same_prompt(words):
+    sample = one(words, qa("w1 w2", "w3", "w4 w5"), template=SHORT)
+    assert sample.labels.tolist() == [-100, -100, 3, 10]
+    assert sample.paraphrase.input_ids.tolist() == [1, 2, 4, 5, 10]
+    assert sample.paraphrase.labels.tolist() == [-100, -100, 4, 5, 10]
+
+
+@pytest.mark.parametrize(
+    ("answer", "paraphrase", "labels"),
+    [
+        ("w3 w4 w5", "w6", [-100, -100, 6, 10]),
+        ("w3 w4 w5", "w6 w7 w8", [-100, -100, 6, 7]),
+        ("w3", "w6 w7 w8", [-100, -100, 6, 7]),  # the row itself fits
+    ],
+)
+def test_a_paraphrase_is_cut_to_the_maximum_length_too(words, answer, paraphrase, labels):
+    sample = one(words, qa("w1 w2", answer, paraphrase), max_length=4, template=SHORT)
+    assert sample.paraphrase.labels.tolist() == labels
+    assert sample.paraphrase.truncated is (len(labels) < len(paraphrase.split()) + 3)
+
+
+def test_a_long_plain_text_is_split_with_one_token_of_overlap(words):
+    data = tokenize([text_row(3), text_row(7)], words, name="forget set", max_length=4)
+    assert [sample.input_ids.tolist() for sample in data.rows] == [[0, 1, 2, 10], [0, 1, 2, 3], [3, 4, 5, 6], [6, 10]]
+    assert [sample.labels.tolist() for sample in data.rows] == [
+        [0, 1, 2, 10],
+        [0, 1, 2, 3],
+        [-100, 4, 5, 6],
+        [-100, 10],
+    ]
+    assert [data[i][0] for i in range(4)] == [0, 1, 2, 3]
+    assert not any(sample.truncated for sample in data.rows)
+
+
+@settings(max_examples=100, deadline=None)
+@given(count=st.integers(1, 60), max_length=st.integers(2, 30))
+def test_splitting_scores_each_token_after_the_first_once_and_in_order(words, count, max_length):
+    pieces = tokenize([text_row(count)], words, name="forget set", max_length=max_length).rows
+    whole = [i % 10 for i in range(count)] + [10]
+    assert all(2 <= len(piece) <= max_length for piece in pieces)
+    assert [int(label) for piece in pieces for label in piece.labels[1:]] == whole[1:]  # the first label never counts
+    assert all(before.input_ids[-1] == after.input_ids[0] for before, after in pairwise(pieces))
+    assert all((piece.labels[1:] == piece.input_ids[1:]).all() for piece in pieces)
+
+
+def test_a_split_text_keeps_an_unscored_start_token(with_special_tokens):
+    tokenizer = with_special_tokens("<bos> $A <eos>")
+    pieces = tokenize([Row((), "Ada Lorn lives in Aren")], tokenizer, name="forget set", max_length=3).rows
+    assert pieces[0].labels[0] == IGNORE_INDEX
+    assert "".join(decoded(tokenizer, piece.labels[1:]) for piece in pieces) == "Ada Lorn lives in Aren<eos>"
+
+
+def test_a_plain_text_is_not_split_without_a_limit(words):
+    assert len(one(words, text_row(5000))) == 5001
+
+
+# What cannot be tokenized
+
+
+def test_a_slow_tokenizer_is_refused():
+    class Slow:
+        is_fast = False
+
+    assert error_of(ModelError, tokenize, [qa("q", SECRET)], Slow(), name="forget set") == (
+        "got the slow tokenizer Slow; expected a fast tokenizer, which tells the offsets of its tokens; "
+        "load it with AutoTokenizer.from_pretrained(..., use_fast=True)"
+    )
+
+
+@pytest.mark.parametrize(
+    "template",
+    [
+        "{% for m in messages %}{% if m.role == 'user' %}{{ m.content }}{% endif %}{% endfor %}"
+        "{% if add_generation_prompt %}[assistant]{% endif %}",
+        "{% for m in messages %}[{{ m.role }}]{% if m.role == 'user' %}{{ m.content }}{% endif %}{% endfor %}"
+        "{% if add_generation_prompt %}[assistant]{% endif %}",
+    ],
+    ids=["no assistant turn", "an empty assistant turn"],
+)
+def test_a_chat_template_that_drops_the_answer_is_refused(tokenizer, template):
+    dropping = copy.deepcopy(tokenizer)
+    dropping.chat_template = template
+    assert error_of(ModelError, tokenize, [qa("q", SECRET)], dropping, name="forget set") == (
+        "got a chat template whose text does not hold the answer; "
+        "expected a template that writes the last assistant turn as it is; "
+        "set tokenizer.chat_template, or to None for plain markers"
+    )
+
+
+def test_text_that_is_no_unicode_is_refused_by_its_row(tokenizer):
+    # Half of a surrogate pair: valid JSON (an emoji cut in two), but no tokenizer takes it.
+    message = error_of(
+        DataError,
+        lambda: tokenize(load_rows([{"text": "a"}, {"text": f"{SECRET}\ud83d"}]), tokenizer, name="forget set"),
+    )
+    assert "row 1" in message
+
+
+def test_no_rows_give_an_empty_data_set(words):
+    assert len(tokenize([], words, name="forget set")) == 0
+
+
+# Rows that come tokenized
+
+
+def test_token_columns_are_taken_as_they_are():
+    data = from_token_columns(iter([{"input_ids": [5, 6, 7], "labels": [-100, -100, 7], "more": 1}]), "forget set")
+    index, row = data[0]
+    assert (len(data), index) == (1, 0)
+    assert row.input_ids.tolist() == [5, 6, 7]
+    assert row.labels.tolist() == [-100, -100, 7]
+    assert row.input_ids.dtype == row.labels.dtype == np.int32
+
+
+@pytest.mark.parametrize(
+    ("ids", "labels", "counts"),
+    [
+        ([5, 6, 7], [-100, 7], "3 input_ids, 2 labels and 1 scored"),
+        ([5, 6], [-100, -100], "2 input_ids, 2 labels and 0 scored"),
+        ([5, 6], [5, -100], "2 input_ids, 2 labels and 0 scored"),  # nothing comes before the first token
+        ([5], [5], "1 input_ids, 1 labels and 0 scored"),
+        ([], [], "0 input_ids, 0 labels and 0 scored"),
+    ],
+)
+def test_bad_token_columns_are_named_by_row(ids, labels, counts):
+    records = [{"input_ids": [1, 2], "labels": [-100, 2]}, {"input_ids": ids, "labels": labels}]
+    assert error_of(DataError, from_token_columns, records, "retain set") == (
+        f"got {counts} tokens in row 1 of the retain set; "
+        "expected two lists of one length with at least one scored token after the first; repair that row"
+    )
+
+
+@pytest.mark.parametrize(("ids", "labels"), [([[5, 6]], [[5, 6]]), (5, 5), (None, None), ("ab", "ab")])
+def test_token_columns_that_are_no_lists_of_ids_are_refused_by_row(ids, labels):
+    message = error_of(DataError, from_token_columns, [{"input_ids": ids, "labels": labels}], "retain set")
+    assert "row 0 of the retain set" in message
+
+
+# A row in two data sets
+
+
+def test_a_row_in_both_sets_is_named_in_both(words):
+    first = tokenize([qa("w1", "w2"), qa("w3", "w4")], words, name="forget set")
+    second = tokenize([qa("w5", "w6"), qa("w1", "w4"), qa("w3", "w4")], words, name="retain set")
+    assert error_of(DataError, check_disjoint, first, "forget set", second, "retain set") == (
+        "got a row in both sets: row 1 of the forget set is row 2 of the retain set; "
+        "expected no row (prompt and answer) in both the forget set and the retain set; remove it from one of them"
+    )
+
+
+def test_sets_that_share_questions_or_answers_are_disjoint(words):
+    first = tokenize([qa("w1", "w2"), qa("w1", "w2")], words, name="forget set")  # twice in one set is allowed
+    second = tokenize([qa("w1", "w3"), qa("w3", "w2"), qa("w1 w2", "w3")], words, name="retain set")
+    check_disjoint(first, "forget set", second, "retain set")
+    check_disjoint(first, "forget set", RowDataset([]), "retain set")
+
+
+def test_the_same_tokens_with_another_seam_are_another_row(words):
+    first = tokenize([qa("w1", "w2 w3")], words, name="forget set", template=SHORT)
+    second = tokenize([qa("w1 w2", "w3")], words, name="retain set", template=SHORT)
+    assert first.rows[0].input_ids.tolist() == second.rows[0].input_ids.tolist()
+    check_disjoint(first, "forget set", second, "retain set")
+
+
+def test_different_long_texts_with_equal_tails_are_disjoint(words):
+    # Both are split, and both leave the last piece [w9, end].
+    first = tokenize([Row((), "w1 w2 w3 w9")], words, name="forget set", max_length=4)
+    second = tokenize([Row((), "w4 w5 w6 w9")], words, name="retain set", max_length=4)
+    check_disjoint(first, "forget set", second, "retain set")
+
+
+def test_the_split_tofu_sets_are_disjoint_and_a_set_is_not_disjoint_from_itself(tofu, tokenizer):
+    forget = tokenize(load_rows(tofu("forget01")), tokenizer, name="forget set")
+    retain = tokenize(load_rows(tofu("retain_perturbed")), tokenizer, name="retain set")
+    check_disjoint(forget, "forget set", retain, "retain set")
+    assert error_of(DataError, check_disjoint, forget, "a", forget, "b").startswith("got a row in both sets: row ")

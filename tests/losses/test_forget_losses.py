@@ -1,0 +1,121 @@
+"""Each forget loss: values by hand, the direction of its gradient, rows without a scored token."""
+
+from math import exp, log
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from egup_trainer.losses.base import ReferenceOutputs, Unit
+from egup_trainer.losses.forget.gradient_ascent import GradientAscent, GradientDifference
+from egup_trainer.losses.forget.npo import NPO
+from egup_trainer.losses.forget.simnpo import SimNPO
+from egup_trainer.modeling.reference import Need
+
+ROWS = [[-1.0, -3.0], [-0.5], []]  # L = 4, 0.5, 0; l = 2, 0.5, 0
+BEFORE = torch.tensor([3.0, 1.5, 0.0])
+LOSSES = [GradientAscent(), GradientDifference(), NPO(0.1), NPO(2.0), SimNPO(), SimNPO(2.0, 0.5)]
+
+
+def sigmoid(value):
+    return 1 / (1 + exp(-value))
+
+
+def named(losses):
+    return pytest.mark.parametrize("loss", losses, ids=lambda loss: type(loss).__name__)
+
+
+@named([GradientAscent(), GradientDifference()])
+def test_gradient_ascent_is_minus_the_mean_nll(loss, answers):
+    assert loss(answers(ROWS), ReferenceOutputs()).tolist() == [-2, -0.5, 0]
+    assert loss.unit is Unit.MEAN
+    assert loss.needs == frozenset()
+    assert loss.pulls_back
+
+
+@pytest.mark.parametrize("beta", [0.1, 1.0, 2.5])
+def test_npo_values(beta, answers):
+    values = NPO(beta)(answers(ROWS), ReferenceOutputs(sum_nll=BEFORE))
+    expected = [-2 / beta * log(sigmoid(beta * rise)) for rise in (4 - 3, 0.5 - 1.5, 0 - 0)]
+    assert values.tolist() == pytest.approx(expected, rel=1e-5)
+
+
+@pytest.mark.parametrize("beta", [0.1, 2.5])
+def test_npo_pull_fades_as_the_answer_gets_unlikely(beta, answers):
+    out = answers(ROWS)
+    NPO(beta)(out, ReferenceOutputs(sum_nll=BEFORE)).sum().backward()
+    pulls = [-2 * sigmoid(-beta * rise) for rise in (1, 1, -1)]  # in L, of the row that each of the tokens is in
+    assert out.token_logps.grad.tolist() == pytest.approx([-pull for pull in pulls], rel=1e-5)
+
+
+def test_npo_is_gradient_ascent_on_the_sum_while_nothing_has_moved(answers):
+    out = answers([[-1.0, -3.0]])
+    NPO(0.7)(out, ReferenceOutputs(sum_nll=torch.tensor([4.0]))).sum().backward()
+    assert out.token_logps.grad.tolist() == [1, 1]  # 2 * sigmoid(0)
+
+
+@pytest.mark.parametrize(("beta", "delta"), [(4.5, 0.0), (2.0, 0.5), (0.1, 3.0)])
+def test_simnpo_values_and_gradient(beta, delta, answers):
+    out = answers(ROWS)
+    values = SimNPO(beta, delta)(out, ReferenceOutputs())
+    margins = [beta * nll - delta for nll in (2, 0.5, 0)]
+    assert values.tolist() == pytest.approx([-2 / beta * log(sigmoid(margin)) for margin in margins], rel=1e-4)
+    values.sum().backward()
+    shares = [2 * sigmoid(-margins[0]) / 2, 2 * sigmoid(-margins[0]) / 2, 2 * sigmoid(-margins[1])]
+    assert out.token_logps.grad.tolist() == pytest.approx(shares, rel=1e-4)
+
+
+def test_what_losses_say_of_themselves():
+    assert (NPO.needs, NPO.unit, NPO.pulls_back) == (frozenset({Need.NLL}), Unit.SUM, False)
+    assert (SimNPO.needs, SimNPO.unit, SimNPO.pulls_back) == (frozenset(), Unit.MEAN, False)
+    defaults = [loss.default_retain_loss for loss in (GradientAscent, GradientDifference, NPO, SimNPO)]
+    assert defaults == ["none", "nll", "nll", "nll"]
+
+
+def test_options_come_from_the_configuration():
+    config = SimpleNamespace(npo_beta=0.3, simnpo_beta=1.5, simnpo_delta=0.25)
+    assert NPO.from_config(config).beta == 0.3
+    simnpo = SimNPO.from_config(config)
+    assert (simnpo.beta, simnpo.delta) == (1.5, 0.25)
+    assert isinstance(GradientAscent.from_config(config), GradientAscent)
+
+
+@named(LOSSES)
+def test_a_step_makes_the_forget_answer_less_likely(loss, nll_after_step):
+    before, after = nll_after_step(lambda out: loss(out, ReferenceOutputs(sum_nll=out.sum_nll.detach())))
+    assert after > before + 1e-3
+
+
+@named(LOSSES)
+def test_every_token_is_pushed_down(loss, answers):
+    out = answers(ROWS)
+    loss(out, ReferenceOutputs(sum_nll=BEFORE)).sum().backward()
+    assert (out.token_logps.grad > 0).all()  # descent lowers the log-probability
+
+
+@named(LOSSES)
+def test_one_value_a_row_that_does_not_depend_on_its_company(loss, answers):
+    together = loss(answers(ROWS), ReferenceOutputs(sum_nll=BEFORE))
+    assert together.shape == (3,)
+    for place, row in enumerate(ROWS):
+        alone = loss(answers([row]), ReferenceOutputs(sum_nll=BEFORE[place : place + 1]))
+        torch.testing.assert_close(alone, together[place : place + 1])
+
+
+@named(LOSSES)
+def test_rows_without_a_scored_token_are_finite(loss, answers):
+    out = answers([[], []])
+    values = loss(out, ReferenceOutputs(sum_nll=torch.zeros(2)))
+    assert values.isfinite().all()
+    values.sum().backward()
+    assert out.token_logps.grad.shape == (0,)
+
+
+@named(LOSSES)
+@pytest.mark.parametrize("logp", [-1e-6, -400.0])
+def test_certain_and_hopeless_answers_are_finite(loss, logp, answers):
+    out = answers([[logp] * 50])
+    values = loss(out, ReferenceOutputs(sum_nll=torch.tensor([100.0])))
+    values.sum().backward()
+    assert values.isfinite().all()
+    assert out.token_logps.grad.isfinite().all()

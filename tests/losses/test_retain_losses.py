@@ -1,0 +1,73 @@
+"""Retain losses: values by hand, the direction of the divergence, sums over a row's answer tokens."""
+
+from math import log
+
+import pytest
+import torch
+
+from egup_trainer.losses.base import ReferenceOutputs
+from egup_trainer.losses.retain import RetainKL, RetainNLL
+from egup_trainer.modeling.reference import Need
+
+P = torch.tensor([0.7, 0.2, 0.1])  # before unlearning
+Q = torch.tensor([0.2, 0.2, 0.6])  # now
+KL_P_Q = 0.7 * log(0.7 / 0.2) + 0.2 * log(0.2 / 0.2) + 0.1 * log(0.1 / 0.6)
+KL_Q_P = 0.2 * log(0.2 / 0.7) + 0.2 * log(0.2 / 0.2) + 0.6 * log(0.6 / 0.1)
+
+
+def divergence(answers, now, before, rows):
+    out = answers(rows, logits=now)
+    return RetainKL()(out, ReferenceOutputs(logits=before))
+
+
+def test_nll_is_the_sum_over_a_row(answers):
+    out = answers([[-1.0, -3.0], [], [-0.5]])
+    values = RetainNLL()(out, ReferenceOutputs())
+    assert values.tolist() == [4, 0, 0.5]
+    values.sum().backward()
+    assert out.token_logps.grad.tolist() == [-1, -1, -1]
+    assert RetainNLL.needs == frozenset()
+
+
+def test_a_step_makes_the_retain_answer_more_likely(nll_after_step):
+    before, after = nll_after_step(lambda out: RetainNLL()(out, ReferenceOutputs()))
+    assert after < before - 1e-3
+
+
+def test_kl_goes_from_before_to_now(answers):
+    assert abs(KL_P_Q - KL_Q_P) > 0.01  # else the direction would not show
+    assert divergence(answers, Q.log()[None], P.log()[None], [[-1.0]]).tolist() == pytest.approx([KL_P_Q], rel=1e-5)
+    assert RetainKL.needs == frozenset({Need.LOGITS})
+
+
+def test_kl_takes_logits_with_any_offset(answers):
+    values = divergence(answers, Q.log()[None] + 7, P.log()[None] - 3, [[-1.0]])
+    assert values.tolist() == pytest.approx([KL_P_Q], rel=1e-4)
+
+
+def test_kl_is_summed_over_the_tokens_of_each_row(answers):
+    now, before = torch.stack([Q, P, Q]).log(), torch.stack([P, P, P]).log()
+    values = divergence(answers, now, before, [[-1.0, -1.0], [], [-1.0]])
+    assert values.tolist() == pytest.approx([KL_P_Q, 0, KL_P_Q], rel=1e-5, abs=1e-6)
+
+
+def test_kl_gradient_leads_back_to_the_model_before(answers):
+    now = Q.log()[None].clone().requires_grad_()
+    divergence(answers, now, P.log()[None], [[-1.0]]).sum().backward()
+    torch.testing.assert_close(now.grad[0], Q - P)  # softmax(now) - p_before
+
+
+def test_kl_of_equal_logits_is_zero_with_zero_gradient(answers):
+    logits = torch.randn(4, 9, generator=torch.Generator().manual_seed(0)) * 5
+    now = logits.clone().requires_grad_()
+    values = divergence(answers, now, logits, [[-1.0], [-1.0] * 3])
+    values.sum().backward()
+    torch.testing.assert_close(values, torch.zeros(2), atol=1e-6, rtol=0)
+    torch.testing.assert_close(now.grad, torch.zeros(4, 9), atol=1e-6, rtol=0)
+
+
+def test_rows_without_a_scored_token_are_finite(answers):
+    values = divergence(answers, torch.zeros(0, 3, requires_grad=True), torch.zeros(0, 3), [[], []])
+    assert values.tolist() == [0, 0]
+    values.sum().backward()
+    assert RetainNLL()(answers([[]]), ReferenceOutputs()).tolist() == [0]

@@ -1,0 +1,150 @@
+"""Models from folders, with adapters, and what is said when that fails."""
+
+import json
+
+import pytest
+import torch
+from peft import LoraConfig, PeftModel
+
+from egup_trainer.errors import ModelError
+from egup_trainer.modeling.loading import add_adapter, load_model, load_tokenizer, model_init_kwargs
+
+TOKENS = torch.tensor([[5, 6, 7, 8]])
+HINT = "check the name, the files and the network"
+
+
+@pytest.fixture
+def saved(make_model, tmp_path):
+    model = make_model().eval()
+    model.save_pretrained(tmp_path / "model")
+    return model, str(tmp_path / "model")
+
+
+def test_a_saved_model_comes_back_in_float32(saved):
+    model, folder = saved
+    loaded = load_model(folder).eval()
+    assert {parameter.dtype for parameter in loaded.parameters()} == {torch.float32}
+    torch.testing.assert_close(loaded(TOKENS).logits, model(TOKENS).logits)
+
+
+def test_a_bfloat16_model_is_float32_unless_asked_otherwise(saved):
+    model, folder = saved
+    model.bfloat16().save_pretrained(folder)
+    assert load_model(folder).dtype == torch.float32
+    assert load_model(folder, dtype="bfloat16").dtype == torch.bfloat16
+    assert load_model(folder, dtype="auto").dtype == torch.bfloat16
+
+
+def test_a_saved_adapter_comes_with_its_base_and_goes_on_learning(saved, with_lora, tmp_path):
+    model, _ = saved
+    before = with_lora(load_model(saved[1]), trained=True).eval()
+    before.save_pretrained(tmp_path / "adapter")
+    loaded = load_model(str(tmp_path / "adapter")).eval()
+    assert isinstance(loaded, PeftModel)
+    torch.testing.assert_close(loaded(TOKENS).logits, before(TOKENS).logits)
+    assert (loaded(TOKENS).logits - model(TOKENS).logits).abs().max() > 1e-3
+    trainable = {name for name, parameter in loaded.named_parameters() if parameter.requires_grad}
+    assert trainable == {name for name, _ in loaded.named_parameters() if "lora_" in name}
+
+
+@pytest.mark.parametrize("name", ["./no/such/folder", "/no/such/folder"])
+def test_a_missing_folder_is_named(name):
+    with pytest.raises(ModelError) as caught:
+        load_model(name)
+    assert str(caught.value) == f"got no folder at {name}; expected a saved causal language model; check the path"
+    with pytest.raises(ModelError) as caught:
+        load_tokenizer(name)
+    assert str(caught.value) == f"got no folder at {name}; expected a saved tokenizer; check the path"
+
+
+def test_a_name_that_the_hub_does_not_give_is_an_error_of_ours(monkeypatch):
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    with pytest.raises(ModelError) as caught:
+        load_model("no-such-owner/no-such-model")
+    assert str(caught.value).startswith("got no-such-owner/no-such-model, from which no causal language model could")
+    assert str(caught.value).endswith(f"; expected a local folder or hub id of a causal language model; {HINT}")
+
+
+@pytest.mark.parametrize(
+    "config", [{"model_type": "t5"}, {}, {"model_type": "no-such-type"}], ids=["encoder-decoder", "empty", "unknown"]
+)
+def test_a_folder_without_a_causal_language_model(config, tmp_path):
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    with pytest.raises(ModelError) as caught:
+        load_model(str(tmp_path))
+    message = str(caught.value)
+    assert message.startswith(f"got {tmp_path}, from which no causal language model could be loaded (")
+    assert message.endswith(f"); expected a local folder or hub id of a causal language model; {HINT}")
+    assert "\n" not in message
+
+
+@pytest.mark.parametrize("damage", ["missing", "cut short", "empty"])
+def test_damaged_weights_are_an_error_of_ours(damage, saved, tmp_path):
+    weights = tmp_path / "model" / "model.safetensors"
+    whole = weights.read_bytes()
+    weights.unlink()
+    if damage != "missing":
+        weights.write_bytes(whole[:-100] if damage == "cut short" else b"")
+    with pytest.raises(ModelError, match=r"from which no causal language model could be loaded \("):
+        load_model(saved[1])
+
+
+def test_the_tokenizer_of_a_folder(tokenizer, tmp_path):
+    tokenizer.save_pretrained(tmp_path)
+    loaded = load_tokenizer(str(tmp_path))
+    assert loaded("Where does Ada live?").input_ids == tokenizer("Where does Ada live?").input_ids
+
+
+def test_a_folder_without_a_tokenizer(tmp_path):
+    with pytest.raises(ModelError) as caught:
+        load_tokenizer(str(tmp_path))
+    message = str(caught.value)
+    assert message.startswith(f"got {tmp_path}, from which no tokenizer could be loaded (")
+    assert message.endswith(f"); expected a local folder or hub id of a tokenizer; {HINT}")
+
+
+def test_a_fresh_adapter_changes_nothing_and_freezes_the_rest(saved):
+    model, _ = saved
+    before = model(TOKENS).logits
+    adapted = add_adapter(model, LoraConfig(target_modules="all-linear")).eval()
+    assert torch.equal(adapted(TOKENS).logits, before)
+    trainable = [name for name, parameter in adapted.named_parameters() if parameter.requires_grad]
+    assert trainable
+    assert all("lora_" in name for name in trainable)
+
+
+def test_a_second_adapter_is_refused(make_model, with_lora):
+    with pytest.raises(ModelError) as caught:
+        add_adapter(with_lora(make_model()), LoraConfig(target_modules="all-linear"))
+    assert str(caught.value) == (
+        "got a model with adapters and a peft_config; expected one of the two; "
+        "merge the adapter first, or leave out peft_config (--use_peft) to train on with it"
+    )
+
+
+def test_unknown_target_modules_are_named(make_model):
+    with pytest.raises(ModelError) as caught:
+        add_adapter(make_model(), LoraConfig(target_modules=["no_such_layer"]))
+    message = str(caught.value)
+    assert message.startswith("got a peft_config that does not fit LlamaForCausalLM (")
+    assert "no_such_layer" in message
+    assert message.endswith("); expected target modules that the model has; set --lora_target_modules")
+
+
+def test_flags_of_trl_become_arguments(saved):
+    trl = pytest.importorskip("trl")
+    kwargs = model_init_kwargs(trl.ModelConfig(model_revision="v2", dtype="bfloat16", attn_implementation="eager"))
+    assert kwargs == {"revision": "v2", "dtype": "bfloat16", "attn_implementation": "eager"}
+    assert load_model(saved[1], **model_init_kwargs(trl.ModelConfig())).dtype == torch.float32
+
+
+def test_flags_of_trl_for_four_bits(saved):
+    trl = pytest.importorskip("trl")
+    bitsandbytes = pytest.importorskip("bitsandbytes")
+    kwargs = model_init_kwargs(trl.ModelConfig(load_in_4bit=True, use_bnb_nested_quant=True))
+    quantization = kwargs["quantization_config"]
+    assert quantization.load_in_4bit
+    assert quantization.bnb_4bit_quant_type == "nf4"
+    assert quantization.bnb_4bit_use_double_quant
+    loaded = load_model(saved[1], **kwargs)
+    assert isinstance(loaded.model.layers[0].mlp.up_proj, bitsandbytes.nn.Linear4bit)

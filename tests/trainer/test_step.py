@@ -1,0 +1,253 @@
+"""The step: its loss by hand, the same result however it is cut, one forward pass."""
+
+import math
+
+import pytest
+import torch
+from conftest import qa_rows
+from fixtures_trainer import furthest, weights_of
+
+from egup_trainer.data.collator import RowCollator
+from egup_trainer.modeling.reference import ReferenceKind
+
+ALL_ON = {
+    "clreg_weight": 0.5,
+    "clreg_retain_anchor": 1.0,
+    "inter_neighbors": 2,
+    "proxy_match": "nearest",
+    "bank_size": 16,
+}
+OFF = {"inter_entanglement": False, "intra_entanglement": False, "proxy_constraint": False}
+
+
+def plain_nll(model, rows):
+    """l_i and L_i, n_i of tokenized rows by full logits, one row at a time."""
+    means, sums, counts = [], [], []
+    for item in rows:
+        batch = RowCollator(None)([item])
+        logits = model(input_ids=batch["input_ids"]).logits[0].float()
+        scored = [t for t in range(1, len(logits)) if batch["labels"][0, t] != -100]
+        logps = logits.log_softmax(-1)
+        total = -sum(logps[t - 1, batch["labels"][0, t]] for t in scored)
+        sums.append(total)
+        counts.append(len(scored))
+        means.append(total / len(scored))
+    return torch.stack(means), torch.stack(sums), torch.tensor(counts)
+
+
+def test_one_sgd_step_follows_the_hand_written_gradient_of_the_whole_batch(make_model, make_plain_trainer):
+    options = {"objective": "grad_diff", "max_steps": 1, "optim": "sgd", "learning_rate": 0.5, "max_grad_norm": 0.0}
+    trainer = make_plain_trainer(
+        per_device_train_batch_size=10,
+        lr_scheduler_type="constant",
+        forget_weight=0.7,
+        retain_weight=1.3,
+        **options,
+    )
+    trainer.train()
+    model = make_model()
+    pairs = trainer.pair_sampler.pairs(0)
+    forget = [trainer.forget_rows[f] for f, _ in pairs]
+    retain = [trainer.retain_rows[r] for _, r in pairs]
+    means, _, _ = plain_nll(model, forget)
+    _, sums, counts = plain_nll(model, retain)
+    (0.7 * -means.sum() / 10 + 1.3 * sums.sum() / counts.sum()).backward()
+    expected = {name: p.detach() - 0.5 * p.grad for name, p in model.named_parameters()}
+    assert furthest(weights_of(trainer), expected) < 1e-6
+
+
+def test_npo_step_follows_the_hand_written_gradient_with_egup_weights(make_model, make_trainer):
+    trainer = make_trainer(
+        objective="npo",
+        npo_beta=0.2,
+        max_steps=1,
+        optim="sgd",
+        learning_rate=0.5,
+        max_grad_norm=0.0,
+        per_device_train_batch_size=10,
+        lr_scheduler_type="constant",
+        proxy_lambda=0.5,
+        intra_entanglement=False,
+        inter_entanglement=False,
+    )
+    trainer.train()
+    model = make_model()
+    pairs = trainer.pair_sampler.pairs(0)
+    means, sums, _ = plain_nll(model, [trainer.forget_rows[f] for f, _ in pairs])
+    _, retain_sums, counts = plain_nll(model, [trainer.retain_rows[r] for _, r in pairs])
+    proxy, _, _ = plain_nll(model, [trainer.proxy_rows[i] for i in range(len(trainer.proxy_rows))])
+    effort = 1 - 0.5 * torch.sigmoid((means.detach() - proxy.detach().mean()) / 0.2)
+    losses = -2 / 0.2 * torch.nn.functional.logsigmoid(0.2 * (sums - sums.detach()))
+    assert losses.detach().tolist() == pytest.approx([10 * math.log(2)] * 10)
+    ((effort * losses).sum() / 10 + retain_sums.sum() / counts.sum()).backward()
+    expected = {name: p.detach() - 0.5 * p.grad for name, p in model.named_parameters()}
+    assert furthest(weights_of(trainer), expected) < 1e-6
+
+
+CUTS = [(8, 1), (4, 2), (2, 4), (1, 8)]
+
+
+@pytest.mark.parametrize(
+    ("objective", "form"),
+    [("grad_ascent", "effort"), ("grad_diff", "penalty"), ("npo", "effort"), ("npo", "penalty"), ("simnpo", "effort")],
+)
+def test_the_result_does_not_depend_on_how_a_step_is_cut(make_trainer, objective, form):
+    """Batch x accumulation, with a ragged last step, all of EGUP and CLReg on; plain SGD, so nothing hides an error."""
+    results = []
+    for batch, accumulation in CUTS:
+        trainer = make_trainer(
+            objective=objective,
+            proxy_form=form,
+            per_device_train_batch_size=batch,
+            gradient_accumulation_steps=accumulation,
+            optim="sgd",
+            learning_rate=0.2,
+            num_train_epochs=3,
+            **ALL_ON,
+        )
+        start = weights_of(trainer)
+        trainer.train()
+        assert trainer.state.global_step == 6
+        assert furthest(start, weights_of(trainer)) > 1e-2
+        results.append((weights_of(trainer), trainer.state.log_history[:-1]))
+    for weights, history in results[1:]:
+        assert furthest(results[0][0], weights) < 1e-6
+        for ours, first in zip(history, results[0][1], strict=True):
+            for key in ("loss", "loss_forget", "loss_clreg", "weight_max", "drift", "entanglement", "grad_norm"):
+                assert ours[key] == pytest.approx(first[key], rel=1e-3, abs=1e-4)
+
+
+@pytest.mark.parametrize("objective", ["grad_diff", "npo"])
+def test_with_adam_too_the_result_does_not_depend_on_the_cut(make_trainer, objective):
+    results = []
+    for batch, accumulation in CUTS[:3]:
+        trainer = make_trainer(
+            objective=objective,
+            per_device_train_batch_size=batch,
+            gradient_accumulation_steps=accumulation,
+            learning_rate=1e-3,
+            **ALL_ON,
+        )
+        trainer.train()
+        results.append(weights_of(trainer))
+    assert max(furthest(results[0], weights) for weights in results[1:]) < 1e-5
+
+
+@pytest.mark.parametrize("positives", ["views", "paraphrase"])
+def test_second_views_do_not_depend_on_the_cut_either(make_trainer, positives, monkeypatch):
+    import conftest
+
+    rows = [{**row, "paraphrased_answer": "In short: " + row["answer"]} for row in qa_rows(0, 10)]
+    monkeypatch.setattr("fixtures_trainer.qa_rows", lambda a, b: rows if a == 0 else conftest.qa_rows(a, b))
+    results = []
+    for batch in (4, 2):
+        trainer = make_trainer(
+            clreg_positives=positives,
+            clreg_weight=1.0,
+            per_device_train_batch_size=batch,
+            gradient_accumulation_steps=4 // batch,
+            learning_rate=1e-3,
+        )
+        trainer.train()
+        results.append(weights_of(trainer))
+        assert trainer.state.log_history[0]["loss_clreg"] > 0
+    assert furthest(*results) < 1e-5
+
+
+def test_npo_keeps_no_second_model_and_runs_one_forward_pass_a_step(make_trainer, make_model):
+    model = make_model()
+    calls = []
+    model.register_forward_hook(lambda module, args, output: calls.append(module.training))
+    trainer = make_trainer(model, objective="npo", clreg_weight=0.1)
+    trainer.train()
+    assert trainer.reference.kind is ReferenceKind.CACHED
+    assert trainer.reference.frozen_copy is None
+    assert sum(calls) == trainer.state.global_step == 6
+    scans = len(calls) - sum(calls)
+    assert scans == math.ceil(10 / 8) + math.ceil(13 / 8) + math.ceil(6 / 8)
+
+
+def test_all_parts_off_is_plain_unlearning(make_trainer, make_plain_trainer):
+    egup, plain = make_trainer(objective="npo", **OFF), make_plain_trainer(objective="npo")
+    egup.train()
+    plain.train()
+    assert furthest(weights_of(egup), weights_of(plain)) == 0
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"inter_entanglement": True},
+        {"intra_entanglement": True},
+        {"proxy_constraint": True},
+        {"proxy_constraint": True, "proxy_form": "penalty"},
+        {"clreg_weight": 0.1},
+        {"retain_loss": "kl"},
+        {"retain_loss": "none"},
+        {"forget_weight": 0.5},
+        {"npo_beta": 0.5},
+        {"feature_layer": -1, "inter_entanglement": True},
+    ],
+)
+def test_each_option_changes_the_result(make_trainer, change):
+    base, changed = make_trainer(objective="npo", **OFF), make_trainer(objective="npo", **{**OFF, **change})
+    base.train()
+    changed.train()
+    assert furthest(weights_of(base), weights_of(changed)) > 1e-5
+
+
+@pytest.mark.parametrize(("reference", "same"), [("previous", False), ("initial", True)])
+def test_drift_is_measured_from_where_it_is_told(make_trainer, reference, same):
+    trainer = make_trainer(drift_reference=reference, num_train_epochs=3)
+    initial = make_trainer(num_train_epochs=3)
+    trainer.train()
+    initial.train()
+    assert (furthest(weights_of(trainer), weights_of(initial)) == 0) == same
+
+
+def test_projected_cache_has_the_dimensions_asked_for(make_trainer):
+    trainer = make_trainer(cache_dim=6)
+    trainer.train()
+    assert trainer.guide.cache.initial.shape == trainer.guide.cache.latest.shape == (10, 6)
+    assert trainer.guide.cache.initial.dtype == torch.float16
+    assert trainer.guide.cache.bank.shape == (13 + 2 * 10, 6)
+
+
+def test_the_cache_is_read_as_it_stood_at_the_start_of_the_step(make_trainer):
+    trainer = make_trainer(per_device_train_batch_size=2, gradient_accumulation_steps=5, max_steps=1)
+    seen = []
+    plain_look = type(trainer).compute_terms
+
+    def spy(self, *args, **kwargs):
+        seen.append((self.guide.cache.latest.clone(), self.guide.cache.bank.clone()))
+        return plain_look(self, *args, **kwargs)
+
+    trainer.compute_terms = spy.__get__(trainer)
+    trainer.train()
+    assert len(seen) == 5
+    assert all(torch.equal(latest, seen[0][0]) and torch.equal(bank, seen[0][1]) for latest, bank in seen)
+    assert not torch.equal(trainer.guide.cache.bank[-10:], seen[0][1][-10:])
+
+
+def test_more_forgetting_makes_forget_rows_less_likely_and_keeps_retain_rows(make_trainer):
+    trainer = make_trainer(objective="grad_diff", num_train_epochs=8, **OFF)
+    before = {name: trainer.score(rows).mean_nll.mean() for name, rows in sets(trainer).items()}
+    trainer.train()
+    after = {name: trainer.score(rows).mean_nll.mean() for name, rows in sets(trainer).items()}
+    assert after["forget"] > before["forget"] + 1
+    assert after["retain"] < before["retain"]
+
+
+def sets(trainer):
+    return {"forget": trainer.forget_rows, "retain": trainer.retain_rows}
+
+
+def test_the_proxy_constraint_stops_at_the_boundary(make_trainer):
+    trainer = make_trainer(
+        objective="grad_diff", num_train_epochs=30, learning_rate=3e-3, lr_scheduler_type="constant", clreg_weight=0.0
+    )
+    trainer.train()
+    boundary = trainer.guide.boundary
+    assert torch.equal(boundary, boundary[:1].expand(10))
+    forget = trainer.score(trainer.forget_rows).mean_nll
+    assert (forget - boundary).abs().mean() < 0.5
