@@ -30,7 +30,7 @@ def config(tmp_path):
 
 @pytest.fixture
 def make_trainer(make_model, tokenizer, config):
-    """make_trainer(**options): an EGUPTrainer on 10 forget, 13 retain and 6 proxy rows; proxies=False leaves them out."""
+    """make_trainer(**options): an EGUPTrainer on 10 forget, 13 retain and, unless proxies=False, 6 proxy rows."""
 
     def make(model=None, proxies=True, forget=10, callbacks=None, peft_config=None, **options):
         return EGUPTrainer(

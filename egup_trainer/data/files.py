@@ -1,6 +1,7 @@
 """Local files -> records (one dict a row). Nothing is cached on disk: forget rows are not copied anywhere."""
 
 import csv
+import io
 import json
 from collections.abc import Iterable
 from pathlib import Path
@@ -9,6 +10,7 @@ from egup_trainer.errors import DataError
 
 Record = dict[str, object]
 
+_LONGEST_FIELD = 2**31 - 1  # a CSV cell may hold a book; the csv module stops at 131,072 characters by default
 _FORMATS = ".json, .jsonl, .csv, .parquet, or a folder written by datasets' save_to_disk"
 
 
@@ -24,27 +26,32 @@ def read_records(path: Path) -> list[Record]:
     if path.is_dir():
         return _read_dataset_folder(path)
     reader = READERS.get(path.suffix.lower())
-    if reader is None:
+    if reader is None and path.exists():
         raise DataError(got=f"the file {path} of unknown format", expected=_FORMATS, fix="convert the file")
     try:
-        records = reader(path)
-    except UnicodeDecodeError as error:
-        raise DataError(
-            got=f"bytes in {path} that are not UTF-8 (at byte {error.start})",
-            expected="UTF-8 text",
-            fix="convert the file's encoding",
-        ) from error
+        data = path.read_bytes()
     except OSError as error:
         raise DataError(
             got=f"no readable file at {path} ({error.strerror or type(error).__name__})",
             expected=_FORMATS,
             fix="check the path and its permissions",
         ) from error
-    return list(records)
+    return reader(path, data)
 
 
-def _read_json(path: Path) -> Iterable[Record]:
-    text = path.read_text(encoding="utf-8-sig")
+def _decode(path: Path, data: bytes) -> str:
+    try:
+        return data.decode("utf-8").removeprefix("\ufeff")
+    except UnicodeDecodeError as error:
+        raise DataError(
+            got=f"bytes in {path} that are not UTF-8 (at byte {error.start})",
+            expected="UTF-8 text",
+            fix="convert the file's encoding",
+        ) from error
+
+
+def _read_json(path: Path, data: bytes) -> list[Record]:
+    text = _decode(path, data)
     if text.lstrip().startswith("["):
         return _check_objects(path, "item", enumerate(_parse_json(path, text, "the list"), start=1))
     lines = ((number, line) for number, line in enumerate(text.split("\n"), start=1) if line.strip())
@@ -76,25 +83,36 @@ def _check_objects(path: Path, unit: str, numbered: Iterable[tuple[int, object]]
     return records
 
 
-def _read_csv(path: Path) -> Iterable[Record]:
-    with path.open(encoding="utf-8-sig", newline="") as file:
-        try:
-            return [dict(record) for record in csv.DictReader(file, strict=True)]
-        except csv.Error as error:
-            raise DataError(
-                got=f"{path}, which is not CSV ({error})",
-                expected="a header line and comma-separated values",
-                fix="repair the file",
-            ) from error
+def _read_csv(path: Path, data: bytes) -> list[Record]:
+    reader = csv.DictReader(io.StringIO(_decode(path, data), newline=""), strict=True)
+    usual_limit = csv.field_size_limit(_LONGEST_FIELD)
+    try:
+        records = list(reader)
+    except csv.Error as error:
+        raise _not_csv(path, str(error)) from error
+    finally:
+        csv.field_size_limit(usual_limit)
+    for number, record in enumerate(records):
+        if None in record:
+            raise _not_csv(path, f"row {number} has more values than the header")
+    return [dict(record) for record in records]
 
 
-def _read_parquet(path: Path) -> Iterable[Record]:
+def _not_csv(path: Path, reason: str) -> DataError:
+    return DataError(
+        got=f"{path}, which is not CSV ({reason})",
+        expected="a header line and comma-separated values",
+        fix="repair the file",
+    )
+
+
+def _read_parquet(path: Path, data: bytes) -> list[Record]:
     import pyarrow
     import pyarrow.parquet
 
     try:
-        return pyarrow.parquet.read_table(path).to_pylist()
-    except pyarrow.ArrowInvalid as error:
+        return pyarrow.parquet.read_table(pyarrow.BufferReader(data)).to_pylist()
+    except (pyarrow.ArrowException, OSError) as error:
         raise DataError(
             got=f"{path}, which is not a Parquet file", expected="a Parquet file", fix="write the file again"
         ) from error

@@ -1,5 +1,6 @@
 """Typed rows: what a user's data becomes before tokenization, and what tokenization makes of it."""
 
+import hashlib
 from dataclasses import dataclass
 
 import numpy as np
@@ -37,6 +38,24 @@ class Row:
 
 
 @dataclass(frozen=True)
+class RowSource:
+    """The row that a sample comes from: a long text makes several samples.
+
+    Args:
+        number: place of the row in its source.
+        key: digest of the whole row; equal for two rows with the same prompt and the same answer.
+    """
+
+    number: int
+    key: bytes
+
+    @classmethod
+    def of(cls, number: int, row: "TokenizedRow") -> "RowSource":
+        """The source of a row that is still whole."""
+        return cls(number, hashlib.blake2b(row.key(), digest_size=16).digest())
+
+
+@dataclass(frozen=True)
 class TokenizedRow:
     """A sample as the model sees it.
 
@@ -45,16 +64,18 @@ class TokenizedRow:
         labels: the same ids where a token is scored, `IGNORE_INDEX` elsewhere, shape (T,), int32.
         truncated: whether the row was cut to the maximum length.
         paraphrase: the same prompt with the paraphrased answer, if the row had one.
+        source: the row that the sample comes from; None for a filler.
     """
 
     input_ids: np.ndarray
     labels: np.ndarray
     truncated: bool = False
     paraphrase: "TokenizedRow | None" = None
+    source: RowSource | None = None
 
     def __len__(self) -> int:
         return len(self.input_ids)
 
     def key(self) -> bytes:
-        """Bytes that are equal for two rows with the same prompt and the same answer."""
+        """Bytes that are equal for two samples with the same tokens, scored alike."""
         return self.input_ids.tobytes() + b"|" + self.labels.tobytes()

@@ -39,6 +39,12 @@ def load_rows(source: str | Path | Iterable[Mapping | Row], data_dir: str | Path
     """
     if isinstance(source, str | Path):
         name, records = str(source), _read_source(str(source), data_dir)
+    elif isinstance(source, Mapping):
+        raise DataError(
+            got=f"a {type(source).__name__} with the keys {', '.join(_name(key) for key in source)}",
+            expected="one set of rows",
+            fix="name one of its splits",
+        )
     else:
         name, records = "the given data set", list(source)
     if not records:
@@ -50,6 +56,12 @@ def load_rows(source: str | Path | Iterable[Mapping | Row], data_dir: str | Path
 
 def to_row(record: Mapping, source: str, number: int) -> Row:
     """One record of any supported layout -> `Row`; `source` and `number` are for error messages only."""
+    if not isinstance(record, Mapping):
+        raise DataError(
+            got=f"a {type(record).__name__} as row {number} of {source}",
+            expected=f"a mapping with {_LAYOUTS}",
+            fix="give records, one a row",
+        )
     if "messages" in record:
         return _row_from_messages(record["messages"], source, number)
     for prompt_column, answer_column in (("question", "answer"), ("prompt", "completion")):
@@ -57,10 +69,15 @@ def to_row(record: Mapping, source: str, number: int) -> Row:
             return _row_from_pair(record, prompt_column, answer_column, source, number)
     if "text" in record:
         return Row(prompt=(), answer=_text(record["text"], "text", source, number))
-    columns = ", ".join(sorted(str(column) for column in record)) or "none"
+    columns = ", ".join(sorted(_name(column) for column in record)) or "none"
     raise DataError(
         got=f"the columns {columns} in row {number} of {source}", expected=_LAYOUTS, fix="rename the columns"
     )
+
+
+def _name(value: object) -> str:
+    """A column name or role for a message; never text of a row that stands in its place."""
+    return str(value) if re.fullmatch(r"\w{1,24}", str(value)) else "(not a name)"
 
 
 def _row_from_pair(record: Mapping, prompt_column: str, answer_column: str, source: str, number: int) -> Row:
@@ -96,7 +113,7 @@ def _turn(message: object, source: str, number: int) -> Message:
     if not isinstance(message, Mapping) or message.get("role") not in _ROLES:
         role = message.get("role") if isinstance(message, Mapping) else type(message).__name__
         raise DataError(
-            got=f"a message of role {role!r} in row {number} of {source}",
+            got=f"a message of role {_name(role)} in row {number} of {source}",
             expected=f"a role among {', '.join(_ROLES)}",
             fix="repair that row",
         )
@@ -108,9 +125,19 @@ def _text(value: object, column: str, source: str, number: int) -> str:
         got = f"a {type(value).__name__} as {column} in row {number} of {source}"
     elif not value.strip():
         got = f"an empty {column} in row {number} of {source}"
+    elif not _is_unicode(value):
+        got = f"half a surrogate pair, which is no character, in {column} of row {number} of {source}"
     else:
         return value
     raise DataError(got=got, expected="text", fix="fill in or remove that row")
+
+
+def _is_unicode(text: str) -> bool:
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _read_source(source: str, data_dir: str | Path | None) -> list[Record]:

@@ -7,8 +7,10 @@ from typing import Any
 import numpy as np
 from torch.utils.data import Dataset
 
-from egup_trainer.data.schema import IGNORE_INDEX, Message, Row, TokenizedRow
+from egup_trainer.data.schema import IGNORE_INDEX, Message, Row, RowSource, TokenizedRow
 from egup_trainer.errors import DataError, ModelError
+
+_SENTINEL = "EgupTrainerAnswerPlace"
 
 
 @dataclass(frozen=True)
@@ -88,6 +90,7 @@ def tokenize(
     samples: list[TokenizedRow] = []
     for number, row in enumerate(tqdm(rows, desc=f"Tokenizing {name}", disable=not progress, leave=False, delay=2)):
         sample = _tokenize_row(row, tokenizer, template or Template())
+        sample = replace(sample, source=RowSource.of(number, sample))
         if not row.prompt and max_length is not None:
             samples.extend(_split(sample, max_length))
             continue
@@ -103,26 +106,35 @@ def from_token_columns(records: Iterable[dict], name: str) -> RowDataset:
     """
     samples = []
     for number, record in enumerate(records):
-        ids, labels = (np.asarray(record[column], dtype=np.int32) for column in ("input_ids", "labels"))
-        if ids.shape != labels.shape or ids.ndim != 1 or not _has_scored_token(labels):
+        ids, labels = (_token_list(record[column]) for column in ("input_ids", "labels"))
+        scored = labels != IGNORE_INDEX
+        if ids.shape != labels.shape or not _has_scored_token(labels) or (labels != ids)[scored].any():
             raise DataError(
-                got=f"{ids.size} input_ids, {labels.size} labels and {int((labels[1:] != IGNORE_INDEX).sum())} scored "
-                f"tokens in row {number} of the {name}",
-                expected="two lists of one length with at least one scored token after the first",
+                got=f"{ids.size} input_ids, {labels.size} labels and {int(scored[1:].sum())} scored tokens in row "
+                f"{number} of the {name}",
+                expected="two lists of one length, each label -100 or its own token, and one scored after the first",
                 fix="repair that row",
             )
-        samples.append(TokenizedRow(ids, labels))
+        sample = TokenizedRow(ids, labels)
+        samples.append(replace(sample, source=RowSource.of(number, sample)))
     return RowDataset(samples)
+
+
+def _token_list(value: object) -> np.ndarray:
+    """The value as token ids, or none of them if it is no list of whole numbers."""
+    numbers = np.asarray(value if isinstance(value, list | tuple | np.ndarray) else [])
+    fits = numbers.ndim == 1 and np.issubdtype(numbers.dtype, np.integer)
+    return numbers.astype(np.int32) if fits else np.zeros(0, dtype=np.int32)
 
 
 def check_disjoint(first: RowDataset, first_name: str, second: RowDataset, second_name: str) -> None:
     """Raises `DataError` if a row, prompt and answer, stands in both data sets."""
-    positions = {row.key(): number for number, row in enumerate(first.rows)}
-    for number, row in enumerate(second.rows):
-        if row.key() in positions:
+    positions = {row.source.key: row.source.number for row in first.rows}
+    for row in second.rows:
+        if row.source.key in positions:
             raise DataError(
-                got=f"a row in both sets: row {positions[row.key()]} of the {first_name} is row {number} of the "
-                f"{second_name}",
+                got=f"a row in both sets: row {positions[row.source.key]} of the {first_name} is row "
+                f"{row.source.number} of the {second_name}",
                 expected=f"no row (prompt and answer) in both the {first_name} and the {second_name}",
                 fix="remove it from one of them",
             )
@@ -151,14 +163,13 @@ def _render(row: Row, tokenizer: Any, template: Template) -> tuple[str, int, boo
         prompt = template.render(row.prompt)
         return prompt + row.answer, len(prompt), True
     turns = [{"role": message.role, "content": message.content} for message in row.prompt]
-    prompt = tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
-    text = tokenizer.apply_chat_template([*turns, {"role": "assistant", "content": row.answer}], tokenize=False)
-    if text.startswith(prompt):
-        return text, len(prompt), False
-    # Some templates open the model's turn with more than they write before a given answer (a block for thinking).
-    same = next(place for place, (a, b) in enumerate(zip(text + "\0", prompt + "\1")) if a != b)
-    start = text.rfind(row.answer.strip(), same)
-    if start < 0:
+
+    def write(answer: str) -> str:
+        return tokenizer.apply_chat_template([*turns, {"role": "assistant", "content": answer}], tokenize=False)
+
+    # Where the answer starts is asked of the template itself: some write a block for thinking before it, some trim it.
+    text, start = write(row.answer), write(_SENTINEL).rfind(_SENTINEL)
+    if start < 0 or not text[start:].startswith((row.answer, row.answer.strip())):
         raise ModelError(
             got="a chat template whose text does not hold the answer",
             expected="a template that writes the last assistant turn as it is",
@@ -172,14 +183,17 @@ def _has_scored_token(labels: np.ndarray) -> bool:
 
 
 def _cut(row: TokenizedRow, max_length: int | None, where: str) -> TokenizedRow:
-    if max_length is not None and len(row) > max_length:
-        paraphrase = row.paraphrase and _cut(row.paraphrase, max_length, f"the paraphrase in {where}")
-        cut = TokenizedRow(row.input_ids[:max_length], row.labels[:max_length], truncated=True, paraphrase=paraphrase)
-    else:
-        cut = row
+    paraphrase = row.paraphrase and _cut(row.paraphrase, max_length, f"the paraphrase in {where}")
+    cut = replace(
+        row,
+        input_ids=row.input_ids[:max_length],
+        labels=row.labels[:max_length],
+        truncated=max_length is not None and len(row) > max_length,
+        paraphrase=paraphrase,
+    )
     if not _has_scored_token(cut.labels):
         raise DataError(
-            got=f"no answer token in {where} after cutting {len(row)} tokens to {max_length}",
+            got=f"no answer token in {where}, of whose {len(row)} tokens {len(cut)} are kept",
             expected="at least one answer token",
             fix="raise --max_length or shorten the prompt",
         )
@@ -194,5 +208,5 @@ def _split(row: TokenizedRow, max_length: int) -> list[TokenizedRow]:
         ids, labels = row.input_ids[start : start + max_length], row.labels[start : start + max_length].copy()
         if start:
             labels[0] = IGNORE_INDEX  # scored at the end of the piece before
-        pieces.append(TokenizedRow(ids, labels))
+        pieces.append(replace(row, input_ids=ids, labels=labels))
     return pieces

@@ -8,7 +8,7 @@ from math import log
 
 from torch import Tensor
 
-_LEAST_DEVIATION = 0.01
+_LEAST_DEVIATION = 1e-3
 """Least deviation of cosines to standardise by: samples that are all alike get equal weights, not noise."""
 
 

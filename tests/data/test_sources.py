@@ -101,7 +101,7 @@ BAD_ROWS = [
     ({"messages": None}, f"got a NoneType as messages in row 7 of f; {A_LIST}"),
     (
         {"messages": [{"role": "tool", "content": SECRET}, ASSISTANT]},
-        f"got a message of role 'tool' in row 7 of f; {A_ROLE}",
+        f"got a message of role tool in row 7 of f; {A_ROLE}",
     ),
     ({"messages": [{"from": "human", "value": SECRET}]}, f"got a message of role None in row 7 of f; {A_ROLE}"),
     ({"messages": [USER, ASSISTANT | {"content": None}]}, f"got a NoneType as content in row 7 of f; {FILL_IN}"),

@@ -357,7 +357,7 @@ def test_a_cut_that_leaves_no_answer_is_refused(words, max_length):
     kept = 0 if max_length == 1 else 1
     prompt = 1 + kept
     assert error_of(DataError, tokenize, rows, words, name="forget set", max_length=max_length, template=SHORT) == (
-        f"got no answer token in row {kept} of the forget set after cutting {prompt + 3} tokens to {max_length}; "
+        f"got no answer token in row {kept} of the forget set, of whose {prompt + 3} tokens {max_length} are kept; "
         "expected at least one answer token; raise --max_length or shorten the prompt"
     )
 
@@ -490,7 +490,8 @@ def test_bad_token_columns_are_named_by_row(ids, labels, counts):
     records = [{"input_ids": [1, 2], "labels": [-100, 2]}, {"input_ids": ids, "labels": labels}]
     assert error_of(DataError, from_token_columns, records, "retain set") == (
         f"got {counts} tokens in row 1 of the retain set; "
-        "expected two lists of one length with at least one scored token after the first; repair that row"
+        "expected two lists of one length, each label -100 or its own token, and one scored after the first; "
+        "repair that row"
     )
 
 

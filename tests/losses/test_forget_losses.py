@@ -66,8 +66,8 @@ def test_simnpo_values_and_gradient(beta, delta, answers):
 
 
 def test_what_losses_say_of_themselves():
-    assert (NPO.needs, NPO.unit, NPO.pulls_back) == (frozenset({Need.NLL}), Unit.SUM, False)
-    assert (SimNPO.needs, SimNPO.unit, SimNPO.pulls_back) == (frozenset(), Unit.MEAN, False)
+    assert (NPO.needs, NPO.unit, NPO.pulls_back) == (frozenset({Need.NLL}), Unit.SUM, True)
+    assert (SimNPO.needs, SimNPO.unit, SimNPO.pulls_back) == (frozenset(), Unit.MEAN, True)
     defaults = [loss.default_retain_loss for loss in (GradientAscent, GradientDifference, NPO, SimNPO)]
     assert defaults == ["none", "nll", "nll", "nll"]
 

@@ -17,8 +17,7 @@ class NPO(ForgetLoss):
     and L_i^0 the same under the model before unlearning. Its pull in L_i, -2 * sigmoid(-beta * (L_i - L_i^0)), fades
     once a row has become less likely by some 1 / beta nats.
 
-    A negative weight would turn the fading pull into one that grows with every step back, so it is not allowed:
-    efforts are clamped at 0.
+    A negative weight pulls a row back with the same fading strength: bounded, and least for rows that went furthest.
 
     Args:
         beta: inverse temperature, per nat of a whole answer.
@@ -34,7 +33,6 @@ class NPO(ForgetLoss):
 
     needs = frozenset({Need.NLL})
     unit = Unit.SUM
-    pulls_back = False
 
     def __init__(self, beta: float = 0.1):
         self.beta = beta

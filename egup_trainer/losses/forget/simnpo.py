@@ -13,7 +13,6 @@ class SimNPO(ForgetLoss):
     """Simple negative preference optimization (Fan et al. 2024, arXiv 2410.07163).
 
     Formula: -(2 / beta) * log sigmoid(beta * l_i - delta), with l_i the mean negative log-likelihood per answer token.
-    As in NPO, efforts are clamped at 0.
 
     Args:
         beta: inverse temperature, per nat of a token.
@@ -27,8 +26,6 @@ class SimNPO(ForgetLoss):
         >>> SimNPO(beta=2.0)(out, ReferenceOutputs())  # log 2
         tensor([0.6931])
     """
-
-    pulls_back = False
 
     def __init__(self, beta: float = 4.5, delta: float = 0.0):
         self.beta, self.delta = beta, delta

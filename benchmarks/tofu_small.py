@@ -1,0 +1,74 @@
+"""The demo's experiment on real TOFU rows: `python -m benchmarks.tofu_small --data_dir ../shared/data/tofu`.
+
+Twenty authors to forget, sixty to keep, twenty never seen, all from TOFU's `full` set (Maini et al. 2024, MIT licence); a
+Llama of a few million parameters trained from scratch, and its twin trained on the retain rows alone. Writes one JSON
+file a seed to benchmarks/results, with the machine's facts, and a picture beside it.
+"""
+
+import argparse
+import time
+from pathlib import Path
+
+from rich.console import Console
+
+from egup_trainer.cli.common import quiet_libraries
+from egup_trainer.data.sources import load_rows
+from egup_trainer.demo.experiment import EVERYTHING_OFF, Experiment, run
+from egup_trainer.demo.twins import ModelSize, Schedule
+from egup_trainer.report.comparison import comparison_table, plot_comparison
+from egup_trainer.report.run_record import run_facts, write_results
+
+RESULTS = Path(__file__).parent / "results"
+ROWS_AN_AUTHOR = 20
+CLREG = {"clreg_weight": 0.1}
+NEAREST = {"proxy_match": "nearest", "proxy_neighbors": 4}
+METHODS = {
+    "gradient_difference": {"objective": "grad_diff", **EVERYTHING_OFF},
+    "npo": {"objective": "npo", **EVERYTHING_OFF},
+    "grad_diff_egup_mean": {"objective": "grad_diff", "proxy_match": "mean"},
+    "grad_diff_egup": {"objective": "grad_diff", **NEAREST},
+    "egup_clreg": {"objective": "grad_diff", **NEAREST, **CLREG},
+    "npo_egup_clreg": {"objective": "npo", **NEAREST, **CLREG},
+}
+
+
+def tofu_experiment(data_dir: str, authors: tuple[int, int, int], seed: int) -> Experiment:
+    """Authors to forget, to keep and never seen, in the order of the `full` set from its first author on."""
+    rows = [{"question": row.prompt[0].content, "answer": row.answer} for row in load_rows("tofu:full", data_dir)]
+    ends = [ROWS_AN_AUTHOR * sum(authors[: place + 1]) for place in range(3)]
+    return Experiment(
+        forget=rows[: ends[0]],
+        retain=rows[ends[0] : ends[1]],
+        proxy=rows[ends[1] : ends[2]],
+        size=ModelSize(hidden=192, layers=4, heads=4, vocabulary=4000),
+        learning=Schedule(epochs=24, learning_rate=2e-3, batch_size=16),
+        unlearning=Schedule(epochs=5, learning_rate=3e-4, batch_size=16),
+        methods=METHODS,
+        seed=seed,
+    )
+
+
+def main() -> None:
+    """Runs one seed and writes its results."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--data_dir", default="../shared/data/tofu", help="Folder with TOFU's files.")
+    parser.add_argument("--seed", type=int, default=0)
+    options = parser.parse_args()
+    quiet_libraries()
+    console = Console()
+    start = time.perf_counter()
+    experiment = tofu_experiment(options.data_dir, (20, 60, 20), options.seed)
+    rows = run(experiment, console.print)
+    facts = run_facts(
+        command=f"python -m benchmarks.tofu_small --seed {options.seed}",
+        seconds=time.perf_counter() - start,
+        settings=experiment.settings(),
+    )
+    path = RESULTS / f"tofu_small_seed{options.seed}.json"
+    write_results(path, rows, facts)
+    plot_comparison(rows, path.with_suffix(".png"), "Forgetting 20 of 80 TOFU authors")
+    console.print(comparison_table(rows, "Forgetting 20 of 80 TOFU authors"))
+
+
+if __name__ == "__main__":
+    main()
