@@ -2,6 +2,7 @@
 
 import json
 import os
+from functools import partial
 from pathlib import Path
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # no test needs the network
@@ -50,8 +51,7 @@ def qa_rows(start: int, stop: int) -> list[dict]:
     ]
 
 
-@pytest.fixture(scope="session")
-def tokenizer():
+def make_tokenizer():
     """A byte-level BPE tokenizer without a chat template; its padding token is its end-of-sequence token."""
     bpe = Tokenizer(models.BPE())
     bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
@@ -64,18 +64,25 @@ def tokenizer():
     return PreTrainedTokenizerFast(tokenizer_object=bpe, eos_token="<eos>", pad_token="<eos>")
 
 
+def make_tiny_model(tokenizer, name: str = "llama", seed: int = 0):
+    """A fresh tiny model in float32 with random weights."""
+    torch.manual_seed(seed)
+    config = MODEL_CONFIGS[name](len(tokenizer))
+    config.eos_token_id = config.pad_token_id = tokenizer.eos_token_id
+    config.bos_token_id = None
+    return AutoModelForCausalLM.from_config(config)
+
+
+@pytest.fixture(scope="session")
+def tokenizer():
+    """The tokenizer of `make_tokenizer`."""
+    return make_tokenizer()
+
+
 @pytest.fixture
 def make_model(tokenizer):
-    """make_model(name="llama", seed=0): a fresh tiny model in float32 with random weights."""
-
-    def make(name: str = "llama", seed: int = 0):
-        torch.manual_seed(seed)
-        config = MODEL_CONFIGS[name](len(tokenizer))
-        config.eos_token_id = config.pad_token_id = tokenizer.eos_token_id
-        config.bos_token_id = None
-        return AutoModelForCausalLM.from_config(config)
-
-    return make
+    """make_model(name="llama", seed=0): a model of `make_tiny_model`."""
+    return partial(make_tiny_model, tokenizer)
 
 
 @pytest.fixture(scope="session")

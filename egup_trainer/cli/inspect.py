@@ -4,7 +4,6 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from egup_trainer.cli.common import parse, quiet_libraries
-from egup_trainer.data.schema import IGNORE_INDEX
 from egup_trainer.errors import ConfigError
 
 
@@ -48,7 +47,7 @@ def main(argv: list[str]) -> None:
 
 def _print_counts(num_rows: int, samples: list[Any], tokenizer: Any) -> None:
     lengths = [len(sample) for sample in samples]
-    scored = [int((sample.labels[1:] != IGNORE_INDEX).sum()) for sample in samples]
+    scored = [int(sample.is_scored[1:].sum()) for sample in samples]
     markers = "chat template" if tokenizer.chat_template else "plain markers (the tokenizer has no chat template)"
     print(f"rows: {num_rows}   samples: {len(samples)}   cut: {sum(sample.truncated for sample in samples)}")
     print(f"tokens a sample: mean {sum(lengths) / len(lengths):.1f}, most {max(lengths)}")
@@ -60,8 +59,7 @@ def _print_sample(sample: Any, index: int, tokenizer: Any) -> None:
     from itertools import groupby
 
     print(f"\nsample {index}: {len(sample)} tokens{', cut' if sample.truncated else ''}")
-    scored = sample.labels != IGNORE_INDEX
-    for is_scored, group in groupby(range(len(sample)), key=lambda place: bool(scored[place])):
+    for is_scored, group in groupby(range(len(sample)), key=lambda place: bool(sample.is_scored[place])):
         places = list(group)
         text = tokenizer.decode(sample.input_ids[places[0] : places[-1] + 1].tolist())
         print(f"{'scored' if is_scored else 'not scored'}, tokens {places[0]} to {places[-1]}: {text!r}")

@@ -33,9 +33,10 @@ def main(argv: list[str]) -> None:
 
     row_args, config, model_config = parse("unlearn", [RowArguments, EGUPConfig, ModelConfig], argv)
     _check(row_args, config, model_config)
+    resume = _resume_from(config)
     trainer, probabilities = _make_trainer(row_args, config, model_config)
     start = time.perf_counter()
-    _train(trainer, config)
+    trainer.train(resume_from_checkpoint=resume)
     seconds = time.perf_counter() - start
     trainer.save_model()
     trainer.save_state()
@@ -77,20 +78,22 @@ def _make_trainer(row_args: RowArguments, config: Any, model_config: Any) -> tup
     return trainer, probabilities
 
 
-def _train(trainer: Any, config: Any) -> None:
-    resume: Any = config.resume_from_checkpoint
-    if isinstance(resume, str) and resume.lower() in ("true", "false"):
-        resume = resume.lower() == "true"
-    if resume is True:
-        from transformers.trainer_utils import get_last_checkpoint
+def _resume_from(config: Any) -> Any:
+    """What `Trainer.train` takes: a checkpoint's folder, True for the last one, or None."""
+    resume = config.resume_from_checkpoint
+    if not isinstance(resume, str) or resume.lower() not in ("true", "false"):
+        return resume
+    if resume.lower() == "false":
+        return None
+    from transformers.trainer_utils import get_last_checkpoint
 
-        if not Path(config.output_dir).is_dir() or get_last_checkpoint(config.output_dir) is None:
-            raise StateError(
-                got=f"no checkpoint in {config.output_dir}",
-                expected="a folder checkpoint-N to resume from",
-                fix="leave out --resume_from_checkpoint, or name the checkpoint",
-            )
-    trainer.train(resume_from_checkpoint=resume)
+    if not Path(config.output_dir).is_dir() or get_last_checkpoint(config.output_dir) is None:
+        raise StateError(
+            got=f"no checkpoint in {config.output_dir}",
+            expected="a folder checkpoint-N to resume from",
+            fix="leave out --resume_from_checkpoint, or name the checkpoint",
+        )
+    return True
 
 
 def _print_summary(trainer: Any, probabilities: Any, seconds: float) -> None:

@@ -76,6 +76,11 @@ class TokenizedRow:
     def __len__(self) -> int:
         return len(self.input_ids)
 
+    @property
+    def is_scored(self) -> np.ndarray:
+        """Which tokens are labelled, bool, shape (T,)."""
+        return self.labels != IGNORE_INDEX
+
     def key(self) -> bytes:
         """Bytes that are equal for two samples with the same tokens, scored alike."""
         return self.input_ids.tobytes() + b"|" + self.labels.tobytes()

@@ -18,7 +18,7 @@ from egup_trainer.modeling.outputs import AnswerOutputs
 from egup_trainer.modeling.scan import RowScores
 from egup_trainer.trainer.config import ClregPositives, EGUPConfig
 from egup_trainer.trainer.noise import view_noise
-from egup_trainer.trainer.preparation import prepare_dataset, tokenizer_of
+from egup_trainer.trainer.preparation import check_args, prepare_dataset, tokenizer_of
 from egup_trainer.trainer.scanning import ScanRequest
 from egup_trainer.trainer.step import StepCounts
 from egup_trainer.trainer.unlearn_trainer import UnlearnTrainer
@@ -61,7 +61,7 @@ class EGUPTrainer(UnlearnTrainer):
         processing_class: Any = None,
         **kwargs: Any,
     ):
-        args = EGUPConfig(output_dir="tmp_trainer") if args is None else args
+        args = check_args(args, self.config_class)
         tokenizer = processing_class or tokenizer_of(model)
         forget_dataset = prepare_dataset(forget_dataset, "forget set", tokenizer, args)
         self.proxy_rows = self._prepare_proxies(proxy_dataset, forget_dataset, tokenizer, args)

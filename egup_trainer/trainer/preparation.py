@@ -5,12 +5,32 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import nn
+from torch.utils.data import DataLoader
 
+from egup_trainer.data.collator import PairCollator
+from egup_trainer.data.pairing import PairBatchSampler, PairDataset
 from egup_trainer.data.sources import load_rows
 from egup_trainer.data.tokenization import RowDataset, from_token_columns, tokenize
-from egup_trainer.errors import DataError, ModelError
+from egup_trainer.errors import ConfigError, DataError, ModelError
 from egup_trainer.modeling.loading import load_tokenizer
+
+
+def check_args(args: Any, config_class: type) -> Any:
+    """The configuration itself, or the default one for None.
+
+    Raises:
+        ConfigError: it is of another class, such as a plain `TrainingArguments`.
+    """
+    if args is None:
+        return config_class(output_dir="tmp_trainer")
+    if not isinstance(args, config_class):
+        name = config_class.__name__
+        raise ConfigError(
+            got=f"args of class {type(args).__name__}", expected=name, fix=f"make them with {name}(output_dir=...)"
+        )
+    return args
 
 
 def prepare_dataset(data: Any, name: str, tokenizer: Any, args: Any) -> RowDataset:
@@ -53,6 +73,32 @@ def prepare_eval_datasets(data: Any, tokenizer: Any, args: Any) -> RowDataset | 
     if isinstance(data, Mapping):
         return {name: prepare_dataset(rows, f"{name} evaluation set", tokenizer, args) for name, rows in data.items()}
     return prepare_dataset(data, "evaluation set", tokenizer, args)
+
+
+def make_pair_sampler(dataset: PairDataset, batch_size: int, args: Any) -> PairBatchSampler:
+    """This process's share of the pairs of each epoch."""
+    return PairBatchSampler(
+        len(dataset.forget),
+        0 if dataset.retain is None else len(dataset.retain),
+        batch_size=batch_size,
+        seed=args.seed if args.data_seed is None else args.data_seed,
+        rank=args.process_index,
+        world_size=args.world_size,
+        drop_last=args.dataloader_drop_last,
+    )
+
+
+def make_pair_loader(dataset: PairDataset, sampler: PairBatchSampler, collator: PairCollator, args: Any) -> DataLoader:
+    """A plain loader. Not for `accelerator.prepare`, which would deal out one process's batches to all of them."""
+    return DataLoader(
+        dataset,
+        batch_sampler=sampler,
+        collate_fn=collator,
+        num_workers=args.dataloader_num_workers,
+        pin_memory=args.dataloader_pin_memory and torch.cuda.is_available(),
+        persistent_workers=args.dataloader_persistent_workers,
+        prefetch_factor=args.dataloader_prefetch_factor,
+    )
 
 
 def disable_dropout(model: nn.Module) -> None:

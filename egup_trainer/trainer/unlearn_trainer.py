@@ -10,7 +10,7 @@ from torch.utils.data import DataLoader
 from transformers import Trainer, TrainerCallback
 
 from egup_trainer.data.collator import PairCollator, RowCollator
-from egup_trainer.data.pairing import PairBatchSampler, PairDataset
+from egup_trainer.data.pairing import PairDataset
 from egup_trainer.data.tokenization import RowDataset, check_disjoint
 from egup_trainer.errors import DataError
 from egup_trainer.losses.base import ReferenceOutputs
@@ -23,7 +23,10 @@ from egup_trainer.modeling.scan import RowScores, score_rows
 from egup_trainer.trainer.callbacks import StepHooks
 from egup_trainer.trainer.config import UnlearnConfig
 from egup_trainer.trainer.preparation import (
+    check_args,
     disable_dropout,
+    make_pair_loader,
+    make_pair_sampler,
     prepare_dataset,
     prepare_eval_datasets,
     tokenizer_of,
@@ -75,7 +78,7 @@ class UnlearnTrainer(Trainer):
         optimizers: tuple[Any, Any] = (None, None),
         compute_metrics: Any = None,
     ):
-        args = self.config_class(output_dir="tmp_trainer") if args is None else args
+        args = check_args(args, self.config_class)
         tokenizer = processing_class or tokenizer_of(model)
         # Rows come first: bad input must end before a model is loaded or a folder made.
         self.forget_rows = prepare_dataset(forget_dataset, "forget set", tokenizer, args)
@@ -99,9 +102,8 @@ class UnlearnTrainer(Trainer):
             callbacks=callbacks,
             optimizers=optimizers,
         )
-        # compute_loss divides by the counts of the whole step. These two keep Trainer from dividing or counting itself.
-        self.model_accepts_loss_kwargs = False
-        self.loss_is_scaled_for_ga = False
+        # compute_loss divides by the counts of the whole step; Trainer must neither count nor divide itself.
+        self.model_accepts_loss_kwargs = self.loss_is_scaled_for_ga = False
         self.forget_loss = forget_loss(args.objective).from_config(args)
         retain_class = retain_loss(args.retain_loss)
         self.retain_loss = retain_class() if retain_class and args.retain_weight else None
@@ -117,11 +119,7 @@ class UnlearnTrainer(Trainer):
     def _prepare_retain(self, dataset: Any, tokenizer: Any, args: UnlearnConfig) -> RowDataset | None:
         if dataset is None:
             if self._needs_retain_rows(args):
-                raise DataError(
-                    got="no retain set",
-                    expected="rows to keep",
-                    fix="give retain_dataset (--retain)",
-                )
+                raise DataError(got="no retain set", expected="rows to keep", fix="give retain_dataset (--retain)")
             return None
         rows = prepare_dataset(dataset, "retain set", tokenizer, args)
         check_disjoint(self.forget_rows, "forget set", rows, "retain set")
@@ -132,26 +130,9 @@ class UnlearnTrainer(Trainer):
 
     def get_train_dataloader(self) -> DataLoader:
         """Batches of forget/retain pairs for this process: a pure function of seed and epoch."""
-        args = self.args
-        self.pair_sampler = PairBatchSampler(
-            len(self.forget_rows),
-            len(self.retain_rows or []),
-            batch_size=self._train_batch_size,
-            seed=args.seed if args.data_seed is None else args.data_seed,
-            rank=args.process_index,
-            world_size=args.world_size,
-            drop_last=args.dataloader_drop_last,
-        )
-        # Not given to accelerator.prepare, which would deal out the batches of one process to all of them.
-        return DataLoader(
-            self.train_dataset,
-            batch_sampler=self.pair_sampler,
-            collate_fn=PairCollator(self.data_collator, self.retain_rows is not None, self._positives()),
-            num_workers=args.dataloader_num_workers,
-            pin_memory=args.dataloader_pin_memory and torch.cuda.is_available(),
-            persistent_workers=args.dataloader_persistent_workers,
-            prefetch_factor=args.dataloader_prefetch_factor,
-        )
+        self.pair_sampler = make_pair_sampler(self.train_dataset, self._train_batch_size, self.args)
+        collator = PairCollator(self.data_collator, self.retain_rows is not None, self._positives())
+        return make_pair_loader(self.train_dataset, self.pair_sampler, collator, self.args)
 
     def _positives(self) -> str | None:
         return None
@@ -308,9 +289,8 @@ class UnlearnTrainer(Trainer):
         self._reference_nll = state.get("reference_nll")
 
     def _save_rng_state(self, output_dir: str) -> None:
-        # Called on every process for each checkpoint, before old ones are removed and anything is uploaded.
         super()._save_rng_state(output_dir)
-        if self.args.should_save:
+        if self.args.should_save:  # on this path for each checkpoint, before old ones go and anything is uploaded
             save_state(self.training_state(), output_dir)
 
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:

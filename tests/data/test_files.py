@@ -181,7 +181,8 @@ def test_a_missing_file_is_named(tmp_path, name):
 def test_a_missing_parquet_file_is_named(tmp_path):
     path = tmp_path / "a.parquet"
     assert error_of(path) == (
-        f"got no readable file at {path} (No such file or directory); expected {FORMATS}; check the path and its permissions"
+        f"got no readable file at {path} (No such file or directory); expected {FORMATS}; "
+        "check the path and its permissions"
     )
 
 

@@ -1,0 +1,204 @@
+"""The command line: what it makes, what it says, what it refuses."""
+
+import json
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import qa_rows
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from egup_trainer.cli.main import COMMANDS, main
+
+
+@pytest.fixture
+def rows(tmp_path):
+    """Paths of forget.jsonl, retain.jsonl and proxy.jsonl."""
+
+    def write(name, records):
+        path = tmp_path / f"{name}.jsonl"
+        path.write_text("\n".join(json.dumps(record) for record in records), encoding="utf-8")
+        return str(path)
+
+    return {
+        "forget": write("forget", qa_rows(0, 8)),
+        "retain": write("retain", qa_rows(20, 32)),
+        "proxy": write("proxy", qa_rows(40, 46)),
+    }
+
+
+@pytest.fixture
+def model(make_model, tokenizer, tmp_path):
+    """Folder of a saved tiny model."""
+    make_model().save_pretrained(tmp_path / "model")
+    tokenizer.save_pretrained(tmp_path / "model")
+    return str(tmp_path / "model")
+
+
+def unlearn(model, rows, output, *flags, without=()):
+    """Exit code of `egup unlearn` in this process."""
+    words = ["unlearn", "--model_name_or_path", model, "--output_dir", str(output), "--use_cpu", "--report_to", "none"]
+    words += ["--per_device_train_batch_size", "4", "--num_train_epochs", "1", "--dataloader_pin_memory", "false"]
+    for name, path in rows.items():
+        words += [] if name in without else [f"--{name}", path]
+    return main([*words, *flags])
+
+
+def test_help_comes_in_under_two_seconds_and_names_every_command():
+    start = time.perf_counter()
+    run = subprocess.run([sys.executable, "-m", "egup_trainer.cli.main", "--help"], capture_output=True, text=True)
+    assert time.perf_counter() - start < 2
+    assert run.returncode == 0
+    assert all(command in run.stdout for command in COMMANDS)
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_explains_its_flags(command, capsys):
+    with pytest.raises(SystemExit) as stop:
+        main([command, "--help"])
+    assert stop.value.code == 0
+    assert "--" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("objective", ["npo", "grad_diff", "grad_ascent", "simnpo"])
+def test_unlearn_saves_a_model_that_changed_and_leaves_the_input_alone(model, rows, tmp_path, capsys, objective):
+    before = {file.name: file.read_bytes() for file in (tmp_path / "model").iterdir()}
+    output = tmp_path / "out"
+    flags = ("--objective", objective, "--clreg_weight", "0.1", "--learning_rate", "1e-3", "--save_strategy", "no")
+    assert unlearn(model, rows, output, *flags) == 0
+    assert {file.name: file.read_bytes() for file in (tmp_path / "model").iterdir()} == before
+    saved = AutoModelForCausalLM.from_pretrained(output).state_dict()
+    original = AutoModelForCausalLM.from_pretrained(model).state_dict()
+    assert any(not torch.equal(saved[name], original[name]) for name in original)
+    assert AutoTokenizer.from_pretrained(output)("x").input_ids
+    printed = capsys.readouterr().out
+    assert all(word in printed for word in ("forget", "retain", "proxy", "before", "after", "peak memory", "saved to"))
+    assert qa_rows(0, 1)[0]["answer"] not in printed
+
+
+def test_unlearn_with_lora_and_a_yaml_file_saves_an_adapter(model, rows, tmp_path):
+    config = tmp_path / "run.yaml"
+    config.write_text("use_peft: true\nlora_r: 2\nlora_target_modules: [q_proj, v_proj]\nobjective: grad_diff\n")
+    assert unlearn(model, rows, tmp_path / "out", "--config", str(config), "--no_inter_entanglement") == 0
+    adapter = json.loads((tmp_path / "out" / "adapter_config.json").read_text())
+    assert (adapter["r"], set(adapter["target_modules"])) == (2, {"q_proj", "v_proj"})
+    assert (tmp_path / "out" / "adapter_model.safetensors").is_file()
+
+
+def test_unlearn_resumes(model, rows, tmp_path, capsys):
+    flags = ("--save_strategy", "steps", "--save_steps", "1", "--num_train_epochs", "2")
+    assert unlearn(model, rows, tmp_path / "whole", *flags) == 0
+    assert unlearn(model, rows, tmp_path / "cut", *flags, "--max_steps", "4") == 0
+    (tmp_path / "cut" / "model.safetensors").unlink()
+    for step in (3, 4):
+        subprocess.run(["rm", "-r", str(tmp_path / "cut" / f"checkpoint-{step}")], check=True)
+    assert unlearn(model, rows, tmp_path / "cut", *flags, "--resume_from_checkpoint", "true") == 0
+    whole, cut = (AutoModelForCausalLM.from_pretrained(tmp_path / name).state_dict() for name in ("whole", "cut"))
+    assert all(torch.equal(whole[name], cut[name]) for name in whole)
+
+
+BAD = "XYZZYSECRET"
+
+
+def bad_inputs(tmp_path):
+    """name -> (flags to add, sources to leave out, what the line must say)."""
+
+    def file(name, text):
+        path = tmp_path / name
+        path.write_text(text, encoding="utf-8")
+        return str(path)
+
+    twin = file("twin.jsonl", json.dumps(qa_rows(3, 4)[0]))
+    column = file("column.jsonl", json.dumps({"question": "a", "reply": BAD}))
+    empty = file("empty.jsonl", json.dumps({"question": BAD, "answer": "  "}))
+    long = file("long.jsonl", json.dumps({"question": "word " * 40, "answer": "x"}))
+    return {
+        "missing column": (["--forget", column], ["forget"], "got the columns question, reply in row 0 of"),
+        "empty answer": (["--forget", empty], ["forget"], "got an empty answer in row 0 of"),
+        "empty forget set": (["--forget", file("none.jsonl", "\n")], ["forget"], "got no rows in"),
+        "row in both": (["--retain", twin], ["retain"], "got a row in both sets: row 3 of the forget set is row 0 of"),
+        "proxy equals forget": (
+            ["--proxy", twin],
+            ["proxy"],
+            "got a row in both sets: row 3 of the forget set is row 0",
+        ),
+        "unknown objective": (
+            ["--objective", "npoo"],
+            [],
+            "got objective='npoo'; expected one of grad_ascent, grad_diff",
+        ),
+        "unreadable file": (["--forget", str(tmp_path / "no.jsonl")], ["forget"], "got no readable file at"),
+        "broken file": (["--forget", file("b.jsonl", "{")], ["forget"], "got line 1 of"),
+        "cut answer": (["--forget", long, "--max_length", "16"], ["forget"], "got no answer token in row 0 of the"),
+        "no forget": ([], ["forget"], "got no --forget; expected it to be given"),
+        "no retain": ([], ["retain"], "got no retain set; expected rows to keep"),
+        "unknown flag": (["--objectiv", "npo"], [], "got the unknown flag --objectiv; expected a flag of"),
+        "bad number": (["--npo_beta", "much"], [], "invalid float value: 'much'"),
+        "bad choice": (["--proxy_form", "wall"], [], "invalid choice: 'wall'"),
+        "bad config file": (["--config", str(tmp_path / "no.yaml")], [], "got options that cannot be used"),
+        "nothing to resume": (["--resume_from_checkpoint", "true"], [], "got no checkpoint in"),
+        "contradiction": (["--load_in_4bit", "--load_in_8bit"], [], "4 bit"),
+        "bad tofu name": (["--forget", "tofu:forget11", "--data_dir", str(tmp_path)], ["forget"], "got tofu:forget11"),
+        "layer": (["--feature_layer", "9"], [], "got feature_layer=9 for a model of 3 layers"),
+    }
+
+
+@pytest.mark.parametrize("name", bad_inputs(Path(tempfile.mkdtemp())))
+def test_bad_input_ends_in_one_line_with_code_2_and_nothing_written(model, rows, tmp_path, capsys, name):
+    flags, without, says = bad_inputs(tmp_path)[name]
+    assert unlearn(model, rows, tmp_path / "out", *flags, without=without) == 2
+    streams = capsys.readouterr()
+    lines = [line for line in streams.err.splitlines() if line and "Loading weights" not in line]
+    assert len(lines) == 1
+    assert lines[0].startswith("egup unlearn: error: ")
+    assert says in lines[0]
+    assert BAD not in streams.err
+    assert streams.out == ""
+    assert not (tmp_path / "out").exists()
+
+
+def test_the_models_own_folder_is_no_output_folder(model, rows, capsys):
+    assert unlearn(model, rows, model) == 2
+    assert "expected another folder: the input model is never touched" in capsys.readouterr().err
+
+
+def test_a_failing_command_leaves_with_code_2_and_no_traceback(tmp_path):
+    words = ["unlearn", "--model_name_or_path", str(tmp_path / "nope"), "--forget", "f.jsonl", "--retain", "r.jsonl"]
+    run = subprocess.run([sys.executable, "-m", "egup_trainer.cli.main", *words], capture_output=True, text=True)
+    assert run.returncode == 2
+    assert run.stdout == ""
+    assert run.stderr.splitlines() == [
+        "egup unlearn: error: got no readable file at f.jsonl (No such file or directory); expected .json, .jsonl, "
+        ".csv, .parquet, or a folder written by datasets' save_to_disk; check the path and its permissions"
+    ]
+
+
+def test_an_unknown_command_is_answered_with_a_guess(capsys):
+    assert main(["unlern"]) == 2
+    assert capsys.readouterr().err == (
+        "egup: error: got the unknown command unlern; expected one of unlearn, inspect, demo; did you mean unlearn?\n"
+    )
+
+
+def test_inspect_sets_apart_what_is_scored_and_counts(model, rows, capsys):
+    assert main(["inspect", "--model_name_or_path", model, "--forget", rows["forget"], "--index", "2"]) == 0
+    row, printed = qa_rows(2, 3)[0], capsys.readouterr().out
+    assert "rows: 8   samples: 8   cut: 0" in printed
+    assert "written by: plain markers" in printed
+    before, scored = printed.split("\nscored, tokens ")
+    assert row["question"] in before
+    assert row["answer"] in scored
+    assert row["answer"] not in before
+    assert scored.rstrip().endswith("<eos>'")
+
+
+def test_inspect_shows_the_cut(model, rows, capsys):
+    words = ["inspect", "--model_name_or_path", model, "--forget", rows["forget"], "--max_length", "24"]
+    assert main(words) == 0
+    printed = capsys.readouterr().out
+    assert "cut: 8" in printed
+    assert "sample 0: 24 tokens, cut" in printed

@@ -1,0 +1,73 @@
+"""Two processes end where one does: real processes, DDP over gloo."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+TESTS = Path(__file__).resolve().parents[1]
+
+
+def launch(folder: Path, processes: int, batch: int, accumulation: int, resume: str = "") -> list[dict]:
+    """Records of all processes of a run."""
+    folder.mkdir(exist_ok=True)
+    worker = [str(TESTS / "invariants" / "ddp_worker.py"), str(folder), str(batch), str(accumulation), resume]
+    start = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(processes)]
+    paths = [str(TESTS), str(TESTS.parent), os.environ.get("PYTHONPATH", "")]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(paths), "OMP_NUM_THREADS": "1"}
+    done = subprocess.run([*start, *worker], env=environment, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr[-3000:]
+    return [torch.load(folder / f"rank{rank}.pt") for rank in range(processes)]
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory):
+    """Records of 1 process with 1 x 8 rows a step, and of 2 processes with 2 x 2 rows each."""
+    folder = tmp_path_factory.mktemp("ddp")
+    return {
+        "one": launch(folder / "one", 1, batch=8, accumulation=1)[0],
+        "two": launch(folder / "two", 2, batch=2, accumulation=2),
+        "folder": folder,
+    }
+
+
+def test_two_processes_are_really_two_and_wrapped(runs):
+    assert [record["world_size"] for record in runs["two"]] == [2, 2]
+    assert {record["wrapped"] for record in runs["two"]} == {"DistributedDataParallel"}
+    assert runs["one"]["world_size"] == 1
+
+
+def test_two_processes_end_with_the_weights_of_one(runs):
+    one = runs["one"]["weights"]
+    for record in runs["two"]:
+        assert max((one[name] - record["weights"][name]).abs().max() for name in one) < 1e-5
+
+
+def test_all_processes_hold_the_same_cache_and_it_is_that_of_one(runs):
+    first, second = (record["guide"] for record in runs["two"])
+    assert all(torch.equal(first[name], second[name]) for name in first)
+    for name, tensor in runs["one"]["guide"].items():
+        torch.testing.assert_close(tensor, first[name], atol=2e-3, rtol=2e-3)
+
+
+def test_logged_losses_are_those_of_the_whole_step(runs):
+    for record in runs["two"][:1]:
+        assert record["losses"] == pytest.approx(runs["one"]["losses"], rel=1e-4, abs=1e-4)
+
+
+def test_processes_see_different_pairs_and_together_all(runs):
+    first, second = ([pair for batch in record["batches"] for pair in batch] for record in runs["two"])
+    real = [pair for pair in first + second if pair != (-1, -1)]
+    assert sorted(real) == sorted(runs["two"][0]["pairs"][2])
+    assert len({forget for forget, _ in real}) == len(real) == 10
+
+
+@pytest.mark.slow
+def test_a_resumed_run_on_two_processes_is_exact(runs):
+    checkpoint = runs["folder"] / "two" / "out" / "checkpoint-3"
+    resumed = launch(runs["folder"] / "resumed", 2, batch=2, accumulation=2, resume=str(checkpoint))
+    for record, whole in zip(resumed, runs["two"], strict=True):
+        assert all(torch.equal(record["weights"][name], whole["weights"][name]) for name in whole["weights"])

@@ -1,0 +1,345 @@
+"""What a Trainer does keeps working: resume, adapters, 4-bit, evaluation, saving, callbacks, logs, errors."""
+
+import json
+import math
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import qa_rows
+from datasets import Dataset
+from fixtures_trainer import furthest, weights_of
+from peft import LoraConfig, PeftModel
+from transformers import AutoModelForCausalLM, BitsAndBytesConfig, TrainerCallback, TrainingArguments
+
+from egup_trainer import EGUPTrainer, ForgetLoss, UnlearnTrainer, register_forget_loss
+from egup_trainer.errors import ConfigError, DataError, ModelError, StateError
+from egup_trainer.modeling.loading import load_model
+from egup_trainer.modeling.reference import ReferenceKind
+from egup_trainer.trainer.preparation import disable_dropout
+from egup_trainer.trainer.state import STATE_NAME
+
+LORA = {"r": 4, "target_modules": "all-linear", "task_type": "CAUSAL_LM"}
+EVERYTHING = {"objective": "npo", "clreg_weight": 0.5, "clreg_positives": "views", "drift_reference": "previous"}
+
+
+class StopAt(TrainerCallback):
+    def __init__(self, step):
+        self.step = step
+
+    def on_step_end(self, args, state, control, **kwargs):
+        control.should_training_stop = state.global_step == self.step
+
+
+@pytest.mark.parametrize("step", [2, 3, 5], ids=["mid first epoch", "between epochs", "mid second epoch"])
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_resumed_run_ends_where_an_uninterrupted_one_does(make_trainer, tmp_path, step, workers):
+    options = {**EVERYTHING, "save_strategy": "steps", "save_steps": 1, "num_train_epochs": 3}
+    options["dataloader_num_workers"] = workers
+    whole = make_trainer(output_dir=str(tmp_path / "whole"), **options)
+    whole.train()
+    make_trainer(output_dir=str(tmp_path / "cut"), callbacks=[StopAt(step)], **options).train()
+    resumed = make_trainer(output_dir=str(tmp_path / "cut"), **options)
+    resumed.train(resume_from_checkpoint=str(tmp_path / "cut" / f"checkpoint-{step}"))
+    assert resumed.state.global_step == whole.state.global_step == 9
+    assert furthest(weights_of(whole), weights_of(resumed)) == 0
+    for name, tensor in whole.guide.state_dict().items():
+        assert torch.equal(tensor, resumed.guide.state_dict()[name]), name
+
+
+def test_a_resumed_run_does_not_scan_again(make_trainer, monkeypatch):
+    make_trainer(save_strategy="steps", save_steps=2, callbacks=[StopAt(2)]).train()
+    resumed = make_trainer(save_strategy="steps", save_steps=2)
+    monkeypatch.setattr(
+        "egup_trainer.trainer.unlearn_trainer.run_scan", lambda *a, **k: pytest.fail("the scan was repeated")
+    )
+    resumed.train(resume_from_checkpoint=True)
+    assert resumed.state.global_step == 6
+
+
+def test_a_checkpoint_without_our_state_is_refused(make_trainer):
+    trainer = make_trainer(save_strategy="steps", save_steps=2, callbacks=[StopAt(2)])
+    trainer.train()
+    checkpoint = Path(trainer.args.output_dir) / "checkpoint-2"
+    (checkpoint / STATE_NAME).unlink()
+    with pytest.raises(StateError) as error:
+        make_trainer().train(resume_from_checkpoint=str(checkpoint))
+    assert str(error.value) == (
+        f"got the checkpoint {checkpoint} without egup_state.safetensors; expected a checkpoint of this trainer, saved "
+        "without save_only_model; resume from another one, or start anew"
+    )
+
+
+def test_the_scan_is_reused_by_a_second_run_on_the_same_model_and_rows(make_trainer, tmp_path):
+    calls = []
+    for seed in (0, 1):
+        trainer = make_trainer(scan_cache_dir=str(tmp_path / "scan"), learning_rate=1e-3 * (1 + seed))
+        trainer.model.register_forward_hook(lambda module, *_: calls.append(module.training))
+        trainer.train()
+    assert calls.count(False) == 5  # forget 2, retain 2, proxy 1: once
+    assert len(list((tmp_path / "scan").iterdir())) == 1
+
+
+@pytest.mark.parametrize("checkpointing", [False, True])
+def test_lora_trains_every_adapter_and_nothing_else(make_trainer, make_model, checkpointing):
+    base = make_model()
+    trainer = make_trainer(peft_config=LoraConfig(**LORA), gradient_checkpointing=checkpointing, **EVERYTHING)
+    start = weights_of(trainer)
+    trainer.train()
+    end = weights_of(trainer)
+    moved = {name for name in start if not torch.equal(start[name], end[name])}
+    assert moved == {name for name in start if "lora_" in name}
+    assert len(moved) == 2 * 7 * 3  # both factors, seven linear layers, three blocks
+    plain = trainer.model.unload()
+    assert all(torch.equal(value, dict(base.named_parameters())[name]) for name, value in plain.named_parameters())
+
+
+def test_checkpointing_changes_nothing(make_trainer):
+    results = []
+    for checkpointing in (False, True):
+        trainer = make_trainer(gradient_checkpointing=checkpointing, optim="sgd", **EVERYTHING)
+        trainer.train()
+        results.append(weights_of(trainer))
+    assert furthest(*results) < 1e-6
+
+
+def test_the_kl_reference_of_a_fresh_adapter_is_the_adapter_switched_off(make_trainer):
+    trainer = make_trainer(peft_config=LoraConfig(**LORA), objective="grad_diff", retain_loss="kl")
+    trainer.train()
+    assert trainer.reference.kind is ReferenceKind.ADAPTER_OFF
+    kept = [row["loss_retain"] for row in trainer.state.log_history if "loss_retain" in row]
+    assert kept[0] == pytest.approx(0, abs=1e-6)
+    assert kept[-1] > 1e-4
+
+
+def test_the_kl_reference_of_a_full_model_is_a_frozen_copy(make_trainer, make_model):
+    trainer = make_trainer(retain_loss="kl")
+    trainer.train()
+    assert trainer.reference.kind is ReferenceKind.FROZEN_COPY
+    frozen = dict(trainer.reference.frozen_copy.named_parameters())
+    assert all(torch.equal(value, frozen[name]) for name, value in make_model().named_parameters())
+
+
+def test_four_bit_lora_learns_on_the_cpu(make_trainer, make_model, tmp_path):
+    config = make_model().config
+    config.hidden_size, config.intermediate_size, config.head_dim = 64, 128, 16  # blocks of 64 weights
+    AutoModelForCausalLM.from_config(config).save_pretrained(tmp_path / "base")
+    quantised = BitsAndBytesConfig(
+        load_in_4bit=True,
+        bnb_4bit_quant_type="nf4",
+        bnb_4bit_use_double_quant=True,
+        bnb_4bit_compute_dtype=torch.float32,
+    )
+    model = load_model(str(tmp_path / "base"), quantization_config=quantised)
+    trainer = make_trainer(
+        model,
+        peft_config=LoraConfig(**LORA),
+        objective="grad_diff",
+        learning_rate=5e-2,
+        num_train_epochs=20,
+        proxy_constraint=False,
+    )
+    before = trainer.score(trainer.forget_rows).mean_nll.mean()
+    trainer.train()
+    trainer.save_model()
+    assert trainer.score(trainer.forget_rows).mean_nll.mean() > before + 0.5
+    assert (Path(trainer.args.output_dir) / "adapter_model.safetensors").is_file()
+    assert sum("4bit" in type(module).__name__ for module in trainer.model.modules()) >= 21
+
+
+def test_a_saved_model_is_safetensors_and_loads(make_trainer):
+    trainer = make_trainer()
+    trainer.train()
+    trainer.save_model()
+    folder = Path(trainer.args.output_dir)
+    assert {"model.safetensors", "config.json", "tokenizer.json"} <= {file.name for file in folder.iterdir()}
+    loaded = AutoModelForCausalLM.from_pretrained(folder)
+    assert furthest(weights_of(trainer), dict(loaded.named_parameters())) == 0
+
+
+def test_evaluate_reports_the_plain_loss_of_each_set(make_model, tokenizer, config):
+    rows = {"kept": qa_rows(50, 54), "held": Dataset.from_list(qa_rows(60, 63))}
+    trainer = UnlearnTrainer(
+        make_model(),
+        config(per_device_eval_batch_size=8),
+        qa_rows(0, 4),
+        qa_rows(20, 24),
+        eval_dataset=rows,
+        processing_class=tokenizer,
+    )
+    metrics = trainer.evaluate()
+    scores = trainer.score(trainer.eval_dataset["kept"])
+    assert metrics["eval_kept_loss"] == pytest.approx(float(scores.sum_nll.sum() / scores.num_tokens.sum()), rel=1e-5)
+    assert math.isfinite(metrics["eval_held_loss"])
+
+
+def test_evaluation_during_training_picks_the_best_checkpoint(make_model, tokenizer, config):
+    trainer = EGUPTrainer(
+        make_model(),
+        config(
+            eval_strategy="steps",
+            eval_steps=1,
+            save_strategy="steps",
+            save_steps=1,
+            load_best_model_at_end=True,
+            metric_for_best_model="loss",
+            objective="grad_diff",
+        ),
+        qa_rows(0, 8),
+        qa_rows(20, 28),
+        qa_rows(40, 46),
+        eval_dataset=qa_rows(20, 28),
+        processing_class=tokenizer,
+    )
+    trainer.train()
+    losses = {row["step"]: row["eval_loss"] for row in trainer.state.log_history if "eval_loss" in row}
+    assert trainer.state.best_global_step == min(losses, key=losses.get)
+
+
+def test_logs_carry_each_term_under_its_own_name(make_trainer):
+    trainer = make_trainer(proxy_form="penalty", clreg_weight=0.1)
+    trainer.train()
+    logs = trainer.state.log_history[2]
+    terms = {"loss_forget", "loss_retain", "loss_proxy", "loss_clreg", "loss_clreg_anchor"}
+    assert sum(logs[term] for term in terms) == pytest.approx(logs["loss"], rel=1e-4)
+    spread = {f"{name}{end}" for name in ("entanglement", "drift") for end in ("", "_p10", "_p90")}
+    rest = {"weight_mean", "weight_min", "weight_max", "boundary_gap", "past_boundary", "forget_nll", "retain_nll"}
+    assert terms | spread | rest | {"tokens_per_second", "peak_memory_gb"} <= logs.keys()
+    assert logs["weight_min"] <= logs["weight_mean"] <= logs["weight_max"]
+    assert logs["drift_p10"] <= logs["drift"] <= logs["drift_p90"]
+    assert 0 <= logs["past_boundary"] <= 1
+    json.dumps(trainer.state.log_history)
+
+
+def test_without_proxies_the_run_says_so_and_trains_without_the_constraint(make_trainer, caplog):
+    trainer = make_trainer(proxies=False)
+    assert "No proxy rows were given: training without the proxy constraint." in caplog.text
+    off = make_trainer(proxy_constraint=False)
+    trainer.train()
+    off.train()
+    assert furthest(weights_of(trainer), weights_of(off)) == 0
+
+
+def test_a_loss_of_ones_own_takes_one_registration(make_trainer):
+    class Doubled(ForgetLoss):
+        def __call__(self, outputs, reference):
+            return -2 * outputs.mean_nll
+
+    register_forget_loss("doubled_in_test", Doubled)
+    own = make_trainer(objective="doubled_in_test", optim="sgd")
+    same = make_trainer(objective="grad_diff", forget_weight=2.0, optim="sgd")
+    own.train()
+    same.train()
+    assert furthest(weights_of(own), weights_of(same)) < 1e-6
+
+
+def test_a_model_may_be_named_by_its_folder(make_model, tokenizer, config, tmp_path):
+    make_model().save_pretrained(tmp_path / "base")
+    tokenizer.save_pretrained(tmp_path / "base")
+    before = (tmp_path / "base" / "model.safetensors").read_bytes()
+    trainer = EGUPTrainer(str(tmp_path / "base"), config(), qa_rows(0, 6), qa_rows(20, 26), qa_rows(40, 44))
+    trainer.train()
+    trainer.save_model()
+    assert (tmp_path / "base" / "model.safetensors").read_bytes() == before
+    assert furthest(weights_of(trainer), dict(make_model().named_parameters())) > 1e-3
+
+
+def test_token_columns_train_as_the_rows_they_came_from(make_model, tokenizer, config, make_trainer):
+    plain = make_trainer(forget=6)
+    tokens = {
+        name: [{"input_ids": row.input_ids.tolist(), "labels": row.labels.tolist()} for row in rows.rows]
+        for name, rows in (("f", plain.forget_rows), ("r", plain.retain_rows), ("p", plain.proxy_rows))
+    }
+    own = EGUPTrainer(
+        make_model(), config(), Dataset.from_list(tokens["f"]), tokens["r"], tokens["p"], processing_class=tokenizer
+    )
+    plain.train()
+    own.train()
+    assert furthest(weights_of(plain), weights_of(own)) == 0
+
+
+def test_gradient_ascent_needs_no_retain_rows(make_model, tokenizer, config):
+    off = {"inter_entanglement": False, "intra_entanglement": False}
+    trainer = EGUPTrainer(
+        make_model(), config(objective="grad_ascent", **off), qa_rows(0, 6), None, qa_rows(40, 44),
+        processing_class=tokenizer,
+    )  # fmt: skip
+    trainer.train()
+    assert trainer.state.global_step == 4
+
+
+@pytest.mark.parametrize(
+    ("rows", "error", "message"),
+    [
+        ({"forget_dataset": None}, DataError, "got no forget set; expected rows; give the forget set"),
+        ({"forget_dataset": []}, DataError, "got an empty forget set; expected at least one row; check the source"),
+        (
+            {"retain_dataset": None},
+            DataError,
+            "got no retain set; expected rows to keep; give retain_dataset (--retain)",
+        ),
+        (
+            {"retain_dataset": [*qa_rows(20, 22), qa_rows(3, 4)[0]]},
+            DataError,
+            "got a row in both sets: row 3 of the forget set is row 2 of the retain set; expected no row (prompt and "
+            "answer) in both the forget set and the retain set; remove it from one of them",
+        ),
+        (
+            {"proxy_dataset": qa_rows(5, 6)},
+            DataError,
+            "got a row in both sets: row 5 of the forget set is row 0 of the proxy set; expected no row (prompt and "
+            "answer) in both the forget set and the proxy set; remove it from one of them",
+        ),
+        (
+            {"args": TrainingArguments(output_dir="x", use_cpu=True)},
+            ConfigError,
+            "got args of class TrainingArguments; expected EGUPConfig; make them with EGUPConfig(output_dir=...)",
+        ),
+        (
+            {"processing_class": None},
+            ModelError,
+            "got no tokenizer, and a model that was not loaded from a folder or hub; expected the model's tokenizer; "
+            "pass it as processing_class",
+        ),
+    ],
+)
+def test_bad_input_is_refused_before_anything_is_made(make_model, tokenizer, config, rows, error, message, tmp_path):
+    arguments = {
+        "args": config(),
+        "forget_dataset": qa_rows(0, 8),
+        "retain_dataset": qa_rows(20, 28),
+        "proxy_dataset": qa_rows(40, 44),
+        "processing_class": tokenizer,
+    }
+    with pytest.raises(error) as raised:
+        EGUPTrainer(make_model(), **{**arguments, **rows})
+    assert str(raised.value) == message
+    assert not (tmp_path / "out").exists()
+
+
+def test_dropout_is_switched_off_of_both_kinds(make_model):
+    gpt2, llama = make_model("gpt2"), make_model("llama")
+    gpt2.transformer.drop.p = 0.3
+    llama.model.layers[0].self_attn.attention_dropout = 0.2
+    disable_dropout(gpt2)
+    disable_dropout(llama)
+    assert all(module.p == 0 for module in gpt2.modules() if isinstance(module, torch.nn.Dropout))
+    assert llama.model.layers[0].self_attn.attention_dropout == 0
+
+
+def test_a_trained_adapter_can_be_trained_on(make_trainer, make_model, tmp_path):
+    first = make_trainer(peft_config=LoraConfig(**LORA))
+    first.train()
+    make_model().save_pretrained(tmp_path / "base")
+    adapted = PeftModel.from_pretrained(
+        AutoModelForCausalLM.from_pretrained(tmp_path / "base"), save(first, tmp_path), is_trainable=True
+    )
+    second = make_trainer(adapted, retain_loss="kl")
+    second.train()
+    assert second.reference.kind is ReferenceKind.FROZEN_COPY
+    assert second.state.log_history[0]["loss_retain"] == pytest.approx(0, abs=1e-6)
+
+
+def save(trainer, tmp_path):
+    trainer.save_model(str(tmp_path / "adapter"))
+    return tmp_path / "adapter"
