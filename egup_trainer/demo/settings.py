@@ -6,7 +6,7 @@ from egup_trainer.demo.twins import ModelSize, Schedule
 
 METHODS = {
     "gradient_difference": {"objective": "grad_diff", **EVERYTHING_OFF},
-    "egup_clreg": {"objective": "grad_diff", "clreg_weight": 0.1},
+    "egup_clreg": {"objective": "grad_diff", "proxy_match": "nearest", "proxy_neighbors": 4, "clreg_weight": 0.1},
 }
 """The two methods that the demo compares: the same objective, without and with EGUP and CLReg."""
 
@@ -20,7 +20,7 @@ def demo_experiment(seed: int = 0) -> Experiment:
         proxy=people.proxy,
         size=ModelSize(),
         learning=Schedule(epochs=30, learning_rate=2e-3),
-        unlearning=Schedule(epochs=10, learning_rate=3e-4),
+        unlearning=Schedule(epochs=20, learning_rate=5e-4),
         methods=METHODS,
         seed=seed,
     )

@@ -1,0 +1,93 @@
+"""The choices that the sources leave open, measured on the demo: `python -m benchmarks.design_choices --seeds 0 1`.
+
+Each variant changes one thing of the demo's `egup_clreg`. Writes one JSON file a seed to benchmarks/results, and a
+table of all seeds (mean, and the values one by one) to benchmarks/results/design_choices.md.
+"""
+
+import argparse
+import json
+import time
+from collections.abc import Iterable
+from dataclasses import replace
+from pathlib import Path
+
+from rich.console import Console
+
+from egup_trainer.cli.common import quiet_libraries
+from egup_trainer.demo.experiment import run
+from egup_trainer.demo.settings import METHODS, demo_experiment
+from egup_trainer.losses.forget.npo import NPO
+from egup_trainer.losses.registry import register_forget_loss
+from egup_trainer.report.run_record import run_facts, write_results
+
+RESULTS = Path(__file__).parent / "results"
+DEMO = METHODS["egup_clreg"]
+
+
+class ClampedNPO(NPO):
+    """NPO that does not accept negative efforts: the reading of method.md that was measured and not taken."""
+
+    pulls_back = False
+
+
+VARIANTS = {
+    "gradient_difference": METHODS["gradient_difference"],
+    "as in the demo": DEMO,
+    "proxy_match=mean": {**DEMO, "proxy_match": "mean"},
+    "proxy_neighbors=1": {**DEMO, "proxy_neighbors": 1},
+    "proxy_neighbors=8": {**DEMO, "proxy_neighbors": 8},
+    "proxy_form=penalty": {**DEMO, "proxy_form": "penalty"},
+    "proxy_temperature=0.5": {**DEMO, "proxy_temperature": 0.5},
+    "no inter-sample weights": {**DEMO, "inter_entanglement": False},
+    "no intra-sample weights": {**DEMO, "intra_entanglement": False},
+    "drift_reference=previous": {**DEMO, "drift_reference": "previous"},
+    "intra_temperature=0.25": {**DEMO, "intra_temperature": 0.25},
+    "intra_temperature=1": {**DEMO, "intra_temperature": 1.0},
+    "no CLReg": {**DEMO, "clreg_weight": 0.0},
+    "clreg_positives=views": {**DEMO, "clreg_positives": "views"},
+    "feature_layer=0.25": {**DEMO, "feature_layer": 0.25},
+    "feature_layer=0.75": {**DEMO, "feature_layer": 0.75},
+    "cache_dim=32": {**DEMO, "cache_dim": 32},
+    "npo": {**DEMO, "objective": "npo"},
+    "npo, effort clamped at 0": {**DEMO, "objective": "npo_clamped"},
+    "simnpo": {**DEMO, "objective": "simnpo"},
+}
+
+
+def write_table(paths: Iterable[Path]) -> None:
+    """Means over seeds, with each seed's value, from the result files."""
+    documents = [json.loads(path.read_text(encoding="utf-8")) for path in sorted(paths)]
+    names = [row["name"] for row in documents[0]["rows"]]
+    lines = ["| variant | forget probability | retain probability |", "| --- | --- | --- |"]
+    for name in names:
+        rows = [next(row for row in document["rows"] if row["name"] == name) for document in documents]
+        cells = []
+        for metric in ("forget_probability", "retain_probability"):
+            values = [row["metrics"][metric] for row in rows]
+            cells.append(f"{sum(values) / len(values):.3g} ({', '.join(f'{value:.3g}' for value in values)})")
+        lines.append(f"| {name} | {' | '.join(cells)} |")
+    (RESULTS / "design_choices.md").write_text("\n".join(lines) + "\n", encoding="utf-8")
+
+
+def main() -> None:
+    """Runs the seeds and writes results and table."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1])
+    options = parser.parse_args()
+    quiet_libraries()
+    register_forget_loss("npo_clamped", ClampedNPO)
+    for seed in options.seeds:
+        start = time.perf_counter()
+        experiment = replace(demo_experiment(seed), methods=VARIANTS)
+        rows = run(experiment, Console().print)
+        facts = run_facts(
+            command=f"python -m benchmarks.design_choices --seeds {seed}",
+            seconds=time.perf_counter() - start,
+            settings=experiment.settings(),
+        )
+        write_results(RESULTS / f"design_choices_seed{seed}.json", rows, facts)
+    write_table(RESULTS.glob("design_choices_seed*.json"))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,87 @@
+"""What is installed: the wheel holds the package, public names are importable, versions are pinned."""
+
+import configparser
+import re
+import shutil
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory):
+    """Path of a wheel built from a copy of the source: setuptools would pack what an earlier build left behind."""
+    folder, copy = tmp_path_factory.mktemp("wheel"), tmp_path_factory.mktemp("source")
+    shutil.copytree(ROOT / "egup_trainer", copy / "egup_trainer", ignore=shutil.ignore_patterns("__pycache__"))
+    for name in ("setup.py", "setup.cfg", "pyproject.toml", "README.md", "LICENSE"):
+        shutil.copy(ROOT / name, copy)
+    command = [sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", str(folder), str(copy)]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
+    return next(folder.glob("*.whl"))
+
+
+def test_the_wheel_holds_every_module_and_nothing_else(wheel):
+    names = {name for name in zipfile.ZipFile(wheel).namelist() if ".dist-info/" not in name}
+    source = {str(path.relative_to(ROOT)) for path in (ROOT / "egup_trainer").rglob("*.py")}
+    assert names == source | {"egup_trainer/py.typed"}
+
+
+def test_the_package_works_from_the_wheel_alone(wheel, tmp_path):
+    zipfile.ZipFile(wheel).extractall(tmp_path / "site")
+    code = (
+        "import sys; sys.path.insert(0, sys.argv[1]); import egup_trainer; from egup_trainer import EGUPTrainer, "
+        "EGUPConfig, UnlearnTrainer, UnlearnConfig; print(egup_trainer.__file__)"
+    )
+    run = subprocess.run(
+        [sys.executable, "-I", "-c", code, str(tmp_path / "site")], capture_output=True, text=True, cwd=tmp_path
+    )
+    assert run.returncode == 0, run.stderr[-2000:]
+    assert run.stdout.strip() == str(tmp_path / "site" / "egup_trainer" / "__init__.py")
+
+
+def test_the_wheel_names_the_console_script_and_the_licence(wheel):
+    archive = zipfile.ZipFile(wheel)
+    entry = next(name for name in archive.namelist() if name.endswith("entry_points.txt"))
+    assert "egup = egup_trainer.cli.main:main" in archive.read(entry).decode()
+    assert any(name.endswith("LICENSE") for name in archive.namelist())
+
+
+def requirements() -> list[str]:
+    parser = configparser.ConfigParser()
+    parser.read(ROOT / "setup.cfg")
+    return parser["options"]["install_requires"].split()
+
+
+def test_requirements_have_lower_bounds_and_no_upper_caps():
+    assert all(re.fullmatch(r"[a-z-]+>=[\d.]+", requirement) for requirement in requirements())
+
+
+def test_every_requirement_is_pinned_in_the_constraints():
+    pinned = {
+        line.split("==")[0].lower().replace("_", "-")
+        for line in (ROOT / "constraints.txt").read_text().splitlines()
+        if "==" in line
+    }
+    assert {requirement.split(">=")[0] for requirement in requirements()} <= pinned
+
+
+def test_nothing_forces_a_logger_or_another_engine():
+    names = {requirement.split(">=")[0] for requirement in requirements()}
+    assert not names & {"deepspeed", "lm-eval", "flash-attn", "wandb", "tensorboard", "trackio"}
+
+
+def test_public_names_are_all_there_and_sorted():
+    import egup_trainer
+
+    assert egup_trainer.__all__ == sorted(egup_trainer.__all__)
+    assert set(egup_trainer.__all__) == set(egup_trainer._HOMES)
+    for name in egup_trainer.__all__:
+        assert getattr(egup_trainer, name).__name__ == name
+    with pytest.raises(AttributeError, match="has no attribute 'nothing'"):
+        _ = egup_trainer.nothing
