@@ -82,10 +82,7 @@ def run(experiment: Experiment, say: Callable[[str], None]) -> list[ResultRow]:
             results.append(measure(name, model, time.perf_counter() - start))
         say(f"Training the twin on the {len(rows['retain'])} retain rows alone, to compare with")
         start = time.perf_counter()
-        # Fewer rows, equally many steps: what the twin knows of the retain rows, it knows as well as the first model.
-        share = (len(rows["forget"]) + len(rows["retain"])) / len(rows["retain"])
-        schedule = Schedule(**{**asdict(experiment.learning), "epochs": experiment.learning.epochs * share})
-        twin = learn(twin, [rows["retain"]], tokenizer, schedule, folder, seed)
+        twin = learn(twin, [rows["retain"]], tokenizer, experiment.learning, folder, seed)
         results.append(measure("retrained", twin, time.perf_counter() - start))
     return results
 
