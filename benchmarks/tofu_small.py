@@ -1,8 +1,8 @@
 """The demo's experiment on real TOFU rows: `python -m benchmarks.tofu_small --data_dir ../shared/data/tofu`.
 
-Eight authors to forget, twenty-four to keep, eight never seen (20 rows each), from TOFU's `full` set (Maini et al. 2024,
-MIT licence); a Llama of 2.7 million parameters trained from scratch, and its twin trained on the retain rows alone.
-Writes one JSON file a seed to benchmarks/results, with the machine's facts, and a picture beside it.
+Eight authors to forget, twenty-four to keep, eight never seen (20 rows each), from TOFU's `full` set (Maini et al.
+2024, MIT licence); a Llama of 2.7 million parameters trained from scratch, and its twin trained on the retain rows
+alone. Writes one JSON file a seed to benchmarks/results, with the machine's facts, and a picture beside it.
 """
 
 import argparse

@@ -1,5 +1,7 @@
 """The errors a user can meet: one line that says what was got, what is expected and what to do."""
 
+from functools import partial
+
 
 class EgupError(ValueError):
     """Base of all errors that this package raises on purpose.
@@ -18,6 +20,10 @@ class EgupError(ValueError):
 
     def __init__(self, *, got: str, expected: str, fix: str):
         super().__init__(f"got {got}; expected {expected}; {fix}")
+        self._parts = {"got": got, "expected": expected, "fix": fix}
+
+    def __reduce__(self) -> tuple:  # data-loader workers send errors through pickle
+        return partial(type(self), **self._parts), ()
 
 
 class ConfigError(EgupError):

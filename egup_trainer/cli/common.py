@@ -2,10 +2,12 @@
 
 import logging
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from difflib import get_close_matches
 from typing import Any, NoReturn
 
-from egup_trainer.errors import ConfigError
+from egup_trainer.errors import ConfigError, EgupError
 
 
 def quiet_libraries() -> None:
@@ -15,6 +17,20 @@ def quiet_libraries() -> None:
     warnings.filterwarnings("ignore")
     transformers_logging.set_verbosity_error()
     logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
+
+
+@contextmanager
+def one_line_errors() -> Iterator[None]:
+    """Turns what the libraries' own checks of options raise into a `ConfigError`."""
+    try:
+        yield
+    except EgupError:
+        raise
+    except (ValueError, TypeError, OSError, ImportError) as error:
+        first_line = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise ConfigError(
+            got=f"options that cannot be used ({first_line})", expected="valid flags", fix="change them"
+        ) from error
 
 
 def parse(command: str, dataclasses: list[type], argv: list[str]) -> tuple[Any, ...]:
@@ -30,15 +46,8 @@ def parse(command: str, dataclasses: list[type], argv: list[str]) -> tuple[Any, 
             raise ConfigError(got=message, expected="flags as shown by --help", fix=f"see `egup {command} --help`")
 
     parser = OneLineParser(dataclasses, prog=f"egup {command}", allow_abbrev=False)
-    try:
+    with one_line_errors():
         *parsed, unknown = parser.parse_args_and_config(argv, return_remaining_strings=True)
-    except ConfigError:
-        raise
-    except (ValueError, TypeError, OSError, ImportError) as error:  # what the libraries' own checks raise
-        first_line = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise ConfigError(
-            got=f"options that cannot be used ({first_line})", expected="valid flags", fix="change them"
-        ) from error
     flags = [word for word in unknown if word.startswith("-")] or unknown
     if flags:
         known = [option for action in parser._actions for option in action.option_strings]

@@ -1,6 +1,7 @@
 """`egup demo`: invented people, a small model and its retrained twin, in a few minutes, with no network."""
 
 import argparse
+import os
 import time
 from pathlib import Path
 
@@ -16,6 +17,7 @@ def main(argv: list[str]) -> None:
     parser.add_argument("--seed", type=int, default=0, help="Seed of people, weights and orders.")
     options = parser.parse_args(argv)
 
+    os.environ.setdefault("CUDA_VISIBLE_DEVICES", "0")  # one process trains on one GPU at most
     from rich.console import Console
 
     from egup_trainer.cli.common import quiet_libraries

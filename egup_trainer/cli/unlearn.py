@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from egup_trainer.cli.common import parse, quiet_libraries
+from egup_trainer.cli.common import one_line_errors, parse, quiet_libraries
 from egup_trainer.errors import ConfigError, StateError
 
 _SOURCES = "a file (.jsonl, .json, .csv, .parquet), a saved dataset, tofu:NAME, or a hub id owner/name[:config[:split]]"
@@ -20,6 +20,9 @@ class RowArguments:
     retain: str | None = field(default=None, metadata={"help": "Rows to keep: a source alike."})
     proxy: str | None = field(
         default=None, metadata={"help": "Rows of the same kind that the model never saw: a source alike."}
+    )
+    eval: str | None = field(
+        default=None, metadata={"help": "Rows to report eval_loss on, with --eval_strategy: a source alike."}
     )
     data_dir: str | None = field(default=None, metadata={"help": "Local folder with TOFU's files, for tofu:NAME."})
 
@@ -41,20 +44,19 @@ def main(argv: list[str]) -> None:
     trainer.save_model()
     trainer.save_state()
     if trainer.is_world_process_zero():
-        _print_summary(trainer, probabilities, seconds)
+        _print_summary(trainer, probabilities, seconds, resume)
 
 
 def _check(row_args: RowArguments, config: Any, model_config: Any) -> None:
+    from dataclasses import fields
+
     for flag, value in (("--model_name_or_path", model_config.model_name_or_path), ("--forget", row_args.forget)):
         if not value:
             raise ConfigError(got=f"no {flag}", expected="it to be given", fix="see `egup unlearn --help`")
-    source, output = Path(model_config.model_name_or_path).resolve(), Path(config.output_dir).resolve()
-    if source == output or source in output.parents:
-        raise ConfigError(
-            got=f"the output folder {config.output_dir} in the model's own folder",
-            expected="another folder: the input model is never touched",
-            fix="change --output_dir",
-        )
+    for option in fields(model_config):
+        unused = option.name.startswith("lora_") and not model_config.use_peft
+        if unused and getattr(model_config, option.name) != option.default:
+            raise ConfigError(got=f"--{option.name} without --use_peft", expected="both or none", fix="add --use_peft")
 
 
 def _make_trainer(row_args: RowArguments, config: Any, model_config: Any) -> tuple[Any, Any]:
@@ -67,11 +69,17 @@ def _make_trainer(row_args: RowArguments, config: Any, model_config: Any) -> tup
 
     rows = {
         f"{name}_dataset": load_rows(source, row_args.data_dir)
-        for name in ("forget", "retain", "proxy")
+        for name in ("forget", "retain", "proxy", "eval")
         if (source := getattr(row_args, name)) is not None
     }
-    config.model_init_kwargs = {**model_init_kwargs(model_config), **(config.model_init_kwargs or {})}
-    trainer = EGUPTrainer(model_config.model_name_or_path, config, peft_config=get_peft_config(model_config), **rows)
+    config.model_init_kwargs = {
+        **model_init_kwargs(model_config, config.use_cpu),
+        **(config.model_init_kwargs or {}),
+    }
+    with one_line_errors():
+        trainer = EGUPTrainer(
+            model_config.model_name_or_path, config, peft_config=get_peft_config(model_config), **rows
+        )
     sets = {"forget": trainer.forget_rows, "retain": trainer.retain_rows, "proxy": trainer.proxy_rows}
     probabilities = ProbabilityCallback(trainer, {name: rows for name, rows in sets.items() if rows is not None})
     trainer.add_callback(probabilities)
@@ -81,10 +89,14 @@ def _make_trainer(row_args: RowArguments, config: Any, model_config: Any) -> tup
 def _resume_from(config: Any) -> Any:
     """What `Trainer.train` takes: a checkpoint's folder, True for the last one, or None."""
     resume = config.resume_from_checkpoint
-    if not isinstance(resume, str) or resume.lower() not in ("true", "false"):
-        return resume
-    if resume.lower() == "false":
+    if resume is None or resume.lower() == "false":
         return None
+    if resume.lower() != "true":
+        if not Path(resume).is_dir():
+            raise StateError(
+                got=f"no folder at {resume}", expected="a checkpoint", fix="check --resume_from_checkpoint"
+            )
+        return resume
     from transformers.trainer_utils import get_last_checkpoint
 
     if not Path(config.output_dir).is_dir() or get_last_checkpoint(config.output_dir) is None:
@@ -96,7 +108,7 @@ def _resume_from(config: Any) -> Any:
     return True
 
 
-def _print_summary(trainer: Any, probabilities: Any, seconds: float) -> None:
+def _print_summary(trainer: Any, probabilities: Any, seconds: float, resume: Any) -> None:
     from rich.console import Console
     from rich.table import Table
 
@@ -104,7 +116,7 @@ def _print_summary(trainer: Any, probabilities: Any, seconds: float) -> None:
     from egup_trainer.trainer.step import peak_memory_gb
 
     table = Table(title="Probability of answers", title_justify="left")
-    for heading in ("rows", "before", "after"):
+    for heading in ("rows", "at the checkpoint" if resume else "before", "after"):
         table.add_column(heading, justify="left" if heading == "rows" else "right")
     for name, before in probabilities.before.items():
         table.add_row(name, format_probability(before), format_probability(probabilities.after[name]))

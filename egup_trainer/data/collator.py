@@ -7,7 +7,6 @@ import numpy as np
 import torch
 
 from egup_trainer.data.schema import IGNORE_INDEX, NO_SAMPLE, TokenizedRow
-from egup_trainer.errors import DataError
 
 Item = tuple[int, TokenizedRow]
 Batch = dict[str, torch.Tensor]
@@ -62,10 +61,7 @@ class PairCollator:
         rows: pads the joined rows.
         with_retain: whether pairs carry a retain row.
         positives: what the second view is: None, "views" (the same row; noise is added in the model) or
-            "paraphrase".
-
-    Raises:
-        DataError: a paraphrase is asked for and a row has none.
+            "paraphrase", which each forget row must have.
     """
 
     def __init__(self, rows: RowCollator, with_retain: bool = True, positives: str | None = None):
@@ -82,12 +78,4 @@ class PairCollator:
         return {**batch, **ids}
 
     def _second_view(self, index: int, row: TokenizedRow) -> TokenizedRow:
-        if self.positives == "views" or index == NO_SAMPLE:
-            return row
-        if row.paraphrase is None:
-            raise DataError(
-                got=f"no paraphrased_answer in row {index} of the forget set",
-                expected="one in every forget row, for clreg_positives=paraphrase",
-                fix="use clreg_positives=forget or views",
-            )
-        return row.paraphrase
+        return row if self.positives == "views" or index == NO_SAMPLE else row.paraphrase

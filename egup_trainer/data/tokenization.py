@@ -77,8 +77,9 @@ def tokenize(
 
     Raises:
         ModelError: the tokenizer is slow (no offsets) or its chat template drops the answer.
-        DataError: a row was cut so that no scored token is left.
+        DataError: a row was cut so that no scored token is left, or the chat template refuses it.
     """
+    from jinja2 import TemplateError
     from tqdm.auto import tqdm
 
     if not getattr(tokenizer, "is_fast", False):
@@ -89,7 +90,14 @@ def tokenize(
         )
     samples: list[TokenizedRow] = []
     for number, row in enumerate(tqdm(rows, desc=f"Tokenizing {name}", disable=not progress, leave=False, delay=2)):
-        sample = _tokenize_row(row, tokenizer, template or Template())
+        try:
+            sample = _tokenize_row(row, tokenizer, template or Template())
+        except TemplateError as error:
+            raise DataError(
+                got=f"row {number} of the {name}, which the chat template refuses",
+                expected="roles and turns that the template knows",
+                fix="change the row, or set tokenizer.chat_template to None for plain markers",
+            ) from error
         sample = replace(sample, source=RowSource.of(number, sample))
         if not row.prompt and max_length is not None:
             samples.extend(_split(sample, max_length))
@@ -125,6 +133,17 @@ def _token_list(value: object) -> np.ndarray:
     numbers = np.asarray(value if isinstance(value, list | tuple | np.ndarray) else [])
     fits = numbers.ndim == 1 and np.issubdtype(numbers.dtype, np.integer)
     return numbers.astype(np.int32) if fits else np.zeros(0, dtype=np.int32)
+
+
+def check_paraphrases(forget: RowDataset) -> None:
+    """Raises `DataError` if a forget row has no paraphrase."""
+    for row in forget.rows:
+        if row.paraphrase is None:
+            raise DataError(
+                got=f"no paraphrased_answer in row {row.source.number} of the forget set",
+                expected="one in every forget row, for clreg_positives=paraphrase",
+                fix="use clreg_positives=forget or views",
+            )
 
 
 def check_disjoint(first: RowDataset, first_name: str, second: RowDataset, second_name: str) -> None:

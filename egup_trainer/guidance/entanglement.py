@@ -6,6 +6,7 @@ at the start of the optimizer step, so weights do not depend on how the step is 
 
 from math import log
 
+import torch
 from torch import Tensor
 
 _LEAST_DEVIATION = 1e-3
@@ -24,7 +25,6 @@ def inter_sample_entanglement(features: Tensor, bank: Tensor, neighbors: int = 8
         Shape (B,), between -1 and 1.
 
     Example:
-        >>> import torch
         >>> inter_sample_entanglement(torch.tensor([[1.0, 0.0]]), torch.tensor([[1.0, 0.0], [0.0, 1.0]]), neighbors=1)
         tensor([1.])
     """
@@ -49,10 +49,11 @@ def inter_sample_weights(
         Shape (B,).
 
     Example:
-        >>> import torch
         >>> inter_sample_weights(torch.tensor([0.5]), torch.tensor([0.5, 0.5]))
         tensor([1.])
     """
+    if len(cached) < 2:
+        return torch.ones_like(entanglement)  # nothing to weigh against
     mean, deviation = cached.mean(), cached.std(correction=0).clamp_min(_LEAST_DEVIATION)
     exponents, cached_exponents = ((e - mean) / deviation / temperature for e in (entanglement, cached))
     return _over_mean_exp(exponents, cached_exponents).clamp(*clip)
@@ -62,7 +63,6 @@ def drift(features: Tensor, reference: Tensor) -> Tensor:
     """d_i = 1 - cos(phi_t(x_i), phi_ref(x_i)): how far a sample has moved. Shapes (B, k) and (B, k) -> (B,), 0 to 2.
 
     Example:
-        >>> import torch
         >>> drift(torch.tensor([[1.0, 0.0]]), torch.tensor([[-1.0, 0.0]]))
         tensor([2.])
     """
@@ -81,7 +81,6 @@ def intra_sample_weights(drifts: Tensor, cached: Tensor, temperature: float = 0.
         Shape (B,).
 
     Example:
-        >>> import torch
         >>> intra_sample_weights(torch.tensor([0.0]), torch.tensor([0.0, 0.0]))
         tensor([1.])
     """

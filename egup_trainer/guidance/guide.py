@@ -41,6 +41,10 @@ class Sight:
     drift: Tensor | None = None
     boundary_gap: Tensor | None = None
 
+    def detached(self) -> "Sight":
+        """The same values without the graph that made them."""
+        return Sight(**{name: None if value is None else value.detach() for name, value in vars(self).items()})
+
 
 class Guide:
     """Weights forget samples by EGUP's three parts and keeps what they remember.

@@ -21,7 +21,7 @@ def load_model(name_or_path: str, **model_init_kwargs: Any) -> Any:
     """A causal language model, in float32 unless `dtype` says otherwise.
 
     Args:
-        name_or_path: local folder or hub id of a model, or of a saved adapter (its base model is loaded with it).
+        name_or_path: folder or hub id of a model, or folder of an adapter (its base model is loaded with it).
         model_init_kwargs: for `AutoModelForCausalLM.from_pretrained`.
 
     Raises:
@@ -36,7 +36,7 @@ def load_model(name_or_path: str, **model_init_kwargs: Any) -> Any:
     return _load(AutoModelForCausalLM, "causal language model", name_or_path, **kwargs)
 
 
-def model_init_kwargs(model_config: Any) -> dict[str, Any]:
+def model_init_kwargs(model_config: Any, use_cpu: bool = False) -> dict[str, Any]:
     """Arguments of `load_model` from TRL's `ModelConfig` flags (dtype, attention, 4-bit, ...)."""
     import torch
     from accelerate import PartialState
@@ -50,7 +50,7 @@ def model_init_kwargs(model_config: Any) -> dict[str, Any]:
     }
     if quantization is not None:
         # Quantised weights cannot be moved later: each process loads them on its own GPU.
-        device_map = {"": PartialState().local_process_index} if torch.cuda.is_available() else None
+        device_map = {"": PartialState().local_process_index} if torch.cuda.is_available() and not use_cpu else None
         kwargs |= {"quantization_config": quantization, "device_map": device_map}
     return kwargs
 
@@ -86,7 +86,7 @@ def _load(auto_class: Any, what: str, name_or_path: str, **kwargs: Any) -> Any:
 
     try:
         return auto_class.from_pretrained(name_or_path, **kwargs)
-    except (OSError, ValueError, KeyError, SafetensorError) as error:
+    except (OSError, ValueError, KeyError, ImportError, SafetensorError) as error:
         raise ModelError(
             got=f"{name_or_path}, from which no {what} could be loaded ({_first_line(error)})",
             expected=f"a local folder or hub id of a {what}",

@@ -1,6 +1,7 @@
 """One no-grad pass over rows: negative log-likelihoods and features of each, on any number of processes."""
 
 import hashlib
+import json
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +16,13 @@ from egup_trainer.errors import StateError
 from egup_trainer.modeling.forward import AnswerReader
 
 _CHUNK = 1 << 22
+_NAMES_AND_VERSIONS = (
+    "_name_or_path",
+    "base_model_name_or_path",
+    "inference_mode",
+    "transformers_version",
+    "use_cache",
+)
 
 
 @dataclass(frozen=True)
@@ -77,7 +85,7 @@ def score_rows(
     lengths = torch.tensor([len(dataset.rows[index]) for index in wanted.tolist()])
     batches = lengths.argsort(descending=True, stable=True).split(batch_size)  # places in `wanted`
     rank, world = (accelerator.process_index, accelerator.num_processes) if accelerator else (0, 1)
-    device = next(model.parameters()).device
+    device = accelerator.device if accelerator else next(model.parameters()).device
     results: dict[str, Tensor] = {}
     was_training = model.training
     model.eval()
@@ -103,19 +111,17 @@ def score_rows(
 
 
 def scan_fingerprint(model: nn.Module, datasets: list[tuple[RowDataset, Tensor]], settings: dict[str, Any]) -> str:
-    """Digest of all that a scan depends on: weights, rows and settings. Equal inputs give equal digests anywhere.
+    """Digest of all that a scan depends on: weights, model configuration, rows and settings.
 
     Weights are summed up as integers of their bits with position-dependent factors, so the order of summation, and
-    with it the device, does not matter.
+    with it the device, does not matter. Not for a model whose weights are spread over processes.
     """
     digest = hashlib.sha256(repr(sorted(settings.items())).encode())
     for name, tensor in model.state_dict().items():  # with it come the scales of quantised weights
         if not isinstance(tensor, Tensor):
             continue
-        local = tensor.to_local() if hasattr(tensor, "to_local") else tensor
-        digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype} {_bit_sum(local.detach())}".encode())
-    for config in getattr(model, "peft_config", {}).values():
-        digest.update(repr(sorted(config.to_dict().items(), key=str)).encode())
+        digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype} {_bit_sum(tensor.detach())}".encode())
+    digest.update(_describe_model(model).encode())
     for dataset, ids in datasets:
         digest.update(f"{len(ids)} rows".encode())
         for index in ids.tolist():
@@ -158,6 +164,19 @@ def load_scan(path: Path, fingerprint: str) -> dict[str, Tensor]:
             fix="delete it, and it is made anew",
         )
     return tensors
+
+
+def _describe_model(model: Any) -> str:
+    """What decides a model's outputs besides its weights, as JSON; the same in every process."""
+    parts = {"adapters": {name: config.to_dict() for name, config in getattr(model, "peft_config", {}).items()}}
+    parts["active"] = list(getattr(model, "active_adapters", [])) if parts["adapters"] else []
+    parts["config"] = model.config.to_dict() if hasattr(model, "config") else {}
+    for described in (*parts["adapters"].values(), parts["config"]):
+        for name in _NAMES_AND_VERSIONS:
+            described.pop(name, None)
+    return json.dumps(
+        parts, sort_keys=True, default=lambda value: sorted(map(str, value)) if isinstance(value, set) else str(value)
+    )
 
 
 def _bit_sum(tensor: Tensor) -> int:

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass, field
 from enum import Enum
+from pathlib import Path
 from typing import Any, ClassVar, TypeVar
 
 from transformers import TrainingArguments
@@ -78,7 +79,9 @@ class UnlearnConfig(TrainingArguments):
     )
     user_marker: str = _option("Question: ", "Text before a user turn, for tokenizers without a chat template.")
     assistant_marker: str = _option("\nAnswer: ", "Text before the answer, for tokenizers without a chat template.")
-    disable_dropout: bool = _option(True, "Switch dropout off, so that the model is compared with itself.")
+    disable_dropout: bool = _option(
+        True, "Switch dropout off, LoRA's among it, so that the model is compared with itself."
+    )
     scan_cache_dir: str | None = _option(
         None,
         "Folder for the scan's results, to be reused by runs on the same model and rows (default: OUTPUT_DIR/_scan).",
@@ -97,9 +100,10 @@ class UnlearnConfig(TrainingArguments):
     def _validate(self) -> None:
         check_range(self, ("forget_weight", "retain_weight", "simnpo_delta"), low=0)
         check_range(self, ("npo_beta", "simnpo_beta"), low=0, low_is_allowed=False)
-        check_range(self, ("max_length",), low=8)
+        check_range(self, ("max_length",), low=8, whole=True)
         _refuse_reentrant_checkpointing(self)
-        _refuse_to_publish_checkpoints(self)
+        _refuse_to_publish_features(self)
+        _refuse_what_would_do_nothing(self)
         default = forget_loss(self.objective).default_retain_loss
         self.retain_loss = default if self.retain_loss is None else self.retain_loss
         retain_loss(self.retain_loss)
@@ -174,24 +178,40 @@ class EGUPConfig(UnlearnConfig):
             ("clreg_positives", ClregPositives),
         ):
             setattr(self, name, _choice(choices, getattr(self, name), name))
-        check_range(self, ("inter_neighbors", "bank_size", "proxy_neighbors"), low=1)
-        check_range(self, ("cache_dim",), low=2)
+        check_range(self, ("inter_neighbors", "bank_size", "proxy_neighbors"), low=1, whole=True)
+        check_range(self, ("cache_dim",), low=2, whole=True)
         check_range(self, ("proxy_lambda", "clreg_weight", "clreg_retain_anchor"), low=0)
         check_range(self, ("inter_clip_min",), low=0, high=1)
         check_range(self, ("inter_clip_max",), low=1)
         temperatures = ("inter_temperature", "intra_temperature", "proxy_temperature", "clreg_temperature")
+        self._check_positives()
         check_range(self, (*temperatures, "clreg_noise_alpha"), low=0, low_is_allowed=False)
+
+    def _check_positives(self) -> None:
+        rows = self.train_batch_size * self.gradient_accumulation_steps * self.world_size
+        if self.clreg_weight and self.clreg_positives is ClregPositives.FORGET and rows < 2:
+            raise ConfigError(
+                got="clreg_positives=forget with one forget row a step",
+                expected="two or more: a sample is drawn to the step's other forget samples",
+                fix="raise the batch size or --gradient_accumulation_steps, or use --clreg_positives views",
+            )
 
 
 def check_range(
-    config: Any, names: tuple[str, ...], low: float, high: float = _INFINITY, low_is_allowed: bool = True
+    config: Any,
+    names: tuple[str, ...],
+    low: float,
+    high: float = _INFINITY,
+    low_is_allowed: bool = True,
+    whole: bool = False,
 ) -> None:
     """Raises `ConfigError` if one of the named values, None apart, is not a number in the range."""
     for name in names:
         value = getattr(config, name)
-        if value is None or (low <= value <= high and value < _INFINITY and (low_is_allowed or value > low)):
+        fits = isinstance(value, int if whole else int | float)
+        if value is None or (fits and low <= value <= high and value < _INFINITY and (low_is_allowed or value > low)):
             continue
-        bound = f"a number {'of at least' if low_is_allowed else 'above'} {low:g}"
+        bound = f"a {'whole ' if whole else ''}number {'of at least' if low_is_allowed else 'above'} {low:g}"
         upper = f" and at most {high:g}" if high < _INFINITY else ""
         raise ConfigError(got=f"{name}={value}", expected=bound + upper, fix=f"set --{name}")
 
@@ -207,7 +227,7 @@ def _choice(choices: type[_Choice], value: Any, name: str) -> _Choice:
 def _gpu_has_bf16() -> bool:
     import torch
 
-    return torch.cuda.is_available() and torch.cuda.is_bf16_supported()
+    return torch.cuda.is_available() and torch.cuda.is_bf16_supported(including_emulation=False)
 
 
 def _checkpointing_kwargs_name(config: TrainingArguments) -> str:
@@ -222,8 +242,30 @@ def _default_to_non_reentrant_checkpointing(config: TrainingArguments) -> None:
         setattr(config, name, {"use_reentrant": False})
 
 
-def _refuse_to_publish_checkpoints(config: TrainingArguments) -> None:
-    if config.push_to_hub and config.hub_strategy.value in ("checkpoint", "all_checkpoints"):
+def _refuse_what_would_do_nothing(config: TrainingArguments) -> None:
+    expected = {"label_smoothing_factor": 0.0, "train_sampling_strategy": "random", "neftune_noise_alpha": None}
+    if config.dataloader_persistent_workers and not config.dataloader_num_workers:
+        expected["dataloader_persistent_workers"] = False
+    for name, value in expected.items():
+        if getattr(config, name) != value:
+            raise ConfigError(
+                got=f"{name}={getattr(config, name)}",
+                expected=f"{value}: with the other options there is no room for it",
+                fix=f"leave out --{name}",
+            )
+
+
+def _refuse_to_publish_features(config: Any) -> None:
+    if not config.push_to_hub:
+        return
+    scans, output = Path(config.scan_cache_dir or "_scan").resolve(), Path(config.output_dir).resolve()
+    if config.scan_cache_dir and output in scans.parents and not scans.relative_to(output).parts[0].startswith("_"):
+        raise ConfigError(
+            got=f"scan_cache_dir={config.scan_cache_dir} in a folder that is pushed to the hub",
+            expected="a folder elsewhere: a scan holds features of the forget set, which must not be published",
+            fix="set --scan_cache_dir",
+        )
+    if config.hub_strategy.value in ("checkpoint", "all_checkpoints"):
         raise ConfigError(
             got=f"hub_strategy={config.hub_strategy.value}",
             expected="end or every_save: checkpoints hold features of the forget set, which must not be published",

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from egup_trainer.data.tokenization import RowDataset, check_disjoint
+from egup_trainer.data.tokenization import RowDataset, check_disjoint, check_paraphrases
 from egup_trainer.guidance.embedding_cache import EmbeddingCache
 from egup_trainer.guidance.features import FeatureSpace
 from egup_trainer.guidance.guide import Guide, Sight
@@ -62,8 +62,10 @@ class EGUPTrainer(UnlearnTrainer):
         **kwargs: Any,
     ):
         args = check_args(args, self.config_class)
-        tokenizer = processing_class or tokenizer_of(model)
+        tokenizer = processing_class or tokenizer_of(model, args)
         forget_dataset = prepare_dataset(forget_dataset, "forget set", tokenizer, args)
+        if args.clreg_weight and args.clreg_positives is ClregPositives.PARAPHRASE:
+            check_paraphrases(forget_dataset)
         self.proxy_rows = self._prepare_proxies(proxy_dataset, forget_dataset, tokenizer, args)
         self.guide: Guide | None = None
         self._sights: list[Sight] = []
@@ -88,6 +90,11 @@ class EGUPTrainer(UnlearnTrainer):
         return drawn_to.value if self.args.clreg_weight and drawn_to is not ClregPositives.FORGET else None
 
     # Before the first step
+
+    def begin_training(self) -> None:
+        """Scans as `UnlearnTrainer` does; what a step that was broken off left behind is dropped."""
+        super().begin_training()
+        self._sights.clear()
 
     def _make_reader(self, model: nn.Module, args: EGUPConfig) -> AnswerReader:
         return AnswerReader(model, args.feature_layer)
@@ -149,7 +156,7 @@ class EGUPTrainer(UnlearnTrainer):
         forget_ids = inputs["forget_ids"]
         retain_ids = inputs.get("retain_ids", forget_ids[:0])
         sight = self.guide.look(parts["forget_ids"], forget_ids, parts.get("retain_ids"), retain_ids)
-        self._sights.append(sight)
+        self._sights.append(sight.detached())
         terms = super().compute_terms(model, parts, inputs, counts, weights=sight.weights)
         if sight.boundary_gap is not None and self.args.proxy_form is ProxyForm.PENALTY:
             terms["proxy"] = self._proxy_term(parts["forget_ids"], forget_ids, counts)
@@ -188,7 +195,7 @@ class EGUPTrainer(UnlearnTrainer):
             ids,
             inputs["attention_mask"][-len(ids) :].sum(dim=1),
             width=inputs["input_ids"].shape[1],
-            size=self.reader.embedding.weight.shape[1],
+            size=self.reader.embedding.embedding_dim,
             alpha=self.args.clreg_noise_alpha,
             seed=self.args.seed,
             step=self.state.global_step,
@@ -213,7 +220,7 @@ class EGUPTrainer(UnlearnTrainer):
         self.step_log.observe({logged: seen[name][real] for name, logged in names.items() if name in seen})
 
     def _gather(self, name: str) -> Tensor:
-        return self.accelerator.gather(torch.cat([getattr(sight, name).detach() for sight in self._sights]))
+        return self.accelerator.gather(torch.cat([getattr(sight, name) for sight in self._sights]))
 
     # Checkpoints
 

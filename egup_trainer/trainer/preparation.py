@@ -8,13 +8,14 @@ from typing import Any
 import torch
 from torch import nn
 from torch.utils.data import DataLoader
+from transformers import set_seed
 
 from egup_trainer.data.collator import PairCollator
 from egup_trainer.data.pairing import PairBatchSampler, PairDataset
 from egup_trainer.data.sources import load_rows
 from egup_trainer.data.tokenization import RowDataset, from_token_columns, tokenize
 from egup_trainer.errors import ConfigError, DataError, ModelError
-from egup_trainer.modeling.loading import load_tokenizer
+from egup_trainer.modeling.loading import add_adapter, load_model, load_tokenizer
 
 
 def check_args(args: Any, config_class: type) -> Any:
@@ -48,7 +49,7 @@ def prepare_dataset(data: Any, name: str, tokenizer: Any, args: Any) -> RowDatas
         return data
     if data is None:
         raise DataError(got=f"no {name}", expected="rows", fix=f"give the {name}")
-    if isinstance(data, Iterable) and not isinstance(data, str):
+    if isinstance(data, Iterable) and not isinstance(data, str | Mapping):
         records = iter(data)
         first = next(records, None)
         if first is None:
@@ -76,8 +77,12 @@ def prepare_eval_datasets(data: Any, tokenizer: Any, args: Any) -> RowDataset | 
 
 
 def make_pair_sampler(dataset: PairDataset, batch_size: int, args: Any) -> PairBatchSampler:
-    """This process's share of the pairs of each epoch."""
-    return PairBatchSampler(
+    """This process's share of the pairs of each epoch.
+
+    Raises:
+        ConfigError: an epoch has no batch.
+    """
+    sampler = PairBatchSampler(
         len(dataset.forget),
         0 if dataset.retain is None else len(dataset.retain),
         batch_size=batch_size,
@@ -86,6 +91,13 @@ def make_pair_sampler(dataset: PairDataset, batch_size: int, args: Any) -> PairB
         world_size=args.world_size,
         drop_last=args.dataloader_drop_last,
     )
+    if not len(sampler):
+        raise ConfigError(
+            got=f"{len(dataset)} forget rows and dataloader_drop_last",
+            expected=f"at least {batch_size * args.world_size} rows, one batch on every process",
+            fix="leave out --dataloader_drop_last or lower --per_device_train_batch_size",
+        )
+    return sampler
 
 
 def make_pair_loader(dataset: PairDataset, sampler: PairBatchSampler, collator: PairCollator, args: Any) -> DataLoader:
@@ -101,6 +113,35 @@ def make_pair_loader(dataset: PairDataset, sampler: PairBatchSampler, collator: 
     )
 
 
+def prepare_model(model: Any, args: Any, peft_config: Any) -> Any:
+    """The model to train: loaded if it is named by path or hub id, with a fresh adapter if one is asked for.
+
+    Raises:
+        ModelError: it cannot be loaded, or the adapter does not fit it.
+        ConfigError: the output would be written over the model.
+    """
+    if isinstance(model, str | Path):
+        check_output_folder(Path(model), Path(args.output_dir))
+        model = load_model(str(model), **(args.model_init_kwargs or {}))
+    if peft_config is not None:
+        set_seed(args.seed)  # an adapter starts from random numbers; Trainer sets the seed only later
+        model = add_adapter(model, peft_config)
+    if args.disable_dropout:
+        disable_dropout(model)
+    return model
+
+
+def check_output_folder(model: Path, output: Path) -> None:
+    """Raises `ConfigError` if one of the folders lies in the other: checkpoints and results could replace the model."""
+    source, target = model.resolve(), output.resolve()
+    if model.is_dir() and (source == target or source in target.parents or target in source.parents):
+        raise ConfigError(
+            got=f"the output folder {output} for a model in {model}",
+            expected="folders apart: the input model is never touched",
+            fix="change --output_dir",
+        )
+
+
 def disable_dropout(model: nn.Module) -> None:
     """Sets every dropout of the model to 0, that of attention functions (a number on the module) among them."""
     for module in model.modules():
@@ -110,8 +151,12 @@ def disable_dropout(model: nn.Module) -> None:
             module.attention_dropout = 0.0
 
 
-def tokenizer_of(model: Any) -> Any:
-    """The tokenizer saved with a model, or with the folder or hub id that names it."""
+def tokenizer_of(model: Any, args: Any) -> Any:
+    """The tokenizer saved with a model, or with the folder or hub id that names it.
+
+    Raises:
+        ModelError: there is none.
+    """
     name = str(model) if isinstance(model, str | Path) else getattr(getattr(model, "config", None), "_name_or_path", "")
     if not name:
         raise ModelError(
@@ -119,4 +164,4 @@ def tokenizer_of(model: Any) -> Any:
             expected="the model's tokenizer",
             fix="pass it as processing_class",
         )
-    return load_tokenizer(name)
+    return load_tokenizer(name, revision=(args.model_init_kwargs or {}).get("revision", "main"))

@@ -1,6 +1,7 @@
 """The scan before training: which rows, over which processes, and where its results are kept."""
 
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -41,38 +42,46 @@ def run_scan(
 ) -> dict[str, RowScores]:
     """Scores all requested rows under the model as it is, or reads the results of an earlier scan of the same.
 
-    The results are kept in `folder` under a name made from the fingerprint of weights, rows and settings.
+    The results are kept in `folder` under a name made from the fingerprint of weights, rows and settings. Where the
+    weights are spread over processes (FSDP, ZeRO-3) there is no cheap fingerprint, and nothing is kept.
 
     Raises:
         StateError: a file of that name holds something else.
     """
+    score = partial(score_rows, model, reader, collator=collator, batch_size=batch_size, accelerator=accelerator)
+
+    def scan() -> dict[str, RowScores]:
+        return {
+            name: score(
+                request.dataset,
+                ids=request.ids,
+                with_features=request.with_features,
+                description=f"Scanning {name} rows" if progress else None,
+            )
+            for name, request in requests.items()
+        }
+
+    bare = accelerator.unwrap_model(model)
+    if _is_spread_over_processes(bare):
+        return scan()
     settings = {
         "layer": reader.layer_index,
         "features": [(name, request.with_features) for name, request in sorted(requests.items())],
         "mixed_precision": str(accelerator.mixed_precision),
     }
     rows = [(request.dataset, request.ids) for _, request in sorted(requests.items())]
-    fingerprint = scan_fingerprint(accelerator.unwrap_model(model), rows, settings)
+    fingerprint = scan_fingerprint(bare, rows, settings)
     path = folder / f"{fingerprint[:16]}.safetensors"
     if _on_all_processes(path.is_file(), accelerator):
         return _unpack(load_scan(path, fingerprint), requests)
-    scores = {
-        name: score_rows(
-            model,
-            reader,
-            request.dataset,
-            collator,
-            batch_size=batch_size,
-            accelerator=accelerator,
-            ids=request.ids,
-            with_features=request.with_features,
-            description=f"Scanning {name} rows" if progress else None,
-        )
-        for name, request in requests.items()
-    }
+    scores = scan()
     if accelerator.is_main_process:
         save_scan(path, _pack(scores), fingerprint)
     return scores
+
+
+def _is_spread_over_processes(model: Any) -> bool:
+    return any(hasattr(parameter, "ds_id") or hasattr(parameter, "to_local") for parameter in model.parameters())
 
 
 def _on_all_processes(found: bool, accelerator: Any) -> bool:

@@ -1,30 +1,78 @@
-"""The package's part of a checkpoint: plain tensors in one safetensors file."""
+"""The package's part of a checkpoint: plain tensors in one safetensors file, marked with the run they belong to."""
 
+import hashlib
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from egup_trainer.errors import StateError
+from egup_trainer.trainer.scanning import ScanRequest
 
 STATE_NAME = "egup_state.safetensors"
+_RUN = "run"
+_OPTIONS = (
+    "objective",
+    "inter_entanglement",
+    "intra_entanglement",
+    "proxy_constraint",
+    "proxy_match",
+    "proxy_neighbors",
+)
+_OPTIONS += ("cache_dim", "bank_size", "seed")
 
 
-def save_state(state: dict[str, Tensor], folder: str) -> None:
-    """Writes the tensors into a checkpoint folder; nothing if there are none."""
+class StateInCheckpoints:
+    """Saves and restores `training_state` with the checkpoints of a `transformers.Trainer`.
+
+    The two methods run on every process: for each checkpoint before old ones are removed and anything is uploaded, and
+    before the first step of a resumed run.
+    """
+
+    def _save_rng_state(self, output_dir: str) -> None:
+        super()._save_rng_state(output_dir)
+        if self.args.should_save:
+            save_state(self.training_state(), output_dir, self.run_digest())
+
+    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
+        super()._load_optimizer_and_scheduler(checkpoint)
+        if checkpoint is not None and self.scan_requests():
+            self.load_training_state(load_state(checkpoint, self.args.device, self.run_digest()))
+
+
+def digest_of_run(requests: dict[str, ScanRequest], args: Any, layer: int) -> str:
+    """Digest of what a training state belongs to: the rows, and each option that decides what the tensors mean."""
+    digest = hashlib.sha256(repr([layer, *((name, str(getattr(args, name, None))) for name in _OPTIONS)]).encode())
+    for name, request in sorted(requests.items()):
+        digest.update(f"{name}: {len(request.dataset)} rows, features {request.with_features}".encode())
+        for row in request.dataset.rows:
+            digest.update(row.key())
+    return digest.hexdigest()
+
+
+def save_state(state: dict[str, Tensor], folder: str, run: str) -> None:
+    """Writes the tensors into a checkpoint folder, readable by the user alone; nothing if there are none.
+
+    Args:
+        run: digest of rows and options that the tensors belong to.
+    """
     from safetensors.torch import save_file
 
     if state:
-        save_file({name: tensor.contiguous() for name, tensor in state.items()}, Path(folder) / STATE_NAME)
+        path = Path(folder) / STATE_NAME
+        path.touch(mode=0o600)
+        save_file({name: tensor.contiguous() for name, tensor in state.items()}, path, {_RUN: run})
+        path.chmod(0o600)
 
 
-def load_state(folder: str, device: torch.device) -> dict[str, Tensor]:
+def load_state(folder: str, device: torch.device, run: str) -> dict[str, Tensor]:
     """Reads the tensors of a checkpoint.
 
     Raises:
-        StateError: the checkpoint has none.
+        StateError: the checkpoint has none, or those of a run on other rows or with other options.
     """
-    from safetensors.torch import load_file
+    from safetensors import safe_open
 
     path = Path(folder) / STATE_NAME
     if not path.is_file():
@@ -33,4 +81,11 @@ def load_state(folder: str, device: torch.device) -> dict[str, Tensor]:
             expected="a checkpoint of this trainer, saved without save_only_model",
             fix="resume from another one, or start anew",
         )
-    return load_file(path, device=str(device))
+    with safe_open(path, "pt", device=str(device)) as file:
+        if (file.metadata() or {}).get(_RUN) != run:
+            raise StateError(
+                got=f"the checkpoint {folder} of a run on other rows or with other options of the method",
+                expected="the same forget, retain and proxy rows, objective, and parts of EGUP and CLReg",
+                fix="resume with what the run was started with, or start anew",
+            )
+        return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118

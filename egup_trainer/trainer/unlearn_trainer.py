@@ -16,7 +16,6 @@ from egup_trainer.errors import DataError
 from egup_trainer.losses.base import ReferenceOutputs
 from egup_trainer.losses.registry import forget_loss, retain_loss
 from egup_trainer.modeling.forward import AnswerReader
-from egup_trainer.modeling.loading import add_adapter, load_model
 from egup_trainer.modeling.outputs import AnswerOutputs
 from egup_trainer.modeling.reference import Need, Reference, choose_reference
 from egup_trainer.modeling.scan import RowScores, score_rows
@@ -24,21 +23,21 @@ from egup_trainer.trainer.callbacks import StepHooks
 from egup_trainer.trainer.config import UnlearnConfig
 from egup_trainer.trainer.preparation import (
     check_args,
-    disable_dropout,
     make_pair_loader,
     make_pair_sampler,
     prepare_dataset,
     prepare_eval_datasets,
+    prepare_model,
     tokenizer_of,
 )
 from egup_trainer.trainer.scanning import ScanRequest, run_scan
-from egup_trainer.trainer.state import load_state, save_state
+from egup_trainer.trainer.state import StateInCheckpoints, digest_of_run
 from egup_trainer.trainer.step import StepCounts, StepLog
 
 _PARTS = ("forget_ids", "retain_ids", "positive_ids")
 
 
-class UnlearnTrainer(Trainer):
+class UnlearnTrainer(StateInCheckpoints, Trainer):
     """A `transformers.Trainer` that makes a causal language model forget rows and keep others.
 
     Args:
@@ -79,23 +78,20 @@ class UnlearnTrainer(Trainer):
         compute_metrics: Any = None,
     ):
         args = check_args(args, self.config_class)
-        tokenizer = processing_class or tokenizer_of(model)
+        tokenizer = processing_class or tokenizer_of(model, args)
         # Rows come first: bad input must end before a model is loaded or a folder made.
         self.forget_rows = prepare_dataset(forget_dataset, "forget set", tokenizer, args)
         self.retain_rows = self._prepare_retain(retain_dataset, tokenizer, args)
+        pairs = PairDataset(self.forget_rows, self.retain_rows)
+        self.pair_sampler = make_pair_sampler(pairs, args.train_batch_size, args)
         eval_rows = prepare_eval_datasets(eval_dataset, tokenizer, args)
-        if isinstance(model, str | Path):
-            model = load_model(str(model), **(args.model_init_kwargs or {}))
-        if peft_config is not None:
-            model = add_adapter(model, peft_config)
-        if args.disable_dropout:
-            disable_dropout(model)
+        model = prepare_model(model, args, peft_config)
         self.reader = self._make_reader(model, args)
         super().__init__(
             model=model,
             args=args,
             data_collator=RowCollator(tokenizer),
-            train_dataset=PairDataset(self.forget_rows, self.retain_rows),
+            train_dataset=pairs,
             eval_dataset=eval_rows,
             processing_class=tokenizer,
             compute_metrics=compute_metrics,
@@ -110,7 +106,7 @@ class UnlearnTrainer(Trainer):
         self._needs = self.forget_loss.needs | (self.retain_loss.needs if self.retain_loss else frozenset())
         self.reference = Reference(choose_reference(self._needs, self.model), self.model, self.reader)
         self._reference_nll: Tensor | None = None
-        self._restored = False
+        self._knows_the_model_before = False
         self.step_log = StepLog()
         self.add_callback(StepHooks(self))
 
@@ -137,6 +133,16 @@ class UnlearnTrainer(Trainer):
     def _positives(self) -> str | None:
         return None
 
+    def get_eval_dataloader(self, eval_dataset: Any = None) -> DataLoader:
+        """Batches of evaluation rows; rows that are given here may be anything that the constructor takes."""
+        if eval_dataset is not None and not isinstance(eval_dataset, str):
+            eval_dataset = prepare_dataset(eval_dataset, "evaluation set", self.processing_class, self.args)
+        return super().get_eval_dataloader(eval_dataset)
+
+    def get_test_dataloader(self, test_dataset: Any) -> DataLoader:
+        """Batches of rows to predict on, given as anything that the constructor takes."""
+        return super().get_test_dataloader(prepare_dataset(test_dataset, "test set", self.processing_class, self.args))
+
     def get_batch_samples(self, epoch_iterator: Iterator, num_batches: int, device: torch.device) -> tuple[list, Any]:
         """The batches of one optimizer step, and its `StepCounts`."""
         batches, _ = super().get_batch_samples(epoch_iterator, num_batches, device)
@@ -162,10 +168,10 @@ class UnlearnTrainer(Trainer):
             self._reference_nll = scores["forget"].sum_nll.to(self.args.device)
 
     def begin_training(self) -> None:
-        """Scans the model before its first step, unless a checkpoint brought the results."""
-        if not self._restored:
+        """Scans the model before its first step: once, also if training is started again, and not after a resume."""
+        if not self._knows_the_model_before:
             self.use_scan(self._scan(self.scan_requests()))
-        self._restored = False
+            self._knows_the_model_before = True
         self.step_log = StepLog()
 
     def _scan(self, requests: dict[str, ScanRequest]) -> dict[str, RowScores]:
@@ -265,7 +271,8 @@ class UnlearnTrainer(Trainer):
             start = 0 if part == "forget_ids" else len(inputs["forget_ids"])
             rows = slice(start, start + len(inputs[part]))
             tensors = (inputs[name][rows] for name in ("input_ids", "attention_mask", "labels"))
-            logits = self.reference.logits(model, *tensors)
+            with self.accelerator.autocast():  # a frozen copy is not wrapped as the model is
+                logits = self.reference.logits(model, *tensors)
         return ReferenceOutputs(nll, logits)
 
     def end_step(self) -> None:
@@ -280,21 +287,15 @@ class UnlearnTrainer(Trainer):
 
     # Checkpoints
 
+    def run_digest(self) -> str:
+        """Digest of the rows and options that the training state belongs to."""
+        return digest_of_run(self.scan_requests(), self.args, self.reader.layer_index)
+
     def training_state(self) -> dict[str, Tensor]:
         """Tensors that a resumed run needs, the same on every process."""
         return {} if self._reference_nll is None else {"reference_nll": self._reference_nll}
 
     def load_training_state(self, state: dict[str, Tensor]) -> None:
         """Takes over the tensors of a checkpoint."""
+        self._knows_the_model_before = True
         self._reference_nll = state.get("reference_nll")
-
-    def _save_rng_state(self, output_dir: str) -> None:
-        super()._save_rng_state(output_dir)
-        if self.args.should_save:  # on this path for each checkpoint, before old ones go and anything is uploaded
-            save_state(self.training_state(), output_dir)
-
-    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
-        super()._load_optimizer_and_scheduler(checkpoint)
-        if checkpoint is not None and self.scan_requests():
-            self.load_training_state(load_state(checkpoint, self.args.device))
-            self._restored = True

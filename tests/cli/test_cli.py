@@ -143,6 +143,21 @@ def bad_inputs(tmp_path):
         "nothing to resume": (["--resume_from_checkpoint", "true"], [], "got no checkpoint in"),
         "contradiction": (["--load_in_4bit", "--load_in_8bit"], [], "4 bit"),
         "bad tofu name": (["--forget", "tofu:forget11", "--data_dir", str(tmp_path)], ["forget"], "got tofu:forget11"),
+        "no eval rows": (["--eval_strategy", "epoch"], [], "got options that cannot be used (You have set"),
+        "no such checkpoint": (["--resume_from_checkpoint", "/no/such"], [], "got no folder at /no/such; expected a"),
+        "lora without peft": (["--lora_r", "8"], [], "got --lora_r without --use_peft; expected both or none"),
+        "no paraphrase": (
+            ["--clreg_weight", "1", "--clreg_positives", "paraphrase"],
+            [],
+            "got no paraphrased_answer in row 0 of the",
+        ),
+        "no batch": (
+            ["--dataloader_drop_last", "--per_device_train_batch_size", "9"],
+            [],
+            "got 8 forget rows and data",
+        ),
+        "workers": (["--dataloader_persistent_workers"], [], "got dataloader_persistent_workers=True; expected False"),
+        "4-bit alone": (["--load_in_4bit"], [], "got options that cannot be used ("),
         "layer": (["--feature_layer", "9"], [], "got feature_layer=9 for a model of 3 layers"),
     }
 
@@ -163,7 +178,33 @@ def test_bad_input_ends_in_one_line_with_code_2_and_nothing_written(model, rows,
 
 def test_the_models_own_folder_is_no_output_folder(model, rows, capsys):
     assert unlearn(model, rows, model) == 2
-    assert "expected another folder: the input model is never touched" in capsys.readouterr().err
+    assert "expected folders apart: the input model is never touched" in capsys.readouterr().err
+
+
+def test_an_output_folder_around_the_model_is_refused(model, rows, tmp_path, capsys):
+    assert unlearn(model, rows, tmp_path) == 2
+    assert "expected folders apart: the input model is never touched" in capsys.readouterr().err
+
+
+def test_the_same_seed_gives_the_same_adapter_and_finds_the_scan_again(model, rows, tmp_path):
+    """In processes of their own: neither an adapter's start nor a scan's name may hang on what a process draws."""
+    saved = []
+    for name in ("first", "second"):
+        words = ["unlearn", "--model_name_or_path", model, "--output_dir", str(tmp_path / name), "--use_cpu"]
+        words += ["--use_peft", "--num_train_epochs", "1", "--scan_cache_dir", str(tmp_path / "scan"), "--seed", "5"]
+        words += [word for source, path in rows.items() for word in (f"--{source}", path)]
+        done = subprocess.run([sys.executable, "-m", "egup_trainer.cli.main", *words], capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr[-2000:]
+        saved.append((tmp_path / name / "adapter_model.safetensors").read_bytes())
+    assert saved[0] == saved[1]
+    assert len(list((tmp_path / "scan").iterdir())) == 1
+
+
+def test_unlearn_evaluates_on_rows_of_their_own(model, rows, tmp_path):
+    flags = ("--eval", rows["retain"], "--eval_strategy", "epoch")
+    assert unlearn(model, rows, tmp_path / "out", *flags) == 0
+    history = json.loads((tmp_path / "out" / "trainer_state.json").read_text())["log_history"]
+    assert any(row.get("eval_loss", 0) > 0 for row in history)
 
 
 def test_a_failing_command_leaves_with_code_2_and_no_traceback(tmp_path):

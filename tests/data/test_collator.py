@@ -9,7 +9,6 @@ from hypothesis import strategies as st
 from egup_trainer.data.collator import PairCollator, RowCollator
 from egup_trainer.data.schema import IGNORE_INDEX, NO_SAMPLE, Message, Row, TokenizedRow
 from egup_trainer.data.tokenization import tokenize
-from egup_trainer.errors import DataError
 
 
 class Padding:
@@ -155,16 +154,6 @@ def test_a_paraphrase_stands_for_the_second_view():
     ]
     assert batch["labels"][4:].tolist() == [[-100, 1, 2, 3], [-100, 3, -100, -100]]
     assert batch["positive_ids"].tolist() == [4, 2]
-
-
-def test_a_row_without_a_paraphrase_is_named():
-    pairs = [[(4, row([5, 6], [-100, 6], paraphrase=SECOND)), (9, SECOND)], [(2, SECOND), (7, THIRD)]]
-    with pytest.raises(DataError) as caught:
-        PairCollator(RowCollator(None), positives="paraphrase")(pairs)
-    assert str(caught.value) == (
-        "got no paraphrased_answer in row 2 of the forget set; "
-        "expected one in every forget row, for clreg_positives=paraphrase; use clreg_positives=forget or views"
-    )
 
 
 @pytest.mark.parametrize("positives", ["views", "paraphrase"])

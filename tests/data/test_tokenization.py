@@ -1,6 +1,7 @@
 """Row -> tokens and labels: what is scored, at every seam, with every kind of tokenizer."""
 
 import copy
+from dataclasses import replace
 from itertools import pairwise
 
 import numpy as np
@@ -12,7 +13,14 @@ from transformers import PreTrainedTokenizerFast
 
 from egup_trainer.data.schema import IGNORE_INDEX, Message, Row, TokenizedRow
 from egup_trainer.data.sources import load_rows
-from egup_trainer.data.tokenization import RowDataset, Template, check_disjoint, from_token_columns, tokenize
+from egup_trainer.data.tokenization import (
+    RowDataset,
+    Template,
+    check_disjoint,
+    check_paraphrases,
+    from_token_columns,
+    tokenize,
+)
 from egup_trainer.errors import DataError, ModelError
 
 SECRET = "XYZZYSECRET"  # stands in rows only: no message may repeat it
@@ -272,7 +280,9 @@ def test_padding_equal_to_the_end_of_sequence_masks_no_label(tokenizer):
 
 
 LINE = Template(user="", assistant="\n")  # a line end never joins a token of the answer in this tokenizer
-UNICODE = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=30)
+UNICODE = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=30).filter(
+    lambda text: "<eos>" not in text and "<|im_" not in text  # a special token's text is that token
+)
 STRIPPED = UNICODE.map(str.strip).filter(bool)  # templates differ in what they do to white space around an answer
 
 
@@ -539,3 +549,21 @@ def test_the_split_tofu_sets_are_disjoint_and_a_set_is_not_disjoint_from_itself(
     retain = tokenize(load_rows(tofu("retain_perturbed")), tokenizer, name="retain set")
     check_disjoint(forget, "forget set", retain, "retain set")
     assert error_of(DataError, check_disjoint, forget, "a", forget, "b").startswith("got a row in both sets: row ")
+
+
+def test_a_forget_row_without_a_paraphrase_is_named(words):
+    rows = [replace(qa("w1", "w2"), paraphrase="w3"), qa("w1", f"w3 {SECRET}")]
+    dataset = tokenize(rows, words, name="forget set")
+    assert error_of(DataError, check_paraphrases, dataset) == (
+        "got no paraphrased_answer in row 1 of the forget set; "
+        "expected one in every forget row, for clreg_positives=paraphrase; use clreg_positives=forget or views"
+    )
+
+
+def test_a_row_that_the_chat_template_refuses_is_named(tokenizer):
+    strict = copy.deepcopy(tokenizer)
+    strict.chat_template = "{{ raise_exception('System role not supported') }}"
+    assert error_of(DataError, tokenize, [qa("q", SECRET)], strict, name="forget set") == (
+        "got row 0 of the forget set, which the chat template refuses; expected roles and turns that the template "
+        "knows; change the row, or set tokenizer.chat_template to None for plain markers"
+    )

@@ -20,14 +20,40 @@ from egup_trainer.guidance.proxy_constraint import ProxyForm
         ({"npo_beta": float("nan")}, "got npo_beta=nan; expected a number above 0; set --npo_beta"),
         ({"simnpo_beta": float("inf")}, "got simnpo_beta=inf; expected a number above 0; set --simnpo_beta"),
         ({"forget_weight": -1}, "got forget_weight=-1; expected a number of at least 0; set --forget_weight"),
-        ({"max_length": 7}, "got max_length=7; expected a number of at least 8; set --max_length"),
+        ({"max_length": 7}, "got max_length=7; expected a whole number of at least 8; set --max_length"),
         (
             {"inter_clip_min": 1.5},
             "got inter_clip_min=1.5; expected a number of at least 0 and at most 1; set --inter_clip_min",
         ),
         ({"inter_clip_max": 0.5}, "got inter_clip_max=0.5; expected a number of at least 1; set --inter_clip_max"),
-        ({"bank_size": 0}, "got bank_size=0; expected a number of at least 1; set --bank_size"),
-        ({"cache_dim": 1}, "got cache_dim=1; expected a number of at least 2; set --cache_dim"),
+        (
+            {"inter_neighbors": 2.5},
+            "got inter_neighbors=2.5; expected a whole number of at least 1; set --inter_neighbors",
+        ),
+        ({"npo_beta": "x"}, "got npo_beta=x; expected a number above 0; set --npo_beta"),
+        (
+            {"label_smoothing_factor": 0.1},
+            "got label_smoothing_factor=0.1; expected 0.0: with the other options there is no room for it; "
+            "leave out --label_smoothing_factor",
+        ),
+        (
+            {"neftune_noise_alpha": 5.0},
+            "got neftune_noise_alpha=5.0; expected None: the losses, the pairs and the reference leave no room for it; "
+            "leave out --neftune_noise_alpha",
+        ),
+        (
+            {"clreg_weight": 0.1, "per_device_train_batch_size": 1},
+            "got clreg_positives=forget with one forget row a step; expected two or more: a sample is drawn to the "
+            "step's other forget samples; raise the batch size or --gradient_accumulation_steps, or use "
+            "--clreg_positives views",
+        ),
+        (
+            {"push_to_hub": True, "output_dir": "o", "scan_cache_dir": "o/scans"},
+            "got scan_cache_dir=o/scans in a folder that is pushed to the hub; expected a folder elsewhere: a scan "
+            "holds features of the forget set, which must not be published; set --scan_cache_dir",
+        ),
+        ({"bank_size": 0}, "got bank_size=0; expected a whole number of at least 1; set --bank_size"),
+        ({"cache_dim": 1}, "got cache_dim=1; expected a whole number of at least 2; set --cache_dim"),
         ({"proxy_temperature": 0}, "got proxy_temperature=0; expected a number above 0; set --proxy_temperature"),
         ({"proxy_form": "wall"}, "got proxy_form='wall'; expected one of effort, penalty; set --proxy_form"),
         ({"proxy_match": ""}, "got proxy_match=''; expected one of mean, nearest; set --proxy_match"),

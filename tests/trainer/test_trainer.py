@@ -194,6 +194,7 @@ def test_evaluation_during_training_picks_the_best_checkpoint(make_model, tokeni
     trainer.train()
     losses = {row["step"]: row["eval_loss"] for row in trainer.state.log_history if "eval_loss" in row}
     assert trainer.state.best_global_step == min(losses, key=losses.get)
+    assert trainer.evaluate()["eval_loss"] == pytest.approx(min(losses.values()), rel=1e-6)
 
 
 def test_logs_carry_each_term_under_its_own_name(make_trainer):
@@ -343,3 +344,86 @@ def test_a_trained_adapter_can_be_trained_on(make_trainer, make_model, tmp_path)
 def save(trainer, tmp_path):
     trainer.save_model(str(tmp_path / "adapter"))
     return tmp_path / "adapter"
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"forget": 9},
+        {"feature_layer": 0},
+        {"proxies": False},
+        {"proxy_constraint": False},
+        {"objective": "grad_diff"},
+        {"inter_entanglement": False},
+        {"proxy_match": "nearest"},
+        {"bank_size": 20},
+    ],
+    ids=str,
+)
+def test_a_checkpoint_of_another_run_is_refused(make_trainer, change):
+    first = make_trainer(save_strategy="steps", save_steps=2, callbacks=[StopAt(2)])
+    first.train()
+    checkpoint = f"{first.args.output_dir}/checkpoint-2"
+    with pytest.raises(StateError) as error:
+        make_trainer(**change).train(resume_from_checkpoint=checkpoint)
+    assert str(error.value) == (
+        f"got the checkpoint {checkpoint} of a run on other rows or with other options of the method; expected the "
+        "same forget, retain and proxy rows, objective, and parts of EGUP and CLReg; resume with what the run was started "
+        "with, or start anew"
+    )
+
+
+def test_training_again_goes_on_from_the_model_before_unlearning(make_trainer):
+    trainer = make_trainer(objective="npo")
+    trainer.train()
+    boundary, reference = trainer.guide.boundary.clone(), trainer._reference_nll.clone()
+    trainer.train()
+    assert torch.equal(trainer.guide.boundary, boundary)
+    assert torch.equal(trainer._reference_nll, reference)
+
+
+def test_what_a_broken_step_left_behind_is_dropped(make_trainer):
+    trainer = make_trainer(per_device_train_batch_size=2, gradient_accumulation_steps=2)
+    look, calls = trainer.compute_terms, []
+
+    def fail_at_the_second(*args, **kwargs):
+        calls.append(1)
+        if len(calls) == 2:
+            raise RuntimeError("out of memory")
+        return look(*args, **kwargs)
+
+    trainer.compute_terms = fail_at_the_second
+    with pytest.raises(RuntimeError, match="out of memory"):
+        trainer.train()
+    assert len(trainer._sights) == 1
+    assert trainer._sights[0].forget_features.grad_fn is None
+    trainer.train()
+    fresh = make_trainer(per_device_train_batch_size=2, gradient_accumulation_steps=2)
+    fresh.train()
+    assert furthest(weights_of(trainer), weights_of(fresh)) == 0
+
+
+def test_rows_may_be_given_to_evaluate_and_predict(make_trainer):
+    trainer = make_trainer(per_device_eval_batch_size=8)
+    scores = trainer.score(trainer.retain_rows, torch.arange(8))
+    loss = float(scores.sum_nll.sum() / scores.num_tokens.sum())
+    assert trainer.evaluate(qa_rows(20, 28))["eval_loss"] == pytest.approx(loss, rel=1e-5)
+    assert trainer.predict(qa_rows(20, 28)).metrics["test_loss"] == pytest.approx(loss, rel=1e-5)
+
+
+def test_bf16_autocast_keeps_float32_weights_and_an_exact_reference(make_trainer):
+    trainer = make_trainer(bf16=True, retain_loss="kl", objective="npo", clreg_weight=0.1)
+    trainer.train()
+    assert {parameter.dtype for parameter in trainer.model.parameters()} == {torch.float32}
+    first = trainer.state.log_history[0]
+    assert first["loss_retain"] == pytest.approx(0, abs=1e-7)
+    assert math.isfinite(first["loss"])
+    assert trainer.guide.cache.bank.dtype == torch.float32
+
+
+def test_errors_survive_a_data_loader_worker():
+    import pickle
+
+    error = DataError(got="a", expected="b", fix="c")
+    again = pickle.loads(pickle.dumps(error))
+    assert (type(again), str(again)) == (DataError, "got a; expected b; c")
