@@ -250,7 +250,7 @@ def _refuse_what_would_do_nothing(config: TrainingArguments) -> None:
         if getattr(config, name) != value:
             raise ConfigError(
                 got=f"{name}={getattr(config, name)}",
-                expected=f"{value}: with the other options there is no room for it",
+                expected=f"{value}, the only value that this trainer can honour",
                 fix=f"leave out --{name}",
             )
 

@@ -105,8 +105,7 @@ class UnlearnTrainer(StateInCheckpoints, Trainer):
         self.retain_loss = retain_class() if retain_class and args.retain_weight else None
         self._needs = self.forget_loss.needs | (self.retain_loss.needs if self.retain_loss else frozenset())
         self.reference = Reference(choose_reference(self._needs, self.model), self.model, self.reader)
-        self._reference_nll: Tensor | None = None
-        self._knows_the_model_before = False
+        self._reference_nll, self._knows_the_model_before = None, False
         self.step_log = StepLog()
         self.add_callback(StepHooks(self))
 

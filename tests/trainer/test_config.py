@@ -33,12 +33,12 @@ from egup_trainer.guidance.proxy_constraint import ProxyForm
         ({"npo_beta": "x"}, "got npo_beta=x; expected a number above 0; set --npo_beta"),
         (
             {"label_smoothing_factor": 0.1},
-            "got label_smoothing_factor=0.1; expected 0.0: with the other options there is no room for it; "
+            "got label_smoothing_factor=0.1; expected 0.0, the only value that this trainer can honour; "
             "leave out --label_smoothing_factor",
         ),
         (
             {"neftune_noise_alpha": 5.0},
-            "got neftune_noise_alpha=5.0; expected None: the losses, the pairs and the reference leave no room for it; "
+            "got neftune_noise_alpha=5.0; expected None, the only value that this trainer can honour; "
             "leave out --neftune_noise_alpha",
         ),
         (

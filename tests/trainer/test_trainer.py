@@ -368,8 +368,8 @@ def test_a_checkpoint_of_another_run_is_refused(make_trainer, change):
         make_trainer(**change).train(resume_from_checkpoint=checkpoint)
     assert str(error.value) == (
         f"got the checkpoint {checkpoint} of a run on other rows or with other options of the method; expected the "
-        "same forget, retain and proxy rows, objective, and parts of EGUP and CLReg; resume with what the run was started "
-        "with, or start anew"
+        "same forget, retain and proxy rows, objective, and parts of EGUP and CLReg; resume with what the run was "
+        "started with, or start anew"
     )
 
 
