@@ -151,9 +151,9 @@ class EGUPConfig(UnlearnConfig):
     proxy_constraint: bool = _option(True, "EGUP: bound forgetting by what the model says of rows it never saw.")
     proxy_form: ProxyForm = _option(ProxyForm.EFFORT, "How the boundary acts: on a sample's effort, or as a penalty.")
     proxy_match: ProxyMatch = _option(
-        ProxyMatch.MEAN, "A sample's boundary is the mean over all proxies, or over those nearest to it."
+        ProxyMatch.NEAREST, "A sample's boundary is the mean over the proxies nearest to it, or over all of them."
     )
-    proxy_neighbors: int = _option(8, "Proxies that count for proxy_match=nearest; 1 or more.")
+    proxy_neighbors: int = _option(4, "Proxies that count for proxy_match=nearest; 1 or more.")
     proxy_lambda: float = _option(2.0, "Strength of the proxy constraint (lambda); 0 or more.")
     proxy_temperature: float = _option(0.2, "Width of the boundary (T), nats per token; above 0.")
 

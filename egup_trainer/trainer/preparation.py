@@ -13,7 +13,7 @@ from transformers import set_seed
 from egup_trainer.data.collator import PairCollator
 from egup_trainer.data.pairing import PairBatchSampler, PairDataset
 from egup_trainer.data.sources import load_rows
-from egup_trainer.data.tokenization import RowDataset, from_token_columns, tokenize
+from egup_trainer.data.tokenization import RowDataset, check_disjoint, from_token_columns, tokenize
 from egup_trainer.errors import ConfigError, DataError, ModelError
 from egup_trainer.modeling.loading import add_adapter, load_model, load_tokenizer
 
@@ -65,6 +65,25 @@ def prepare_dataset(data: Any, name: str, tokenizer: Any, args: Any) -> RowDatas
         template=args.template,
         progress=not args.disable_tqdm,
     )
+
+
+def prepare_retain_set(data: Any, forget: RowDataset, needed: bool, tokenizer: Any, args: Any) -> RowDataset | None:
+    """The retain rows, tokenized; None if there are none and nothing needs them.
+
+    Raises:
+        DataError: there are none though they are needed, or one of them is a forget row, too.
+    """
+    if data is None and needed:
+        raise DataError(
+            got="no retain set",
+            expected="rows to keep, on which the retain loss or the features are measured",
+            fix="give retain_dataset (--retain)",
+        )
+    if data is None:
+        return None
+    rows = prepare_dataset(data, "retain set", tokenizer, args)
+    check_disjoint(forget, "forget set", rows, "retain set")
+    return rows
 
 
 def prepare_eval_datasets(data: Any, tokenizer: Any, args: Any) -> RowDataset | dict[str, RowDataset] | None:

@@ -11,8 +11,7 @@ from transformers import Trainer, TrainerCallback
 
 from egup_trainer.data.collator import PairCollator, RowCollator
 from egup_trainer.data.pairing import PairDataset
-from egup_trainer.data.tokenization import RowDataset, check_disjoint
-from egup_trainer.errors import DataError
+from egup_trainer.data.tokenization import RowDataset
 from egup_trainer.losses.base import ReferenceOutputs
 from egup_trainer.losses.registry import forget_loss, retain_loss
 from egup_trainer.modeling.forward import AnswerReader
@@ -28,6 +27,7 @@ from egup_trainer.trainer.preparation import (
     prepare_dataset,
     prepare_eval_datasets,
     prepare_model,
+    prepare_retain_set,
     tokenizer_of,
 )
 from egup_trainer.trainer.scanning import ScanRequest, run_scan
@@ -81,7 +81,8 @@ class UnlearnTrainer(StateInCheckpoints, Trainer):
         tokenizer = processing_class or tokenizer_of(model, args)
         # Rows come first: bad input must end before a model is loaded or a folder made.
         self.forget_rows = prepare_dataset(forget_dataset, "forget set", tokenizer, args)
-        self.retain_rows = self._prepare_retain(retain_dataset, tokenizer, args)
+        needed = self._needs_retain_rows(args)
+        self.retain_rows = prepare_retain_set(retain_dataset, self.forget_rows, needed, tokenizer, args)
         pairs = PairDataset(self.forget_rows, self.retain_rows)
         self.pair_sampler = make_pair_sampler(pairs, args.train_batch_size, args)
         eval_rows = prepare_eval_datasets(eval_dataset, tokenizer, args)
@@ -110,15 +111,6 @@ class UnlearnTrainer(StateInCheckpoints, Trainer):
         self.add_callback(StepHooks(self))
 
     # Data
-
-    def _prepare_retain(self, dataset: Any, tokenizer: Any, args: UnlearnConfig) -> RowDataset | None:
-        if dataset is None:
-            if self._needs_retain_rows(args):
-                raise DataError(got="no retain set", expected="rows to keep", fix="give retain_dataset (--retain)")
-            return None
-        rows = prepare_dataset(dataset, "retain set", tokenizer, args)
-        check_disjoint(self.forget_rows, "forget set", rows, "retain set")
-        return rows
 
     def _needs_retain_rows(self, args: UnlearnConfig) -> bool:
         return args.retain_loss != "none" and args.retain_weight > 0

@@ -67,6 +67,7 @@ def test_npo_step_follows_the_hand_written_gradient_with_egup_weights(make_model
         per_device_train_batch_size=10,
         lr_scheduler_type="constant",
         proxy_lambda=0.5,
+        proxy_match="mean",
         intra_entanglement=False,
         inter_entanglement=False,
     )
@@ -244,7 +245,7 @@ def sets(trainer):
 
 def test_the_proxy_constraint_stops_at_the_boundary(make_trainer):
     trainer = make_trainer(
-        objective="grad_diff", num_train_epochs=30, learning_rate=3e-3, lr_scheduler_type="constant", clreg_weight=0.0
+        objective="grad_diff", num_train_epochs=30, learning_rate=3e-3, lr_scheduler_type="constant", proxy_match="mean"
     )
     trainer.train()
     boundary = trainer.guide.boundary

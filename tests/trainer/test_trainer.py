@@ -260,7 +260,7 @@ def test_token_columns_train_as_the_rows_they_came_from(make_model, tokenizer, c
 
 
 def test_gradient_ascent_needs_no_retain_rows(make_model, tokenizer, config):
-    off = {"inter_entanglement": False, "intra_entanglement": False}
+    off = {"inter_entanglement": False, "intra_entanglement": False, "proxy_match": "mean"}
     trainer = EGUPTrainer(
         make_model(), config(objective="grad_ascent", **off), qa_rows(0, 6), None, qa_rows(40, 44),
         processing_class=tokenizer,
@@ -277,7 +277,8 @@ def test_gradient_ascent_needs_no_retain_rows(make_model, tokenizer, config):
         (
             {"retain_dataset": None},
             DataError,
-            "got no retain set; expected rows to keep; give retain_dataset (--retain)",
+            "got no retain set; expected rows to keep, on which the retain loss or the features are measured; "
+            "give retain_dataset (--retain)",
         ),
         (
             {"retain_dataset": [*qa_rows(20, 22), qa_rows(3, 4)[0]]},
@@ -355,7 +356,7 @@ def save(trainer, tmp_path):
         {"proxy_constraint": False},
         {"objective": "grad_diff"},
         {"inter_entanglement": False},
-        {"proxy_match": "nearest"},
+        {"proxy_match": "mean"},
         {"bank_size": 20},
     ],
     ids=str,
