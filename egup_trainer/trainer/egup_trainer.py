@@ -5,6 +5,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from transformers import TrainerCallback
 
 from egup_trainer.data.tokenization import RowDataset, check_disjoint, check_paraphrases
 from egup_trainer.guidance.embedding_cache import EmbeddingCache
@@ -59,7 +60,10 @@ class EGUPTrainer(UnlearnTrainer):
         proxy_dataset: Any = None,
         eval_dataset: Any = None,
         processing_class: Any = None,
-        **kwargs: Any,
+        peft_config: Any = None,
+        callbacks: list[TrainerCallback] | None = None,
+        optimizers: tuple[Any, Any] = (None, None),
+        compute_metrics: Any = None,
     ):
         args = check_args(args, self.config_class)
         tokenizer = processing_class or tokenizer_of(model, args)
@@ -69,7 +73,18 @@ class EGUPTrainer(UnlearnTrainer):
         self.proxy_rows = self._prepare_proxies(proxy_dataset, forget_dataset, tokenizer, args)
         self.guide: Guide | None = None
         self._sights: list[Sight] = []
-        super().__init__(model, args, forget_dataset, retain_dataset, eval_dataset, tokenizer, **kwargs)
+        super().__init__(
+            model,
+            args,
+            forget_dataset,
+            retain_dataset,
+            eval_dataset,
+            tokenizer,
+            peft_config=peft_config,
+            callbacks=callbacks,
+            optimizers=optimizers,
+            compute_metrics=compute_metrics,
+        )
         if args.proxy_constraint and self.proxy_rows is None and self.is_world_process_zero():
             logger.warning("No proxy rows were given: training without the proxy constraint.")
 
@@ -83,7 +98,11 @@ class EGUPTrainer(UnlearnTrainer):
         return rows
 
     def _needs_retain_rows(self, args: EGUPConfig) -> bool:
-        return super()._needs_retain_rows(args) or _reads_features(args)
+        return super()._needs_retain_rows(args) or self._reads_features(args)
+
+    def _reads_features(self, args: EGUPConfig) -> bool:
+        nearest = self.proxy_rows is not None and args.proxy_match is ProxyMatch.NEAREST
+        return bool(args.inter_entanglement or args.intra_entanglement or args.clreg_weight or nearest)
 
     def _positives(self) -> str | None:
         drawn_to = self.args.clreg_positives
@@ -100,12 +119,12 @@ class EGUPTrainer(UnlearnTrainer):
         return AnswerReader(model, args.feature_layer)
 
     def _wants_features(self) -> bool:
-        return _reads_features(self.args)
+        return self._reads_features(self.args)
 
     def scan_requests(self) -> dict[str, ScanRequest]:
         """The forget rows, a seeded sample of the retain rows as large as the bank, and the proxies."""
         requests = super().scan_requests()
-        if _reads_features(self.args):
+        if self._reads_features(self.args):
             generator = torch.Generator().manual_seed(self.args.seed)
             sample = torch.randperm(len(self.retain_rows), generator=generator)[: self.args.bank_size].sort().values
             requests["forget"] = ScanRequest(self.forget_rows, torch.arange(len(self.forget_rows)), with_features=True)
@@ -232,8 +251,3 @@ class EGUPTrainer(UnlearnTrainer):
         """Takes over the tensors of a checkpoint."""
         super().load_training_state(state)
         self.guide = Guide.from_state_dict(self.args, self.forget_loss.pulls_back, state)
-
-
-def _reads_features(args: EGUPConfig) -> bool:
-    nearest = args.proxy_constraint and args.proxy_match is ProxyMatch.NEAREST
-    return bool(args.inter_entanglement or args.intra_entanglement or args.clreg_weight or nearest)
