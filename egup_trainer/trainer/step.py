@@ -111,8 +111,9 @@ def _describe(name: str, values: Tensor) -> dict[str, float]:
 
 
 def peak_memory_gb() -> float:
-    """Most memory that this process held: allocated on its GPU, or resident where it has none; 10^9 bytes."""
-    if torch.cuda.is_available():
-        return torch.cuda.max_memory_allocated() / 1e9
+    """Most memory that this process held: allocated on its GPU, or resident where it used none; 10^9 bytes."""
+    on_gpu = torch.cuda.max_memory_allocated() if torch.cuda.is_available() else 0
+    if on_gpu:
+        return on_gpu / 1e9
     unit = 1 if sys.platform == "darwin" else 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e9
