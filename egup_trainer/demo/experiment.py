@@ -66,6 +66,7 @@ def run(experiment: Experiment, say: Callable[[str], None]) -> list[ResultRow]:
         for part, dataset in rows.items():
             scores = score_rows(model, AnswerReader(model), dataset, collator, batch_size=32)
             metrics |= {f"{part}_probability": scores.probability, f"{part}_nll": scores.mean_nll.mean().item()}
+        say(f"  p(forget) {metrics['forget_probability']:.2g}, p(retain) {metrics['retain_probability']:.3f}")
         return ResultRow(name, {**metrics, "seconds": seconds})
 
     with TemporaryDirectory() as folder:
