@@ -15,7 +15,9 @@ def quiet_libraries() -> None:
     from transformers.utils import logging as transformers_logging
 
     warnings.filterwarnings("ignore")
-    transformers_logging.set_verbosity_error()
+    # The handlers are muted, not the logger: from a logger at level ERROR a Trainer concludes that bars are unwanted.
+    for handler in transformers_logging.get_logger("transformers").handlers:
+        handler.setLevel(logging.ERROR)
     logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
 
 

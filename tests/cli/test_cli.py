@@ -12,7 +12,9 @@ import torch
 from conftest import qa_rows
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from egup_trainer.cli.common import parse
 from egup_trainer.cli.main import COMMANDS, main
+from egup_trainer.trainer.config import EGUPConfig
 
 
 @pytest.fixture
@@ -243,3 +245,11 @@ def test_inspect_shows_the_cut(model, rows, capsys):
     printed = capsys.readouterr().out
     assert "cut: 8" in printed
     assert "sample 0: 24 tokens, cut" in printed
+
+
+def test_progress_is_shown_and_libraries_are_quiet(model, rows, tmp_path, capsys):
+    assert unlearn(model, rows, tmp_path / "out", "--disable_tqdm", "false") == 0
+    assert "2/2" in capsys.readouterr().err
+    words = ["--output_dir", str(tmp_path / "o"), "--use_cpu"]
+    (options,) = parse("unlearn", [EGUPConfig], words)
+    assert options.disable_tqdm is False
