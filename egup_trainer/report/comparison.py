@@ -24,7 +24,9 @@ def format_probability(value: float | None) -> str:
     """
     if value is None:
         return "-"
-    return f"{value:.3f}" if value >= 0.001 or value == 0 else f"{value:.1e}"
+    if value >= 0.01 or value == 0:
+        return f"{value:.3f}"
+    return f"{value:.4f}" if value >= 0.001 else f"{value:.1e}"
 
 
 def comparison_table(rows: list[ResultRow], title: str) -> Table:
@@ -44,7 +46,7 @@ def comparison_table(rows: list[ResultRow], title: str) -> Table:
 
 
 def plot_comparison(rows: list[ResultRow], path: Path, title: str) -> None:
-    """Forget probability against retain probability, one labelled point a model; the retrained model is the aim.
+    """Forget probability against retain probability, one point a model; the retrained model is the aim.
 
     The forget axis is logarithmic down to 1e-8, where all that lies below is drawn with its own mark.
     """
@@ -57,9 +59,8 @@ def plot_comparison(rows: list[ResultRow], path: Path, title: str) -> None:
         forget, retain = row.metrics["forget_probability"], row.metrics["retain_probability"]
         below = forget < floor
         marker = "*" if row.name == "retrained" else "<" if below else "o"
-        axes.scatter(max(forget, floor), retain, s=180 if marker == "*" else 80, marker=marker, zorder=3)
-        label = f"{row.name}\n(10$^{{{math.floor(math.log10(forget))}}}$)" if forget > 0 and below else row.name
-        axes.annotate(label, (max(forget, floor), retain), textcoords="offset points", xytext=(8, 8), fontsize=9)
+        label = f"{row.name}, at 10$^{{{math.floor(math.log10(forget))}}}$" if forget > 0 and below else row.name
+        axes.scatter(max(forget, floor), retain, s=180 if marker == "*" else 80, marker=marker, label=label, zorder=3)
     aim = next((row for row in rows if row.name == "retrained"), None)
     if aim is not None:
         axes.axvline(aim.metrics["forget_probability"], color="grey", linestyle=":", linewidth=1)
@@ -67,5 +68,6 @@ def plot_comparison(rows: list[ResultRow], path: Path, title: str) -> None:
     axes.set(xscale="log", xlim=(floor / 2, 4), ylim=(0, 1.1), title=title)
     axes.set(xlabel="probability of forget answers", ylabel="probability of retain answers")
     axes.grid(alpha=0.3)
+    axes.legend(loc="lower left")
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=150)

@@ -16,7 +16,16 @@ ROWS = [
 
 
 @pytest.mark.parametrize(
-    ("value", "text"), [(0.0, "0.000"), (0.001, "0.001"), (0.00099, "9.9e-04"), (1.0, "1.000"), (None, "-")]
+    ("value", "text"),
+    [
+        (0.0, "0.000"),
+        (0.001, "0.0010"),
+        (0.0034, "0.0034"),
+        (0.01, "0.010"),
+        (0.00099, "9.9e-04"),
+        (1.0, "1.000"),
+        (None, "-"),
+    ],
 )
 def test_probabilities_are_short_and_never_rounded_to_nothing(value, text):
     assert format_probability(value) == text
