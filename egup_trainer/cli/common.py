@@ -15,9 +15,10 @@ def quiet_libraries() -> None:
     from transformers.utils import logging as transformers_logging
 
     warnings.filterwarnings("ignore")
-    # The handlers are muted, not the logger: from a logger at level ERROR a Trainer concludes that bars are unwanted.
+    # The handler is muted, not the logger: from a logger at level ERROR a Trainer concludes that bars are unwanted.
     for handler in transformers_logging.get_logger("transformers").handlers:
-        handler.setLevel(logging.ERROR)
+        if type(handler) is logging.StreamHandler:  # its own; others are the user's
+            handler.setLevel(logging.ERROR)
     logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
 
 

@@ -125,3 +125,5 @@ def _print_summary(trainer: Any, probabilities: Any, seconds: float, resume: Any
     what = "Adapter" if trainer.model.__class__.__name__.startswith("Peft") else "Model"
     console.print(f"{trainer.state.global_step} steps, {seconds:.0f} s, peak memory {peak_memory_gb():.2f} GB")
     console.print(f"{what} and tokenizer saved to {trainer.args.output_dir}", soft_wrap=True)
+    if trainer.scan_folder.is_dir():
+        console.print(f"Features of the forget rows kept for further runs in {trainer.scan_folder}", soft_wrap=True)

@@ -55,6 +55,27 @@ def model_init_kwargs(model_config: Any, use_cpu: bool = False) -> dict[str, Any
     return kwargs
 
 
+def keep_gradients_of_4bit_layers(model: Any) -> None:
+    """Keeps bitsandbytes from repacking 4-bit weights for inference on the CPU.
+
+    On processors with AVX512-BF16 it does so in place at the first forward pass in evaluation mode, such as a scan; the
+    kernel for repacked weights has no backward pass, and training after it gets wrong gradients without an error.
+
+    Raises:
+        ModelError: the weights are repacked already.
+    """
+    for module in model.modules():
+        if not hasattr(module, "support_avx512bf16_for_cpu"):
+            continue
+        if getattr(module.weight.quant_state, "packing_format_for_cpu", False):
+            raise ModelError(
+                got="a 4-bit model that has run in evaluation mode on the CPU, where its weights are repacked",
+                expected="weights that gradients can pass",
+                fix="load the model afresh",
+            )
+        module.support_avx512bf16_for_cpu = False
+
+
 def add_adapter(model: Any, peft_config: Any) -> Any:
     """`model` with a fresh adapter; the base weights are frozen.
 

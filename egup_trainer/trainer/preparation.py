@@ -15,7 +15,7 @@ from egup_trainer.data.pairing import PairBatchSampler, PairDataset
 from egup_trainer.data.sources import load_rows
 from egup_trainer.data.tokenization import RowDataset, check_disjoint, from_token_columns, tokenize
 from egup_trainer.errors import ConfigError, DataError, ModelError
-from egup_trainer.modeling.loading import add_adapter, load_model, load_tokenizer
+from egup_trainer.modeling.loading import add_adapter, keep_gradients_of_4bit_layers, load_model, load_tokenizer
 
 
 def check_args(args: Any, config_class: type) -> Any:
@@ -145,6 +145,7 @@ def prepare_model(model: Any, args: Any, peft_config: Any) -> Any:
     if peft_config is not None:
         set_seed(args.seed)  # an adapter starts from random numbers; Trainer sets the seed only later
         model = add_adapter(model, peft_config)
+    keep_gradients_of_4bit_layers(model)
     if args.disable_dropout:
         disable_dropout(model)
     return model

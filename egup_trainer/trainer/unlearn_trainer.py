@@ -175,9 +175,14 @@ class UnlearnTrainer(StateInCheckpoints, Trainer):
             collator=self.data_collator,
             accelerator=self.accelerator,
             batch_size=self.args.per_device_eval_batch_size,
-            folder=Path(self.args.scan_cache_dir or Path(self.args.output_dir) / "_scan"),
+            folder=self.scan_folder,
             progress=not self.args.disable_tqdm,
         )
+
+    @property
+    def scan_folder(self) -> Path:
+        """Where the scan's results are kept."""
+        return Path(self.args.scan_cache_dir or Path(self.args.output_dir) / "_scan")
 
     def score(self, dataset: RowDataset, ids: Tensor | None = None, description: str | None = None) -> RowScores:
         """Scores rows under the model as it is now, on all processes."""

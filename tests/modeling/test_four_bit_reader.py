@@ -5,8 +5,9 @@ import torch
 from peft import LoraConfig
 from transformers import BitsAndBytesConfig, LlamaConfig, LlamaForCausalLM
 
+from egup_trainer.errors import ModelError
 from egup_trainer.modeling.forward import AnswerReader
-from egup_trainer.modeling.loading import add_adapter, load_model
+from egup_trainer.modeling.loading import add_adapter, keep_gradients_of_4bit_layers, load_model
 from egup_trainer.modeling.reference import Need, Reference, ReferenceKind, choose_reference
 
 bitsandbytes = pytest.importorskip("bitsandbytes")
@@ -32,7 +33,7 @@ def model(folder):
     )
     base = load_model(str(folder), quantization_config=quantization)
     model = add_adapter(base, LoraConfig(r=4, target_modules="all-linear", task_type="CAUSAL_LM"))
-    # Training mode: an evaluation forward may repack the 4-bit weights on some CPUs.
+    keep_gradients_of_4bit_layers(model)
     return model.train()
 
 
@@ -77,3 +78,30 @@ def test_the_reference_has_the_same_four_bits(model, rows, pad, plain_logps):
     reference = Reference(kind, model, AnswerReader(model))
     train_b(model)
     torch.testing.assert_close(reference.logits(model, **batch), before, atol=1e-5, rtol=1e-5)
+
+
+def gradients(model, batch):
+    model.train().zero_grad()
+    AnswerReader(model)(model, **batch).mean_nll.mean().backward()
+    return {name: p.grad.clone() for name, p in model.named_parameters() if p.requires_grad}
+
+
+def test_a_pass_in_evaluation_mode_leaves_the_gradients_right(model, rows, pad):
+    """Some CPUs repack the weights for inference in such a pass; what is repacked has no backward pass."""
+    train_b(model)
+    before = gradients(model, pad(rows))
+    with torch.no_grad():
+        AnswerReader(model.eval())(model, **pad(rows))
+    after = gradients(model, pad(rows))
+    assert all(torch.equal(before[name], after[name]) for name in before)
+
+
+def test_weights_that_are_repacked_already_are_refused(model):
+    layer = model.base_model.model.model.layers[0].mlp.up_proj.base_layer
+    layer.weight.quant_state.packing_format_for_cpu = True
+    with pytest.raises(ModelError) as error:
+        keep_gradients_of_4bit_layers(model)
+    assert str(error.value) == (
+        "got a 4-bit model that has run in evaluation mode on the CPU, where its weights are repacked; expected "
+        "weights that gradients can pass; load the model afresh"
+    )

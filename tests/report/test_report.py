@@ -63,7 +63,13 @@ def test_the_picture_has_a_point_for_each_model(tmp_path, monkeypatch):
     from matplotlib.axes import Axes
 
     points = []
-    monkeypatch.setattr(Axes, "scatter", lambda self, x, y, **kwargs: points.append((x, y, kwargs["marker"])))
+    plain = Axes.scatter
+
+    def scatter(self, x, y, **kwargs):
+        points.append((x, y, kwargs["marker"]))
+        return plain(self, x, y, **kwargs)
+
+    monkeypatch.setattr(Axes, "scatter", scatter)
     plot_comparison(ROWS, tmp_path / "plot.png", "Title")
     assert points == [(0.9, 0.95, "o"), (1e-8, 0.4, "<"), (0.02, 0.97, "*")]
     assert (tmp_path / "plot.png").read_bytes().startswith(b"\x89PNG")

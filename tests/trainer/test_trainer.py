@@ -214,6 +214,7 @@ def test_logs_carry_each_term_under_its_own_name(make_trainer):
 
 def test_without_proxies_the_run_says_so_and_trains_without_the_constraint(make_trainer, caplog):
     trainer = make_trainer(proxies=False)
+
     assert "No proxy rows were given: training without the proxy constraint." in caplog.text
     off = make_trainer(proxy_constraint=False)
     trainer.train()
