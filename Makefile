@@ -2,16 +2,13 @@
 PYTHON ?= python3.11
 BIN := .venv/bin
 
-.PHONY: demo test test-all lint clean
+.PHONY: demo test lint clean
 
 demo: .venv/installed
 	$(BIN)/egup demo --output_dir demo_output
 
 test: .venv/installed-test lint
 	$(BIN)/python -m pytest
-
-test-all: .venv/installed-test lint
-	$(BIN)/python -m pytest -m ""
 
 lint: .venv/installed-test
 	$(BIN)/ruff check .

@@ -81,11 +81,11 @@ def load_state(folder: str, device: torch.device, run: str) -> dict[str, Tensor]
             expected="a checkpoint of this trainer, saved without save_only_model",
             fix="resume from another one, or start anew",
         )
-    with safe_open(path, "pt", device=str(device)) as file:
+    with safe_open(path, "pt") as file:
         if (file.metadata() or {}).get(_RUN) != run:
             raise StateError(
                 got=f"the checkpoint {folder} of a run on other rows or with other options of the method",
                 expected="the same forget, retain and proxy rows, objective, and parts of EGUP and CLReg",
                 fix="resume with what the run was started with, or start anew",
             )
-        return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        return {name: file.get_tensor(name).to(device) for name in file.keys()}  # noqa: SIM118

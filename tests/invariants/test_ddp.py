@@ -65,7 +65,6 @@ def test_processes_see_different_pairs_and_together_all(runs):
     assert len({forget for forget, _ in real}) == len(real) == 10
 
 
-@pytest.mark.slow
 def test_a_resumed_run_on_two_processes_is_exact(runs):
     checkpoint = runs["folder"] / "two" / "out" / "checkpoint-3"
     resumed = launch(runs["folder"] / "resumed", 2, batch=2, accumulation=2, resume=str(checkpoint))
