@@ -7,15 +7,6 @@ from egup_trainer.modeling.forward import AnswerReader
 from egup_trainer.modeling.outputs import AnswerOutputs
 
 
-@pytest.fixture(autouse=True)
-def one_thread():
-    """Tiny models run no faster on two threads, and much slower where another process wants the cores."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
 @pytest.fixture
 def answers():
     """answers([[-1, -3], []]): outputs of rows with these token log-probabilities, which are leaves of the graph."""

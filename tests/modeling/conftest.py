@@ -11,15 +11,6 @@ from egup_trainer.modeling.loading import add_adapter
 VOCAB = 256
 
 
-@pytest.fixture(autouse=True)
-def one_thread():
-    """Tiny models run no faster on two threads, and much slower where another process wants the cores."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
 def draw_row(seed: int, length: int, scored) -> TokenizedRow:
     """A row of random tokens of which those at the positions `scored` are its answer."""
     ids = np.random.default_rng(seed).integers(1, VOCAB, length).astype(np.int32)
