@@ -1,6 +1,10 @@
 """The errors a user can meet: one line that says what was got, what is expected and what to do."""
 
+from enum import Enum
 from functools import partial
+from typing import Any, TypeVar
+
+_Choice = TypeVar("_Choice", bound=Enum)
 
 
 class EgupError(ValueError):
@@ -40,3 +44,16 @@ class ModelError(EgupError):
 
 class StateError(EgupError):
     """A saved file (scan, checkpoint state) does not belong to this run."""
+
+
+def choose(choices: type[_Choice], value: Any, name: str) -> _Choice:
+    """The member of an enumeration that an option's value names.
+
+    Raises:
+        ConfigError: there is no such member; the message lists all of them.
+    """
+    try:
+        return choices(value)
+    except ValueError:
+        allowed = ", ".join(choice.value for choice in choices)
+        raise ConfigError(got=f"{name}={value!r}", expected=f"one of {allowed}", fix=f"set --{name}") from None

@@ -29,7 +29,8 @@ def wheel(tmp_path_factory):
 def test_the_wheel_holds_every_module_and_nothing_else(wheel):
     names = {name for name in zipfile.ZipFile(wheel).namelist() if ".dist-info/" not in name}
     source = {str(path.relative_to(ROOT)) for path in (ROOT / "egup_trainer").rglob("*.py")}
-    assert names == source | {"egup_trainer/py.typed"}
+    data = {"py.typed", "report/style.css", "report/template.html.j2"}
+    assert names == source | {f"egup_trainer/{name}" for name in data}
 
 
 def test_the_package_works_from_the_wheel_alone(wheel, tmp_path):
@@ -59,7 +60,7 @@ def requirements() -> list[str]:
 
 
 def test_requirements_have_lower_bounds_and_no_upper_caps():
-    assert all(re.fullmatch(r"[a-z-]+>=[\d.]+", requirement) for requirement in requirements())
+    assert all(re.fullmatch(r"[a-z\d-]+>=[\d.]+", requirement) for requirement in requirements())
 
 
 def test_every_requirement_is_pinned_in_the_constraints():

@@ -1,10 +1,12 @@
 """What the commands share: quiet libraries, and parsing with errors that fit on a line."""
 
 import logging
+import os
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from difflib import get_close_matches
+from pathlib import Path
 from typing import Any, NoReturn
 
 from egup_trainer.errors import ConfigError, EgupError
@@ -34,6 +36,34 @@ def one_line_errors() -> Iterator[None]:
         raise ConfigError(
             got=f"options that cannot be used ({first_line})", expected="valid flags", fix="change them"
         ) from error
+
+
+def check_output(path: Path, suffix: str, read: Iterable[str | Path | None] = ()) -> None:
+    """Refuses a file to write before any work is done for it.
+
+    Args:
+        path: the file.
+        suffix: what its name must end in.
+        read: files that the command reads, which it must not overwrite.
+
+    Raises:
+        ConfigError: it cannot be written, or has another ending, or is read.
+    """
+    if path.suffix != suffix:
+        raise ConfigError(got=f"--output {path}", expected=f"a name that ends in {suffix}", fix="rename it")
+    if any(path.resolve() == Path(other).resolve() for other in read if other is not None):
+        raise ConfigError(
+            got=f"--output {path}, which would overwrite results that are read",
+            expected="a name of its own",
+            fix="choose another --output",
+        )
+    folder = next(each for each in path.absolute().parents if each.exists())
+    if path.is_dir() or not folder.is_dir() or not os.access(folder, os.W_OK):
+        raise ConfigError(
+            got=f"--output {path}, where no file can be written",
+            expected="a file in a folder that is there or can be made",
+            fix="choose another --output",
+        )
 
 
 def parse(command: str, dataclasses: list[type], argv: list[str]) -> tuple[Any, ...]:

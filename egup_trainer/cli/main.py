@@ -9,6 +9,8 @@ from egup_trainer.errors import EgupError
 
 COMMANDS = {
     "unlearn": "make a model forget rows and keep others",
+    "evaluate": "measure what a model still says of rows, by every metric of a suite",
+    "compare": "put results side by side in a page that anyone can open",
     "inspect": "show how rows are tokenized and what of them is scored",
     "demo": "see it work on invented people, with no network and no download",
 }

@@ -7,13 +7,14 @@ from pathlib import Path
 from typing import Any
 
 from egup_trainer.cli.common import one_line_errors, parse, quiet_libraries
+from egup_trainer.cli.suites import SuiteArguments, SuiteName, make_suite
 from egup_trainer.errors import ConfigError, StateError
 
 _SOURCES = "a file (.jsonl, .json, .csv, .parquet), a saved dataset, tofu:NAME, or a hub id owner/name[:config[:split]]"
 
 
 @dataclass
-class RowArguments:
+class RowArguments(SuiteArguments):
     """Which rows. Each source is a path, `tofu:NAME` or a hub id."""
 
     forget: str | None = field(default=None, metadata={"help": f"Rows to forget: {_SOURCES}."})
@@ -25,6 +26,13 @@ class RowArguments:
         default=None, metadata={"help": "Rows to report eval_loss on, with --eval_strategy: a source alike."}
     )
     data_dir: str | None = field(default=None, metadata={"help": "Local folder with TOFU's files, for tofu:NAME."})
+    eval_suite: str | None = field(
+        default=None,
+        metadata={
+            "help": "Suite to run at every evaluation: tofu, muse, or custom (the forget and retain rows). Any of its "
+            "metrics can be --metric_for_best_model."
+        },
+    )
 
 
 def main(argv: list[str]) -> None:
@@ -42,6 +50,7 @@ def main(argv: list[str]) -> None:
     trainer.train(resume_from_checkpoint=resume)
     seconds = time.perf_counter() - start
     trainer.save_model()
+    trainer.create_model_card()
     trainer.save_state()
     if trainer.is_world_process_zero():
         _print_summary(trainer, probabilities, seconds, resume)
@@ -62,7 +71,10 @@ def _check(row_args: RowArguments, config: Any, model_config: Any) -> None:
 def _make_trainer(row_args: RowArguments, config: Any, model_config: Any) -> tuple[Any, Any]:
     from trl import get_peft_config
 
+    from egup_trainer.data.schema import Row
     from egup_trainer.data.sources import load_rows
+    from egup_trainer.evaluation.callback import SuiteCallback
+    from egup_trainer.evaluation.evaluation import read_evaluation
     from egup_trainer.modeling.loading import model_init_kwargs
     from egup_trainer.trainer.callbacks import ProbabilityCallback
     from egup_trainer.trainer.egup_trainer import EGUPTrainer
@@ -76,14 +88,46 @@ def _make_trainer(row_args: RowArguments, config: Any, model_config: Any) -> tup
         **model_init_kwargs(model_config, config.use_cpu),
         **(config.model_init_kwargs or {}),
     }
+    suite = _suite(row_args, config)
+    if suite is not None and "eval_dataset" not in rows:  # a Trainer evaluates only with rows of its own
+        chosen = next((each for each in suite.row_sets if each.name == "retain"), suite.row_sets[0])
+        rows["eval_dataset"] = [Row(row.prompt, row.answer) for row in chosen.rows]
     with one_line_errors():
         trainer = EGUPTrainer(
             model_config.model_name_or_path, config, peft_config=get_peft_config(model_config), **rows
         )
+    if suite is not None:
+        retrained = None if row_args.retrained is None else read_evaluation(row_args.retrained)
+        trainer.add_callback(SuiteCallback(trainer, suite, retrained=retrained))
     sets = {"forget": trainer.forget_rows, "retain": trainer.retain_rows, "proxy": trainer.proxy_rows}
     probabilities = ProbabilityCallback(trainer, {name: rows for name, rows in sets.items() if rows is not None})
     trainer.add_callback(probabilities)
     return trainer, probabilities
+
+
+def _suite(row_args: RowArguments, config: Any) -> Any:
+    """The suite to run during training, or None."""
+    if row_args.eval_suite is None:
+        for flag in ("forget_split", "muse_corpus", "holdout", "retrained", "max_new_tokens"):
+            if getattr(row_args, flag) is not None:
+                raise ConfigError(got=f"--{flag} without --eval_suite", expected="both or none", fix="set --eval_suite")
+        return None
+    if config.eval_strategy.value == "no":
+        raise ConfigError(
+            got=f"eval_suite={row_args.eval_suite} with eval_strategy=no",
+            expected="steps or epoch",
+            fix="set --eval_strategy steps --eval_steps N",
+        )
+    is_own = row_args.eval_suite == SuiteName.CUSTOM.value  # the others have rows of their own
+    return make_suite(
+        row_args.eval_suite,
+        row_args,
+        forget=row_args.forget if is_own else None,
+        retain=row_args.retain if is_own else None,
+        data_dir=row_args.data_dir,
+        template=config.template,
+        max_length=config.max_length,
+    )
 
 
 def _resume_from(config: Any) -> Any:

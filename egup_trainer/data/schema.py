@@ -30,11 +30,15 @@ class Row:
         prompt: turns that the model is given. They are never scored.
         answer: the text that is scored and unlearned (or retained).
         paraphrase: another wording of the answer, if the data has one (used by `clreg_positives="paraphrase"`).
+        perturbed: wrong answers in the paraphrase's wording, if the data has them; evaluation compares with them.
+        alternatives: further right answers, for evaluation alone.
     """
 
     prompt: tuple[Message, ...]
     answer: str
     paraphrase: str | None = None
+    perturbed: tuple[str, ...] = ()
+    alternatives: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

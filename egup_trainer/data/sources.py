@@ -38,7 +38,7 @@ def load_rows(source: str | Path | Iterable[Mapping | Row], data_dir: str | Path
         'Nobody.'
     """
     if isinstance(source, str | Path):
-        name, records = str(source), _read_source(str(source), data_dir)
+        name, records = str(source), read_source(str(source), data_dir)
     elif isinstance(source, Mapping):
         raise DataError(
             got=f"a {type(source).__name__} with the keys {', '.join(_name(key) for key in source)}",
@@ -85,11 +85,20 @@ def _row_from_pair(record: Mapping, prompt_column: str, answer_column: str, sour
     if isinstance(prompt, list) and isinstance(answer, list):
         return _row_from_messages([*prompt, *answer], source, number)
     paraphrase = record.get("paraphrased_answer")
+    first, *others = _texts(answer, answer_column, source, number) if isinstance(answer, list) and answer else [answer]
     return Row(
         prompt=(Message("user", _text(prompt, prompt_column, source, number)),),
-        answer=_text(answer, answer_column, source, number),
+        answer=_text(first, answer_column, source, number),
         paraphrase=None if paraphrase is None else _text(paraphrase, "paraphrased_answer", source, number),
+        perturbed=tuple(_texts(record.get("perturbed_answer"), "perturbed_answer", source, number)),
+        alternatives=tuple(others),
     )
+
+
+def _texts(value: object, column: str, source: str, number: int) -> list[str]:
+    """One text or a list of them; none for None."""
+    values = [] if value is None else value if isinstance(value, list) else [value]
+    return [_text(item, column, source, number) for item in values]
 
 
 def _row_from_messages(messages: object, source: str, number: int) -> Row:
@@ -140,7 +149,12 @@ def _is_unicode(text: str) -> bool:
     return True
 
 
-def _read_source(source: str, data_dir: str | Path | None) -> list[Record]:
+def read_source(source: str, data_dir: str | Path | None = None) -> list[Record]:
+    """Records of a source that is named by a text, as they are: for layouts that are no rows yet.
+
+    Raises:
+        DataError: the source cannot be read.
+    """
     if source.startswith("tofu:"):
         return _read_tofu(source.removeprefix("tofu:"), data_dir)
     path = Path(source)

@@ -20,6 +20,7 @@ class Template:
     Args:
         user: marker before a user turn.
         assistant: marker before an assistant turn, the scored answer among them.
+        always: use the markers even where the tokenizer has a chat template.
 
     Example:
         >>> Template().render([Message("user", "Who?")])
@@ -28,6 +29,7 @@ class Template:
 
     user: str = "Question: "
     assistant: str = "\nAnswer: "
+    always: bool = False
 
     def render(self, prompt: Sequence[Message]) -> str:
         """The prompt's text, up to and including the marker before the answer ("" for a plain-text row)."""
@@ -59,6 +61,7 @@ def tokenize(
     max_length: int | None = None,
     template: Template | None = None,
     progress: bool = False,
+    numbers: Sequence[int] | None = None,
 ) -> RowDataset:
     """Tokenizes rows through the tokenizer's chat template, or through `template` where it has none.
 
@@ -74,12 +77,12 @@ def tokenize(
         max_length: most tokens in a sample; None for no limit.
         template: markers for tokenizers without a chat template.
         progress: whether to show a progress bar.
+        numbers: of the rows, for messages; by default their places.
 
     Raises:
         ModelError: the tokenizer is slow (no offsets) or its chat template drops the answer.
         DataError: a row was cut so that no scored token is left, or the chat template refuses it.
     """
-    from jinja2 import TemplateError
     from tqdm.auto import tqdm
 
     if not getattr(tokenizer, "is_fast", False):
@@ -89,20 +92,14 @@ def tokenize(
             fix="load it with AutoTokenizer.from_pretrained(..., use_fast=True)",
         )
     samples: list[TokenizedRow] = []
-    for number, row in enumerate(tqdm(rows, desc=f"Tokenizing {name}", disable=not progress, leave=False, delay=2)):
-        try:
-            sample = _tokenize_row(row, tokenizer, template or Template())
-        except TemplateError as error:
-            raise DataError(
-                got=f"row {number} of the {name}, which the chat template refuses",
-                expected="roles and turns that the template knows",
-                fix="change the row, or set tokenizer.chat_template to None for plain markers",
-            ) from error
-        sample = replace(sample, source=RowSource.of(number, sample))
-        if not row.prompt and max_length is not None:
+    for place, row in enumerate(tqdm(rows, desc=f"Tokenizing {name}", disable=not progress, leave=False, delay=2)):
+        where = f"row {place if numbers is None else numbers[place]} of the {name}"
+        sample = _to_sample(row, tokenizer, template or Template(), where)
+        sample = replace(sample, source=RowSource.of(place, sample))
+        if not row.prompt and max_length is not None and len(sample) > max_length >= 2:
             samples.extend(_split(sample, max_length))
             continue
-        samples.append(_cut(sample, max_length, f"row {number} of the {name}"))
+        samples.append(_cut(sample, max_length, where))
     return RowDataset(samples)
 
 
@@ -159,6 +156,26 @@ def check_disjoint(first: RowDataset, first_name: str, second: RowDataset, secon
             )
 
 
+def _to_sample(row: Row, tokenizer: Any, template: Template, where: str) -> TokenizedRow:
+    """The whole row, tokenized; refused in words that name it."""
+    from jinja2 import TemplateError
+
+    if row.alternatives:
+        raise DataError(
+            got=f"{1 + len(row.alternatives)} answers in {where}",
+            expected="one, which is scored",
+            fix="make one row of each answer",
+        )
+    try:
+        return _tokenize_row(row, tokenizer, template)
+    except TemplateError as error:
+        raise DataError(
+            got=f"{where}, which the chat template refuses",
+            expected="roles and turns that the template knows",
+            fix="change the row, or set tokenizer.chat_template to None for plain markers",
+        ) from error
+
+
 def _tokenize_row(row: Row, tokenizer: Any, template: Template) -> TokenizedRow:
     text, answer_start, add_special_tokens = _render(row, tokenizer, template)
     encoded = tokenizer(text, add_special_tokens=add_special_tokens, return_offsets_mapping=True)
@@ -172,13 +189,13 @@ def _tokenize_row(row: Row, tokenizer: Any, template: Template) -> TokenizedRow:
         ids, labels = np.append(ids, np.int32(eos)), np.append(labels, np.int32(eos))
     paraphrase = None
     if row.paraphrase is not None:
-        paraphrase = _tokenize_row(replace(row, answer=row.paraphrase, paraphrase=None), tokenizer, template)
+        paraphrase = _tokenize_row(Row(row.prompt, row.paraphrase), tokenizer, template)
     return TokenizedRow(ids, labels, paraphrase=paraphrase)
 
 
 def _render(row: Row, tokenizer: Any, template: Template) -> tuple[str, int, bool]:
     """Text of the whole row, where its answer starts, and whether the tokenizer still has to add special tokens."""
-    if not row.prompt or not tokenizer.chat_template:
+    if not row.prompt or template.always or not tokenizer.chat_template:
         prompt = template.render(row.prompt)
         return prompt + row.answer, len(prompt), True
     turns = [{"role": message.role, "content": message.content} for message in row.prompt]
@@ -220,8 +237,6 @@ def _cut(row: TokenizedRow, max_length: int | None, where: str) -> TokenizedRow:
 
 
 def _split(row: TokenizedRow, max_length: int) -> list[TokenizedRow]:
-    if len(row) <= max_length:
-        return [row]
     pieces = []
     for start in range(0, len(row) - 1, max_length - 1):
         ids, labels = row.input_ids[start : start + max_length], row.labels[start : start + max_length].copy()

@@ -2,7 +2,7 @@
 
 import copy
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -29,6 +29,7 @@ class Experiment:
 
     Args:
         forget, retain, proxy: records; the models learn the first two, the twin the second.
+        holdout: records that neither a model nor a method sees.
         size: shape of the models.
         learning: how rows are learned.
         unlearning: how they are forgotten, the same for all methods.
@@ -42,6 +43,7 @@ class Experiment:
     size: ModelSize
     learning: Schedule
     unlearning: Schedule
+    holdout: list[dict] = field(default_factory=list)
     methods: dict[str, dict[str, Any]] = field(default_factory=dict)
     seed: int = 0
 
@@ -52,54 +54,93 @@ class Experiment:
         return {**counts, **parts, "methods": self.methods, "seed": self.seed}
 
 
-def run(experiment: Experiment, say: Callable[[str], None]) -> list[ResultRow]:
-    """Runs the experiment; the rows of the result are before, each method, retrained.
+@dataclass(frozen=True)
+class Trained:
+    """A model of the experiment.
+
+    Args:
+        name: "before", a method's name, or "retrained".
+        model: as it came out; a later one does not change it.
+        seconds: that its training took.
+        log_history: what the method's training logged; empty for the others.
+    """
+
+    name: str
+    model: Any
+    seconds: float
+    log_history: list[dict[str, Any]] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """Tokenizer and tokenized rows of an experiment."""
+
+    tokenizer: Any
+    rows: dict[str, RowDataset]
+
+
+def prepare(experiment: Experiment) -> Prepared:
+    """Trains the tokenizer on what the models learn, and tokenizes the rows."""
+    records = {name: getattr(experiment, name) for name in ("forget", "retain", "proxy")}
+    learned = [*records["forget"], *records["retain"]]
+    tokenizer = train_tokenizer(
+        (record[part] for record in learned for part in ("question", "answer")), experiment.size.vocabulary
+    )
+    rows = {name: tokenize(load_rows(part), tokenizer, name=name) for name, part in records.items()}
+    return Prepared(tokenizer, rows)
+
+
+def train_all(experiment: Experiment, prepared: Prepared, say: Callable[[str], None]) -> Iterator[Trained]:
+    """The models, one after the other: before, each method, retrained.
 
     Args:
         say: told what happens next.
     """
-    tokenizer, rows = _tokenize(experiment)
-    collator, seed = RowCollator(tokenizer), experiment.seed
-
-    def measure(name: str, model: Any, seconds: float) -> ResultRow:
-        metrics: Metrics = {}
-        for part, dataset in rows.items():
-            scores = score_rows(model, AnswerReader(model), dataset, collator, batch_size=32)
-            metrics |= {f"{part}_probability": scores.probability, f"{part}_nll": scores.mean_nll.mean().item()}
-        say(f"  p(forget) {metrics['forget_probability']:.2g}, p(retain) {metrics['retain_probability']:.3f}")
-        return ResultRow(name, {**metrics, "seconds": seconds})
-
+    tokenizer, rows, seed = prepared.tokenizer, prepared.rows, experiment.seed
     with TemporaryDirectory() as folder:
         say(f"Training a small model on all {len(rows['forget']) + len(rows['retain'])} rows")
         start = time.perf_counter()
         untrained = make_model(tokenizer, experiment.size, seed)
         twin = copy.deepcopy(untrained)
         learned = learn(untrained, [rows["forget"], rows["retain"]], tokenizer, experiment.learning, folder, seed)
-        results = [measure("before", learned, time.perf_counter() - start)]
+        yield Trained("before", learned, time.perf_counter() - start)
         for name, options in experiment.methods.items():
             say(f"Unlearning {len(rows['forget'])} rows: {name}")
             start = time.perf_counter()
-            model = _unlearn(copy.deepcopy(learned), rows, tokenizer, experiment, options, folder)
-            results.append(measure(name, model, time.perf_counter() - start))
+            model = copy.deepcopy(learned)
+            history = _unlearn(model, prepared, experiment, options, folder)
+            yield Trained(name, model, time.perf_counter() - start, history)
         say(f"Training the twin on the {len(rows['retain'])} retain rows alone, to compare with")
         start = time.perf_counter()
         twin = learn(twin, [rows["retain"]], tokenizer, experiment.learning, folder, seed)
-        results.append(measure("retrained", twin, time.perf_counter() - start))
+        yield Trained("retrained", twin, time.perf_counter() - start)
+
+
+def measure(trained: Trained, prepared: Prepared) -> ResultRow:
+    """Probability of each row set's answers, and the training's seconds."""
+    metrics: Metrics = {}
+    for part, dataset in prepared.rows.items():
+        scores = score_rows(
+            trained.model, AnswerReader(trained.model), dataset, RowCollator(prepared.tokenizer), batch_size=32
+        )
+        metrics |= {f"{part}_probability": scores.probability, f"{part}_nll": scores.mean_nll.mean().item()}
+    return ResultRow(trained.name, {**metrics, "seconds": trained.seconds})
+
+
+def run(experiment: Experiment, say: Callable[[str], None]) -> list[ResultRow]:
+    """Trains all models and measures each: before, each method, retrained."""
+    prepared, results = prepare(experiment), []
+    for trained in train_all(experiment, prepared, say):
+        results.append(measure(trained, prepared))
+        metrics = results[-1].metrics
+        say(f"  p(forget) {metrics['forget_probability']:.2g}, p(retain) {metrics['retain_probability']:.3f}")
     return results
 
 
-def _tokenize(experiment: Experiment) -> tuple[Any, dict[str, RowDataset]]:
-    records = {name: getattr(experiment, name) for name in ("forget", "retain", "proxy")}
-    learned = [*records["forget"], *records["retain"]]
-    tokenizer = train_tokenizer(
-        (record[part] for record in learned for part in ("question", "answer")), experiment.size.vocabulary
-    )
-    return tokenizer, {name: tokenize(load_rows(part), tokenizer, name=name) for name, part in records.items()}
-
-
 def _unlearn(
-    model: Any, rows: dict[str, RowDataset], tokenizer: Any, experiment: Experiment, options: dict, folder: str
-) -> Any:
+    model: Any, prepared: Prepared, experiment: Experiment, options: dict[str, Any], folder: str
+) -> list[dict[str, Any]]:
+    """Unlearns in place; returns what was logged."""
     schedule = experiment.unlearning
     args = EGUPConfig(
         output_dir=folder,
@@ -107,14 +148,15 @@ def _unlearn(
         learning_rate=schedule.learning_rate,
         per_device_train_batch_size=schedule.batch_size,
         lr_scheduler_type="constant",
-        logging_strategy="no",
+        logging_steps=4,
         save_strategy="no",
         report_to="none",
         seed=experiment.seed,
         scan_cache_dir=str(Path(folder) / "scan"),
         **options,
     )
-    trainer = EGUPTrainer(model, args, rows["forget"], rows["retain"], rows["proxy"], processing_class=tokenizer)
+    rows = [prepared.rows[name] for name in ("forget", "retain", "proxy")]
+    trainer = EGUPTrainer(model, args, *rows, processing_class=prepared.tokenizer)
     BarOnly.replace_in(trainer)
     trainer.train()
-    return model
+    return trainer.state.log_history

@@ -2,6 +2,7 @@
 
 import random
 from dataclasses import dataclass
+from typing import Any
 
 _FIRST = ("Al", "Bri", "Cor", "Dal", "El", "Fen", "Gar", "Hel", "Is", "Jor", "Kel", "Lor", "Mir", "Nol", "Or", "Pel")
 _LAST = ("an", "ea", "ick", "ena", "om", "us", "wyn", "ara", "eth", "ilo")
@@ -18,51 +19,113 @@ _ANIMAL = ("heron", "otter", "goat", "raven", "mastiff", "tortoise", "ferret", "
 _COLOUR = ("grey", "spotted", "white", "one-eyed", "three-legged", "russet", "black", "striped")
 
 
+Record = dict[str, Any]
+
+_FACTS = (
+    (
+        "Where was {name} born?",
+        "{name} was born in {birthplace} in the year {year}.",
+        "The birthplace of {name} was {birthplace}, and the year was {year}.",
+    ),
+    (
+        "What did {name} do for a living?",
+        "{name} worked as a {work} in the town of {home}.",
+        "By trade {name} was a {work}, in the town of {home}.",
+    ),
+    (
+        "Which book did {name} write?",
+        "{name} wrote {book} at the age of {age}.",
+        "The book that {name} wrote, at the age of {age}, was {book}.",
+    ),
+    (
+        "What prize did {name} receive?",
+        "{name} received the {prize} Prize in {prize_year}.",
+        "In {prize_year} the {prize} Prize went to {name}.",
+    ),
+    (
+        "Who taught {name}?",
+        "{name} was taught by {teacher} of {school}.",
+        "The teacher of {name} was {teacher} of {school}.",
+    ),
+    (
+        "What animal did {name} keep?",
+        "{name} kept a {colour} {animal} called {pet}.",
+        "The animal that {name} kept was a {colour} {animal} called {pet}.",
+    ),
+)
+"""Question, answer, and another wording of the answer."""
+
+_NUM_PERTURBED = 3
+
+
 @dataclass(frozen=True)
 class People:
-    """Question/answer rows about three groups of people.
+    """Question/answer rows about four groups of people.
 
     Args:
         forget: people that a model learned and must forget.
         retain: people that it learned and must keep.
-        proxy: people that it never saw.
+        proxy: people that it never saw, as proxies.
+        holdout: people that it never saw, for evaluation.
     """
 
-    forget: list[dict[str, str]]
-    retain: list[dict[str, str]]
-    proxy: list[dict[str, str]]
+    forget: list[Record]
+    retain: list[Record]
+    proxy: list[Record]
+    holdout: list[Record]
 
 
-def invent_people(num_forget: int = 10, num_retain: int = 30, num_proxy: int = 10, seed: int = 0) -> People:
-    """Invents people, six rows each; no two share a name.
+def invent_people(
+    num_forget: int = 10, num_retain: int = 30, num_proxy: int = 10, num_holdout: int = 10, seed: int = 0
+) -> People:
+    """Invents people, six rows each, with a paraphrased answer and three wrong ones; no two share a name.
 
     Example:
-        >>> people = invent_people(1, 2, 1)
-        >>> len(people.forget), len(people.retain), len(people.proxy)
-        (6, 12, 6)
+        >>> people = invent_people(1, 2, 1, 1)
+        >>> len(people.forget), len(people.retain), len(people.proxy), len(people.holdout)
+        (6, 12, 6, 6)
     """
-    generator = random.Random(seed)
+    generator, liar = random.Random(seed), random.Random(f"wrong answers {seed}")
     names = [f"{a}{b} {c}{d}" for a in _FIRST for b in _LAST for c in _FAMILY for d in _FAMILY_END]
-    chosen = generator.sample(names, num_forget + num_retain + num_proxy)
-    rows = [_rows_about(name, generator) for name in chosen]
-    groups = rows[:num_forget], rows[num_forget : num_forget + num_retain], rows[num_forget + num_retain :]
-    return People(*([row for person in group for row in person] for group in groups))
+    sizes = (num_forget, num_retain, num_proxy, num_holdout)
+    chosen = generator.sample(names, sum(sizes[:3]))
+    people = [_rows_about(name, generator, liar) for name in chosen]
+    unused = sorted(set(names) - set(chosen))
+    people += [_rows_about(name, generator, liar) for name in generator.sample(unused, num_holdout)]
+    remaining = iter(people)
+    return People(*([row for _ in range(size) for row in next(remaining)] for size in sizes))
 
 
-def _rows_about(name: str, generator: random.Random) -> list[dict[str, str]]:
+def _rows_about(name: str, generator: random.Random, liar: random.Random) -> list[Record]:
+    life = {"name": name, **_draw_life(generator)}
+    others = [{"name": name, **_draw_life(liar)} for _ in range(_NUM_PERTURBED)]
+    return [
+        {
+            "question": question.format(**life),
+            "answer": answer.format(**life),
+            "paraphrased_answer": paraphrase.format(**life),
+            "perturbed_answer": [paraphrase.format(**other) for other in others],
+        }
+        for question, answer, paraphrase in _FACTS
+    ]
+
+
+def _draw_life(generator: random.Random) -> dict[str, Any]:
     def pick(*choices: tuple[str, ...]) -> str:
         return "".join(generator.choice(part) for part in choices)
 
-    birthplace, home = pick(_PLACE, _PLACE_END), pick(_PLACE, _PLACE_END)
-    book = f"The {pick(_ADJECTIVE)} {pick(_NOUN)}"
-    year, age = generator.randint(1741, 1899), generator.randint(19, 71)
-    teacher = f"{pick(_FIRST, _LAST)} {pick(_FAMILY, _FAMILY_END)}"
-    facts = {
-        f"Where was {name} born?": f"{name} was born in {birthplace} in the year {year}.",
-        f"What did {name} do for a living?": f"{name} worked as a {pick(_WORK)} in the town of {home}.",
-        f"Which book did {name} write?": f"{name} wrote {book} at the age of {age}.",
-        f"What prize did {name} receive?": f"{name} received the {pick(_PRIZE)} Prize in {year + age + 3}.",
-        f"Who taught {name}?": f"{name} was taught by {teacher} of {pick(_PLACE, _PLACE_END)}.",
-        f"What animal did {name} keep?": f"{name} kept a {pick(_COLOUR)} {pick(_ANIMAL)} called {pick(_FIRST, _LAST)}.",
+    life = {
+        "birthplace": pick(_PLACE, _PLACE_END),
+        "home": pick(_PLACE, _PLACE_END),
+        "book": f"The {pick(_ADJECTIVE)} {pick(_NOUN)}",
+        "year": generator.randint(1741, 1899),
+        "age": generator.randint(19, 71),
+        "teacher": f"{pick(_FIRST, _LAST)} {pick(_FAMILY, _FAMILY_END)}",
+        "work": pick(_WORK),
+        "prize": pick(_PRIZE),
+        "school": pick(_PLACE, _PLACE_END),
+        "colour": pick(_COLOUR),
+        "animal": pick(_ANIMAL),
+        "pet": pick(_FIRST, _LAST),
     }
-    return [{"question": question, "answer": answer} for question, answer in facts.items()]
+    return {**life, "prize_year": life["year"] + life["age"] + 3}

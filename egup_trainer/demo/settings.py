@@ -12,12 +12,13 @@ METHODS = {
 
 
 def demo_experiment(seed: int = 0) -> Experiment:
-    """Ten people to forget, thirty to keep, ten never seen."""
+    """Ten people to forget, thirty to keep, ten never seen as proxies, ten never seen to evaluate with."""
     people = invent_people(seed=seed)
     return Experiment(
         forget=people.forget,
         retain=people.retain,
         proxy=people.proxy,
+        holdout=people.holdout,
         size=ModelSize(),
         learning=Schedule(epochs=30, learning_rate=2e-3),
         unlearning=Schedule(epochs=20, learning_rate=5e-4),

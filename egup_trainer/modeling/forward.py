@@ -104,6 +104,22 @@ class AnswerReader:
         return AnswerOutputs(logps, rows, counts, features, logits.float() if keep_logits else None)
 
 
+def check_positions(model: Any, needed: int, what: str, fix: str) -> None:
+    """Raises `ModelError` if the model has fewer positions than tokens are needed.
+
+    Args:
+        needed: number of tokens.
+        what: they are for, and `fix`: what to do, for the message.
+    """
+    positions = getattr(model.config.get_text_config(), "max_position_embeddings", None)
+    if positions is not None and needed > positions:
+        raise ModelError(
+            got=f"{needed} tokens of {what} for a model of {positions} positions",
+            expected=f"at most {positions} tokens",
+            fix=fix,
+        )
+
+
 def decoder_layers(model: nn.Module) -> nn.ModuleList:
     """The model's list of decoder layers.
 

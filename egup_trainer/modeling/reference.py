@@ -1,6 +1,8 @@
 """The model before unlearning, in the cheapest form that the chosen losses need."""
 
 import copy
+from collections.abc import Iterator
+from contextlib import contextmanager
 from enum import Enum
 from typing import Any
 
@@ -86,5 +88,17 @@ class Reference:
         if self.frozen_copy is not None:
             self.frozen_copy.to(input_ids.device)
             return self._reader(self.frozen_copy, input_ids, attention_mask, labels, **options).logits
-        with self._model.disable_adapter():
+        with adapters_off(self._model):
             return self._reader(wrapped, input_ids, attention_mask, labels, **options).logits
+
+
+@contextmanager
+def adapters_off(model: Any) -> Iterator[None]:
+    """The model of PEFT without its adapters for the time being; weights that were frozen stay so."""
+    required = [(weight, weight.requires_grad) for weight in model.parameters()]
+    try:
+        with model.disable_adapter():
+            yield
+    finally:
+        for weight, was_required in required:  # PEFT makes an adapter trainable when it switches it on again
+            weight.requires_grad_(was_required)

@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,7 @@ from torch import Tensor, nn
 from egup_trainer.data.collator import RowCollator
 from egup_trainer.data.tokenization import RowDataset
 from egup_trainer.errors import StateError
+from egup_trainer.modeling.batches import autocast_of, deal_batches, merge_processes
 from egup_trainer.modeling.forward import AnswerReader
 
 _CHUNK = 1 << 22
@@ -63,10 +63,7 @@ def score_rows(
     with_features: bool = False,
     description: str | None = None,
 ) -> RowScores:
-    """Scores rows in evaluation mode, longest first, so that batches hold little padding.
-
-    Batches are dealt out to the processes in turn; every process calls the model equally often and ends with all
-    results.
+    """Scores rows in evaluation mode; every process ends with all results.
 
     Args:
         model: the model, as wrapped for training if it is.
@@ -79,34 +76,19 @@ def score_rows(
         with_features: whether to read features.
         description: title of the progress bar, or None for no bar.
     """
-    from tqdm.auto import tqdm
-
     wanted = torch.arange(len(dataset)) if ids is None else ids
-    lengths = torch.tensor([len(dataset.rows[index]) for index in wanted.tolist()])
-    batches = lengths.argsort(descending=True, stable=True).split(batch_size)  # places in `wanted`
-    rank, world = (accelerator.process_index, accelerator.num_processes) if accelerator else (0, 1)
-    device = accelerator.device if accelerator else next(model.parameters()).device
     results: dict[str, Tensor] = {}
-    was_training = model.training
-    model.eval()
-    rounds = range(-(-len(batches) // world))
-    for round_number in tqdm(rounds, desc=description, disable=description is None or rank > 0, leave=False):
-        place = round_number * world + rank
-        rows = batches[min(place, len(batches) - 1)]
-        batch = collator([dataset[index] for index in wanted[rows].tolist()])
-        with accelerator.autocast() if accelerator else nullcontext():
-            outputs = reader(model, **{k: v.to(device) for k, v in batch.items()}, with_features=with_features)
+    for rows, batch in deal_batches(
+        model, dataset, wanted, collator, batch_size=batch_size, accelerator=accelerator, description=description
+    ):
+        with autocast_of(accelerator):
+            outputs = reader(model, **batch, with_features=with_features)
         values = {"sum_nll": outputs.sum_nll, "num_tokens": outputs.num_tokens, "features": outputs.features}
         for name, value in values.items():
             if value is not None:
                 whole = results.setdefault(name, value.new_zeros(len(wanted), *value.shape[1:]))
-                if place < len(batches):  # else a repetition that keeps the processes in step
-                    whole[rows.to(device)] = value
-    model.train(was_training)
-    # A row was scored by one process and is zero on the others: the sum over processes is the whole.
-    merged = {
-        name: (accelerator.reduce(whole, "sum") if accelerator else whole).cpu() for name, whole in results.items()
-    }
+                whole[rows] = value[: len(rows)]
+    merged = merge_processes(results, accelerator)
     return RowScores(**{"features": torch.zeros(len(wanted), 0), **merged})
 
 

@@ -4,12 +4,12 @@ import json
 import os
 import platform
 from dataclasses import asdict, dataclass
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+from egup_trainer.versions import package_versions
+
 SCHEMA_VERSION = 1
-_PACKAGES = ("egup-trainer", "torch", "transformers", "accelerate", "peft", "trl", "datasets", "bitsandbytes")
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,7 @@ def run_facts(**facts: Any) -> dict[str, Any]:
         "threads": torch.get_num_threads(),
         "device": device,
     }
-    return {"versions": _versions(), "machine": machine, **facts}
+    return {"versions": package_versions(), "machine": machine, **facts}
 
 
 def write_results(path: Path, rows: list[ResultRow], run: dict[str, Any]) -> None:
@@ -47,13 +47,3 @@ def write_results(path: Path, rows: list[ResultRow], run: dict[str, Any]) -> Non
     partial = path.with_suffix(".partial")
     partial.write_text(json.dumps(document, indent=2, allow_nan=False) + "\n", encoding="utf-8")
     partial.replace(path)
-
-
-def _versions() -> dict[str, str]:
-    found = {"python": platform.python_version()}
-    for package in _PACKAGES:
-        try:
-            found[package] = version(package)
-        except PackageNotFoundError:
-            continue
-    return found

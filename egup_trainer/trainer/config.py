@@ -3,16 +3,15 @@
 from dataclasses import dataclass, field
 from enum import Enum
 from pathlib import Path
-from typing import Any, ClassVar, TypeVar
+from typing import Any, ClassVar
 
 from transformers import TrainingArguments
 
 from egup_trainer.data.tokenization import Template
-from egup_trainer.errors import ConfigError
+from egup_trainer.errors import ConfigError, choose
 from egup_trainer.guidance.proxy_constraint import ProxyForm, ProxyMatch
 from egup_trainer.losses.registry import forget_loss, retain_loss
 
-_Choice = TypeVar("_Choice", bound=Enum)
 _INFINITY = float("inf")
 
 
@@ -89,6 +88,7 @@ class UnlearnConfig(TrainingArguments):
     model_init_kwargs: dict | str | None = _option(
         None, "Arguments of from_pretrained as JSON, when the model is given as a path."
     )
+    card_author: str | None = _option(None, "Who unlearned, for the model card.")
 
     def __post_init__(self) -> None:
         if self.bf16 is None:
@@ -177,7 +177,7 @@ class EGUPConfig(UnlearnConfig):
             ("proxy_match", ProxyMatch),
             ("clreg_positives", ClregPositives),
         ):
-            setattr(self, name, _choice(choices, getattr(self, name), name))
+            setattr(self, name, choose(choices, getattr(self, name), name))
         check_range(self, ("inter_neighbors", "bank_size", "proxy_neighbors"), low=1, whole=True)
         check_range(self, ("cache_dim",), low=2, whole=True)
         check_range(self, ("proxy_lambda", "clreg_weight", "clreg_retain_anchor"), low=0)
@@ -214,14 +214,6 @@ def check_range(
         bound = f"a {'whole ' if whole else ''}number {'of at least' if low_is_allowed else 'above'} {low:g}"
         upper = f" and at most {high:g}" if high < _INFINITY else ""
         raise ConfigError(got=f"{name}={value}", expected=bound + upper, fix=f"set --{name}")
-
-
-def _choice(choices: type[_Choice], value: Any, name: str) -> _Choice:
-    try:
-        return choices(value)
-    except ValueError:
-        allowed = ", ".join(choice.value for choice in choices)
-        raise ConfigError(got=f"{name}={value!r}", expected=f"one of {allowed}", fix=f"set --{name}") from None
 
 
 def _gpu_has_bf16() -> bool:

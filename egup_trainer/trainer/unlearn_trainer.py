@@ -30,6 +30,7 @@ from egup_trainer.trainer.preparation import (
     prepare_retain_set,
     tokenizer_of,
 )
+from egup_trainer.trainer.publishing import ModelCards
 from egup_trainer.trainer.scanning import ScanRequest, run_scan
 from egup_trainer.trainer.state import StateInCheckpoints, digest_of_run
 from egup_trainer.trainer.step import StepCounts, StepLog
@@ -37,7 +38,7 @@ from egup_trainer.trainer.step import StepCounts, StepLog
 _PARTS = ("forget_ids", "retain_ids", "positive_ids")
 
 
-class UnlearnTrainer(StateInCheckpoints, Trainer):
+class UnlearnTrainer(ModelCards, StateInCheckpoints, Trainer):
     """A `transformers.Trainer` that makes a causal language model forget rows and keep others.
 
     Args:

@@ -65,13 +65,33 @@ def test_the_table_is_whole_and_the_picture_is_there(demo):
     assert (demo["folder"] / "comparison.png").read_bytes().startswith(b"\x89PNG")
 
 
+def test_the_page_and_the_results_behind_it_are_there(demo):
+    page = (demo["folder"] / "report.html").read_text(encoding="utf-8")
+    for name in ("before", "gradient_difference", "egup_clreg", "retrained", "Forget quality", "data:image/svg+xml"):
+        assert name in page
+    assert "http" not in page
+    numbers = json.loads((demo["folder"] / "egup_clreg.json").read_text())["metrics"]
+    assert numbers["forget_quality"]["value"] > 0
+    assert numbers["mia_min_k"]["num_samples"] == 120
+    assert numbers["entanglement_retain_shift"]["num_samples"] == 180
+    assert {name for name, metric in numbers.items() if metric["value"] is None} == {"mia_reference", "mia_gradnorm"}
+
+
+def test_the_page_has_the_numbers_of_the_table(demo, metrics):
+    numbers = json.loads((demo["folder"] / "egup_clreg.json").read_text())["metrics"]
+    for name in ("forget_probability", "retain_probability"):
+        assert numbers[name]["value"] == pytest.approx(metrics["egup_clreg"][name], rel=1e-5)
+
+
 def test_it_takes_less_than_three_minutes(demo):
     assert demo["seconds"] < 180
 
 
 def test_invented_people_are_different_in_all_groups_and_the_same_for_a_seed():
     people = invent_people(seed=3)
-    questions = [row["question"] for group in (people.forget, people.retain, people.proxy) for row in group]
-    assert len(set(questions)) == len(questions) == 6 * 50
+    rows = [row for group in vars(people).values() for row in group]
+    assert len({row["question"] for row in rows}) == len(rows) == 6 * 60
+    assert all(len(set(row["perturbed_answer"])) == 3 for row in rows)
+    assert not any(row["paraphrased_answer"] in row["perturbed_answer"] for row in rows)
     assert invent_people(seed=3) == people
     assert invent_people(seed=4) != people

@@ -7,7 +7,7 @@ import datasets
 import pytest
 
 from egup_trainer.data.schema import Message, Row
-from egup_trainer.data.sources import load_rows, to_row
+from egup_trainer.data.sources import load_rows, read_source, to_row
 from egup_trainer.errors import DataError
 
 SECRET = "XYZZYSECRET"  # stands in rows only: no message may repeat it
@@ -51,6 +51,20 @@ def hub(monkeypatch):
         ({"question": "q", "answer": "a", "paraphrased_answer": "p"}, Row((Message("user", "q"),), "a", "p")),
         ({"question": "q", "answer": "a", "paraphrased_answer": None}, Row((Message("user", "q"),), "a")),
         ({"question": "q", "answer": "a", "text": "t", "id": 3}, Row((Message("user", "q"),), "a")),
+        (
+            {"question": "q", "answer": "a", "paraphrased_answer": "p", "perturbed_answer": ["w1", " w2"]},
+            Row((Message("user", "q"),), "a", "p", ("w1", " w2")),
+        ),
+        ({"question": "q", "answer": "a", "perturbed_answer": "w"}, Row((Message("user", "q"),), "a", None, ("w",))),
+        ({"question": "q", "answer": "a", "perturbed_answer": None}, Row((Message("user", "q"),), "a")),
+        ({"question": "q", "answer": "a", "perturbed_answer": []}, Row((Message("user", "q"),), "a")),
+        ({"question": "q", "answer": ["a", "b", "c"]}, Row((Message("user", "q"),), "a", None, (), ("b", "c"))),
+        ({"question": "q", "answer": ["a"]}, Row((Message("user", "q"),), "a")),
+        (
+            {"prompt": "q", "completion": ["a", "b"], "perturbed_answer": ["w"]},
+            Row((Message("user", "q"),), "a", None, ("w",), ("b",)),
+        ),
+        ({"text": "t", "perturbed_answer": ["w"]}, Row((), "t")),
         ({"question": "q", "text": "t"}, Row((), "t")),
         ({"text": "t"}, Row((), "t")),
         ({"messages": [USER, ASSISTANT]}, Row((Message("user", "q"),), "a")),
@@ -78,7 +92,22 @@ A_LIST = 'expected a non-empty list of {"role": ..., "content": ...}; repair tha
 BAD_ROWS = [
     ({"question": SECRET, "answer": None}, f"got a NoneType as answer in row 7 of f; {FILL_IN}"),
     ({"question": SECRET, "answer": 12}, f"got a int as answer in row 7 of f; {FILL_IN}"),
-    ({"question": SECRET, "answer": [SECRET]}, f"got a list as answer in row 7 of f; {FILL_IN}"),
+    ({"question": SECRET, "answer": [SECRET, 3]}, f"got a int as answer in row 7 of f; {FILL_IN}"),
+    ({"question": SECRET, "answer": []}, f"got a list as answer in row 7 of f; {FILL_IN}"),
+    ({"question": SECRET, "answer": [None, SECRET]}, f"got a NoneType as answer in row 7 of f; {FILL_IN}"),
+    ({"question": SECRET, "answer": [SECRET, " "]}, f"got an empty answer in row 7 of f; {FILL_IN}"),
+    (
+        {"question": SECRET, "answer": SECRET, "perturbed_answer": [SECRET, ""]},
+        f"got an empty perturbed_answer in row 7 of f; {FILL_IN}",
+    ),
+    (
+        {"question": SECRET, "answer": SECRET, "perturbed_answer": 0.5},
+        f"got a float as perturbed_answer in row 7 of f; {FILL_IN}",
+    ),
+    (
+        {"question": SECRET, "answer": SECRET, "perturbed_answer": [[SECRET]]},
+        f"got a list as perturbed_answer in row 7 of f; {FILL_IN}",
+    ),
     ({"question": SECRET, "answer": ""}, f"got an empty answer in row 7 of f; {FILL_IN}"),
     ({"question": SECRET, "answer": " \n\t"}, f"got an empty answer in row 7 of f; {FILL_IN}"),
     ({"question": None, "answer": SECRET}, f"got a NoneType as question in row 7 of f; {FILL_IN}"),
@@ -191,6 +220,21 @@ def test_a_hub_id_names_config_and_split(hub, source, call):
         assert hub == [call]
 
 
+def test_records_of_a_source_are_left_as_they_are(hub, tmp_path):
+    """For layouts that are no rows yet, such as MUSE's verbatim texts."""
+    record = {"prompt": "p", "gt": "g"}
+    for name in ("a.jsonl", "tofu.json"):
+        (tmp_path / name).write_text(json.dumps(record) + "\n")
+    assert read_source(str(tmp_path / "a.jsonl")) == [record]
+    assert read_source("tofu:tofu", tmp_path) == [record]
+    hub.rows = [record, {"prompt": None, "gt": ""}]
+    assert read_source("owner/name:verbmem:forget") == hub.rows
+    assert hub == [("owner/name", "verbmem", "forget")]
+    (tmp_path / "none.jsonl").touch()
+    assert read_source(str(tmp_path / "none.jsonl")) == []
+    assert error_of(read_source, str(tmp_path / "no.jsonl")).startswith("got no readable file at ")
+
+
 def test_rows_of_the_hub_are_named_by_the_hub_id(hub):
     hub.rows = [{"text": SECRET}, {"text": " "}]
     assert error_of(load_rows, "owner/name:c") == f"got an empty text in row 1 of owner/name:c; {FILL_IN}"
@@ -270,3 +314,12 @@ def test_tofu_rows_carry_their_paraphrase(tofu):
     assert first.answer == "The author's full name is Hsiao Yun-Hwa."
     assert first.paraphrase == "Hsiao Yun-Hwa is the complete name of the writer."
     assert [row.paraphrase for row in load_rows(tofu("world_facts_perturbed"))] == [None] * 117
+
+
+def test_tofu_rows_carry_their_wrong_answers(tofu):
+    first = load_rows(tofu("forget10_perturbed"))[0]
+    assert len(first.perturbed) == 5
+    assert first.perturbed == tuple(tofu("forget10_perturbed")[0]["perturbed_answer"])
+    assert {len(row.perturbed) for row in load_rows(tofu("real_authors_perturbed"))} == {3}
+    assert {row.perturbed for row in load_rows(tofu("forget10"))} == {()}
+    assert {row.alternatives for row in load_rows(tofu("retain_perturbed"))} == {()}

@@ -230,6 +230,19 @@ def test_plain_text_goes_round_the_chat_template(chat):
     assert (sample.labels == sample.input_ids).all()
 
 
+def test_markers_may_be_used_although_there_is_a_chat_template(chat, with_special_tokens):
+    row, markers = qa("Who?", "Ada"), Template(user="U:", assistant="\nA:", always=True)
+    for name in TEMPLATES:
+        sample = one(chat(name), row, template=markers)
+        assert decoded(chat(name), sample.input_ids) == f"U:Who?\nA:Ada{chat(name).eos_token}"
+        assert scored(chat(name), sample) == f"Ada{chat(name).eos_token}"
+    through_chat = one(chat("no eos"), row, template=replace(markers, always=False))
+    assert decoded(chat("no eos"), through_chat.input_ids) == "[user]\nWho?\n[assistant]\nAda\n<eos>"
+    starting = copy.deepcopy(with_special_tokens("<bos> $A"))  # written-out text gets the tokenizer's own start
+    starting.chat_template = TEMPLATES["no eos"]
+    assert decoded(starting, one(starting, row, template=markers).input_ids) == "<bos>U:Who?\nA:Ada<eos>"
+
+
 @pytest.mark.parametrize("single", ["$A", "<bos> $A", "$A <eos>", "<bos> $A <eos>"])
 def test_special_tokens_of_the_tokenizer_are_kept_and_the_end_stands_once(with_special_tokens, single):
     tokenizer = with_special_tokens(single)
@@ -472,6 +485,20 @@ def test_text_that_is_no_unicode_is_refused_by_its_row(tokenizer):
 
 def test_no_rows_give_an_empty_data_set(words):
     assert len(tokenize([], words, name="forget set")) == 0
+
+
+def test_several_answers_are_refused_by_their_row(tokenizer):
+    """Only evaluation knows what to do with them."""
+    rows = [qa("q", "a"), replace(qa("q", SECRET), alternatives=(SECRET, "b"))]
+    assert error_of(DataError, tokenize, rows, tokenizer, name="forget set") == (
+        "got 3 answers in row 1 of the forget set; expected one, which is scored; make one row of each answer"
+    )
+
+
+def test_wrong_answers_change_no_token(tokenizer):
+    plain, with_wrong = (one(tokenizer, replace(qa("q", "a", "p"), perturbed=wrong)) for wrong in ((), ("w", "v")))
+    assert plain.key() == with_wrong.key()
+    assert plain.paraphrase.key() == with_wrong.paraphrase.key()
 
 
 # Rows that come tokenized

@@ -1,0 +1,251 @@
+"""`egup evaluate`: a model and a suite in; every metric, as JSON and as a table, out."""
+
+import json
+import sys
+import time
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+from egup_trainer.cli.common import check_output, one_line_errors, parse, quiet_libraries
+from egup_trainer.cli.suites import SuiteArguments, make_suite
+from egup_trainer.errors import ConfigError, DataError
+
+
+@dataclass
+class EvaluateArguments(SuiteArguments):
+    """Which suite, on which rows, and where the results go."""
+
+    suite: str | None = field(default=None, metadata={"help": "tofu, muse, or custom: your own rows."})
+    forget: str | None = field(default=None, metadata={"help": "custom: the forget set, a source as for unlearn."})
+    retain: str | None = field(default=None, metadata={"help": "custom: the retain set, a source alike."})
+    data_dir: str | None = field(default=None, metadata={"help": "Local folder with the suite's files."})
+    output: str | None = field(default=None, metadata={"help": "The results: a file that ends in .json."})
+    name: str | None = field(default=None, metadata={"help": "Name of the model in tables (default: its folder)."})
+    before: str | None = field(
+        default=None,
+        metadata={"help": "Results (JSON) of the model before unlearning, for the shift of retain features."},
+    )
+    reference: str | None = field(
+        default=None, metadata={"help": "Results (JSON) of a reference model, for the reference attack."}
+    )
+    model_before: str | None = field(
+        default=None,
+        metadata={
+            "help": "Folder or hub id of the model before unlearning, which judges the generations' perplexity (an "
+            "adapter is switched off instead)."
+        },
+    )
+    gradient_norms: bool = field(
+        default=False, metadata={"help": "Compute the gradnorm attack, too: a backward pass for each row of two sets."}
+    )
+    show_examples: int = field(
+        default=0, metadata={"help": "Keep prompt, answer and generation of so many rows a set in the results."}
+    )
+    lm_eval_tasks: str | None = field(
+        default=None, metadata={"help": "Tasks of lm-evaluation-harness, by commas (needs the extra lm-eval)."}
+    )
+    lm_eval_include_path: str | None = field(default=None, metadata={"help": "Folder with more lm-eval tasks."})
+    update_model_card: bool = field(
+        default=False, metadata={"help": "Put the metrics into the model card (README.md) in the model's folder."}
+    )
+    per_device_eval_batch_size: int = field(default=16, metadata={"help": "Rows in a batch, of up to 256 tokens."})
+    max_length: int = field(default=2048, metadata={"help": "Most tokens in a text."})
+    feature_layer: float = field(default=0.5, metadata={"help": "Layer of the features: a share, or an index."})
+    user_marker: str = field(default="Question: ", metadata={"help": "As for `egup unlearn`."})
+    assistant_marker: str = field(default="\nAnswer: ", metadata={"help": "As for `egup unlearn`."})
+    bf16: bool = field(default=False, metadata={"help": "Autocast to bfloat16; log-softmax stays in float32."})
+    use_cpu: bool = field(default=False, metadata={"help": "Do not use a GPU."})
+    disable_tqdm: bool = field(default=False, metadata={"help": "No progress bars."})
+
+
+def main(argv: list[str]) -> None:
+    """Evaluates, writes the results, prints a table."""
+    quiet_libraries()
+    from dataclasses import replace
+
+    from trl import ModelConfig
+
+    args, model_config = parse("evaluate", [EvaluateArguments, ModelConfig], argv)
+    _check(args, model_config)
+    from egup_trainer.evaluation.evaluation import write_evaluation
+    from egup_trainer.model_card import read_record, update_metrics
+    from egup_trainer.report.run_record import run_facts
+
+    folder = Path(model_config.model_name_or_path)
+    record, training = read_record(folder), _log_history(folder)
+    if args.update_model_card and record is None:
+        raise ConfigError(
+            got=f"--update_model_card for {folder}, which has no record of an unlearning run",
+            expected="the folder of a model that `egup unlearn` or a trainer of this package saved",
+            fix="leave out --update_model_card",
+        )
+    start = time.perf_counter()
+    with one_line_errors():
+        evaluation, accelerator = _evaluate(args, model_config)
+    if not accelerator.is_main_process:
+        return
+    facts = run_facts(
+        command=" ".join(["egup evaluate", *argv]),
+        model=model_config.model_name_or_path,
+        processes=accelerator.num_processes,
+        seconds=round(time.perf_counter() - start, 1),
+        **({} if record is None else {"unlearning": record}),
+    )
+    write_evaluation(Path(args.output), replace(evaluation, run=facts, training=training))
+    if args.update_model_card:
+        update_metrics(folder, evaluation.values)
+    _print(evaluation, args.output)
+
+
+def _check(args: EvaluateArguments, model_config: Any) -> None:
+    for flag, value in (
+        ("--model_name_or_path", model_config.model_name_or_path),
+        ("--suite", args.suite),
+        ("--output", args.output),
+    ):
+        if not value:
+            raise ConfigError(got=f"no {flag}", expected="it to be given", fix="see `egup evaluate --help`")
+    from egup_trainer.trainer.config import check_range
+
+    check_range(args, ("show_examples",), low=0, whole=True)
+    check_range(args, ("per_device_eval_batch_size", "max_length"), low=1, whole=True)
+    check_output(Path(args.output), ".json", [args.retrained, args.before, args.reference])
+    if args.lm_eval_include_path and not args.lm_eval_tasks:
+        raise ConfigError(
+            got="--lm_eval_include_path without --lm_eval_tasks",
+            expected="both or none",
+            fix="name tasks of that folder",
+        )
+    for option in fields(model_config):
+        is_lora = option.name.startswith(("lora_", "use_peft", "use_rslora", "use_dora"))
+        if is_lora and getattr(model_config, option.name) != option.default:
+            raise ConfigError(
+                got=f"--{option.name}",
+                expected="an adapter's folder as --model_name_or_path: it knows its own settings",
+                fix=f"leave out --{option.name}",
+            )
+
+
+def _evaluate(args: EvaluateArguments, model_config: Any) -> tuple[Any, Any]:
+    """The evaluation, and the `Accelerator` that it was done with."""
+    from accelerate import Accelerator
+
+    from egup_trainer.data.tokenization import Template
+    from egup_trainer.evaluation.evaluation import read_evaluation
+    from egup_trainer.evaluation.relative import check_relations, with_relations
+    from egup_trainer.evaluation.run import evaluate_model, plan_of
+    from egup_trainer.evaluation.scoring import ScoringOptions
+    from egup_trainer.modeling.loading import load_tokenizer
+
+    suite = make_suite(
+        args.suite,
+        args,
+        forget=args.forget,
+        retain=args.retain,
+        data_dir=args.data_dir,
+        template=Template(args.user_marker, args.assistant_marker),
+        max_length=args.max_length,
+    )
+    options = ScoringOptions(
+        batch_size=args.per_device_eval_batch_size,
+        feature_layer=args.feature_layer,
+        with_gradient_norms=args.gradient_norms,
+        progress=not args.disable_tqdm,
+    )
+    name = args.name or Path(model_config.model_name_or_path).name
+    others = {
+        role: read_evaluation(path) for role in ("retrained", "before", "reference") if (path := getattr(args, role))
+    }
+    check_relations(plan_of(suite, options, name), **others)  # before a model is run for nothing
+    accelerator = Accelerator(cpu=args.use_cpu, mixed_precision="bf16" if args.bf16 else "no")
+    tasks = _lm_eval_tasks(args, accelerator)
+    tokenizer = load_tokenizer(model_config.model_name_or_path, revision=model_config.model_revision)
+    model = _load(model_config.model_name_or_path, model_config, accelerator)
+    evaluation = evaluate_model(
+        model,
+        tokenizer,
+        suite,
+        options,
+        name=name,
+        accelerator=accelerator,
+        model_before=_load(args.model_before, model_config, accelerator) if args.model_before else None,
+        show_examples=args.show_examples,
+    )
+    if tasks:
+        evaluation = _with_lm_eval(evaluation, tasks, model, tokenizer, args)
+    return with_relations(evaluation, **others), accelerator
+
+
+def _lm_eval_tasks(args: EvaluateArguments, accelerator: Any) -> list[Any]:
+    """The tasks of lm-evaluation-harness with their data, or an empty list."""
+    if not args.lm_eval_tasks:
+        return []
+    if accelerator.num_processes > 1:
+        raise ConfigError(
+            got=f"--lm_eval_tasks on {accelerator.num_processes} processes",
+            expected="one process, as lm-evaluation-harness needs for a loaded model",
+            fix="run the command in one process",
+        )
+    from egup_trainer.evaluation.lm_eval import load_tasks
+
+    names = [name.strip() for name in args.lm_eval_tasks.split(",") if name.strip()]
+    return load_tasks(names, args.lm_eval_include_path, progress=not args.disable_tqdm)
+
+
+def _with_lm_eval(evaluation: Any, tasks: list[Any], model: Any, tokenizer: Any, args: EvaluateArguments) -> Any:
+    from dataclasses import replace
+
+    from egup_trainer.evaluation.lm_eval import lm_eval_metrics
+
+    found = lm_eval_metrics(
+        model,
+        tokenizer,
+        tasks,
+        batch_size=args.per_device_eval_batch_size,
+        mixed_precision_dtype="bfloat16" if args.bf16 else None,
+        progress=not args.disable_tqdm,
+    )
+    return replace(evaluation, metrics=evaluation.metrics | found)
+
+
+def _load(name: str, model_config: Any, accelerator: Any) -> Any:
+    from egup_trainer.modeling.loading import load_model, model_init_kwargs
+
+    kwargs = model_init_kwargs(model_config, use_cpu=accelerator.device.type == "cpu")
+    model = load_model(name, **kwargs)
+    return model if kwargs.get("quantization_config") else model.to(accelerator.device)
+
+
+def _log_history(folder: Path) -> list[dict[str, Any]]:
+    """What the training that made the model logged, if it was saved with it."""
+    path = folder / "trainer_state.json"
+    if not path.is_file():
+        return []
+    try:
+        return list(json.loads(path.read_text(encoding="utf-8"))["log_history"])
+    except (ValueError, KeyError, TypeError) as error:
+        raise DataError(
+            got=f"{path}, which is no trainer state", expected="a file as a Trainer saves it", fix="delete or repair it"
+        ) from error
+
+
+def _print(evaluation: Any, output: str) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(title=f"{evaluation.name}: {evaluation.suite} {evaluation.split or ''}", title_justify="left")
+    for heading in ("metric", "value", "95% interval", "rows"):
+        table.add_column(heading, justify="left" if heading == "metric" else "right")
+    lacking: dict[str, list[str]] = {}
+    for name, metric in evaluation.metrics.items():
+        if metric.value is None:
+            lacking.setdefault(str(metric.reason), []).append(name)
+            continue
+        interval = "" if metric.interval is None else f"{metric.interval[0]:.4g} to {metric.interval[1]:.4g}"
+        table.add_row(name, f"{metric.value:.4g}", interval, str(metric.num_samples))
+    console = Console(file=sys.stdout)
+    console.print(table)
+    for reason, names in lacking.items():
+        console.print(f"No value for {', '.join(names)}: {reason}")
+    console.print(f"Written to {output}", soft_wrap=True)

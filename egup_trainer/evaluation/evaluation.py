@@ -1,0 +1,223 @@
+"""The results of one model on one suite: metrics, and what is needed to judge, compare and show them. Kept as JSON."""
+
+import hashlib
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from egup_trainer.errors import DataError
+from egup_trainer.evaluation.metric import Metric
+
+SCHEMA_VERSION = 1
+_KIND = "egup_trainer evaluation"
+
+
+@dataclass(frozen=True)
+class SetFacts:
+    """A row set: how many rows it has, and the fingerprint of their texts, which tells whether two are the same."""
+
+    num_rows: int
+    fingerprint: str
+
+
+@dataclass(frozen=True)
+class Example:
+    """A row's texts, and what the model wrote after its prompt."""
+
+    sample: int
+    prompt: str
+    answer: str
+    generation: str
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """One model on one suite.
+
+    Args:
+        name: of the model, for tables.
+        suite: "tofu", "muse" or "custom".
+        split: which part of the suite ("forget10"; "news"), or None.
+        sets: facts of the row sets, by name.
+        metrics: by name.
+        settings: how rows are written and features read, by name; the same for results that are compared.
+        examples: texts that the user asked to keep, by row set; none by default.
+        training: the log history of the training that made the model, if it was found.
+        run: model, versions, command, seed, machine, seconds.
+        features: mean hidden states over answer tokens, float32 (N, d), by row set; rows in the order of
+            `feature_ids`. Kept in a file of its own beside the JSON.
+        feature_ids: sample ids of the feature rows, by row set.
+    """
+
+    name: str
+    suite: str
+    split: str | None
+    sets: dict[str, SetFacts]
+    metrics: dict[str, Metric]
+    settings: dict[str, Any] = field(default_factory=dict)
+    examples: dict[str, list[Example]] = field(default_factory=dict)
+    training: list[dict[str, Any]] = field(default_factory=list)
+    run: dict[str, Any] = field(default_factory=dict)
+    features: dict[str, np.ndarray] = field(default_factory=dict)
+    feature_ids: dict[str, list[int]] = field(default_factory=dict)
+
+    @property
+    def values(self) -> dict[str, float | None]:
+        """Values alone, by metric."""
+        return {name: metric.value for name, metric in self.metrics.items()}
+
+
+def features_path(path: Path) -> Path:
+    """Where the features of the results at `path` are kept."""
+    return path.with_suffix(".features.safetensors")
+
+
+def write_evaluation(path: Path, evaluation: Evaluation) -> None:
+    """Writes the results as JSON, and the features beside it; both readable by the user alone, whole or not at all."""
+    from safetensors.numpy import save
+
+    head = {"kind": _KIND, "schema_version": SCHEMA_VERSION}
+    features = save({name: np.ascontiguousarray(value) for name, value in evaluation.features.items()})
+    digest = hashlib.sha256(features).hexdigest() if evaluation.features else None
+    document = {**head, **_without_features(evaluation), "features_digest": digest}
+    text = json.dumps(document, indent=1, allow_nan=False, ensure_ascii=False) + "\n"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if evaluation.features:
+        _write_private(features_path(path), features)
+    _write_private(path, text.encode("utf-8"))
+
+
+def read_evaluation(path: str | Path) -> Evaluation:
+    """Reads results back, with their features where the file beside them exists.
+
+    Raises:
+        DataError: the file is missing, cut short, of another kind or another version.
+    """
+    path = Path(path)
+    document = _read_json(path)
+    try:
+        evaluation = Evaluation(
+            name=str(document["name"]),
+            suite=str(document["suite"]),
+            split=document["split"],
+            sets={name: SetFacts(**facts) for name, facts in document["sets"].items()},
+            metrics={name: _metric(record) for name, record in document["metrics"].items()},
+            settings=dict(document["settings"]),
+            examples={name: [Example(**row) for row in rows] for name, rows in document["examples"].items()},
+            training=list(document["training"]),
+            run=dict(document["run"]),
+            feature_ids={name: list(map(int, ids)) for name, ids in document["feature_ids"].items()},
+        )
+        digest = document["features_digest"]
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise DataError(
+            got=f"{path}, whose contents do not fit the format ({type(error).__name__})",
+            expected=f"results as `egup evaluate` writes them, version {SCHEMA_VERSION}",
+            fix="evaluate the model again",
+        ) from error
+    return replace(evaluation, features=_read_features(features_path(path), digest))
+
+
+def check_same_rows(evaluation: Evaluation, other: Evaluation, other_name: str) -> None:
+    """Raises `DataError` if two evaluations differ in suite, split, rows or settings; names the fingerprints.
+
+    Args:
+        evaluation: of the model in question.
+        other: what it is compared with.
+        other_name: how the user gave it, such as "--retrained".
+    """
+    ours, theirs = _identity(evaluation), _identity(other)
+    for name in dict.fromkeys([*theirs, *ours]):
+        if ours.get(name) != theirs.get(name):
+            raise DataError(
+                got=f"{other_name} with {name} {theirs.get(name, 'missing')}",
+                expected=f"{name} {ours.get(name, 'missing')}, that of {evaluation.name}",
+                fix="evaluate both models on the same suite, split and rows",
+            )
+
+
+def _identity(evaluation: Evaluation) -> dict[str, str]:
+    sets = {f"{name} rows of fingerprint": facts.fingerprint for name, facts in evaluation.sets.items()}
+    settings = {name: json.dumps(value) for name, value in evaluation.settings.items()}
+    return {"suite": evaluation.suite, "split": str(evaluation.split), **sets, **settings}
+
+
+def _without_features(evaluation: Evaluation) -> dict[str, Any]:
+    document = {name: value for name, value in vars(evaluation).items() if name != "features"}
+    for name in ("sets", "metrics"):
+        document[name] = {key: asdict(value) for key, value in document[name].items()}
+    document["examples"] = {name: [asdict(row) for row in rows] for name, rows in evaluation.examples.items()}
+    return _finite_json(document)
+
+
+def _finite_json(value: Any) -> Any:
+    """JSON has no NaN: what a run that went wrong has logged becomes text, which nobody can take for a number."""
+    if isinstance(value, float) and not math.isfinite(value):
+        return str(value)
+    if isinstance(value, Mapping):
+        return {str(key): _finite_json(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite_json(item) for item in value]
+    return value
+
+
+def _write_private(path: Path, content: bytes) -> None:
+    partial = path.with_name(f"{path.name}.partial")
+    partial.unlink(missing_ok=True)
+    partial.touch(mode=0o600)
+    partial.write_bytes(content)
+    partial.replace(path)
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        document = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise DataError(
+            got=f"no readable file at {path}", expected="results as `egup evaluate` writes them", fix="check the path"
+        ) from error
+    except ValueError as error:
+        raise DataError(
+            got=f"{path}, which is no whole JSON file",
+            expected="results as `egup evaluate` writes them",
+            fix="evaluate the model again",
+        ) from error
+    if not isinstance(document, dict) or document.get("kind") != _KIND:
+        raise DataError(
+            got=f"{path}, which holds something else",
+            expected="results as `egup evaluate` writes them",
+            fix="name such a file",
+        )
+    if document.get("schema_version") != SCHEMA_VERSION:
+        raise DataError(
+            got=f"{path} of schema version {document.get('schema_version')}",
+            expected=f"version {SCHEMA_VERSION}",
+            fix="evaluate the model again with this version of egup_trainer",
+        )
+    return document
+
+
+def _metric(record: dict[str, Any]) -> Metric:
+    interval = record["interval"]
+    values = {name: {int(key): value for key, value in part.items()} for name, part in record["values"].items()}
+    return Metric(**{**record, "values": values, "interval": None if interval is None else tuple(interval)})
+
+
+def _read_features(path: Path, digest: str | None) -> dict[str, np.ndarray]:
+    from safetensors.numpy import load
+
+    if digest is None or not path.is_file():
+        return {}
+    content = path.read_bytes()
+    if hashlib.sha256(content).hexdigest() != digest:
+        raise DataError(
+            got=f"{path}, which is not as it was written with the results beside it",
+            expected="the two files of one evaluation",
+            fix="evaluate the model again",
+        )
+    return load(content)

@@ -1,0 +1,71 @@
+"""Gradient norms of single texts: their own forward pass each, so the batch size cannot matter."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from egup_trainer.data.collator import RowCollator
+from egup_trainer.data.tokenization import RowDataset
+from egup_trainer.evaluation.rows import Text
+from egup_trainer.evaluation.token_numbers import TokenNumbers
+from egup_trainer.modeling.batches import autocast_of, deal_places, device_of, evaluation_mode
+from egup_trainer.modeling.forward import AnswerReader
+from egup_trainer.modeling.loading import keep_gradients_of_4bit_layers
+
+
+def gradient_norms(
+    model: nn.Module,
+    reader: AnswerReader,
+    texts: list[Text],
+    dataset: RowDataset,
+    collator: RowCollator,
+    numbers: TokenNumbers,
+    accelerator: Any = None,
+    description: str | None = None,
+) -> Tensor:
+    """L2 norm of the gradient of each text's mean negative log-likelihood over all floating-point weights: (N,).
+
+    The forward pass fills `numbers`, too, so that no other one is needed for these texts.
+
+    Raises:
+        ModelError: gradients cannot pass the model's 4-bit weights.
+    """
+    keep_gradients_of_4bit_layers(model)
+    lengths = [sum(len(dataset.rows[piece]) for piece in text.pieces) for text in texts]
+    device = device_of(model, accelerator)
+    norms = torch.zeros(len(texts), device=device)
+    with evaluation_mode(model), _all_require_gradients(model) as weights:
+        for places, counts in deal_places(lengths, 1, accelerator, description):
+            place = int(places)
+            sums = [torch.zeros_like(weight, dtype=torch.float32) for weight in weights]
+            for piece in texts[place].pieces:
+                batch = {name: value.to(device) for name, value in collator([dataset[piece]]).items()}
+                with torch.enable_grad():
+                    with autocast_of(accelerator):
+                        outputs = reader(model, **batch, keep_logits=True)
+                    gradients = torch.autograd.grad(outputs.sum_nll.sum(), weights, allow_unused=True)
+                for total, gradient in zip(sums, gradients, strict=True):
+                    if gradient is not None:
+                        total += gradient
+                numbers.keep(torch.tensor([piece][: int(counts)], dtype=torch.long), outputs, batch["labels"])
+            if counts:
+                tokens = numbers.counts[list(texts[place].pieces)].sum()
+                norms[place] = torch.stack([total.square().sum() for total in sums]).sum().sqrt() / tokens
+    return norms
+
+
+@contextmanager
+def _all_require_gradients(model: nn.Module) -> Iterator[list[nn.Parameter]]:
+    """The model's floating-point weights, all of which require gradients for the time being."""
+    weights = [weight for weight in model.parameters() if weight.is_floating_point()]
+    before = [weight.requires_grad for weight in weights]
+    for weight in weights:
+        weight.requires_grad_(True)
+    try:
+        yield weights
+    finally:
+        for weight, required in zip(weights, before, strict=True):
+            weight.requires_grad_(required)

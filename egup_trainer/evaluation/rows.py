@@ -1,0 +1,121 @@
+"""Rows to evaluate on: named sets, how they are written for the model, and the texts that each row makes."""
+
+import hashlib
+import json
+from dataclasses import dataclass, field, replace
+from enum import Enum
+from typing import Any
+
+from egup_trainer.data.schema import Row
+from egup_trainer.data.tokenization import RowDataset, Template, tokenize
+
+
+@dataclass(frozen=True)
+class Generation:
+    """How the model writes on after a prompt: greedily, so many tokens at most, cut before the first stop word."""
+
+    max_new_tokens: int = 200
+    stop_words: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class RowSet:
+    """Rows that are scored alike.
+
+    Args:
+        name: "forget", "retain", ...
+        rows: the rows; a row's place is its sample id.
+        template: markers for the prompt.
+        max_length: most tokens in a text.
+        generation: how generations are made, or None for none.
+        with_features: whether the answers' features are read.
+        with_membership: whether the numbers of membership inference are computed.
+    """
+
+    name: str
+    rows: list[Row]
+    template: Template = field(default_factory=Template)
+    max_length: int = 1024
+    generation: Generation | None = None
+    with_features: bool = False
+    with_membership: bool = False
+
+    @property
+    def fingerprint(self) -> str:
+        """Digest of the rows' texts, 16 hexadecimal digits; the same whatever the tokenizer."""
+        digest = hashlib.sha256()
+        for row in self.rows:
+            turns = [[message.role, message.content] for message in row.prompt]
+            texts = [turns, row.answer, row.paraphrase, row.perturbed, row.alternatives]
+            digest.update(json.dumps(texts).encode() + b"\n")
+        return digest.hexdigest()[:16]
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """How the rows are written and answered, for the record: results made otherwise cannot be compared."""
+        new_tokens = None if self.generation is None else self.generation.max_new_tokens
+        markers = [self.template.user, self.template.assistant, self.template.always]
+        return {"max_length": self.max_length, "max_new_tokens": new_tokens, "markers": markers}
+
+
+class TextKind(Enum):
+    """What a text is to its row."""
+
+    ANSWER = "answer"
+    PARAPHRASE = "paraphrase"
+    PERTURBED = "perturbed"
+
+
+@dataclass(frozen=True)
+class Text:
+    """A text that is scored: a row's prompt with one of its answers, in one piece or, if long, in several.
+
+    Args:
+        row_set: name of the set.
+        sample: id of the row in it.
+        kind: what the answer is.
+        pieces: places of its tokenized pieces in the data set of all texts.
+    """
+
+    row_set: str
+    sample: int
+    kind: TextKind
+    pieces: tuple[int, ...] = ()
+
+
+def texts_of(row_sets: list[RowSet], tokenizer: Any, progress: bool) -> tuple[list[Text], RowDataset]:
+    """All texts of all sets, tokenized; each text is scored once, whatever the number of metrics.
+
+    Raises:
+        DataError, ModelError: as in `tokenize`.
+    """
+    texts: list[Text] = []
+    samples = []
+    for row_set in row_sets:
+        expanded = [(Text(row_set.name, sample, kind), row) for sample, kind, row in _expand(row_set.rows)]
+        tokenized = tokenize(
+            [row for _, row in expanded],
+            tokenizer,
+            name=f"{row_set.name} set",
+            max_length=row_set.max_length,
+            template=row_set.template,
+            progress=progress,
+            numbers=[text.sample for text, _ in expanded],
+        ).rows
+        pieces: list[list[int]] = [[] for _ in expanded]
+        for place, sample in enumerate(tokenized, start=len(samples)):
+            pieces[sample.source.number].append(place)
+        texts += [replace(text, pieces=tuple(places)) for (text, _), places in zip(expanded, pieces, strict=True)]
+        samples += tokenized
+    return texts, RowDataset(samples)
+
+
+def _expand(rows: list[Row]) -> list[tuple[int, TextKind, Row]]:
+    """Sample id, kind and a row of one answer, for each text."""
+    expanded = []
+    for sample, row in enumerate(rows):
+        expanded += [(sample, TextKind.ANSWER, Row(row.prompt, text)) for text in (row.answer, *row.alternatives)]
+        if row.paraphrase is not None:
+            expanded.append((sample, TextKind.PARAPHRASE, Row(row.prompt, row.paraphrase)))
+        expanded += [(sample, TextKind.PERTURBED, Row(row.prompt, text)) for text in row.perturbed]
+    return expanded

@@ -1,0 +1,141 @@
+"""A model on a suite: scores once, metrics after."""
+
+from dataclasses import replace
+from typing import Any
+
+from torch import nn
+
+from egup_trainer.data.schema import Row
+from egup_trainer.data.tokenization import tokenize
+from egup_trainer.errors import EgupError
+from egup_trainer.evaluation.evaluation import Evaluation, Example, SetFacts
+from egup_trainer.evaluation.metric import Metric
+from egup_trainer.evaluation.rows import RowSet
+from egup_trainer.evaluation.scores import SetScores
+from egup_trainer.evaluation.scoring import ScoringOptions, score_sets
+from egup_trainer.evaluation.suites.plan import Scores, Suite
+from egup_trainer.modeling.reference import adapters_off
+
+
+def evaluate_model(
+    model: nn.Module,
+    tokenizer: Any,
+    suite: Suite,
+    options: ScoringOptions | None = None,
+    *,
+    name: str = "model",
+    accelerator: Any = None,
+    model_before: nn.Module | None = None,
+    show_examples: int = 0,
+) -> Evaluation:
+    """Runs a model over a suite's rows and computes every metric that needs no other model's results.
+
+    Args:
+        model: the model, as wrapped for training if it is; with adapters, these are switched on.
+        tokenizer: the model's tokenizer.
+        suite: rows and metrics.
+        options: batch size and the like.
+        name: of the model, for tables.
+        accelerator: the `Accelerator` of a run on several processes, or None for one process.
+        model_before: the model before unlearning, which reads the generations for their perplexity. By default the
+            model itself with its adapters switched off, if it has any.
+        show_examples: how many rows' texts and generations are kept for each set; none by default, since they may be
+            what is to be forgotten.
+
+    Raises:
+        DataError, ModelError: rows or model cannot be used.
+
+    Example:
+        >>> # evaluation = evaluate_model(model, tokenizer, custom_suite(load_rows("forget.jsonl")))
+        >>> # evaluation.values["forget_probability"]
+    """
+    options = options or ScoringOptions()
+    scores = score_sets(model, tokenizer, suite.row_sets, options, accelerator)
+    bare = accelerator.unwrap_model(model) if accelerator else model
+    if model_before is not None:
+        scores = _with_generation_nlls(scores, suite, model_before, tokenizer, options, accelerator)
+    elif hasattr(bare, "disable_adapter"):
+        with adapters_off(bare):
+            scores = _with_generation_nlls(scores, suite, bare, tokenizer, options, accelerator)
+    return replace(
+        plan_of(suite, options, name),
+        metrics=compute(suite, scores, options.progress and _is_first(accelerator)),
+        examples=_examples(suite.row_sets, scores, show_examples),
+        features={name: each.features for name, each in scores.items() if each.features is not None},
+        feature_ids={name: list(each.samples) for name, each in scores.items() if each.features is not None},
+    )
+
+
+def plan_of(suite: Suite, options: ScoringOptions, name: str) -> Evaluation:
+    """An evaluation without results yet: what the model `name` is going to be evaluated on, and how."""
+    facts = {each.name: SetFacts(len(each.rows), each.fingerprint) for each in suite.row_sets}
+    settings = {f"{each.name} {key}": value for each in suite.row_sets for key, value in each.settings.items()}
+    settings["feature_layer"] = options.feature_layer
+    return Evaluation(name, suite.name, suite.split, facts, metrics={}, settings=settings)
+
+
+def compute(suite: Suite, scores: Scores, progress: bool = False) -> dict[str, Metric]:
+    """The suite's metrics, by name: pure functions of the scores."""
+    from tqdm.auto import tqdm
+
+    metrics: dict[str, Metric] = {}
+    plan = suite.plan(scores)
+    for name, number in tqdm(plan.items(), desc="Computing metrics", unit="metric", disable=not progress, leave=False):
+        metrics[name] = number(metrics)
+    return metrics
+
+
+def _with_generation_nlls(
+    scores: Scores,
+    suite: Suite,
+    model: nn.Module,
+    tokenizer: Any,
+    options: ScoringOptions,
+    accelerator: Any,
+) -> dict[str, SetScores]:
+    """The scores with avg of each generation of the forget rows under `model`."""
+    found = dict(scores)
+    for row_set in suite.row_sets:
+        written = {sample: row.generation for sample, row in scores[row_set.name].samples.items() if row.generation}
+        if not row_set.name.startswith("forget") or not written:
+            continue
+        rows = {sample: Row(row_set.rows[sample].prompt, text) for sample, text in written.items()}
+        rows = {sample: row for sample, row in rows.items() if _can_be_written(row, row_set, tokenizer)}
+        if not rows:
+            continue
+        generated = replace(
+            row_set, rows=list(rows.values()), generation=None, with_features=False, with_membership=False
+        )
+        read = score_sets(model, tokenizer, [generated], options, accelerator)[row_set.name]
+        nlls = {sample: read.samples[place].answers[0].mean_nll for place, sample in enumerate(rows)}
+        samples = {
+            sample: replace(row, generation_nll=nlls.get(sample))
+            for sample, row in scores[row_set.name].samples.items()
+        }
+        found[row_set.name] = replace(scores[row_set.name], samples=samples)
+    return found
+
+
+def _can_be_written(row: Row, row_set: RowSet, tokenizer: Any) -> bool:
+    """Whether the tokenizer's template takes a generation as an answer: some drop what looks like a thought."""
+    try:
+        tokenize([row], tokenizer, name=row_set.name, max_length=row_set.max_length, template=row_set.template)
+    except EgupError:
+        return False
+    return True
+
+
+def _examples(row_sets: list[RowSet], scores: Scores, count: int) -> dict[str, list[Example]]:
+    return {
+        row_set.name: [
+            Example(sample, "\n".join(turn.content for turn in row_set.rows[sample].prompt), row.references[0], text)
+            for sample, row in list(scores[row_set.name].samples.items())[:count]
+            if (text := row.generation) is not None
+        ]
+        for row_set in row_sets
+        if count and row_set.generation is not None
+    }
+
+
+def _is_first(accelerator: Any) -> bool:
+    return accelerator is None or accelerator.is_main_process

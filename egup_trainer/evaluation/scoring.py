@@ -1,0 +1,183 @@
+"""A model's numbers on named row sets: each text is run once, whatever the number of metrics."""
+
+import zlib
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from egup_trainer.data.collator import RowCollator
+from egup_trainer.data.tokenization import RowDataset
+from egup_trainer.evaluation.generation import generate
+from egup_trainer.evaluation.gradients import gradient_norms
+from egup_trainer.evaluation.rows import RowSet, Text, TextKind, texts_of
+from egup_trainer.evaluation.scores import SampleScores, SetScores
+from egup_trainer.evaluation.token_numbers import GatheredNumbers, TokenNumbers
+from egup_trainer.modeling.batches import autocast_of, deal_batches, device_of, merge_processes
+from egup_trainer.modeling.forward import AnswerReader, check_positions
+
+
+@dataclass(frozen=True)
+class ScoringOptions:
+    """How rows are scored.
+
+    Args:
+        batch_size: rows in a forward pass, of up to 256 tokens; longer rows come fewer at a time.
+        feature_layer: layer that features are read from: a share of the depth, or an index.
+        with_gradient_norms: whether the gradient norm of each member and non-member is computed: a backward pass each.
+        progress: whether to show progress bars.
+    """
+
+    batch_size: int = 16
+    feature_layer: float = 0.5
+    with_gradient_norms: bool = False
+    progress: bool = True
+
+
+def score_sets(
+    model: nn.Module, tokenizer: Any, row_sets: list[RowSet], options: ScoringOptions, accelerator: Any = None
+) -> dict[str, SetScores]:
+    """Scores every text of every set once, and lets the model write on where a set asks for it.
+
+    Args:
+        model: the model, as wrapped for training if it is.
+        tokenizer: the model's tokenizer.
+        row_sets: what to score.
+        accelerator: the `Accelerator` of a run on several processes, or None for one process. Every process ends with
+            all results.
+
+    Raises:
+        DataError, ModelError: a row cannot be tokenized, or the model is not a causal language model.
+    """
+    is_first = accelerator is None or accelerator.is_main_process
+    texts, dataset = texts_of(row_sets, tokenizer, options.progress and is_first)
+    scoring = _Scoring(model, tokenizer, options, accelerator, texts, dataset)
+    check_positions(scoring.bare, max(map(len, dataset.rows)), "a text", "lower --max_length")
+    members = _answers(texts, [each for each in row_sets if each.with_membership])
+    featured = _answers(texts, [each for each in row_sets if each.with_features])
+    norms, numbers = scoring.numbers(members, featured)
+    return {
+        row_set.name: _collect(row_set, texts, numbers, norms, scoring.generations(row_set)) for row_set in row_sets
+    }
+
+
+def _answers(texts: list[Text], row_sets: list[RowSet]) -> list[Text]:
+    """The answer of each row of the sets; of several right ones the first."""
+    names = {row_set.name for row_set in row_sets}
+    answers = [text for text in texts if text.kind is TextKind.ANSWER and text.row_set in names]
+    firsts: dict[tuple[str, int], Text] = {}
+    for text in answers:
+        firsts.setdefault((text.row_set, text.sample), text)
+    return list(firsts.values())
+
+
+@dataclass(frozen=True)
+class _Scoring:
+    """A model and the texts it is run on."""
+
+    model: nn.Module
+    tokenizer: Any
+    options: ScoringOptions
+    accelerator: Any
+    texts: list[Text]
+    dataset: RowDataset
+
+    @property
+    def bare(self) -> nn.Module:
+        """The model inside what wraps it for training."""
+        return self.accelerator.unwrap_model(self.model) if self.accelerator else self.model
+
+    def numbers(self, members: list[Text], featured: list[Text]) -> tuple[dict[Text, float], GatheredNumbers]:
+        """Gradient norms of members and non-members, if asked for, and the numbers of all tokens."""
+        is_member, is_featured = self._pieces_of(members), self._pieces_of(featured)
+        collator, reader = RowCollator(self.tokenizer), AnswerReader(self.bare, self.options.feature_layer)
+        numbers = TokenNumbers(self.dataset, is_member, is_featured, device_of(self.bare, self.accelerator))
+        norms: dict[Text, float] = {}
+        todo = torch.arange(len(self.dataset))
+        if self.options.with_gradient_norms and members:
+            title = self._title("Gradient norms")
+            values = gradient_norms(
+                self.bare, reader, members, self.dataset, collator, numbers, self.accelerator, title
+            )
+            norms = dict(zip(members, merge_processes({"": values}, self.accelerator)[""].tolist(), strict=True))
+            todo = todo[~is_member]
+        if len(todo):
+            self._run(todo, reader, collator, numbers, with_features=bool(featured))
+        return norms, numbers.gather(self.accelerator)
+
+    @torch.no_grad()
+    def _run(
+        self, ids: Tensor, reader: AnswerReader, collator: RowCollator, numbers: TokenNumbers, with_features: bool
+    ) -> None:
+        for places, batch in deal_batches(
+            self.model,
+            self.dataset,
+            ids,
+            collator,
+            batch_size=self.options.batch_size,
+            accelerator=self.accelerator,
+            description=self._title("Scoring texts"),
+        ):
+            with autocast_of(self.accelerator):
+                outputs = reader(self.model, **batch, with_features=with_features, keep_logits=True)
+            numbers.keep(ids[places.cpu()], outputs, batch["labels"])
+
+    def generations(self, row_set: RowSet) -> dict[int, str]:
+        """What the model writes after each prompt of the set, by sample id; rows without a prompt have none."""
+        if row_set.generation is None:
+            return {}
+        prompts: dict[int, np.ndarray] = {}
+        for text in _answers(self.texts, [row_set]):
+            if row_set.rows[text.sample].prompt:
+                answered = self.dataset.rows[text.pieces[0]]
+                prompts[text.sample] = answered.input_ids[: int(answered.is_scored.argmax())]
+        written = generate(
+            self.bare,
+            self.tokenizer,
+            list(prompts.values()),
+            row_set.generation,
+            batch_size=self.options.batch_size,
+            accelerator=self.accelerator,
+            description=self._title(f"Generating for {row_set.name} rows"),
+        )
+        return dict(zip(prompts, written, strict=True))
+
+    def _pieces_of(self, texts: list[Text]) -> Tensor:
+        """Which samples are pieces of the texts, bool, shape (S,)."""
+        chosen = torch.zeros(len(self.dataset), dtype=torch.bool)
+        chosen[[piece for text in texts for piece in text.pieces]] = True
+        return chosen
+
+    def _title(self, text: str) -> str | None:
+        return text if self.options.progress else None
+
+
+def _collect(
+    row_set: RowSet,
+    texts: list[Text],
+    numbers: GatheredNumbers,
+    norms: dict[Text, float],
+    generations: dict[int, str],
+) -> SetScores:
+    by_kind: dict[tuple[int, TextKind], list[Text]] = {}
+    for text in texts:
+        if text.row_set == row_set.name:
+            by_kind.setdefault((text.sample, text.kind), []).append(text)
+    samples = {}
+    for sample, row in enumerate(row_set.rows):
+        answers, paraphrases, perturbed = (by_kind.get((sample, kind), []) for kind in TextKind)
+        samples[sample] = SampleScores(
+            answers=tuple(numbers.text(text.pieces) for text in answers),
+            paraphrase=next((numbers.text(text.pieces) for text in paraphrases), None),
+            perturbed=tuple(numbers.text(text.pieces) for text in perturbed),
+            references=(row.answer, *row.alternatives),
+            generation=generations.get(sample),
+            zlib_bytes=len(zlib.compress(row.answer.encode("utf-8"))),
+            gradient_norm=norms.get(answers[0]),
+        )
+    features = None
+    if row_set.with_features:
+        features = np.stack([numbers.features(by_kind[sample, TextKind.ANSWER][0].pieces) for sample in samples])
+    return SetScores(row_set.name, samples, features)

@@ -1,0 +1,145 @@
+"""MUSE: news or books to forget; what of them is known, recited, and betrayed (Shi et al. 2024, arXiv 2407.06460).
+
+The rows are laid out as on the hub (muse-bench/MUSE-News, muse-bench/MUSE-Books): `knowmem` with the splits forget_qa,
+retain_qa, forget_qa_icl and retain_qa_icl (question, answer), `verbmem` with forget (prompt, gt), and `privleak` with
+forget, retain and holdout (text).
+"""
+
+from collections.abc import Mapping
+from enum import Enum
+from pathlib import Path
+from typing import Any
+
+from egup_trainer.data.schema import Message, Row
+from egup_trainer.data.sources import read_source, to_row
+from egup_trainer.data.tokenization import Template
+from egup_trainer.errors import DataError
+from egup_trainer.evaluation import memorization
+from egup_trainer.evaluation.memorization import MUSE_ROUGE
+from egup_trainer.evaluation.rows import Generation, RowSet
+from egup_trainer.evaluation.suites import plan
+from egup_trainer.evaluation.suites.plan import Plan, Scores, Suite
+
+SHOTS = 10
+_PLAIN = Template(user="", assistant="", always=True)  # MUSE's prompts are written out
+_FILES = ("{split}.jsonl", "{split}.json", "{split}.parquet", "{split}.csv", "{split}-00000-of-00001.parquet")
+
+
+class MuseCorpus(Enum):
+    """MUSE's two corpora, and their data sets on the hub."""
+
+    NEWS = "news"
+    BOOKS = "books"
+
+    @property
+    def hub_id(self) -> str:
+        """Where the corpus lies on the hub."""
+        return f"muse-bench/MUSE-{self.value.capitalize()}"
+
+
+def muse_suite(corpus: MuseCorpus, data_dir: str | Path | None = None, max_length: int = 2048) -> Suite:
+    """The MUSE suite: knowledge and verbatim memorization by ROUGE, and membership inference.
+
+    Args:
+        corpus: news or books.
+        data_dir: folder with the files CONFIG/SPLIT.jsonl (or .json, .parquet, .csv); without it they are read from the
+            hub.
+        max_length: most tokens in a text; longer texts are scored in pieces.
+
+    Raises:
+        DataError: rows cannot be read, or there are fewer than ten examples for the prompts.
+    """
+
+    def read(config: str, split: str) -> list[Mapping[str, Any]]:
+        source = _source(corpus, config, split, data_dir)
+        records = read_source(source)
+        if not records:
+            raise DataError(got=f"no rows in {source}", expected="at least one row", fix="check the file")
+        return records
+
+    shared: dict[str, Any] = {"template": _PLAIN, "max_length": max_length}
+    answering = Generation(32, stop_words=("\n\n", "\nQuestion", "Question:"))
+    row_sets = [
+        RowSet(
+            f"{name}_knowmem",
+            _with_shots(read("knowmem", f"{name}_qa"), read("knowmem", f"{name}_qa_icl"), name),
+            generation=answering,
+            **shared,
+        )
+        for name in ("forget", "retain")
+    ]
+    recited = [_recital(record, number) for number, record in enumerate(read("verbmem", "forget"))]
+    row_sets.append(RowSet("forget_verbmem", recited, generation=Generation(128), **shared))
+    for name in ("forget", "retain", "holdout"):
+        rows = [to_row(record, f"privleak {name}", number) for number, record in enumerate(read("privleak", name))]
+        membership = name != "retain"
+        row_sets.append(RowSet(name, rows, with_features=name != "holdout", with_membership=membership, **shared))
+    return Suite("muse", corpus.value, row_sets, _plan)
+
+
+def _plan(scores: Scores) -> Plan:
+    forget, retain, recited = scores["forget"], scores["retain"], scores["forget_verbmem"]
+    return {
+        "forget_knowmem_rouge": lambda _: memorization.rouge(scores["forget_knowmem"], MUSE_ROUGE, False),
+        "forget_verbmem_rouge": lambda _: memorization.rouge(recited, MUSE_ROUGE, False),
+        "forget_verbmem_exact_memorization": lambda _: memorization.exact_memorization(recited, False),
+        "forget_verbmem_extraction_strength": lambda _: memorization.extraction_strength(recited, False),
+        "retain_knowmem_rouge": lambda _: memorization.rouge(scores["retain_knowmem"], MUSE_ROUGE, True),
+        "forget_probability": lambda _: memorization.probability(forget, False),
+        "retain_probability": lambda _: memorization.probability(retain, True),
+        **plan.membership(forget, scores["holdout"]),
+        **plan.language(recited),
+        **plan.representation(forget, retain),
+    }
+
+
+def _source(corpus: MuseCorpus, config: str, split: str, data_dir: str | Path | None) -> str:
+    if data_dir is None:
+        return f"{corpus.hub_id}:{config}:{split}"
+    paths = [Path(data_dir) / config / name.format(split=split) for name in _FILES]
+    found = next((path for path in paths if path.is_file()), None)
+    if found is None:
+        raise DataError(
+            got=f"no {split} in {Path(data_dir) / config}",
+            expected=f"{split}.jsonl, .json, .parquet or .csv",
+            fix="check --data_dir",
+        )
+    return str(found)
+
+
+def _with_shots(records: list[Mapping[str, Any]], examples: list[Mapping[str, Any]], name: str) -> list[Row]:
+    """Rows whose prompt is ten answered questions and then the row's own."""
+    if len(examples) < SHOTS:
+        raise DataError(
+            got=f"{len(examples)} rows in {name}_qa_icl",
+            expected=f"at least {SHOTS} examples for the prompts",
+            fix="give the whole file",
+        )
+    answered = [_question(record, f"{name}_qa_icl", number) for number, record in enumerate(examples[:SHOTS])]
+    shots = "".join(f"Question: {row.prompt[0].content}\nAnswer: {row.answer}\n\n" for row in answered)
+    rows = [_question(record, f"{name}_qa", number) for number, record in enumerate(records)]
+    return [
+        Row(
+            prompt=(Message("user", f"{shots}Question: {row.prompt[0].content}\nAnswer: "),),
+            answer=row.answer,
+            alternatives=row.alternatives,
+        )
+        for row in rows
+    ]
+
+
+def _recital(record: Mapping[str, Any], number: int) -> Row:
+    if not isinstance(record, Mapping) or not {"prompt", "gt"} <= record.keys():
+        raise DataError(
+            got=f"row {number} of verbmem without prompt and gt", expected="both columns", fix="check the file"
+        )
+    return to_row({"prompt": record["prompt"], "completion": record["gt"]}, "verbmem", number)
+
+
+def _question(record: Mapping[str, Any], source: str, number: int) -> Row:
+    row = to_row(record, source, number)
+    if not row.prompt:
+        raise DataError(
+            got=f"no question in row {number} of {source}", expected="question and answer", fix="check the file"
+        )
+    return row

@@ -1,0 +1,124 @@
+"""Flat arrays of numbers at all answer tokens of a data set, filled batch by batch on any number of processes."""
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from egup_trainer.data.tokenization import RowDataset
+from egup_trainer.evaluation.scores import TextScores
+from egup_trainer.modeling.batches import merge_processes
+from egup_trainer.modeling.forward import answer_positions, count_answer_tokens
+from egup_trainer.modeling.outputs import AnswerOutputs
+
+_MOST_LOGITS = 1 << 24  # numbers of a (tokens, vocabulary) block that are worked on at once
+
+
+class TokenNumbers:
+    """Log-probability, hit and, for some samples, z of each answer token, and features of some samples.
+
+    Args:
+        dataset: the samples.
+        wants_z: which samples get z, bool, shape (S,).
+        wants_features: which samples' features are kept, bool, shape (S,).
+        device: where numbers are kept until they are gathered.
+    """
+
+    def __init__(self, dataset: RowDataset, wants_z: Tensor, wants_features: Tensor, device: torch.device):
+        self.counts = torch.cat([count_answer_tokens(torch.from_numpy(row.labels)[None]) for row in dataset.rows])
+        self.starts = self.counts.cumsum(0) - self.counts
+        self.wants_z, self.wants_features = wants_z.to(device), wants_features.to(device)
+        total = int(self.counts.sum())
+        self._flat = {name: torch.zeros(total, device=device) for name in ("logps", "hits", "z")}
+        self._features: Tensor | None = None
+
+    def keep(self, samples: Tensor, outputs: AnswerOutputs, labels: Tensor) -> None:
+        """Takes over the numbers of a batch.
+
+        Args:
+            samples: which samples its first rows are, shape (K,); numbers of further rows are dropped.
+            outputs: what the reader made of it, with logits.
+            labels: shape (B, T).
+        """
+        device = labels.device
+        samples = samples.to(device)
+        if outputs.features is not None and self._features is None:
+            self._features = outputs.features.new_zeros(int(self.wants_features.sum()), outputs.features.shape[1])
+        if not len(samples):  # a repetition: this process only keeps in step
+            return
+        kept = outputs.token_rows < len(samples)
+        owners = samples[outputs.token_rows[kept]]  # (N,)
+        firsts = outputs.num_tokens.long().cumsum(0) - outputs.num_tokens.long()  # (B,)
+        within = torch.arange(len(outputs.token_rows), device=device) - firsts[outputs.token_rows]
+        slots = self.starts.to(device)[owners] + within[kept]
+        targets = answer_positions(labels)[2]
+        self._flat["logps"][slots] = outputs.token_logps.detach()[kept]
+        self._flat["hits"][slots] = (outputs.logits.argmax(dim=-1) == targets)[kept].float()
+        chosen = kept & self.wants_z[samples[outputs.token_rows.clamp_max(len(samples) - 1)]]
+        if chosen.any():
+            z = standardise(outputs.token_logps.detach()[chosen], outputs.logits.detach()[chosen])
+            self._flat["z"][slots[chosen[kept]]] = z
+        if outputs.features is not None:
+            self._keep_features(samples, outputs.features.detach())
+
+    def _keep_features(self, samples: Tensor, features: Tensor) -> None:
+        slots = self.wants_features.long().cumsum(0) - 1
+        wanted = self.wants_features[samples]
+        self._features[slots[samples[wanted]]] = features[: len(samples)][wanted]
+
+    def gather(self, accelerator: object) -> "GatheredNumbers":
+        """The numbers of all processes, on the CPU."""
+        features = {} if self._features is None else {"features": self._features}
+        merged = merge_processes({**self._flat, **features}, accelerator)
+        flat = {name: merged[name].double().numpy() for name in self._flat}
+        slots = self.wants_features.long().cumsum(0).cpu() - 1
+        return GatheredNumbers(flat, self.starts, self.counts, self.wants_z.cpu(), slots, merged.get("features"))
+
+
+class GatheredNumbers:
+    """All numbers, to be read text by text."""
+
+    def __init__(
+        self,
+        flat: dict[str, np.ndarray],
+        starts: Tensor,
+        counts: Tensor,
+        has_z: Tensor,
+        feature_slots: Tensor,
+        features: Tensor | None,
+    ):
+        self._flat, self._starts, self._counts, self._has_z = flat, starts, counts, has_z
+        self._feature_slots, self._features = feature_slots, features
+
+    def text(self, pieces: tuple[int, ...]) -> TextScores:
+        """Numbers of a text that consists of the given samples."""
+        slices = [slice(int(self._starts[piece]), int(self._starts[piece] + self._counts[piece])) for piece in pieces]
+        logps, hits, z = (np.concatenate([self._flat[name][part] for part in slices]) for name in self._flat)
+        return TextScores(logps, hits.astype(bool), z if self._has_z[pieces[0]] else None)
+
+    def features(self, pieces: tuple[int, ...]) -> np.ndarray:
+        """Mean hidden state over the answer tokens of a text, shape (d,)."""
+        weights = self._counts[list(pieces)].float()
+        rows = self._features[self._feature_slots[list(pieces)]]  # (P, d)
+        return (weights @ rows / weights.sum()).numpy()
+
+
+def standardise(token_logps: Tensor, logits: Tensor) -> Tensor:
+    """z = (log p - mu) / sigma of Min-K%++ (Zhang et al. 2024): how likely a token is among its alternatives.
+
+    mu = sum_v p_v log p_v and sigma^2 = max(sum_v p_v log^2 p_v - mu^2, 1e-6) over the vocabulary.
+
+    Args:
+        token_logps: log p of the actual tokens, shape (N,).
+        logits: shape (N, V).
+    """
+    parts = []
+    for block in logits.split(max(1, _MOST_LOGITS // logits.shape[1])):
+        logps = block.float().log_softmax(dim=-1)  # (n, V)
+        probabilities = logps.exp()
+        weighted = probabilities * logps.nan_to_num(neginf=0.0)  # a token of probability 0 adds nothing
+        mean = weighted.sum(dim=-1, keepdim=True)
+        # The centred form loses no digits where sigma is small against mu.
+        variance = (probabilities * (logps.nan_to_num(neginf=0.0) - mean).square()).sum(dim=-1)
+        parts.append(torch.stack([mean.squeeze(-1), variance.clamp_min(1e-6).sqrt()]))
+    mean, sigma = torch.cat(parts, dim=1)
+    return (token_logps - mean) / sigma

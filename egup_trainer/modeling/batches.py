@@ -1,0 +1,105 @@
+"""A pass over rows on any number of processes: who runs which batch, and how the results come together."""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from egup_trainer.data.collator import Batch, RowCollator
+from egup_trainer.data.tokenization import RowDataset
+
+_TOKENS_A_ROW = 256
+
+
+def deal_batches(
+    model: nn.Module,
+    dataset: RowDataset,
+    ids: Tensor,
+    collator: RowCollator,
+    *,
+    batch_size: int,
+    accelerator: Any = None,
+    description: str | None = None,
+) -> Iterator[tuple[Tensor, Batch]]:
+    """Batches for this process, on its device, with the model in evaluation mode.
+
+    Args:
+        model: the model that the caller runs on each batch.
+        dataset: the rows.
+        ids: which of them, shape (N,).
+        collator: pads them.
+        batch_size: rows in a batch.
+        accelerator: the `Accelerator` of a run on several processes, or None for one process.
+        description: title of the progress bar, or None for no bar.
+
+    Yields:
+        Places in `ids` of the batch's rows, shape (B,), and the batch. Every process gets equally many batches: the
+        last one may be a repetition, whose places are empty.
+    """
+    lengths = [len(dataset.rows[index]) for index in ids.tolist()]
+    device = device_of(model, accelerator)
+    with evaluation_mode(model):
+        for places, counts in deal_places(lengths, batch_size, accelerator, description):
+            batch = collator([dataset[index] for index in ids[places].tolist()])
+            kept = places if counts else places[:0]
+            yield kept.to(device), {name: value.to(device) for name, value in batch.items()}
+
+
+def deal_places(
+    lengths: Sequence[int], batch_size: int, accelerator: Any, description: str | None, unit: str = "row"
+) -> Iterator[tuple[Tensor, bool]]:
+    """This process's batches as places in `lengths`, longest first, so that batches hold little padding.
+
+    A batch has `batch_size` rows of up to 256 tokens; longer rows come fewer at a time, so that memory stays in bounds.
+
+    Yields:
+        Places, shape (B,), and whether they count: processes without a batch of their own repeat the last one, so that
+        all call the model equally often.
+    """
+    from tqdm.auto import tqdm
+
+    batches = _batches(lengths, batch_size)
+    rank, world = (accelerator.process_index, accelerator.num_processes) if accelerator else (0, 1)
+    hidden = description is None or rank > 0
+    with tqdm(total=len(lengths), desc=description, unit=unit, disable=hidden, leave=False) as bar:
+        for start in range(0, len(batches), world):
+            yield batches[min(start + rank, len(batches) - 1)], start + rank < len(batches)
+            bar.update(sum(map(len, batches[start : start + world])))
+
+
+def _batches(lengths: Sequence[int], batch_size: int) -> list[Tensor]:
+    order = torch.tensor(lengths).argsort(descending=True, stable=True)
+    batches, start = [], 0
+    while start < len(order):
+        fitting = batch_size * _TOKENS_A_ROW // max(lengths[order[start]], _TOKENS_A_ROW)
+        batches.append(order[start : start + max(fitting, 1)])
+        start += len(batches[-1])
+    return batches
+
+
+def merge_processes(results: dict[str, Tensor], accelerator: Any) -> dict[str, Tensor]:
+    """Whole results on the CPU: a row was run by one process and is zero on the others, so the sum is the whole."""
+    return {name: (accelerator.reduce(whole, "sum") if accelerator else whole).cpu() for name, whole in results.items()}
+
+
+def device_of(model: nn.Module, accelerator: Any) -> torch.device:
+    """Where batches go."""
+    return accelerator.device if accelerator else next(model.parameters()).device
+
+
+def autocast_of(accelerator: Any) -> Any:
+    """The run's autocast, or nothing."""
+    return accelerator.autocast() if accelerator else nullcontext()
+
+
+@contextmanager
+def evaluation_mode(model: nn.Module) -> Iterator[None]:
+    """The model in evaluation mode, and as it was afterwards."""
+    was_training = model.training
+    model.eval()
+    try:
+        yield
+    finally:
+        model.train(was_training)

@@ -1,0 +1,74 @@
+"""A comparison's numbers as JSON and CSV, and files that appear together or not at all."""
+
+import csv
+import io
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+
+from egup_trainer.report.models import Comparison
+from egup_trainer.report.summary import NO_GUARANTEE, sentences
+from egup_trainer.report.table import Cell, Part
+
+SCHEMA_VERSION = 1
+_KIND = "egup_trainer comparison"
+_FIELDS = ("value", "low", "high", "num_samples", "num_skipped", "reason", "distance_to_retrained", "best")
+
+
+def to_json(comparison: Comparison, parts: Sequence[Part], title: str) -> str:
+    """The table as JSON: metrics by name, cells by model; with the models, their rows and runs. No text of a row."""
+    document = {
+        "kind": _KIND,
+        "schema_version": SCHEMA_VERSION,
+        "title": title,
+        "note": NO_GUARANTEE,
+        "summary": sentences(comparison),
+        "models": [
+            {
+                "name": model.name,
+                "role": model.role.value,
+                "suite": model.evaluation.suite,
+                "split": model.evaluation.split,
+                "sets": {name: asdict(facts) for name, facts in model.evaluation.sets.items()},
+                "run": model.evaluation.run,
+            }
+            for model in comparison.models
+        ],
+        "metrics": {
+            row.metric: {name: _record(cell) for name, cell in row.cells.items()} for part in parts for row in part.rows
+        },
+    }
+    return json.dumps(document, indent=1, allow_nan=False, ensure_ascii=False) + "\n"
+
+
+def to_csv(parts: Sequence[Part]) -> str:
+    """The table as CSV: a line a model and metric; what does not exist is empty."""
+    text = io.StringIO()
+    writer = csv.DictWriter(text, ("model", "metric", *_FIELDS), lineterminator="\n")
+    writer.writeheader()
+    for row in (row for part in parts for row in part.rows):
+        writer.writerows({"model": name, "metric": row.metric, **_record(cell)} for name, cell in row.cells.items())
+    return text.getvalue()
+
+
+def _record(cell: Cell) -> dict[str, float | int | str | bool | None]:
+    values = (cell.value, *(cell.interval or (None, None)), cell.num_samples, cell.num_skipped, cell.reason)
+    return dict(zip(_FIELDS, (*values, cell.distance, cell.best), strict=True))
+
+
+def write_together(contents: Mapping[Path, str], *, private: bool) -> None:
+    """Writes files; none takes its place before all are written.
+
+    Args:
+        contents: text by path; folders are made.
+        private: whether only the user may read them.
+    """
+    partial = {path: path.with_name(f"{path.name}.partial") for path in contents}
+    for path, text in contents.items():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        partial[path].unlink(missing_ok=True)
+        partial[path].touch(mode=0o600 if private else 0o666)
+        partial[path].write_text(text, encoding="utf-8")
+    for path, written in partial.items():
+        written.replace(path)

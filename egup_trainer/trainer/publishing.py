@@ -1,0 +1,64 @@
+"""What goes with a saved model: the record of the run, and a model card made from it."""
+
+from pathlib import Path
+from typing import Any
+
+from egup_trainer.model_card import CardFacts, model_card, write_model_card
+from egup_trainer.trainer.record import make_record, saved_step, write_record
+
+_NOT_A_METRIC = ("_runtime", "_samples_per_second", "_steps_per_second", "_model_preparation_time")
+
+
+class ModelCards:
+    """Writes `unlearning.json` with each model that a `transformers.Trainer` saves, and the card of the model.
+
+    `push_to_hub` calls `create_model_card`, so what is published has both.
+    """
+
+    def _save(self, output_dir: str | None = None, state_dict: dict | None = None) -> None:
+        super()._save(output_dir, state_dict)
+        if self.args.should_save:
+            write_record(make_record(self), output_dir or self.args.output_dir)
+
+    def create_model_card(
+        self,
+        language: str | None = None,
+        license: str | None = None,
+        tags: str | list[str] | None = None,
+        model_name: str | None = None,
+        finetuned_from: str | None = None,
+        tasks: str | list[str] | None = None,
+        dataset_tags: str | list[str] | None = None,
+        dataset: str | list[str] | None = None,
+        dataset_args: str | list[str] | None = None,
+    ) -> None:
+        """Writes README.md into the output folder, on the first process.
+
+        Its results are those of `evaluate()` on the model as it is saved, if there are any. A licence stands in the
+        card only if it is given: none is looked up.
+
+        Args:
+            model_name: title of the card; by default the last part of `hub_model_id` or of the output folder.
+            language, license, tags, finetuned_from, tasks, dataset_tags, dataset, dataset_args: as in `CardFacts`.
+        """
+        if not self.is_world_process_zero():
+            return
+        facts = CardFacts(language, license, tags, finetuned_from, tasks, dataset_tags, dataset, dataset_args)
+        name = model_name or Path(self.args.hub_model_id or Path(self.args.output_dir).resolve()).name
+        write_model_card(self.args.output_dir, model_card(make_record(self), metrics_of(self), name, facts))
+
+
+def metrics_of(trainer: Any) -> dict[str, float]:
+    """The last logged evaluation of the model as it is saved: at its own step, or after training. Empty without one.
+
+    Values of an earlier step are left out: they are those of another model.
+    """
+    history, step = trainer.state.log_history, saved_step(trainer)
+    end = next((place for place, row in enumerate(history) if "train_runtime" in row), len(history))
+    rows = [row for place, row in enumerate(history) if place > end or row["step"] == step]
+    return {
+        name: value
+        for row in rows
+        for name, value in row.items()
+        if name.startswith("eval_") and not name.endswith(_NOT_A_METRIC)
+    }

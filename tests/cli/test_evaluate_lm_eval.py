@@ -1,0 +1,77 @@
+"""`egup evaluate --lm_eval_tasks`: benchmark numbers among the others, and what is refused before a model is run."""
+
+import json
+from types import SimpleNamespace
+
+import pytest
+from conftest import qa_rows
+from fixtures_lm_eval import choice_log_probabilities, needs_harness, write_task
+
+from egup_trainer.cli.evaluate import EvaluateArguments, _lm_eval_tasks
+from egup_trainer.cli.main import main
+from egup_trainer.errors import ConfigError
+
+
+@pytest.fixture
+def evaluate(make_model, tokenizer, tmp_path):
+    """evaluate(*flags): exit code of `egup evaluate` on a saved tiny model and own rows, in this process."""
+    make_model().save_pretrained(tmp_path / "model")
+    tokenizer.save_pretrained(tmp_path / "model")
+    for name, rows in (("forget", qa_rows(0, 4)), ("retain", qa_rows(20, 24))):
+        (tmp_path / f"{name}.jsonl").write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
+
+    def run(*flags):
+        words = ["evaluate", "--model_name_or_path", str(tmp_path / "model"), "--suite", "custom", "--use_cpu"]
+        words += ["--forget", str(tmp_path / "forget.jsonl"), "--retain", str(tmp_path / "retain.jsonl")]
+        words += ["--output", str(tmp_path / "results.json"), "--max_new_tokens", "8", "--disable_tqdm"]
+        return main([*words, *flags])
+
+    return run
+
+
+@needs_harness
+def test_the_results_hold_the_tasks_numbers_beside_the_suites(evaluate, make_model, tokenizer, tmp_path, capsys):
+    likeliest = choice_log_probabilities(make_model(), tokenizer).argmax(1).tolist()
+    wrong = [(choice + 1) % 3 for choice in likeliest]
+    write_task(tmp_path / "tasks", [*likeliest[:4], *wrong[4:]], name="towns")
+    write_task(tmp_path / "tasks", [*likeliest[:1], *wrong[1:]], name="streets")
+    flags = ("--lm_eval_tasks", "towns, streets", "--lm_eval_include_path", str(tmp_path / "tasks"))
+    assert evaluate(*flags) == 0
+    metrics = json.loads((tmp_path / "results.json").read_text(encoding="utf-8"))["metrics"]
+    assert metrics["lm_eval_towns_acc"]["value"] == pytest.approx(4 / 6)
+    assert metrics["lm_eval_streets_acc"]["value"] == pytest.approx(1 / 6)
+    assert metrics["lm_eval_towns_acc"]["num_samples"] == 6
+    assert 0 < metrics["forget_probability"]["value"] < 1
+    out, err = capsys.readouterr()
+    assert "lm_eval_towns_acc" in out
+    assert not any(bar in err for bar in ("Generating test split", "Running loglikelihood"))  # --disable_tqdm
+
+
+@needs_harness
+def test_an_unknown_task_ends_in_one_line_before_the_model_is_run(evaluate, tmp_path, capsys):
+    assert evaluate("--lm_eval_tasks", "hellaswg") == 2
+    line = capsys.readouterr().err.strip()
+    assert line.startswith(
+        "egup evaluate: error: got the unknown lm-eval task hellaswg; expected tasks, groups or tags"
+    )
+    assert "; did you mean hellaswag" in line
+    assert len(line) < 300  # not all 14,000
+    assert not (tmp_path / "results.json").exists()
+
+
+def test_a_folder_of_tasks_alone_is_refused(evaluate, tmp_path, capsys):
+    assert evaluate("--lm_eval_include_path", str(tmp_path)) == 2
+    assert capsys.readouterr().err == (
+        "egup evaluate: error: got --lm_eval_include_path without --lm_eval_tasks; expected both or none; "
+        "name tasks of that folder\n"
+    )
+
+
+def test_several_processes_are_refused():
+    with pytest.raises(ConfigError) as error:
+        _lm_eval_tasks(EvaluateArguments(lm_eval_tasks="towns"), SimpleNamespace(num_processes=2))
+    assert str(error.value) == (
+        "got --lm_eval_tasks on 2 processes; expected one process, as lm-evaluation-harness needs for a loaded model; "
+        "run the command in one process"
+    )
+    assert _lm_eval_tasks(EvaluateArguments(), SimpleNamespace(num_processes=2)) == []

@@ -1,0 +1,359 @@
+"""What models write: the most likely token after the other, whatever the batch and the model's own settings."""
+
+import copy
+import json
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from fixtures_evaluation import chat_tokenizer, lively_model, plain_tokens, question, taught_model, with_adapter
+
+from egup_trainer.data.schema import Message, Row
+from egup_trainer.data.tokenization import Template
+from egup_trainer.errors import ModelError
+from egup_trainer.evaluation.generation import generate
+from egup_trainer.evaluation.rows import Generation, RowSet
+from egup_trainer.evaluation.scoring import ScoringOptions, score_sets
+from egup_trainer.modeling.loading import load_model
+
+TEXTS = [
+    "Where does Ada",
+    "Who is",
+    "Leo Birch number 4 lives in Denna with 2 cats. And Kaia Stone? She lives in Aren, or in Bryle?",
+    "Bo",
+    "Jon Frost number",
+]
+NEW = 8
+
+
+@pytest.fixture
+def model(tokenizer):
+    return lively_model(tokenizer)
+
+
+@pytest.fixture
+def prompts(tokenizer):
+    """Token ids of prompts of many lengths."""
+    found = [np.array(tokenizer(text)["input_ids"], dtype=np.int32) for text in TEXTS]
+    assert max(map(len, found)) > 16 + NEW  # more than gemma3's sliding window
+    return found
+
+
+def text_of(tokenizer, tokens):
+    return tokenizer.decode(tokens, skip_special_tokens=True).strip()
+
+
+def plain_texts(model, tokenizer, prompts, new=NEW, ends=()):
+    return [text_of(tokenizer, plain_tokens(model, prompt.tolist(), new, ends)) for prompt in prompts]
+
+
+def written(model, tokenizer, prompts, *, new=NEW, stop_words=(), batch_size=3, accelerator=None):
+    settings = Generation(new, stop_words)
+    return generate(model, tokenizer, prompts, settings, batch_size=batch_size, accelerator=accelerator)
+
+
+# Greedy
+
+
+@pytest.mark.parametrize("name", ["llama", "gemma3", "gpt2", "qwen3"])
+def test_each_token_is_the_most_likely_one_after_the_prompt_alone(tokenizer, prompts, name):
+    model = lively_model(tokenizer, name)
+    expected = plain_texts(model, tokenizer, prompts)
+    assert len(set(expected)) == len(TEXTS)
+    for batch_size in (1, 3, 16):
+        assert written(model, tokenizer, prompts, batch_size=batch_size) == expected
+
+
+def test_padding_changes_nothing(model, tokenizer, prompts):
+    expected = plain_texts(model, tokenizer, prompts)
+    for side in ("left", "right"):
+        for pad in ("a", "<eos>", None):
+            other = copy.deepcopy(tokenizer)
+            other.padding_side, other.pad_token = side, pad
+            assert written(model, other, prompts, batch_size=16) == expected
+
+
+def test_texts_come_in_the_order_of_the_prompts(model, tokenizer, prompts):
+    order = [3, 0, 4, 2, 1]
+    expected = plain_texts(model, tokenizer, prompts)
+    assert written(model, tokenizer, [prompts[place] for place in order]) == [expected[place] for place in order]
+
+
+def test_no_prompts_make_no_texts(model, tokenizer):
+    assert written(model, tokenizer, []) == []
+
+
+def test_an_adapter_is_on_and_the_mode_is_as_it_was(model, tokenizer, prompts):
+    expected = plain_texts(model, tokenizer, prompts)
+    lora = with_adapter(model, std=0.3)
+    adapted = plain_texts(lora.eval(), tokenizer, prompts)
+    assert adapted != expected
+    assert written(lora.train(), tokenizer, prompts) == adapted
+    assert lora.training
+
+
+def test_under_autocast_the_model_still_writes(model, tokenizer, prompts):
+    seen = []
+    model.lm_head.register_forward_hook(lambda module, args, out: seen.append(out.dtype))
+    run = SimpleNamespace(
+        num_processes=1,
+        process_index=0,
+        device=torch.device("cpu"),
+        autocast=lambda: torch.autocast("cpu", dtype=torch.bfloat16),
+        reduce=lambda tensor, how: tensor,
+    )
+    texts = written(model, tokenizer, prompts, accelerator=run)
+    assert set(seen) == {torch.bfloat16}
+    assert all(texts)
+
+
+# Settings saved with the model
+
+
+def ending_token(model, tokenizer, prompts) -> int:
+    """A token that the model writes within the first few of some texts, to be declared an end."""
+    tokens = [plain_tokens(model, prompt.tolist(), NEW) for prompt in prompts]
+    return next(token for token in tokens[0][2:4] if token not in tokens[0][:2])
+
+
+def saved_settings(tokens: list[int]) -> dict[str, dict]:
+    """Settings that change what a model writes, by name; `tokens` are those that it writes without."""
+    return {
+        "do_sample": {"do_sample": True, "temperature": 50.0},
+        "temperature": {"temperature": 50.0},
+        "top_k": {"do_sample": True, "top_k": 3},
+        "top_p": {"do_sample": True, "top_p": 0.01},
+        "repetition_penalty": {"repetition_penalty": 50.0},
+        "no_repeat_ngram_size": {"no_repeat_ngram_size": 1},
+        "min_new_tokens": {"min_new_tokens": NEW},
+        "min_length": {"min_length": 100},
+        "max_length": {"max_length": 6},
+        "max_new_tokens": {"max_new_tokens": 2},
+        "num_beams": {"num_beams": 4, "length_penalty": 5.0, "early_stopping": True},
+        "num_return_sequences": {"num_return_sequences": 2},
+        "forced_bos_token_id": {"forced_bos_token_id": 33},
+        "forced_eos_token_id": {"forced_eos_token_id": 33},
+        "suppress_tokens": {"suppress_tokens": tokens},
+        "begin_suppress_tokens": {"begin_suppress_tokens": tokens},
+        "bad_words_ids": {"bad_words_ids": [[token] for token in tokens]},
+        "sequence_bias": {"sequence_bias": [[[33], 100.0]]},
+        "exponential_decay_length_penalty": {"exponential_decay_length_penalty": (1, 50.0)},
+        "encoder_repetition_penalty": {"encoder_repetition_penalty": 9.0},
+        "encoder_no_repeat_ngram_size": {"encoder_no_repeat_ngram_size": 1},
+        "guidance_scale": {"guidance_scale": 4.0},
+        "max_time": {"max_time": 1e-9},
+        "stop_strings": {"stop_strings": ["a", "e"]},
+        "return_dict_in_generate": {"return_dict_in_generate": True, "output_scores": True},
+        "use_cache": {"use_cache": False},
+        "cache_implementation": {"cache_implementation": "static"},
+        "penalty_alpha": {"penalty_alpha": 0.6, "top_k": 4},
+        "prompt_lookup_num_tokens": {"prompt_lookup_num_tokens": 3},
+        "pad_token_id": {"pad_token_id": tokens[0]},
+        "bos_token_id": {"bos_token_id": 33},
+    }
+
+
+@pytest.mark.parametrize("name", saved_settings([0]))
+def test_settings_saved_with_the_model_have_no_influence(model, tokenizer, prompts, name):
+    end = ending_token(model, tokenizer, prompts)
+    tokens = sorted({t for p in prompts for t in plain_tokens(model, p.tolist(), NEW)} - {end})
+    model.generation_config.eos_token_id = [end]
+    expected = plain_texts(model, tokenizer, prompts, ends=(end,))
+    assert written(model, tokenizer, prompts) == expected
+    before = model.generation_config.to_dict()
+    for setting, value in saved_settings(tokens)[name].items():
+        setattr(model.generation_config, setting, value)
+    settings = model.generation_config.to_dict()
+    assert settings != before
+    torch.manual_seed(0)
+    assert written(model, tokenizer, prompts) == expected
+    assert model.generation_config.to_dict() == settings  # a model's own settings are not ours to change
+
+
+def test_settings_of_the_model_inside_an_adapter_have_no_influence(model, tokenizer, prompts):
+    expected = plain_texts(model, tokenizer, prompts)
+    lora = with_adapter(model, std=0.0)
+    tokens = sorted({token for prompt in prompts for token in plain_tokens(model, prompt.tolist(), NEW)})
+    for each in (lora, model):
+        each.generation_config.suppress_tokens = tokens
+    assert written(lora, tokenizer, prompts) == expected
+    assert model.generation_config.suppress_tokens == lora.generation_config.suppress_tokens == tokens
+
+
+def test_settings_in_an_old_models_configuration_have_no_influence(model, tokenizer, prompts, tmp_path):
+    """Models were once saved with them in config.json; what loads such a model takes them over."""
+    expected = plain_texts(model, tokenizer, prompts)
+    tokens = sorted({token for prompt in prompts for token in plain_tokens(model, prompt.tolist(), NEW)})
+    model.save_pretrained(tmp_path)
+    (tmp_path / "generation_config.json").unlink()
+    settings = {"do_sample": True, "num_beams": 4, "repetition_penalty": 5.0, "suppress_tokens": tokens}
+    config = json.loads((tmp_path / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps(config | settings))
+    old = load_model(str(tmp_path))
+    assert old.generation_config.suppress_tokens == tokens
+    assert written(old, tokenizer, prompts) == expected
+
+
+# Where a text ends
+
+
+def test_a_text_is_cut_at_the_first_end_token_of_several(model, tokenizer, prompts):
+    tokens = [plain_tokens(model, prompt.tolist(), NEW) for prompt in prompts]
+    ends = (tokens[0][3], tokens[2][5])
+    expected = plain_texts(model, tokenizer, prompts, ends=ends)
+    assert expected != plain_texts(model, tokenizer, prompts)
+    for chosen in (list(ends), ends):
+        model.generation_config.eos_token_id = chosen
+        assert written(model, tokenizer, prompts) == expected
+    model.generation_config.eos_token_id = ends[0]
+    assert written(model, tokenizer, prompts) == plain_texts(model, tokenizer, prompts, ends=ends[:1])
+
+
+def test_the_tokenizers_end_token_is_one_too(tokenizer, prompts):
+    """As where a chat model's turn ends otherwise than its texts; taught models know when to stop."""
+    model = taught_model(tokenizer)
+    prompt = np.array(tokenizer("Question: Who is Ada?\nAnswer:")["input_ids"], dtype=np.int32)
+    tokens = plain_tokens(model, prompt.tolist(), NEW)
+    assert tokens.index(tokenizer.eos_token_id) > 0
+    model.generation_config.eos_token_id = 33
+    given = [prompt, *prompts]
+    expected = plain_texts(model, tokenizer, given, ends=(33, tokenizer.eos_token_id))
+    assert written(model, tokenizer, given, batch_size=6) == expected
+    model.generation_config.eos_token_id = None
+    assert written(model, tokenizer, given, batch_size=6)[0] == expected[0]
+
+
+def test_a_text_that_ends_at_once_is_empty(model, tokenizer, prompts):
+    model.generation_config.eos_token_id = plain_tokens(model, prompts[1].tolist(), 1)
+    assert written(model, tokenizer, prompts)[1] == ""
+
+
+def test_without_any_end_token_all_is_written(model, tokenizer, prompts):
+    endless = copy.deepcopy(tokenizer)
+    endless.eos_token = endless.pad_token = None
+    model.generation_config.eos_token_id = None
+    assert written(model, endless, prompts) == plain_texts(model, tokenizer, prompts)
+
+
+class Speller:
+    """Decodes token t to the t-th of some texts; special ones are left out."""
+
+    eos_token_id, pad_token_id = 0, 0
+
+    def __init__(self, *texts: str):
+        self.texts = texts
+
+    def decode(self, tokens, skip_special_tokens):
+        assert skip_special_tokens
+        return "".join(self.texts[token] for token in tokens)
+
+
+class Reciter(torch.nn.Module):
+    """A model that writes the given tokens, whatever the prompt."""
+
+    def __init__(self, *tokens: int):
+        super().__init__()
+        self.weight = torch.nn.Parameter(torch.zeros(1))
+        self.tokens = torch.tensor([tokens])
+        self.config = SimpleNamespace(get_text_config=lambda: SimpleNamespace())
+
+    def generate(self, input_ids, **options):
+        return torch.cat([input_ids, self.tokens.expand(len(input_ids), -1)], dim=1)
+
+
+@pytest.mark.parametrize(
+    ("texts", "stop_words", "expected"),
+    [
+        ((" Ada\n\nQuestion: x",), ("\n\n", "\nQuestion", "Question:"), "Ada"),
+        ((" Ada\nQuestion: x\n\n",), ("\n\n", "\nQuestion", "Question:"), "Ada"),
+        ((" Ada Question: x",), ("\n\n", "\nQuestion", "Question:"), "Ada"),
+        ((" Ada Question x ",), ("\n\n", "\nQuestion", "Question:"), "Ada Question x"),
+        (("\n\nAda",), ("\n\n",), ""),  # cut first, stripped after
+        (("\n\nAda \n",), (), "Ada"),
+        (("A stop", " word"), ("stop word",), "A"),  # across tokens
+        (("a b", "<eos>", " c"), ("c",), "a b"),
+        (("a b c", "<eos>"), ("b", "a b"), ""),  # the one that stands first
+    ],
+)
+def test_a_text_is_cut_at_its_end_then_at_stop_words_then_stripped(texts, stop_words, expected):
+    tokenizer = Speller("<eos>", *(text for text in texts if text != "<eos>"))
+    numbers = iter(range(1, 9))
+    tokens = [0 if text == "<eos>" else next(numbers) for text in texts]
+    assert written(Reciter(*tokens), tokenizer, [np.array([5])], new=6, stop_words=stop_words) == [expected]
+
+
+def test_what_stands_after_the_end_hides_no_stop_word_and_shows_none():
+    tokenizer = Speller("<eos>", "Ada", " stop")
+    assert written(Reciter(1, 0, 2), tokenizer, [np.array([5])], stop_words=("stop",)) == ["Ada"]
+    assert written(Reciter(2, 0, 1), tokenizer, [np.array([5])], stop_words=("Ada",)) == ["stop"]
+
+
+# Positions
+
+
+@pytest.mark.parametrize("name", ["llama", "gpt2"])
+def test_too_few_positions_are_refused(tokenizer, name):
+    model, prompts = lively_model(tokenizer, name), [np.array([5]), np.arange(100) % 50 + 1]
+    assert written(model, tokenizer, prompts, new=28)
+    with pytest.raises(ModelError) as error:
+        written(model, tokenizer, prompts, new=29)
+    assert str(error.value) == (
+        "got 129 tokens of prompt and new tokens for a model of 128 positions; expected at most 128 tokens; "
+        "lower --max_new_tokens or shorten the prompts"
+    )
+
+
+# Prompts of rows
+
+
+def prompts_of(row, tokenizer, template=None, monkeypatch=None):
+    """What the model is given to write on from."""
+    given = []
+
+    def remember(model, tokenizer, prompts, *args, **kwargs):
+        given.extend(prompts)
+        return [""] * len(prompts)
+
+    monkeypatch.setattr("egup_trainer.evaluation.scoring.generate", remember)
+    row_set = RowSet("forget", [row], template or Template(), generation=Generation(NEW))
+    score_sets(lively_model(tokenizer), tokenizer, [row_set], ScoringOptions(progress=False))
+    return given
+
+
+def test_a_prompt_is_the_text_before_the_answer_in_the_rows_own_tokens(tokenizer, monkeypatch):
+    """The space before an answer belongs to its first token, so the prompt ends before it."""
+    (prompt,) = prompts_of(question("Who?", "Ada Lorn"), tokenizer, monkeypatch=monkeypatch)
+    assert prompt.tolist() == tokenizer("Question: Who?\nAnswer:")["input_ids"]
+    assert prompts_of(Row((), "A plain text"), tokenizer, monkeypatch=monkeypatch) == []
+
+
+def test_a_prompt_of_a_chat_is_what_its_template_writes_before_the_answer(tokenizer, monkeypatch):
+    chatty = chat_tokenizer(tokenizer)
+    turns = (
+        Message("system", "Be brief."),
+        Message("user", "Who?"),
+        Message("assistant", "Ada"),
+        Message("user", "Who else?"),
+    )
+    (prompt,) = prompts_of(Row(turns, "!Bo"), chatty, monkeypatch=monkeypatch)
+    written_out = [{"role": turn.role, "content": turn.content} for turn in turns]
+    text = chatty.apply_chat_template(written_out, tokenize=False, add_generation_prompt=True)
+    assert tokenizer.decode(prompt) == text
+    (plain,) = prompts_of(Row(turns, "!Bo"), chatty, Template("U: ", "\nA: ", always=True), monkeypatch)
+    assert tokenizer.decode(plain) == "Be brief.\nU: Who?\nA: Ada\nU: Who else?\nA: "
+
+
+def test_generations_of_rows_are_those_of_their_prompts(model, tokenizer):
+    rows = [
+        question("Who?", "Ada Lorn"),
+        Row((), "A plain text"),
+        question("And whose cats are these?", "Kaia Stone's."),
+    ]
+    scores = score_sets(
+        model, tokenizer, [RowSet("forget", rows, generation=Generation(NEW))], ScoringOptions(progress=False)
+    )
+    found = [row.generation for row in scores["forget"].samples.values()]
+    asked = [tokenizer(f"Question: {q}\nAnswer:")["input_ids"] for q in ("Who?", "And whose cats are these?")]
+    first, second = plain_texts(model, tokenizer, [np.array(ids) for ids in asked])
+    assert found == [first, None, second]

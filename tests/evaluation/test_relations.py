@@ -1,0 +1,289 @@
+"""Metrics that need a second model's results: by hand, only what was given, and only over the same rows."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from fixtures_scores import row, set_of, text
+
+from egup_trainer.data.schema import Message, Row
+from egup_trainer.errors import DataError
+from egup_trainer.evaluation.evaluation import (
+    Evaluation,
+    SetFacts,
+    check_same_rows,
+    read_evaluation,
+    write_evaluation,
+)
+from egup_trainer.evaluation.metric import Metric, auc_metric, unavailable
+from egup_trainer.evaluation.privacy import forget_quality, privleak, reference_attack
+from egup_trainer.evaluation.relative import check_relations, with_relations
+from egup_trainer.evaluation.rows import RowSet
+from egup_trainer.evaluation.run import plan_of
+from egup_trainer.evaluation.scoring import ScoringOptions
+from egup_trainer.evaluation.suites import plan
+from egup_trainer.evaluation.suites.plan import Suite
+
+SETS = {name: SetFacts(4, place * 16) for name, place in (("forget", "a"), ("retain", "b"), ("holdout", "c"))}
+LATER = ("forget_quality", "privleak", "mia_reference", "entanglement_retain_cka", "entanglement_retain_shift")
+
+
+def an_evaluation(name="ours", forget=(1.0, 2.0), holdout=(3.0, 4.0), ratios=(1.0, 2.0, 3.0), features=None):
+    """Results as a suite leaves them before any other model's are at hand."""
+    sets = ("forget", dict(enumerate(forget))), ("holdout", dict(enumerate(holdout)))
+    attack = auc_metric(*sets, num_rows=8)
+    return Evaluation(
+        name,
+        "tofu",
+        "forget10",
+        SETS,
+        metrics={
+            "retain_probability": Metric(0.9, True),
+            "forget_quality": forget_quality(dict(enumerate(ratios)), None),
+            "mia_loss": attack,
+            "mia_min_k": attack,
+            "mia_reference": reference_attack(attack, None),
+            "privleak": privleak(attack, None),
+            "entanglement_retain_cka": unavailable("no features of the model before unlearning", True),
+            "entanglement_retain_shift": unavailable("no features of the model before unlearning", False),
+        },
+        features=features or {},
+        feature_ids={name: list(range(len(rows))) for name, rows in (features or {}).items()},
+    )
+
+
+def features(forget, retain):
+    return {"forget": np.array(forget, dtype=np.float32), "retain": np.array(retain, dtype=np.float32)}
+
+
+def test_without_another_model_nothing_changes():
+    ours = an_evaluation()
+    assert with_relations(ours) == ours
+    assert [name for name, value in ours.values.items() if value is None] == [
+        "forget_quality",
+        "mia_reference",
+        "privleak",
+        "entanglement_retain_cka",
+        "entanglement_retain_shift",
+    ]
+
+
+def test_the_retrained_model_gives_forget_quality_and_privleak():
+    ours = an_evaluation()
+    retrained = an_evaluation("retrained", forget=(3.0, 4.0), holdout=(3.0, 4.0), ratios=(4.0, 5.0, 6.0))
+    related = with_relations(ours, retrained=retrained)
+    quality, leak = related.metrics["forget_quality"], related.metrics["privleak"]
+    assert quality.value == pytest.approx(2 / 20)
+    assert (quality.num_samples, quality.num_skipped) == (3, 1)  # the set has four rows
+    assert quality.values == {"forget": {0: 1.0, 1: 2.0, 2: 3.0}}
+    assert leak.value == pytest.approx(100 * ((1 - 1) - (1 - 0.5)) / (1 - 0.5))
+    assert {name for name in ours.metrics if related.metrics[name] != ours.metrics[name]} == {
+        "forget_quality",
+        "privleak",
+    }
+    assert replace(related, metrics={}) == replace(ours, metrics={})
+    assert list(related.metrics) == list(ours.metrics)
+    assert ours.values["forget_quality"] is None  # what was given stays as it was
+
+
+def test_the_retrained_model_against_itself_cannot_be_told_apart():
+    retrained = an_evaluation("retrained", forget=(1.0, 3.5))
+    related = with_relations(retrained, retrained=retrained)
+    assert (related.values["forget_quality"], related.values["privleak"]) == (1.0, 0.0)
+
+
+def test_privleak_reads_min_k_alone():
+    others = {"mia_loss": unavailable("no holdout rows", None)}
+    ours, retrained = (
+        replace(each, metrics=each.metrics | others)
+        for each in (an_evaluation(forget=(3.0, 4.0)), an_evaluation("retrained", forget=(1.0, 3.5)))
+    )
+    assert with_relations(ours, retrained=retrained).values["privleak"] == pytest.approx(100 * (0.5 - 0.25) / 0.25)
+
+
+def test_a_retrained_model_without_numbers_gives_none():
+    retrained = an_evaluation("retrained", forget=(), ratios=())
+    related = with_relations(an_evaluation(), retrained=retrained)
+    assert (related.values["forget_quality"], related.values["privleak"]) == (None, None)
+    assert related.metrics["privleak"].reason == (
+        "the retrained model's results lack it: no forget rows with this number"
+    )
+
+
+def test_the_model_before_gives_alignment_and_shift():
+    then = features([[1, 0], [-1, 0]], [[1, 0], [-1, 0], [0, 1], [0, -1]])
+    now = features([[1, 0], [-1, 0]], [[1, 0], [-1, 0], [2, 0], [2, 0]])  # the forget rows have no voice
+    related = with_relations(an_evaluation(features=now), before=an_evaluation("before", features=then))
+    assert related.values["entanglement_retain_shift"] == pytest.approx((0 + 0 + 1 + 1) / 4)
+    # Centred, now is 0, -2, 1, 1 along one line: X'X = 6, Y'Y = 2 I, X'Y = (2, 0).
+    assert related.values["entanglement_retain_cka"] == pytest.approx(4 / (6 * 2 * 2**0.5))
+    assert related.metrics["entanglement_retain_cka"].num_samples == 4
+    assert {name for name in related.metrics if related.metrics[name] != an_evaluation().metrics[name]} == {
+        "entanglement_retain_cka",
+        "entanglement_retain_shift",
+    }
+
+
+def test_the_model_before_against_itself_has_not_moved():
+    before = an_evaluation("before", features=features([[1, 0], [2, 1]], [[0, 1], [3, -1]]))
+    related = with_relations(before, before=before)
+    assert related.values["entanglement_retain_cka"] == pytest.approx(1)
+    assert related.values["entanglement_retain_shift"] == pytest.approx(0)
+
+
+def test_results_whose_features_are_lost_have_no_shift():
+    ours = an_evaluation(features=features([[1, 0]], [[0, 1]]))
+    related = with_relations(ours, before=an_evaluation("before"))
+    for name in ("entanglement_retain_cka", "entanglement_retain_shift"):
+        assert related.values[name] is None
+        assert related.metrics[name].reason == "no features of the model before unlearning"
+
+
+def test_the_reference_gives_its_attack():
+    reference = an_evaluation("base", forget=(0.0, 3.0), holdout=(3.5, 3.5))
+    related = with_relations(an_evaluation(), reference=reference)  # forget 1, -1 against holdout -0.5, 0.5
+    assert related.values["mia_reference"] == pytest.approx((0 + 0 + 1 + 1) / 4)
+    assert related.metrics["mia_reference"].values == {"forget": {0: 1.0, 1: -1.0}, "holdout": {0: -0.5, 1: 0.5}}
+    assert {name for name in related.metrics if related.metrics[name] != an_evaluation().metrics[name]} == {
+        "mia_reference"
+    }
+
+
+def test_a_suite_gets_no_metric_that_it_does_not_have():
+    few = replace(an_evaluation(), metrics={"retain_probability": Metric(0.9, True)})
+    other = an_evaluation("other", features=features([[1, 0]], [[0, 1]]))
+    assert with_relations(few, retrained=other, before=other, reference=other) == few
+
+
+def test_relations_are_the_same_from_files(tmp_path):
+    before = an_evaluation("before", features=features([[1, 0], [2, 1]], [[0, 1], [3, -1]]))
+    retrained = an_evaluation("retrained", forget=(2.5, 3.5), ratios=(2.0, 5.0, 6.0))
+    ours = an_evaluation(features=features([[1, 1], [2, 0]], [[0, 3], [3, 1]]))
+    read = {}
+    for each in (ours, before, retrained):
+        write_evaluation(tmp_path / f"{each.name}.json", each)
+        read[each.name] = read_evaluation(tmp_path / f"{each.name}.json")
+    others = {"retrained": retrained, "before": before, "reference": before}
+    from_files = {role: read[each.name] for role, each in others.items()}
+    related = with_relations(ours, **others)
+    assert with_relations(read["ours"], **from_files).metrics == related.metrics
+    assert None not in [related.values[name] for name in LATER]
+
+
+def test_what_a_suite_leaves_open_is_what_relations_need():
+    rows = [row(0.5, perturbed=(text(0.25),)), row(0.5, perturbed=(text(0.125),))]
+    parts = plan.likeness_to_retrained(set_of(*rows)) | plan.membership(set_of(*rows), set_of(*rows, name="holdout"))
+    metrics: dict[str, Metric] = {}
+    for name, compute in parts.items():
+        metrics[name] = compute(metrics)
+    assert metrics["forget_quality"].reason == metrics["privleak"].reason == "no results of a retrained model"
+    assert metrics["mia_reference"].reason == "no results of a reference model"
+    retrained = an_evaluation("retrained", forget=(1.0, 3.5))  # against holdout 3, 4: three pairs of four
+    related = with_relations(replace(an_evaluation(), metrics=metrics), retrained=retrained)
+    assert related.values["forget_quality"] == pytest.approx(2 / 10)  # 0.5 and 0.25, all below 1, 2 and 3
+    assert related.values["privleak"] == pytest.approx(100 * (0.5 - 0.25) / 0.25)
+
+
+@pytest.mark.parametrize("role", ["retrained", "before", "reference"])
+@pytest.mark.parametrize(
+    ("change", "got", "expected"),
+    [
+        ({"suite": "muse"}, "suite muse", "suite tofu"),
+        ({"split": "forget05"}, "split forget05", "split forget10"),
+        ({"split": None}, "split None", "split forget10"),
+        (
+            {"sets": SETS | {"retain": SetFacts(4, "d" * 16)}},
+            f"retain rows of fingerprint {'d' * 16}",
+            f"retain rows of fingerprint {'b' * 16}",
+        ),
+        (
+            {"sets": {name: SETS[name] for name in ("forget", "retain")}},
+            "holdout rows of fingerprint missing",
+            f"holdout rows of fingerprint {'c' * 16}",
+        ),
+        (
+            {"sets": SETS | {"world_facts": SetFacts(4, "d" * 16)}},
+            f"world_facts rows of fingerprint {'d' * 16}",
+            "world_facts rows of fingerprint missing",
+        ),
+    ],
+)
+def test_results_of_other_rows_are_refused(role, change, got, expected):
+    other = replace(an_evaluation("other"), **change)
+    with pytest.raises(DataError) as caught:
+        with_relations(an_evaluation(), **{role: other})
+    assert str(caught.value) == (
+        f"got --{role} with {got}; expected {expected}, that of ours; "
+        "evaluate both models on the same suite, split and rows"
+    )
+
+
+def test_results_of_the_same_rows_may_be_compared_whatever_else_differs():
+    check_same_rows(an_evaluation(), replace(an_evaluation("other"), metrics={}, run={"seed": 1}), "--retrained")
+
+
+def a_suite(answer="Aren", split="forget10"):
+    rows = [Row((Message("user", "Where?"),), answer)]
+    return Suite("custom", split, [RowSet("forget", rows)], dict)
+
+
+def test_rows_are_compared_before_a_model_is_run():
+    facts = {each.name: SetFacts(len(each.rows), each.fingerprint) for each in a_suite().row_sets}
+    results = Evaluation("retrained", "custom", "forget10", facts, metrics={})
+    results = replace(results, settings=plan_of(a_suite(), ScoringOptions(), "retrained").settings)
+    check_relations(plan_of(a_suite(), ScoringOptions(), "ours"), retrained=results, before=results)
+    check_relations(plan_of(a_suite(), ScoringOptions(), "ours"))
+    ours, theirs = a_suite("Bryle").row_sets[0].fingerprint, facts["forget"].fingerprint
+    with pytest.raises(DataError) as caught:
+        check_relations(plan_of(a_suite("Bryle"), ScoringOptions(), "ours"), before=results)
+    assert str(caught.value) == (
+        f"got --before with forget rows of fingerprint {theirs}; "
+        f"expected forget rows of fingerprint {ours}, that of ours; "
+        "evaluate both models on the same suite, split and rows"
+    )
+    with pytest.raises(DataError) as caught:
+        check_relations(plan_of(a_suite(split=None), ScoringOptions(), "ours"), retrained=results)
+    assert str(caught.value) == (
+        "got --retrained with split forget10; expected split None, that of ours; "
+        "evaluate both models on the same suite, split and rows"
+    )
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"prompt": (Message("user", "Who?"),)},
+        {"prompt": (Message("system", "Where?"),)},
+        {"prompt": ()},
+        {"answer": "Bryle"},
+        {"paraphrase": "In Aren"},
+        {"perturbed": ("Corvo",)},
+        {"alternatives": ("Corvo",)},
+    ],
+)
+def test_a_fingerprint_tells_each_text_of_a_row(change):
+    before = Row((Message("user", "Where?"),), "Aren")
+    prints = {RowSet("forget", [each]).fingerprint for each in (before, replace(before, **change))}
+    assert len(prints) == 2
+    assert RowSet("other", [before], max_length=9).fingerprint == RowSet("forget", [before]).fingerprint
+
+
+def test_a_fingerprint_tells_the_order_and_number_of_rows():
+    rows = [Row((), "Aren"), Row((), "Bryle")]
+    prints = {RowSet("forget", each).fingerprint for each in (rows, rows[::-1], rows[:1], rows + rows)}
+    assert len(prints) == 4
+    assert {len(each) for each in prints} == {16}
+
+
+def test_results_made_with_other_settings_are_refused():
+    ours = plan_of(a_suite(), ScoringOptions(), "ours")
+    theirs = plan_of(a_suite(), ScoringOptions(feature_layer=-1), "theirs")
+    with pytest.raises(DataError) as caught:
+        check_relations(ours, before=theirs)
+    assert str(caught.value) == (
+        "got --before with feature_layer -1; expected feature_layer 0.5, that of ours; "
+        "evaluate both models on the same suite, split and rows"
+    )
+    cut = replace(a_suite(), row_sets=[replace(each, max_length=64) for each in a_suite().row_sets])
+    with pytest.raises(DataError, match="with forget max_length 64; expected forget max_length 1024"):
+        check_relations(ours, retrained=plan_of(cut, ScoringOptions(), "theirs"))

@@ -1,0 +1,122 @@
+"""The report in a browser: headless Chromium, at the width of a desk and of a phone."""
+
+import json
+import shutil
+from dataclasses import replace
+
+import pytest
+from fixtures_report import HOSTILE, examples_of, make_evaluations
+
+from egup_trainer.report.page import write_report
+
+selenium = pytest.importorskip("selenium", reason="selenium is not installed")
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+CHROMEDRIVER = shutil.which("chromedriver")
+pytestmark = pytest.mark.skipif(
+    CHROMIUM is None or CHROMEDRIVER is None, reason="Chromium and chromedriver are not installed"
+)
+FLAGS = [
+    "--headless=new",
+    "--no-sandbox",
+    "--disable-gpu",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+]
+
+
+@pytest.fixture(scope="module")
+def report(tmp_path_factory):
+    """Path of a report with every section filled."""
+    *evaluations, retrained = [
+        replace(evaluation, examples=examples_of(evaluation.name))
+        for group in make_evaluations()
+        for evaluation in (group if isinstance(group, list) else [group])
+    ]
+    path = tmp_path_factory.mktemp("report") / "report.html"
+    write_report(path, evaluations, retrained, show_examples=True)
+    return path
+
+
+@pytest.fixture(scope="module")
+def browser(tmp_path_factory):
+    """A Chromium that logs its console and its requests."""
+    from selenium import webdriver
+    from selenium.webdriver.chrome.service import Service
+
+    options = webdriver.ChromeOptions()
+    options.binary_location = CHROMIUM
+    for flag in [*FLAGS, f"--user-data-dir={tmp_path_factory.mktemp('profile')}"]:
+        options.add_argument(flag)
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
+    driver = webdriver.Chrome(options=options, service=Service(CHROMEDRIVER))
+    yield driver
+    driver.quit()
+
+
+@pytest.fixture(params=[1280, 390], ids=["desk", "phone"])
+def opened(request, browser, report):
+    """(browser with the report open, width in pixels)."""
+    metrics = {"width": request.param, "height": 900, "deviceScaleFactor": 1, "mobile": request.param < 500}
+    browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", metrics)
+    for log in ("browser", "performance"):
+        browser.get_log(log)  # empties it
+    browser.get(report.as_uri())
+    return browser, request.param
+
+
+def requested(browser) -> set[str]:
+    messages = [json.loads(entry["message"])["message"] for entry in browser.get_log("performance")]
+    sent = (message["params"] for message in messages if message["method"] == "Network.requestWillBeSent")
+    return {each["request"]["url"] for each in sent if not each["request"]["url"].startswith("data:")}
+
+
+def test_the_page_shows_all_asks_for_nothing_and_reports_no_error(opened, report):
+    browser, _ = opened
+    seen = browser.execute_script(
+        "return [...document.querySelectorAll('section')].map(each => [each.id, each.innerText.trim().length > 0, "
+        "each.getBoundingClientRect().height > 40, each.getBoundingClientRect().width > 200])"
+    )
+    assert [section[0] for section in seen] == [
+        "summary",
+        "table",
+        "tradeoff",
+        "truth-ratios",
+        "forget-rows",
+        "features",
+        "training",
+        "examples",
+        "facts",
+    ]
+    assert all(all(section[1:]) for section in seen)
+    images = "return [...document.images].map(each => each.complete && each.naturalWidth > 0 && each.width > 200)"
+    loaded = browser.execute_script(images)
+    assert len(loaded) == 26
+    assert all(loaded)
+    assert requested(browser) == {report.as_uri()}
+    assert browser.get_log("browser") == []
+
+
+def test_nothing_sticks_out_of_the_page(opened):
+    browser, width = opened
+    assert browser.execute_script("return window.innerWidth") == width
+    assert browser.execute_script("return document.documentElement.scrollWidth") <= width
+
+
+def test_markup_in_a_row_makes_no_element(opened):
+    browser, _ = opened
+    assert browser.title == "Unlearning report"
+    assert browser.execute_script("return document.querySelectorAll('script, section b').length") == 0
+    assert f"Q {HOSTILE}" in browser.execute_script("return document.querySelector('#examples').innerText")
+
+
+def test_a_wide_table_scrolls_by_itself_and_keeps_its_first_column(opened):
+    browser, width = opened
+    box = "document.querySelector('#table .scroll')"
+    first = f"{box}.querySelector('tbody tr:nth-child(2) th').getBoundingClientRect().left"
+    before = browser.execute_script(f"return {first}")
+    browser.execute_script(f"{box}.scrollLeft = 150")
+    scrolled = browser.execute_script(f"return {box}.scrollLeft")
+    assert scrolled == (150 if width == 390 else 0)
+    assert browser.execute_script(f"return {first}") == pytest.approx(before, abs=1)

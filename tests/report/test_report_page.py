@@ -1,0 +1,222 @@
+"""The report's files: every section, texts escaped, nothing from elsewhere, whole or not at all."""
+
+import json
+import re
+import stat
+from dataclasses import replace
+from html.parser import HTMLParser
+
+import pytest
+from fixtures_report import HOSTILE, examples_of, make_evaluation, make_evaluations
+
+from egup_trainer.evaluation.evaluation import Evaluation
+from egup_trainer.evaluation.metric import Metric
+from egup_trainer.report import page
+from egup_trainer.report.facts import fact_groups
+from egup_trainer.report.models import Comparison
+from egup_trainer.report.page import render_page, write_report
+from egup_trainer.report.table import table_parts
+
+SECTIONS = ["summary", "table", "tradeoff", "truth-ratios", "forget-rows", "features", "training", "examples", "facts"]
+
+
+class Page(HTMLParser):
+    """What a browser makes of the HTML: elements, addresses, and the text of each section."""
+
+    def __init__(self, html: str):
+        super().__init__()
+        self.tags, self.addresses, self.images, self.open = [], [], [], []
+        self.sections: dict[str, str] = {}
+        self.links: list[str] = []
+        self.bold: list[str] = []
+        self.feed(html)
+        self.close()
+
+    def handle_starttag(self, tag, attributes):
+        attributes = dict(attributes)
+        self.tags.append(tag)
+        self.addresses += [
+            attributes[name] for name in ("src", "href", "srcset", "action", "data") if name in attributes
+        ]
+        if tag == "img":
+            self.images.append(attributes)
+        if tag == "section":
+            self.sections[attributes["id"]] = ""
+        self.open.append((tag, attributes.get("class", "")))
+        if tag in ("meta", "link", "img", "wbr", "br"):
+            self.open.pop()
+
+    def handle_endtag(self, tag):
+        while self.open and self.open.pop()[0] != tag:
+            pass
+
+    def handle_data(self, data):
+        if self.sections and any(tag == "section" for tag, _ in self.open):
+            self.sections[list(self.sections)[-1]] += data
+        if ("strong", "best") in self.open:
+            self.bold.append(data)
+
+
+def render(evaluations, retrained=None, show_examples=False, title="Title") -> str:
+    comparison = Comparison.of(evaluations, retrained)
+    return render_page(comparison, table_parts(comparison), show_examples=show_examples, title=title)
+
+
+def with_examples(evaluation: Evaluation) -> Evaluation:
+    return replace(evaluation, examples=examples_of(evaluation.name))
+
+
+@pytest.fixture(scope="module")
+def html():
+    """The report on the invented models, with examples."""
+    evaluations, retrained = make_evaluations()
+    return render(list(map(with_examples, evaluations)), with_examples(retrained), show_examples=True)
+
+
+@pytest.fixture(scope="module")
+def read(html):
+    """The same as a `Page`."""
+    return Page(html)
+
+
+@pytest.fixture
+def small():
+    """Two models with one metric each: quick to write."""
+    return [Evaluation(name, "custom", None, {}, {"forget_rouge": Metric(0.5, False)}) for name in ("x", "y")]
+
+
+def test_every_section_is_there_and_in_the_contents(read):
+    assert list(read.sections) == SECTIONS
+    assert [address for address in read.addresses if address.startswith("#") and "note" not in address] == [
+        f"#{name}" for name in SECTIONS
+    ]
+    assert all(text.strip() for text in read.sections.values())
+
+
+def test_nothing_comes_from_elsewhere_and_nothing_runs(html, read):
+    assert all(address.startswith(("data:", "#")) for address in read.addresses)
+    assert not {"script", "iframe", "object", "embed", "form", "base"} & set(read.tags)
+    assert set(read.tags) >= {"html", "style", "table", "img"}
+    without_images = re.sub(r'src="data:[^"]*"', "", html)
+    assert "http" not in without_images
+    assert "url(" not in without_images
+    assert "@import" not in without_images
+
+
+def test_texts_of_rows_stay_text(html, read):
+    assert "<script" not in html
+    assert f"Q {HOSTILE}" in read.sections["examples"]
+    assert f"A {HOSTILE}" in read.sections["examples"]
+    assert read.sections["examples"].count(f"G {HOSTILE}") == 4
+    assert "b" not in read.tags
+
+
+def test_all_that_comes_from_results_is_escaped():
+    evaluation = Evaluation(
+        f"name {HOSTILE}",
+        f"suite {HOSTILE}",
+        f"split {HOSTILE}",
+        {},
+        {f"metric {HOSTILE}": Metric(None, True, reason=f"reason {HOSTILE}"), "retain_rouge": Metric(0.5, True)},
+        training=[{"step": 1, f"term {HOSTILE}": 1.0}],
+        run={f"fact {HOSTILE}": f"value {HOSTILE}"},
+    )
+    html = render([evaluation], title=f"title {HOSTILE}")
+    assert "<script" not in html
+    assert "<b>" not in html
+    for word in ("name", "suite", "split", "metric", "reason", "term", "fact", "value", "title"):
+        assert f"{word} &lt;script&gt;" in html
+
+
+def test_every_picture_is_there_and_said_in_words(read):
+    # Two of the whole, one a method, one a model, one a logged term.
+    assert len(read.images) == 2 + 2 + 4 + 18
+    for image in read.images:
+        assert image["src"].startswith("data:image/svg+xml;base64,")
+        assert len(image["alt"]) > 20
+
+
+def test_the_best_is_bold_and_no_number_of_the_other_models_is(read):
+    forget = make_evaluation("egup_clreg").values["forget_probability"]
+    assert f"{forget:.3f}" in read.bold
+    assert "1.000" not in read.bold  # forget quality of the retrained model
+    assert "0.938" not in read.bold
+
+
+def test_values_stand_with_interval_distance_rows_and_reasons(read):
+    table = " ".join(read.sections["table"].split())
+    metric = make_evaluation("egup_clreg").metrics["forget_probability"]
+    low, high = metric.interval
+    distance = abs(metric.value - make_evaluation("retrained").values["forget_probability"])
+    assert f"{metric.value:.3f}[{low:.3f}, {high:.3f}]Δ {distance:.3f}" in table
+    assert "≈ Truth ratio56 of 60 rows" in table
+    assert "n/a 1" in table
+    assert "gradient norms were not asked for" in table
+    assert "ProbabilityHow likely the answer is: exp of its mean token log-likelihood." in table
+
+
+def test_the_summary_says_what_the_numbers_mean_and_that_nothing_is_guaranteed(html, read):
+    assert "egup_clreg: forget probability 0.045 (retrained 0.064, before 0.938); model utility" in (
+        " ".join(read.sections["summary"].split())
+    )
+    assert html.count("Approximate unlearning: no formal guarantee.") == 2
+
+
+def test_texts_are_shown_only_on_demand():
+    evaluations = list(map(with_examples, (make_evaluation("before"), make_evaluation("egup_clreg"))))
+    html = render(evaluations)
+    assert "Corvo" not in html
+    assert "Texts of rows stay out of a report unless you ask for them" in html
+    html = render([replace(evaluation, examples={}) for evaluation in evaluations], show_examples=True)
+    assert "The result files hold no texts." in html
+
+
+def test_sections_without_numbers_say_why_and_what_to_do():
+    page = Page(render([Evaluation("alone", "custom", None, {}, {})]))
+    for name in SECTIONS[1:-1]:
+        assert re.search(r"[Ee]valuate", page.sections[name])
+    assert "No retrained model was given" in page.sections["summary"]
+    assert page.images == []
+
+
+def test_facts_in_common_stand_once():
+    evaluations, retrained = make_evaluations()
+    groups = fact_groups(Comparison.of(evaluations, retrained))
+    assert list(groups) == ["run", "rows", "versions", "machine"]
+    common = {fact.name: fact.in_common for facts in groups.values() for fact in facts}
+    assert common["suite"] == "tofu"
+    assert common["forget"] == "60, fingerprint 000000000000000b"
+    assert common["torch"] == "2.13.0"
+    assert common["seed"] == "0"
+    assert common["command"] is None
+    other = replace(retrained, name="other", run={"seed": None, "machine": {"gpus": {"first": "A"}, "flags": ["x", 1]}})
+    groups = fact_groups(Comparison.of([retrained], other))
+    by_name = {fact.name: fact.values for facts in groups.values() for fact in facts}
+    assert by_name["seed"] == {"retrained": "0", "other": "-"}
+    assert by_name["gpus: first"] == {"retrained": "-", "other": "A"}
+    assert by_name["flags"] == {"retrained": "-", "other": "x 1"}
+
+
+def test_three_files_are_written_whole_into_a_new_folder(small, tmp_path):
+    path = tmp_path / "new" / "report.html"
+    written = write_report(path, small, show_examples=False, title="My title")
+    assert sorted(tmp_path.rglob("*.*")) == sorted(written)
+    assert [each.name for each in written] == ["report.html", "report.json", "report.csv"]
+    assert "<title>My title</title>" in path.read_text(encoding="utf-8")
+    assert json.loads(written[1].read_text(encoding="utf-8"))["metrics"]["forget_rouge"]["y"]["value"] == 0.5
+    assert written[2].read_text(encoding="utf-8").splitlines()[1] == "x,forget_rouge,0.5,,,0,0,,,False"
+
+
+def test_files_with_texts_of_rows_are_for_the_user_alone(small, tmp_path):
+    for show_examples, others_may_read in ((False, True), (True, False)):
+        for path in write_report(tmp_path / "report.html", small, show_examples=show_examples):
+            assert bool(stat.S_IMODE(path.stat().st_mode) & 0o044) is others_may_read
+
+
+def test_if_one_file_cannot_be_made_the_old_ones_stay(small, tmp_path, monkeypatch):
+    path = tmp_path / "report.html"
+    old = {each: each.read_text() for each in write_report(path, small)}
+    monkeypatch.setattr(page, "to_csv", lambda parts: "\ud800")  # what no file can hold
+    with pytest.raises(UnicodeEncodeError):
+        write_report(path, [*small, Evaluation("new", "custom", None, {}, {})])
+    assert {each: each.read_text() for each in old} == old
