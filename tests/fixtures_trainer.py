@@ -32,13 +32,14 @@ def config(tmp_path):
 def make_trainer(make_model, tokenizer, config):
     """make_trainer(**options): an EGUPTrainer on 10 forget, 13 retain and, unless proxies=False, 6 proxy rows."""
 
-    def make(model=None, proxies=True, forget=10, callbacks=None, peft_config=None, **options):
+    def make(model=None, proxies=True, forget=10, callbacks=None, peft_config=None, eval_dataset=None, **options):
         return EGUPTrainer(
             model if model is not None else make_model(),
             config(**options),
             forget_dataset=qa_rows(0, forget),
             retain_dataset=qa_rows(20, 33),
             proxy_dataset=qa_rows(40, 46) if proxies else None,
+            eval_dataset=eval_dataset,
             processing_class=tokenizer,
             callbacks=callbacks,
             peft_config=peft_config,
@@ -61,6 +62,15 @@ def make_plain_trainer(make_model, tokenizer, config):
         )
 
     return make
+
+
+@pytest.fixture
+def base(make_model, tokenizer, tmp_path):
+    """Folder of a saved tiny model."""
+    folder = tmp_path / "models" / "base"
+    make_model().save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
 
 
 def weights_of(trainer) -> dict:

@@ -1,5 +1,7 @@
 """How far forget and retain features overlap at a layer, and how far they moved from the model before unlearning."""
 
+from collections.abc import Callable
+
 import numpy as np
 
 from egup_trainer.evaluation.metric import Metric, auc_metric, mean_metric, unavailable
@@ -7,6 +9,7 @@ from egup_trainer.evaluation.metric import Metric, auc_metric, mean_metric, unav
 _FOLDS = 5
 _NO_FEATURES = "features were not read for both forget and retain rows"
 _NOT_FINITE = "no features are finite numbers"
+_SAME_MEAN = "forget and retain features have the same mean, so that the ratio is infinite"
 _NO_BEFORE = "no features of the model before unlearning"
 
 
@@ -19,20 +22,14 @@ def variance_ratio(forget: np.ndarray | None, retain: np.ndarray | None) -> Metr
     Args:
         forget, retain: features, shapes (F, d) and (R, d), or None.
     """
-    if forget is None or retain is None:
-        return unavailable(_NO_FEATURES, None)
-    num_rows = len(forget) + len(retain)
-    forget, retain = (_finite_rows(rows.astype(np.float64)) for rows in (forget, retain))
-    if not len(forget) or not len(retain):
-        return unavailable(_NOT_FINITE, None)
-    means = forget.mean(axis=0), retain.mean(axis=0)
-    overall = np.concatenate([forget, retain]).mean(axis=0)
-    within = sum(np.square(rows - mean).sum(axis=1).mean() for rows, mean in zip((forget, retain), means, strict=True))
-    between = sum(np.square(mean - overall).sum() for mean in means)
-    if between == 0:
-        return unavailable("forget and retain features have the same mean, so that the ratio is infinite", None)
-    used = len(forget) + len(retain)
-    return Metric(float(within / between), None, num_samples=used, num_skipped=num_rows - used)
+
+    def ratio(forget: np.ndarray, retain: np.ndarray) -> float | str:
+        overall = np.concatenate([forget, retain]).mean(axis=0)
+        within = sum(np.square(rows - rows.mean(axis=0)).sum(axis=1).mean() for rows in (forget, retain))
+        between = sum(np.square(rows.mean(axis=0) - overall).sum() for rows in (forget, retain))
+        return float(within / between) if between else _SAME_MEAN
+
+    return _of_both(forget, retain, ratio)
 
 
 def probe_auc(forget: np.ndarray | None, retain: np.ndarray | None) -> Metric:
@@ -76,20 +73,15 @@ def overlap(forget: np.ndarray | None, retain: np.ndarray | None) -> Metric:
     Args:
         forget, retain: features, shapes (F, d) and (R, d), or None.
     """
-    if forget is None or retain is None:
-        return unavailable(_NO_FEATURES, None)
-    num_rows = len(forget) + len(retain)
-    forget, retain = (_finite_rows(rows.astype(np.float64)) for rows in (forget, retain))
-    if not len(forget) or not len(retain):
-        return unavailable(_NOT_FINITE, None)
-    forget, retain = forget - forget.mean(axis=0), retain - retain.mean(axis=0)
-    # |X_f X_r^T|^2 = tr(C_f C_r) F R, without a matrix of d x d.
-    norms = np.linalg.norm(forget @ forget.T) * np.linalg.norm(retain @ retain.T)
-    if norms == 0:
-        return unavailable("all rows of a set have the same features", None)
-    used = len(forget) + len(retain)
-    value = np.linalg.norm(forget @ retain.T) ** 2 / norms
-    return Metric(float(value), None, num_samples=used, num_skipped=num_rows - used)
+
+    def alignment(forget: np.ndarray, retain: np.ndarray) -> float | str:
+        forget, retain = forget - forget.mean(axis=0), retain - retain.mean(axis=0)
+        # |X_f X_r^T|^2 is tr(C_f C_r) up to the numbers of rows, which cancel; no matrix of d x d is made.
+        norms = np.linalg.norm(forget @ forget.T) * np.linalg.norm(retain @ retain.T)
+        shared = np.linalg.norm(forget @ retain.T) ** 2
+        return float(shared / norms) if norms else "all rows of a set have the same features"
+
+    return _of_both(forget, retain, alignment)
 
 
 def centred_kernel_alignment(features: np.ndarray | None, before: np.ndarray | None) -> Metric:
@@ -135,6 +127,20 @@ def retain_shift(retain: np.ndarray | None, before: np.ndarray | None) -> Metric
     return mean_metric(
         "retain", values, num_rows=len(retain), higher_is_better=False, without="there are no retain rows"
     )
+
+
+def _of_both(
+    forget: np.ndarray | None, retain: np.ndarray | None, number: Callable[[np.ndarray, np.ndarray], float | str]
+) -> Metric:
+    """A number of the finite rows of both sets, in float64; where it is a text, that is why there is none."""
+    if forget is None or retain is None:
+        return unavailable(_NO_FEATURES, None)
+    sound = [_finite_rows(rows.astype(np.float64)) for rows in (forget, retain)]
+    found = number(*sound) if all(map(len, sound)) else _NOT_FINITE
+    if isinstance(found, str):
+        return unavailable(found, None)
+    used = sum(map(len, sound))
+    return Metric(found, None, num_samples=used, num_skipped=len(forget) + len(retain) - used)
 
 
 def _finite_rows(features: np.ndarray) -> np.ndarray:

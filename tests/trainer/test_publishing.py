@@ -23,15 +23,6 @@ TEXTS = [value.encode() for row in qa_rows(0, 46) for value in row.values()]
 
 
 @pytest.fixture
-def base(make_model, tokenizer, tmp_path):
-    """Folder of a saved tiny model."""
-    folder = tmp_path / "models" / "base"
-    make_model().save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
-    return folder
-
-
-@pytest.fixture
 def hub(monkeypatch):
     """A hub that keeps what would be uploaded: `hub.files` (bytes by name), `hub.repository`."""
     hub = SimpleNamespace(files={}, repository=None)

@@ -14,15 +14,6 @@ from egup_trainer.data.tokenization import tokenize
 from egup_trainer.trainer.record import fingerprint, make_record, read_record, saved_step, write_record
 
 
-@pytest.fixture
-def base(make_model, tokenizer, tmp_path):
-    """Folder of a saved tiny model."""
-    folder = tmp_path / "models" / "base"
-    make_model().save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
-    return folder
-
-
 def test_the_record_of_a_run(make_trainer, base):
     trainer = make_trainer(
         str(base),
