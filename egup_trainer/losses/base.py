@@ -41,6 +41,7 @@ class ForgetLoss(ABC):
     Attributes:
         needs: what must be known of the model before unlearning.
         unit: scale of the loss; the penalty form of the proxy constraint follows it.
+        reads_logits: whether it reads `outputs.logits`, the model's own distributions.
         pulls_back: whether a negative weight makes sense, that is: minus the loss is a sound way to learn a row again.
         default_retain_loss: the retain loss that the objective is used with unless the user names one.
 
@@ -54,6 +55,7 @@ class ForgetLoss(ABC):
 
     needs: frozenset[Need] = frozenset()
     unit: Unit = Unit.MEAN
+    reads_logits: bool = False
     pulls_back: bool = True
     default_retain_loss: str = "nll"
 

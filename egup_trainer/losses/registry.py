@@ -6,9 +6,12 @@ from typing import TypeVar
 
 from egup_trainer.errors import ConfigError
 from egup_trainer.losses.base import ForgetLoss, RetainLoss
+from egup_trainer.losses.forget.finetune import FineTune
 from egup_trainer.losses.forget.gradient_ascent import GradientAscent, GradientDifference
 from egup_trainer.losses.forget.npo import NPO
+from egup_trainer.losses.forget.self_targets import CEU, UNDIAL
 from egup_trainer.losses.forget.simnpo import SimNPO
+from egup_trainer.losses.forget.weighted_ascent import WGA, SatImp
 from egup_trainer.losses.retain import RetainKL, RetainNLL
 
 
@@ -19,6 +22,11 @@ class Objective(str, Enum):
     GRAD_DIFF = "grad_diff"
     NPO = "npo"
     SIMNPO = "simnpo"
+    WGA = "wga"
+    SATIMP = "satimp"
+    CEU = "ceu"
+    UNDIAL = "undial"
+    FINETUNE = "finetune"
 
 
 class RetainObjective(str, Enum):
@@ -34,6 +42,11 @@ _FORGET: dict[str, type[ForgetLoss]] = {
     Objective.GRAD_DIFF: GradientDifference,
     Objective.NPO: NPO,
     Objective.SIMNPO: SimNPO,
+    Objective.WGA: WGA,
+    Objective.SATIMP: SatImp,
+    Objective.CEU: CEU,
+    Objective.UNDIAL: UNDIAL,
+    Objective.FINETUNE: FineTune,
 }
 _RETAIN: dict[str, type[RetainLoss] | None] = {
     RetainObjective.NLL: RetainNLL,

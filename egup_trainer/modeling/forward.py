@@ -101,7 +101,7 @@ class AnswerReader:
         logps = -nn.functional.cross_entropy(logits.float(), targets, reduction="none")  # (N,)
         counts = torch.bincount(rows, minlength=len(labels)).float()  # (B,)
         features = _pool(captured[0], positions + 1, rows, counts) if with_features else None
-        return AnswerOutputs(logps, rows, counts, features, logits.float() if keep_logits else None)
+        return AnswerOutputs(logps, rows, counts, features, logits.float() if keep_logits else None, targets)
 
 
 def check_positions(model: Any, needed: int, what: str, fix: str) -> None:

@@ -1,5 +1,6 @@
 """What one forward pass yields: the only thing of a model that losses and guidance ever see."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from torch import Tensor
@@ -15,6 +16,7 @@ class AnswerOutputs:
         num_tokens: answer tokens n_i of each row, shape (B,), float32.
         features: mean of the hidden states at a row's answer tokens, shape (B, d), or None if not asked for.
         logits: logits at the answer positions, shape (N, V), or None if not asked for.
+        token_ids: the answer tokens themselves, shape (N,), int64, or None if not asked for.
 
     Example:
         >>> import torch
@@ -28,6 +30,7 @@ class AnswerOutputs:
     num_tokens: Tensor
     features: Tensor | None = None
     logits: Tensor | None = None
+    token_ids: Tensor | None = None
 
     def sum_per_row(self, token_values: Tensor) -> Tensor:
         """Sum over each row's tokens: (N,) -> (B,)."""
@@ -45,20 +48,22 @@ class AnswerOutputs:
 
     def split(self, sizes: list[int]) -> list["AnswerOutputs"]:
         """Parts of consecutive rows, of the given numbers of rows."""
-        row_parts = self.num_tokens.split(sizes)
-        token_sizes = [int(part.sum()) for part in row_parts]
-        features = self.features.split(sizes) if self.features is not None else [None] * len(sizes)
-        logits = self.logits.split(token_sizes) if self.logits is not None else [None] * len(sizes)
+        token_sizes = [int(part.sum()) for part in self.num_tokens.split(sizes)]
         starts = [sum(sizes[:place]) for place in range(len(sizes))]
+
+        def cut(values: Tensor | None, lengths: list[int]) -> Sequence[Tensor | None]:
+            return values.split(lengths) if values is not None else [None] * len(sizes)
+
         return [
-            AnswerOutputs(logps, rows - start, counts, part_features, part_logits)
-            for logps, rows, start, counts, part_features, part_logits in zip(
+            AnswerOutputs(logps, rows - start, *others)
+            for logps, rows, start, *others in zip(
                 self.token_logps.split(token_sizes),
                 self.token_rows.split(token_sizes),
                 starts,
-                row_parts,
-                features,
-                logits,
+                self.num_tokens.split(sizes),
+                cut(self.features, sizes),
+                cut(self.logits, token_sizes),
+                cut(self.token_ids, token_sizes),
                 strict=True,
             )
         ]

@@ -61,7 +61,9 @@ class UnlearnConfig(TrainingArguments):
     remove_unused_columns: bool = _option(False, "Kept off: rows are tokenized by the trainer.")
 
     objective: str = _option(
-        "npo", "Forget objective: grad_ascent, grad_diff, npo, simnpo, or a registered loss of your own."
+        "npo",
+        "Forget objective: grad_ascent, grad_diff, npo, simnpo, wga, satimp, ceu, undial, finetune (retain rows "
+        "alone), or a registered loss of your own.",
     )
     retain_loss: str | None = _option(
         None,
@@ -73,6 +75,10 @@ class UnlearnConfig(TrainingArguments):
     npo_beta: float = _option(0.1, "NPO: inverse temperature beta, per nat of a whole answer; above 0.")
     simnpo_beta: float = _option(4.5, "SimNPO: inverse temperature beta, per nat of a token; above 0.")
     simnpo_delta: float = _option(0.0, "SimNPO: margin delta by which an answer must be unlikely; 0 or more.")
+    wga_beta: float = _option(1.0, "WGA: power of a token's probability that weighs it (beta); 0 or more.")
+    satimp_beta1: float = _option(5.0, "SatImp: power of a token's probability (beta1); 0 or more.")
+    satimp_beta2: float = _option(1.0, "SatImp: power of 1 minus a token's probability (beta2); 0 or more.")
+    undial_strength: float = _option(10.0, "UNDIAL: by how much the answer's logit is lowered, nats; above 0.")
     max_length: int = _option(
         1024, "Most tokens in a sample, 8 or more. Longer answers are cut, longer plain texts split."
     )
@@ -99,7 +105,8 @@ class UnlearnConfig(TrainingArguments):
 
     def _validate(self) -> None:
         check_range(self, ("forget_weight", "retain_weight", "simnpo_delta"), low=0)
-        check_range(self, ("npo_beta", "simnpo_beta"), low=0, low_is_allowed=False)
+        check_range(self, ("wga_beta", "satimp_beta1", "satimp_beta2"), low=0)
+        check_range(self, ("npo_beta", "simnpo_beta", "undial_strength"), low=0, low_is_allowed=False)
         check_range(self, ("max_length",), low=8, whole=True)
         _refuse_reentrant_checkpointing(self)
         _refuse_to_publish_features(self)
@@ -157,6 +164,14 @@ class EGUPConfig(UnlearnConfig):
     proxy_lambda: float = _option(2.0, "Strength of the proxy constraint (lambda); 0 or more.")
     proxy_temperature: float = _option(0.2, "Width of the boundary (T), nats per token; above 0.")
 
+    stop_at_boundary: bool = _option(
+        False,
+        "Stop at the end of an epoch once forget rows cannot be told from the proxies, while retain rows hold.",
+    )
+    stop_retain_rise: float = _option(
+        0.1, "stop_at_boundary: most that the retain rows' loss may have risen, nats per token; 0 or more."
+    )
+
     clreg_weight: float = _option(0.0, "Weight of the contrastive regulariser CLReg; 0 switches it off.")
     clreg_temperature: float = _option(0.2, "CLReg: temperature (tau_c), in cosine units; above 0.")
     clreg_positives: ClregPositives = _option(
@@ -180,7 +195,7 @@ class EGUPConfig(UnlearnConfig):
             setattr(self, name, choose(choices, getattr(self, name), name))
         check_range(self, ("inter_neighbors", "bank_size", "proxy_neighbors"), low=1, whole=True)
         check_range(self, ("cache_dim",), low=2, whole=True)
-        check_range(self, ("proxy_lambda", "clreg_weight", "clreg_retain_anchor"), low=0)
+        check_range(self, ("proxy_lambda", "clreg_weight", "clreg_retain_anchor", "stop_retain_rise"), low=0)
         check_range(self, ("inter_clip_min",), low=0, high=1)
         check_range(self, ("inter_clip_max",), low=1)
         temperatures = ("inter_temperature", "intra_temperature", "proxy_temperature", "clreg_temperature")

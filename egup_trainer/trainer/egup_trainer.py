@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from transformers import TrainerCallback
 
 from egup_trainer.data.tokenization import RowDataset, check_disjoint, check_paraphrases
+from egup_trainer.errors import DataError
 from egup_trainer.guidance.embedding_cache import EmbeddingCache
 from egup_trainer.guidance.features import FeatureSpace
 from egup_trainer.guidance.guide import Guide, Sight
@@ -22,9 +23,11 @@ from egup_trainer.trainer.noise import view_noise
 from egup_trainer.trainer.preparation import check_args, prepare_dataset, tokenizer_of
 from egup_trainer.trainer.scanning import ScanRequest
 from egup_trainer.trainer.step import StepCounts
+from egup_trainer.trainer.stopping import StopAtBoundary
 from egup_trainer.trainer.unlearn_trainer import UnlearnTrainer
 
 logger = logging.getLogger(__name__)
+_RETAIN_BEFORE = "retain_nll_before"
 
 
 class EGUPTrainer(UnlearnTrainer):
@@ -73,6 +76,7 @@ class EGUPTrainer(UnlearnTrainer):
         self.proxy_rows = self._prepare_proxies(proxy_dataset, forget_dataset, tokenizer, args)
         self.guide: Guide | None = None
         self._sights: list[Sight] = []
+        self._retain_nll_before: Tensor | None = None
         super().__init__(
             model,
             args,
@@ -85,24 +89,35 @@ class EGUPTrainer(UnlearnTrainer):
             optimizers=optimizers,
             compute_metrics=compute_metrics,
         )
+        if args.stop_at_boundary:
+            self.add_callback(StopAtBoundary(self))
         if args.proxy_constraint and self.proxy_rows is None and self.is_world_process_zero():
             logger.warning("No proxy rows were given: training without the proxy constraint.")
 
     def _prepare_proxies(
         self, dataset: Any, forget_rows: RowDataset, tokenizer: Any, args: EGUPConfig
     ) -> RowDataset | None:
-        if dataset is None or not args.proxy_constraint:
+        if dataset is None and args.stop_at_boundary:
+            raise DataError(
+                got="no proxy set with stop_at_boundary",
+                expected="rows that the model never saw, to tell when forget rows look like them",
+                fix="give proxy_dataset (--proxy)",
+            )
+        if dataset is None or not (args.proxy_constraint or args.stop_at_boundary):
             return None
         rows = prepare_dataset(dataset, "proxy set", tokenizer, args)
         check_disjoint(forget_rows, "forget set", rows, "proxy set")
         return rows
 
     def _needs_retain_rows(self, args: EGUPConfig) -> bool:
-        return super()._needs_retain_rows(args) or self._reads_features(args)
+        return super()._needs_retain_rows(args) or self._reads_features(args) or args.stop_at_boundary
 
     def _reads_features(self, args: EGUPConfig) -> bool:
-        nearest = self.proxy_rows is not None and args.proxy_match is ProxyMatch.NEAREST
+        nearest = self._is_bounded(args) and args.proxy_match is ProxyMatch.NEAREST
         return bool(args.inter_entanglement or args.intra_entanglement or args.clreg_weight or nearest)
+
+    def _is_bounded(self, args: EGUPConfig) -> bool:
+        return args.proxy_constraint and self.proxy_rows is not None
 
     def _positives(self) -> str | None:
         drawn_to = self.args.clreg_positives
@@ -123,22 +138,28 @@ class EGUPTrainer(UnlearnTrainer):
 
     def scan_requests(self) -> dict[str, ScanRequest]:
         """The forget rows, a seeded sample of the retain rows as large as the bank, and the proxies."""
-        requests = super().scan_requests()
-        if self._reads_features(self.args):
-            generator = torch.Generator().manual_seed(self.args.seed)
-            sample = torch.randperm(len(self.retain_rows), generator=generator)[: self.args.bank_size].sort().values
+        requests, reads = super().scan_requests(), self._reads_features(self.args)
+        if reads:
             requests["forget"] = ScanRequest(self.forget_rows, torch.arange(len(self.forget_rows)), with_features=True)
-            requests["retain"] = ScanRequest(self.retain_rows, sample, with_features=True)
-        if self.proxy_rows is not None:
+        if reads or self.args.stop_at_boundary:
+            requests["retain"] = ScanRequest(self.retain_rows, self._retain_sample(), with_features=reads)
+        if self._is_bounded(self.args):
             nearest = self.args.proxy_match is ProxyMatch.NEAREST
             requests["proxy"] = ScanRequest(self.proxy_rows, torch.arange(len(self.proxy_rows)), nearest)
         return requests
+
+    def _retain_sample(self) -> Tensor:
+        """As many retain rows as the bank holds, drawn with the run's seed; their ids in order."""
+        generator = torch.Generator().manual_seed(self.args.seed)
+        return torch.randperm(len(self.retain_rows), generator=generator)[: self.args.bank_size].sort().values
 
     def use_scan(self, scores: dict[str, RowScores]) -> None:
         """Builds the feature cache, the retain bank and the boundary."""
         super().use_scan(scores)
         device, cache, space = self.args.device, None, None
-        if "retain" in scores:
+        if self.args.stop_at_boundary:
+            self._retain_nll_before = scores["retain"].mean_nll.mean()
+        if self._reads_features(self.args):
             retain = scores["retain"].features.to(device)
             space = FeatureSpace.fit(retain, self.args.cache_dim, self.args.seed)
             cache = EmbeddingCache.build(
@@ -150,8 +171,13 @@ class EGUPTrainer(UnlearnTrainer):
                 neighbors=self.args.inter_neighbors,
                 bank_size=self.args.bank_size,
             )
-        boundary = None if self.proxy_rows is None else self._boundary(scores, space).to(device)
+        boundary = self._boundary(scores, space).to(device) if self._is_bounded(self.args) else None
         self.guide = Guide(self.args, self.forget_loss.pulls_back, cache, boundary)
+
+    def retain_rise(self) -> float:
+        """How far the mean l of the retain sample has risen since before unlearning, nats per token."""
+        now = self.score(self.retain_rows, self._retain_sample()).mean_nll.mean()
+        return float(now - self._retain_nll_before.cpu())
 
     def _boundary(self, scores: dict[str, RowScores], space: FeatureSpace | None) -> Tensor:
         proxy_nll = scores["proxy"].mean_nll
@@ -245,9 +271,11 @@ class EGUPTrainer(UnlearnTrainer):
 
     def training_state(self) -> dict[str, Tensor]:
         """The tensors of `UnlearnTrainer` and of the guide."""
-        return {**super().training_state(), **self.guide.state_dict()}
+        before = {} if self._retain_nll_before is None else {_RETAIN_BEFORE: self._retain_nll_before}
+        return {**super().training_state(), **self.guide.state_dict(), **before}
 
     def load_training_state(self, state: dict[str, Tensor]) -> None:
         """Takes over the tensors of a checkpoint."""
         super().load_training_state(state)
+        self._retain_nll_before = state.pop(_RETAIN_BEFORE, None)
         self.guide = Guide.from_state_dict(self.args, self.forget_loss.pulls_back, state)

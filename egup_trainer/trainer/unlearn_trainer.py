@@ -223,7 +223,7 @@ class UnlearnTrainer(ModelCards, StateInCheckpoints, Trainer):
             inputs["attention_mask"],
             inputs["labels"],
             with_features=self._wants_features(),
-            keep_logits=Need.LOGITS in self._needs,
+            keep_logits=Need.LOGITS in self._needs or self.forget_loss.reads_logits,
             embedding_noise=self._embedding_noise(inputs),
         )
         return dict(zip(names, outputs.split([len(inputs[name]) for name in names]), strict=True))

@@ -71,7 +71,7 @@ def test_a_name_like_no_other(names):
 
 def test_own_names_are_among_the_allowed_ones():
     register_forget_loss("square", Square)
-    with pytest.raises(ConfigError, match="simnpo, square; did you mean square"):
+    with pytest.raises(ConfigError, match="finetune, square; did you mean square"):
         forget_loss("squares")
 
 

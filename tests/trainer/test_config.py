@@ -13,7 +13,8 @@ from egup_trainer.guidance.proxy_constraint import ProxyForm
     [
         (
             {"objective": "npoo"},
-            "got objective='npoo'; expected one of grad_ascent, grad_diff, npo, simnpo; did you mean npo?",
+            "got objective='npoo'; expected one of grad_ascent, grad_diff, npo, simnpo, wga, satimp, "
+            "ceu, undial, finetune; did you mean npo?",
         ),
         ({"retain_loss": "mse"}, "got retain_loss='mse'; expected one of nll, kl, none; choose one with --retain_loss"),
         ({"npo_beta": 0}, "got npo_beta=0; expected a number above 0; set --npo_beta"),

@@ -1,0 +1,93 @@
+"""Stopping at the boundary: when, when not, and the same after a resume."""
+
+import pytest
+import torch
+from fixtures_trainer import furthest, weights_of
+from scipy.stats import ks_2samp
+
+from egup_trainer.errors import DataError
+from egup_trainer.trainer import stopping
+from egup_trainer.trainer.stopping import cannot_be_told_apart
+
+OFF = {"inter_entanglement": False, "intra_entanglement": False, "proxy_constraint": False}
+
+
+def logged(trainer, name):
+    return [row[name] for row in trainer.state.log_history if name in row]
+
+
+def test_two_sets_far_apart_are_told_apart():
+    near, far = torch.linspace(1, 2, 20), torch.linspace(5, 6, 15)
+    assert cannot_be_told_apart(near, far) < 1e-6
+    assert cannot_be_told_apart(near, near + 0.01) == ks_2samp(near.tolist(), (near + 0.01).tolist()).pvalue > 0.9
+
+
+def test_it_stops_after_the_first_epoch_in_which_nothing_tells_the_rows_apart(make_trainer):
+    """A model with random weights knows neither forget rows nor proxies."""
+    trainer = make_trainer(stop_at_boundary=True, num_train_epochs=5, learning_rate=1e-6)
+    trainer.train()
+    assert trainer.state.global_step == 3
+    forget, proxies = (trainer.score(rows).mean_nll for rows in (trainer.forget_rows, trainer.proxy_rows))
+    assert logged(trainer, "boundary_p") == [pytest.approx(cannot_be_told_apart(forget, proxies))]
+    assert logged(trainer, "retain_rise") == [pytest.approx(0, abs=1e-3)]
+
+
+def test_it_goes_on_while_the_rows_are_told_apart(make_trainer, monkeypatch):
+    p_values = iter([0.001, 0.05, 0.051, 0.9])
+    monkeypatch.setattr(stopping, "cannot_be_told_apart", lambda *args: next(p_values))
+    trainer = make_trainer(stop_at_boundary=True, stop_retain_rise=100.0, num_train_epochs=9)
+    trainer.train()
+    assert logged(trainer, "boundary_p") == [0.001, 0.05, 0.051]
+    assert trainer.state.global_step == 9
+
+
+def test_it_goes_on_while_retain_rows_have_not_come_back(make_trainer, monkeypatch):
+    rises = iter([0.5, 0.31, 0.3, 0.0])
+    trainer = make_trainer(stop_at_boundary=True, stop_retain_rise=0.3, num_train_epochs=9, learning_rate=1e-6)
+    monkeypatch.setattr(trainer, "retain_rise", lambda: next(rises))
+    trainer.train()
+    assert logged(trainer, "retain_rise") == [0.5, 0.31, 0.3]
+
+
+@pytest.mark.parametrize("options", [{}, OFF], ids=["with EGUP", "plain"])
+def test_the_rise_is_measured_from_before_unlearning(make_trainer, make_model, options):
+    trainer = make_trainer(stop_at_boundary=True, stop_retain_rise=0.0, num_train_epochs=1, **options)
+    before = trainer.score(trainer.retain_rows).mean_nll.mean()
+    trainer.train()
+    rise = float(trainer.score(trainer.retain_rows).mean_nll.mean() - before)
+    assert abs(rise) > 1e-3
+    assert logged(trainer, "retain_rise") == [pytest.approx(rise, abs=1e-6)]
+
+
+def test_proxies_that_only_tell_when_to_stop_change_nothing_else(make_trainer):
+    options = {**OFF, "num_train_epochs": 1}
+    alone, watched = make_trainer(proxies=False, **options), make_trainer(stop_at_boundary=True, **options)
+    alone.train()
+    watched.train()
+    assert furthest(weights_of(alone), weights_of(watched)) == 0
+
+
+def test_a_resumed_run_stops_where_an_uninterrupted_one_does(make_trainer, tmp_path):
+    options = {
+        "stop_at_boundary": True,
+        "stop_retain_rise": 0.05,
+        "num_train_epochs": 4,
+        "save_strategy": "steps",
+        "save_steps": 2,
+    }
+    whole = make_trainer(**options, output_dir=str(tmp_path / "whole"))
+    whole.train()
+    resumed = make_trainer(**options, output_dir=str(tmp_path / "resumed"))
+    resumed.train(resume_from_checkpoint=str(tmp_path / "whole" / "checkpoint-2"))
+    assert resumed.state.global_step == whole.state.global_step
+    assert furthest(weights_of(whole), weights_of(resumed)) == 0
+    assert logged(resumed, "retain_rise") == logged(whole, "retain_rise")
+
+
+def test_without_proxies_there_is_nothing_to_look_like(make_trainer):
+    with pytest.raises(DataError) as error:
+        make_trainer(proxies=False, stop_at_boundary=True)
+    assert str(error.value) == (
+        "got no proxy set with stop_at_boundary; expected rows that the model never saw, to tell when forget rows look "
+        "like them; give proxy_dataset (--proxy)"
+    )
