@@ -29,10 +29,11 @@ def main(argv: list[str]) -> None:
     from egup_trainer.report.table import table_parts
 
     evaluations, retrained = _read(files, options.retrained)
-    written = write_report(
-        options.output, evaluations, retrained, show_examples=options.show_examples, title=options.title
-    )
     console = Console()
+    with console.status("Drawing"):
+        written = write_report(
+            options.output, evaluations, retrained, show_examples=options.show_examples, title=options.title
+        )
     console.print(main_table(table_parts(Comparison.of(evaluations, retrained)), options.title))
     console.print(f"Written: {', '.join(map(str, written))}", markup=False, highlight=False, soft_wrap=True)
 

@@ -57,6 +57,7 @@ def _run(experiment: Any, folder: Path, facts: dict[str, Any], say: Callable[[st
         before = before or trained.model
         rows.append(measure(trained, prepared))
         evaluations.append(evaluate(trained, prepared, suite, before, facts))
+    say("Writing the report")
     *others, retrained = evaluations
     related = [with_relations(each, retrained=retrained, before=others[0]) for each in evaluations]
     for each in related:
