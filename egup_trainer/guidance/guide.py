@@ -16,7 +16,7 @@ from egup_trainer.guidance.entanglement import (
 from egup_trainer.guidance.proxy_constraint import ProxyForm, proxy_effort
 from egup_trainer.modeling.outputs import AnswerOutputs
 
-_CACHE, _BOUNDARY = "cache.", "boundary"
+_CACHE, _BOUNDARY, _STRENGTH = "cache.", "boundary", "strength"
 
 
 @dataclass(frozen=True)
@@ -54,11 +54,20 @@ class Guide:
         pulls_back: whether the forget loss stands negative weights; if not, efforts stop at 0.
         cache: per-sample features, or None if no part reads features.
         boundary: b_i of each forget row, shape (N_f,), or None without the proxy constraint.
+        strength: lambda, shape (); that of the options by default.
     """
 
-    def __init__(self, options: Any, pulls_back: bool, cache: EmbeddingCache | None, boundary: Tensor | None):
+    def __init__(
+        self,
+        options: Any,
+        pulls_back: bool,
+        cache: EmbeddingCache | None,
+        boundary: Tensor | None,
+        strength: Tensor | None = None,
+    ):
         self.options, self.pulls_back = options, pulls_back
         self.cache, self.boundary = cache, boundary
+        self.strength = torch.tensor(float(options.proxy_lambda)) if strength is None else strength
 
     def look(
         self, forget: AnswerOutputs, forget_ids: Tensor, retain: AnswerOutputs | None, retain_ids: Tensor
@@ -98,12 +107,20 @@ class Guide:
         options = self.options
         if options.proxy_form is not ProxyForm.EFFORT:
             return torch.ones_like(gap)
-        effort = proxy_effort(gap, torch.zeros_like(gap), options.proxy_lambda, options.proxy_temperature)
+        effort = proxy_effort(gap, torch.zeros_like(gap), self.strength.to(gap.device), options.proxy_temperature)
         return effort if self.pulls_back else effort.clamp_min(0)
+
+    def learn_strength(self, gap: Tensor) -> None:
+        """One step of dual ascent on the constraint mean(l_i - b_i) <= 0: lambda <- max(0, lambda + rate * mean gap).
+
+        Args:
+            gap: l_i - b_i of the step's forget rows, over all processes, shape (B,).
+        """
+        self.strength = (self.strength + self.options.proxy_dual_rate * gap.mean().to(self.strength)).clamp_min(0)
 
     def state_dict(self) -> dict[str, Tensor]:
         """All tensors by name, for a checkpoint."""
-        state = {} if self.boundary is None else {_BOUNDARY: self.boundary}
+        state = {} if self.boundary is None else {_BOUNDARY: self.boundary, _STRENGTH: self.strength}
         if self.cache is not None:
             state |= {_CACHE + name: tensor for name, tensor in self.cache.state_dict().items()}
         return state
@@ -113,4 +130,4 @@ class Guide:
         """The guide of a checkpoint."""
         cached = {name.removeprefix(_CACHE): value for name, value in state.items() if name.startswith(_CACHE)}
         cache = EmbeddingCache.from_state_dict(cached, options.bank_size) if cached else None
-        return cls(options, pulls_back, cache, state.get(_BOUNDARY))
+        return cls(options, pulls_back, cache, state.get(_BOUNDARY), state.get(_STRENGTH))

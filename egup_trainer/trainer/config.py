@@ -2,7 +2,6 @@
 
 from dataclasses import dataclass, field
 from enum import Enum
-from pathlib import Path
 from typing import Any, ClassVar
 
 from transformers import TrainingArguments
@@ -11,6 +10,12 @@ from egup_trainer.data.tokenization import Template
 from egup_trainer.errors import ConfigError, choose
 from egup_trainer.guidance.proxy_constraint import ProxyForm, ProxyMatch
 from egup_trainer.losses.registry import forget_loss, retain_loss
+from egup_trainer.trainer.refusals import (
+    default_to_non_reentrant_checkpointing,
+    refuse_reentrant_checkpointing,
+    refuse_to_publish_features,
+    refuse_what_would_do_nothing,
+)
 
 _INFINITY = float("inf")
 
@@ -99,7 +104,7 @@ class UnlearnConfig(TrainingArguments):
     def __post_init__(self) -> None:
         if self.bf16 is None:
             self.bf16 = not self.fp16 and not self.use_cpu and _gpu_has_bf16()
-        _default_to_non_reentrant_checkpointing(self)
+        default_to_non_reentrant_checkpointing(self)
         super().__post_init__()
         self._validate()
 
@@ -108,9 +113,9 @@ class UnlearnConfig(TrainingArguments):
         check_range(self, ("wga_beta", "satimp_beta1", "satimp_beta2"), low=0)
         check_range(self, ("npo_beta", "simnpo_beta", "undial_strength"), low=0, low_is_allowed=False)
         check_range(self, ("max_length",), low=8, whole=True)
-        _refuse_reentrant_checkpointing(self)
-        _refuse_to_publish_features(self)
-        _refuse_what_would_do_nothing(self)
+        refuse_reentrant_checkpointing(self)
+        refuse_to_publish_features(self)
+        refuse_what_would_do_nothing(self)
         default = forget_loss(self.objective).default_retain_loss
         self.retain_loss = default if self.retain_loss is None else self.retain_loss
         retain_loss(self.retain_loss)
@@ -162,6 +167,11 @@ class EGUPConfig(UnlearnConfig):
     )
     proxy_neighbors: int = _option(4, "Proxies that count for proxy_match=nearest; 1 or more.")
     proxy_lambda: float = _option(2.0, "Strength of the proxy constraint (lambda); 0 or more.")
+    proxy_dual_rate: float = _option(
+        0.0,
+        "Learn lambda by dual ascent: each step moves it by this rate times the mean boundary gap, down to 0 at least; "
+        "0 keeps proxy_lambda as it is.",
+    )
     proxy_temperature: float = _option(0.2, "Width of the boundary (T), nats per token; above 0.")
 
     stop_at_boundary: bool = _option(
@@ -195,11 +205,19 @@ class EGUPConfig(UnlearnConfig):
             setattr(self, name, choose(choices, getattr(self, name), name))
         check_range(self, ("inter_neighbors", "bank_size", "proxy_neighbors"), low=1, whole=True)
         check_range(self, ("cache_dim",), low=2, whole=True)
-        check_range(self, ("proxy_lambda", "clreg_weight", "clreg_retain_anchor", "stop_retain_rise"), low=0)
+        check_range(
+            self, ("proxy_lambda", "proxy_dual_rate", "clreg_weight", "clreg_retain_anchor", "stop_retain_rise"), low=0
+        )
         check_range(self, ("inter_clip_min",), low=0, high=1)
         check_range(self, ("inter_clip_max",), low=1)
         temperatures = ("inter_temperature", "intra_temperature", "proxy_temperature", "clreg_temperature")
         self._check_positives()
+        if self.proxy_dual_rate and not self.proxy_constraint:
+            raise ConfigError(
+                got=f"proxy_dual_rate={self.proxy_dual_rate} without the proxy constraint",
+                expected="both, or none: the rate moves the constraint's strength",
+                fix="leave out --proxy_dual_rate",
+            )
         check_range(self, (*temperatures, "clreg_noise_alpha"), low=0, low_is_allowed=False)
 
     def _check_positives(self) -> None:
@@ -235,56 +253,3 @@ def _gpu_has_bf16() -> bool:
     import torch
 
     return torch.cuda.is_available() and torch.cuda.is_bf16_supported(including_emulation=False)
-
-
-def _checkpointing_kwargs_name(config: TrainingArguments) -> str:
-    """transformers 5.23 renamed the option and warns about the old name."""
-    new = "activation_checkpointing_kwargs"
-    return new if hasattr(config, new) else "gradient_checkpointing_kwargs"
-
-
-def _default_to_non_reentrant_checkpointing(config: TrainingArguments) -> None:
-    name = _checkpointing_kwargs_name(config)
-    if getattr(config, name) is None and config.gradient_checkpointing_kwargs is None:
-        setattr(config, name, {"use_reentrant": False})
-
-
-def _refuse_what_would_do_nothing(config: TrainingArguments) -> None:
-    expected = {"label_smoothing_factor": 0.0, "train_sampling_strategy": "random", "neftune_noise_alpha": None}
-    if config.dataloader_persistent_workers and not config.dataloader_num_workers:
-        expected["dataloader_persistent_workers"] = False
-    for name, value in expected.items():
-        if getattr(config, name) != value:
-            raise ConfigError(
-                got=f"{name}={getattr(config, name)}",
-                expected=f"{value}, the only value that this trainer can honour",
-                fix=f"leave out --{name}",
-            )
-
-
-def _refuse_to_publish_features(config: Any) -> None:
-    if not config.push_to_hub:
-        return
-    scans, output = Path(config.scan_cache_dir or "_scan").resolve(), Path(config.output_dir).resolve()
-    if config.scan_cache_dir and output in scans.parents and not scans.relative_to(output).parts[0].startswith("_"):
-        raise ConfigError(
-            got=f"scan_cache_dir={config.scan_cache_dir} in a folder that is pushed to the hub",
-            expected="a folder elsewhere: a scan holds features of the forget set, which must not be published",
-            fix="set --scan_cache_dir",
-        )
-    if config.hub_strategy.value in ("checkpoint", "all_checkpoints"):
-        raise ConfigError(
-            got=f"hub_strategy={config.hub_strategy.value}",
-            expected="end or every_save: checkpoints hold features of the forget set, which must not be published",
-            fix="set --hub_strategy every_save",
-        )
-
-
-def _refuse_reentrant_checkpointing(config: TrainingArguments) -> None:
-    kwargs = getattr(config, _checkpointing_kwargs_name(config)) or {}
-    if kwargs.get("use_reentrant"):
-        raise ConfigError(
-            got="activation checkpointing with use_reentrant=true",
-            expected="use_reentrant=false: the reentrant form loses the gradient of features and of adapters",
-            fix="leave use_reentrant out",
-        )

@@ -211,7 +211,8 @@ class EGUPTrainer(UnlearnTrainer):
 
     def _proxy_term(self, forget: AnswerOutputs, ids: Tensor, counts: StepCounts) -> Tensor:
         args, boundary = self.args, self.guide.boundary[ids.clamp_min(0)]
-        penalty = proxy_penalty(forget.mean_nll, boundary, args.proxy_lambda, args.proxy_temperature)
+        strength = self.guide.strength.to(boundary.device)
+        penalty = proxy_penalty(forget.mean_nll, boundary, strength, args.proxy_temperature)
         scale = forget.num_tokens if self.forget_loss.unit is Unit.SUM else 1
         return counts.per_forget_row(penalty * scale * (ids >= 0))
 
@@ -263,6 +264,9 @@ class EGUPTrainer(UnlearnTrainer):
         names = {"weights": "weight", "entanglement": "entanglement", "drift": "drift", "boundary_gap": "boundary_gap"}
         real = seen["forget_ids"] >= 0
         self.step_log.observe({logged: seen[name][real] for name, logged in names.items() if name in seen})
+        if self.args.proxy_dual_rate and "boundary_gap" in seen:
+            self.guide.learn_strength(seen["boundary_gap"][real])
+            self.step_log.observe({"proxy_lambda": self.guide.strength[None]})
 
     def _gather(self, name: str) -> Tensor:
         return self.accelerator.gather(torch.cat([getattr(sight, name) for sight in self._sights]))

@@ -1,0 +1,47 @@
+"""Lambda fixed or learned by dual ascent, on the demo: `python -m benchmarks.dual_ascent --seed 0`.
+
+Writes one JSON file a seed to benchmarks/results: forget and retain probability at the end, and how far past the
+boundary the forget rows were at most on the way (`highest_gap`, nats per token, means over four steps).
+"""
+
+import argparse
+import time
+from dataclasses import replace
+from pathlib import Path
+
+from rich.console import Console
+
+from egup_trainer.cli.common import quiet_libraries
+from egup_trainer.demo.experiment import measure, prepare, train_all
+from egup_trainer.demo.settings import demo_experiment
+from egup_trainer.report.run_record import run_facts, write_results
+
+RESULTS = Path(__file__).parent / "results"
+FIXED = {"objective": "grad_diff"}
+METHODS = {"fixed": FIXED} | {f"dual_rate={rate}": {**FIXED, "proxy_dual_rate": rate} for rate in (0.02, 0.1, 0.5)}
+
+
+def main() -> None:
+    """Runs one seed and writes its results."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--seed", type=int, default=0)
+    options = parser.parse_args()
+    quiet_libraries()
+    console, start = Console(), time.perf_counter()
+    experiment = replace(demo_experiment(options.seed), methods=METHODS)
+    prepared, rows = prepare(experiment), []
+    for trained in train_all(experiment, prepared, console.print):
+        row = measure(trained, prepared)
+        gaps = [entry["boundary_gap"] for entry in trained.log_history if "boundary_gap" in entry]
+        rows.append(replace(row, metrics={**row.metrics, "highest_gap": max(gaps, default=None)}))
+        console.print(rows[-1].name, rows[-1].metrics)
+    facts = run_facts(
+        command=f"python -m benchmarks.dual_ascent --seed {options.seed}",
+        seconds=time.perf_counter() - start,
+        settings=experiment.settings(),
+    )
+    write_results(RESULTS / f"dual_ascent_seed{options.seed}.json", rows, facts)
+
+
+if __name__ == "__main__":
+    main()

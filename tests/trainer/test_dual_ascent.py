@@ -1,0 +1,89 @@
+"""Lambda learned by dual ascent: its steps by hand, its memory, and what it leaves alone."""
+
+from types import SimpleNamespace
+
+import pytest
+import torch
+from fixtures_trainer import furthest, weights_of
+
+from egup_trainer import EGUPConfig
+from egup_trainer.errors import ConfigError
+from egup_trainer.guidance.guide import Guide
+
+
+def guide(rate, start=2.0):
+    options = SimpleNamespace(proxy_lambda=start, proxy_dual_rate=rate)
+    return Guide(options, pulls_back=True, cache=None, boundary=torch.zeros(3))
+
+
+def logged(trainer, name):
+    return [row[name] for row in trainer.state.log_history if name in row]
+
+
+def test_lambda_rises_past_the_boundary_and_falls_before_it():
+    learning = guide(rate=0.5)
+    learning.learn_strength(torch.tensor([1.0, 3.0]))  # mean 2
+    assert learning.strength.item() == pytest.approx(3.0)
+    learning.learn_strength(torch.tensor([-1.0]))
+    assert learning.strength.item() == pytest.approx(2.5)
+
+
+def test_lambda_is_never_negative():
+    learning = guide(rate=1.0, start=0.5)
+    learning.learn_strength(torch.tensor([-9.0]))
+    assert learning.strength.item() == 0.0
+    learning.learn_strength(torch.tensor([0.25]))
+    assert learning.strength.item() == 0.25
+
+
+@pytest.mark.parametrize("form", ["effort", "penalty"])
+def test_each_step_moves_lambda_by_the_gap_of_its_own_rows(make_trainer, form):
+    trainer = make_trainer(proxy_dual_rate=0.3, proxy_form=form, proxy_lambda=1.0)
+    trainer.train()
+    expected, gaps = 1.0, logged(trainer, "boundary_gap")
+    for gap, value in zip(gaps, logged(trainer, "proxy_lambda"), strict=True):  # logged at each step
+        expected = max(0.0, expected + 0.3 * gap)
+        assert value == pytest.approx(expected, abs=1e-5)
+    assert len(set(gaps)) > 3
+
+
+def test_a_learned_lambda_is_the_one_that_weighs(make_trainer):
+    fixed, learned = make_trainer(), make_trainer(proxy_dual_rate=5.0)
+    fixed.train()
+    learned.train()
+    assert furthest(weights_of(fixed), weights_of(learned)) > 1e-4
+
+
+def test_a_step_may_be_cut_in_any_way(make_trainer):
+    runs = []
+    for batch, accumulation in ((4, 1), (1, 4)):
+        trainer = make_trainer(
+            proxy_dual_rate=0.5,
+            optim="sgd",
+            learning_rate=0.05,
+            per_device_train_batch_size=batch,
+            gradient_accumulation_steps=accumulation,
+        )
+        trainer.train()
+        runs.append((weights_of(trainer), logged(trainer, "proxy_lambda")))
+    assert furthest(runs[0][0], runs[1][0]) < 1e-6
+    assert runs[0][1] == pytest.approx(runs[1][1], abs=1e-5)
+
+
+def test_a_resumed_run_goes_on_with_the_lambda_that_it_had(make_trainer, tmp_path):
+    options = {"proxy_dual_rate": 0.5, "num_train_epochs": 3, "save_strategy": "steps", "save_steps": 4}
+    whole = make_trainer(**options, output_dir=str(tmp_path / "whole"))
+    whole.train()
+    resumed = make_trainer(**options, output_dir=str(tmp_path / "resumed"))
+    resumed.train(resume_from_checkpoint=str(tmp_path / "whole" / "checkpoint-4"))
+    assert furthest(weights_of(whole), weights_of(resumed)) == 0
+    assert logged(resumed, "proxy_lambda") == logged(whole, "proxy_lambda")
+
+
+def test_a_rate_without_the_constraint_would_do_nothing(tmp_path):
+    with pytest.raises(ConfigError) as error:
+        EGUPConfig(output_dir=str(tmp_path), proxy_constraint=False, proxy_dual_rate=0.1, report_to="none")
+    assert str(error.value) == (
+        "got proxy_dual_rate=0.1 without the proxy constraint; expected both, or none: the rate moves the constraint's "
+        "strength; leave out --proxy_dual_rate"
+    )
