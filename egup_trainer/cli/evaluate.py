@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from egup_trainer.cli.common import check_output, one_line_errors, parse, quiet_libraries
-from egup_trainer.cli.suites import SuiteArguments, make_suite
+from egup_trainer.cli.suites import MAX_LENGTH, SuiteArguments, make_suite
 from egup_trainer.errors import ConfigError, DataError
 
 
@@ -50,7 +50,7 @@ class EvaluateArguments(SuiteArguments):
         default=False, metadata={"help": "Put the metrics into the model card (README.md) in the model's folder."}
     )
     per_device_eval_batch_size: int = field(default=16, metadata={"help": "Rows in a batch, of up to 256 tokens."})
-    max_length: int = field(default=2048, metadata={"help": "Most tokens in a text."})
+    max_length: int = field(default=MAX_LENGTH, metadata={"help": "Most tokens in a text."})
     feature_layer: float = field(default=0.5, metadata={"help": "Layer of the features: a share, or an index."})
     user_marker: str = field(default="Question: ", metadata={"help": "As for `egup unlearn`."})
     assistant_marker: str = field(default="\nAnswer: ", metadata={"help": "As for `egup unlearn`."})

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from egup_trainer.cli.common import one_line_errors, parse, quiet_libraries
-from egup_trainer.cli.suites import SuiteArguments, SuiteName, make_suite
+from egup_trainer.cli.suites import MAX_LENGTH, SuiteArguments, SuiteName, make_suite
 from egup_trainer.errors import ConfigError, StateError
 
 _SOURCES = "a file (.jsonl, .json, .csv, .parquet), a saved dataset, tofu:NAME, or a hub id owner/name[:config[:split]]"
@@ -126,7 +126,7 @@ def _suite(row_args: RowArguments, config: Any) -> Any:
         retain=row_args.retain if is_own else None,
         data_dir=row_args.data_dir,
         template=config.template,
-        max_length=config.max_length,
+        max_length=MAX_LENGTH,
     )
 
 

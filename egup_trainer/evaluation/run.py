@@ -14,6 +14,7 @@ from egup_trainer.evaluation.rows import RowSet
 from egup_trainer.evaluation.scores import SetScores
 from egup_trainer.evaluation.scoring import ScoringOptions, score_sets
 from egup_trainer.evaluation.suites.plan import Scores, Suite
+from egup_trainer.modeling.batches import is_first
 from egup_trainer.modeling.reference import adapters_off
 
 
@@ -59,7 +60,7 @@ def evaluate_model(
             scores = _with_generation_nlls(scores, suite, bare, tokenizer, options, accelerator)
     return replace(
         plan_of(suite, options, name),
-        metrics=compute(suite, scores, options.progress and _is_first(accelerator)),
+        metrics=compute(suite, scores, options.progress and is_first(accelerator)),
         examples=_examples(suite.row_sets, scores, show_examples),
         features={name: each.features for name, each in scores.items() if each.features is not None},
         feature_ids={name: list(each.samples) for name, each in scores.items() if each.features is not None},
@@ -135,7 +136,3 @@ def _examples(row_sets: list[RowSet], scores: Scores, count: int) -> dict[str, l
         for row_set in row_sets
         if count and row_set.generation is not None
     }
-
-
-def _is_first(accelerator: Any) -> bool:
-    return accelerator is None or accelerator.is_main_process

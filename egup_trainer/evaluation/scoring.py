@@ -15,7 +15,7 @@ from egup_trainer.evaluation.gradients import gradient_norms
 from egup_trainer.evaluation.rows import RowSet, Text, TextKind, texts_of
 from egup_trainer.evaluation.scores import SampleScores, SetScores
 from egup_trainer.evaluation.token_numbers import GatheredNumbers, TokenNumbers
-from egup_trainer.modeling.batches import autocast_of, deal_batches, device_of, merge_processes
+from egup_trainer.modeling.batches import autocast_of, deal_batches, device_of, is_first, merge_processes
 from egup_trainer.modeling.forward import AnswerReader, check_positions
 
 
@@ -51,8 +51,7 @@ def score_sets(
     Raises:
         DataError, ModelError: a row cannot be tokenized, or the model is not a causal language model.
     """
-    is_first = accelerator is None or accelerator.is_main_process
-    texts, dataset = texts_of(row_sets, tokenizer, options.progress and is_first)
+    texts, dataset = texts_of(row_sets, tokenizer, options.progress and is_first(accelerator))
     scoring = _Scoring(model, tokenizer, options, accelerator, texts, dataset)
     check_positions(scoring.bare, max(map(len, dataset.rows)), "a text", "lower --max_length")
     members = _answers(texts, [each for each in row_sets if each.with_membership])

@@ -84,6 +84,11 @@ def merge_processes(results: dict[str, Tensor], accelerator: Any) -> dict[str, T
     return {name: (accelerator.reduce(whole, "sum") if accelerator else whole).cpu() for name, whole in results.items()}
 
 
+def is_first(accelerator: Any) -> bool:
+    """Whether this process is the one that speaks."""
+    return accelerator is None or accelerator.is_main_process
+
+
 def device_of(model: nn.Module, accelerator: Any) -> torch.device:
     """Where batches go."""
     return accelerator.device if accelerator else next(model.parameters()).device

@@ -170,6 +170,18 @@ def test_the_command_evaluates_logs_and_keeps_the_best(words, tmp_path):
     assert "entanglement_variance_ratio" in (tmp_path / "out" / "README.md").read_text()
 
 
+def test_results_made_by_the_command_serve_in_training(words, tmp_path):
+    """With the defaults of both commands, which must not differ in what makes results comparable."""
+    place = words.index("--forget")
+    rows, output = words[place : place + 4], str(tmp_path / "retrained.json")
+    evaluate = ["evaluate", *words[1:3], "--suite", "custom", *rows, "--output", output, "--use_cpu", "--disable_tqdm"]
+    assert main([*evaluate, "--max_new_tokens", "2"]) == 0
+    flags = ["--eval_suite", "custom", "--eval_strategy", "epoch", "--retrained", output]
+    assert main([*words, *flags]) == 0
+    history = json.loads((tmp_path / "out" / "trainer_state.json").read_text())["log_history"]
+    assert len([row for row in history if "eval_forget_probability_distance" in row]) == 2
+
+
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
