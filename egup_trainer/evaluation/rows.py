@@ -30,6 +30,7 @@ class RowSet:
         generation: how generations are made, or None for none.
         with_features: whether the answers' features are read.
         with_membership: whether the numbers of membership inference are computed.
+        with_fluency: whether the model before unlearning, if there is one, reads the generations.
     """
 
     name: str
@@ -39,6 +40,7 @@ class RowSet:
     generation: Generation | None = None
     with_features: bool = False
     with_membership: bool = False
+    with_fluency: bool = False
 
     @property
     def fingerprint(self) -> str:

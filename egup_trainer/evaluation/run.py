@@ -94,11 +94,11 @@ def _with_generation_nlls(
     options: ScoringOptions,
     accelerator: Any,
 ) -> dict[str, SetScores]:
-    """The scores with avg of each generation of the forget rows under `model`."""
+    """The scores with avg of each generation under `model`, for the sets that ask for it."""
     found = dict(scores)
     for row_set in suite.row_sets:
         written = {sample: row.generation for sample, row in scores[row_set.name].samples.items() if row.generation}
-        if not row_set.name.startswith("forget") or not written:
+        if not row_set.with_fluency or not written:
             continue
         rows = {sample: Row(row_set.rows[sample].prompt, text) for sample, text in written.items()}
         rows = {sample: row for sample, row in rows.items() if _can_be_written(row, row_set, tokenizer)}

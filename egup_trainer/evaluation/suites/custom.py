@@ -36,7 +36,17 @@ def custom_suite(
     """
     shared: dict[str, Any] = {"template": template or Template(), "max_length": max_length}
     generation, members = Generation(max_new_tokens), holdout is not None
-    row_sets = [RowSet("forget", forget, generation=generation, with_features=True, with_membership=members, **shared)]
+    row_sets = [
+        RowSet(
+            "forget",
+            forget,
+            generation=generation,
+            with_features=True,
+            with_membership=members,
+            with_fluency=True,
+            **shared,
+        )
+    ]
     if retain is not None:
         row_sets.append(RowSet("retain", retain, generation=generation, with_features=True, **shared))
     if holdout is not None:

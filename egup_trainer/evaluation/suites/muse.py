@@ -69,7 +69,7 @@ def muse_suite(corpus: MuseCorpus, data_dir: str | Path | None = None, max_lengt
         for name in ("forget", "retain")
     ]
     recited = [_recital(record, number) for number, record in enumerate(read("verbmem", "forget"))]
-    row_sets.append(RowSet("forget_verbmem", recited, generation=Generation(128), **shared))
+    row_sets.append(RowSet("forget_verbmem", recited, generation=Generation(128), with_fluency=True, **shared))
     for name in ("forget", "retain", "holdout"):
         rows = [to_row(record, f"privleak {name}", number) for number, record in enumerate(read("privleak", name))]
         membership = name != "retain"

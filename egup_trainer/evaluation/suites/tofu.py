@@ -54,6 +54,7 @@ def tofu_suite(
             generation=Generation(max_new_tokens),
             with_features=name in ("forget", "retain"),
             with_membership=name == "forget" and holdout is not None,
+            with_fluency=name == "forget",
             **shared,
         )
         for name, source in sources.items()
