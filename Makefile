@@ -8,7 +8,8 @@ demo: .venv/installed
 	$(BIN)/egup demo --output_dir demo_output
 
 test: .venv/installed-test lint
-	$(BIN)/python -m pytest -n auto --dist loadfile
+	$(BIN)/python -m pytest tests/cli/test_demo.py  # alone on the machine: its time is tested
+	$(BIN)/python -m pytest -n auto --dist loadfile --ignore tests/cli/test_demo.py
 
 lint: .venv/installed-test
 	$(BIN)/ruff check .

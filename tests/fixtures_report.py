@@ -9,6 +9,20 @@ from egup_trainer.evaluation.metric import Metric, auc_metric, mean_metric, unav
 
 ROWS, STEPS, SIZE = 60, 50, 32
 SETS = {name: SetFacts(ROWS, f"{place:016x}") for place, name in enumerate(("forget", "retain", "holdout"), start=11)}
+SECTIONS = [
+    "summary",
+    "table",
+    "tradeoff",
+    "truth-ratios",
+    "forget-rows",
+    "features",
+    "audit",
+    "training",
+    "examples",
+    "facts",
+]
+"""Ids of the page's sections, in order."""
+
 HOSTILE = "<script>document.title = 'broken'</script> & <b>bold</b>"
 # Mean NLL of forget, retain and holdout answers; log of the truth ratio; distance of forget from retain features.
 _CASTS = {

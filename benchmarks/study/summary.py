@@ -29,7 +29,7 @@ def models_of(seed: int) -> Models:
 
 
 def distances(values: Values, models: Models, least_scale: float = LEAST_SCALE) -> dict[str, float]:
-    """|m - retrained| / |before - retrained| of each gap metric m: 0 is the retrained model, 1 the model before.
+    """|m - retrained| / |before - retrained| of each gap metric m: 0 is the retrained model.
 
     Model utility is nearly the same before and retrained: divided by a difference of a hundredth, one run's utility
     would count a hundredfold and nothing else would. The divisor is therefore at least a tenth of the retrained model's

@@ -8,15 +8,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from egup_trainer.cli.common import (
+    RunArguments,
     check_output,
     load_on_device,
     one_line_errors,
     parse,
     quiet_libraries,
     refuse_lora_flags,
+    require,
 )
 from egup_trainer.cli.suites import MAX_LENGTH
-from egup_trainer.errors import ConfigError
+from egup_trainer.errors import ConfigError, check_range
 
 if TYPE_CHECKING:
     from egup_trainer.audit.audit import Audit
@@ -26,7 +28,7 @@ _SETS = ("forget", "retain", "holdout")
 
 
 @dataclass
-class AuditArguments:
+class AuditArguments(RunArguments):
     """Which rows, which models to compare with, which attacks, and how they are run."""
 
     forget: str | None = field(
@@ -63,10 +65,6 @@ class AuditArguments:
     max_length: int = field(default=MAX_LENGTH, metadata={"help": "Most tokens in a text."})
     max_rows: int | None = field(default=None, metadata={"help": "Most rows of each set, drawn (default: all)."})
     per_device_eval_batch_size: int = field(default=16, metadata={"help": "Rows in a batch, of up to 256 tokens."})
-    user_marker: str = field(default="Question: ", metadata={"help": "As for `egup unlearn`."})
-    assistant_marker: str = field(default="\nAnswer: ", metadata={"help": "As for `egup unlearn`."})
-    use_cpu: bool = field(default=False, metadata={"help": "Do not use a GPU."})
-    disable_tqdm: bool = field(default=False, metadata={"help": "No progress bars."})
 
 
 def main(argv: list[str]) -> None:
@@ -93,10 +91,8 @@ def main(argv: list[str]) -> None:
 
 
 def _check(args: AuditArguments, model_config: Any) -> None:
-    needed = {"model_name_or_path": model_config.model_name_or_path, **vars(args)}
-    for flag in ("model_name_or_path", "forget", "retain", "output"):
-        if not needed[flag]:
-            raise ConfigError(got=f"no --{flag}", expected="it to be given", fix="see `egup audit --help`")
+    needed = {name: getattr(args, name) for name in ("forget", "retain", "output")}
+    require("audit", model_name_or_path=model_config.model_name_or_path, **needed)
     check_output(Path(str(args.output)), ".json", [getattr(args, name) for name in _SETS])
     refuse_lora_flags(model_config)
 
@@ -134,14 +130,12 @@ def _audit(args: AuditArguments, model_config: Any) -> "Audit":
 
 def _options(args: AuditArguments) -> Any:
     from egup_trainer.audit.options import AuditOptions
-    from egup_trainer.data.tokenization import Template
-    from egup_trainer.errors import check_range
 
     check_range(args, ("per_device_eval_batch_size",), low=1, whole=True)
     names = {option.name for option in fields(AuditOptions)}
     return AuditOptions(
         **{name: value for name, value in vars(args).items() if name in names},
-        template=Template(args.user_marker, args.assistant_marker),
+        template=args.template,
         batch_size=args.per_device_eval_batch_size,
         progress=not args.disable_tqdm,
     )

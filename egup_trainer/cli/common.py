@@ -5,7 +5,7 @@ import os
 import warnings
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import fields
+from dataclasses import dataclass, field, fields
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, NoReturn
@@ -23,6 +23,40 @@ def quiet_libraries() -> None:
         if type(handler) is logging.StreamHandler:  # its own; others are the user's
             handler.setLevel(logging.ERROR)
     logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
+
+
+@dataclass
+class MarkerArguments:
+    """How rows are written for a tokenizer without a chat template."""
+
+    user_marker: str = field(default="Question: ", metadata={"help": "As for `egup unlearn`."})
+    assistant_marker: str = field(default="\nAnswer: ", metadata={"help": "As for `egup unlearn`."})
+
+    @property
+    def template(self) -> Any:
+        """The markers as a `Template`."""
+        from egup_trainer.data.tokenization import Template
+
+        return Template(self.user_marker, self.assistant_marker)
+
+
+@dataclass
+class RunArguments(MarkerArguments):
+    """What all commands that run a model without training it take besides."""
+
+    use_cpu: bool = field(default=False, metadata={"help": "Do not use a GPU."})
+    disable_tqdm: bool = field(default=False, metadata={"help": "No progress bars."})
+
+
+def require(command: str, **given: Any) -> None:
+    """Raises `ConfigError` for the first flag without which the command has nothing to do, if it was left out.
+
+    Args:
+        given: what was given, by the name of the flag.
+    """
+    for flag, value in given.items():
+        if not value:
+            raise ConfigError(got=f"no --{flag}", expected="it to be given", fix=f"see `egup {command} --help`")
 
 
 @contextmanager

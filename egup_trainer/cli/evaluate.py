@@ -8,19 +8,21 @@ from pathlib import Path
 from typing import Any
 
 from egup_trainer.cli.common import (
+    RunArguments,
     check_output,
     load_on_device,
     one_line_errors,
     parse,
     quiet_libraries,
     refuse_lora_flags,
+    require,
 )
 from egup_trainer.cli.suites import MAX_LENGTH, SuiteArguments, make_suite
-from egup_trainer.errors import ConfigError, DataError
+from egup_trainer.errors import ConfigError, DataError, check_range
 
 
 @dataclass
-class EvaluateArguments(SuiteArguments):
+class EvaluateArguments(SuiteArguments, RunArguments):
     """Which suite, on which rows, and where the results go."""
 
     suite: str | None = field(default=None, metadata={"help": "tofu, muse, or custom: your own rows."})
@@ -59,11 +61,7 @@ class EvaluateArguments(SuiteArguments):
     per_device_eval_batch_size: int = field(default=16, metadata={"help": "Rows in a batch, of up to 256 tokens."})
     max_length: int = field(default=MAX_LENGTH, metadata={"help": "Most tokens in a text."})
     feature_layer: float = field(default=0.5, metadata={"help": "Layer of the features: a share, or an index."})
-    user_marker: str = field(default="Question: ", metadata={"help": "As for `egup unlearn`."})
-    assistant_marker: str = field(default="\nAnswer: ", metadata={"help": "As for `egup unlearn`."})
     bf16: bool = field(default=False, metadata={"help": "Autocast to bfloat16; log-softmax stays in float32."})
-    use_cpu: bool = field(default=False, metadata={"help": "Do not use a GPU."})
-    disable_tqdm: bool = field(default=False, metadata={"help": "No progress bars."})
 
 
 def main(argv: list[str]) -> None:
@@ -106,15 +104,7 @@ def main(argv: list[str]) -> None:
 
 
 def _check(args: EvaluateArguments, model_config: Any) -> None:
-    for flag, value in (
-        ("--model_name_or_path", model_config.model_name_or_path),
-        ("--suite", args.suite),
-        ("--output", args.output),
-    ):
-        if not value:
-            raise ConfigError(got=f"no {flag}", expected="it to be given", fix="see `egup evaluate --help`")
-    from egup_trainer.trainer.config import check_range
-
+    require("evaluate", model_name_or_path=model_config.model_name_or_path, suite=args.suite, output=args.output)
     check_range(args, ("show_examples",), low=0, whole=True)
     check_range(args, ("per_device_eval_batch_size", "max_length"), low=1, whole=True)
     check_output(Path(args.output), ".json", [args.retrained, args.before, args.reference])
@@ -131,7 +121,6 @@ def _evaluate(args: EvaluateArguments, model_config: Any) -> tuple[Any, Any]:
     """The evaluation, and the `Accelerator` that it was done with."""
     from accelerate import Accelerator
 
-    from egup_trainer.data.tokenization import Template
     from egup_trainer.evaluation.evaluation import read_evaluation
     from egup_trainer.evaluation.relative import check_relations, with_relations
     from egup_trainer.evaluation.run import evaluate_model, plan_of
@@ -144,7 +133,7 @@ def _evaluate(args: EvaluateArguments, model_config: Any) -> tuple[Any, Any]:
         forget=args.forget,
         retain=args.retain,
         data_dir=args.data_dir,
-        template=Template(args.user_marker, args.assistant_marker),
+        template=args.template,
         max_length=args.max_length,
     )
     options = ScoringOptions(

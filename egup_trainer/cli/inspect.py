@@ -3,12 +3,12 @@
 from dataclasses import dataclass, field
 from typing import Any
 
-from egup_trainer.cli.common import parse, quiet_libraries
+from egup_trainer.cli.common import MarkerArguments, parse, quiet_libraries, require
 from egup_trainer.errors import ConfigError
 
 
 @dataclass
-class InspectArguments:
+class InspectArguments(MarkerArguments):
     """Which rows, through which tokenizer."""
 
     model_name_or_path: str | None = field(default=None, metadata={"help": "Folder or hub id of the tokenizer."})
@@ -16,26 +16,21 @@ class InspectArguments:
     index: int = field(default=0, metadata={"help": "Which sample to decode; 0 is the first."})
     data_dir: str | None = field(default=None, metadata={"help": "Local folder with TOFU's files, for tofu:NAME."})
     max_length: int = field(default=1024, metadata={"help": "Most tokens in a sample."})
-    user_marker: str = field(default="Question: ", metadata={"help": "As for `egup unlearn`."})
-    assistant_marker: str = field(default="\nAnswer: ", metadata={"help": "As for `egup unlearn`."})
 
 
 def main(argv: list[str]) -> None:
     """Prints counts, and one sample with what is scored set apart."""
     quiet_libraries()
     (options,) = parse("inspect", [InspectArguments], argv)
-    for flag in ("model_name_or_path", "forget"):
-        if not getattr(options, flag):
-            raise ConfigError(got=f"no --{flag}", expected="it to be given", fix="see `egup inspect --help`")
+    require("inspect", model_name_or_path=options.model_name_or_path, forget=options.forget)
     from egup_trainer.data.sources import load_rows
-    from egup_trainer.data.tokenization import Template, tokenize
+    from egup_trainer.data.tokenization import tokenize
     from egup_trainer.modeling.loading import load_tokenizer
 
     tokenizer = load_tokenizer(options.model_name_or_path)
-    template = Template(options.user_marker, options.assistant_marker)
     rows = load_rows(options.forget, options.data_dir)
     samples = tokenize(
-        rows, tokenizer, name="forget set", max_length=options.max_length, template=template, progress=True
+        rows, tokenizer, name="forget set", max_length=options.max_length, template=options.template, progress=True
     ).rows
     if not 0 <= options.index < len(samples):
         raise ConfigError(

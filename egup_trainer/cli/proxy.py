@@ -6,12 +6,14 @@ from pathlib import Path
 from typing import Any
 
 from egup_trainer.cli.common import (
+    RunArguments,
     check_output,
     load_on_device,
     one_line_errors,
     parse,
     quiet_libraries,
     refuse_lora_flags,
+    require,
 )
 from egup_trainer.errors import ConfigError, check_range
 
@@ -20,7 +22,7 @@ AUTO = "auto"
 
 
 @dataclass
-class ProxyArguments:
+class ProxyArguments(RunArguments):
     """Which rows, who writes, how much, and where it goes."""
 
     forget: str | None = field(default=None, metadata={"help": "Rows to forget: a source as for `egup unlearn`."})
@@ -42,10 +44,6 @@ class ProxyArguments:
     seed: int = field(default=0, metadata={"help": "Seed of examples and draws."})
     max_length: int = field(default=1024, metadata={"help": "Most tokens in a row when it is scored."})
     feature_layer: float = field(default=0.5, metadata={"help": "Layer of the features: a share, or an index."})
-    user_marker: str = field(default="Question: ", metadata={"help": "As for `egup unlearn`."})
-    assistant_marker: str = field(default="\nAnswer: ", metadata={"help": "As for `egup unlearn`."})
-    use_cpu: bool = field(default=False, metadata={"help": "Do not use a GPU."})
-    disable_tqdm: bool = field(default=False, metadata={"help": "No progress bars."})
 
 
 def main(argv: list[str]) -> None:
@@ -56,7 +54,6 @@ def main(argv: list[str]) -> None:
 
     args, model_config = parse("proxy", [ProxyArguments, ModelConfig], argv)
     settings = _check(args, model_config)
-    from egup_trainer.data.tokenization import Template
 
     with one_line_errors():
         state = PartialState(cpu=args.use_cpu)
@@ -71,7 +68,7 @@ def main(argv: list[str]) -> None:
             place=state,
             output=Path(args.output),
             writer_model=args.writer_model,
-            template=Template(args.user_marker, args.assistant_marker),
+            template=args.template,
             batch_size=args.batch_size,
             progress=not args.disable_tqdm,
         )
@@ -116,13 +113,7 @@ def auto_proxies(row_args: Any, config: Any, model_config: Any) -> str:
 def _check(args: ProxyArguments, model_config: Any) -> Any:
     from egup_trainer.proxies.settings import ProxySettings
 
-    for flag, value in (
-        ("--model_name_or_path", model_config.model_name_or_path),
-        ("--forget", args.forget),
-        ("--output", args.output),
-    ):
-        if not value:
-            raise ConfigError(got=f"no {flag}", expected="it to be given", fix="see `egup proxy --help`")
+    require("proxy", model_name_or_path=model_config.model_name_or_path, forget=args.forget, output=args.output)
     refuse_lora_flags(model_config)
     check_output(Path(args.output), ".jsonl", [args.forget, args.retain])
     check_range(args, ("batch_size",), low=1, whole=True)

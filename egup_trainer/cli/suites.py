@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any
 
-from egup_trainer.errors import ConfigError, choose
+from egup_trainer.errors import ConfigError, check_range, choose
 
 
 class SuiteName(Enum):
@@ -66,7 +66,6 @@ def make_suite(
     from egup_trainer.evaluation.suites.custom import custom_suite
     from egup_trainer.evaluation.suites.muse import MuseCorpus, muse_suite
     from egup_trainer.evaluation.suites.tofu import tofu_suite
-    from egup_trainer.trainer.config import check_range
 
     name = choose(SuiteName, suite, "suite")
     _check_flags(name, {**vars(args), "forget": forget, "retain": retain})

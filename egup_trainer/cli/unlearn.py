@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from egup_trainer.cli.common import one_line_errors, parse, quiet_libraries
+from egup_trainer.cli.common import one_line_errors, parse, quiet_libraries, require
 from egup_trainer.cli.proxy import AUTO, auto_proxies
 from egup_trainer.cli.suites import MAX_LENGTH, SuiteArguments, SuiteName, make_suite
 from egup_trainer.errors import ConfigError, StateError
@@ -63,9 +63,7 @@ def main(argv: list[str]) -> None:
 def _check(row_args: RowArguments, config: Any, model_config: Any) -> None:
     from dataclasses import fields
 
-    for flag, value in (("--model_name_or_path", model_config.model_name_or_path), ("--forget", row_args.forget)):
-        if not value:
-            raise ConfigError(got=f"no {flag}", expected="it to be given", fix="see `egup unlearn --help`")
+    require("unlearn", model_name_or_path=model_config.model_name_or_path, forget=row_args.forget)
     for option in fields(model_config):
         unused = option.name.startswith("lora_") and not model_config.use_peft
         if unused and getattr(model_config, option.name) != option.default:

@@ -247,13 +247,22 @@ class EGUPConfig(UnlearnConfig):
         refuse_what_the_objective_cannot_carry(self, forget_loss(self.objective))
         temperatures = ("inter_temperature", "intra_temperature", "proxy_temperature", "clreg_temperature")
         self._check_positives()
-        if self.proxy_dual_rate and not self.proxy_constraint:
-            raise ConfigError(
-                got=f"proxy_dual_rate={self.proxy_dual_rate} without the proxy constraint",
-                expected="both, or none: the rate moves the constraint's strength",
-                fix="leave out --proxy_dual_rate",
+        if not self.proxy_constraint:
+            self._refuse_without_constraint("proxy_dual_rate", 0, "the rate moves the constraint's strength")
+            self._refuse_without_constraint(
+                "proxy_reference", ProxyReference.INITIAL, "the boundary that moves is the constraint's"
             )
         check_range(self, (*temperatures, "clreg_noise_alpha"), low=0, low_is_allowed=False)
+
+    def _refuse_without_constraint(self, name: str, default: Any, why: str) -> None:
+        value = getattr(self, name)
+        if value != default:
+            shown = value.value if isinstance(value, Enum) else value
+            raise ConfigError(
+                got=f"{name}={shown} without the proxy constraint",
+                expected=f"both, or none: {why}",
+                fix=f"leave out --{name}",
+            )
 
     def _check_positives(self) -> None:
         rows = self.train_batch_size * self.gradient_accumulation_steps * self.world_size

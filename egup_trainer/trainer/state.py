@@ -19,6 +19,8 @@ _OPTIONS = (
     "proxy_constraint",
     "proxy_match",
     "proxy_neighbors",
+    "proxy_reference",
+    "npo_beta",
 )
 _OPTIONS += ("cache_dim", "bank_size", "seed")
 

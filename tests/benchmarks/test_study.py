@@ -33,8 +33,7 @@ MODELS = {"before": BEFORE, "retrained": RETRAINED}
 @pytest.fixture
 def results(tmp_path, monkeypatch):
     """An empty folder of results."""
-    for module in (plan,):
-        monkeypatch.setattr(module, "RESULTS", tmp_path)
+    monkeypatch.setattr(plan, "RESULTS", tmp_path)
     return tmp_path
 
 

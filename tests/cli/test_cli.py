@@ -142,6 +142,11 @@ def bad_inputs(tmp_path):
         "no forget": ([], ["forget"], "got no --forget; expected it to be given"),
         "no retain": ([], ["retain"], "got no retain set; expected rows to keep"),
         "unknown flag": (["--objectiv", "npo"], [], "got the unknown flag --objectiv; expected a flag of"),
+        "neither number nor auto": (
+            ["--npo_beta", "much"],
+            [],
+            "got npo_beta=much; expected a number above 0, or auto",
+        ),
         "bad number": (["--simnpo_beta", "much"], [], "invalid float value: 'much'"),
         "bad choice": (["--proxy_form", "wall"], [], "invalid choice: 'wall'"),
         "bad config file": (["--config", str(tmp_path / "no.yaml")], [], "got options that cannot be used"),

@@ -5,7 +5,7 @@ import shutil
 from dataclasses import replace
 
 import pytest
-from fixtures_report import HOSTILE, examples_of, make_evaluations
+from fixtures_report import HOSTILE, SECTIONS, examples_of, make_evaluations
 
 from egup_trainer.report.page import write_report
 
@@ -78,18 +78,7 @@ def test_the_page_shows_all_asks_for_nothing_and_reports_no_error(opened, report
         "return [...document.querySelectorAll('section')].map(each => [each.id, each.innerText.trim().length > 0, "
         "each.getBoundingClientRect().height > 40, each.getBoundingClientRect().width > 200])"
     )
-    assert [section[0] for section in seen] == [
-        "summary",
-        "table",
-        "tradeoff",
-        "truth-ratios",
-        "forget-rows",
-        "features",
-        "audit",
-        "training",
-        "examples",
-        "facts",
-    ]
+    assert [section[0] for section in seen] == SECTIONS
     assert all(all(section[1:]) for section in seen)
     images = "return [...document.images].map(each => each.complete && each.naturalWidth > 0 && each.width > 200)"
     loaded = browser.execute_script(images)

@@ -7,7 +7,7 @@ from dataclasses import replace
 from html.parser import HTMLParser
 
 import pytest
-from fixtures_report import HOSTILE, examples_of, make_evaluation, make_evaluations
+from fixtures_report import HOSTILE, SECTIONS, examples_of, make_evaluation, make_evaluations
 
 from egup_trainer.evaluation.evaluation import Evaluation
 from egup_trainer.evaluation.metric import Metric
@@ -17,19 +17,6 @@ from egup_trainer.report.facts import fact_groups
 from egup_trainer.report.models import Comparison
 from egup_trainer.report.page import render_page, write_report
 from egup_trainer.report.table import table_parts
-
-SECTIONS = [
-    "summary",
-    "table",
-    "tradeoff",
-    "truth-ratios",
-    "forget-rows",
-    "features",
-    "audit",
-    "training",
-    "examples",
-    "facts",
-]
 
 
 class Page(HTMLParser):
