@@ -75,6 +75,7 @@ class ForgetLoss(ABC):
         carries: the ways in which EGUP and CLReg can act beside it. `carries_why` says why others cannot.
         pulls_back: whether a negative weight makes sense, that is: minus the loss is a sound way to learn a row again.
         needs_boundary: whether it must be told, by `for_boundary`, how far the boundary of proxies is.
+        default_proxy_lambda: the strength of the proxy constraint unless the user names one.
         default_retain_loss: the retain loss that the objective is used with unless the user names one.
 
     Example:
@@ -97,6 +98,7 @@ class ForgetLoss(ABC):
     carries_why: str = "it has nothing for them to act on"
     pulls_back: bool = True
     needs_boundary: bool = False
+    default_proxy_lambda: float = 2.0
     default_retain_loss: str = "nll"
 
     @classmethod

@@ -199,7 +199,11 @@ class EGUPConfig(UnlearnConfig):
         ProxyReference.INITIAL,
         "The boundary is what the model said of proxies before unlearning, or what it says at the start of each epoch.",
     )
-    proxy_lambda: float = _option(2.0, "Strength of the proxy constraint (lambda); 0 or more.")
+    proxy_lambda: float | None = _option(
+        None,
+        "Strength of the proxy constraint (lambda); 0 or more. By default 2, and 1 with npo_beta=auto, whose pull has "
+        "halved at the boundary already.",
+    )
     proxy_dual_rate: float = _option(
         0.0,
         "Learn lambda by dual ascent: each step moves it by this rate times the mean boundary gap, down to 0 at least; "
@@ -239,6 +243,8 @@ class EGUPConfig(UnlearnConfig):
             setattr(self, name, choose(choices, getattr(self, name), name))
         check_range(self, ("inter_neighbors", "bank_size", "proxy_neighbors"), low=1, whole=True)
         check_range(self, ("cache_dim",), low=2, whole=True)
+        if self.proxy_lambda is None:
+            self.proxy_lambda = forget_loss(self.objective).from_config(self).default_proxy_lambda
         check_range(
             self, ("proxy_lambda", "proxy_dual_rate", "clreg_weight", "clreg_retain_anchor", "stop_retain_rise"), low=0
         )

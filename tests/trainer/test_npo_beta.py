@@ -32,6 +32,25 @@ def test_the_pull_is_that_of_gradient_difference_and_halves_at_the_boundary():
     assert pull(NPO(loss.beta), 0.0) == pytest.approx(1.0)
 
 
+@pytest.mark.parametrize(
+    ("options", "strength"),
+    [
+        ({}, 2.0),
+        (AUTO, 1.0),
+        ({**AUTO, "proxy_lambda": 2.0}, 2.0),
+        ({"objective": "grad_diff", "npo_beta": "auto"}, 2.0),
+    ],
+)
+def test_the_constraint_leaves_half_of_itself_at_the_boundary_where_the_pull_fades_itself(
+    make_trainer, options, strength
+):
+    trainer = known_trainer(make_trainer, **options)
+    trainer.begin_training()
+    assert trainer.args.proxy_lambda == strength
+    effort = trainer.guide._effort(torch.tensor([-9.0, 0.0, 9.0]))
+    assert effort.tolist() == pytest.approx([1.0, 1 - strength / 2, 1 - strength])
+
+
 def test_a_beta_that_is_set_stays():
     loss = NPO(beta=0.1)
     assert loss.for_boundary(120.0) is loss
