@@ -14,8 +14,10 @@ from hypothesis import settings
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import (
     AutoModelForCausalLM,
+    CohereConfig,
     Gemma3TextConfig,
     GPT2Config,
+    GraniteConfig,
     LlamaConfig,
     PreTrainedTokenizerFast,
     Qwen3Config,
@@ -39,6 +41,8 @@ MODEL_CONFIGS = {
     "gemma3": lambda vocab: Gemma3TextConfig(
         vocab_size=vocab, head_dim=8, final_logit_softcapping=5.0, sliding_window=16, **SIZES, **HEADS
     ),
+    "granite": lambda vocab: GraniteConfig(vocab_size=vocab, logits_scaling=4.0, **SIZES, **HEADS),
+    "cohere": lambda vocab: CohereConfig(vocab_size=vocab, logit_scale=0.25, **SIZES, **HEADS),
     "gpt2": lambda vocab: GPT2Config(vocab_size=vocab, n_embd=32, n_layer=3, n_head=4, n_positions=128),
 }
 

@@ -1,6 +1,7 @@
 """Which retain row goes with which forget row: a pure function of (seed, epoch, index)."""
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 from functools import lru_cache
 
 import numpy as np
@@ -11,6 +12,10 @@ from egup_trainer.data.tokenization import RowDataset
 
 Pair = tuple[int, int]
 """Ids of a forget row and of its retain row; `NO_SAMPLE` where there is none."""
+
+_MOST_STEPS, _LEAST_WINDOWS = 50, 4
+"""Rows of similar length are looked for among those of so many steps, and in so many parts of an epoch at least, so
+that epochs differ; as transformers has it."""
 
 
 class PairDataset(Dataset):
@@ -34,6 +39,53 @@ class PairDataset(Dataset):
         return [side[index] if index != NO_SAMPLE else (NO_SAMPLE, self._filler) for side, index in zip(sides, pair)]
 
 
+@dataclass(frozen=True)
+class Lengths:
+    """What pairs are grouped by.
+
+    Args:
+        forget, retain: tokens of each row, shape (N_f,) and (N_r,).
+        step_pairs: pairs that an optimizer step takes, over all micro-batches and ranks.
+    """
+
+    forget: np.ndarray
+    retain: np.ndarray
+    step_pairs: int
+
+    @classmethod
+    def of(cls, dataset: PairDataset, step_pairs: int) -> "Lengths":
+        """Those of a dataset."""
+        sides = [[] if side is None else [len(row) for row in side.rows] for side in (dataset.forget, dataset.retain)]
+        return cls(*map(np.array, sides), step_pairs)
+
+
+def group_by_length(pairs: list[Pair], lengths: Lengths, generator: np.random.Generator) -> list[Pair]:
+    """The same rows, so paired and ordered that a step holds little padding.
+
+    Of the pairs of some consecutive steps, forget rows and retain rows are sorted, longest first, and paired anew; the
+    steps then come in a drawn order. An unfilled step stays the last one. However a step is cut, it has the same pairs.
+
+    Example:
+        >>> lengths = Lengths(np.array([3, 9, 4, 8]), np.array([2, 7, 1, 6]), step_pairs=2)
+        >>> sorted(group_by_length([(0, 1), (1, 2), (2, 3), (3, 0)], lengths, np.random.default_rng(0)))
+        [(0, 2), (1, 1), (2, 0), (3, 3)]
+    """
+    size = lengths.step_pairs
+    window = size * max(1, min(len(pairs) // size // _LEAST_WINDOWS, _MOST_STEPS))
+    steps = []
+    for start in range(0, len(pairs), window):
+        forget, retain = zip(*pairs[start : start + window], strict=True)
+        sides = (_longest_first(forget, lengths.forget), _longest_first(retain, lengths.retain))
+        sorted_pairs = list(zip(*sides, strict=True))
+        steps += [sorted_pairs[first : first + size] for first in range(0, len(sorted_pairs), size)]
+    tail = [steps.pop()] if len(steps[-1]) < size else []
+    return [pair for step in [*(steps[place] for place in generator.permutation(len(steps))), *tail] for pair in step]
+
+
+def _longest_first(rows: tuple[int, ...], lengths: np.ndarray) -> list[int]:
+    return sorted(rows, key=lambda row: -lengths[row] if row != NO_SAMPLE else 0)
+
+
 class PairBatchSampler(Sampler[list[Pair]]):
     """Batches of pairs for one rank.
 
@@ -49,6 +101,7 @@ class PairBatchSampler(Sampler[list[Pair]]):
         seed: seed of all orders.
         rank, world_size: which share of each batch of the whole world this rank takes.
         drop_last: leave out the tail of an epoch that does not fill a batch on every rank.
+        lengths: if given, a step takes rows of similar length, see `group_by_length`.
 
     Example:
         >>> sampler = PairBatchSampler(num_forget=3, num_retain=2, batch_size=2, seed=0)
@@ -65,11 +118,12 @@ class PairBatchSampler(Sampler[list[Pair]]):
         rank: int = 0,
         world_size: int = 1,
         drop_last: bool = False,
+        lengths: Lengths | None = None,
     ):
         self.num_forget, self.num_retain = num_forget, num_retain
         self.batch_size, self.seed = batch_size, seed
         self.rank, self.world_size = rank, world_size
-        self.drop_last = drop_last
+        self.drop_last, self.lengths = drop_last, lengths
         self.epoch = 0
 
     def set_epoch(self, epoch: int) -> None:
@@ -90,7 +144,10 @@ class PairBatchSampler(Sampler[list[Pair]]):
     def pairs(self, epoch: int) -> list[Pair]:
         """All pairs of an epoch, in the order in which the whole world sees them."""
         forget = np.random.default_rng([self.seed, 0, epoch]).permutation(self.num_forget)
-        return [(int(row), self._retain_at(epoch * self.num_forget + place)) for place, row in enumerate(forget)]
+        pairs = [(int(row), self._retain_at(epoch * self.num_forget + place)) for place, row in enumerate(forget)]
+        if self.lengths is None:
+            return pairs
+        return group_by_length(pairs, self.lengths, np.random.default_rng([self.seed, 2, epoch]))
 
     def _retain_at(self, place: int) -> int:
         if not self.num_retain:

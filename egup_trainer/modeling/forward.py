@@ -1,12 +1,13 @@
 """One forward pass over a joined batch: log-probabilities at answer positions and features of one layer.
 
 The vocabulary projection is the largest tensor of a step. It is computed at answer positions only, by a hook that
-picks those hidden states right before the output embedding. All that a model does after it (soft-capping, scaling)
-still happens, which running backbone and head apart would lose.
+picks those hidden states right before the output embedding. Log-probabilities are read there, too, and the model goes
+on with the logits of one position; what models do after it (soft-capping, scaling) is done to all, and compared at that
+one position. A model that does something else is read the plain way.
 """
 
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
 from typing import Any
 
 import torch
@@ -14,6 +15,7 @@ from torch import Tensor, nn
 
 from egup_trainer.data.schema import IGNORE_INDEX
 from egup_trainer.errors import ConfigError, ModelError
+from egup_trainer.modeling.answer_logps import HeadReading, LogitTransform
 from egup_trainer.modeling.outputs import AnswerOutputs
 
 
@@ -69,6 +71,8 @@ class AnswerReader:
         self.layer_index = layer_index(feature_layer, len(layers))
         self.hidden_index = layer_index(hidden_layer, len(layers), "rmu_layer")
         self.layer, self.hidden_layer = layers[self.layer_index], layers[self.hidden_index]
+        self._transform: LogitTransform | None = LogitTransform.of(model.config.get_text_config())
+        self._transform_is_known = False
 
     def __call__(
         self,
@@ -103,13 +107,29 @@ class AnswerReader:
                 hooks.enter_context(_hooked(self.hidden_layer.register_forward_hook, _capture(states)))
             if embedding_noise is not None:
                 hooks.enter_context(_hooked(self.embedding.register_forward_hook, _add_noise(embedding_noise)))
-            logits = model(input_ids=input_ids, attention_mask=attention_mask, use_cache=False).logits
-        logits = logits.reshape(-1, logits.shape[-1])  # (1, N, V) -> (N, V)
-        logps = -nn.functional.cross_entropy(logits.float(), targets, reduction="none")  # (N,)
+            logps, logits = self._logps(model, input_ids, attention_mask, targets, keep_logits)
         counts = torch.bincount(rows, minlength=len(labels)).float()  # (B,)
         features = _pool(_at(captured[0], positions + 1), rows, counts) if with_features else None
         hidden = _at(states[0], positions + 1) if with_hidden else None
-        return AnswerOutputs(logps, rows, counts, features, logits.float() if keep_logits else None, targets, hidden)
+        return AnswerOutputs(logps, rows, counts, features, logits, targets, hidden)
+
+    def _logps(
+        self, model: Callable[..., Any], input_ids: Tensor, attention_mask: Tensor, targets: Tensor, keep_logits: bool
+    ) -> tuple[Tensor, Tensor | None]:
+        """Log-probabilities (N,), and the logits (N, V) if they are to be kept."""
+        reading = None if keep_logits or self._transform is None else HeadReading(targets, self._transform)
+        with _read_at_head(self.head, reading) if reading else nullcontext():
+            logits = model(input_ids=input_ids, attention_mask=attention_mask, use_cache=False).logits
+        logits = logits.reshape(-1, logits.shape[-1])  # (1, N, V) -> (N, V)
+        if reading is None or reading.logps is None:
+            logps = -nn.functional.cross_entropy(logits.float(), targets, reduction="none")
+            return logps, logits.float() if keep_logits else None
+        if not self._transform_is_known and len(logits):
+            self._transform_is_known = True
+            if not reading.explains(logits):
+                self._transform = None
+                return self._logps(model, input_ids, attention_mask, targets, keep_logits)
+        return reading.logps, None
 
 
 def check_positions(model: Any, needed: int, what: str, fix: str) -> None:
@@ -201,6 +221,20 @@ def _hooked(register: Callable, hook: Callable, **options: Any) -> Iterator[None
         yield
     finally:
         handle.remove()
+
+
+@contextmanager
+def _read_at_head(head: nn.Module, reading: HeadReading) -> Iterator[None]:
+    """The output embedding with its log-probabilities read inside of its forward, where wrappers hold its weights."""
+    own, forward = head.__dict__.get("forward"), head.forward
+    head.forward = lambda *args, **kwargs: reading(forward(*args, **kwargs))  # type: ignore[method-assign]
+    try:
+        yield
+    finally:
+        if own is None:
+            del head.__dict__["forward"]
+        else:
+            head.forward = own
 
 
 def _at(hidden: Tensor, positions: Tensor) -> Tensor:

@@ -11,6 +11,7 @@ from egup_trainer.errors import ConfigError, check_range, choose, read_number_or
 from egup_trainer.guidance.proxy_constraint import ProxyForm, ProxyMatch, ProxyReference
 from egup_trainer.losses.registry import forget_loss, retain_loss
 from egup_trainer.trainer.refusals import (
+    check_sampling,
     default_to_non_reentrant_checkpointing,
     refuse_reentrant_checkpointing,
     refuse_to_publish_features,
@@ -144,6 +145,7 @@ class UnlearnConfig(TrainingArguments):
         refuse_reentrant_checkpointing(self)
         refuse_to_publish_features(self)
         refuse_what_would_do_nothing(self)
+        check_sampling(self)
         loss = forget_loss(self.objective)
         self.retain_loss = loss.default_retain_loss if self.retain_loss is None else self.retain_loss
         retain_loss(self.retain_loss)

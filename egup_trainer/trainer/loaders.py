@@ -6,7 +6,7 @@ import torch
 from torch.utils.data import DataLoader
 
 from egup_trainer.data.collator import PairCollator
-from egup_trainer.data.pairing import PairBatchSampler, PairDataset
+from egup_trainer.data.pairing import Lengths, PairBatchSampler, PairDataset
 from egup_trainer.errors import ConfigError
 from egup_trainer.trainer.preparation import prepare_dataset
 
@@ -42,6 +42,8 @@ def make_pair_sampler(dataset: PairDataset, batch_size: int, args: Any) -> PairB
     Raises:
         ConfigError: an epoch has no batch.
     """
+    step_pairs = batch_size * args.world_size * args.gradient_accumulation_steps
+    by_length = args.train_sampling_strategy == "group_by_length"
     sampler = PairBatchSampler(
         len(dataset.forget),
         0 if dataset.retain is None else len(dataset.retain),
@@ -50,6 +52,7 @@ def make_pair_sampler(dataset: PairDataset, batch_size: int, args: Any) -> PairB
         rank=args.process_index,
         world_size=args.world_size,
         drop_last=args.dataloader_drop_last,
+        lengths=Lengths.of(dataset, step_pairs) if by_length else None,
     )
     if not len(sampler):
         raise ConfigError(

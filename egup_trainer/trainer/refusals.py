@@ -25,7 +25,7 @@ def default_to_non_reentrant_checkpointing(config: TrainingArguments) -> None:
 
 def refuse_what_would_do_nothing(config: TrainingArguments) -> None:
     """Raises `ConfigError` for options of `TrainingArguments` that this trainer cannot honour."""
-    expected = {"label_smoothing_factor": 0.0, "train_sampling_strategy": "random", "neftune_noise_alpha": None}
+    expected = {"label_smoothing_factor": 0.0, "neftune_noise_alpha": None}
     if config.dataloader_persistent_workers and not config.dataloader_num_workers:
         expected["dataloader_persistent_workers"] = False
     for name, value in expected.items():
@@ -35,6 +35,17 @@ def refuse_what_would_do_nothing(config: TrainingArguments) -> None:
                 expected=f"{value}, the only value that this trainer can honour",
                 fix=f"leave out --{name}",
             )
+
+
+def check_sampling(config: TrainingArguments) -> None:
+    """Raises `ConfigError` for a sampling strategy that pairs of rows do not have."""
+    strategies = ("random", "group_by_length")
+    if config.train_sampling_strategy not in strategies:
+        raise ConfigError(
+            got=f"train_sampling_strategy={config.train_sampling_strategy}",
+            expected=f"{' or '.join(strategies)}: forget rows are visited in a drawn order",
+            fix="set --train_sampling_strategy group_by_length, or leave it out",
+        )
 
 
 def refuse_to_publish_features(config: Any) -> None:

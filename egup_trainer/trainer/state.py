@@ -22,7 +22,7 @@ _OPTIONS = (
     "proxy_reference",
     "npo_beta",
 )
-_OPTIONS += ("cache_dim", "bank_size", "seed")
+_OPTIONS += ("cache_dim", "bank_size", "seed", "train_sampling_strategy")
 
 
 class StateInCheckpoints:

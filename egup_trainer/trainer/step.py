@@ -21,19 +21,21 @@ class StepCounts:
         forget_ids, retain_ids: sample ids of the whole step, fillers (-1) left out.
         retain_tokens: scored retain tokens, shape ().
         input_tokens: tokens that the model reads, padding left out, shape ().
+        positions: the same with padding, shape ().
     """
 
     forget_ids: Tensor
     retain_ids: Tensor
     retain_tokens: Tensor
     input_tokens: Tensor
+    positions: Tensor
 
     @classmethod
     def of(cls, batches: list[dict[str, Tensor]], accelerator: Any) -> "StepCounts":
         """Counts the step's batches over all processes, by one gather."""
         tables = torch.cat([_count_rows(batch) for batch in batches]).to(accelerator.device)
-        forget_ids, retain_ids, retain_tokens, input_tokens = accelerator.gather(tables).unbind(dim=1)
-        return cls(forget_ids[forget_ids >= 0], retain_ids[retain_ids >= 0], retain_tokens.sum(), input_tokens.sum())
+        forget_ids, retain_ids, *counts = accelerator.gather(tables).unbind(dim=1)
+        return cls(forget_ids[forget_ids >= 0], retain_ids[retain_ids >= 0], *(each.sum() for each in counts))
 
     def per_forget_row(self, values: Tensor) -> Tensor:
         """Sum of values, each a share of the mean over the step's forget rows."""
@@ -45,13 +47,14 @@ class StepCounts:
 
 
 def _count_rows(batch: dict[str, Tensor]) -> Tensor:
-    """Forget id, retain id, retain answer tokens and input tokens of each pair of a batch: (B, 4), int64."""
+    """Forget id, retain id, retain answer tokens, input tokens and positions of each pair of a batch: (B, 5), int64."""
     forget_ids = batch["forget_ids"]
     size = len(forget_ids)
     retain_ids = batch.get("retain_ids", torch.full_like(forget_ids, -1))
     scored = count_answer_tokens(batch["labels"][size : 2 * size]) if "retain_ids" in batch else retain_ids * 0
     read = batch["attention_mask"].sum(dim=1).reshape(-1, size).sum(dim=0)
-    return torch.stack([forget_ids, retain_ids, scored, read], dim=1)
+    positions = torch.full_like(read, batch["attention_mask"].numel() // size)
+    return torch.stack([forget_ids, retain_ids, scored, read, positions], dim=1)
 
 
 class StepLog:
@@ -72,10 +75,10 @@ class StepLog:
         for name, values in samples.items():
             self._samples[name].append(values)
 
-    def end_step(self, input_tokens: Tensor) -> None:
+    def end_step(self, counts: StepCounts) -> None:
         """Counts a finished optimizer step."""
         self._steps += 1
-        self._tokens = self._tokens + input_tokens
+        self._tokens, self._positions = self._tokens + counts.input_tokens, self._positions + counts.positions
 
     def flush(self, accelerator: Any) -> dict[str, float]:
         """Means over the steps since the last call, and starts anew. Called on every process alike."""
@@ -89,6 +92,7 @@ class StepLog:
         for name, parts in sorted(self._samples.items()):
             logs |= _describe(name, torch.cat(parts).float())
         logs["tokens_per_second"] = round(float(self._tokens) / (time.perf_counter() - self._start), 1)
+        logs["padding"] = round(1 - float(self._tokens / self._positions), 3)
         logs["peak_memory_gb"] = round(peak_memory_gb(), 3)
         self._sums.clear()
         self._samples.clear()
@@ -96,7 +100,8 @@ class StepLog:
         return logs
 
     def _restart(self) -> None:
-        self._steps, self._tokens, self._start = 0, torch.tensor(0), time.perf_counter()
+        self._steps, self._start = 0, time.perf_counter()
+        self._tokens = self._positions = torch.tensor(0)
 
 
 def _describe(name: str, values: Tensor) -> dict[str, float]:

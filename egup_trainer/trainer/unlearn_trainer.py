@@ -263,7 +263,7 @@ class UnlearnTrainer(ModelCards, StateInCheckpoints, RowLoaders, Trainer):
 
     def end_step(self) -> None:
         """Moves the run's memory on, once the optimizer has stepped."""
-        self.step_log.end_step(self._counts.input_tokens)
+        self.step_log.end_step(self._counts)
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Logs as `Trainer` does; training logs carry each term and measure under its own name."""

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from egup_trainer.data.pairing import PairBatchSampler, PairDataset
+from egup_trainer.data.pairing import Lengths, PairBatchSampler, PairDataset, group_by_length
 from egup_trainer.data.schema import IGNORE_INDEX, NO_SAMPLE, TokenizedRow
 from egup_trainer.data.tokenization import RowDataset
 
@@ -189,3 +189,75 @@ def test_a_filler_has_one_token_and_no_label(pairs):
 def test_without_a_retain_set_an_item_is_the_forget_row_alone():
     ((index, row),) = PairDataset(rows(10, 11), None)[1, NO_SAMPLE]
     assert (index, row.input_ids[0]) == (1, 11)
+
+
+# Rows of similar length
+
+
+def grouping(num_forget, num_retain, step_pairs, seed=0):
+    """Lengths of made-up rows."""
+    draw = np.random.default_rng(seed)
+    return Lengths(draw.integers(5, 200, num_forget), draw.integers(5, 200, num_retain), step_pairs)
+
+
+@settings(max_examples=150, deadline=None)
+@given(**SIZES, accumulation=st.integers(1, 3))
+def test_grouped_steps_hold_the_same_pairs_however_they_are_cut(
+    num_forget, num_retain, batch_size, world_size, seed, epoch, accumulation
+):
+    size = batch_size * world_size * accumulation
+    lengths = grouping(num_forget, num_retain, size)
+    cut = [
+        list(sampler(num_forget, num_retain, batch_size, seed, epoch, rank=r, world_size=world_size, lengths=lengths))
+        for r in range(world_size)
+    ]
+    sequence = [pair for batches in zip(*cut) for batch in batches for pair in batch if pair != FILLER]
+    whole = [pair for batch in sampler(num_forget, num_retain, size, seed, epoch, lengths=lengths) for pair in batch]
+    assert sequence == [pair for pair in whole if pair != FILLER]
+    plain = sampler(num_forget, num_retain, seed=seed).pairs(epoch)
+    for grouped_rows, rows in zip(zip(*sequence), zip(*plain)):
+        assert Counter(grouped_rows) == Counter(rows)  # the rows of the epoch, no other
+
+
+def test_grouped_pairs_by_hand():
+    lengths = Lengths(np.array([10, 40, 30, 20, 5]), np.array([1, 4, 3, 2, 9]), step_pairs=2)
+    pairs = [
+        (0, 0),
+        (1, 1),
+        (2, 2),
+        (3, 3),
+        (4, 4),
+    ]  # a window of one step: five rows are less than two steps a quarter
+    grouped = group_by_length(pairs, lengths, np.random.default_rng(0))
+    assert grouped[4:] == [(4, 4)]  # the unfilled step comes last
+    assert sorted([grouped[:2], grouped[2:4]]) == [[(1, 1), (0, 0)], [(2, 2), (3, 3)]]  # longest first
+
+
+def padding(batches, lengths):
+    """Share of padding in joined batches."""
+    read = held = 0
+    for batch in batches:
+        tokens = [side[row] for pair in batch for side, row in zip((lengths.forget, lengths.retain), pair)]
+        read, held = read + sum(tokens), held + max(tokens) * len(tokens)
+    return 1 - read / held
+
+
+def test_grouping_leaves_little_padding_and_epochs_that_differ():
+    lengths = grouping(400, 900, step_pairs=8)
+    plain, grouped = (list(sampler(400, 900, 8, lengths=each)) for each in (None, lengths))
+    assert padding(plain, lengths) > 0.4
+    assert padding(grouped, lengths) < 0.12
+    micro = list(sampler(400, 900, 2, lengths=lengths))
+    assert padding(micro, lengths) < 0.06
+    first, second = ({frozenset(batch) for batch in sampler(400, 900, 8, epoch=e, lengths=lengths)} for e in (0, 1))
+    assert not first & second
+    longest = [max(lengths.forget[forget] for forget, _ in batch) for batch in grouped]
+    assert longest != sorted(longest, reverse=True)  # steps come in a drawn order
+
+
+def test_forget_rows_alone_are_grouped_too():
+    lengths = grouping(40, 0, step_pairs=4)
+    batches = list(sampler(40, 0, 4, lengths=lengths))
+    assert {retain for batch in batches for _, retain in batch} == {NO_SAMPLE}
+    spread = [np.ptp(lengths.forget[[forget for forget, _ in batch]]) for batch in batches]
+    assert np.mean(spread) < 0.6 * np.mean([np.ptp(lengths.forget[place : place + 4]) for place in range(0, 40, 4)])

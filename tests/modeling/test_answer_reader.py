@@ -51,11 +51,12 @@ def test_positions_predict_the_token_after_them():
     assert tokens.tolist() == [5, 6, 7, 8]
 
 
+@pytest.mark.parametrize("keep_logits", [False, True], ids=["", "with logits"])
 @pytest.mark.parametrize("checkpoint", [False, True], ids=["kept", "checkpointed"])
 @pytest.mark.parametrize("lora", [False, True], ids=["full", "lora"])
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", [*FAMILIES, "granite", "cohere"])
 def test_logps_and_all_gradients_equal_the_plain_way(
-    family, lora, checkpoint, lively, with_lora, checkpointed, rows, pad, plain_logps
+    family, lora, checkpoint, keep_logits, lively, with_lora, checkpointed, rows, pad, plain_logps
 ):
     model = with_lora(lively(family)) if lora else lively(family)
     if checkpoint:
@@ -65,9 +66,10 @@ def test_logps_and_all_gradients_equal_the_plain_way(
     weights = token_weights(len(expected))
     expected_gradients = gradients(model, (expected * weights).sum())
 
-    out = AnswerReader(model)(model, **batch, keep_logits=True)
+    out = AnswerReader(model)(model, **batch, keep_logits=keep_logits)
     torch.testing.assert_close(out.token_logps, expected, atol=1e-5, rtol=1e-5)
-    torch.testing.assert_close(out.logits, expected_logits, atol=1e-5, rtol=1e-5)
+    if keep_logits:
+        torch.testing.assert_close(out.logits, expected_logits, atol=1e-5, rtol=1e-5)
     assert_same_gradients(gradients(model, (out.token_logps * weights).sum()), expected_gradients)
     if lora:
         assert all("lora_" in name for name in expected_gradients)
@@ -118,10 +120,73 @@ def test_one_forward_and_a_head_that_sees_answers_only(family, lively, rows, pad
     model, batch = lively(family), pad(rows)
     calls, widths = [], []
     model.base_model.register_forward_hook(lambda *_: calls.append(1))
-    model.get_output_embeddings().register_forward_hook(lambda module, args, output: widths.append(output.shape))
+    head = model.get_output_embeddings()
+    head.register_forward_hook(lambda module, args, output: widths.extend([args[0].shape[1], output.shape[1]]))
+    reader = AnswerReader(model)
+    reader(model, **batch)
+    assert (len(calls), widths) == (1, [sum(NUM_TOKENS), 1])  # what it reads, and what the model goes on with
+    reader(model, **batch, keep_logits=True)
+    assert widths[2:] == [sum(NUM_TOKENS)] * 2
+
+
+def kept_logits(model, reader, batch):
+    """How many (tokens x vocabulary) tensors, in float32, a forward pass keeps for its backward pass."""
+    vocabulary = model.config.vocab_size
+    weights = {parameter.untyped_storage().data_ptr() for parameter in model.parameters()}
+    kept = {}
+
+    def pack(tensor):
+        storage = tensor.untyped_storage()
+        if tensor.dim() > 1 and tensor.shape[-1] == vocabulary and storage.data_ptr() not in weights:
+            kept[storage.data_ptr()] = storage.nbytes()
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        values = reader(model, **batch).token_logps
+    values.sum().backward()
+    return sum(kept.values()) / (4 * sum(NUM_TOKENS) * vocabulary)
+
+
+@pytest.mark.parametrize(("family", "plain"), [("llama", 1), ("gemma3", 1.5)])
+def test_the_logits_are_kept_once_in_their_own_type(family, plain, lively, rows, pad):
+    model, batch = lively(family).bfloat16(), pad(rows)
+    reader = AnswerReader(model)
+    reader(model, **batch)
+    assert kept_logits(model, reader, batch) == pytest.approx(0.5, abs=0.05)
+    reader._transform = None
+    assert kept_logits(model, reader, batch) == pytest.approx(plain, abs=0.05)
+
+
+def test_a_model_that_treats_its_logits_in_another_way_is_read_the_plain_way(
+    lively, rows, pad, plain_logps, monkeypatch
+):
+    model, batch = lively(), pad(rows)
+    whole = model.forward
+
+    def shifted(**options):
+        outputs = whole(**options)
+        outputs.logits = outputs.logits + torch.arange(outputs.logits.shape[-1]) / 50
+        return outputs
+
+    monkeypatch.setattr(model, "forward", shifted)
+    expected, _ = plain_logps(model, batch)
+    expected_gradients = gradients(model, expected.sum())
+    reader = AnswerReader(model)
+    for _ in range(2):
+        out = reader(model, **batch)
+        torch.testing.assert_close(out.token_logps, expected, atol=1e-5, rtol=1e-5)
+        assert_same_gradients(gradients(model, out.token_logps.sum()), expected_gradients)
+
+
+def test_the_output_embedding_is_left_as_it_was(lively, rows, pad):
+    model, batch = lively(), pad(rows)
+    head = model.get_output_embeddings()
+    plain = type(head).forward.__get__(head)
     AnswerReader(model)(model, **batch)
-    assert len(calls) == 1
-    assert [shape[:-1].numel() for shape in widths] == [sum(NUM_TOKENS)]
+    assert "forward" not in vars(head)
+    head.forward = plain  # as libraries do that move weights between devices
+    AnswerReader(model)(model, **batch)
+    assert vars(head)["forward"] is plain
 
 
 def plain_features(layer, model, batch):

@@ -46,6 +46,11 @@ from egup_trainer.guidance.proxy_constraint import ProxyForm
             "leave out --label_smoothing_factor",
         ),
         (
+            {"train_sampling_strategy": "batch_rebalance"},
+            "got train_sampling_strategy=batch_rebalance; expected random or group_by_length: forget rows are visited "
+            "in a drawn order; set --train_sampling_strategy group_by_length, or leave it out",
+        ),
+        (
             {"neftune_noise_alpha": 5.0},
             "got neftune_noise_alpha=5.0; expected None, the only value that this trainer can honour; "
             "leave out --neftune_noise_alpha",

@@ -15,6 +15,7 @@ from test_trainer import StopAt
 from egup_trainer import EGUPTrainer
 from egup_trainer.data.alternates import REFUSALS, refusals_for
 from egup_trainer.data.sources import load_rows
+from egup_trainer.data.tokenization import RowDataset
 from egup_trainer.errors import DataError
 from egup_trainer.modeling.reference import ReferenceKind
 
@@ -92,11 +93,16 @@ def test_a_resumed_run_ends_where_an_uninterrupted_one_does(make_trainer, tmp_pa
 
 def test_an_adapter_learns_to_refuse(make_trainer, taught):
     lora = LoraConfig(r=8, target_modules="all-linear", task_type="CAUSAL_LM")
-    trainer = make_trainer(taught(), objective="dpo", peft_config=lora, num_train_epochs=6, **OFF)
+    trainer = make_trainer(taught(), objective="dpo", peft_config=lora, retain_weight=0.0, num_train_epochs=6, **OFF)
+    answers = {
+        "forget": trainer.forget_rows,
+        "alternate": RowDataset([row.alternate for row in trainer.forget_rows.rows]),
+    }
+    before = {name: trainer.score(rows).mean_nll.mean() for name, rows in answers.items()}
     trainer.train()
-    logged = [row for row in trainer.state.log_history if "alternate_nll" in row]
-    assert logged[-1]["forget_nll"] > logged[0]["forget_nll"] + 0.1
-    assert logged[-1]["alternate_nll"] < logged[0]["alternate_nll"] - 1
+    after = {name: trainer.score(rows).mean_nll.mean() for name, rows in answers.items()}
+    assert after["forget"] > before["forget"] + 1
+    assert after["alternate"] < before["alternate"] - 1
 
 
 def test_each_row_has_its_refusal_of_the_seed(make_trainer, tokenizer):

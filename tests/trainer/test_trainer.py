@@ -32,10 +32,11 @@ class StopAt(TrainerCallback):
 
 
 @pytest.mark.parametrize("step", [2, 3, 5], ids=["mid first epoch", "between epochs", "mid second epoch"])
-@pytest.mark.parametrize("workers", [0, 1])
-def test_a_resumed_run_ends_where_an_uninterrupted_one_does(make_trainer, tmp_path, step, workers):
-    options = {**EVERYTHING, "save_strategy": "steps", "save_steps": 1, "num_train_epochs": 3}
-    options["dataloader_num_workers"] = workers
+@pytest.mark.parametrize(
+    "data", [{}, {"dataloader_num_workers": 1}, {"train_sampling_strategy": "group_by_length"}], ids=str
+)
+def test_a_resumed_run_ends_where_an_uninterrupted_one_does(make_trainer, tmp_path, step, data):
+    options = {**EVERYTHING, **data, "save_strategy": "steps", "save_steps": 1, "num_train_epochs": 3}
     whole = make_trainer(output_dir=str(tmp_path / "whole"), **options)
     whole.train()
     make_trainer(output_dir=str(tmp_path / "cut"), callbacks=[StopAt(step)], **options).train()
@@ -205,7 +206,7 @@ def test_logs_carry_each_term_under_its_own_name(make_trainer):
     assert sum(logs[term] for term in terms) == pytest.approx(logs["loss"], rel=1e-4)
     spread = {f"{name}{end}" for name in ("entanglement", "drift") for end in ("", "_p10", "_p90")}
     rest = {"weight_mean", "weight_min", "weight_max", "boundary_gap", "past_boundary", "forget_nll", "retain_nll"}
-    assert terms | spread | rest | {"tokens_per_second", "peak_memory_gb"} <= logs.keys()
+    assert terms | spread | rest | {"tokens_per_second", "padding", "peak_memory_gb"} <= logs.keys()
     assert logs["weight_min"] <= logs["weight_mean"] <= logs["weight_max"]
     assert logs["drift_p10"] <= logs["drift"] <= logs["drift_p90"]
     assert 0 <= logs["past_boundary"] <= 1
@@ -359,6 +360,7 @@ def save(trainer, tmp_path):
         {"inter_entanglement": False},
         {"proxy_match": "mean"},
         {"bank_size": 20},
+        {"train_sampling_strategy": "group_by_length"},
     ],
     ids=str,
 )

@@ -33,6 +33,7 @@ _LABELS = {
     "learning_rate": "Learning rate",
     "grad_norm": "Gradient norm",
     "tokens_per_second": "Tokens per second",
+    "padding": "Share of padding",
     "peak_memory_gb": "Peak memory (GB)",
 }
 _GROUPS = {
@@ -41,7 +42,7 @@ _GROUPS = {
     "Weights, drift and boundary": ("weight", "entanglement", "drift", "boundary_gap", "past_boundary"),
     "Optimizer": ("learning_rate", "grad_norm"),
     "Evaluation during training": ("eval_",),
-    "Machine": ("tokens_per_second", "peak_memory_gb"),
+    "Machine": ("tokens_per_second", "padding", "peak_memory_gb"),
     "Other terms": ("",),
 }
 _BANDS = (("_mean", "_min", "_max"), ("", "_p10", "_p90"))

@@ -1,0 +1,128 @@
+"""Log-probabilities of answer tokens without a second copy of the logits.
+
+The plain way holds the logits, their float32 copy, its log-softmax and two gradients, each of (tokens x vocabulary).
+Here there is one such tensor, the output embedding's own, in its own type: whatever must be computed in float32 is
+computed a few tokens at a time, and the gradient is written over the logits, which nothing needs any more.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+_CHUNK = 1 << 22
+"""Logits that are held in float32 at a time: 16 MB."""
+
+_TOLERANCE = 0.02
+"""Of the largest logit: more than bfloat16 rounds away, less than any other transform does."""
+
+
+@dataclass(frozen=True)
+class LogitTransform:
+    """What a model does to the output embedding's numbers x: y = multiplier * x, then y = cap * tanh(y / cap).
+
+    Args:
+        multiplier: 1 in most models.
+        cap: the soft cap, or None.
+
+    Example:
+        >>> LogitTransform(multiplier=0.5)(torch.tensor([3.0]))
+        tensor([1.5000])
+    """
+
+    multiplier: float = 1.0
+    cap: float | None = None
+
+    @classmethod
+    def of(cls, config: Any) -> "LogitTransform":
+        """That of a model, by its text configuration."""
+        multiplier = 1.0
+        for name, power in (("logit_scale", 1), ("lm_head_multiplier", 1), ("logits_scaling", -1)):
+            multiplier *= float(getattr(config, name, None) or 1.0) ** power
+        return cls(multiplier, getattr(config, "final_logit_softcapping", None))
+
+    def __call__(self, raw: Tensor) -> Tensor:
+        scaled = raw * self.multiplier if self.multiplier != 1 else raw
+        return torch.tanh(scaled / self.cap) * self.cap if self.cap else scaled
+
+    def derivative(self, logits: Tensor) -> Tensor | float:
+        """dy / dx where the result is y = `logits`."""
+        return self.multiplier * (1 - (logits / self.cap) ** 2) if self.cap else self.multiplier
+
+
+def answer_logps(raw: Tensor, targets: Tensor, transform: LogitTransform) -> Tensor:
+    """log softmax(transform(raw))[target] of each token, in float32: (N, V), (N,) -> (N,), nats.
+
+    Its backward pass writes the gradient over `raw`, which no other operation may need for its own.
+
+    Example:
+        >>> answer_logps(torch.zeros(1, 4), torch.tensor([2]), LogitTransform())  # -log 4
+        tensor([-1.3863])
+    """
+    return _AnswerLogps.apply(raw, targets, transform)
+
+
+class HeadReading:
+    """Reads log-probabilities off the output embedding, and lets the model go on with the first token's logits.
+
+    Args:
+        targets: the answer tokens, shape (N,).
+        transform: what the model will do to the logits.
+
+    Attributes:
+        logps: log-probabilities, shape (N,), once read; None under torch.compile, where all logits are let through.
+    """
+
+    def __init__(self, targets: Tensor, transform: LogitTransform):
+        self._targets, self._transform = targets, transform
+        self.logps: Tensor | None = None
+        self._first = targets.new_zeros(0)
+
+    def __call__(self, raw: Tensor) -> Tensor:
+        """Takes the output embedding's numbers (1, N, V) and returns those of the first token, (1, at most 1, V)."""
+        if torch.compiler.is_compiling():
+            return raw
+        self._first = raw[0, :1].detach().clone()
+        self.logps = answer_logps(raw.flatten(0, 1), self._targets.to(raw.device), self._transform)
+        return raw[:, :1]
+
+    def explains(self, logits: Tensor) -> bool:
+        """Whether the model did to the first token's logits, shape (1, V), what the transform says."""
+        expected = self._transform(self._first.float())
+        scale = expected.abs().max().clamp_min(1e-6)
+        return bool((logits.float() - expected).abs().max() <= _TOLERANCE * scale)
+
+
+class _AnswerLogps(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, raw: Tensor, targets: Tensor, transform: LogitTransform) -> Tensor:
+        normalisers = torch.empty(len(raw), dtype=torch.float32, device=raw.device)
+        chosen = torch.empty_like(normalisers)
+        for part in _parts(raw):
+            logits = transform(raw[part].float())
+            normalisers[part] = logits.logsumexp(dim=-1)
+            chosen[part] = logits.gather(1, targets[part, None]).squeeze(1)
+        ctx.save_for_backward(raw, targets, normalisers)
+        ctx.transform = transform
+        return chosen - normalisers
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor, None, None]:
+        raw, targets, normalisers = ctx.saved_tensors
+        for part in _parts(raw):
+            logits = ctx.transform(raw[part].float())
+            slope = ctx.transform.derivative(logits)
+            gradient = (logits - normalisers[part, None]).exp_().neg_()  # of log softmax: one-hot - softmax
+            gradient[torch.arange(len(gradient), device=gradient.device), targets[part]] += 1
+            raw[part] = gradient.mul_(slope).mul_(upstream[part, None])
+        return raw, None, None
+
+
+def _parts(raw: Tensor) -> Iterator[slice]:
+    """Slices of as many rows as make up a chunk."""
+    rows = max(_CHUNK // raw.shape[1], 1)
+    return (slice(start, start + rows) for start in range(0, len(raw), rows))

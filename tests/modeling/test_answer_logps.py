@@ -1,0 +1,97 @@
+"""Log-probabilities of answer tokens, and their gradient, against the plain way."""
+
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from egup_trainer.modeling import answer_logps as module
+from egup_trainer.modeling.answer_logps import LogitTransform, answer_logps
+
+TRANSFORMS = [LogitTransform(), LogitTransform(0.25), LogitTransform(cap=5.0), LogitTransform(3.0, 30.0)]
+
+
+def plain(raw, targets, transform):
+    logits = raw.float() * transform.multiplier
+    if transform.cap:
+        logits = transform.cap * torch.tanh(logits / transform.cap)
+    return logits.log_softmax(-1)[torch.arange(len(raw)), targets]
+
+
+def both(raw, targets, transform, weights):
+    """Values and gradients, ours and the plain way's. The output embedding's numbers come out of an operation."""
+    found = []
+    for function in (answer_logps, plain):
+        leaf = raw.clone().requires_grad_()
+        values = function(leaf * 1.0, targets, transform)
+        (values * weights).sum().backward()
+        found.append((values.detach(), leaf.grad))
+    return found
+
+
+@pytest.mark.parametrize("chunk", [1, 40, 1 << 22], ids=["token by token", "ragged", "whole"])
+@pytest.mark.parametrize("transform", TRANSFORMS, ids=str)
+def test_values_and_gradients_equal_the_plain_way(transform, chunk, monkeypatch):
+    monkeypatch.setattr(module, "_CHUNK", chunk)
+    generator = torch.Generator().manual_seed(0)
+    raw = 8 * torch.randn(7, 13, generator=generator)
+    targets = torch.randint(13, (7,), generator=generator)
+    (ours, our_gradient), (expected, gradient) = both(raw, targets, transform, torch.linspace(-2, 3, 7))
+    torch.testing.assert_close(ours, expected, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(our_gradient, gradient, atol=1e-6, rtol=1e-5)
+    assert gradient.abs().max() > 0.1
+
+
+def test_by_hand():
+    raw = torch.tensor([[0.0, torch.log(torch.tensor(3.0))]], requires_grad=True)
+    logps = answer_logps(raw * 1.0, torch.tensor([0]), LogitTransform())
+    logps.backward()
+    assert logps.item() == pytest.approx(-1.3862944)  # log(1 / (1 + 3))
+    assert raw.grad.tolist()[0] == pytest.approx([0.75, -0.75])
+
+
+def test_half_precision_is_summed_in_float32():
+    raw = torch.randn(5, 4000, generator=torch.Generator().manual_seed(0)).bfloat16()
+    targets = torch.arange(5)
+    (ours, our_gradient), (expected, gradient) = both(raw, targets, LogitTransform(), torch.ones(5))
+    assert ours.dtype == torch.float32
+    torch.testing.assert_close(ours, expected, atol=1e-6, rtol=1e-6)
+    assert our_gradient.dtype == torch.bfloat16
+    torch.testing.assert_close(our_gradient, gradient)
+
+
+def test_the_gradient_stands_where_the_logits_stood():
+    raw = torch.randn(3, 8, requires_grad=True) * 1.0
+    places = []
+    raw.register_hook(lambda gradient: places.append(gradient.data_ptr()))
+    answer_logps(raw, torch.tensor([1, 2, 3]), LogitTransform()).sum().backward()
+    assert places == [raw.data_ptr()]
+
+
+def test_a_second_backward_pass_over_what_is_gone_is_refused():
+    values = answer_logps(torch.randn(3, 8, requires_grad=True) * 1.0, torch.tensor([1, 2, 3]), LogitTransform())
+    values.sum().backward(retain_graph=True)
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        values.sum().backward()
+
+
+def test_without_answer_tokens_there_is_nothing():
+    leaf = torch.zeros(0, 8, requires_grad=True)
+    logps = answer_logps(leaf * 1.0, torch.zeros(0, dtype=torch.long), LogitTransform())
+    logps.sum().backward()
+    assert logps.shape == (0,)
+    assert leaf.grad.shape == (0, 8)
+
+
+@pytest.mark.parametrize(
+    ("config", "expected"),
+    [
+        ({}, LogitTransform(1.0, None)),
+        ({"logit_scale": 0.0625}, LogitTransform(0.0625, None)),
+        ({"logits_scaling": 8.0}, LogitTransform(0.125, None)),
+        ({"final_logit_softcapping": 30.0}, LogitTransform(1.0, 30.0)),
+        ({"final_logit_softcapping": None, "lm_head_multiplier": 0.5}, LogitTransform(0.5, None)),
+    ],
+)
+def test_the_transform_of_a_configuration(config, expected):
+    assert LogitTransform.of(SimpleNamespace(**config)) == expected
