@@ -11,6 +11,7 @@ PARTS: dict[str, dict[str, Any]] = {
     "intra": {"intra_entanglement": True},
     "egup": {"proxy_constraint": True, "inter_entanglement": True, "intra_entanglement": True},
     "following": {"proxy_reference": "current"},
+    "sharp": {"inter_temperature": 1.0},
     "lambda1": {"proxy_lambda": 1.0},
     "lambda2": {"proxy_lambda": 2.0},
     "clreg": {"clreg_weight": 0.1},
@@ -24,10 +25,10 @@ OBJECTIVES = (
 ALONE_ONLY = ("finetune", "task_vector")
 """Objectives whose forget rows EGUP and CLReg have no hold on; the configuration refuses the combination."""
 
-_TO_THE_WHOLE = ("proxy", "penalty", "proxy+inter", "proxy+intra", "egup", "clreg")
+_TO_THE_WHOLE = ("proxy", "penalty", "proxy+inter", "proxy+intra", "egup", "clreg", "proxy+clreg")
 ABLATION = {
-    "grad_diff": (*_TO_THE_WHOLE, "egup+following+clreg", "egup+lambda1+clreg"),
-    "npo": ("beta", *_TO_THE_WHOLE, "egup+following+clreg", "egup+lambda2+clreg"),
+    "grad_diff": (*_TO_THE_WHOLE, "egup+sharp+clreg", "egup+following+clreg", "egup+lambda1+clreg"),
+    "npo": ("beta", *_TO_THE_WHOLE, "egup+sharp+clreg", "egup+following+clreg", "egup+lambda2+clreg"),
 }
 """Parts alone and together, besides none and all."""
 

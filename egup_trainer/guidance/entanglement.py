@@ -33,7 +33,7 @@ def inter_sample_entanglement(features: Tensor, bank: Tensor, neighbors: int = 8
 
 
 def inter_sample_weights(
-    entanglement: Tensor, cached: Tensor, temperature: float = 1.0, clip: tuple[float, float] = (0.2, 5.0)
+    entanglement: Tensor, cached: Tensor, temperature: float = 3.0, clip: tuple[float, float] = (0.2, 5.0)
 ) -> Tensor:
     """More effort for samples close to retained knowledge: w_i = exp(e'_i / tau) / mean over the cache of the same.
 

@@ -174,7 +174,7 @@ class EGUPConfig(UnlearnConfig):
 
     inter_entanglement: bool = _option(True, "EGUP: more effort for forget samples close to retained knowledge.")
     inter_neighbors: int = _option(8, "Nearest retain samples that entanglement is taken over (k); 1 or more.")
-    inter_temperature: float = _option(1.0, "Temperature of the inter-sample weights (tau), in deviations; above 0.")
+    inter_temperature: float = _option(3.0, "Temperature of the inter-sample weights (tau), in deviations; above 0.")
     inter_clip_min: float = _option(0.2, "Least inter-sample weight, from 0 to 1.")
     inter_clip_max: float = _option(5.0, "Largest inter-sample weight, 1 or more.")
     bank_size: int = _option(1024, "Most recent retain features to compare with (M); 1 or more.")

@@ -71,9 +71,9 @@ def test_inter_weights_do_not_depend_on_the_scale_of_cosines():
 def test_inter_weights_are_clipped():
     cached = torch.linspace(0, 1, 9)
     batch = torch.tensor([-5.0, 0.5, 5.0])
-    assert inter_sample_weights(batch, cached)[[0, 2]].tolist() == pytest.approx([0.2, 5])
-    assert inter_sample_weights(batch, cached, clip=(0.9, 1.1)).tolist() == pytest.approx([0.9, 0.9, 1.1])
-    middle = inter_sample_weights(batch, cached)[1].item()
+    assert inter_sample_weights(batch, cached, 1.0)[[0, 2]].tolist() == pytest.approx([0.2, 5])
+    assert inter_sample_weights(batch, cached, 1.0, clip=(0.9, 1.1)).tolist() == pytest.approx([0.9, 0.9, 1.1])
+    middle = inter_sample_weights(batch, cached, 1.0)[1].item()
     assert 0.2 < middle < 0.9
 
 
