@@ -1,0 +1,84 @@
+"""`python -m benchmarks.speed` measures all shapes; `--quick` what fits into five minutes on two cores.
+
+The last line of its output is JSON: medians over rounds of ratios within a round.
+"""
+
+import argparse
+import json
+from typing import Any
+
+import torch
+
+from benchmarks.speed.contenders import CONTENDERS
+from benchmarks.speed.measure import Case, compare, ratio
+from benchmarks.speed.report import RESULTS, write_report
+from benchmarks.speed.rows import read_rows
+from benchmarks.speed.scale import compare_sizes
+from benchmarks.speed.shapes import SHAPES, Tuning
+from egup_trainer.cli.common import quiet_libraries
+from egup_trainer.report.run_record import run_facts
+
+QUICK = (
+    (Case("llama_32k"), ("floor", "sft", "npo", "npo_kl", "egup"), 3, 2),
+    (Case("gemma_262k"), ("sft", "npo", "egup"), 2, 1),
+)
+"""Case, contenders, rounds and timed steps of each run."""
+
+SIZES = (1_000, 100_000)
+
+
+def main() -> None:
+    """Measures, and prints the ratios."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.speed", description=__doc__.split("\n")[0])
+    parser.add_argument("--quick", action="store_true", help="The headline ratios alone.")
+    parser.add_argument("--data_dir", default="../shared/data/tofu", help="Folder with TOFU's files.")
+    parser.add_argument("--rounds", type=int, default=3, help="Runs of each contender, in turn.")
+    parser.add_argument("--steps", type=int, default=3, help="Timed steps of each run.")
+    parser.add_argument("--shapes", nargs="+", choices=SHAPES, help="Which shapes (default: all that the machine can).")
+    parser.add_argument(
+        "--report", action="store_true", help="Write docs/speed.md from the committed results, no more."
+    )
+    options = parser.parse_args()
+    quiet_libraries()
+    if options.report:
+        write_report()
+        return
+    print(json.dumps(_quick(options.data_dir) if options.quick else _all(options)))
+
+
+def _quick(data_dir: str) -> dict[str, float]:
+    small, large = (
+        compare(case, read_rows(data_dir, case.pairs), names, rounds, steps) for case, names, rounds, steps in QUICK
+    )
+    return {
+        "egup_over_floor": ratio(small, "egup", "floor"),
+        "egup_over_sft_32k": ratio(small, "egup", "sft"),
+        "egup_over_sft_262k": ratio(large, "egup", "sft"),
+        "egup_over_npo_32k": ratio(small, "egup", "npo"),
+        "egup_over_npo_262k": ratio(large, "egup", "npo"),
+        "egup_over_npo_kl_32k": ratio(small, "egup", "npo_kl"),
+        "memory_over_npo_32k": ratio(small, "egup", "npo", "peak_gb"),
+        "memory_over_npo_262k": ratio(large, "egup", "npo", "peak_gb"),
+        "scale_100k_over_1k": compare_sizes(*SIZES, steps=150, rounds=3)["ratio"],
+    }
+
+
+def _all(options: argparse.Namespace) -> dict[str, Any]:
+    """Every shape that the machine can, in all tunings and two cuts of a step; each case is a file of results."""
+    on_gpu = torch.cuda.is_available()
+    shapes = options.shapes or [name for name, shape in SHAPES.items() if on_gpu or not shape.on_gpu_alone]
+    cases = [Case(name, tuning, *cut) for name in shapes for tuning in Tuning for cut in ((2, 8), (8, 2))]
+    ratios = {}
+    for case in cases:
+        rows = read_rows(options.data_dir, case.pairs)
+        found = compare(case, rows, CONTENDERS, options.rounds, options.steps)
+        path = RESULTS / ("gpu" if on_gpu else "cpu") / f"{case.name}.json"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps({"contenders": found, "run": run_facts()}, indent=1) + "\n", encoding="utf-8")
+        ratios[case.name] = {name: ratio(found, "egup", name) for name in found}
+        print(case.name, ratios[case.name], flush=True)
+    return ratios
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,171 @@
+"""Time and memory of one contender's run, and the runs of all of them one after another."""
+
+import ctypes
+import gc
+import statistics
+import time
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import torch
+from transformers import TrainerCallback
+
+from benchmarks.speed.contenders import CONTENDERS
+from benchmarks.speed.rows import SpeedRows
+from benchmarks.speed.shapes import Tuning, adapter_of, make_model
+
+_RESET_PEAK = "5"
+"""What Linux takes in /proc/self/clear_refs to forget the largest resident size so far."""
+
+
+@dataclass(frozen=True)
+class Case:
+    """What is measured.
+
+    Args:
+        shape: name of a model shape.
+        tuning: what is trained.
+        batch: pairs in a micro-batch.
+        accumulation: micro-batches in a step.
+    """
+
+    shape: str
+    tuning: Tuning = Tuning.FULL
+    batch: int = 4
+    accumulation: int = 1
+
+    @property
+    def pairs(self) -> int:
+        """Forget rows, and retain rows, of a step."""
+        return self.batch * self.accumulation
+
+    @property
+    def name(self) -> str:
+        return f"{self.shape}_{self.tuning.value}_{self.batch}x{self.accumulation}"
+
+
+@dataclass(frozen=True)
+class Run:
+    """What a run of a contender took.
+
+    Args:
+        seconds: of each timed step.
+        before: seconds until the first step was done: what a run does once.
+        peak: most bytes held: on the GPU, or resident.
+        tokens: of a step's rows.
+    """
+
+    seconds: list[float]
+    before: float
+    peak: int
+    tokens: int
+
+
+class StepClock(TrainerCallback):
+    """Reads the time at the end of each step.
+
+    Attributes:
+        ends: of all steps.
+    """
+
+    def __init__(self) -> None:
+        self.ends: list[float] = []
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Waits for the device, then takes the time."""
+        if torch.cuda.is_available():
+            torch.cuda.synchronize()
+        self.ends.append(time.perf_counter())
+
+    @property
+    def seconds(self) -> list[float]:
+        """Of each step but the first, which warms up; with all that happens between steps."""
+        return [end - begin for begin, end in zip(self.ends, self.ends[1:], strict=False)]
+
+
+def run(contender: str, case: Case, rows: SpeedRows, steps: int) -> Run:
+    """Trains a fresh model for a step that warms up and `steps` that count."""
+    options = {
+        "max_steps": steps + 1,
+        "per_device_train_batch_size": case.batch,
+        "gradient_accumulation_steps": case.accumulation,
+        "learning_rate": 1e-5,
+        "logging_strategy": "no",
+        "save_strategy": "no",
+        "report_to": "none",
+        "disable_tqdm": True,
+        "bf16": torch.cuda.is_available(),
+        "use_cpu": not torch.cuda.is_available(),
+    }
+    _settle()
+    with TemporaryDirectory() as folder:
+        model = make_model(case.shape, case.tuning)
+        trainer = CONTENDERS[contender](model, rows, Path(folder), options, adapter_of(case.tuning))
+        clock = StepClock()
+        trainer.add_callback(clock)
+        _forget_peak()
+        start = time.perf_counter()
+        trainer.train()
+    tokens = sum(len(row) for each in (rows.forget, rows.retain) for row in each.rows)
+    return Run(clock.seconds, clock.ends[0] - start, _peak(), tokens)
+
+
+def compare(case: Case, rows: SpeedRows, contenders: Iterable[str], rounds: int, steps: int) -> dict[str, Any]:
+    """All contenders in turn, round after round; medians over rounds, and of each round's ratio to the floor.
+
+    Returns:
+        For each contender `seconds` a step, `tokens_per_second`, `peak_gb`, and `runs`.
+    """
+    runs: dict[str, list[Run]] = {name: [] for name in contenders}
+    for _ in range(rounds):
+        for name, found in runs.items():
+            found.append(run(name, case, rows, steps))
+    return {name: _summary(found) for name, found in runs.items()}
+
+
+def ratio(found: dict[str, Any], ours: str, theirs: str, what: str = "seconds") -> float:
+    """Median over rounds of what one contender took over what another took in the same round."""
+    pairs = zip(found[ours]["rounds"][what], found[theirs]["rounds"][what], strict=True)
+    return statistics.median(one / other for one, other in pairs)
+
+
+def _summary(runs: list[Run]) -> dict[str, Any]:
+    rounds = {
+        "seconds": [statistics.median(each.seconds) for each in runs],
+        "peak_gb": [each.peak / 1e9 for each in runs],
+        "before": [each.before for each in runs],
+    }
+    medians = {name: statistics.median(values) for name, values in rounds.items()}
+    return {
+        **medians,
+        "tokens_per_second": runs[0].tokens / medians["seconds"],
+        "rounds": rounds,
+        "runs": [asdict(each) for each in runs],
+    }
+
+
+def _settle() -> None:
+    """Gives back what the run before held."""
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+    ctypes.CDLL(None).malloc_trim(0)
+
+
+def _forget_peak() -> None:
+    if torch.cuda.is_available():
+        torch.cuda.reset_peak_memory_stats()
+    else:
+        Path("/proc/self/clear_refs").write_text(_RESET_PEAK, encoding="ascii")
+
+
+def _peak() -> int:
+    """Most bytes held since `_forget_peak`."""
+    if torch.cuda.is_available():
+        return torch.cuda.max_memory_allocated()
+    lines = Path("/proc/self/status").read_text(encoding="ascii").splitlines()
+    (line,) = (line for line in lines if line.startswith("VmHWM:"))
+    return int(line.split()[1]) * 1024
