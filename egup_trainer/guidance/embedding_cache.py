@@ -57,15 +57,15 @@ class EmbeddingCache:
         """The cache before the first step.
 
         Args:
-            forget_features: pooled hidden states of all forget rows, shape (N_f, d).
-            retain_features: the same of the scanned retain rows, shape (R, d).
+            forget_features: projected hidden states of all forget rows, shape (N_f, k).
+            retain_features: the same of the scanned retain rows, shape (R, k).
             retain_ids: ids of these, shape (R,).
             num_retain: rows in the retain set.
             space: maps hidden states to phi.
             neighbors: k of the inter-sample entanglement.
             bank_size: most features in the bank, M.
         """
-        forget, bank = space(forget_features), space(retain_features)
+        forget, bank = space.place(forget_features), space.place(retain_features)
         slot = torch.full((num_retain,), -1, dtype=torch.long, device=bank.device)
         slot[retain_ids] = torch.arange(len(retain_ids), device=bank.device)
         return cls(

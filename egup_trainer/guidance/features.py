@@ -7,6 +7,17 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 
+def random_projection(size: int, cache_dim: int | None, seed: int) -> Tensor | None:
+    """P, shape (size, cache_dim), or None if `cache_dim` is.
+
+    Its entries are normal with variance 1 / cache_dim, drawn from `seed`, so that it keeps lengths and angles in
+    expectation.
+    """
+    if cache_dim is None:
+        return None
+    return torch.randn((size, cache_dim), generator=torch.Generator().manual_seed(seed)) / cache_dim**0.5
+
+
 @dataclass(frozen=True)
 class FeatureSpace:
     """Maps pooled hidden states to unit vectors phi.
@@ -24,27 +35,22 @@ class FeatureSpace:
     projection: Tensor | None = None
 
     @classmethod
-    def fit(cls, retain_features: Tensor, cache_dim: int | None, seed: int) -> "FeatureSpace":
-        """The space for retain features (M, d) taken before unlearning.
-
-        Args:
-            cache_dim: k, or None for no projection. The projection's entries are normal with variance 1 / k, drawn from
-                `seed`, so that it keeps lengths and angles in expectation.
-            seed: seed of the projection.
-        """
-        projection = None
-        if cache_dim is not None:
-            generator = torch.Generator().manual_seed(seed)
-            shape = (retain_features.shape[1], cache_dim)
-            projection = torch.randn(shape, generator=generator).to(retain_features.device) / cache_dim**0.5
-        projected = retain_features if projection is None else retain_features @ projection
-        return cls(projected.mean(dim=0), projection)
+    def fit(cls, retain: Tensor, projection: Tensor | None = None) -> "FeatureSpace":
+        """The space for retain features taken before unlearning, projected already, shape (M, k)."""
+        return cls(retain.mean(dim=0), None if projection is None else projection.to(retain.device))
 
     def __call__(self, features: Tensor) -> Tensor:
         """Pooled hidden states (B, d) -> phi (B, k), float32."""
         with torch.autocast(features.device.type, enabled=False):
-            projected = features if self.projection is None else features @ self.projection
-            return normalize(projected - self.center, dim=-1)
+            return self.place(self.project(features))
+
+    def project(self, features: Tensor) -> Tensor:
+        """h P of pooled hidden states: (B, d) -> (B, k)."""
+        return features if self.projection is None else features @ self.projection
+
+    def place(self, projected: Tensor) -> Tensor:
+        """phi of what is projected already: (B, k) -> (B, k)."""
+        return normalize(projected - self.center, dim=-1)
 
     def to(self, device: torch.device) -> "FeatureSpace":
         """The same space on another device."""

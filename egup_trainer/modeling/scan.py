@@ -32,7 +32,7 @@ class RowScores:
     Args:
         sum_nll: L_i, shape (N,), nats.
         num_tokens: n_i, shape (N,).
-        features: mean hidden state over answer tokens, shape (N, d), float32, or an empty (N, 0) tensor.
+        features: mean hidden state over answer tokens, shape (N, d), or projected, (N, k); float32; or empty, (N, 0).
     """
 
     sum_nll: Tensor
@@ -61,6 +61,7 @@ def score_rows(
     accelerator: Any = None,
     ids: Tensor | None = None,
     with_features: bool = False,
+    projection: Tensor | None = None,
     description: str | None = None,
 ) -> RowScores:
     """Scores rows in evaluation mode; every process ends with all results.
@@ -74,6 +75,7 @@ def score_rows(
         accelerator: the `Accelerator` of a run on several processes, or None for one process.
         ids: which rows, shape (N,); all by default.
         with_features: whether to read features.
+        projection: what features are multiplied by as they are read, shape (d, k), so that only (N, k) are ever held.
         description: title of the progress bar, or None for no bar.
     """
     wanted = torch.arange(len(dataset)) if ids is None else ids
@@ -84,6 +86,8 @@ def score_rows(
         with autocast_of(accelerator):
             outputs = reader(model, **batch, with_features=with_features)
         values = {"sum_nll": outputs.sum_nll, "num_tokens": outputs.num_tokens, "features": outputs.features}
+        if outputs.features is not None and projection is not None:
+            values["features"] = outputs.features @ projection.to(outputs.features.device)
         for name, value in values.items():
             if value is not None:
                 whole = results.setdefault(name, value.new_zeros(len(wanted), *value.shape[1:]))

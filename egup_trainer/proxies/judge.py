@@ -104,7 +104,7 @@ class Judge:
         if retain:
             _, retain_features = scorer(_sample(retain, seed), "retain rows", progress)
             known = torch.cat([forget_features, retain_features])
-        self.space = FeatureSpace.fit(retain_features if retain else forget_features, None, seed)
+        self.space = FeatureSpace.fit(retain_features if retain else forget_features)
         self.known = self.space(known)
         self.most_cosine = near_duplicate_cosine(self.known[: len(forget_features)])
 

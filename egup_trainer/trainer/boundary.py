@@ -42,7 +42,7 @@ class ProxyBoundary(TrainerCallback):
         if args.proxy_match is ProxyMatch.MEAN:
             self._proxies = torch.arange(len(proxies.sum_nll))[None]
         else:
-            features = (space.to(torch.device("cpu"))(scores[name].features) for name in ("proxy", "forget"))
+            features = (space.to(torch.device("cpu")).place(scores[name].features) for name in ("proxy", "forget"))
             self._proxies = nearest_proxies(*features, neighbors=args.proxy_neighbors)
         boundary = self._boundary(proxies.mean_nll)
         if self.trainer.forget_loss.needs_boundary:

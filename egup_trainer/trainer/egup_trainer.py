@@ -10,7 +10,7 @@ from transformers import TrainerCallback
 from egup_trainer.data.tokenization import RowDataset, check_disjoint, check_paraphrases
 from egup_trainer.errors import DataError
 from egup_trainer.guidance.embedding_cache import EmbeddingCache
-from egup_trainer.guidance.features import FeatureSpace
+from egup_trainer.guidance.features import FeatureSpace, random_projection
 from egup_trainer.guidance.guide import Guide, Sight
 from egup_trainer.guidance.proxy_constraint import ProxyForm, ProxyMatch, proxy_penalty
 from egup_trainer.losses.base import Unit
@@ -144,6 +144,10 @@ class EGUPTrainer(UnlearnTrainer):
     def _wants_features(self) -> bool:
         return self._reads_features(self.args)
 
+    def _projection(self) -> Tensor | None:
+        size = self.model.config.get_text_config().hidden_size
+        return random_projection(size, self.args.cache_dim, self.args.seed)
+
     def scan_requests(self) -> dict[str, ScanRequest]:
         """The forget rows, a seeded sample of the retain rows as large as the bank, and the proxies."""
         requests, reads = super().scan_requests(), self._reads_features(self.args)
@@ -169,7 +173,7 @@ class EGUPTrainer(UnlearnTrainer):
             self._retain_nll_before = scores["retain"].mean_nll.mean()
         if self._reads_features(self.args):
             retain = scores["retain"].features.to(device)
-            space = FeatureSpace.fit(retain, self.args.cache_dim, self.args.seed)
+            space = FeatureSpace.fit(retain, self._projection())
             cache = EmbeddingCache.build(
                 scores["forget"].features.to(device),
                 retain,

@@ -11,7 +11,7 @@ from torch import Tensor
 from egup_trainer.data.collator import RowCollator
 from egup_trainer.data.tokenization import RowDataset
 from egup_trainer.modeling.forward import AnswerReader
-from egup_trainer.modeling.scan import RowScores, load_scan, save_scan, scan_fingerprint, score_rows
+from egup_trainer.modeling.scan import RowScores, bit_sum, load_scan, save_scan, scan_fingerprint, score_rows
 
 
 @dataclass(frozen=True)
@@ -39,11 +39,13 @@ def run_scan(
     batch_size: int,
     folder: Path,
     progress: bool,
+    projection: Tensor | None = None,
 ) -> dict[str, RowScores]:
     """Scores all requested rows under the model as it is, or reads the results of an earlier scan of the same.
 
     The results are kept in `folder` under a name made from the fingerprint of weights, rows and settings. Where the
-    weights are spread over processes (FSDP, ZeRO-3) there is no cheap fingerprint, and nothing is kept.
+    weights are spread over processes (FSDP, ZeRO-3) there is no cheap fingerprint, and nothing is kept. Features are
+    multiplied by `projection`, if there is one, as they are read.
 
     Raises:
         StateError: a file of that name holds something else.
@@ -56,6 +58,7 @@ def run_scan(
                 request.dataset,
                 ids=request.ids,
                 with_features=request.with_features,
+                projection=projection,
                 description=f"Scanning {name} rows" if progress else None,
             )
             for name, request in requests.items()
@@ -68,6 +71,7 @@ def run_scan(
         "layer": reader.layer_index,
         "features": [(name, request.with_features) for name, request in sorted(requests.items())],
         "mixed_precision": str(accelerator.mixed_precision),
+        "projection": None if projection is None else (*projection.shape, bit_sum(projection)),
     }
     rows = [(request.dataset, request.ids) for _, request in sorted(requests.items())]
     fingerprint = scan_fingerprint(bare, rows, settings)

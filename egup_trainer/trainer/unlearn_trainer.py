@@ -171,7 +171,12 @@ class UnlearnTrainer(ModelCards, StateInCheckpoints, RowLoaders, Trainer):
             batch_size=self.args.per_device_eval_batch_size,
             folder=self.scan_folder,
             progress=not self.args.disable_tqdm,
+            projection=self._projection(),
         )
+
+    def _projection(self) -> Tensor | None:
+        """What features are projected by, shape (d, k), or None to keep them whole."""
+        return None
 
     @property
     def scan_folder(self) -> Path:

@@ -9,7 +9,7 @@ from safetensors.torch import load_file, save_file
 
 from egup_trainer.errors import StateError
 from egup_trainer.guidance.embedding_cache import EmbeddingCache
-from egup_trainer.guidance.features import FeatureSpace
+from egup_trainer.guidance.features import FeatureSpace, random_projection
 
 NO_ROWS = (torch.zeros(0, dtype=torch.long), torch.zeros(0, 2), torch.zeros(0), torch.zeros(0))
 
@@ -135,8 +135,10 @@ def test_features_before_unlearning_outlive_the_bank(make_cache, units):
 def test_a_checkpoint_brings_back_cache_and_space(cache_dim, tmp_path):
     generator = torch.Generator().manual_seed(0)
     forget, retain, new = (torch.randn(count, 8, generator=generator) for count in (4, 5, 2))
-    space = FeatureSpace.fit(retain, cache_dim, seed=0)
-    cache = EmbeddingCache.build(forget, retain, torch.arange(5), 6, space=space, neighbors=2, bank_size=4)
+    projection = random_projection(8, cache_dim, seed=0)
+    read = [each if projection is None else each @ projection for each in (forget, retain)]
+    space = FeatureSpace.fit(read[1], projection)
+    cache = EmbeddingCache.build(*read, torch.arange(5), 6, space=space, neighbors=2, bank_size=4)
     cache.commit(
         *(part[:0] for part in (torch.arange(1), space(new), new[:, 0], new[:, 0])), torch.tensor([5, 0]), space(new)
     )

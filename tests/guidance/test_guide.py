@@ -9,7 +9,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from egup_trainer.guidance.embedding_cache import EmbeddingCache
-from egup_trainer.guidance.features import FeatureSpace
+from egup_trainer.guidance.features import FeatureSpace, random_projection
 from egup_trainer.guidance.guide import Guide
 from egup_trainer.guidance.proxy_constraint import ProxyForm
 from egup_trainer.modeling.outputs import AnswerOutputs
@@ -200,9 +200,11 @@ def test_fillers_are_finite_and_do_not_disturb_the_others(cache, outputs):
 def test_a_checkpoint_brings_the_guide_back(parts, cache_dim, tmp_path):
     generator = torch.Generator().manual_seed(0)
     forget, retain = torch.randn(3, 8, generator=generator), torch.randn(5, 8, generator=generator)
-    space, cache = FeatureSpace.fit(retain, cache_dim, seed=0), None
+    projection, cache = random_projection(8, cache_dim, seed=0), None
+    read = [each if projection is None else each @ projection for each in (forget, retain)]
+    space = FeatureSpace.fit(read[1], projection)
     if parts in ("cache", "both"):
-        cache = EmbeddingCache.build(forget, retain, torch.arange(5), 5, space=space, neighbors=2, bank_size=3)
+        cache = EmbeddingCache.build(*read, torch.arange(5), 5, space=space, neighbors=2, bank_size=3)
     chosen = options(inter_entanglement=True, intra_entanglement=True)
     guide = Guide(chosen, True, cache, BOUNDARY if parts in ("boundary", "both") else None)
     save_file(guide.state_dict(), tmp_path / "guide.safetensors")

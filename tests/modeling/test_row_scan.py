@@ -58,6 +58,14 @@ def test_features_are_those_of_the_reader(lively, dataset, rows, pad):
     assert score(model, dataset).features.shape == (5, 0)
 
 
+def test_features_are_projected_as_they_are_read(lively, dataset):
+    model, projection = lively(), torch.randn(32, 3, generator=torch.Generator().manual_seed(0))
+    whole = score(model, dataset, with_features=True).features
+    projected = score(model, dataset, with_features=True, projection=projection).features
+    torch.testing.assert_close(projected, whole @ projection, atol=1e-5, rtol=1e-5)
+    assert score(model, dataset, projection=projection).features.shape == (5, 0)
+
+
 def test_scores_hold_no_graph(lively, dataset):
     scores = score(lively(), dataset, with_features=True)
     assert not scores.sum_nll.requires_grad

@@ -214,6 +214,18 @@ def test_projected_cache_has_the_dimensions_asked_for(make_trainer):
     assert trainer.guide.cache.bank.shape == (13 + 2 * 10, 6)
 
 
+def test_scans_with_other_projections_are_kept_apart(make_trainer, tmp_path):
+    scans = {"scan_cache_dir": str(tmp_path / "scans"), "max_steps": 1}
+    phi = {}
+    for cache_dim, seed in ((None, 0), (6, 0), (6, 1), (6, 0)):
+        trainer = make_trainer(cache_dim=cache_dim, seed=seed, **scans)
+        trainer.begin_training()
+        again = phi.setdefault((cache_dim, seed), trainer.guide.cache.initial)
+        assert torch.equal(again, trainer.guide.cache.initial)
+    assert len(list((tmp_path / "scans").iterdir())) == 3
+    assert not torch.equal(phi[6, 0], phi[6, 1])
+
+
 def test_the_cache_is_read_as_it_stood_at_the_start_of_the_step(make_trainer):
     trainer = make_trainer(per_device_train_batch_size=2, gradient_accumulation_steps=5, max_steps=1)
     seen = []
