@@ -7,7 +7,12 @@ from torch import Tensor
 
 from egup_trainer.errors import StateError
 from egup_trainer.guidance.entanglement import inter_sample_entanglement
+from egup_trainer.guidance.feature_table import FeatureTable, Shelf
 from egup_trainer.guidance.features import FeatureSpace
+
+_TABLES = ("initial", "latest", "retain_initial")
+_ROWS = 1 << 14
+"""Samples whose cosines to the whole bank are held at a time."""
 
 
 @dataclass
@@ -18,25 +23,25 @@ class EmbeddingCache:
     the whole cache and commits the same gathered values.
 
     Args:
-        initial: phi_0 of each forget sample, shape (N_f, k), float16.
-        latest: phi at the sample's last visit, shape (N_f, k), float16.
+        initial: phi_0 of each forget sample, (N_f, k).
+        latest: phi at the sample's last visit, (N_f, k).
         entanglement: last e of each forget sample, shape (N_f,).
         drift: last d of each forget sample, shape (N_f,).
         bank: the most recent retain features, shape (at most M, k), oldest overwritten first.
         bank_next: place in the bank that is written next, shape ().
-        retain_initial: phi_0 of the retain rows that the scan saw, shape (R, k), float16.
+        retain_initial: phi_0 of the retain rows that the scan saw, (R, k).
         retain_slot: place of each retain row in `retain_initial`, -1 if the scan did not see it, shape (N_r,).
         center: the feature space's centre, shape (k,).
         projection: the feature space's projection, shape (d, k), or (0, k) for none.
     """
 
-    initial: Tensor
-    latest: Tensor
+    initial: FeatureTable
+    latest: FeatureTable
     entanglement: Tensor
     drift: Tensor
     bank: Tensor
     bank_next: Tensor
-    retain_initial: Tensor
+    retain_initial: FeatureTable
     retain_slot: Tensor
     center: Tensor
     projection: Tensor
@@ -53,6 +58,7 @@ class EmbeddingCache:
         space: FeatureSpace,
         neighbors: int,
         bank_size: int,
+        shelf: Shelf | None = None,
     ) -> "EmbeddingCache":
         """The cache before the first step.
 
@@ -64,18 +70,21 @@ class EmbeddingCache:
             space: maps hidden states to phi.
             neighbors: k of the inter-sample entanglement.
             bank_size: most features in the bank, M.
+            shelf: where phi of the samples is kept; by default where it is.
         """
         forget, bank = space.place(forget_features), space.place(retain_features)
         slot = torch.full((num_retain,), -1, dtype=torch.long, device=bank.device)
         slot[retain_ids] = torch.arange(len(retain_ids), device=bank.device)
         return cls(
-            initial=forget.half(),
-            latest=forget.half(),
-            entanglement=inter_sample_entanglement(forget, bank[-bank_size:], neighbors),
+            initial=FeatureTable.of(forget, shelf),
+            latest=FeatureTable.of(forget, shelf),
+            entanglement=torch.cat(
+                [inter_sample_entanglement(part, bank[-bank_size:], neighbors) for part in forget.split(_ROWS)]
+            ),
             drift=forget.new_zeros(len(forget)),
             bank=bank[-bank_size:].clone(),
             bank_next=torch.tensor(min(len(bank), bank_size) % bank_size, device=bank.device),
-            retain_initial=bank.half(),
+            retain_initial=FeatureTable.of(bank, shelf),
             retain_slot=slot,
             center=space.center,
             projection=space.center.new_zeros(0, len(space.center)) if space.projection is None else space.projection,
@@ -90,7 +99,7 @@ class EmbeddingCache:
     def retain_reference(self, ids: Tensor) -> tuple[Tensor, Tensor]:
         """phi_0 of retain rows (B, k), and which of them the scan saw, bool (B,). Fillers (-1) count as not seen."""
         slots = torch.where(ids >= 0, self.retain_slot[ids.clamp_min(0)], -1)
-        return self.retain_initial[slots.clamp_min(0)].float(), slots >= 0
+        return self.retain_initial[slots.clamp_min(0)], slots >= 0
 
     def commit(
         self,
@@ -109,7 +118,7 @@ class EmbeddingCache:
         """
         real = forget_ids >= 0
         ids = forget_ids[real]
-        self.latest[ids] = features[real].half()
+        self.latest[ids] = features[real]
         self.entanglement[ids] = entanglement[real]
         self.drift[ids] = drift[real]
         order = retain_ids.argsort(stable=True)
@@ -126,11 +135,14 @@ class EmbeddingCache:
 
     def state_dict(self) -> dict[str, Tensor]:
         """All tensors by name, for a checkpoint."""
-        tensors = {field.name: getattr(self, field.name) for field in fields(self)}
+        values = {field.name: getattr(self, field.name) for field in fields(self)}
+        tensors = {name: value.codes if name in _TABLES else value for name, value in values.items()}
         return {**tensors, "bank_size": torch.tensor(self.bank_size)}
 
     @classmethod
-    def from_state_dict(cls, tensors: dict[str, Tensor], bank_size: int) -> "EmbeddingCache":
+    def from_state_dict(
+        cls, tensors: dict[str, Tensor], bank_size: int, shelf: Shelf | None = None
+    ) -> "EmbeddingCache":
         """The cache of a checkpoint.
 
         Raises:
@@ -143,4 +155,6 @@ class EmbeddingCache:
                 expected="the same size when a run is resumed",
                 fix=f"set --bank_size {saved}",
             )
-        return cls(**{**tensors, "bank_size": bank_size})
+        shelf = shelf or Shelf(tensors["bank"].device)
+        tables = {name: FeatureTable.from_checkpoint(tensors[name], shelf) for name in _TABLES}
+        return cls(**{**tensors, **tables, "bank_size": bank_size})

@@ -13,6 +13,7 @@ from egup_trainer.guidance.entanglement import (
     inter_sample_weights,
     intra_sample_weights,
 )
+from egup_trainer.guidance.feature_table import Shelf
 from egup_trainer.guidance.proxy_constraint import ProxyForm, proxy_effort
 from egup_trainer.modeling.outputs import AnswerOutputs
 
@@ -87,7 +88,7 @@ class Guide:
         seen = phi.detach()
         start = cache.initial if options.drift_reference.value == "initial" else cache.latest
         entanglement = inter_sample_entanglement(seen, cache.bank, options.inter_neighbors)
-        moved = drift(seen, start[sight.forget_ids.clamp_min(0)].float())
+        moved = drift(seen, start[sight.forget_ids.clamp_min(0)])
         weights = sight.weights
         if options.inter_entanglement:
             clip = (options.inter_clip_min, options.inter_clip_max)
@@ -126,8 +127,10 @@ class Guide:
         return state
 
     @classmethod
-    def from_state_dict(cls, options: Any, pulls_back: bool, state: dict[str, Tensor]) -> "Guide":
-        """The guide of a checkpoint."""
+    def from_state_dict(
+        cls, options: Any, pulls_back: bool, state: dict[str, Tensor], shelf: Shelf | None = None
+    ) -> "Guide":
+        """The guide of a checkpoint; `shelf` is where its cache keeps phi of the samples."""
         cached = {name.removeprefix(_CACHE): value for name, value in state.items() if name.startswith(_CACHE)}
-        cache = EmbeddingCache.from_state_dict(cached, options.bank_size) if cached else None
+        cache = EmbeddingCache.from_state_dict(cached, options.bank_size, shelf) if cached else None
         return cls(options, pulls_back, cache, state.get(_BOUNDARY), state.get(_STRENGTH))

@@ -10,6 +10,7 @@ from transformers import TrainerCallback
 from egup_trainer.data.tokenization import RowDataset, check_disjoint, check_paraphrases
 from egup_trainer.errors import DataError
 from egup_trainer.guidance.embedding_cache import EmbeddingCache
+from egup_trainer.guidance.feature_table import Shelf
 from egup_trainer.guidance.features import FeatureSpace, random_projection
 from egup_trainer.guidance.guide import Guide, Sight
 from egup_trainer.guidance.proxy_constraint import ProxyForm, ProxyMatch, proxy_penalty
@@ -182,11 +183,15 @@ class EGUPTrainer(UnlearnTrainer):
                 space=space,
                 neighbors=self.args.inter_neighbors,
                 bank_size=self.args.bank_size,
+                shelf=self._shelf,
             )
         boundary = self.boundary.use_scan(scores, space).to(device) if self.boundary else None
-        self.guide = Guide(
-            self.args, self.forget_loss.pulls_back, cache, boundary if self.args.proxy_constraint else None
-        )
+        boundary = boundary if self.args.proxy_constraint else None
+        self.guide = Guide(self.args, self.forget_loss.pulls_back, cache, boundary)
+
+    @property
+    def _shelf(self) -> Shelf:
+        return Shelf(self.args.device, self.scan_folder)
 
     def retain_rise(self) -> float:
         """How far the mean l of the retain sample has risen since before unlearning, nats per token."""
@@ -228,7 +233,7 @@ class EGUPTrainer(UnlearnTrainer):
             positives = cache.space(parts["positive_ids"].features)
             is_positive = torch.eye(len(positives), dtype=torch.bool, device=positives.device)
         else:
-            positives = cache.latest[counts.forget_ids].float()
+            positives = cache.latest[counts.forget_ids]
             is_positive = sight.forget_ids[:, None] != counts.forget_ids[None, :]
         contrast = contrastive_loss(sight.forget_features, positives, is_positive, cache.bank, args.clreg_temperature)
         terms = {"clreg": args.clreg_weight * counts.per_forget_row(contrast * (sight.forget_ids >= 0))}
@@ -267,7 +272,7 @@ class EGUPTrainer(UnlearnTrainer):
                 seen["retain_ids"],
                 seen["retain_features"],
             )
-        names = {"weights": "weight", "entanglement": "entanglement", "drift": "drift", "boundary_gap": "boundary_gap"}
+        names = {"weights": "weight", **{name: name for name in ("entanglement", "drift", "boundary_gap")}}
         real = seen["forget_ids"] >= 0
         self.step_log.observe({logged: seen[name][real] for name, logged in names.items() if name in seen})
         if self.args.proxy_dual_rate and "boundary_gap" in seen:
@@ -291,4 +296,4 @@ class EGUPTrainer(UnlearnTrainer):
         self._retain_nll_before = state.pop(_RETAIN_BEFORE, None)
         if self.boundary:
             self.boundary.load_state_dict(state)
-        self.guide = Guide.from_state_dict(self.args, self.forget_loss.pulls_back, state)
+        self.guide = Guide.from_state_dict(self.args, self.forget_loss.pulls_back, state, self._shelf)

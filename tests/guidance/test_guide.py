@@ -127,7 +127,7 @@ def test_neighbors_temperatures_and_clip_are_heeded(cache, outputs):
 
 
 def test_drift_from_the_previous_visit(cache, outputs, units):
-    cache.latest = units(0.4, 1.0, 2.1).half()
+    cache.latest[torch.arange(3)] = units(0.4, 1.0, 2.1)
     look = {
         since: Guide(options(drift_reference=since), True, cache, None).look(outputs(), IDS, None, RETAIN_IDS).drift
         for since in Since

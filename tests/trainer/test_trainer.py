@@ -48,6 +48,22 @@ def test_a_resumed_run_ends_where_an_uninterrupted_one_does(make_trainer, tmp_pa
         assert torch.equal(tensor, resumed.guide.state_dict()[name]), name
 
 
+def test_a_cache_in_a_file_is_resumed_too(make_trainer, tmp_path, monkeypatch):
+    monkeypatch.setattr("egup_trainer.guidance.feature_table._IN_MEMORY", 0)
+    options = {**EVERYTHING, "clreg_positives": "forget", "save_strategy": "steps", "save_steps": 1}
+    whole = make_trainer(output_dir=str(tmp_path / "whole"), **options)
+    whole.train()
+    make_trainer(output_dir=str(tmp_path / "cut"), callbacks=[StopAt(3)], **options).train()
+    resumed = make_trainer(output_dir=str(tmp_path / "cut"), **options)
+    resumed.train(resume_from_checkpoint=True)
+    assert furthest(weights_of(whole), weights_of(resumed)) == 0
+    for trainer in (whole, resumed):
+        assert trainer.guide.cache.latest.codes.dtype == torch.int8
+    assert torch.equal(whole.guide.cache.latest.codes, resumed.guide.cache.latest.codes)
+    scans = [path.name for path in whole.scan_folder.iterdir()]
+    assert [name for name in scans if not name.endswith(".safetensors")] == []  # what held the cache has no name
+
+
 def test_a_resumed_run_does_not_scan_again(make_trainer, monkeypatch):
     make_trainer(save_strategy="steps", save_steps=2, callbacks=[StopAt(2)]).train()
     resumed = make_trainer(save_strategy="steps", save_steps=2)
