@@ -37,6 +37,7 @@ def write_report() -> None:
     tables = {
         "headline": _table(found, HEADLINE),
         "ablation": _table(found, ablated),
+        "seeds": _by_seed(found, "forget_quality", [name + end for name in ABLATION for end in ("", WITH_ALL)]),
         "wordings": _wordings(["before", "retrained", *(name + end for name in ABLATION for end in ("", WITH_ALL))]),
         "chosen with retrained": _rates(chosen_with_retrained()),
     }
@@ -63,6 +64,16 @@ def _table(found: dict[str, Any], methods: Iterable[str]) -> str:
         rate = found[name].get("learning_rate")
         cells = [f"`{name}`", "" if rate is None else f"{rate:g}", str(found[name]["seeds"])]
         lines.append(_row([*cells, *(_cell(found[name][key]) for key in used)]))
+    return "\n".join(lines)
+
+
+def _by_seed(found: dict[str, Any], measure: str, methods: Iterable[str]) -> str:
+    """A measure of each seed on its own, where its mean says little."""
+    lines = [_row(["method", *(f"seed {seed}" for seed in SEEDS)]), _row(["---"] * (1 + len(SEEDS)))]
+    for name in (name for name in methods if name in found):
+        specs = [RunSpec(name, found[name]["learning_rate"], seed) for seed in SEEDS]
+        values = [Record.read(spec.evaluated).values[measure] if spec.evaluated.is_file() else None for spec in specs]
+        lines.append(_row([f"`{name}`", *("" if value is None else f"{value:.2g}" for value in values)]))
     return "\n".join(lines)
 
 

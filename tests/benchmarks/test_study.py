@@ -115,6 +115,14 @@ def test_tables_stand_between_their_markers():
     assert report._put(text, "x", "| \\1 |") == "a\n<!-- begin: x -->\n| \\1 |\n<!-- end: x -->\nb"
 
 
+def test_a_measure_is_told_of_each_seed_that_has_results(results):
+    for seed, quality in ((0, 0.00021), (2, 0.5)):
+        record(RunSpec("npo", GRID[1], seed).evaluated, forget_quality=quality)
+    lines = report._by_seed({"npo": {"learning_rate": GRID[1]}}, "forget_quality", ["npo", "npo+egup"]).splitlines()
+    assert lines[0] == "| method | seed 0 | seed 1 | seed 2 |"
+    assert lines[2:] == ["| `npo` | 0.00021 |  | 0.5 |"]
+
+
 def test_seeds_draw_their_own_authors(tofu):
     tofu("full")  # skips where the rows are not at hand
     folder = str(SHARED / "data" / "tofu")
