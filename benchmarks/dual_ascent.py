@@ -12,12 +12,12 @@ from pathlib import Path
 from rich.console import Console
 
 from egup_trainer.cli.common import quiet_libraries
-from egup_trainer.demo.experiment import measure, prepare, train_all
+from egup_trainer.demo.experiment import BOTH_ENTANGLEMENTS, measure, prepare, train_all
 from egup_trainer.demo.settings import demo_experiment
 from egup_trainer.report.run_record import run_facts, write_results
 
 RESULTS = Path(__file__).parent / "results"
-FIXED = {"objective": "grad_diff"}
+FIXED = {"objective": "grad_diff", **BOTH_ENTANGLEMENTS}
 METHODS = {"fixed": FIXED} | {f"dual_rate={rate}": {**FIXED, "proxy_dual_rate": rate} for rate in (0.02, 0.1, 0.5)}
 
 

@@ -13,7 +13,7 @@ from rich.console import Console
 
 from egup_trainer.cli.common import quiet_libraries
 from egup_trainer.data.sources import load_rows
-from egup_trainer.demo.experiment import EVERYTHING_OFF, Experiment, run
+from egup_trainer.demo.experiment import BOTH_ENTANGLEMENTS, UNGUIDED, Experiment, run
 from egup_trainer.demo.twins import ModelSize, Schedule
 from egup_trainer.report.comparison import comparison_table, plot_comparison
 from egup_trainer.report.run_record import run_facts, write_results
@@ -21,12 +21,11 @@ from egup_trainer.report.run_record import run_facts, write_results
 RESULTS = Path(__file__).parent / "results"
 ROWS_AN_AUTHOR = 20
 AUTHORS = (6, 18, 6)
-NEAREST = {"proxy_match": "nearest", "proxy_neighbors": 4}
 METHODS = {
-    "gradient_difference": {"objective": "grad_diff", **EVERYTHING_OFF},
-    "npo": {"objective": "npo", **EVERYTHING_OFF},
-    "egup": {"objective": "grad_diff", **NEAREST},
-    "egup_clreg": {"objective": "grad_diff", **NEAREST, "clreg_weight": 0.1},
+    "gradient_difference": {"objective": "grad_diff", **UNGUIDED},
+    "npo": {"objective": "npo", **UNGUIDED},
+    "egup": {"objective": "grad_diff", **BOTH_ENTANGLEMENTS},
+    "egup_clreg": {"objective": "grad_diff", **BOTH_ENTANGLEMENTS, "clreg_weight": 0.1},
 }
 
 

@@ -15,7 +15,7 @@ from egup_trainer.modeling.forward import AnswerReader
 
 @pytest.fixture
 def config(tmp_path):
-    """config(kind=EGUPConfig, **options): a quiet configuration that writes below tmp_path."""
+    """config(kind=EGUPConfig, **options): a quiet configuration that writes below tmp_path, with all of EGUP on."""
 
     def make(kind=EGUPConfig, **options):
         defaults = {
@@ -30,6 +30,8 @@ def config(tmp_path):
             "save_strategy": "no",
             "dataloader_pin_memory": False,
         }
+        if issubclass(kind, EGUPConfig):
+            defaults |= {"inter_entanglement": True, "intra_entanglement": True}
         return kind(**{**defaults, **options})
 
     return make

@@ -113,7 +113,15 @@ def egup(model: Any, rows: SpeedRows, folder: Path, options: Options, adapter: A
     """`EGUPTrainer` on NPO with both entanglements, the proxy constraint and CLReg."""
     return EGUPTrainer(
         model,
-        EGUPConfig(str(folder), objective="npo", npo_beta=BETA, clreg_weight=CLREG, **options),
+        EGUPConfig(
+            str(folder),
+            objective="npo",
+            npo_beta=BETA,
+            clreg_weight=CLREG,
+            inter_entanglement=True,
+            intra_entanglement=True,
+            **options,
+        ),
         forget_dataset=rows.forget,
         retain_dataset=rows.retain,
         proxy_dataset=rows.proxy,

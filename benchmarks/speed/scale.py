@@ -47,6 +47,8 @@ def make_trainer(num_forget: int, steps: int, folder: Path, callbacks: list[Trai
             per_device_train_batch_size=8,
             per_device_eval_batch_size=512,
             clreg_weight=0.1,
+            inter_entanglement=True,
+            intra_entanglement=True,
             logging_strategy="no",
             save_strategy="no",
             report_to="none",

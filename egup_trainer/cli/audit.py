@@ -84,7 +84,7 @@ def main(argv: list[str]) -> None:
         model=model_config.model_name_or_path,
         retrained_model=args.retrained_model,
         model_before=args.model_before,
-        seconds=round(time.perf_counter() - start, 1),
+        seconds=round(time.perf_counter() - start, 3),
     )
     replace(audit, run=facts).write(args.output)
     _print(audit, args.output)

@@ -94,7 +94,7 @@ def main(argv: list[str]) -> None:
         command=" ".join(["egup evaluate", *argv]),
         model=model_config.model_name_or_path,
         processes=accelerator.num_processes,
-        seconds=round(time.perf_counter() - start, 1),
+        seconds=round(time.perf_counter() - start, 3),
         **({} if record is None else {"unlearning": record}),
     )
     write_evaluation(Path(args.output), replace(evaluation, run=facts, training=training))

@@ -19,7 +19,8 @@ from egup_trainer.trainer.callbacks import BarOnly
 from egup_trainer.trainer.config import EGUPConfig
 from egup_trainer.trainer.egup_trainer import EGUPTrainer
 
-EVERYTHING_OFF = {"inter_entanglement": False, "intra_entanglement": False, "proxy_constraint": False}
+UNGUIDED = {"proxy_constraint": False}
+BOTH_ENTANGLEMENTS = {"inter_entanglement": True, "intra_entanglement": True}
 Metrics = dict[str, float | None]
 
 

@@ -1,12 +1,12 @@
 """The demo's experiment."""
 
-from egup_trainer.demo.experiment import EVERYTHING_OFF, Experiment
+from egup_trainer.demo.experiment import BOTH_ENTANGLEMENTS, UNGUIDED, Experiment
 from egup_trainer.demo.people import invent_people
 from egup_trainer.demo.twins import ModelSize, Schedule
 
 METHODS = {
-    "gradient_difference": {"objective": "grad_diff", **EVERYTHING_OFF},
-    "egup_clreg": {"objective": "grad_diff", "proxy_match": "nearest", "proxy_neighbors": 4, "clreg_weight": 0.1},
+    "gradient_difference": {"objective": "grad_diff", **UNGUIDED},
+    "egup_clreg": {"objective": "grad_diff", **BOTH_ENTANGLEMENTS, "clreg_weight": 0.1},
 }
 """The two methods that the demo compares: the same objective, without and with EGUP and CLReg."""
 

@@ -167,19 +167,21 @@ class UnlearnConfig(TrainingArguments):
 class EGUPConfig(UnlearnConfig):
     """Options of `EGUPTrainer`: those of `UnlearnConfig`, EGUP's three parts, each with its switch, and CLReg.
 
+    The proxy constraint is on by default. Both entanglements and CLReg are off: what they add is in docs/results.md.
+
     Example:
         >>> EGUPConfig(output_dir="out", clreg_weight=0.1, proxy_form="penalty").proxy_form.value
         'penalty'
     """
 
-    inter_entanglement: bool = _option(True, "EGUP: more effort for forget samples close to retained knowledge.")
+    inter_entanglement: bool = _option(False, "EGUP: more effort for forget samples close to retained knowledge.")
     inter_neighbors: int = _option(8, "Nearest retain samples that entanglement is taken over (k); 1 or more.")
     inter_temperature: float = _option(3.0, "Temperature of the inter-sample weights (tau), in deviations; above 0.")
     inter_clip_min: float = _option(0.2, "Least inter-sample weight, from 0 to 1.")
     inter_clip_max: float = _option(5.0, "Largest inter-sample weight, 1 or more.")
     bank_size: int = _option(1024, "Most recent retain features to compare with (M); 1 or more.")
 
-    intra_entanglement: bool = _option(True, "EGUP: less effort for forget samples whose features have moved.")
+    intra_entanglement: bool = _option(False, "EGUP: less effort for forget samples whose features have moved.")
     intra_temperature: float = _option(0.5, "Temperature of the drift weights (tau_drift), in 1 - cosine; above 0.")
     drift_reference: DriftReference = _option(
         DriftReference.INITIAL, "Drift is measured from the features before unlearning, or at the previous visit."

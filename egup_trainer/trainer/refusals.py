@@ -109,21 +109,21 @@ def _refuse_what_negation_would_turn_round(config: Any, name: str) -> None:
 def refuse_what_the_objective_cannot_carry(config: Any, loss: type[ForgetLoss]) -> None:
     """Raises `ConfigError` for parts of EGUP and CLReg that have nothing to act on beside the objective.
 
-    The message names the flags that switch them off: some are on by default.
+    The message names the flags that switch them off: the proxy constraint is on by default.
     """
     constraint = Guidance.WEIGHTS if config.proxy_form is ProxyForm.EFFORT else Guidance.PENALTY
     parts = {
-        "inter_entanglement": (Guidance.WEIGHTS, "--no_inter_entanglement"),
-        "intra_entanglement": (Guidance.WEIGHTS, "--no_intra_entanglement"),
-        "proxy_constraint": (constraint, "--no_proxy_constraint"),
-        "clreg_weight": (Guidance.CLREG, "--clreg_weight 0"),
+        "inter_entanglement": (Guidance.WEIGHTS, "leave out --inter_entanglement"),
+        "intra_entanglement": (Guidance.WEIGHTS, "leave out --intra_entanglement"),
+        "proxy_constraint": (constraint, "add --no_proxy_constraint"),
+        "clreg_weight": (Guidance.CLREG, "leave out --clreg_weight"),
     }
     refused = [name for name, (way, _) in parts.items() if getattr(config, name) and way not in loss.carries]
     if refused:
         raise ConfigError(
             got=f"objective={config.objective} with {', '.join(refused)}",
             expected=f"it without them: {loss.carries_why}",
-            fix=f"add {' '.join(parts[name][1] for name in refused)}",
+            fix=", ".join(parts[name][1] for name in refused),
         )
     if loss.is_negated and config.stop_at_boundary:
         raise ConfigError(

@@ -88,7 +88,7 @@ def test_unlearn_saves_a_model_that_changed_and_leaves_the_input_alone(model, ro
 def test_unlearn_with_lora_and_a_yaml_file_saves_an_adapter(model, rows, tmp_path):
     config = tmp_path / "run.yaml"
     config.write_text("use_peft: true\nlora_r: 2\nlora_target_modules: [q_proj, v_proj]\nobjective: grad_diff\n")
-    assert unlearn(model, rows, tmp_path / "out", "--config", str(config), "--no_inter_entanglement") == 0
+    assert unlearn(model, rows, tmp_path / "out", "--config", str(config), "--inter_entanglement") == 0
     adapter = json.loads((tmp_path / "out" / "adapter_config.json").read_text())
     assert (adapter["r"], set(adapter["target_modules"])) == (2, {"q_proj", "v_proj"})
     assert (tmp_path / "out" / "adapter_model.safetensors").is_file()

@@ -20,6 +20,8 @@ def main(folder: Path, batch: int, accumulation: int, resume: str) -> None:
         disable_tqdm=True,
         objective="npo",
         clreg_weight=0.5,
+        inter_entanglement=True,
+        intra_entanglement=True,
         inter_neighbors=2,
         proxy_match="nearest",
         bank_size=16,

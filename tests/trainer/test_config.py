@@ -105,8 +105,11 @@ def test_the_retain_loss_is_the_objectives_own_unless_named(config, objective, r
     assert config(objective=objective, retain_loss="kl").retain_loss == "kl"
 
 
-def test_defaults_are_safe(config):
-    options = config()
+def test_defaults_are_safe(tmp_path):
+    options = EGUPConfig(output_dir=str(tmp_path), use_cpu=True)
+    assert (options.proxy_constraint, options.clreg_weight) == (True, 0)
+    # What each part adds: docs/results.md.
+    assert (options.inter_entanglement, options.intra_entanglement) == (False, False)
     assert (options.objective, options.remove_unused_columns, options.disable_dropout) == ("npo", False, True)
     assert options.bf16 is False
     assert options.gradient_checkpointing_kwargs == {"use_reentrant": False}
@@ -114,7 +117,7 @@ def test_defaults_are_safe(config):
 
 def test_flags_and_yaml_fill_the_configuration_and_flags_win(tmp_path):
     file = tmp_path / "run.yaml"
-    file.write_text("objective: simnpo\nproxy_form: penalty\nclreg_weight: 0.3\ninter_entanglement: false\n")
+    file.write_text("objective: simnpo\nproxy_form: penalty\nclreg_weight: 0.3\nintra_entanglement: true\n")
     words = ["--config", str(file), "--output_dir", str(tmp_path / "o"), "--use_cpu", "--clreg_weight", "0.1"]
     words += ["--no_proxy_constraint", "--use_peft", "--lora_r", "4", "--model_init_kwargs", '{"dtype": "bfloat16"}']
     options, model = TrlParser([EGUPConfig, ModelConfig]).parse_args_and_config(words)

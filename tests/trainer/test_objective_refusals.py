@@ -16,12 +16,13 @@ TURNED_ROUND = "the training is turned round at its end, and what they did with 
             {"objective": "task_vector"},
             "got objective=task_vector with inter_entanglement, intra_entanglement, proxy_constraint; expected it "
             "without "
-            f"them: {TURNED_ROUND}; add --no_inter_entanglement --no_intra_entanglement --no_proxy_constraint",
+            f"them: {TURNED_ROUND}; leave out --inter_entanglement, leave out --intra_entanglement, add "
+            "--no_proxy_constraint",
         ),
         (
             {"objective": "task_vector", **UNGUIDED, "clreg_weight": 0.1},
-            f"got objective=task_vector with clreg_weight; expected it without them: {TURNED_ROUND}; add "
-            "--clreg_weight 0",
+            f"got objective=task_vector with clreg_weight; expected it without them: {TURNED_ROUND}; leave out "
+            "--clreg_weight",
         ),
         (
             {"objective": "task_vector", **UNGUIDED, "proxy_constraint": True, "proxy_form": "penalty"},
@@ -53,7 +54,7 @@ TURNED_ROUND = "the training is turned round at its end, and what they did with 
         (
             {"objective": "finetune", "proxy_constraint": False},
             "got objective=finetune with inter_entanglement, intra_entanglement; expected it without them: there is no "
-            "forget loss to weigh; add --no_inter_entanglement --no_intra_entanglement",
+            "forget loss to weigh; leave out --inter_entanglement, leave out --intra_entanglement",
         ),
         (
             {"objective": "pdu", "retain_loss": "none"},

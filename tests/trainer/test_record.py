@@ -53,6 +53,7 @@ def test_the_record_of_a_run(make_trainer, base):
             "seed": 42,
             "user_marker": "Q: ",
             "proxy_form": "penalty",
+            "proxy_lambda": 2.0,  # the objective's own default
         },
         "steps": 4,
     }
