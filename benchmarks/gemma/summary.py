@@ -1,5 +1,6 @@
 """From the records of a size to one number a model and measure, as JSON or as a table."""
 
+from benchmarks import markdown
 from benchmarks.gemma.plan import METHODS, MODELS, Size, record_path
 from benchmarks.study.plan import Record
 from benchmarks.study.report import COLUMNS
@@ -23,9 +24,8 @@ def summary(size: Size, seed: int) -> Found:
 def table(found: Found) -> str:
     """The summary in markdown, with the columns of the study's tables that have a number."""
     used = [key for key in COLUMNS if any(each[key] is not None for each in found.values())]
-    rows = [["model", *(COLUMNS[key] for key in used)], ["---"] * (len(used) + 1)]
-    rows += [[f"`{name}`", *(_cell(each[key]) for key in used)] for name, each in found.items()]
-    return "\n".join(f"| {' | '.join(cells)} |" for cells in rows)
+    rows = ([f"`{name}`", *(_cell(each[key]) for key in used)] for name, each in found.items())
+    return markdown.table(["model", *(COLUMNS[key] for key in used)], rows)
 
 
 def _cell(value: float | None) -> str:

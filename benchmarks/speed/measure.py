@@ -114,10 +114,11 @@ def run(contender: str, case: Case, rows: SpeedRows, steps: int) -> Run:
 
 
 def compare(case: Case, rows: SpeedRows, contenders: Iterable[str], rounds: int, steps: int) -> dict[str, Any]:
-    """All contenders in turn, round after round; medians over rounds, and of each round's ratio to the floor.
+    """All contenders in turn, round after round.
 
     Returns:
-        For each contender `seconds` a step, `tokens_per_second`, `peak_gb`, and `runs`.
+        For each contender the medians over rounds of `seconds` a step, `peak_gb`, `before` and `tokens_per_second`;
+        each round's (`rounds`), which `ratio` reads; and the `runs` themselves.
     """
     runs: dict[str, list[Run]] = {name: [] for name in contenders}
     for _ in range(rounds):

@@ -1,25 +1,23 @@
 """docs/speed.md's table, from the committed results alone."""
 
 import json
-import re
 from pathlib import Path
 from typing import Any
 
+from benchmarks import markdown
 from benchmarks.speed.measure import ratio
 
 RESULTS = Path(__file__).parents[1] / "results" / "speed"
 PAGE = Path(__file__).parents[2] / "docs" / "speed.md"
 OTHERS = ("floor", "sft", "npo", "npo_kl")
-HEADINGS = ("case", "seconds a step", "tokens/s", "peak GB", *(f"time / {name}" for name in OTHERS), "memory / npo")
+HEADINGS = ["case", "seconds a step", "tokens/s", "peak GB", *(f"time / {name}" for name in OTHERS), "memory / npo"]
 
 
 def write_report() -> None:
     """Writes a table for each kind of machine between its markers."""
     text = PAGE.read_text(encoding="utf-8")
     for machine in ("cpu", "gpu"):
-        begin, end = f"<!-- begin: {machine} -->", f"<!-- end: {machine} -->"
-        table = table_of(RESULTS / machine)
-        text = re.sub(f"(?s){begin}.*?{end}", lambda _, b=begin, t=table, e=end: f"{b}\n{t}\n{e}", text)
+        text = markdown.put(text, machine, table_of(RESULTS / machine))
     PAGE.write_text(text, encoding="utf-8")
 
 
@@ -28,8 +26,8 @@ def table_of(folder: Path) -> str:
     files = sorted(folder.glob("*.json"))
     if not files:
         return "Not run."
-    rows = [_row(path.stem, json.loads(path.read_text(encoding="utf-8"))["contenders"]) for path in files]
-    return "\n".join(f"| {' | '.join(cells)} |" for cells in (HEADINGS, ["---"] * len(HEADINGS), *rows))
+    rows = (_row(path.stem, json.loads(path.read_text(encoding="utf-8"))["contenders"]) for path in files)
+    return markdown.table(HEADINGS, rows)
 
 
 def _row(name: str, found: dict[str, Any]) -> list[str]:

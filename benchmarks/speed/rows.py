@@ -10,7 +10,6 @@ from egup_trainer.demo.twins import train_tokenizer
 VOCABULARY = 8000
 """Of the tokenizer; ids that any shape has."""
 
-
 PROXIES = 16
 
 
@@ -29,32 +28,12 @@ class SpeedRows:
     tokenizer: Any
 
 
-def read_rows(data_dir: str, pairs: int, length: int | None = None) -> SpeedRows:
-    """The first rows of TOFU's forget10 and retain90, and the last of retain90 as proxies.
-
-    Args:
-        pairs: number of forget rows, and of retain rows.
-        length: if given, each row has so many tokens: rows are strung together and cut.
-    """
+def read_rows(data_dir: str, pairs: int) -> SpeedRows:
+    """The first `pairs` rows of TOFU's forget10 and of retain90, and the last of retain90 as proxies."""
     forget, retain = (load_rows(f"tofu:{split}", data_dir) for split in ("forget10", "retain90"))
     sets = {"forget": forget, "retain": retain[:-PROXIES], "proxy": retain[-PROXIES:]}
     texts = (text for rows in sets.values() for row in rows for text in (row.prompt[0].content, row.answer))
     tokenizer = train_tokenizer(texts, VOCABULARY)
     sizes = {"forget": pairs, "retain": pairs, "proxy": PROXIES}
-    tokenized = {
-        name: tokenize(rows if length else rows[: sizes[name]], tokenizer, name=name) for name, rows in sets.items()
-    }
-    if length:
-        tokenized = {name: _strung(rows, sizes[name], length) for name, rows in tokenized.items()}
+    tokenized = {name: tokenize(rows[: sizes[name]], tokenizer, name=name) for name, rows in sets.items()}
     return SpeedRows(**tokenized, tokenizer=tokenizer)
-
-
-def _strung(rows: RowDataset, count: int, length: int) -> RowDataset:
-    """Rows of equal length, each made of the rows' tokens and labels one after another."""
-    import numpy as np
-
-    from egup_trainer.data.schema import TokenizedRow
-
-    ids, labels = (np.concatenate([getattr(row, name) for row in rows.rows]) for name in ("input_ids", "labels"))
-    cut = [np.resize(values, (count, length)) for values in (ids, labels)]
-    return RowDataset([TokenizedRow(*row) for row in zip(*cut, strict=True)])

@@ -70,7 +70,7 @@ def _gpt2() -> Any:
 
 
 SHAPES = {
-    "llama_32k": Shape(_llama(32_000, hidden=512, layers=8, heads=8, intermediate=1376)),
+    "llama_32k": Shape(_llama(32_000, hidden=512, layers=8, heads=8, intermediate=1408)),
     "gemma_262k": Shape(_gemma),
     "gpt2_50k": Shape(_gpt2),
     "llama_1b": Shape(

@@ -1,11 +1,11 @@
 """docs/results.md's tables and figure, from the committed results alone."""
 
-import re
 import statistics
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from benchmarks import markdown
 from benchmarks.study.methods import ABLATION, HEADLINE, OBJECTIVES, WITH_ALL, ablation_of
 from benchmarks.study.plan import SEEDS, Record, RunSpec, model_path, wordings_path
 from benchmarks.study.summary import chosen_with_retrained, summary
@@ -44,62 +44,49 @@ def write_report() -> None:
     page = DOCS / "results.md"
     text = page.read_text(encoding="utf-8")
     for name, table in tables.items():
-        text = _put(text, name, table)
+        text = markdown.put(text, name, table)
     page.write_text(text, encoding="utf-8")
     _draw(found, DOCS / "images" / "study.png")
-
-
-def _put(text: str, name: str, table: str) -> str:
-    """The text with what stands between a table's markers replaced."""
-    begin, end = f"<!-- begin: {name} -->", f"<!-- end: {name} -->"
-    return re.sub(f"(?s){begin}.*?{end}", lambda _: f"{begin}\n{table}\n{end}", text)
 
 
 def _table(found: dict[str, Any], methods: Iterable[str]) -> str:
     names = [name for name in ("before", "retrained", *methods) if name in found]
     used = [key for key in COLUMNS if any(found[name][key] is not None for name in names)]
-    head = ["method", "rate", "seeds", *(COLUMNS[key] for key in used)]
-    lines = [_row(head), _row(["---"] * len(head))]
+    rows = []
     for name in names:
         rate = found[name].get("learning_rate")
         cells = [f"`{name}`", "" if rate is None else f"{rate:g}", str(found[name]["seeds"])]
-        lines.append(_row([*cells, *(_cell(found[name][key]) for key in used)]))
-    return "\n".join(lines)
+        rows.append([*cells, *(_cell(found[name][key]) for key in used)])
+    return markdown.table(["method", "rate", "seeds", *(COLUMNS[key] for key in used)], rows)
 
 
 def _by_seed(found: dict[str, Any], measure: str, methods: Iterable[str]) -> str:
     """A measure of each seed on its own, where its mean says little."""
-    lines = [_row(["method", *(f"seed {seed}" for seed in SEEDS)]), _row(["---"] * (1 + len(SEEDS)))]
+    rows = []
     for name in (name for name in methods if name in found):
         specs = [RunSpec(name, found[name]["learning_rate"], seed) for seed in SEEDS]
         values = [Record.read(spec.evaluated).values[measure] if spec.evaluated.is_file() else None for spec in specs]
-        lines.append(_row([f"`{name}`", *("" if value is None else f"{value:.2g}" for value in values)]))
-    return "\n".join(lines)
+        rows.append([f"`{name}`", *("" if value is None else f"{value:.2g}" for value in values)])
+    return markdown.table(["method", *(f"seed {seed}" for seed in SEEDS)], rows)
 
 
 def _rates(found: dict[str, Any]) -> str:
     """Of each method, the rate that a look at the retrained model would choose, and how near it gets."""
-    lines = [_row(["method", "rate", "distance of l to the retrained model's"]), _row(["---"] * 3)]
     rows = (
         [f"`{name}`", f"{each['learning_rate']:g}", f"{each['retrained_distance']:.2f}"] for name, each in found.items()
     )
-    return "\n".join([*lines, *map(_row, rows)])
+    return markdown.table(["method", "rate", "distance of l to the retrained model's"], rows)
 
 
 def _wordings(names: list[str]) -> str:
     """Mean over seeds of l of the forget rows' answers, of their paraphrases and of the wrong answers."""
-    lines = [_row(["model", "answer as learned", "paraphrase", "wrong answers", "paraphrase - wrong"])]
-    lines.append(_row(["---"] * 5))
+    rows = []
     for name in names:
         found = [Record.read(path).values for seed in SEEDS if (path := wordings_path(name, seed)).is_file()]
         if found:
             means = [statistics.fmean(each[key] for each in found) for key in ("answer", "paraphrase", "wrong")]
-            lines.append(_row([f"`{name}`", *(f"{value:.2f}" for value in (*means, means[1] - means[2]))]))
-    return "\n".join(lines)
-
-
-def _row(cells: list[str]) -> str:
-    return f"| {' | '.join(cells)} |"
+            rows.append([f"`{name}`", *(f"{value:.2f}" for value in (*means, means[1] - means[2]))])
+    return markdown.table(["model", "answer as learned", "paraphrase", "wrong answers", "paraphrase - wrong"], rows)
 
 
 def _cell(spread: dict[str, float] | None) -> str:

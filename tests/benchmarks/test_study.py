@@ -5,6 +5,7 @@ import json
 import pytest
 from conftest import SHARED
 
+from benchmarks import markdown
 from benchmarks.study import plan, report, summary
 from benchmarks.study.methods import ABLATION, HEADLINE, ablation_of, options_of
 from benchmarks.study.plan import GRID, SEEDS, Record, RunSpec
@@ -112,7 +113,7 @@ def test_every_method_is_a_configuration(tmp_path):
 
 def test_tables_stand_between_their_markers():
     text = "a\n<!-- begin: x -->\nold\n<!-- end: x -->\nb"
-    assert report._put(text, "x", "| \\1 |") == "a\n<!-- begin: x -->\n| \\1 |\n<!-- end: x -->\nb"
+    assert markdown.put(text, "x", "| \\1 |") == "a\n<!-- begin: x -->\n| \\1 |\n<!-- end: x -->\nb"
 
 
 def test_a_measure_is_told_of_each_seed_that_has_results(results):

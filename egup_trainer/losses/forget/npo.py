@@ -39,9 +39,8 @@ class NPO(ForgetLoss):
 
     def __init__(self, beta: float | None = 0.1, per_token: bool = False):
         self.beta, self.needs_boundary = beta, beta is None
-        if (
-            beta is None
-        ):  # half of the pull is gone at the boundary; with more than that taken off, rows stop short of it
+        if beta is None:
+            # Half of the pull is gone at the boundary: were all effort gone there, too, rows would stop short of it.
             self.default_proxy_lambda = 1.0
         if per_token:
             self.unit = Unit.MEAN
