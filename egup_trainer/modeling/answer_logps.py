@@ -5,7 +5,7 @@ Here there is one such tensor, the output embedding's own, in its own type: what
 computed a few tokens at a time, and the gradient is written over the logits, which nothing needs any more.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -80,6 +80,10 @@ class HeadReading:
         self._targets, self._transform = targets, transform
         self.logps: Tensor | None = None
         self._first = targets.new_zeros(0)
+
+    def after(self, forward: Callable) -> Callable:
+        """The output embedding's forward, followed by the reading."""
+        return lambda *args, **kwargs: self(forward(*args, **kwargs))
 
     def __call__(self, raw: Tensor) -> Tensor:
         """Takes the output embedding's numbers (1, N, V) and returns those of the first token, (1, at most 1, V)."""

@@ -7,7 +7,7 @@ one position. A model that does something else is read the plain way.
 """
 
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import torch
@@ -17,6 +17,7 @@ from egup_trainer.data.schema import IGNORE_INDEX
 from egup_trainer.errors import ConfigError, ModelError
 from egup_trainer.modeling.answer_logps import HeadReading, LogitTransform
 from egup_trainer.modeling.outputs import AnswerOutputs
+from egup_trainer.modeling.tied_gradient import TiedGradient
 
 
 def answer_positions(labels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -118,7 +119,13 @@ class AnswerReader:
     ) -> tuple[Tensor, Tensor | None]:
         """Log-probabilities (N,), and the logits (N, V) if they are to be kept."""
         reading = None if keep_logits or self._transform is None else HeadReading(targets, self._transform)
-        with _read_at_head(self.head, reading) if reading else nullcontext():
+        tied = TiedGradient()
+        with ExitStack() as ways:
+            for module in (self.embedding, self.head):
+                ways.enter_context(_forward_through(module, tied.around))
+            if reading:
+                # Inside of the output embedding's forward, where wrappers hold its weights.
+                ways.enter_context(_forward_through(self.head, reading.after))
             logits = model(input_ids=input_ids, attention_mask=attention_mask, use_cache=False).logits
         logits = logits.reshape(-1, logits.shape[-1])  # (1, N, V) -> (N, V)
         if reading is None or reading.logps is None:
@@ -224,17 +231,17 @@ def _hooked(register: Callable, hook: Callable, **options: Any) -> Iterator[None
 
 
 @contextmanager
-def _read_at_head(head: nn.Module, reading: HeadReading) -> Iterator[None]:
-    """The output embedding with its log-probabilities read inside of its forward, where wrappers hold its weights."""
-    own, forward = head.__dict__.get("forward"), head.forward
-    head.forward = lambda *args, **kwargs: reading(forward(*args, **kwargs))  # type: ignore[method-assign]
+def _forward_through(module: nn.Module, wrap: Callable[[Callable], Callable]) -> Iterator[None]:
+    """The module with its forward wrapped."""
+    own, forward = module.__dict__.get("forward"), module.forward
+    module.forward = wrap(forward)  # type: ignore[method-assign]
     try:
         yield
     finally:
         if own is None:
-            del head.__dict__["forward"]
+            del module.__dict__["forward"]
         else:
-            head.forward = own
+            module.forward = own
 
 
 def _at(hidden: Tensor, positions: Tensor) -> Tensor:

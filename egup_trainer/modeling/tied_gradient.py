@@ -1,0 +1,110 @@
+"""The gradient of a tied embedding in one tensor.
+
+Where the output embedding is the input embedding, autograd makes a gradient as large as the vocabulary for each of the
+two, and a third one for their sum. Here the output embedding's waits until the backward pass of the lookup, always the
+later of the two, adds its few rows to it.
+"""
+
+import inspect
+from collections.abc import Callable
+from contextlib import nullcontext
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+from torch.nn.functional import embedding, linear
+from torch.overrides import TorchFunctionMode
+
+_LOOKUP = inspect.signature(embedding)
+
+
+class TiedGradient(TorchFunctionMode):
+    """Within it, a lookup in a trained weight and the projection by that same weight make one gradient.
+
+    It serves one forward pass. Whatever else runs within it runs as ever: other weights, frozen ones, lookups that
+    change or scale the weight. The values are those of autograd's own way.
+
+    Example:
+        >>> weight = torch.nn.Parameter(torch.eye(3))
+        >>> with TiedGradient():
+        ...     hidden = embedding(torch.tensor([1]), weight)
+        ...     logits = linear(hidden, weight)
+        >>> logits.sum().backward()
+        >>> weight.grad
+        tensor([[0., 1., 0.],
+                [1., 2., 1.],
+                [0., 1., 0.]])
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._weight: Tensor | None = None
+        self._waiting: list[Tensor] = []
+
+    def around(self, forward: Callable) -> Callable:
+        """A module's forward within it. Under torch.compile, which sees both gradients itself, the forward alone."""
+
+        def within(*args: Any, **kwargs: Any) -> Any:
+            with nullcontext() if torch.compiler.is_compiling() else self:
+                return forward(*args, **kwargs)
+
+        return within
+
+    def __torch_function__(self, func: Callable, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        if func is embedding:
+            found = _LOOKUP.bind(*args, **kwargs)
+            found.apply_defaults()
+            if _is_plain(found.arguments):
+                self._weight = found.arguments["weight"]
+                ids, padding = found.arguments["input"], found.arguments["padding_idx"]
+                return _Lookup.apply(self._weight, ids, padding, self._waiting)
+        if func is linear and self._weight is not None and args[1] is self._weight and args[2:] in ((), (None,)):
+            return _Projection.apply(args[0], self._weight, self._waiting)
+        return func(*args, **kwargs)
+
+
+def _is_plain(lookup: dict[str, Any]) -> bool:
+    weight = lookup["weight"]
+    special = lookup["max_norm"] is not None or lookup["scale_grad_by_freq"] or lookup["sparse"]
+    is_local = type(weight) in (Tensor, torch.nn.Parameter)
+    return is_local and weight.requires_grad and torch.is_grad_enabled() and not special
+
+
+class _Lookup(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, weight: Tensor, ids: Tensor, padding: int | None, waiting: list[Tensor]) -> Tensor:
+        ctx.save_for_backward(ids)
+        ctx.shape, ctx.dtype, ctx.padding, ctx.waiting = weight.shape, weight.dtype, padding, waiting
+        return embedding(ids, weight)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor, None, None, None]:
+        (ids,) = ctx.saved_tensors
+        total = ctx.waiting.pop() if ctx.waiting else upstream.new_zeros(ctx.shape, dtype=ctx.dtype)
+        used, places = ids.unique(return_inverse=True)
+        rows = torch.ops.aten.embedding_dense_backward(upstream, places, len(used), -1, False)
+        if ctx.padding is not None:
+            rows[used == ctx.padding] = 0
+        # Each row once, so that the sum is the same at each run on a GPU, too.
+        return total.index_add_(0, used, rows.to(total.dtype)), None, None, None
+
+
+class _Projection(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, hidden: Tensor, weight: Tensor, waiting: list[Tensor]) -> Tensor:
+        logits = linear(hidden, weight)
+        ctx.save_for_backward(hidden, weight)
+        ctx.waiting = waiting
+        return logits
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor, None, None]:
+        hidden, weight = ctx.saved_tensors
+        hidden = hidden.to(upstream.dtype)  # autocast computed in this type
+        gradient = (upstream.flatten(0, -2).t() @ hidden.flatten(0, -2)).to(weight.dtype)
+        ctx.waiting.append(ctx.waiting.pop().add_(gradient) if ctx.waiting else gradient)
+        return (upstream @ weight.to(upstream.dtype)).to(ctx.saved_tensors[0].dtype), None, None
