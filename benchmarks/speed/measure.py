@@ -30,12 +30,14 @@ class Case:
         tuning: what is trained.
         batch: pairs in a micro-batch.
         accumulation: micro-batches in a step.
+        optim: as in `TrainingArguments`. Plain SGD leaves out what the optimizer itself takes, alike in all contenders.
     """
 
     shape: str
     tuning: Tuning = Tuning.FULL
     batch: int = 4
     accumulation: int = 1
+    optim: str = "adamw_torch"
 
     @property
     def pairs(self) -> int:
@@ -92,6 +94,7 @@ def run(contender: str, case: Case, rows: SpeedRows, steps: int) -> Run:
         "max_steps": steps + 1,
         "per_device_train_batch_size": case.batch,
         "gradient_accumulation_steps": case.accumulation,
+        "optim": case.optim,
         "learning_rate": 1e-5,
         "logging_strategy": "no",
         "save_strategy": "no",

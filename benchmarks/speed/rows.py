@@ -29,11 +29,12 @@ class SpeedRows:
 
 
 def read_rows(data_dir: str, pairs: int) -> SpeedRows:
-    """The first `pairs` rows of TOFU's forget10 and of retain90, and the last of retain90 as proxies."""
+    """Rows of TOFU's forget10 and of retain90, `pairs` of each, evenly spread, and the last of retain90 as proxies."""
     forget, retain = (load_rows(f"tofu:{split}", data_dir) for split in ("forget10", "retain90"))
     sets = {"forget": forget, "retain": retain[:-PROXIES], "proxy": retain[-PROXIES:]}
     texts = (text for rows in sets.values() for row in rows for text in (row.prompt[0].content, row.answer))
     tokenizer = train_tokenizer(texts, VOCABULARY)
     sizes = {"forget": pairs, "retain": pairs, "proxy": PROXIES}
-    tokenized = {name: tokenize(rows[: sizes[name]], tokenizer, name=name) for name, rows in sets.items()}
+    spread = {name: rows[:: len(rows) // sizes[name]][: sizes[name]] for name, rows in sets.items()}
+    tokenized = {name: tokenize(rows, tokenizer, name=name) for name, rows in spread.items()}
     return SpeedRows(**tokenized, tokenizer=tokenizer)

@@ -7,6 +7,7 @@ from typing import Any
 
 from torch import Tensor
 
+from egup_trainer.modeling.likely_tokens import LikelyTokens
 from egup_trainer.modeling.outputs import AnswerOutputs
 from egup_trainer.modeling.reference import Need
 
@@ -47,6 +48,8 @@ class ReferenceOutputs:
     Args:
         sum_nll: L_i^0, shape (B,), if the loss has `Need.NLL`.
         logits: logits at the answer positions, shape (N, V), if the loss has `Need.LOGITS`.
+        likely: the most likely tokens at the answer positions, if the loss has `Need.LIKELY` and the model is not at
+            hand, which otherwise gives `logits`.
         hidden: hidden states at the answer tokens, shape (N, d), if the loss has `Need.HIDDEN`.
         alternate_nll: L^0 of the rows' alternate answers, shape (B,), if the loss has `Need.NLL` and an alternate.
     """
@@ -55,6 +58,7 @@ class ReferenceOutputs:
     logits: Tensor | None = None
     hidden: Tensor | None = None
     alternate_nll: Tensor | None = None
+    likely: LikelyTokens | None = None
 
 
 class ForgetLoss(ABC):

@@ -4,6 +4,7 @@ from torch import Tensor
 from torch.nn.functional import kl_div
 
 from egup_trainer.losses.base import ReferenceOutputs, RetainLoss
+from egup_trainer.modeling.likely_tokens import coarse_logps
 from egup_trainer.modeling.outputs import AnswerOutputs
 from egup_trainer.modeling.reference import Need
 
@@ -25,17 +26,22 @@ class RetainNLL(RetainLoss):
 class RetainKL(RetainLoss):
     """Divergence from the model before unlearning: sum over answer tokens of KL(p_before || p), shape (B,), nats.
 
-    Prompt and padding positions do not count. Needs the logits of the model before unlearning at each step: a second
-    forward pass without gradient over the retain rows.
+    Prompt and padding positions do not count. With the logits of the model before unlearning, which take a second
+    forward pass without gradient over the retain rows, the divergence is exact. With its k most likely tokens it is
+    that of k + 1 classes, the last of them all other tokens together: never more than the exact one.
 
-    Inputs: `outputs.logits` (N, V); `reference.logits` (N, V).
+    Inputs: `outputs.logits` (N, V); `reference.likely` of N tokens, or `reference.logits` (N, V).
     """
 
-    needs = frozenset({Need.LOGITS})
+    needs = frozenset({Need.LIKELY})
 
     def __call__(self, outputs: AnswerOutputs, reference: ReferenceOutputs) -> Tensor:
-        before = reference.logits.log_softmax(-1)  # (N, V)
-        now = outputs.logits.log_softmax(-1)  # (N, V)
+        if reference.likely is not None:
+            before = reference.likely.logps  # (N, k + 1)
+            now = coarse_logps(outputs.logits, reference.likely.ids)  # (N, k + 1)
+        else:
+            before = reference.logits.log_softmax(-1)  # (N, V)
+            now = outputs.logits.log_softmax(-1)  # (N, V)
         return outputs.sum_per_row(kl_div(now, before, reduction="none", log_target=True).sum(-1))
 
 

@@ -4,6 +4,7 @@ import copy
 from collections.abc import Iterator
 from contextlib import contextmanager
 from enum import Enum
+from math import inf
 from typing import Any
 
 import torch
@@ -18,6 +19,8 @@ class Need(str, Enum):
 
     NLL = "nll"
     """L_i^0 of each forget row: numbers, taken once by the scan."""
+    LIKELY = "likely"
+    """Distributions at answer positions, of which the most likely tokens will do: the model, or the scan's numbers."""
     LOGITS = "logits"
     """Whole distributions at answer positions: the model itself must be at hand."""
     HIDDEN = "hidden"
@@ -27,21 +30,44 @@ class Need(str, Enum):
 NEEDS_OF_THE_MODEL = frozenset({Need.LOGITS, Need.HIDDEN})
 """Needs that no cached number serves."""
 
+NEEDS_OF_LOGITS = frozenset({Need.LOGITS, Need.LIKELY})
+"""Needs for which a model that is run must give its logits."""
+
 
 class ReferenceKind(str, Enum):
-    """How the model before unlearning is kept, from the least to the most memory."""
+    """How the model before unlearning is kept."""
 
     NONE = "none"
     CACHED = "cached"
+    """A number a row."""
+    LIKELY_TOKENS = "likely_tokens"
+    """The most likely tokens at each answer token."""
     ADAPTER_OFF = "adapter_off"
+    """The model being trained, without its adapter."""
     FROZEN_COPY = "frozen_copy"
 
 
-def choose_reference(needs: frozenset[Need], model: nn.Module) -> ReferenceKind:
-    """The least that serves `needs`: nothing, cached numbers, the adapter switched off, or a frozen copy."""
-    if needs & NEEDS_OF_THE_MODEL:
-        return ReferenceKind.ADAPTER_OFF if adapters_are_identity(model) else ReferenceKind.FROZEN_COPY
-    return ReferenceKind.CACHED if Need.NLL in needs else ReferenceKind.NONE
+def choose_reference(needs: frozenset[Need], model: nn.Module, size_of_tokens: float = inf) -> ReferenceKind:
+    """What serves `needs` with the least memory.
+
+    Args:
+        needs: what losses must know.
+        model: the bare model before its first step.
+        size_of_tokens: bytes that the most likely tokens of all rows take that need them; infinite if they are not
+            to be used.
+    """
+    if needs <= {Need.NLL}:
+        return ReferenceKind.CACHED if needs else ReferenceKind.NONE
+    if adapters_are_identity(model):
+        return ReferenceKind.ADAPTER_OFF
+    if not needs & NEEDS_OF_THE_MODEL and size_of_tokens < size_of(model):
+        return ReferenceKind.LIKELY_TOKENS
+    return ReferenceKind.FROZEN_COPY
+
+
+def size_of(model: nn.Module) -> int:
+    """Bytes of a model's weights, that is of a copy of it."""
+    return sum(weight.numel() * weight.element_size() for weight in model.parameters())
 
 
 def adapters_are_identity(model: nn.Module) -> bool:
@@ -96,7 +122,7 @@ class Reference:
         """
         options = {
             "with_features": False,
-            "keep_logits": Need.LOGITS in needs,
+            "keep_logits": bool(needs & NEEDS_OF_LOGITS),
             "with_hidden": Need.HIDDEN in needs,
         }
         if self.frozen_copy is not None:

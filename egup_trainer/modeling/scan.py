@@ -14,6 +14,7 @@ from egup_trainer.data.tokenization import RowDataset
 from egup_trainer.errors import StateError
 from egup_trainer.modeling.batches import autocast_of, deal_batches, merge_processes
 from egup_trainer.modeling.forward import AnswerReader
+from egup_trainer.modeling.likely_tokens import LikelyTokens, TokenPlaces
 
 _CHUNK = 1 << 22
 _NAMES_AND_VERSIONS = (
@@ -33,11 +34,13 @@ class RowScores:
         sum_nll: L_i, shape (N,), nats.
         num_tokens: n_i, shape (N,).
         features: mean hidden state over answer tokens, shape (N, d), or projected, (N, k); float32; or empty, (N, 0).
+        likely: the most likely tokens at all answer tokens, row after row, or None if not asked for.
     """
 
     sum_nll: Tensor
     num_tokens: Tensor
     features: Tensor
+    likely: LikelyTokens | None = None
 
     @property
     def mean_nll(self) -> Tensor:
@@ -62,6 +65,7 @@ def score_rows(
     ids: Tensor | None = None,
     with_features: bool = False,
     projection: Tensor | None = None,
+    likely: int = 0,
     description: str | None = None,
 ) -> RowScores:
     """Scores rows in evaluation mode; every process ends with all results.
@@ -76,15 +80,17 @@ def score_rows(
         ids: which rows, shape (N,); all by default.
         with_features: whether to read features.
         projection: what features are multiplied by as they are read, shape (d, k), so that only (N, k) are ever held.
+        likely: how many of the most likely tokens to keep at each answer token.
         description: title of the progress bar, or None for no bar.
     """
     wanted = torch.arange(len(dataset)) if ids is None else ids
+    places = TokenPlaces.of(dataset, wanted.tolist()) if likely else None
     results: dict[str, Tensor] = {}
     for rows, batch in deal_batches(
         model, dataset, wanted, collator, batch_size=batch_size, accelerator=accelerator, description=description
     ):
         with autocast_of(accelerator):
-            outputs = reader(model, **batch, with_features=with_features)
+            outputs = reader(model, **batch, with_features=with_features, keep_logits=bool(likely))
         values = {"sum_nll": outputs.sum_nll, "num_tokens": outputs.num_tokens, "features": outputs.features}
         if outputs.features is not None and projection is not None:
             values["features"] = outputs.features @ projection.to(outputs.features.device)
@@ -92,8 +98,19 @@ def score_rows(
             if value is not None:
                 whole = results.setdefault(name, value.new_zeros(len(wanted), *value.shape[1:]))
                 whole[rows] = value[: len(rows)]
+        if places is not None:
+            _keep_tokens(LikelyTokens.of(outputs.logits, likely), rows, places, results)
     merged = merge_processes(results, accelerator)
-    return RowScores(**{"features": torch.zeros(len(wanted), 0), **merged})
+    tokens = LikelyTokens(**{name: merged.pop(name) for name in ("ids", "logps")}) if likely else None
+    return RowScores(**{"features": torch.zeros(len(wanted), 0), **merged}, likely=tokens)
+
+
+def _keep_tokens(found: LikelyTokens, rows: Tensor, places: TokenPlaces, results: dict[str, Tensor]) -> None:
+    """Puts what a batch found, whose rows are those of that order, into the whole tables."""
+    where = places.of_rows(rows)
+    for name, value in vars(found).items():
+        whole = results.setdefault(name, value.new_zeros(places.total, *value.shape[1:]))
+        whole[where] = value[: len(where)]
 
 
 def scan_fingerprint(model: nn.Module, datasets: list[tuple[RowDataset, Tensor]], settings: dict[str, Any]) -> str:

@@ -1,6 +1,7 @@
 """What the losses of a run know of the model before unlearning: numbers from the scan, or the model itself."""
 
 from dataclasses import replace
+from math import inf
 from typing import Any
 
 import torch
@@ -10,12 +11,13 @@ from egup_trainer.data.collator import Part, parts_of
 from egup_trainer.data.tokenization import RowDataset
 from egup_trainer.losses.base import ForgetLoss, ReferenceOutputs, RetainLoss
 from egup_trainer.modeling.forward import AnswerReader
-from egup_trainer.modeling.reference import NEEDS_OF_THE_MODEL, Need, Reference, choose_reference
+from egup_trainer.modeling.likely_tokens import LikelyTokens, TokenPlaces, size_of_table
+from egup_trainer.modeling.reference import NEEDS_OF_LOGITS, Need, Reference, ReferenceKind, choose_reference
 from egup_trainer.modeling.scan import RowScores
 from egup_trainer.trainer.scanning import ScanRequest
 
-_FORGET, _ALTERNATE = "forget", "alternate"
-_NLL_BEFORE = "_nll_before"
+_FORGET, _ALTERNATE, _RETAIN = "forget", "alternate", "all retain"
+_NLL_BEFORE, _LIKELY_BEFORE = "_nll_before", "likely_before_"
 
 
 class ModelBefore:
@@ -25,34 +27,59 @@ class ModelBefore:
         forget_loss, retain_loss: the losses; the second may be None.
         model: the bare model before its first step.
         reader: reads answers of `model`.
+        retain_rows: the retain set, if there is one.
+        top_k: how many of the most likely tokens of its answers may stand for the model; 0 for none.
 
     Attributes:
         reference: the model itself, if a loss needs it.
         nll: L^0 of the forget rows ("forget") and of their alternates ("alternate"), each (N_f,), once scanned.
+        likely: the most likely tokens of the retain rows' answers, if they stand for the model, once scanned.
     """
 
-    def __init__(self, forget_loss: ForgetLoss, retain_loss: RetainLoss | None, model: Any, reader: AnswerReader):
+    def __init__(
+        self,
+        forget_loss: ForgetLoss,
+        retain_loss: RetainLoss | None,
+        model: Any,
+        reader: AnswerReader,
+        retain_rows: RowDataset | None = None,
+        top_k: int = 0,
+    ):
         retain_needs = retain_loss.needs if retain_loss else frozenset()
+        needs = forget_loss.needs | retain_needs
         self._needs = {Part.FORGET: forget_loss.needs, Part.RETAIN: retain_needs}
         self._scanned = (_FORGET, _ALTERNATE) if forget_loss.alternate else (_FORGET,)
-        self.reads_logits = forget_loss.reads_logits or Need.LOGITS in forget_loss.needs | retain_needs
-        self.reads_hidden = forget_loss.reads_hidden or Need.HIDDEN in forget_loss.needs | retain_needs
-        self.reference = Reference(choose_reference(forget_loss.needs | retain_needs, model), model, reader)
+        self.reads_logits = forget_loss.reads_logits or bool(needs & NEEDS_OF_LOGITS)
+        self.reads_hidden = forget_loss.reads_hidden or Need.HIDDEN in needs
+        self._places = TokenPlaces.of(retain_rows) if Need.LIKELY in retain_needs and top_k else None
+        size = size_of_table(self._places.total, top_k) if self._places else inf
+        self._retain_rows, self._top_k = retain_rows, top_k
+        self.reference = Reference(choose_reference(needs, model, size), model, reader)
         self.nll: dict[str, Tensor] = {}
+        self.likely: LikelyTokens | None = None
 
     def scan_requests(self, rows: RowDataset) -> dict[str, ScanRequest]:
-        """The forget rows, and their alternates, if a loss needs their numbers."""
-        if Need.NLL not in self._needs[Part.FORGET]:
-            return {}
-        sets = {_FORGET: rows}
-        if _ALTERNATE in self._scanned:
-            sets[_ALTERNATE] = RowDataset([row.alternate for row in rows.rows])
-        return {name: ScanRequest(dataset, torch.arange(len(rows))) for name, dataset in sets.items()}
+        """The forget rows, and their alternates, if a loss needs their numbers; all retain rows, for their tokens."""
+        requests = {}
+        if Need.NLL in self._needs[Part.FORGET]:
+            requests[_FORGET] = ScanRequest(rows, torch.arange(len(rows)))
+            if _ALTERNATE in self._scanned:
+                alternates = RowDataset([row.alternate for row in rows.rows])
+                requests[_ALTERNATE] = ScanRequest(alternates, torch.arange(len(rows)))
+        if self.reference.kind is ReferenceKind.LIKELY_TOKENS:
+            all_rows = torch.arange(len(self._retain_rows))
+            requests[_RETAIN] = ScanRequest(self._retain_rows, all_rows, likely=self._top_k)
+        return requests
 
     def use_scan(self, scores: dict[str, RowScores], device: torch.device) -> None:
         """Takes over the numbers of the scan."""
         if Need.NLL in self._needs[Part.FORGET]:
             self.nll = {name: scores[name].sum_nll.to(device) for name in self._scanned}
+        if self.reference.kind is ReferenceKind.LIKELY_TOKENS:
+            self._use_tokens(scores[_RETAIN].likely.to(device))
+
+    def _use_tokens(self, likely: LikelyTokens) -> None:
+        self.likely, self._places = likely, self._places.to(likely.ids.device)
 
     def outputs(self, model: Any, inputs: dict[str, Tensor], part: Part) -> ReferenceOutputs:
         """What a part's loss may know of its rows in a joined batch.
@@ -60,10 +87,12 @@ class ModelBefore:
         Args:
             model: the model as wrapped for training.
         """
-        needs, ids = self._needs[part], inputs[part.value].clamp_min(0)
-        nll = {name: values[ids] for name, values in self.nll.items()} if Need.NLL in needs else {}
+        needs, ids = self._needs[part], inputs[part.value]
+        nll = {name: values[ids.clamp_min(0)] for name, values in self.nll.items()} if Need.NLL in needs else {}
         known = ReferenceOutputs(nll.get(_FORGET), alternate_nll=nll.get(_ALTERNATE))
-        if not needs & NEEDS_OF_THE_MODEL:
+        if self.likely is not None and Need.LIKELY in needs:
+            return replace(known, likely=self.likely.at(self._places.of_rows(ids[ids >= 0])))  # a filler has no tokens
+        if needs <= {Need.NLL}:
             return known
         rows = parts_of(inputs)[part]
         tensors = (inputs[name][rows] for name in ("input_ids", "attention_mask", "labels"))
@@ -72,9 +101,14 @@ class ModelBefore:
 
     def state_dict(self) -> dict[str, Tensor]:
         """The numbers by name, for a checkpoint."""
-        return {name + _NLL_BEFORE: values for name, values in self.nll.items()}
+        numbers = {name + _NLL_BEFORE: values for name, values in self.nll.items()}
+        tokens = vars(self.likely) if self.likely else {}
+        return numbers | {_LIKELY_BEFORE + name: values for name, values in tokens.items()}
 
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
         """Takes over the numbers of a checkpoint."""
         names = {name: name + _NLL_BEFORE for name in self._scanned}
         self.nll = {name: state[key] for name, key in names.items() if key in state}
+        tokens = {name: state.get(_LIKELY_BEFORE + name) for name in ("ids", "logps")}
+        if tokens["ids"] is not None:
+            self._use_tokens(LikelyTokens(**tokens))

@@ -77,6 +77,11 @@ class UnlearnConfig(TrainingArguments):
         "they were) or none. By default the objective's own: none for grad_ascent and task_vector, features for rmu, "
         "nll for the others.",
     )
+    kl_top_k: int = _option(
+        64,
+        "retain_loss=kl: of the model before unlearning, keep this many most likely tokens at each answer token of the "
+        "retain rows, instead of a copy of it, where they take less memory; 0 keeps the copy.",
+    )
     forget_weight: float = _option(1.0, "Weight of the forget objective (gamma); 0 or more.")
     retain_weight: float = _option(1.0, "Weight of the retain objective (alpha); 0 or more.")
     npo_beta: float | str | None = _option(
@@ -142,6 +147,7 @@ class UnlearnConfig(TrainingArguments):
         self.npo_beta = read_number_or_auto("npo_beta", self.npo_beta)
         check_range(self, ("simnpo_beta", "undial_strength"), low=0, low_is_allowed=False)
         check_range(self, ("max_length",), low=8, whole=True)
+        check_range(self, ("kl_top_k",), low=0, whole=True)
         refuse_reentrant_checkpointing(self)
         refuse_to_publish_features(self)
         refuse_what_would_do_nothing(self)

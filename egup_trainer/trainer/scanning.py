@@ -11,6 +11,7 @@ from torch import Tensor
 from egup_trainer.data.collator import RowCollator
 from egup_trainer.data.tokenization import RowDataset
 from egup_trainer.modeling.forward import AnswerReader
+from egup_trainer.modeling.likely_tokens import LikelyTokens
 from egup_trainer.modeling.scan import RowScores, bit_sum, load_scan, save_scan, scan_fingerprint, score_rows
 
 
@@ -22,11 +23,13 @@ class ScanRequest:
         dataset: the data set.
         ids: which of its rows, shape (N,).
         with_features: whether features are read, too.
+        likely: how many of the most likely tokens to keep at each answer token.
     """
 
     dataset: RowDataset
     ids: Tensor
     with_features: bool = False
+    likely: int = 0
 
 
 def run_scan(
@@ -59,6 +62,7 @@ def run_scan(
                 ids=request.ids,
                 with_features=request.with_features,
                 projection=projection,
+                likely=request.likely,
                 description=f"Scanning {name} rows" if progress else None,
             )
             for name, request in requests.items()
@@ -69,7 +73,7 @@ def run_scan(
         return scan()
     settings = {
         "layer": reader.layer_index,
-        "features": [(name, request.with_features) for name, request in sorted(requests.items())],
+        "read": [(name, request.with_features, request.likely) for name, request in sorted(requests.items())],
         "mixed_precision": str(accelerator.mixed_precision),
         "projection": None if projection is None else (*projection.shape, bit_sum(projection)),
     }
@@ -96,9 +100,17 @@ def _on_all_processes(found: bool, accelerator: Any) -> bool:
 
 
 def _pack(scores: dict[str, RowScores]) -> dict[str, Tensor]:
-    return {f"{name}.{field}": tensor for name, score in scores.items() for field, tensor in vars(score).items()}
+    packed = {}
+    for name, score in scores.items():
+        fields = {**vars(score), **(vars(score.likely) if score.likely else {})}
+        packed |= {f"{name}.{field}": value for field, value in fields.items() if isinstance(value, Tensor)}
+    return packed
 
 
 def _unpack(tensors: dict[str, Tensor], requests: dict[str, ScanRequest]) -> dict[str, RowScores]:
-    fields = ("sum_nll", "num_tokens", "features")
-    return {name: RowScores(**{field: tensors[f"{name}.{field}"] for field in fields}) for name in requests}
+    scores = {}
+    for name, request in requests.items():
+        fields = {field: tensors[f"{name}.{field}"] for field in ("sum_nll", "num_tokens", "features")}
+        likely = LikelyTokens(tensors[f"{name}.ids"], tensors[f"{name}.logps"]) if request.likely else None
+        scores[name] = RowScores(**fields, likely=likely)
+    return scores

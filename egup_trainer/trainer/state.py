@@ -21,6 +21,7 @@ _OPTIONS = (
     "proxy_neighbors",
     "proxy_reference",
     "npo_beta",
+    "kl_top_k",
 )
 _OPTIONS += ("cache_dim", "bank_size", "seed", "train_sampling_strategy")
 

@@ -108,7 +108,9 @@ class UnlearnTrainer(ModelCards, StateInCheckpoints, RowLoaders, Trainer):
             refuse_loss_without_boundary(self.forget_loss)
         retain_class = retain_loss(args.retain_loss)
         self.retain_loss = retain_class() if retain_class and args.retain_weight else None
-        self.before = ModelBefore(self.forget_loss, self.retain_loss, self.model, self.reader)
+        self.before = ModelBefore(
+            self.forget_loss, self.retain_loss, self.model, self.reader, self.retain_rows, args.kl_top_k
+        )
         self._knows_the_model_before = False
         self.step_log = StepLog()
         self.dual = DualAscent(self) if self.forget_loss.constrains_retain else None

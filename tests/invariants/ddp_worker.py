@@ -19,6 +19,8 @@ def main(folder: Path, batch: int, accumulation: int, resume: str) -> None:
         report_to="none",
         disable_tqdm=True,
         objective="npo",
+        retain_loss="kl",
+        kl_top_k=8,
         clreg_weight=0.5,
         inter_entanglement=True,
         intra_entanglement=True,

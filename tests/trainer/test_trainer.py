@@ -14,6 +14,7 @@ from transformers import AutoModelForCausalLM, BitsAndBytesConfig, TrainerCallba
 
 from egup_trainer import EGUPTrainer, ForgetLoss, UnlearnTrainer, register_forget_loss
 from egup_trainer.errors import ConfigError, DataError, ModelError, StateError
+from egup_trainer.losses import registry
 from egup_trainer.modeling.loading import load_model
 from egup_trainer.modeling.reference import ReferenceKind
 from egup_trainer.trainer.preparation import disable_dropout
@@ -129,8 +130,39 @@ def test_the_kl_reference_of_a_fresh_adapter_is_the_adapter_switched_off(make_tr
     assert kept[-1] > 1e-4
 
 
-def test_the_kl_reference_of_a_full_model_is_a_frozen_copy(make_trainer, make_model):
-    trainer = make_trainer(retain_loss="kl")
+def test_the_kl_reference_of_a_full_model_is_its_most_likely_tokens(make_trainer, tmp_path):
+    options = {"objective": "grad_diff", "retain_loss": "kl", "kl_top_k": 4, "logging_steps": 1}
+    options |= {"save_strategy": "steps", "save_steps": 3}
+    trainer = make_trainer(output_dir=str(tmp_path / "whole"), **options)
+    trainer.train()
+    assert trainer.before.reference.kind is ReferenceKind.LIKELY_TOKENS
+    assert trainer.before.reference.frozen_copy is None
+    assert trainer.before.likely.ids.shape[1] == 4
+    kept = [row["loss_retain"] for row in trainer.state.log_history if "loss_retain" in row]
+    assert kept[0] == pytest.approx(0, abs=1e-6)
+    assert kept[-1] > 1e-4
+    resumed = make_trainer(output_dir=str(tmp_path / "resumed"), **options)
+    resumed.train(resume_from_checkpoint=str(tmp_path / "whole" / "checkpoint-3"))
+    assert furthest(weights_of(trainer), weights_of(resumed)) == 0
+
+
+def test_with_all_tokens_kept_a_run_is_that_with_a_copy(make_trainer):
+    ends = []
+    for top_k, kind in ((10**6, ReferenceKind.LIKELY_TOKENS), (0, ReferenceKind.FROZEN_COPY)):
+        trainer = make_trainer(objective="grad_diff", retain_loss="kl", kl_top_k=top_k, optim="sgd", learning_rate=0.1)
+        trainer.before.reference.kind = kind
+        trainer.train()
+        ends.append(weights_of(trainer))
+    assert furthest(*ends) < 1e-6
+
+
+def test_a_copy_is_kept_where_it_is_smaller(make_trainer):
+    trainer = make_trainer(retain_loss="kl", kl_top_k=10**6)
+    assert trainer.before.reference.kind is ReferenceKind.FROZEN_COPY
+
+
+def test_the_kl_reference_of_a_full_model_may_be_a_frozen_copy(make_trainer, make_model):
+    trainer = make_trainer(retain_loss="kl", kl_top_k=0)
     trainer.train()
     assert trainer.before.reference.kind is ReferenceKind.FROZEN_COPY
     frozen = dict(trainer.before.reference.frozen_copy.named_parameters())
@@ -239,11 +271,12 @@ def test_without_proxies_the_run_says_so_and_trains_without_the_constraint(make_
     assert furthest(weights_of(trainer), weights_of(off)) == 0
 
 
-def test_a_loss_of_ones_own_takes_one_registration(make_trainer):
+def test_a_loss_of_ones_own_takes_one_registration(make_trainer, monkeypatch):
     class Doubled(ForgetLoss):
         def __call__(self, outputs, reference):
             return -2 * outputs.mean_nll
 
+    monkeypatch.setattr(registry, "_FORGET", dict(registry._FORGET))  # other tests list all objectives
     register_forget_loss("doubled_in_test", Doubled)
     own = make_trainer(objective="doubled_in_test", optim="sgd")
     same = make_trainer(objective="grad_diff", forget_weight=2.0, optim="sgd")
@@ -354,7 +387,7 @@ def test_a_trained_adapter_can_be_trained_on(make_trainer, make_model, tmp_path)
     adapted = PeftModel.from_pretrained(
         AutoModelForCausalLM.from_pretrained(tmp_path / "base"), save(first, tmp_path), is_trainable=True
     )
-    second = make_trainer(adapted, retain_loss="kl")
+    second = make_trainer(adapted, retain_loss="kl", kl_top_k=0)
     second.train()
     assert second.before.reference.kind is ReferenceKind.FROZEN_COPY
     assert second.state.log_history[0]["loss_retain"] == pytest.approx(0, abs=1e-6)

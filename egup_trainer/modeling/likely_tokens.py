@@ -1,0 +1,100 @@
+"""What a model says at answer tokens, in a few numbers a token: its most likely tokens, and all others as one."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from egup_trainer.data.tokenization import RowDataset
+from egup_trainer.modeling.forward import count_answer_tokens
+
+BYTES_OF_A_NUMBER = 4
+"""Of a token's id, and of its log-probability."""
+
+
+@dataclass(frozen=True)
+class LikelyTokens:
+    """The k most likely tokens at each of N answer positions.
+
+    Args:
+        ids: these tokens, shape (N, k), int32.
+        logps: their log-probabilities, and last that of all other tokens together, shape (N, k + 1), float32, nats.
+    """
+
+    ids: Tensor
+    logps: Tensor
+
+    @classmethod
+    def of(cls, logits: Tensor, k: int) -> "LikelyTokens":
+        """Those of logits (N, V), at most V - 1 of them.
+
+        Example:
+            >>> LikelyTokens.of(torch.tensor([[0.0, 2.0, 1.0]]), k=1).ids
+            tensor([[1]], dtype=torch.int32)
+        """
+        ids = logits.topk(min(k, logits.shape[-1] - 1), dim=-1).indices
+        return cls(ids.int(), coarse_logps(logits, ids))
+
+    def at(self, places: Tensor) -> "LikelyTokens":
+        """Those of some positions, shape (M,)."""
+        return LikelyTokens(self.ids[places], self.logps[places])
+
+    def to(self, device: torch.device) -> "LikelyTokens":
+        """The same on a device."""
+        return LikelyTokens(self.ids.to(device), self.logps.to(device))
+
+
+def coarse_logps(logits: Tensor, ids: Tensor) -> Tensor:
+    """Log-probabilities of some tokens, and last of all others together: (N, V), (N, k) -> (N, k + 1), nats.
+
+    Example:
+        >>> coarse_logps(torch.zeros(1, 4), torch.tensor([[2]])).exp()
+        tensor([[0.2500, 0.7500]])
+    """
+    ids = ids.long()
+    others = logits.scatter(1, ids, -torch.inf).logsumexp(dim=-1, keepdim=True)  # (N, 1)
+    return torch.cat([logits.gather(1, ids), others], dim=-1).log_softmax(dim=-1)
+
+
+class TokenPlaces:
+    """Where the answer tokens of each row stand in a table of all rows' tokens, row after row.
+
+    Args:
+        counts: answer tokens of each row, shape (R,), int64.
+    """
+
+    def __init__(self, counts: Tensor):
+        self._counts, self._starts = counts, counts.cumsum(0) - counts
+
+    @classmethod
+    def of(cls, dataset: RowDataset, ids: Iterable[int] | None = None) -> "TokenPlaces":
+        """Those of some rows of a data set, or of all."""
+        rows = [dataset.rows[index] for index in (range(len(dataset)) if ids is None else ids)]
+        return cls(torch.cat([count_answer_tokens(torch.as_tensor(row.labels)[None]) for row in rows]))
+
+    @property
+    def total(self) -> int:
+        """Answer tokens of all rows."""
+        return int(self._counts.sum())
+
+    def of_rows(self, rows: Tensor) -> Tensor:
+        """Places of the tokens of some rows, in the order of the rows: (B,) -> (N,).
+
+        Example:
+            >>> TokenPlaces(torch.tensor([2, 1, 3])).of_rows(torch.tensor([2, 0]))
+            tensor([3, 4, 5, 0, 1])
+        """
+        device, rows = rows.device, rows.to(self._counts.device)
+        counts = self._counts[rows]
+        firsts = (self._starts[rows] - (counts.cumsum(0) - counts)).repeat_interleave(counts)
+        return (firsts + torch.arange(len(firsts), device=firsts.device)).to(device)
+
+    def to(self, device: torch.device) -> "TokenPlaces":
+        """The same on a device."""
+        return TokenPlaces(self._counts.to(device))
+
+
+def size_of_table(tokens: int, k: int) -> int:
+    """Bytes that the k most likely tokens of so many positions take."""
+    return tokens * (2 * k + 1) * BYTES_OF_A_NUMBER

@@ -1,0 +1,61 @@
+"""The most likely tokens: values by hand, the divergence they give, and their places in a table of all rows."""
+
+from math import log
+
+import pytest
+import torch
+
+from egup_trainer.data.collator import RowCollator
+from egup_trainer.data.tokenization import RowDataset
+from egup_trainer.modeling.forward import AnswerReader
+from egup_trainer.modeling.likely_tokens import LikelyTokens, TokenPlaces, coarse_logps, size_of_table
+from egup_trainer.modeling.scan import score_rows
+
+P = torch.tensor([[0.1, 0.6, 0.05, 0.25]])
+
+
+def test_by_hand():
+    found = LikelyTokens.of(P.log() + 3, k=2)
+    assert found.ids.tolist() == [[1, 3]]
+    assert found.logps[0].tolist() == pytest.approx([log(0.6), log(0.25), log(0.15)], rel=1e-5)
+    assert found.ids.dtype == torch.int32
+
+
+def test_all_tokens_but_one_are_the_most_that_are_kept():
+    found = LikelyTokens.of(P.log(), k=99)
+    assert found.ids.shape == (1, 3)
+    assert found.logps[0, 3].item() == pytest.approx(log(0.05))
+
+
+def test_the_gradient_is_that_of_the_classes():
+    logits = P.log().clone().requires_grad_()
+    coarse_logps(logits, torch.tensor([[1, 3]], dtype=torch.int32))[0, 2].backward()
+    # d log(p_0 + p_2) / dx = p_l / .15 for those two, less the softmax
+    expected = torch.tensor([[0.1 / 0.15, 0, 0.05 / 0.15, 0]]) - P
+    torch.testing.assert_close(logits.grad, expected)
+
+
+def test_places_of_ragged_rows():
+    places = TokenPlaces(torch.tensor([2, 0, 3, 1]))
+    assert places.total == 6
+    assert places.of_rows(torch.tensor([3, 1, 0, 3])).tolist() == [5, 0, 1, 5]
+    assert places.of_rows(torch.tensor([], dtype=torch.long)).tolist() == []
+
+
+def test_the_size_is_that_of_the_tensors():
+    found = LikelyTokens.of(torch.randn(7, 50), k=5)
+    assert size_of_table(7, 5) == sum(value.numel() * value.element_size() for value in vars(found).values())
+
+
+@pytest.mark.parametrize("batch_size", [1, 3, 100])
+def test_a_scan_finds_them_row_after_row(batch_size, lively, rows, pad):
+    model, ids = lively().eval(), torch.tensor([4, 3, 0])
+    scores = score_rows(
+        model, AnswerReader(model), RowDataset(rows), RowCollator(None), batch_size=batch_size, ids=ids, likely=3
+    )
+    with torch.no_grad():
+        each = [AnswerReader(model)(model, **pad([rows[index]]), keep_logits=True).logits for index in ids]
+    expected = LikelyTokens.of(torch.cat(each), k=3)
+    assert torch.equal(scores.likely.ids, expected.ids)
+    torch.testing.assert_close(scores.likely.logps, expected.logps, atol=1e-5, rtol=1e-5)
+    assert len(expected.ids) == 0 + 21 + 5
