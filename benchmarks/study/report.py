@@ -113,7 +113,8 @@ def _draw(found: dict[str, Any], path: Path) -> None:
     plane.axhline(0.05, color="#d0d4d9", linewidth=1)
     plane.axvline(0.95, color="#d0d4d9", linewidth=1)
     plane.margins(x=0.15)
-    plane.set(yscale="log", xlabel="model utility / retrained", ylabel="forget quality", title="Upper right is best")
+    plane.set(yscale="log", xlabel="model utility / retrained", title="Upper right is best")
+    plane.set_ylabel(f"forget quality ({LEAST_QUALITY:g} or less on the lower edge)")
     _draw_relearning(curves, found)
     path.parent.mkdir(exist_ok=True)
     figure.savefig(path, dpi=110)
@@ -132,7 +133,8 @@ def _draw_plane(axes: Any, names: list[str], spreads: list[dict[str, Any]], colo
     ]
     axes.scatter(*zip(*points, strict=True), color=color, label=label)
     for name, point in zip(names, points, strict=True):
-        axes.annotate(name, point, fontsize=7, xytext=(3, 3), textcoords="offset points")
+        if point[1] > LEAST_QUALITY:  # the others lie one over another on the lower edge
+            axes.annotate(name, point, fontsize=7, xytext=(3, 3), textcoords="offset points")
 
 
 def _draw_relearning(axes: Any, found: dict[str, Any]) -> None:
