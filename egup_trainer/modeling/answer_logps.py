@@ -62,7 +62,7 @@ def answer_logps(raw: Tensor, targets: Tensor, transform: LogitTransform) -> Ten
         >>> answer_logps(torch.zeros(1, 4), torch.tensor([2]), LogitTransform())  # -log 4
         tensor([-1.3863])
     """
-    return _AnswerLogps.apply(raw, targets, transform)
+    return _AnswerLogps.apply(raw, targets, transform)[0]
 
 
 class HeadReading:
@@ -73,13 +73,13 @@ class HeadReading:
         transform: what the model will do to the logits.
 
     Attributes:
-        logps: log-probabilities, shape (N,), once read; None under torch.compile, where all logits are let through.
+        is_done: whether it has read them; it has not under torch.compile, where all logits are let through.
     """
 
     def __init__(self, targets: Tensor, transform: LogitTransform):
         self._targets, self._transform = targets, transform
-        self.logps: Tensor | None = None
-        self._first = targets.new_zeros(0)
+        self._logps = self._first = targets.new_zeros(0)
+        self.is_done = False
 
     def after(self, forward: Callable) -> Callable:
         """The output embedding's forward, followed by the reading."""
@@ -89,9 +89,17 @@ class HeadReading:
         """Takes the output embedding's numbers (1, N, V) and returns those of the first token, (1, at most 1, V)."""
         if torch.compiler.is_compiling():
             return raw
-        self._first = raw[0, :1].detach().clone()
-        self.logps = answer_logps(raw.flatten(0, 1), self._targets.to(raw.device), self._transform)
-        return raw[:, :1]
+        self._logps, first = _AnswerLogps.apply(raw.flatten(0, 1), self._targets.to(raw.device), self._transform)
+        self._first, self.is_done = first.detach().flatten(0, 1), True
+        return first
+
+    def logps(self, logits: Tensor) -> Tensor:
+        """The log-probabilities, shape (N,).
+
+        Their gradient reaches the model's logits (1, V) as zeros, and with them all that wrappers hang on the output of
+        a module, such as gathering its weights for the backward pass (FSDP2).
+        """
+        return _Through.apply(self._logps, logits)
 
     def explains(self, logits: Tensor) -> bool:
         """Whether the model did to the first token's logits, shape (1, V), what the transform says."""
@@ -102,7 +110,7 @@ class HeadReading:
 
 class _AnswerLogps(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, raw: Tensor, targets: Tensor, transform: LogitTransform) -> Tensor:
+    def forward(ctx: Any, raw: Tensor, targets: Tensor, transform: LogitTransform) -> tuple[Tensor, Tensor]:
         normalisers = torch.empty(len(raw), dtype=torch.float32, device=raw.device)
         chosen = torch.empty_like(normalisers)
         for part in _parts(raw):
@@ -111,11 +119,11 @@ class _AnswerLogps(torch.autograd.Function):
             chosen[part] = logits.gather(1, targets[part, None]).squeeze(1)
         ctx.save_for_backward(raw, targets, normalisers)
         ctx.transform = transform
-        return chosen - normalisers
+        return chosen - normalisers, raw[:1].unsqueeze(0).clone()
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor, None, None]:
+    def backward(ctx: Any, upstream: Tensor, _: Tensor) -> tuple[Tensor, None, None]:
         raw, targets, normalisers = ctx.saved_tensors
         for part in _parts(raw):
             logits = ctx.transform(raw[part].float())
@@ -124,6 +132,19 @@ class _AnswerLogps(torch.autograd.Function):
             gradient[torch.arange(len(gradient), device=gradient.device), targets[part]] += 1
             raw[part] = gradient.mul_(slope).mul_(upstream[part, None])
         return raw, None, None
+
+
+class _Through(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, logps: Tensor, logits: Tensor) -> Tensor:
+        ctx.like = logits.new_empty(0), logits.shape
+        return logps.clone()
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor, Tensor]:
+        kind, shape = ctx.like
+        return upstream, kind.new_zeros(shape)
 
 
 def _parts(raw: Tensor) -> Iterator[slice]:

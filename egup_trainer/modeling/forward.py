@@ -118,17 +118,18 @@ class AnswerReader:
         self, model: Callable[..., Any], input_ids: Tensor, attention_mask: Tensor, targets: Tensor, keep_logits: bool
     ) -> tuple[Tensor, Tensor | None]:
         """Log-probabilities (N,), and the logits (N, V) if they are to be kept."""
-        reading = None if keep_logits or self._transform is None else HeadReading(targets, self._transform)
+        plain = _is_gathered_by_hooks(self.head)
+        reading = None if plain or keep_logits or self._transform is None else HeadReading(targets, self._transform)
         tied = TiedGradient()
         with ExitStack() as ways:
-            for module in (self.embedding, self.head):
+            for module in () if plain else (self.embedding, self.head):
                 ways.enter_context(_forward_through(module, tied.around))
             if reading:
                 # Inside of the output embedding's forward, where wrappers hold its weights.
                 ways.enter_context(_forward_through(self.head, reading.after))
             logits = model(input_ids=input_ids, attention_mask=attention_mask, use_cache=False).logits
         logits = logits.reshape(-1, logits.shape[-1])  # (1, N, V) -> (N, V)
-        if reading is None or reading.logps is None:
+        if reading is None or not reading.is_done:
             logps = -nn.functional.cross_entropy(logits.float(), targets, reduction="none")
             return logps, logits.float() if keep_logits else None
         if not self._transform_is_known and len(logits):
@@ -136,7 +137,7 @@ class AnswerReader:
             if not reading.explains(logits):
                 self._transform = None
                 return self._logps(model, input_ids, attention_mask, targets, keep_logits)
-        return reading.logps, None
+        return reading.logps(logits), None
 
 
 def check_positions(model: Any, needed: int, what: str, fix: str) -> None:
@@ -228,6 +229,11 @@ def _hooked(register: Callable, hook: Callable, **options: Any) -> Iterator[None
         yield
     finally:
         handle.remove()
+
+
+def _is_gathered_by_hooks(module: nn.Module) -> bool:
+    """Whether its weights are there in the backward pass only if its output has a gradient (DeepSpeed ZeRO-3)."""
+    return any(hasattr(weight, "ds_id") for weight in module.parameters())
 
 
 @contextmanager

@@ -1,4 +1,4 @@
-"""Run under torchrun by test_ddp.py: trains on this process's share and writes what every process ended with."""
+"""Run under torchrun by test_ddp.py and test_fsdp2.py: trains on this process's share and writes how it ended."""
 
 import sys
 from pathlib import Path
@@ -8,11 +8,49 @@ import torch
 from fixtures_trainer import weights_of
 
 from egup_trainer import EGUPConfig, EGUPTrainer
+from egup_trainer.trainer.scanning import is_spread_over_processes
+
+FSDP2 = {
+    "fsdp": True,
+    "fsdp_config": {
+        "fsdp_version": 2,
+        "auto_wrap_policy": "TRANSFORMER_BASED_WRAP",
+        "reshard_after_forward": True,
+        "state_dict_type": "FULL_STATE_DICT",
+    },
+}
 
 
-def main(folder: Path, batch: int, accumulation: int, resume: str) -> None:
+def allow_fsdp_on_cpu() -> None:
+    """accelerate leaves processes on a CPU out of the kinds that FSDP is for: they call themselves another kind."""
+    from accelerate import PartialState
+    from accelerate.utils import DistributedType
+
+    begin = PartialState.__init__
+
+    def begin_as_another_kind(self, *args, **kwargs):
+        begin(self, *args, **kwargs)
+        if self._shared_state.get("distributed_type") is DistributedType.MULTI_CPU:
+            self._shared_state["distributed_type"] = DistributedType.MULTI_XPU
+
+    PartialState.__init__ = begin_as_another_kind
+
+
+def whole(weights: dict) -> dict:
+    """Weights that are spread over processes, gathered."""
+    return {name: value.full_tensor() if hasattr(value, "full_tensor") else value for name, value in weights.items()}
+
+
+def main(folder: Path, batch: int, accumulation: int, resume: str, kind: str) -> None:
     tokenizer = conftest.make_tokenizer()
     model = conftest.make_tiny_model(tokenizer)
+    if "tied" in kind:
+        model.config.tie_word_embeddings = True
+        model.tie_weights()
+    engine = {}
+    if "fsdp2" in kind:
+        allow_fsdp_on_cpu()
+        engine = FSDP2
     config = EGUPConfig(
         output_dir=str(folder / "out"),
         use_cpu=True,
@@ -36,6 +74,7 @@ def main(folder: Path, batch: int, accumulation: int, resume: str) -> None:
         save_steps=3,
         max_grad_norm=0.0,
         seed=5,
+        **engine,
     )
     rows = conftest.qa_rows
     trainer = EGUPTrainer(model, config, rows(0, 10), rows(20, 33), rows(40, 46), processing_class=tokenizer)
@@ -43,7 +82,8 @@ def main(folder: Path, batch: int, accumulation: int, resume: str) -> None:
     record = {
         "world_size": trainer.accelerator.num_processes,
         "wrapped": type(trainer.model_wrapped).__name__,
-        "weights": weights_of(trainer),
+        "weights": whole(weights_of(trainer)),
+        "is_spread": is_spread_over_processes(trainer.model),
         "guide": trainer.guide.state_dict(),
         "losses": [row["loss"] for row in trainer.state.log_history if "loss" in row],
         "pairs": [trainer.pair_sampler.pairs(epoch) for epoch in range(3)],
@@ -53,4 +93,4 @@ def main(folder: Path, batch: int, accumulation: int, resume: str) -> None:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3]), sys.argv[4] if len(sys.argv) > 4 else "")
+    main(Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3]), sys.argv[4], sys.argv[5])

@@ -11,10 +11,10 @@ import torch
 TESTS = Path(__file__).resolve().parents[1]
 
 
-def launch(folder: Path, processes: int, batch: int, accumulation: int, resume: str = "") -> list[dict]:
+def launch(folder: Path, processes: int, batch: int, accumulation: int, resume: str = "", kind: str = "") -> list[dict]:
     """Records of all processes of a run."""
     folder.mkdir(exist_ok=True)
-    worker = [str(TESTS / "invariants" / "ddp_worker.py"), str(folder), str(batch), str(accumulation), resume]
+    worker = [str(TESTS / "invariants" / "ddp_worker.py"), str(folder), str(batch), str(accumulation), resume, kind]
     start = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(processes)]
     paths = [str(TESTS), str(TESTS.parent), os.environ.get("PYTHONPATH", "")]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(paths), "OMP_NUM_THREADS": "1"}
