@@ -13,7 +13,7 @@ from math import inf
 from pathlib import Path
 
 from benchmarks.gemma.plan import Size
-from benchmarks.gemma.summary import summary, table
+from benchmarks.gemma.summary import summary, write_report
 from egup_trainer.cli.common import quiet_libraries
 from egup_trainer.errors import EgupError
 
@@ -28,11 +28,13 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--work_dir", type=Path, default=Path("study_work/gemma"), help="Where models are kept.")
     parser.add_argument("--minutes", type=float, help="Do one piece; stop a training after so many minutes.")
     parser.add_argument("--summary", action="store_true", help="Print the committed results as JSON, and do no more.")
-    parser.add_argument("--table", action="store_true", help="Print them as a markdown table, and do no more.")
+    parser.add_argument("--report", action="store_true", help="Write docs/results.md's tables, and do no more.")
     options = parser.parse_args(argv)
-    if options.summary or options.table:
-        found = summary(options.size, options.seed)
-        print(json.dumps(found) if options.summary else table(found))
+    if options.summary:
+        print(json.dumps(summary(options.size, options.seed)))
+        return
+    if options.report:
+        write_report(options.seed)
         return
     quiet_libraries()
     try:

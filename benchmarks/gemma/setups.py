@@ -20,7 +20,7 @@ SMALL_NEW_TOKENS = 40
 
 @dataclass(frozen=True)
 class Setup:
-    """One size of the comparison. Training and scoring run in bfloat16 autocast, over float32 weights.
+    """One size of the comparison. Training runs in bfloat16 autocast over float32 weights; on a GPU, evaluation, too.
 
     Args:
         size: its name.

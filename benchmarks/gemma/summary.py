@@ -3,7 +3,7 @@
 from benchmarks import markdown
 from benchmarks.gemma.plan import METHODS, MODELS, Size, record_path
 from benchmarks.study.plan import Record
-from benchmarks.study.report import COLUMNS
+from benchmarks.study.report import COLUMNS, DOCS
 from benchmarks.study.summary import MEASURES
 
 Found = dict[str, dict[str, float | None]]
@@ -19,6 +19,16 @@ def summary(size: Size, seed: int) -> Found:
     return {
         name: {measure: number(each, models) for measure, number in MEASURES.items()} for name, each in values.items()
     }
+
+
+def write_report(seed: int) -> None:
+    """Writes the tables of docs/results.md from the committed results: of each size that has some."""
+    page = DOCS / "results.md"
+    text = page.read_text(encoding="utf-8")
+    for size in Size:
+        found = summary(size, seed)
+        text = markdown.put(text, f"gemma {size.value}", table(found) if found else "Not run.")
+    page.write_text(text, encoding="utf-8")
 
 
 def table(found: Found) -> str:

@@ -1,5 +1,6 @@
 """What the losses of a run know of the model before unlearning: numbers from the scan, or the model itself."""
 
+import logging
 from dataclasses import replace
 from math import inf
 from typing import Any
@@ -16,6 +17,7 @@ from egup_trainer.modeling.reference import NEEDS_OF_LOGITS, Need, Reference, Re
 from egup_trainer.modeling.scan import RowScores
 from egup_trainer.trainer.scanning import ScanRequest
 
+logger = logging.getLogger(__name__)
 _FORGET, _ALTERNATE, _RETAIN = "forget", "alternate", "all retain"
 _NLL_BEFORE, _LIKELY_BEFORE = "_nll_before", "likely_before_"
 
@@ -55,6 +57,7 @@ class ModelBefore:
         size = size_of_table(self._places.total, top_k) if self._places else inf
         self._retain_rows, self._top_k = retain_rows, top_k
         self.reference = Reference(choose_reference(needs, model, size), model, reader)
+        logger.info("The model before unlearning is kept as: %s", self.reference.kind.value)
         self.nll: dict[str, Tensor] = {}
         self.likely: LikelyTokens | None = None
 

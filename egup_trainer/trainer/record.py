@@ -36,7 +36,8 @@ def make_record(trainer: Any) -> dict[str, Any]:
     """The record of a run, as plain values for JSON.
 
     `model` is what was unlearned: a hub id, or the last part of a local folder's path (`is_local`), or null. `egup`
-    says which parts were at work: a proxy constraint without proxies is not. `options` holds the arguments that differ
+    says which parts were at work: a proxy constraint without proxies is not. `reference` is how the model before
+    unlearning was kept, see `ReferenceKind`. `options` holds the arguments that differ
     from the defaults of `UnlearnConfig` or `EGUPConfig`, and always the learning rate, the passes, the sizes that make
     up a step (world_size = processes) and the seed. `rows` has number and `fingerprint` of each set.
 
@@ -56,6 +57,7 @@ def make_record(trainer: Any) -> dict[str, Any]:
         "trainer": type(trainer).__name__,
         "objective": args.objective,
         "retain_loss": args.retain_loss,
+        "reference": trainer.before.reference.kind.value,
         "egup": {**parts, "proxy_constraint": parts["proxy_constraint"] and "proxy" in sets},
         "clreg_weight": getattr(args, "clreg_weight", 0.0),
         "options": _options(args),

@@ -42,6 +42,7 @@ def test_the_record_of_a_run(make_trainer, base):
         "trainer": "EGUPTrainer",
         "objective": "npo",
         "retain_loss": "kl",
+        "reference": "likely_tokens",
         "egup": {"inter_entanglement": False, "intra_entanglement": True, "proxy_constraint": True},
         "clreg_weight": 0.5,
         "options": {

@@ -130,12 +130,14 @@ def test_the_kl_reference_of_a_fresh_adapter_is_the_adapter_switched_off(make_tr
     assert kept[-1] > 1e-4
 
 
-def test_the_kl_reference_of_a_full_model_is_its_most_likely_tokens(make_trainer, tmp_path):
+def test_the_kl_reference_of_a_full_model_is_its_most_likely_tokens(make_trainer, tmp_path, caplog):
+    caplog.set_level("INFO", "egup_trainer")
     options = {"objective": "grad_diff", "retain_loss": "kl", "kl_top_k": 4, "logging_steps": 1}
     options |= {"save_strategy": "steps", "save_steps": 3}
     trainer = make_trainer(output_dir=str(tmp_path / "whole"), **options)
     trainer.train()
     assert trainer.before.reference.kind is ReferenceKind.LIKELY_TOKENS
+    assert "The model before unlearning is kept as: likely_tokens" in caplog.text
     assert trainer.before.reference.frozen_copy is None
     assert trainer.before.likely.ids.shape[1] == 4
     kept = [row["loss_retain"] for row in trainer.state.log_history if "loss_retain" in row]
