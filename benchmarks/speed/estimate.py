@@ -72,15 +72,7 @@ class Job:
 
 def table() -> str:
     """A row for each number of GPUs, of full fine-tuning and of LoRA."""
-    head = [
-        "GPUs",
-        "trained",
-        "GB a GPU, without activations",
-        "computing s",
-        "sending s",
-        "efficiency",
-        "ours, MB sent",
-    ]
+    sizes = ["GB a GPU, without activations", "computing s", "sending s", "efficiency at best", "ours, MB sent"]
     rows = []
     for gpus in (8, 64):
         for name, job in (("all 70B weights", Job()), ("LoRA, 0.2B weights", Job(adapter=2e8))):

@@ -9,6 +9,9 @@ from torch import Tensor
 from egup_trainer.data.tokenization import RowDataset
 from egup_trainer.modeling.forward import count_answer_tokens
 
+_CHUNK = 1 << 22
+"""Logits that are looked at at a time, so that no second tensor of their size is made."""
+
 BYTES_OF_A_NUMBER = 4
 """Of a token's id, and of its log-probability."""
 
@@ -33,8 +36,12 @@ class LikelyTokens:
             >>> LikelyTokens.of(torch.tensor([[0.0, 2.0, 1.0]]), k=1).ids
             tensor([[1]], dtype=torch.int32)
         """
-        ids = logits.topk(min(k, logits.shape[-1] - 1), dim=-1).indices
-        return cls(ids.int(), coarse_logps(logits, ids))
+        k = min(k, logits.shape[-1] - 1)
+        parts = []
+        for part in logits.split(max(_CHUNK // logits.shape[-1], 1)):
+            ids = part.topk(k, dim=-1).indices
+            parts.append((ids.int(), coarse_logps(part, ids)))
+        return cls(*(torch.cat(values) for values in zip(*parts, strict=True)))
 
     def at(self, places: Tensor) -> "LikelyTokens":
         """Those of some positions, shape (M,)."""

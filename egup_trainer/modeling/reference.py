@@ -20,7 +20,8 @@ class Need(str, Enum):
     NLL = "nll"
     """L_i^0 of each forget row: numbers, taken once by the scan."""
     LIKELY = "likely"
-    """Distributions at answer positions, of which the most likely tokens will do: the model, or the scan's numbers."""
+    """Distributions at answer positions, of which the most likely tokens will do. For a retain loss alone, the scan's
+    numbers may serve; otherwise the model."""
     LOGITS = "logits"
     """Whole distributions at answer positions: the model itself must be at hand."""
     HIDDEN = "hidden"

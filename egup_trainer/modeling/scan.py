@@ -100,6 +100,7 @@ def score_rows(
                 whole[rows] = value[: len(rows)]
         if places is not None:
             _keep_tokens(LikelyTokens.of(outputs.logits, likely), rows, places, results)
+        del outputs, values  # before the next forward pass
     merged = merge_processes(results, accelerator)
     tokens = LikelyTokens(**{name: merged.pop(name) for name in ("ids", "logps")}) if likely else None
     return RowScores(**{"features": torch.zeros(len(wanted), 0), **merged}, likely=tokens)

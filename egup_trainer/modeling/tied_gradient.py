@@ -1,8 +1,8 @@
 """The gradient of a tied embedding in one tensor.
 
 Where the output embedding is the input embedding, autograd makes a gradient as large as the vocabulary for each of the
-two, and a third one for their sum. Here the output embedding's waits until the backward pass of the lookup, always the
-later of the two, adds its few rows to it.
+two, and a third one for their sum. Here the output embedding's is handed to the backward pass of the lookup, which adds
+its few rows to it.
 """
 
 import inspect
@@ -40,7 +40,7 @@ class TiedGradient(TorchFunctionMode):
     def __init__(self) -> None:
         super().__init__()
         self._weight: Tensor | None = None
-        self._waiting: list[Tensor] = []
+        self._alias: Tensor | None = None
 
     def around(self, forward: Callable) -> Callable:
         """A module's forward within it. Under torch.compile, which sees both gradients itself, the forward alone."""
@@ -59,10 +59,16 @@ class TiedGradient(TorchFunctionMode):
             if _is_plain(found.arguments):
                 self._weight = found.arguments["weight"]
                 ids, padding = found.arguments["input"], found.arguments["padding_idx"]
-                return _Lookup.apply(self._weight, ids, padding, self._waiting)
-        if func is linear and self._weight is not None and args[1] is self._weight and args[2:] in ((), (None,)):
-            return _Projection.apply(args[0], self._weight, self._waiting)
+                embedded, self._alias = _Lookup.apply(self._weight, ids, padding)
+                return embedded
+        if func is linear and self._weight is not None and _weight_alone(*args, **kwargs) is self._weight:
+            return _Projection.apply(args[0], self._alias)
         return func(*args, **kwargs)
+
+
+def _weight_alone(*args: Any, **kwargs: Any) -> Tensor | None:
+    """The weight of a projection that has no bias, as layers call it; None for others."""
+    return args[1] if not kwargs and len(args) > 1 and args[2:] in ((), (None,)) else None
 
 
 def _is_plain(lookup: dict[str, Any]) -> bool:
@@ -73,38 +79,42 @@ def _is_plain(lookup: dict[str, Any]) -> bool:
 
 
 class _Lookup(torch.autograd.Function):
+    """Gives the weight itself, too: the projection's gradient comes back by way of it, before the lookup's own."""
+
     @staticmethod
-    def forward(ctx: Any, weight: Tensor, ids: Tensor, padding: int | None, waiting: list[Tensor]) -> Tensor:
+    def forward(ctx: Any, weight: Tensor, ids: Tensor, padding: int | None) -> tuple[Tensor, Tensor]:
         ctx.save_for_backward(ids)
-        ctx.shape, ctx.dtype, ctx.padding, ctx.waiting = weight.shape, weight.dtype, padding, waiting
-        return embedding(ids, weight)
+        ctx.set_materialize_grads(False)
+        ctx.shape, ctx.dtype = weight.shape, weight.dtype
+        ctx.padding = None if padding is None else padding % len(weight)
+        return embedding(ids, weight), weight.detach()
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor, None, None, None]:
+    def backward(ctx: Any, upstream: Tensor | None, total: Tensor | None) -> tuple[Tensor | None, None, None]:
+        if upstream is None:
+            return total, None, None
         (ids,) = ctx.saved_tensors
-        total = ctx.waiting.pop() if ctx.waiting else upstream.new_zeros(ctx.shape, dtype=ctx.dtype)
         used, places = ids.unique(return_inverse=True)
         rows = torch.ops.aten.embedding_dense_backward(upstream, places, len(used), -1, False)
         if ctx.padding is not None:
             rows[used == ctx.padding] = 0
+        if total is None:
+            total = upstream.new_zeros(ctx.shape, dtype=ctx.dtype)
         # Each row once, so that the sum is the same at each run on a GPU, too.
-        return total.index_add_(0, used, rows.to(total.dtype)), None, None, None
+        return total.index_add_(0, used, rows.to(total.dtype)), None, None
 
 
 class _Projection(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, hidden: Tensor, weight: Tensor, waiting: list[Tensor]) -> Tensor:
-        logits = linear(hidden, weight)
+    def forward(ctx: Any, hidden: Tensor, weight: Tensor) -> Tensor:
         ctx.save_for_backward(hidden, weight)
-        ctx.waiting = waiting
-        return logits
+        return linear(hidden, weight)
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor, None, None]:
+    def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor, Tensor]:
         hidden, weight = ctx.saved_tensors
-        hidden = hidden.to(upstream.dtype)  # autocast computed in this type
-        gradient = (upstream.flatten(0, -2).t() @ hidden.flatten(0, -2)).to(weight.dtype)
-        ctx.waiting.append(ctx.waiting.pop().add_(gradient) if ctx.waiting else gradient)
-        return (upstream @ weight.to(upstream.dtype)).to(ctx.saved_tensors[0].dtype), None, None
+        rounded = hidden.to(upstream.dtype)  # autocast computed in this type
+        gradient = (upstream.flatten(0, -2).t() @ rounded.flatten(0, -2)).to(weight.dtype)
+        return (upstream @ weight.to(upstream.dtype)).to(hidden.dtype), gradient

@@ -53,7 +53,8 @@ class ModelBefore:
         self._scanned = (_FORGET, _ALTERNATE) if forget_loss.alternate else (_FORGET,)
         self.reads_logits = forget_loss.reads_logits or bool(needs & NEEDS_OF_LOGITS)
         self.reads_hidden = forget_loss.reads_hidden or Need.HIDDEN in needs
-        self._places = TokenPlaces.of(retain_rows) if Need.LIKELY in retain_needs and top_k else None
+        serves = top_k and Need.LIKELY in retain_needs and Need.LIKELY not in forget_loss.needs
+        self._places = TokenPlaces.of(retain_rows) if serves else None
         size = size_of_table(self._places.total, top_k) if self._places else inf
         self._retain_rows, self._top_k = retain_rows, top_k
         self.reference = Reference(choose_reference(needs, model, size), model, reader)

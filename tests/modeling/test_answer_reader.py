@@ -91,6 +91,19 @@ def test_an_adapted_head_is_read_alike(options, lively, with_lora, rows, pad, pl
     assert_same_gradients(gradients(model, (out.token_logps * weights).sum()), expected_gradients)
 
 
+@pytest.mark.parametrize("family", ["gemma3", "gpt2"])
+def test_trained_tokens_of_tied_embeddings_are_read_alike(family, lively, with_lora, rows, pad, plain_logps):
+    """PEFT projects by the changed weight in a way of its own."""
+    targets = {"gemma3": ["q_proj"], "gpt2": ["c_attn"]}[family]
+    model, batch = with_lora(lively(family), targets=targets, trainable_token_indices=[5, 6]).eval(), pad(rows)
+    expected, _ = plain_logps(model, batch)
+    expected_gradients = gradients(model, expected.sum())
+    assert any("trainable_tokens_delta" in name for name in expected_gradients)
+    out = AnswerReader(model)(model, **batch)
+    torch.testing.assert_close(out.token_logps, expected, atol=1e-5, rtol=1e-5)
+    assert_same_gradients(gradients(model, out.token_logps.sum()), expected_gradients)
+
+
 def test_gemma_caps_its_logits_in_the_fast_path(lively, rows, pad):
     model = lively("gemma3")
     model.lm_head.weight.data.mul_(50)

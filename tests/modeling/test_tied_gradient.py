@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch import nn
 from torch.nn.functional import embedding, linear
+from torch.utils.checkpoint import checkpoint
 
 from egup_trainer.modeling.tied_gradient import TiedGradient
 
@@ -95,7 +96,44 @@ def test_what_it_does_not_know_runs_as_ever(weight, change, monkeypatch):
         change(weight)
 
 
-def test_no_gradient_waits_longer_than_the_backward_pass(weight):
-    mode = TiedGradient()
-    gradient(weight, mode)
-    assert mode._waiting == []
+def test_a_projection_of_hidden_states_without_a_gradient(weight):
+    with TiedGradient():
+        linear(embedding(IDS, weight).detach(), weight).sum().backward()
+    ours, weight.grad = weight.grad, None
+    linear(embedding(IDS, weight).detach(), weight).sum().backward()
+    torch.testing.assert_close(ours, weight.grad)
+
+
+def test_a_gradient_of_something_else_first_leaves_nothing_behind(weight):
+    once = gradient(weight, TiedGradient()).clone()
+    scale, weight.grad = torch.tensor(1.0, requires_grad=True), None
+    with TiedGradient():
+        loss = linear(torch.tanh(embedding(IDS, weight) * 1.5) * scale, weight).log_softmax(-1)[..., 2].sum()
+    torch.autograd.grad(loss, [scale], retain_graph=True)
+    loss.backward()
+    torch.testing.assert_close(weight.grad, once)
+
+
+def test_negative_padding_counts_from_the_end(weight):
+    ours = gradient(weight, TiedGradient(), padding=-2).clone()
+    torch.testing.assert_close(ours, gradient(weight, nullcontext(), padding=4))
+
+
+def test_checkpointed_as_a_whole(weight):
+    def forward(ids):
+        with TiedGradient():
+            return linear(torch.tanh(embedding(ids, weight)), weight).log_softmax(-1)[..., 2].sum()
+
+    checkpoint(forward, IDS, use_reentrant=False).backward()
+    ours, weight.grad = weight.grad, None
+    forward(IDS).backward()
+    torch.testing.assert_close(ours, weight.grad)
+
+
+def test_projections_called_by_name_keep_their_bias(weight):
+    with TiedGradient():
+        hidden = embedding(IDS, weight)
+        logits = linear(input=hidden, weight=weight, bias=torch.ones(6))
+        same = linear(hidden, weight, bias=torch.ones(6))
+    torch.testing.assert_close(logits, hidden @ weight.t() + 1)
+    assert torch.equal(logits, same)
