@@ -164,9 +164,10 @@ def _trainable(place: Place, folder: Path) -> Any:
 def evaluate(place: Place, name: str) -> None:
     """Every metric of a model, in its evaluation and its record."""
     # On a CPU, autocast would round the vocabulary's embeddings anew for every token that is written.
-    accelerator = Accelerator(cpu=not place.setup.on_gpu, mixed_precision="bf16" if place.setup.on_gpu else "no")
-    model = load_model(str(place.model(name))).to(accelerator.device)
-    before = None if name in MODELS else load_model(str(place.model("before"))).to(accelerator.device)
+    accelerator = Accelerator(mixed_precision="bf16") if place.setup.on_gpu else None
+    device = accelerator.device if accelerator else torch.device("cpu")
+    model = load_model(str(place.model(name))).to(device)
+    before = None if name in MODELS else load_model(str(place.model("before"))).to(device)
     found = evaluate_model(
         model,
         load_tokenizer(str(place.start)),
