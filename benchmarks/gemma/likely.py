@@ -18,6 +18,7 @@ from benchmarks import markdown
 from benchmarks.gemma.plan import RESULTS, Size
 from benchmarks.gemma.setups import SETUPS
 from benchmarks.gemma.work import Place
+from benchmarks.speed.report import PAGE
 from benchmarks.study.world import tokenized
 from egup_trainer.cli.common import quiet_libraries
 from egup_trainer.data.collator import RowCollator
@@ -54,7 +55,7 @@ def _divergence(before: Tensor, now: Tensor, logps_of: Any) -> tuple[float, Tens
 
 
 def main() -> None:
-    """Measures, writes the results, and prints a table."""
+    """Measures, writes the results and the table of docs/speed.md, and prints it."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.gemma.likely", description=__doc__.split("\n")[0])
     parser.add_argument("--data_dir", default="../shared/data/tofu", help="Folder with TOFU's files.")
     parser.add_argument("--work_dir", type=Path, default=Path("study_work/gemma"), help="Where the models are.")
@@ -79,7 +80,9 @@ def main() -> None:
     document = {"method": options.method, "rows": len(rows), "by_k": found, "run": run_facts()}
     (RESULTS / "likely_tokens.json").write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
     cells = ([str(k), f"{each['divergence']:.4f}", f"{each['gradient_error']:.4f}"] for k, each in found.items())
-    print(markdown.table(["k", "divergence seen / exact", "error of its gradient"], cells))
+    table = markdown.table(["k", "divergence seen / exact", "error of its gradient"], cells)
+    PAGE.write_text(markdown.put(PAGE.read_text(encoding="utf-8"), "likely tokens", table), encoding="utf-8")
+    print(table)
 
 
 if __name__ == "__main__":

@@ -9,16 +9,39 @@ from benchmarks.speed.measure import ratio
 
 RESULTS = Path(__file__).parents[1] / "results" / "speed"
 PAGE = Path(__file__).parents[2] / "docs" / "speed.md"
+QUICK_RESULTS = RESULTS / "quick.json"
+AIMS = {
+    "egup_over_floor": 1.05,
+    "egup_over_sft_32k": 0.80,
+    "egup_over_sft_262k": 0.70,
+    "egup_over_npo_32k": 0.63,
+    "egup_over_npo_262k": 0.47,
+    "egup_over_npo_kl_32k": 0.55,
+    "memory_over_npo_32k": 0.75,
+    "memory_over_npo_262k": 0.70,
+    "scale_100k_over_1k": 1.05,
+}
+"""At most, for each of the headline ratios."""
+
 OTHERS = ("floor", "sft", "npo", "npo_kl")
 HEADINGS = ["case", "seconds a step", "tokens/s", "peak GB", *(f"time / {name}" for name in OTHERS), "memory / npo"]
 
 
 def write_report() -> None:
-    """Writes a table for each kind of machine between its markers."""
-    text = PAGE.read_text(encoding="utf-8")
+    """Writes the headline ratios, and a table for each kind of machine, between their markers."""
+    text = markdown.put(PAGE.read_text(encoding="utf-8"), "quick", quick_table())
     for machine in ("cpu", "gpu"):
         text = markdown.put(text, machine, table_of(RESULTS / machine))
     PAGE.write_text(text, encoding="utf-8")
+
+
+def quick_table() -> str:
+    """A row for each headline ratio: what it was, and what was aimed at."""
+    if not QUICK_RESULTS.is_file():
+        return "Not run."
+    found = json.loads(QUICK_RESULTS.read_text(encoding="utf-8"))["ratios"]
+    rows = ([f"`{name}`", f"{value:.2f}", f"{AIMS[name]:.2f}"] for name, value in found.items())
+    return markdown.table(["ratio", "measured", "at most"], rows)
 
 
 def table_of(folder: Path) -> str:
