@@ -21,6 +21,16 @@ def test_by_hand():
     assert found.ids.dtype == torch.int32
 
 
+@pytest.mark.parametrize("chunk", [1, 120, 1 << 22], ids=["token by token", "ragged", "whole"])
+def test_found_a_few_tokens_at_a_time_they_are_the_same(chunk, monkeypatch):
+    logits = torch.randn(7, 50, generator=torch.Generator().manual_seed(0))
+    monkeypatch.setattr("egup_trainer.modeling.likely_tokens._CHUNK", chunk)
+    found = LikelyTokens.of(logits, k=5)
+    assert torch.equal(found.ids.long(), logits.topk(5).indices)
+    named = logits.log_softmax(-1).gather(1, found.ids.long())
+    torch.testing.assert_close(found.logps, torch.cat([named, (1 - named.exp().sum(1, True)).log()], 1))
+
+
 def test_all_tokens_but_one_are_the_most_that_are_kept():
     found = LikelyTokens.of(P.log(), k=99)
     assert found.ids.shape == (1, 3)

@@ -16,7 +16,7 @@ from egup_trainer import EGUPTrainer, ForgetLoss, UnlearnTrainer, register_forge
 from egup_trainer.errors import ConfigError, DataError, ModelError, StateError
 from egup_trainer.losses import registry
 from egup_trainer.modeling.loading import load_model
-from egup_trainer.modeling.reference import ReferenceKind
+from egup_trainer.modeling.reference import Need, ReferenceKind
 from egup_trainer.trainer.preparation import disable_dropout
 from egup_trainer.trainer.state import STATE_NAME
 
@@ -156,6 +156,21 @@ def test_with_all_tokens_kept_a_run_is_that_with_a_copy(make_trainer):
         trainer.train()
         ends.append(weights_of(trainer))
     assert furthest(*ends) < 1e-6
+
+
+def test_a_forget_loss_that_reads_distributions_gets_a_model(make_trainer, monkeypatch):
+    class Likely(ForgetLoss):
+        needs = frozenset({Need.LIKELY})
+
+        def __call__(self, outputs, reference):
+            assert reference.logits.shape == outputs.logits.shape  # of the forget rows, not the retain rows' tokens
+            return -outputs.mean_nll
+
+    monkeypatch.setattr(registry, "_FORGET", dict(registry._FORGET))
+    register_forget_loss("likely_in_test", Likely)
+    trainer = make_trainer(objective="likely_in_test", retain_loss="kl", max_steps=1)
+    assert trainer.before.reference.kind is ReferenceKind.FROZEN_COPY
+    trainer.train()
 
 
 def test_a_copy_is_kept_where_it_is_smaller(make_trainer):
