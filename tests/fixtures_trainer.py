@@ -12,6 +12,9 @@ from egup_trainer.data.sources import to_row
 from egup_trainer.data.tokenization import tokenize
 from egup_trainer.modeling.forward import AnswerReader
 
+TRIAL = 2
+"""Passes over two short rows by which a reader learns, once, whether the model can read packed rows."""
+
 
 @pytest.fixture
 def config(tmp_path):

@@ -19,8 +19,8 @@ from egup_trainer.cli.common import quiet_libraries
 from egup_trainer.report.run_record import run_facts
 
 QUICK = (
-    (Case("llama_32k", batch=8, optim="sgd"), ("floor", "sft", "npo", "npo_kl", "egup"), 2, 2),
-    (Case("gemma_262k", batch=4, optim="sgd"), ("sft", "npo", "egup"), 2, 1),
+    (Case("llama_32k", batch=8, optim="sgd"), ("floor", "sft", "npo", "npo_kl", "egup"), 3, 1),
+    (Case("gemma_262k", batch=4, optim="sgd"), ("sft", "npo", "egup"), 1, 2),
 )
 """Case, contenders, rounds and timed steps of each run."""
 

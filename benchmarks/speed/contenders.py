@@ -6,6 +6,7 @@ own, logits of all positions.
 
 import copy
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -109,7 +110,9 @@ def floor(model: Any, rows: SpeedRows, folder: Path, options: Options, adapter: 
     return _trainer(_Floor, _adapted(model, adapter), rows, folder, options, data_collator=collator)
 
 
-def egup(model: Any, rows: SpeedRows, folder: Path, options: Options, adapter: Any) -> Trainer:
+def egup(
+    model: Any, rows: SpeedRows, folder: Path, options: Options, adapter: Any, padding_free: bool | None = None
+) -> Trainer:
     """`EGUPTrainer` on NPO with both entanglements, the proxy constraint and CLReg."""
     return EGUPTrainer(
         model,
@@ -120,6 +123,7 @@ def egup(model: Any, rows: SpeedRows, folder: Path, options: Options, adapter: A
             clreg_weight=CLREG,
             inter_entanglement=True,
             intra_entanglement=True,
+            padding_free=padding_free,
             **options,
         ),
         forget_dataset=rows.forget,
@@ -141,6 +145,7 @@ CONTENDERS: dict[str, Callable[..., Trainer]] = {
     "sft": fine_tuning,
     "npo": _usual(_UsualNPO),
     "npo_kl": _usual(_UsualNPOWithKL),
+    "egup_padded": partial(egup, padding_free=False),
     "egup": egup,
 }
 """By name; each is called with a fresh model, the rows, a folder, options of `TrainingArguments` and an adapter."""

@@ -23,7 +23,7 @@ AIMS = {
 }
 """At most, for each of the headline ratios."""
 
-OTHERS = ("floor", "sft", "npo", "npo_kl")
+OTHERS = ("floor", "sft", "npo", "npo_kl", "egup_padded")
 HEADINGS = ["case", "seconds a step", "tokens/s", "peak GB", *(f"time / {name}" for name in OTHERS), "memory / npo"]
 
 

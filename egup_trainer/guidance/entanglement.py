@@ -4,6 +4,7 @@ Pure functions on unit-length float32 features. What they read of other samples 
 at the start of the optimizer step, so weights do not depend on how the step is cut.
 """
 
+from enum import Enum
 from math import log
 
 import torch
@@ -11,6 +12,13 @@ from torch import Tensor
 
 _LEAST_DEVIATION = 1e-3
 """Least deviation of cosines to standardise by: samples that are all alike get equal weights, not noise."""
+
+
+class DriftReference(str, Enum):
+    """What a forget sample's drift is measured from."""
+
+    INITIAL = "initial"
+    PREVIOUS = "previous"
 
 
 def inter_sample_entanglement(features: Tensor, bank: Tensor, neighbors: int = 8) -> Tensor:

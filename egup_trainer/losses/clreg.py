@@ -1,7 +1,17 @@
 """CLReg: the contrastive representation regulariser (arXiv 2601.22028)."""
 
+from enum import Enum
+
 import torch
 from torch import Tensor
+
+
+class ClregPositives(str, Enum):
+    """What a forget anchor is drawn to."""
+
+    FORGET = "forget"
+    VIEWS = "views"
+    PARAPHRASE = "paraphrase"
 
 
 def contrastive_loss(

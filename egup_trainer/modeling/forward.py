@@ -17,6 +17,7 @@ from egup_trainer.data.schema import IGNORE_INDEX
 from egup_trainer.errors import ConfigError, ModelError
 from egup_trainer.modeling.answer_logps import HeadReading, LogitTransform
 from egup_trainer.modeling.outputs import AnswerOutputs
+from egup_trainer.modeling.packing import Packer, RowLayout
 from egup_trainer.modeling.tied_gradient import TiedGradient
 
 
@@ -48,6 +49,7 @@ class AnswerReader:
         feature_layer: the decoder layer that features are read from: a whole number is an index (0 first, -1 last), a
             fraction between 0 and 1 is a share of the depth.
         hidden_layer: the decoder layer that hidden states of single tokens are read from, alike.
+        padding_free: whether rows share lines, so that little is padded; None for where the model can read them so.
 
     Raises:
         ModelError: no output embedding or no decoder layers can be found.
@@ -59,7 +61,13 @@ class AnswerReader:
         >>> # outputs.mean_nll.mean().backward()
     """
 
-    def __init__(self, model: nn.Module, feature_layer: float = 0.5, hidden_layer: float = 0.5):
+    def __init__(
+        self,
+        model: nn.Module,
+        feature_layer: float = 0.5,
+        hidden_layer: float = 0.5,
+        padding_free: bool | None = None,
+    ):
         self.head = model.get_output_embeddings()  # type: ignore[operator]
         self.embedding = model.get_input_embeddings()  # type: ignore[operator]
         if self.head is None:
@@ -74,6 +82,11 @@ class AnswerReader:
         self.layer, self.hidden_layer = layers[self.layer_index], layers[self.hidden_index]
         self._transform: LogitTransform | None = LogitTransform.of(model.config.get_text_config())
         self._transform_is_known = False
+        self._packer, self._padding_free = Packer(model, padding_free), padding_free
+
+    def of(self, model: nn.Module) -> "AnswerReader":
+        """A reader of another model of the same shape, with the same settings."""
+        return AnswerReader(model, self.layer_index, self.hidden_index, self._padding_free)
 
     def __call__(
         self,
@@ -90,14 +103,16 @@ class AnswerReader:
         """Runs `model`, which may be a wrapped one (DDP, FSDP, DeepSpeed), once.
 
         Args:
-            model: called with `input_ids` and `attention_mask`, each (B, T).
-            labels: shape (B, T).
+            model: called with the rows as `Packer` lays them out.
+            input_ids, attention_mask, labels: shape (B, T), padded on the right.
             with_features: whether to read features.
             keep_logits: whether to return the logits at answer positions.
             with_hidden: whether to return the hidden states at answer tokens.
             embedding_noise: added to the embeddings of the last rows, shape (P, T, d) for the last P rows.
         """
-        positions, rows, targets = answer_positions(labels)
+        layout = self._packer(model, input_ids, attention_mask)
+        answers, rows, targets = answer_positions(labels)
+        positions = layout.places.flatten()[answers]
         captured: list[Tensor] = []
         states: list[Tensor] = []
         with ExitStack() as hooks:
@@ -107,15 +122,17 @@ class AnswerReader:
             if with_hidden:
                 hooks.enter_context(_hooked(self.hidden_layer.register_forward_hook, _capture(states)))
             if embedding_noise is not None:
-                hooks.enter_context(_hooked(self.embedding.register_forward_hook, _add_noise(embedding_noise)))
-            logps, logits = self._logps(model, input_ids, attention_mask, targets, keep_logits)
+                hooks.enter_context(
+                    _hooked(self.embedding.register_forward_hook, _add_noise(embedding_noise, layout, attention_mask))
+                )
+            logps, logits = self._logps(model, layout, targets, keep_logits)
         counts = torch.bincount(rows, minlength=len(labels)).float()  # (B,)
         features = _pool(_at(captured[0], positions + 1), rows, counts) if with_features else None
         hidden = _at(states[0], positions + 1) if with_hidden else None
-        return AnswerOutputs(logps, rows, counts, features, logits, targets, hidden)
+        return AnswerOutputs(logps, rows, counts, features, logits, targets, hidden, positions=layout.size)
 
     def _logps(
-        self, model: Callable[..., Any], input_ids: Tensor, attention_mask: Tensor, targets: Tensor, keep_logits: bool
+        self, model: Callable[..., Any], layout: RowLayout, targets: Tensor, keep_logits: bool
     ) -> tuple[Tensor, Tensor | None]:
         """Log-probabilities (N,), and the logits (N, V) if they are to be kept."""
         plain = _is_gathered_by_hooks(self.head)
@@ -127,7 +144,7 @@ class AnswerReader:
             if reading:
                 # Inside of the output embedding's forward, where wrappers hold its weights.
                 ways.enter_context(_forward_through(self.head, reading.after))
-            logits = model(input_ids=input_ids, attention_mask=attention_mask, use_cache=False).logits
+            logits = model(**layout.inputs, use_cache=False).logits
         logits = logits.reshape(-1, logits.shape[-1])  # (1, N, V) -> (N, V)
         if reading is None or not reading.is_done:
             logps = -nn.functional.cross_entropy(logits.float(), targets, reduction="none")
@@ -136,7 +153,7 @@ class AnswerReader:
             self._transform_is_known = True
             if not reading.explains(logits):
                 self._transform = None
-                return self._logps(model, input_ids, attention_mask, targets, keep_logits)
+                return self._logps(model, layout, targets, keep_logits)
         return reading.logps(logits), None
 
 
@@ -214,10 +231,12 @@ def _capture(into: list[Tensor]) -> Callable:
     return hook
 
 
-def _add_noise(noise: Tensor) -> Callable:
+def _add_noise(noise: Tensor, layout: RowLayout, attention_mask: Tensor) -> Callable:
+    real = attention_mask[-len(noise) :].bool()
+    places, values = layout.places[-len(noise) :][real], noise[real]
+
     def hook(module: nn.Module, args: Any, embedded: Tensor) -> Tensor:
-        clean = len(embedded) - len(noise)
-        return torch.cat([embedded[:clean], embedded[clean:] + noise.to(embedded)])
+        return embedded.flatten(0, 1).index_add(0, places, values.to(embedded)).view_as(embedded)
 
     return hook
 

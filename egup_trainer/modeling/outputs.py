@@ -19,6 +19,7 @@ class AnswerOutputs:
         token_ids: the answer tokens themselves, shape (N,), int64, or None if not asked for.
         hidden: hidden states of one layer at the answer tokens, shape (N, d), or None if not asked for.
         alternate: the same of the rows' alternate answers, B rows, or None if not asked for.
+        positions: tokens that the model read for these rows, padding among them; 0 for a part of a joined batch.
 
     Example:
         >>> import torch
@@ -35,6 +36,7 @@ class AnswerOutputs:
     token_ids: Tensor | None = None
     hidden: Tensor | None = None
     alternate: "AnswerOutputs | None" = None
+    positions: int = 0
 
     def sum_per_row(self, token_values: Tensor) -> Tensor:
         """Sum over each row's tokens: (N,) -> (B,)."""

@@ -109,7 +109,7 @@ class Reference:
         self.frozen_copy = None
         if kind is ReferenceKind.FROZEN_COPY:
             self.frozen_copy = copy.deepcopy(model).eval().requires_grad_(False)
-            self._reader = AnswerReader(self.frozen_copy, reader.layer_index, reader.hidden_index)
+            self._reader = reader.of(self.frozen_copy)
 
     @torch.no_grad()
     def read(

@@ -8,7 +8,9 @@ from transformers import TrainingArguments
 
 from egup_trainer.data.tokenization import Template
 from egup_trainer.errors import ConfigError, check_range, choose, read_number_or_auto
+from egup_trainer.guidance.entanglement import DriftReference
 from egup_trainer.guidance.proxy_constraint import ProxyForm, ProxyMatch, ProxyReference
+from egup_trainer.losses.clreg import ClregPositives
 from egup_trainer.losses.registry import forget_loss, retain_loss
 from egup_trainer.trainer.refusals import (
     check_sampling,
@@ -19,21 +21,6 @@ from egup_trainer.trainer.refusals import (
     refuse_what_the_objective_cannot_use,
     refuse_what_would_do_nothing,
 )
-
-
-class DriftReference(str, Enum):
-    """What a forget sample's drift is measured from."""
-
-    INITIAL = "initial"
-    PREVIOUS = "previous"
-
-
-class ClregPositives(str, Enum):
-    """What a forget anchor is drawn to."""
-
-    FORGET = "forget"
-    VIEWS = "views"
-    PARAPHRASE = "paraphrase"
 
 
 def _option(default: Any, text: str) -> Any:
@@ -118,6 +105,11 @@ class UnlearnConfig(TrainingArguments):
     )
     user_marker: str = _option("Question: ", "Text before a user turn, for tokenizers without a chat template.")
     assistant_marker: str = _option("\nAnswer: ", "Text before the answer, for tokenizers without a chat template.")
+    padding_free: bool | None = _option(
+        None,
+        "Rows share the lines that the model reads, so that little is padded. By default: where the model can tell "
+        "rows apart by their position ids, which is tried once.",
+    )
     disable_dropout: bool = _option(
         True, "Switch dropout off, LoRA's among it, so that the model is compared with itself."
     )

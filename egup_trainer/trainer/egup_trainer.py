@@ -15,13 +15,13 @@ from egup_trainer.guidance.features import FeatureSpace, random_projection
 from egup_trainer.guidance.guide import Guide, Sight
 from egup_trainer.guidance.proxy_constraint import ProxyForm, ProxyMatch, proxy_penalty
 from egup_trainer.losses.base import Unit
-from egup_trainer.losses.clreg import contrastive_loss, retain_anchor_loss
+from egup_trainer.losses.clreg import ClregPositives, contrastive_loss, retain_anchor_loss
 from egup_trainer.losses.registry import forget_loss
 from egup_trainer.modeling.forward import AnswerReader
 from egup_trainer.modeling.outputs import AnswerOutputs
 from egup_trainer.modeling.scan import RowScores
 from egup_trainer.trainer.boundary import ProxyBoundary
-from egup_trainer.trainer.config import ClregPositives, EGUPConfig
+from egup_trainer.trainer.config import EGUPConfig
 from egup_trainer.trainer.noise import view_noise
 from egup_trainer.trainer.preparation import check_args, prepare_dataset, prepare_forget_set, tokenizer_of
 from egup_trainer.trainer.scanning import ScanRequest
@@ -140,7 +140,7 @@ class EGUPTrainer(UnlearnTrainer):
         self._sights.clear()
 
     def _make_reader(self, model: nn.Module, args: EGUPConfig) -> AnswerReader:
-        return AnswerReader(model, args.feature_layer, args.rmu_layer)
+        return AnswerReader(model, args.feature_layer, args.rmu_layer, args.padding_free)
 
     def _wants_features(self) -> bool:
         return self._reads_features(self.args)

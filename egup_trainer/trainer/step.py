@@ -12,6 +12,9 @@ from torch import Tensor
 
 from egup_trainer.modeling.forward import count_answer_tokens
 
+POSITIONS = "positions"
+"""Of the sums that are collected: tokens that the model read, padding among them."""
+
 
 @dataclass(frozen=True)
 class StepCounts:
@@ -20,15 +23,13 @@ class StepCounts:
     Args:
         forget_ids, retain_ids: sample ids of the whole step, fillers (-1) left out.
         retain_tokens: scored retain tokens, shape ().
-        input_tokens: tokens that the model reads, padding left out, shape ().
-        positions: the same with padding, shape ().
+        input_tokens: tokens of all rows, padding left out, shape ().
     """
 
     forget_ids: Tensor
     retain_ids: Tensor
     retain_tokens: Tensor
     input_tokens: Tensor
-    positions: Tensor
 
     @classmethod
     def of(cls, batches: list[dict[str, Tensor]], accelerator: Any) -> "StepCounts":
@@ -47,14 +48,13 @@ class StepCounts:
 
 
 def _count_rows(batch: dict[str, Tensor]) -> Tensor:
-    """Forget id, retain id, retain answer tokens, input tokens and positions of each pair of a batch: (B, 5), int64."""
+    """Forget id, retain id, retain answer tokens and input tokens of each pair of a batch: (B, 4), int64."""
     forget_ids = batch["forget_ids"]
     size = len(forget_ids)
     retain_ids = batch.get("retain_ids", torch.full_like(forget_ids, -1))
     scored = count_answer_tokens(batch["labels"][size : 2 * size]) if "retain_ids" in batch else retain_ids * 0
     read = batch["attention_mask"].sum(dim=1).reshape(-1, size).sum(dim=0)
-    positions = torch.full_like(read, batch["attention_mask"].numel() // size)
-    return torch.stack([forget_ids, retain_ids, scored, read, positions], dim=1)
+    return torch.stack([forget_ids, retain_ids, scored, read], dim=1)
 
 
 class StepLog:
@@ -78,21 +78,20 @@ class StepLog:
     def end_step(self, counts: StepCounts) -> None:
         """Counts a finished optimizer step."""
         self._steps += 1
-        self._tokens, self._positions = self._tokens + counts.input_tokens, self._positions + counts.positions
+        self._tokens = self._tokens + counts.input_tokens
 
     def flush(self, accelerator: Any) -> dict[str, float]:
         """Means over the steps since the last call, and starts anew. Called on every process alike."""
         if not self._steps:
             return {}
         names = sorted(self._sums)
-        logs: dict[str, float] = {}
-        if names:
-            sums = accelerator.reduce(torch.stack([self._sums[name] for name in names]), "sum")
-            logs = dict(zip(names, (sums / self._steps).tolist(), strict=True))
+        sums = accelerator.reduce(torch.stack([self._sums[name] for name in names]), "sum")
+        logs: dict[str, float] = dict(zip(names, (sums / self._steps).tolist(), strict=True))
+        positions = logs.pop(POSITIONS) * self._steps
         for name, parts in sorted(self._samples.items()):
             logs |= _describe(name, torch.cat(parts).float())
         logs["tokens_per_second"] = round(float(self._tokens) / (time.perf_counter() - self._start), 1)
-        logs["padding"] = round(1 - float(self._tokens / self._positions), 3)
+        logs["padding"] = round(1 - float(self._tokens) / positions, 3)
         logs["peak_memory_gb"] = round(peak_memory_gb(), 3)
         self._sums.clear()
         self._samples.clear()
@@ -101,7 +100,7 @@ class StepLog:
 
     def _restart(self) -> None:
         self._steps, self._start = 0, time.perf_counter()
-        self._tokens = self._positions = torch.tensor(0)
+        self._tokens = torch.tensor(0)
 
 
 def _describe(name: str, values: Tensor) -> dict[str, float]:

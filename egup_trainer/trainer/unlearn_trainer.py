@@ -36,7 +36,7 @@ from egup_trainer.trainer.primal_dual import DualAscent
 from egup_trainer.trainer.publishing import ModelCards
 from egup_trainer.trainer.scanning import ScanRequest, run_scan
 from egup_trainer.trainer.state import StateInCheckpoints, digest_of_run
-from egup_trainer.trainer.step import StepCounts, StepLog
+from egup_trainer.trainer.step import POSITIONS, StepCounts, StepLog
 
 
 class UnlearnTrainer(ModelCards, StateInCheckpoints, RowLoaders, Trainer):
@@ -144,7 +144,7 @@ class UnlearnTrainer(ModelCards, StateInCheckpoints, RowLoaders, Trainer):
     # Before the first step
 
     def _make_reader(self, model: nn.Module, args: UnlearnConfig) -> AnswerReader:
-        return AnswerReader(model, hidden_layer=args.rmu_layer)
+        return AnswerReader(model, hidden_layer=args.rmu_layer, padding_free=args.padding_free)
 
     def scan_requests(self) -> dict[str, ScanRequest]:
         """Rows to score under the model before unlearning; empty if nothing has to be known of it."""
@@ -226,6 +226,7 @@ class UnlearnTrainer(ModelCards, StateInCheckpoints, RowLoaders, Trainer):
             with_hidden=self.before.reads_hidden,
             embedding_noise=self._embedding_noise(inputs),
         )
+        self.step_log.add({POSITIONS: outputs.num_tokens.new_tensor(outputs.positions)})
         parts = parts_of(inputs)
         sizes = [rows.stop - rows.start for rows in parts.values()]
         return dict(zip(parts, outputs.split(sizes), strict=True))

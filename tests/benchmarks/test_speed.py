@@ -109,7 +109,7 @@ def test_the_table_has_a_row_for_each_case(tmp_path):
     }
     (tmp_path / "llama_full_2x8.json").write_text(json.dumps({"contenders": times}), encoding="utf-8")
     lines = report.table_of(tmp_path).splitlines()
-    assert lines[2] == "| `llama_full_2x8` | 1.5 | 200 | 1.25 |  | 0.80 | 0.50 |  | 0.50 |"
+    assert lines[2] == "| `llama_full_2x8` | 1.5 | 200 | 1.25 |  | 0.80 | 0.50 |  |  | 0.50 |"
     assert report.table_of(tmp_path / "none") == "Not run."
 
 

@@ -28,6 +28,7 @@ from egup_trainer.data.tokenization import Template
 from egup_trainer.errors import DataError, EgupError, ModelError
 from egup_trainer.evaluation.rows import RowSet
 from egup_trainer.evaluation.scoring import ScoringOptions, score_sets
+from egup_trainer.modeling.packing import Packer
 
 SECRET = "XYZZYSECRET"  # stands in rows only: no message may repeat it
 
@@ -191,6 +192,12 @@ def test_the_template_decides_how_a_prompt_is_written(model, tokenizer):
 # Each text once
 
 
+@pytest.fixture
+def padded(monkeypatch):
+    """Each row in a line of its own, so that what a model was called with tells which rows they were."""
+    monkeypatch.setattr("egup_trainer.modeling.forward.Packer", lambda model, _: Packer(model, padding_free=False))
+
+
 def rows_run(model, run):
     """Token ids of all rows that the model ran while `run` ran, and the numbers of rows a call."""
     rows, calls = Counter(), []
@@ -219,7 +226,7 @@ def all_texts(row_sets, tokenizer):
 
 
 @pytest.mark.parametrize("with_norms", [False, True])
-def test_every_text_is_run_once_whatever_is_asked_of_it(model, tokenizer, with_norms):
+def test_every_text_is_run_once_whatever_is_asked_of_it(model, tokenizer, padded, with_norms):
     row_sets = invented_sets(new_tokens=0)
     run = lambda: score_sets(model, tokenizer, row_sets, options(4, with_gradient_norms=with_norms))  # noqa: E731
     rows, calls = rows_run(model, run)
@@ -230,7 +237,7 @@ def test_every_text_is_run_once_whatever_is_asked_of_it(model, tokenizer, with_n
     assert len(calls) - single_runs == -(-(rows.total() - single_runs) // 4)
 
 
-def test_gradient_norms_are_computed_of_first_answers_alone(model, tokenizer):
+def test_gradient_norms_are_computed_of_first_answers_alone(model, tokenizer, padded):
     """Nobody reads the norm of a further right answer, so a backward pass for it is wasted."""
     row = question("Whose?", "Kaia's", alternatives=("Jon's", "Ada's", "Leo's"))
     row_sets = [RowSet("forget", [row], with_membership=True)]

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 from conftest import qa_rows
-from fixtures_trainer import furthest, weights_of
+from fixtures_trainer import TRIAL, furthest, weights_of
 from peft import LoraConfig
 from test_objectives import ALTERNATES
 from test_step import OFF, plain_nll
@@ -59,7 +59,8 @@ def test_no_second_model_and_one_forward_pass_a_step(make_trainer, make_model, o
     trainer.train()
     assert trainer.before.reference.kind is ReferenceKind.CACHED
     assert sum(calls) == trainer.state.global_step == 6
-    assert len(calls) - 6 == 2 + 2 + 2 + 1  # scans of forget rows, alternates, retain rows and proxies, 8 at a time
+    scans = 2 + 2 + 2 + 1  # of forget rows, alternates, retain rows and proxies, 8 at a time
+    assert len(calls) - 6 == TRIAL + scans
     assert all("alternate_nll" in row for row in trainer.state.log_history if "loss" in row)
 
 

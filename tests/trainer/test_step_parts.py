@@ -53,7 +53,9 @@ def test_the_log_sums_micro_batches_and_averages_steps(accelerator):
         log.add({"loss_forget": torch.tensor(step)})
         log.add({"loss_forget": torch.tensor(0.5)})
         log.observe({"weight": torch.tensor([step, step + 1]), "drift": torch.tensor([0.0, step])})
-        log.end_step(SimpleNamespace(input_tokens=torch.tensor(75), positions=torch.tensor(100)))
+        log.add({"positions": torch.tensor(60.0)})
+        log.add({"positions": torch.tensor(40.0)})
+        log.end_step(SimpleNamespace(input_tokens=torch.tensor(75)))
     logs = log.flush(accelerator)
     assert logs["loss_forget"] == pytest.approx((1.5 + 3.5) / 2)
     assert (logs["weight_mean"], logs["weight_min"], logs["weight_max"]) == (2.5, 1.0, 4.0)
@@ -68,7 +70,8 @@ def test_the_log_sums_micro_batches_and_averages_steps(accelerator):
 def test_the_boundary_gap_comes_with_the_share_that_is_past_it(accelerator):
     log = StepLog()
     log.observe({"boundary_gap": torch.tensor([-1.0, 1.0, 3.0, -2.0])})
-    log.end_step(SimpleNamespace(input_tokens=torch.tensor(1), positions=torch.tensor(1)))
+    log.add({"positions": torch.tensor(1.0)})
+    log.end_step(SimpleNamespace(input_tokens=torch.tensor(1)))
     logs = log.flush(accelerator)
     assert (logs["boundary_gap"], logs["past_boundary"]) == (0.25, 0.5)
 

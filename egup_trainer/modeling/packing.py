@@ -1,0 +1,175 @@
+"""How the model reads rows: padded to one length, or several one after another, each blind to the others.
+
+Rows differ in length, and what pads them costs as much as they do. Where a model takes its attention mask from
+position ids that start anew with each row (the mask functions of transformers do), rows of different lengths can
+share a line of the tensor, with next to nothing left to pad.
+"""
+
+import inspect
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from egup_trainer.errors import ModelError
+from egup_trainer.modeling.batches import evaluation_mode
+
+_WIDTHS = (1, 2, 3, 4)
+"""How many of the longest rows a line may hold."""
+
+_PROBE = 8
+"""Most tokens of each of the two rows that a model is tried with."""
+
+_TOLERANCE = 0.05
+"""Of the largest logit: more than bfloat16 rounds away, less than reading another row changes."""
+
+
+@dataclass(frozen=True)
+class RowLayout:
+    """B rows of up to T tokens, in P lines of W tokens as the model reads them.
+
+    Args:
+        inputs: what the model is called with: `input_ids` and what says which tokens belong together, each (P, W).
+        places: where each token stands in the flattened lines (P * W,), shape (B, T); padding has no place of its own.
+    """
+
+    inputs: dict[str, Tensor | None]
+    places: Tensor
+
+    @property
+    def size(self) -> int:
+        """Tokens that the model reads, padding among them: P * W."""
+        return self.inputs["input_ids"].numel()  # type: ignore[union-attr]
+
+
+def padded(input_ids: Tensor, attention_mask: Tensor) -> RowLayout:
+    """A line for each row, as long as the longest."""
+    places = torch.arange(input_ids.numel(), device=input_ids.device).view_as(input_ids)
+    return RowLayout({"input_ids": input_ids, "attention_mask": attention_mask}, places)
+
+
+def packed(input_ids: Tensor, attention_mask: Tensor, lines: Sequence[Sequence[int]]) -> RowLayout:
+    """The rows that each line holds, one after another.
+
+    Example:
+        >>> ids = torch.tensor([[5, 6, 7], [8, 0, 0], [9, 9, 0]])
+        >>> found = packed(ids, ids.ne(0).long(), lines=[[0, 1], [2]])
+        >>> found.inputs["input_ids"], found.inputs["position_ids"]
+        (tensor([[5, 6, 7, 8],
+                [9, 9, 0, 0]]), tensor([[0, 1, 2, 0],
+                [0, 1, 0, 0]]))
+    """
+    lengths = attention_mask.sum(dim=1).tolist()
+    width, starts = width_of(lines, lengths), [0] * len(lengths)
+    for place, line in enumerate(lines):
+        filled = 0
+        for row in line:
+            starts[row], filled = place * width + filled, filled + lengths[row]
+    within = torch.arange(input_ids.shape[1], device=input_ids.device)
+    places = torch.tensor(starts, device=input_ids.device)[:, None] + within  # (B, T)
+    real = attention_mask.bool()
+    # What fills up a line is a row of its own at each place, which no token sees.
+    ids, positions = input_ids.new_zeros(2, len(lines) * width)
+    ids[places[real]], positions[places[real]] = input_ids[real], within.expand_as(places)[real]
+    shape = len(lines), width
+    inputs = {"input_ids": ids.view(shape), "position_ids": positions.view(shape), "attention_mask": None}
+    return RowLayout(inputs, places)
+
+
+class Packer:
+    """Lays out rows so that the model reads them at the least cost.
+
+    A token costs its share of the weights and its attention to a line: about 6 d + W for lines of W tokens in a model
+    of width d, in units that are alike for both. Flash attention reads each row alone, and takes one long line.
+
+    Args:
+        model: the bare model, with or without adapters.
+        padding_free: whether to pack rows; None packs them if the model can read them so, which its first call tries.
+    """
+
+    def __init__(self, model: Any, padding_free: bool | None = None):
+        config = model.config.get_text_config()
+        self._token_cost, self._vocabulary = 6 * config.hidden_size, config.vocab_size
+        self._attends_to_rows = "flash" in (getattr(config, "_attn_implementation", None) or "")
+        self._packs, self._must_pack, self._bare = padding_free, padding_free, model
+        self._has_tried = padding_free is False
+
+    def __call__(self, model: Callable[..., Any], input_ids: Tensor, attention_mask: Tensor) -> RowLayout:
+        """The cheapest layout of rows, each (B, T) and padded on the right.
+
+        Args:
+            model: what will be called, which may be a wrapped model. Each process calls it equally often.
+
+        Raises:
+            ModelError: rows must be packed, and the model cannot read them so.
+        """
+        if not self._has_tried:
+            self._has_tried, self._packs = True, self._reads_packed_rows(model, input_ids.device)
+        return self._cheapest(input_ids, attention_mask) if self._packs else padded(input_ids, attention_mask)
+
+    @torch.no_grad()
+    def _reads_packed_rows(self, model: Any, device: torch.device) -> bool:
+        """Whether two rows in one line are to the model what they are in two."""
+        ids = torch.arange(2 * _PROBE, device=device).view(2, _PROBE) % self._vocabulary
+        mask = torch.ones_like(ids)
+        ids[1, -2:] = mask[1, -2:] = 0
+        reads = "position_ids" in inspect.signature(_without_adapters(self._bare).forward).parameters
+        if reads:
+            apart, together = padded(ids, mask), packed(ids, mask, [[0, 1]])
+            with evaluation_mode(self._bare):
+                logits = [model(**layout.inputs, use_cache=False).logits.float() for layout in (apart, together)]
+            expected, found = (
+                each.flatten(0, 1)[layout.places[mask.bool()]]
+                for each, layout in zip(logits, (apart, together), strict=True)
+            )
+            reads = bool((found - expected).abs().max() <= _TOLERANCE * expected.abs().max())
+        if self._must_pack and not reads:
+            raise ModelError(
+                got=f"padding_free with {type(_without_adapters(self._bare)).__name__}",
+                expected="a model that keeps apart the rows that follow each other, by their position ids",
+                fix="leave out --padding_free",
+            )
+        return reads
+
+    def _cheapest(self, input_ids: Tensor, attention_mask: Tensor) -> RowLayout:
+        lengths = attention_mask.sum(dim=1).tolist()
+        if self._attends_to_rows:
+            return packed(input_ids, attention_mask, [range(len(lengths))])
+        choices = [fill_lines(lengths, max(lengths) * times) for times in _WIDTHS]
+        best = min(choices, key=lambda lines: self._cost(len(lines), width_of(lines, lengths)))
+        if self._cost(len(best), width_of(best, lengths)) < self._cost(*input_ids.shape):
+            return packed(input_ids, attention_mask, best)
+        return padded(input_ids, attention_mask)
+
+    def _cost(self, lines: int, width: int) -> int:
+        return lines * width * (self._token_cost + width)
+
+
+def width_of(lines: Sequence[Sequence[int]], lengths: Sequence[int]) -> int:
+    """Tokens of the line that holds most."""
+    return max(sum(lengths[row] for row in line) for line in lines)
+
+
+def fill_lines(lengths: Sequence[int], width: int) -> list[list[int]]:
+    """Rows dealt out to lines of `width` tokens, longest first, each to the first line that has room for it.
+
+    Example:
+        >>> fill_lines([3, 5, 2], width=5)
+        [[1], [0, 2]]
+    """
+    lines: list[list[int]] = []
+    room: list[int] = []
+    for row in sorted(range(len(lengths)), key=lambda row: -lengths[row]):
+        line = next((place for place, left in enumerate(room) if left >= lengths[row]), len(lines))
+        if line == len(lines):
+            lines.append([])
+            room.append(width)
+        lines[line].append(row)
+        room[line] -= lengths[row]
+    return lines
+
+
+def _without_adapters(model: Any) -> nn.Module:
+    return model.get_base_model() if hasattr(model, "get_base_model") else model
