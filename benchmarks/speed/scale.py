@@ -21,17 +21,18 @@ RETAIN, PROXIES = 1000, 100
 def compare_sizes(small: int, large: int, steps: int, rounds: int) -> dict[str, Any]:
     """Both sizes in turn: seconds a step of each round, and the median ratio of the large to the small."""
     found = {str(size): [] for size in (small, large)}
-    for _ in range(rounds):
-        for size, seconds in found.items():
-            seconds.append(_run(int(size), steps))
+    with TemporaryDirectory() as folder:
+        for _ in range(rounds):
+            for size, seconds in found.items():
+                seconds.append(_run(int(size), steps, Path(folder) / size))
     pairs = zip(found[str(large)], found[str(small)], strict=True)
     return {"seconds": found, "ratio": statistics.median(one / other for one, other in pairs)}
 
 
-def _run(num_forget: int, steps: int) -> float:
+def _run(num_forget: int, steps: int, folder: Path) -> float:
+    """Seconds a step; the scan in `folder` is made by the first run."""
     clock = StepClock()
-    with TemporaryDirectory() as folder:
-        make_trainer(num_forget, steps, Path(folder), [clock]).train()
+    make_trainer(num_forget, steps, folder, [clock]).train()
     return statistics.median(clock.seconds)
 
 
