@@ -2,7 +2,7 @@
 PYTHON ?= python3.11
 BIN := .venv/bin
 
-.PHONY: demo test lint clean
+.PHONY: demo test test-deepspeed lint clean
 
 demo: .venv/installed
 	$(BIN)/egup demo --output_dir demo_output
@@ -10,6 +10,14 @@ demo: .venv/installed
 test: .venv/installed-test lint
 	$(BIN)/python -m pytest tests/cli/test_demo.py  # alone on the machine: its time is tested
 	$(BIN)/python -m pytest -n auto --dist loadfile --ignore tests/cli/test_demo.py
+
+DEEPSPEED := build/deepspeed
+test-deepspeed: .venv/installed-test $(DEEPSPEED)
+	PYTHONPATH=$(DEEPSPEED) $(BIN)/python -m pytest tests/invariants/test_deepspeed.py
+
+$(DEEPSPEED): # apart from .venv, and without what only its GPU side needs
+	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --target $@ \
+		deepspeed==0.19.8 hjson py-cpuinfo msgpack einops
 
 lint: .venv/installed-test
 	$(BIN)/ruff check .

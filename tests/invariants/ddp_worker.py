@@ -1,6 +1,7 @@
-"""Run under torchrun by test_ddp.py and test_fsdp2.py: trains on this process's share and writes how it ended."""
+"""Run under torchrun by test_ddp.py, test_fsdp2.py and test_deepspeed.py: trains on this process's share and writes how it ended."""
 
 import sys
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 
 import conftest
@@ -36,9 +37,29 @@ def allow_fsdp_on_cpu() -> None:
     PartialState.__init__ = begin_as_another_kind
 
 
-def whole(weights: dict) -> dict:
-    """Weights that are spread over processes, gathered."""
-    return {name: value.full_tensor() if hasattr(value, "full_tensor") else value for name, value in weights.items()}
+def deepspeed_of(kind: str) -> dict:
+    """Options of a run under DeepSpeed ZeRO-2 or ZeRO-3. No weight is too small to be spread."""
+    stage = int(kind.removeprefix("zero"))
+    zero = {"stage": stage} | ({"stage3_param_persistence_threshold": 0} if stage == 3 else {})
+    sizes = ("train_batch_size", "train_micro_batch_size_per_gpu", "gradient_accumulation_steps", "gradient_clipping")
+    options = {"zero_optimization": zero, "zero_allow_untested_optimizer": True, **dict.fromkeys(sizes, "auto")}
+    return {"deepspeed": options}
+
+
+def whole(trainer: EGUPTrainer) -> dict:
+    """Weights of all processes, copied."""
+    with gathered(trainer.model):
+        weights = weights_of(trainer).items()
+        return {name: value.full_tensor() if hasattr(value, "full_tensor") else value for name, value in weights}
+
+
+def gathered(model: torch.nn.Module) -> AbstractContextManager:
+    """DeepSpeed's way to have its weights at hand, where it has spread them."""
+    if not any(hasattr(weight, "ds_id") for weight in model.parameters()):
+        return nullcontext()
+    import deepspeed
+
+    return deepspeed.zero.GatheredParameters(list(model.parameters()))
 
 
 def main(folder: Path, batch: int, accumulation: int, resume: str, kind: str) -> None:
@@ -51,6 +72,8 @@ def main(folder: Path, batch: int, accumulation: int, resume: str, kind: str) ->
     if "fsdp2" in kind:
         allow_fsdp_on_cpu()
         engine = FSDP2
+    elif "zero" in kind:
+        engine = deepspeed_of(kind)
     config = EGUPConfig(
         output_dir=str(folder / "out"),
         use_cpu=True,
@@ -82,7 +105,7 @@ def main(folder: Path, batch: int, accumulation: int, resume: str, kind: str) ->
     record = {
         "world_size": trainer.accelerator.num_processes,
         "wrapped": type(trainer.model_wrapped).__name__,
-        "weights": whole(weights_of(trainer)),
+        "weights": whole(trainer),
         "is_spread": is_spread_over_processes(trainer.model),
         "guide": trainer.guide.state_dict(),
         "losses": [row["loss"] for row in trainer.state.log_history if "loss" in row],
