@@ -1,4 +1,4 @@
-"""Run under torchrun by the tests of DDP, FSDP2 and DeepSpeed: trains on this process's share and writes how it ended."""
+"""Run under torchrun by tests of DDP, FSDP2 and DeepSpeed: trains on this process's share, and writes how it ended."""
 
 import sys
 from contextlib import AbstractContextManager, nullcontext
