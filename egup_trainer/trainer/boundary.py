@@ -59,7 +59,8 @@ class ProxyBoundary(TrainerCallback):
 
     def on_epoch_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Asks the model again, at the start of every epoch but the first; not where a run resumes within one."""
-        guide, starts = self.trainer.guide, state.epoch and state.epoch == int(state.epoch)
+        starts = state.epoch and state.epoch == int(state.epoch) and not control.should_training_stop
+        guide = self.trainer.guide
         if starts and args.proxy_reference is ProxyReference.CURRENT and guide.boundary is not None:
             now = self.trainer.score(self.trainer.proxy_rows).mean_nll
             guide.boundary = self._boundary(now).to(guide.boundary.device)

@@ -93,10 +93,10 @@ class EGUPTrainer(UnlearnTrainer):
             compute_metrics=compute_metrics,
         )
         self.boundary = ProxyBoundary(self) if self._has_boundary(args) else None
+        if args.stop_at_boundary:  # before the boundary, which moves only if there is a next epoch
+            self.add_callback(StopAtBoundary(self))
         if self.boundary:
             self.add_callback(self.boundary)
-        if args.stop_at_boundary:
-            self.add_callback(StopAtBoundary(self))
         if args.proxy_constraint and self.proxy_rows is None and self.is_world_process_zero():
             logger.warning("No proxy rows were given: training without the proxy constraint.")
 

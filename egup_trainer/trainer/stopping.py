@@ -35,12 +35,30 @@ class StopAtBoundary(TrainerCallback):
 
     def __init__(self, trainer: Any):
         self.trainer = trainer
+        self._may_be_over = False
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Notes whether the run goes on from the end of an epoch, which may have been its last."""
+        self._may_be_over = bool(state.global_step) and state.epoch == int(state.epoch)
+
+    def on_epoch_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Stops a resumed run that was broken off between its last checkpoint and its end."""
+        if self._may_be_over:
+            self._may_be_over = False
+            known = [row for row in state.log_history if row["step"] == state.global_step and "boundary_p" in row]
+            self._stop_if_it_is_time(known[-1] if known else self._measure(), args, control)
 
     def on_epoch_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Measures, logs, and stops if it is time."""
+        self._stop_if_it_is_time(self._measure(), args, control)
+
+    def _measure(self) -> dict[str, float]:
         forget, proxies = (self.trainer.score(rows) for rows in (self.trainer.forget_rows, self.trainer.proxy_rows))
         p_value = cannot_be_told_apart(forget.mean_nll, proxies.mean_nll)
-        rise = self.trainer.retain_rise()
-        self.trainer.log({"boundary_p": p_value, "retain_rise": rise})
-        if p_value > P_VALUE and rise <= args.stop_retain_rise:
+        found = {"boundary_p": p_value, "retain_rise": self.trainer.retain_rise()}
+        self.trainer.log(dict(found))
+        return found
+
+    def _stop_if_it_is_time(self, found: dict[str, float], args: Any, control: Any) -> None:
+        if found["boundary_p"] > P_VALUE and found["retain_rise"] <= args.stop_retain_rise:
             control.should_training_stop = True

@@ -20,6 +20,7 @@ from egup_trainer.modeling.scan import RowScores, score_rows
 from egup_trainer.trainer.before import ModelBefore
 from egup_trainer.trainer.boundary import refuse_loss_without_boundary
 from egup_trainer.trainer.callbacks import StepHooks
+from egup_trainer.trainer.checkpoints import WholeCheckpoints
 from egup_trainer.trainer.config import UnlearnConfig
 from egup_trainer.trainer.loaders import RowLoaders, make_pair_sampler
 from egup_trainer.trainer.movement import WatchMovement
@@ -39,7 +40,7 @@ from egup_trainer.trainer.state import StateInCheckpoints, digest_of_run
 from egup_trainer.trainer.step import POSITIONS, StepCounts, StepLog
 
 
-class UnlearnTrainer(ModelCards, StateInCheckpoints, RowLoaders, Trainer):
+class UnlearnTrainer(ModelCards, WholeCheckpoints, StateInCheckpoints, RowLoaders, Trainer):
     """A `transformers.Trainer` that makes a causal language model forget rows and keep others.
 
     Args:

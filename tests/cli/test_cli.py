@@ -150,7 +150,6 @@ def bad_inputs(tmp_path):
         "bad number": (["--simnpo_beta", "much"], [], "invalid float value: 'much'"),
         "bad choice": (["--proxy_form", "wall"], [], "invalid choice: 'wall'"),
         "bad config file": (["--config", str(tmp_path / "no.yaml")], [], "got options that cannot be used"),
-        "nothing to resume": (["--resume_from_checkpoint", "true"], [], "got no checkpoint in"),
         "contradiction": (["--load_in_4bit", "--load_in_8bit"], [], "4 bit"),
         "bad tofu name": (["--forget", "tofu:forget11", "--data_dir", str(tmp_path)], ["forget"], "got tofu:forget11"),
         "no eval rows": (["--eval_strategy", "epoch"], [], "got options that cannot be used (You have set"),

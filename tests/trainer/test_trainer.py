@@ -17,6 +17,7 @@ from egup_trainer.errors import ConfigError, DataError, ModelError, StateError
 from egup_trainer.losses import registry
 from egup_trainer.modeling.loading import load_model
 from egup_trainer.modeling.reference import Need, ReferenceKind
+from egup_trainer.trainer.checkpoints import write_list
 from egup_trainer.trainer.preparation import disable_dropout
 from egup_trainer.trainer.state import STATE_NAME
 
@@ -80,6 +81,7 @@ def test_a_checkpoint_without_our_state_is_refused(make_trainer):
     trainer.train()
     checkpoint = Path(trainer.args.output_dir) / "checkpoint-2"
     (checkpoint / STATE_NAME).unlink()
+    write_list(checkpoint)  # as if it had been saved without
     with pytest.raises(StateError) as error:
         make_trainer().train(resume_from_checkpoint=str(checkpoint))
     assert str(error.value) == (

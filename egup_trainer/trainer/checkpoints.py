@@ -1,0 +1,194 @@
+"""Checkpoints that are whole or not there: written aside, listed file by file, then renamed; and one run a folder."""
+
+import json
+import logging
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, rotate_checkpoints
+
+from egup_trainer.errors import StateError
+
+logger = logging.getLogger(__name__)
+
+LIST_NAME = "egup_files.json"
+"""In a checkpoint: its files and their sizes, written when all are there."""
+STAGING = "_saving"
+"""In the output folder: where a checkpoint is written. A name that is never uploaded."""
+LOCK_NAME = "_lock"
+_TRAINER_STATE = "trainer_state.json"
+
+
+class WholeCheckpoints:
+    """Makes the checkpoints of a `transformers.Trainer` appear at once, and resumes from whole ones alone."""
+
+    _is_saving = False
+
+    def train(self, resume_from_checkpoint: str | bool | None = None, *args: Any, **kwargs: Any) -> Any:
+        """Trains as `transformers.Trainer` does.
+
+        Args:
+            resume_from_checkpoint: True resumes from the last checkpoint that is whole, and starts at the beginning,
+                with a warning, if there is none. The folder of a checkpoint resumes from that one.
+            args, kwargs: as in `transformers.Trainer.train`.
+
+        Raises:
+            StateError: the named checkpoint is not whole, a checkpoint cannot be written, or another run is writing to
+                the output folder.
+        """
+        if isinstance(resume_from_checkpoint, str | Path):
+            refuse_unless_whole(Path(resume_from_checkpoint))
+        elif resume_from_checkpoint:
+            resume_from_checkpoint = last_whole(Path(self.args.output_dir), warn=self.is_world_process_zero())
+        with alone_in(self.args.output_dir) if self.args.should_save else nullcontext():
+            return super().train(resume_from_checkpoint or None, *args, **kwargs)
+
+    def _run_epoch(self, *args: Any, **kwargs: Any) -> None:
+        if not self.control.should_training_stop:  # set as the epoch begins: a resumed run was at its end already
+            super()._run_epoch(*args, **kwargs)
+
+    def _get_output_dir(self, trial: Any) -> str:
+        folder = super()._get_output_dir(trial)
+        return str(Path(folder) / STAGING) if self._is_saving else folder
+
+    def _save_checkpoint(self, model: Any, trial: Any) -> None:
+        """Saves aside, all processes together; then the checkpoint takes its name, and old ones go."""
+        folder = Path(self._get_output_dir(trial))
+        name = f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}"
+        self._clear(folder / STAGING)
+        self._is_saving = True
+        try:
+            super()._save_checkpoint(model, trial)
+        except (OSError, RuntimeError, SafetensorError) as error:
+            if not _is_of_the_disk(error):
+                raise
+            shutil.rmtree(folder / STAGING, ignore_errors=True)
+            raise _could_not_write(error, folder, name) from error
+        finally:
+            self._is_saving = False
+        self._publish(folder, name)
+
+    def _clear(self, staging: Path) -> None:
+        """Removes what a run that died left behind."""
+        if self.args.should_save:
+            shutil.rmtree(staging, ignore_errors=True)
+        self.accelerator.wait_for_everyone()
+
+    def _publish(self, folder: Path, name: str) -> None:
+        staged, final, state = folder / STAGING / name, folder / name, self.state
+        if state.best_model_checkpoint == str(staged):
+            state.best_model_checkpoint = str(final)
+        self.accelerator.wait_for_everyone()
+        if self.args.should_save:
+            state.save_to_json(str(staged / _TRAINER_STATE))  # it named the folder aside
+            write_list(staged)
+            shutil.rmtree(final, ignore_errors=True)  # of an earlier run in this folder
+            staged.replace(final)
+            staged.parent.rmdir()
+            rotate_checkpoints(
+                output_dir=str(folder),
+                save_total_limit=self.args.save_total_limit,
+                best_model_checkpoint=state.best_model_checkpoint,
+                use_mtime=True,
+            )
+        self.accelerator.wait_for_everyone()
+
+
+@contextmanager
+def alone_in(folder: str) -> Iterator[None]:
+    """Holds an output folder for one run; the system lets go of it if the process dies.
+
+    Raises:
+        StateError: another run holds it.
+    """
+    from filelock import FileLock, Timeout
+
+    Path(folder).mkdir(parents=True, exist_ok=True)
+    lock = FileLock(Path(folder) / LOCK_NAME, timeout=0)
+    try:
+        lock.acquire()
+    except Timeout:
+        raise StateError(
+            got=f"a run that is writing to {folder}", expected="one run a folder", fix="set another --output_dir"
+        ) from None
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def write_list(folder: Path) -> None:
+    """Writes the files of a checkpoint and their sizes into it."""
+    files = [path for path in folder.rglob("*") if path.is_file() and path.name != LIST_NAME]
+    sizes = {path.relative_to(folder).as_posix(): path.stat().st_size for path in files}
+    (folder / LIST_NAME).write_text(json.dumps(sizes, indent=1, sort_keys=True) + "\n", encoding="utf-8")
+
+
+def missing_from(folder: Path) -> str | None:
+    """What a checkpoint lacks to be whole, in a few words; None if it is whole."""
+    try:
+        sizes = json.loads((folder / LIST_NAME).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return f"no whole {LIST_NAME}"
+    for name, size in sizes.items():
+        path = folder / name
+        if not path.is_file():
+            return f"no {name}"
+        if path.stat().st_size != size:
+            return f"{path.stat().st_size} of {size} bytes of {name}"
+    return None
+
+
+def refuse_unless_whole(folder: Path) -> None:
+    """Raises `StateError` if a checkpoint lacks something."""
+    lacking = missing_from(folder)
+    if lacking:
+        raise StateError(
+            got=f"the checkpoint {folder} with {lacking}",
+            expected="all files that its run wrote",
+            fix="set --resume_from_checkpoint true to resume from the last one that is whole",
+        )
+
+
+def last_whole(folder: Path, warn: bool = True) -> str | None:
+    """The checkpoint with the most steps that is whole, or None.
+
+    Args:
+        folder: an output folder.
+        warn: whether to tell of those that are passed over, and if there is none.
+    """
+    found = sorted(folder.glob(f"{PREFIX_CHECKPOINT_DIR}-*"), key=_steps_of, reverse=True)
+    for checkpoint in found:
+        lacking = missing_from(checkpoint)
+        if lacking is None:
+            return str(checkpoint)
+        if warn:
+            logger.warning("The checkpoint %s is passed over: it has %s.", checkpoint, lacking)
+    if warn:
+        logger.warning("No whole checkpoint in %s: starting at the beginning.", folder)
+    return None
+
+
+def _steps_of(checkpoint: Path) -> int:
+    steps = checkpoint.name.removeprefix(f"{PREFIX_CHECKPOINT_DIR}-")
+    return int(steps) if steps.isdecimal() else -1
+
+
+def _is_of_the_disk(error: Exception) -> bool:
+    """Whether an error came from writing a file: not an upload, which is an `OSError`, too, nor from a device."""
+    if isinstance(error, RuntimeError):
+        return "inline_container" in str(error)  # torch.save
+    return isinstance(error, SafetensorError) or error.errno is not None  # type: ignore[attr-defined]
+
+
+def _could_not_write(error: Exception, folder: Path, name: str) -> StateError:
+    whole = last_whole(folder, warn=False)
+    return StateError(
+        got=f"{name} that could not be written to {folder}: {error}",
+        expected="room for it, and the right to write",
+        fix=f"make room, then resume from {whole}, which is whole" if whole else "make room, then start again",
+    )

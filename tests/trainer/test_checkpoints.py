@@ -1,0 +1,224 @@
+"""Checkpoints appear whole or not at all; a run goes on from the last whole one, alone in its folder."""
+
+import json
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from fixtures_trainer import furthest, weights_of
+from test_trainer import StopAt
+from transformers import TrainerCallback
+
+from egup_trainer.errors import StateError
+from egup_trainer.trainer import checkpoints
+from egup_trainer.trainer.checkpoints import LIST_NAME, LOCK_NAME, STAGING, alone_in, last_whole, missing_from
+
+STEPS = {"save_strategy": "steps", "save_steps": 1, "num_train_epochs": 2}
+
+
+@pytest.fixture
+def cut(make_trainer):
+    """The output folder of a run that was cut short after its fourth step of six."""
+    trainer = make_trainer(callbacks=[StopAt(4)], **STEPS)
+    trainer.train()
+    return Path(trainer.args.output_dir)
+
+
+@pytest.fixture
+def whole(make_trainer, tmp_path):
+    """The weights at the end of the run if it is not cut short."""
+    trainer = make_trainer(output_dir=str(tmp_path / "uncut"), num_train_epochs=2)
+    trainer.train()
+    return weights_of(trainer)
+
+
+def damage(checkpoint: Path, how: str) -> None:
+    if how == "cut short":
+        with (checkpoint / "optimizer.pt").open("r+b") as file:
+            file.truncate(100)
+    elif how == "without our state":
+        (checkpoint / "egup_state.safetensors").unlink()
+    elif how == "without a list":
+        (checkpoint / LIST_NAME).unlink()
+    else:
+        (checkpoint / LIST_NAME).write_text('{"model.safetensors": 1')
+
+
+DAMAGES = {
+    "cut short": "100 of {size} bytes of optimizer.pt",
+    "without our state": "no egup_state.safetensors",
+    "without a list": "no whole egup_files.json",
+    "with half a list": "no whole egup_files.json",
+}
+
+
+@pytest.mark.parametrize("how", DAMAGES)
+def test_the_checkpoint_before_a_damaged_one_is_used(make_trainer, cut, whole, caplog, monkeypatch, how):
+    size = (cut / "checkpoint-4" / "optimizer.pt").stat().st_size
+    damage(cut / "checkpoint-4", how)
+    resumed = make_trainer(**STEPS)
+    monkeypatch.setattr(resumed, "_scan", lambda requests: pytest.fail("a resumed run must not scan"))
+    resumed.train(resume_from_checkpoint=True)
+    lacking = DAMAGES[how].format(size=size)
+    assert f"The checkpoint {cut}/checkpoint-4 is passed over: it has {lacking}." in caplog.text
+    assert furthest(weights_of(resumed), whole) == 0
+
+
+def test_a_damaged_checkpoint_that_is_named_is_refused(make_trainer, cut):
+    damage(cut / "checkpoint-4", "without our state")
+    with pytest.raises(StateError) as error:
+        make_trainer().train(resume_from_checkpoint=str(cut / "checkpoint-4"))
+    assert str(error.value) == (
+        f"got the checkpoint {cut}/checkpoint-4 with no egup_state.safetensors; expected all files that its run wrote; "
+        "set --resume_from_checkpoint true to resume from the last one that is whole"
+    )
+
+
+def test_without_a_checkpoint_a_run_starts_at_the_beginning_and_says_so(make_trainer, whole, caplog):
+    trainer = make_trainer(num_train_epochs=2)
+    trainer.train(resume_from_checkpoint=True)
+    assert f"No whole checkpoint in {trainer.args.output_dir}: starting at the beginning." in caplog.text
+    assert furthest(weights_of(trainer), whole) == 0
+
+
+def test_the_list_names_every_file(cut):
+    checkpoint = cut / "checkpoint-4"
+    listed = json.loads((checkpoint / LIST_NAME).read_text())
+    assert set(listed) == {path.name for path in checkpoint.iterdir()} - {LIST_NAME}
+    assert {"model.safetensors", "optimizer.pt", "egup_state.safetensors", "trainer_state.json"} <= set(listed)
+    assert missing_from(checkpoint) is None
+
+
+def test_checkpoints_are_ordered_by_their_steps(tmp_path):
+    for name in ("checkpoint-9", "checkpoint-10", "checkpoint-last"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / LIST_NAME).write_text("{}")
+    assert last_whole(tmp_path) == str(tmp_path / "checkpoint-10")
+
+
+class SeeFolder(TrainerCallback):
+    """What lies in the output folder whenever a checkpoint has been saved."""
+
+    def __init__(self):
+        self.seen = []
+
+    def on_save(self, args, state, control, **kwargs):
+        self.seen.append(sorted(path.name for path in Path(args.output_dir).iterdir() if path.name != LOCK_NAME))
+
+
+def test_old_checkpoints_go_when_the_new_one_is_there(make_trainer, monkeypatch):
+    watch, lasting = SeeFolder(), []
+    rotate = checkpoints.rotate_checkpoints
+    monkeypatch.setattr(
+        checkpoints,
+        "rotate_checkpoints",
+        lambda output_dir, **options: (
+            lasting.append(last_whole(Path(output_dir))),
+            rotate(output_dir=output_dir, **options),
+        ),
+    )
+    trainer = make_trainer(callbacks=[watch], save_total_limit=1, **STEPS)
+    trainer.train()
+    folder = Path(trainer.args.output_dir)
+    assert lasting == [str(folder / f"checkpoint-{step}") for step in range(1, 7)]
+    assert watch.seen == [["_scan", f"checkpoint-{step}"] for step in range(1, 7)]
+
+
+def test_the_best_checkpoint_is_known_by_the_name_that_it_keeps(make_trainer, tmp_path):
+    from conftest import qa_rows
+
+    options = {**STEPS, "eval_strategy": "steps", "eval_steps": 1, "load_best_model_at_end": True}
+    trainer = make_trainer(eval_dataset=qa_rows(20, 33), save_total_limit=2, **options)
+    trainer.train()
+    best = Path(trainer.state.best_model_checkpoint)
+    assert best.parent == Path(trainer.args.output_dir)
+    state = json.loads((best / "trainer_state.json").read_text())
+    assert state["best_model_checkpoint"] == str(best)
+    assert missing_from(best) is None
+
+
+FULL_DISK = """
+import resource, sys
+sys.path[:0] = {paths!r}
+import conftest, signal
+from egup_trainer import EGUPConfig, EGUPTrainer
+from egup_trainer.errors import StateError
+from transformers import TrainerCallback
+
+class FillDisk(TrainerCallback):
+    def on_step_begin(self, args, state, control, **kwargs):
+        if state.global_step == 2:  # from now on no file grows beyond half of the model's
+            signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+            resource.setrlimit(resource.RLIMIT_FSIZE, ({limit}, {limit}))
+
+tokenizer = conftest.make_tokenizer()
+rows = conftest.qa_rows
+config = EGUPConfig({out!r}, use_cpu=True, report_to="none", disable_tqdm=True, save_steps=1, learning_rate=1e-2,
+                    per_device_train_batch_size=4, num_train_epochs=2, optim={optim!r}, logging_strategy="no")
+trainer = EGUPTrainer(conftest.make_tiny_model(tokenizer), config, rows(0, 10), rows(20, 33), rows(40, 46),
+                      processing_class=tokenizer, callbacks=[FillDisk()])
+try:
+    trainer.train()
+except StateError as error:
+    print(error)
+"""
+
+
+@pytest.mark.parametrize(("optim", "limit"), [("sgd", 60_000), ("adamw_torch", 250_000)], ids=["model", "optimizer"])
+def test_where_a_checkpoint_cannot_be_written_the_one_before_it_is_named_and_serves(tmp_path, optim, limit):
+    """Files may not grow beyond a limit, as on a full disk: the model's file fails, or the optimizer's."""
+    tests = Path(__file__).resolve().parents[1]
+    code = FULL_DISK.format(paths=[str(tests), str(tests.parent)], out=str(tmp_path / "out"), optim=optim, limit=limit)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr[-2000:]
+    last = tmp_path / "out" / "checkpoint-2"
+    assert done.stdout.strip().startswith(f"got checkpoint-3 that could not be written to {tmp_path / 'out'}: ")
+    assert f"; make room, then resume from {last}, which is whole" in done.stdout
+    assert last_whole(tmp_path / "out") == str(last)
+    assert not (tmp_path / "out" / STAGING).exists()
+
+
+def test_an_error_that_is_not_of_the_disk_is_left_as_it_is(make_trainer, monkeypatch):
+    trainer = make_trainer(**STEPS)
+
+    def fail(*args):
+        raise RuntimeError("CUDA error: out of memory")
+
+    monkeypatch.setattr(trainer, "_save_optimizer_and_scheduler", fail)
+    with pytest.raises(RuntimeError, match=r"^CUDA error: out of memory$"):
+        trainer.train()
+
+
+HOLD = """
+from egup_trainer.trainer.checkpoints import alone_in
+with alone_in({!r}):
+    print("held", flush=True)
+    input()
+"""
+
+
+def test_a_second_run_in_a_folder_is_refused_and_a_killed_one_lets_go(make_trainer, tmp_path):
+    folder = str(tmp_path / "out")
+    holder = subprocess.Popen(
+        [sys.executable, "-c", HOLD.format(folder)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+    assert holder.stdout.readline() == "held\n"
+    trainer = make_trainer(output_dir=folder, num_train_epochs=1)
+    with pytest.raises(StateError) as error:
+        trainer.train()
+    assert str(error.value) == (
+        f"got a run that is writing to {folder}; expected one run a folder; set another --output_dir"
+    )
+    holder.send_signal(signal.SIGKILL)
+    holder.communicate()
+    trainer.train()
+    assert trainer.state.global_step == 3
+
+
+def test_a_folder_is_free_again_after_an_error(tmp_path):
+    with pytest.raises(KeyboardInterrupt), alone_in(str(tmp_path)):
+        raise KeyboardInterrupt
+    with alone_in(str(tmp_path)):
+        pass
