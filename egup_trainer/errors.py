@@ -43,6 +43,10 @@ class ModelError(EgupError):
     """A model or tokenizer cannot be used for what was asked."""
 
 
+class NumberError(EgupError):
+    """A loss or a gradient is not a finite number."""
+
+
 class StateError(EgupError):
     """A saved file (scan, checkpoint state) does not belong to this run."""
 

@@ -6,6 +6,7 @@ import torch
 from transformers import ProgressCallback, TrainerCallback
 
 from egup_trainer.data.tokenization import RowDataset
+from egup_trainer.trainer.finite import refuse_infinite_gradient
 
 
 class StepHooks(TrainerCallback):
@@ -24,6 +25,10 @@ class StepHooks(TrainerCallback):
     def on_epoch_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         # Neither a skipped-ahead loader nor one of several processes passes the epoch on to a sampler.
         self.trainer.pair_sampler.set_epoch(int(state.epoch or 0))
+
+    def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        if self.trainer.accelerator.scaler is None:  # that of fp16 looks itself
+            refuse_infinite_gradient(self.trainer.model, self.trainer.step_counts.samples)
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         self.trainer.end_step()

@@ -1,4 +1,7 @@
-"""Whether a run moved the weights: an update smaller than the precision of a weight rounds to nothing."""
+"""What a run did that nobody wants: weights that did not move, or retain rows that were forgotten, too.
+
+An update smaller than the precision of a weight rounds to nothing.
+"""
 
 import logging
 from dataclasses import dataclass
@@ -16,6 +19,8 @@ MOST_ENTRIES = 4096
 """Entries of a tensor that are compared."""
 WARN_ABOVE = 0.9
 """Share of unmoved weights from which on a run has changed almost nothing."""
+MOST_RISE = 2.0
+"""Retain loss at the end over that at the beginning from which on a run has damaged what it should keep."""
 
 
 @dataclass(frozen=True)
@@ -73,8 +78,9 @@ def share_unmoved(samples: list[WeightSample]) -> float:
 class WatchMovement(TrainerCallback):
     """Logs at the end of training, as `weights_unmoved`, which share of the trainable weights did not move.
 
-    Above 0.9 it warns. Counted from where `train` began: after a resume that is the checkpoint, not the model before
-    unlearning. Nothing is logged where weights are spread over processes (FSDP, ZeRO-3), nor if no step was taken.
+    Above 0.9 it warns, and where the last logged retain loss is more than twice the first. Counted from where `train`
+    began: after a resume that is the checkpoint, not the model before unlearning. `weights_unmoved` is not logged where
+    weights are spread over processes (FSDP, ZeRO-3), nor if no step was taken.
 
     Args:
         trainer: the trainer whose model is watched.
@@ -93,8 +99,13 @@ class WatchMovement(TrainerCallback):
 
     def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, float], **kwargs: Any) -> None:
         """Measures after the last step, where Trainer sums up the run: in `on_train_end` trackers may have closed."""
-        if "train_runtime" not in logs or not self._samples or state.global_step == self._first_step:
+        if "train_runtime" not in logs or state.global_step == self._first_step:
             return
+        _warn_of_damage(state)
+        if self._samples:
+            self._measure(state)
+
+    def _measure(self, state: Any) -> None:
         share = share_unmoved(self._samples)
         if share > WARN_ABOVE and state.is_world_process_zero:
             kinds = ", ".join(sorted({str(sample.weight.dtype).removeprefix("torch.") for sample in self._samples}))
@@ -108,3 +119,12 @@ class WatchMovement(TrainerCallback):
 
 def _entries(weight: nn.Parameter, places: Tensor) -> Tensor:
     return weight.detach().flatten()[places.to(weight.device)].cpu()
+
+
+def _warn_of_damage(state: Any) -> None:
+    logged = [row["retain_nll"] for row in state.log_history if "retain_nll" in row]
+    if logged and logged[-1] > MOST_RISE * logged[0] and state.is_world_process_zero:
+        logger.warning(
+            f"got a retain loss of {logged[-1]:.3g} nats a token at the end, {logged[0]:.3g} at the beginning; expected "
+            "it to stay; raise --retain_weight, lower --learning_rate, or train fewer epochs"
+        )

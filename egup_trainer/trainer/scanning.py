@@ -53,6 +53,8 @@ def run_scan(
     Raises:
         StateError: a file of that name holds something else.
     """
+    if not requests:
+        return {}
     score = partial(score_rows, model, reader, collator=collator, batch_size=batch_size, accelerator=accelerator)
 
     def scan() -> dict[str, RowScores]:

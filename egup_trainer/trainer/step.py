@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from egup_trainer.data.collator import Part
 from egup_trainer.modeling.forward import count_answer_tokens
 
 POSITIONS = "positions"
@@ -37,6 +38,11 @@ class StepCounts:
         tables = torch.cat([_count_rows(batch) for batch in batches]).to(accelerator.device)
         forget_ids, retain_ids, *counts = accelerator.gather(tables).unbind(dim=1)
         return cls(forget_ids[forget_ids >= 0], retain_ids[retain_ids >= 0], *(each.sum() for each in counts))
+
+    @property
+    def samples(self) -> dict[Part, Tensor]:
+        """Ids of the step's samples."""
+        return {Part.FORGET: self.forget_ids, Part.RETAIN: self.retain_ids}
 
     def per_forget_row(self, values: Tensor) -> Tensor:
         """Sum of values, each a share of the mean over the step's forget rows."""

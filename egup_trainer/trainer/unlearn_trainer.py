@@ -22,6 +22,7 @@ from egup_trainer.trainer.boundary import refuse_loss_without_boundary
 from egup_trainer.trainer.callbacks import StepHooks
 from egup_trainer.trainer.checkpoints import WholeCheckpoints
 from egup_trainer.trainer.config import UnlearnConfig
+from egup_trainer.trainer.finite import refuse_infinite_terms
 from egup_trainer.trainer.loaders import RowLoaders, make_pair_sampler
 from egup_trainer.trainer.movement import WatchMovement
 from egup_trainer.trainer.negation import TaskVectorNegation
@@ -139,8 +140,8 @@ class UnlearnTrainer(ModelCards, WholeCheckpoints, StateInCheckpoints, RowLoader
         batches, _ = super().get_batch_samples(epoch_iterator, num_batches, device)
         if not batches:
             return batches, None
-        self._counts = StepCounts.of(batches, self.accelerator)
-        return batches, self._counts
+        self.step_counts = StepCounts.of(batches, self.accelerator)
+        return batches, self.step_counts
 
     # Before the first step
 
@@ -163,8 +164,6 @@ class UnlearnTrainer(ModelCards, WholeCheckpoints, StateInCheckpoints, RowLoader
         self.step_log = StepLog()
 
     def _scan(self, requests: dict[str, ScanRequest]) -> dict[str, RowScores]:
-        if not requests:
-            return {}
         return run_scan(
             requests,
             model=self.model_wrapped,
@@ -209,6 +208,7 @@ class UnlearnTrainer(ModelCards, WholeCheckpoints, StateInCheckpoints, RowLoader
             return super().compute_loss(model, inputs, return_outputs)
         parts = self.forward_parts(model, inputs)
         terms = self.compute_terms(model, parts, inputs, num_items_in_batch)
+        refuse_infinite_terms(terms, parts, inputs)
         self.step_log.add({f"loss_{name}": value for name, value in terms.items()})
         loss = torch.stack(list(terms.values())).sum()
         # Trainer divides by the micro-batches of the step and DDP by the processes; the counts cover both already.
@@ -272,7 +272,7 @@ class UnlearnTrainer(ModelCards, WholeCheckpoints, StateInCheckpoints, RowLoader
 
     def end_step(self) -> None:
         """Moves the run's memory on, once the optimizer has stepped."""
-        self.step_log.end_step(self._counts)
+        self.step_log.end_step(self.step_counts)
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Logs as `Trainer` does; training logs carry each term and measure under its own name."""

@@ -1,0 +1,59 @@
+"""A run ends where its numbers do: a loss or gradient that is not finite is named before any weight takes it in."""
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from egup_trainer.data.collator import Part
+from egup_trainer.errors import NumberError
+from egup_trainer.modeling.outputs import AnswerOutputs
+
+_FIX = (
+    "look at these samples, lower --learning_rate, or train without fp16; no weight took it in, and the last "
+    "checkpoint is from before"
+)
+
+
+def refuse_infinite_terms(
+    terms: dict[str, Tensor], parts: dict[Part, AnswerOutputs], inputs: dict[str, Tensor]
+) -> None:
+    """Raises `NumberError` if a term of a micro-batch's loss is not finite.
+
+    It names the terms, and the samples whose log-likelihood is not finite, or all of the micro-batch if none's is.
+
+    Args:
+        terms: the named terms, shape () each.
+        parts: what the model said of each part of the batch.
+        inputs: the batch, which has the sample ids of each part.
+    """
+    if torch.stack(list(terms.values())).isfinite().all():
+        return
+    wrong = ", ".join(f"{name} = {value.item():g}" for name, value in terms.items() if not value.isfinite())
+    ids = {part: inputs[part.value] for part in parts}
+    lost = {part: ids[part][~outputs.sum_nll.isfinite()] for part, outputs in parts.items()}
+    samples = lost if any(map(len, lost.values())) else ids
+    raise NumberError(got=f"a loss that is not finite: {wrong}; {_named(samples)}", expected="finite numbers", fix=_FIX)
+
+
+def refuse_infinite_gradient(model: nn.Module, samples: dict[Part, Tensor]) -> None:
+    """Raises `NumberError` if a gradient is not finite.
+
+    Which weight's it is cannot be told any more: clipping has multiplied all of them by their norm.
+
+    Args:
+        model: the model whose gradients are about to be taken in; those that an engine of its own holds are not seen.
+        samples: ids of the step's samples.
+    """
+    gradients = [weight.grad for weight in model.parameters() if weight.grad is not None]
+    norm: Any = torch.nn.utils.get_total_norm(gradients)
+    if not (norm.full_tensor() if hasattr(norm, "full_tensor") else norm).isfinite():
+        raise NumberError(got=f"a gradient that is not finite; {_named(samples)}", expected="finite numbers", fix=_FIX)
+
+
+def _named(samples: dict[Part, Tensor]) -> str:
+    names = {
+        part.value.removesuffix("_ids"): sorted({index for index in ids.tolist() if index >= 0})
+        for part, ids in samples.items()
+    }
+    return ", ".join(f"{name} samples {' '.join(map(str, ids))}" for name, ids in names.items() if ids)

@@ -1,0 +1,95 @@
+"""Numbers that are not finite end a run before any weight takes them in, and are named."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from fixtures_trainer import furthest, weights_of
+
+from egup_trainer.errors import NumberError
+from egup_trainer.trainer.checkpoints import last_whole
+
+FIX = (
+    "look at these samples, lower --learning_rate, or train without fp16; no weight took it in, and the last checkpoint "
+    "is from before"
+)
+
+
+def poisoned(trainer, sample, value=float("nan")):
+    """The answers of one forget sample are as likely as `value`."""
+    forward = trainer.forward_parts
+
+    def read(model, inputs):
+        parts = forward(model, inputs)
+        hit = (inputs["forget_ids"] == sample).nonzero().flatten()
+        forget = parts["forget_ids"]
+        for row in hit.tolist():
+            forget.token_logps.data[forget.token_rows == row] = value
+        return parts
+
+    trainer.forward_parts = read
+
+
+@pytest.mark.parametrize("accumulation", [1, 2])
+@pytest.mark.parametrize(("value", "shown"), [(float("nan"), "nan"), (float("-inf"), "inf")])
+def test_a_loss_that_is_not_finite_is_named_with_its_sample(make_trainer, value, shown, accumulation):
+    trainer = make_trainer(
+        objective="grad_diff",
+        proxy_constraint=False,
+        inter_entanglement=False,
+        intra_entanglement=False,
+        save_strategy="steps",
+        save_steps=1,
+        per_device_train_batch_size=4 // accumulation,
+        gradient_accumulation_steps=accumulation,
+    )
+    sample = trainer.pair_sampler.pairs(0)[6][0]  # in the second step
+    poisoned(trainer, sample, value)
+    with pytest.raises(NumberError) as error:
+        trainer.train()
+    sign = "-" if shown == "inf" else ""
+    assert str(error.value) == (
+        f"got a loss that is not finite: forget = {sign}{shown}; forget samples {sample}; expected finite numbers; {FIX}"
+    )
+    assert trainer.state.global_step == 1
+    assert last_whole(Path(trainer.args.output_dir)).endswith("checkpoint-1")
+
+
+def test_where_the_rows_are_finite_all_of_the_batch_are_named(make_trainer):
+    trainer = make_trainer(num_train_epochs=1)
+    pairs = trainer.pair_sampler.pairs(0)[:4]
+    trainer.args.retain_weight = float("inf")
+    with pytest.raises(NumberError) as error:
+        trainer.train()
+    forget, retain = (" ".join(map(str, sorted(pair[side] for pair in pairs))) for side in (0, 1))
+    assert str(error.value) == (
+        f"got a loss that is not finite: retain = inf; forget samples {forget}, retain samples {retain}; "
+        f"expected finite numbers; {FIX}"
+    )
+
+
+@pytest.mark.parametrize("max_grad_norm", [0.0, 1.0])
+def test_a_gradient_that_is_not_finite_reaches_no_weight(make_trainer, max_grad_norm):
+    trainer = make_trainer(num_train_epochs=1, max_grad_norm=max_grad_norm)
+    weight = trainer.model.get_parameter("model.layers.1.mlp.up_proj.weight")
+    before = weights_of(trainer)
+    weight.register_hook(lambda gradient: gradient.clone().index_fill_(0, torch.tensor([3]), float("nan")))
+    with pytest.raises(NumberError) as error:
+        trainer.train()
+    pairs = trainer.pair_sampler.pairs(0)[:4]
+    forget, retain = (" ".join(map(str, sorted(pair[side] for pair in pairs))) for side in (0, 1))
+    assert str(error.value) == (
+        f"got a gradient that is not finite; forget samples {forget}, retain samples {retain}; "
+        f"expected finite numbers; {FIX}"
+    )
+    assert furthest(before, weights_of(trainer)) == 0
+
+
+def test_a_run_that_forgets_its_retain_rows_says_so(make_trainer, caplog):
+    make_trainer(
+        objective="grad_ascent", retain_loss="none", proxy_constraint=False, learning_rate=3e-2, num_train_epochs=8
+    ).train()
+    assert "expected it to stay; raise --retain_weight, lower --learning_rate, or train fewer epochs" in caplog.text
+    caplog.clear()
+    make_trainer().train()
+    assert "expected it to stay" not in caplog.text
