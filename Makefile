@@ -2,7 +2,7 @@
 PYTHON ?= python3.11
 BIN := .venv/bin
 
-.PHONY: demo test test-deepspeed lint clean
+.PHONY: demo test test-deepspeed check lint clean
 
 demo: .venv/installed
 	$(BIN)/egup demo --output_dir demo_output
@@ -18,6 +18,14 @@ test-deepspeed: .venv/installed-test $(DEEPSPEED)
 $(DEEPSPEED): # apart from .venv, and without what only its GPU side needs
 	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --target $@ \
 		deepspeed==0.19.8 hjson py-cpuinfo msgpack einops
+
+check: lint .venv/installed-check
+	$(BIN)/bandit --quiet --configfile pyproject.toml --recursive egup_trainer benchmarks setup.py
+	$(BIN)/pip-audit --requirement constraints.txt --no-deps --progress-spinner off  # asks PyPI for known faults
+
+.venv/installed-check: .venv/installed-test
+	$(BIN)/pip install --quiet --disable-pip-version-check "bandit[toml]" pip-audit
+	touch $@
 
 lint: .venv/installed-test
 	$(BIN)/ruff check .

@@ -125,6 +125,6 @@ def _warn_of_damage(state: Any) -> None:
     logged = [row["retain_nll"] for row in state.log_history if "retain_nll" in row]
     if logged and logged[-1] > MOST_RISE * logged[0] and state.is_world_process_zero:
         logger.warning(
-            f"got a retain loss of {logged[-1]:.3g} nats a token at the end, {logged[0]:.3g} at the beginning; expected "
-            "it to stay; raise --retain_weight, lower --learning_rate, or train fewer epochs"
+            f"got a retain loss of {logged[-1]:.3g} nats a token at the end, {logged[0]:.3g} at the beginning; "
+            "expected it to stay; raise --retain_weight, lower --learning_rate, or train fewer epochs"
         )

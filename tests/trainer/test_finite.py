@@ -10,8 +10,8 @@ from egup_trainer.errors import NumberError
 from egup_trainer.trainer.checkpoints import last_whole
 
 FIX = (
-    "look at these samples, lower --learning_rate, or train without fp16; no weight took it in, and the last checkpoint "
-    "is from before"
+    "look at these samples, lower --learning_rate, or train without fp16; no weight took it in, and the last "
+    "checkpoint is from before"
 )
 
 
