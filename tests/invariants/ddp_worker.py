@@ -62,7 +62,7 @@ def gathered(model: torch.nn.Module) -> AbstractContextManager:
     return deepspeed.zero.GatheredParameters(list(model.parameters()))
 
 
-def main(folder: Path, batch: int, accumulation: int, resume: str, kind: str) -> None:
+def main(folder: Path, batch: int, accumulation: int, resume: str, kind: str, forget: int) -> None:
     tokenizer = conftest.make_tokenizer()
     model = conftest.make_tiny_model(tokenizer)
     if "tied" in kind:
@@ -100,7 +100,7 @@ def main(folder: Path, batch: int, accumulation: int, resume: str, kind: str) ->
         **engine,
     )
     rows = conftest.qa_rows
-    trainer = EGUPTrainer(model, config, rows(0, 10), rows(20, 33), rows(40, 46), processing_class=tokenizer)
+    trainer = EGUPTrainer(model, config, rows(0, forget), rows(20, 33), rows(40, 46), processing_class=tokenizer)
     trainer.train(resume_from_checkpoint=resume or None)
     record = {
         "world_size": trainer.accelerator.num_processes,
@@ -116,4 +116,4 @@ def main(folder: Path, batch: int, accumulation: int, resume: str, kind: str) ->
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3]), sys.argv[4], sys.argv[5])
+    main(Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3]), sys.argv[4], sys.argv[5], int(sys.argv[6]))

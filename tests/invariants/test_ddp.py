@@ -11,10 +11,13 @@ import torch
 TESTS = Path(__file__).resolve().parents[1]
 
 
-def launch(folder: Path, processes: int, batch: int, accumulation: int, resume: str = "", kind: str = "") -> list[dict]:
-    """Records of all processes of a run."""
+def launch(
+    folder: Path, processes: int, batch: int, accumulation: int, resume: str = "", kind: str = "", forget: int = 10
+) -> list[dict]:
+    """Records of all processes of a run on so many forget rows."""
     folder.mkdir(exist_ok=True)
-    worker = [str(TESTS / "invariants" / "ddp_worker.py"), str(folder), str(batch), str(accumulation), resume, kind]
+    options = [str(folder), str(batch), str(accumulation), resume, kind, str(forget)]
+    worker = [str(TESTS / "invariants" / "ddp_worker.py"), *options]
     start = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(processes)]
     paths = [str(TESTS), str(TESTS.parent), os.environ.get("PYTHONPATH", "")]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(paths), "OMP_NUM_THREADS": "1"}
@@ -43,6 +46,19 @@ def test_two_processes_are_really_two_and_wrapped(runs):
 def test_two_processes_end_with_the_weights_of_one(runs):
     one = runs["one"]["weights"]
     for record in runs["two"]:
+        assert max((one[name] - record["weights"][name]).abs().max() for name in one) < 1e-5
+
+
+@pytest.mark.parametrize(
+    ("batch", "accumulation", "forget"),
+    [(4, 1, 10), (2, 2, 3), (2, 2, 13)],
+    ids=["4 x 1 x 2", "fewer rows than a step", "rows that two do not divide"],
+)
+def test_other_cuts_and_numbers_of_rows_end_alike(tmp_path, batch, accumulation, forget):
+    one = launch(tmp_path / "one", 1, batch=8, accumulation=1, forget=forget)[0]["weights"]
+    two = launch(tmp_path / "two", 2, batch, accumulation, forget=forget)
+    assert {(record["world_size"], record["wrapped"]) for record in two} == {(2, "DistributedDataParallel")}
+    for record in two:
         assert max((one[name] - record["weights"][name]).abs().max() for name in one) < 1e-5
 
 

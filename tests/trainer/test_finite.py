@@ -49,7 +49,8 @@ def test_a_loss_that_is_not_finite_is_named_with_its_sample(make_trainer, value,
         trainer.train()
     sign = "-" if shown == "inf" else ""
     assert str(error.value) == (
-        f"got a loss that is not finite: forget = {sign}{shown}; forget samples {sample}; expected finite numbers; {FIX}"
+        f"got a loss that is not finite: forget = {sign}{shown}; forget samples {sample}; expected finite "
+        f"numbers; {FIX}"
     )
     assert trainer.state.global_step == 1
     assert last_whole(Path(trainer.args.output_dir)).endswith("checkpoint-1")
@@ -64,7 +65,8 @@ def test_where_the_rows_are_finite_all_of_the_batch_are_named(make_trainer):
     forget, retain = (" ".join(map(str, sorted(pair[side] for pair in pairs))) for side in (0, 1))
     assert str(error.value) == (
         f"got a loss that is not finite: retain = inf; forget samples {forget}, retain samples {retain}; "
-        f"expected finite numbers; {FIX}"
+        f"expected finite "
+        f"numbers; {FIX}"
     )
 
 
@@ -80,7 +82,8 @@ def test_a_gradient_that_is_not_finite_reaches_no_weight(make_trainer, max_grad_
     forget, retain = (" ".join(map(str, sorted(pair[side] for pair in pairs))) for side in (0, 1))
     assert str(error.value) == (
         f"got a gradient that is not finite; forget samples {forget}, retain samples {retain}; "
-        f"expected finite numbers; {FIX}"
+        f"expected finite "
+        f"numbers; {FIX}"
     )
     assert furthest(before, weights_of(trainer)) == 0
 
