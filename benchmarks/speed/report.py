@@ -10,6 +10,7 @@ from benchmarks.speed.measure import ratio
 RESULTS = Path(__file__).parents[1] / "results" / "speed"
 PAGE = Path(__file__).parents[2] / "docs" / "speed.md"
 QUICK_RESULTS = RESULTS / "quick.json"
+LOAD_RESULTS = RESULTS / "load.json"
 AIMS = {
     "egup_over_floor": 1.05,
     "egup_over_sft_32k": 0.80,
@@ -23,6 +24,7 @@ AIMS = {
 }
 """At most, for each of the headline ratios."""
 
+_FILES = ("scan_mb", "scan_counted_mb", "state_mb", "state_counted_mb")
 OTHERS = ("floor", "sft", "npo", "npo_kl", "egup_padded")
 HEADINGS = ["case", "seconds a step", "tokens/s", "peak GB", *(f"time / {name}" for name in OTHERS), "memory / npo"]
 
@@ -30,6 +32,7 @@ HEADINGS = ["case", "seconds a step", "tokens/s", "peak GB", *(f"time / {name}" 
 def write_report() -> None:
     """Writes the headline ratios, and a table for each kind of machine, between their markers."""
     text = markdown.put(PAGE.read_text(encoding="utf-8"), "quick", quick_table())
+    text = markdown.put(text, "load", load_table())
     for machine in ("cpu", "gpu"):
         text = markdown.put(text, machine, table_of(RESULTS / machine))
     PAGE.write_text(text, encoding="utf-8")
@@ -42,6 +45,16 @@ def quick_table() -> str:
     found = json.loads(QUICK_RESULTS.read_text(encoding="utf-8"))["ratios"]
     rows = ([f"`{name}`", f"{value:.2f}", f"{AIMS[name]:.2f}"] for name, value in found.items())
     return markdown.table(["ratio", "measured", "at most"], rows)
+
+
+def load_table() -> str:
+    """A row for each run: forget rows, steps, memory, and files beside what they should take."""
+    if not LOAD_RESULTS.is_file():
+        return "Not run."
+    runs = json.loads(LOAD_RESULTS.read_text(encoding="utf-8"))["runs"]
+    numbers = [[each["rows"], each["steps"], each["peak_memory_gb"], *map(each.get, _FILES)] for each in runs]
+    rows = ([f"{rows:,}", str(steps), *(f"{value:.2f}" for value in sizes)] for rows, steps, *sizes in numbers)
+    return markdown.table(["forget rows", "steps", "peak GB", "scan MB", "counted", "state MB", "counted"], rows)
 
 
 def table_of(folder: Path) -> str:

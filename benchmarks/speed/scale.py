@@ -36,7 +36,9 @@ def _run(num_forget: int, steps: int, folder: Path) -> float:
     return statistics.median(clock.seconds)
 
 
-def make_trainer(num_forget: int, steps: int, folder: Path, callbacks: list[TrainerCallback]) -> EGUPTrainer:
+def make_trainer(
+    num_forget: int, steps: int, folder: Path, callbacks: list[TrainerCallback], **options: Any
+) -> EGUPTrainer:
     """A trainer on made-up rows, all different, with both entanglements, the proxy constraint and CLReg."""
     sizes = {"forget": num_forget, "retain": RETAIN, "proxy": PROXIES}
     draw = np.random.default_rng(0)
@@ -51,10 +53,10 @@ def make_trainer(num_forget: int, steps: int, folder: Path, callbacks: list[Trai
             inter_entanglement=True,
             intra_entanglement=True,
             logging_strategy="no",
-            save_strategy="no",
             report_to="none",
             disable_tqdm=True,
             use_cpu=not torch.cuda.is_available(),
+            **{"save_strategy": "no", **options},
         ),
         processing_class=_tokenizer(),
         callbacks=callbacks,

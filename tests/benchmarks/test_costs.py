@@ -7,6 +7,7 @@ import torch
 from accelerate.commands.config.config_args import load_config_from_file
 
 from benchmarks.gemma.likely import TOP_K, errors
+from benchmarks.speed import load
 from benchmarks.speed.estimate import Cluster, Job
 from benchmarks.speed.report import AIMS, QUICK_RESULTS, quick_table
 
@@ -52,3 +53,11 @@ def test_accelerate_reads_the_launch_files(path):
 
 def test_there_is_a_launch_file_for_each_engine():
     assert [path.stem for path in LAUNCH_FILES] == ["ddp", "fsdp2", "zero2", "zero3"]
+
+
+def test_the_files_of_a_run_are_as_large_as_counted():
+    found = load.load_of(300, steps=2)
+    assert (found["rows"], found["steps"]) == (300, 2)
+    assert found["scan_mb"] == pytest.approx(found["scan_counted_mb"], rel=0.02)
+    assert found["state_mb"] == pytest.approx(found["state_counted_mb"], rel=0.02)
+    assert 0.1 < found["peak_memory_gb"] < 10
