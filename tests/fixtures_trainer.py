@@ -12,7 +12,7 @@ from egup_trainer.data.sources import to_row
 from egup_trainer.data.tokenization import tokenize
 from egup_trainer.modeling.forward import AnswerReader
 
-TRIAL = 2
+TRIAL = 3
 """Passes over two short rows by which a reader learns, once, whether the model can read packed rows."""
 
 

@@ -51,8 +51,9 @@ def load_of(num_forget: int, steps: int) -> dict[str, float]:
 def _count_state(trainer: Any) -> int:
     """Bytes of a checkpoint's state, by what it holds.
 
-    Of each forget sample: features before and now in two bytes a number, its proxies, and four numbers (boundary, drift,
-    entanglement, L before). Of each retain row: features before, and its place in the bank, which has float32 features.
+    Of each forget sample: features before and now in two bytes a number, its proxies, and four numbers (boundary,
+    drift, entanglement, L before). Of each retain row: features before, and its place in the bank, whose features are
+    float32.
     """
     size, options = trainer.model.config.hidden_size, trainer.args
     forget = len(trainer.forget_rows) * (2 * 2 * size + NUMBER * (options.proxy_neighbors + 4))

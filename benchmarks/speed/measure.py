@@ -57,12 +57,14 @@ class Run:
         seconds: of each timed step.
         before: seconds until the first step was done: what a run does once.
         peak: most bytes held: on the GPU, or resident.
+        libraries: bytes held before the model was made: on a CPU those of Python and its libraries.
         tokens: of a step's rows.
     """
 
     seconds: list[float]
     before: float
     peak: int
+    libraries: int
     tokens: int
 
 
@@ -104,6 +106,7 @@ def run(contender: str, case: Case, rows: SpeedRows, steps: int) -> Run:
         "use_cpu": not torch.cuda.is_available(),
     }
     _settle()
+    libraries = _held()
     with TemporaryDirectory() as folder:
         model = make_model(case.shape, case.tuning)
         trainer = CONTENDERS[contender](model, rows, Path(folder), options, adapter_of(case.tuning))
@@ -113,14 +116,15 @@ def run(contender: str, case: Case, rows: SpeedRows, steps: int) -> Run:
         start = time.perf_counter()
         trainer.train()
     tokens = sum(len(row) for each in (rows.forget, rows.retain) for row in each.rows)
-    return Run(clock.seconds, clock.ends[0] - start, _peak(), tokens)
+    return Run(clock.seconds, clock.ends[0] - start, _peak(), libraries, tokens)
 
 
 def compare(case: Case, rows: SpeedRows, contenders: Iterable[str], rounds: int, steps: int) -> dict[str, Any]:
     """All contenders in turn, round after round.
 
     Returns:
-        For each contender the medians over rounds of `seconds` a step, `peak_gb`, `before` and `tokens_per_second`;
+        For each contender the medians over rounds of `seconds` a step, `peak_gb`, `own_gb` (without what was held
+        before the model was made), `before` and `tokens_per_second`;
         each round's (`rounds`), which `ratio` reads; and the `runs` themselves.
     """
     runs: dict[str, list[Run]] = {name: [] for name in contenders}
@@ -140,6 +144,7 @@ def _summary(runs: list[Run]) -> dict[str, Any]:
     rounds = {
         "seconds": [statistics.median(each.seconds) for each in runs],
         "peak_gb": [each.peak / 1e9 for each in runs],
+        "own_gb": [(each.peak - each.libraries) / 1e9 for each in runs],
         "before": [each.before for each in runs],
     }
     medians = {name: statistics.median(values) for name, values in rounds.items()}
@@ -168,8 +173,16 @@ def _forget_peak() -> None:
 
 def _peak() -> int:
     """Most bytes held since `_forget_peak`."""
-    if torch.cuda.is_available():
-        return torch.cuda.max_memory_allocated()
+    return torch.cuda.max_memory_allocated() if torch.cuda.is_available() else _status("VmHWM:")
+
+
+def _held() -> int:
+    """Bytes held now."""
+    return torch.cuda.memory_allocated() if torch.cuda.is_available() else _status("VmRSS:")
+
+
+def _status(name: str) -> int:
+    """Bytes that Linux tells of this process by that name."""
     lines = Path("/proc/self/status").read_text(encoding="ascii").splitlines()
-    (line,) = (line for line in lines if line.startswith("VmHWM:"))
+    (line,) = (line for line in lines if line.startswith(name))
     return int(line.split()[1]) * 1024

@@ -42,8 +42,12 @@ def quick_table() -> str:
     """A row for each headline ratio: what it was, and what was aimed at."""
     if not QUICK_RESULTS.is_file():
         return "Not run."
-    found = json.loads(QUICK_RESULTS.read_text(encoding="utf-8"))["ratios"]
-    rows = ([f"`{name}`", f"{value:.2f}", f"{AIMS[name]:.2f}"] for name, value in found.items())
+    found = json.loads(QUICK_RESULTS.read_text(encoding="utf-8"))
+    aims = {name: f"{aim:.2f}" for name, aim in AIMS.items()}
+    rows = (
+        [f"`{name}`", f"{value:.2f}", aims.get(name, "")]
+        for name, value in (found["ratios"] | found.get("more", {})).items()
+    )
     return markdown.table(["ratio", "measured", "at most"], rows)
 
 

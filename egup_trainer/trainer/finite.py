@@ -9,10 +9,7 @@ from egup_trainer.data.collator import Part
 from egup_trainer.errors import NumberError
 from egup_trainer.modeling.outputs import AnswerOutputs
 
-_FIX = (
-    "look at these samples, lower --learning_rate, or train without fp16; no weight took it in, and the last "
-    "checkpoint is from before"
-)
+_FIX = "look at these samples, lower --learning_rate, or train without fp16; this step moved no weight"
 
 
 def refuse_infinite_terms(

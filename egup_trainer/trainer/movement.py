@@ -21,6 +21,8 @@ WARN_ABOVE = 0.9
 """Share of unmoved weights from which on a run has changed almost nothing."""
 MOST_RISE = 2.0
 """Retain loss at the end over that at the beginning from which on a run has damaged what it should keep."""
+LEAST_RISE = 0.1
+"""Nats a token, less than which is no damage."""
 
 
 @dataclass(frozen=True)
@@ -123,7 +125,7 @@ def _entries(weight: nn.Parameter, places: Tensor) -> Tensor:
 
 def _warn_of_damage(state: Any) -> None:
     logged = [row["retain_nll"] for row in state.log_history if "retain_nll" in row]
-    if logged and logged[-1] > MOST_RISE * logged[0] and state.is_world_process_zero:
+    if logged and logged[-1] > max(MOST_RISE * logged[0], logged[0] + LEAST_RISE) and state.is_world_process_zero:
         logger.warning(
             f"got a retain loss of {logged[-1]:.3g} nats a token at the end, {logged[0]:.3g} at the beginning; "
             "expected it to stay; raise --retain_weight, lower --learning_rate, or train fewer epochs"

@@ -93,11 +93,12 @@ class StepLog:
         names = sorted(self._sums)
         sums = accelerator.reduce(torch.stack([self._sums[name] for name in names]), "sum")
         logs: dict[str, float] = dict(zip(names, (sums / self._steps).tolist(), strict=True))
-        positions = logs.pop(POSITIONS) * self._steps
+        positions = logs.pop(POSITIONS, 0.0) * self._steps
         for name, parts in sorted(self._samples.items()):
             logs |= _describe(name, torch.cat(parts).float())
         logs["tokens_per_second"] = round(float(self._tokens) / (time.perf_counter() - self._start), 1)
-        logs["padding"] = round(1 - float(self._tokens) / positions, 3)
+        if positions:
+            logs["padding"] = round(1 - float(self._tokens) / positions, 3)
         logs["peak_memory_gb"] = round(peak_memory_gb(), 3)
         self._sums.clear()
         self._samples.clear()

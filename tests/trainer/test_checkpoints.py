@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 from fixtures_trainer import furthest, weights_of
 from test_trainer import StopAt
 from transformers import TrainerCallback
@@ -72,15 +73,92 @@ def test_a_damaged_checkpoint_that_is_named_is_refused(make_trainer, cut):
         make_trainer().train(resume_from_checkpoint=str(cut / "checkpoint-4"))
     assert str(error.value) == (
         f"got the checkpoint {cut}/checkpoint-4 with no egup_state.safetensors; expected all files that its run wrote; "
-        "set --resume_from_checkpoint true to resume from the last one that is whole"
+        "resume from another one, or from the last one that is whole (--resume_from_checkpoint true)"
     )
 
 
 def test_without_a_checkpoint_a_run_starts_at_the_beginning_and_says_so(make_trainer, whole, caplog):
     trainer = make_trainer(num_train_epochs=2)
     trainer.train(resume_from_checkpoint=True)
-    assert f"No whole checkpoint in {trainer.args.output_dir}: starting at the beginning." in caplog.text
+    assert f"No checkpoint in {trainer.args.output_dir}: starting at the beginning." in caplog.text
     assert furthest(weights_of(trainer), whole) == 0
+
+
+def test_where_no_checkpoint_is_whole_nothing_is_started_and_nothing_lost(make_trainer, cut):
+    for checkpoint in cut.glob("checkpoint-*"):
+        damage(checkpoint, "without a list")
+    with pytest.raises(StateError) as error:
+        make_trainer(**STEPS).train(resume_from_checkpoint=True)
+    assert str(error.value) == (
+        f"got no whole checkpoint among 4 in {cut}: the last has no whole egup_files.json; expected one with all files "
+        "that its run wrote; move them away to start at the beginning"
+    )
+    assert len(list(cut.glob("checkpoint-*"))) == 4
+
+
+def test_a_checkpoint_of_the_model_alone_is_passed_over(make_trainer, cut, caplog):
+    (cut / "checkpoint-4" / "egup_state.safetensors").unlink()
+    checkpoints.write_list(cut / "checkpoint-4")
+    make_trainer(**STEPS).train(resume_from_checkpoint=True)
+    assert f"The checkpoint {cut}/checkpoint-4 is passed over: it has no egup_state.safetensors." in caplog.text
+
+
+def test_processes_that_find_different_checkpoints_all_stop(make_trainer, cut, monkeypatch):
+    trainer = make_trainer(**STEPS)
+    monkeypatch.setattr(trainer.accelerator, "gather", lambda mine: torch.cat([mine, mine * 0 - 1]))
+    with pytest.raises(StateError) as error:
+        trainer.train(resume_from_checkpoint=True)
+    assert str(error.value) == (
+        f"got processes that find different checkpoints in {cut}; expected a folder that all machines see; "
+        "set --output_dir to a shared one, or copy the checkpoints to each machine"
+    )
+
+
+def test_a_refusal_of_the_first_process_stops_all(make_trainer, monkeypatch):
+    trainer = make_trainer()
+    monkeypatch.setattr(trainer.accelerator, "gather", lambda mine: torch.cat([mine, ~mine]))
+    with pytest.raises(StateError, match="got a run that is writing to"):
+        trainer.train()
+
+
+def test_where_the_file_system_has_no_locks_a_run_says_so_and_goes_on(tmp_path, monkeypatch, caplog):
+    def refuse(self):
+        raise OSError(37, "No locks available")
+
+    monkeypatch.setattr("filelock.FileLock.acquire", refuse)
+    with alone_in(str(tmp_path)):
+        pass
+    assert f"No lock can be had in {tmp_path} ([Errno 37] No locks available)" in caplog.text
+
+
+def test_a_checkpoint_is_pushed_under_its_name_when_all_is_done(make_trainer, monkeypatch):
+    pushed = []
+    trainer = make_trainer(num_train_epochs=1, save_strategy="steps", save_steps=1, save_total_limit=1)
+    monkeypatch.setattr(trainer.args, "push_to_hub", True)
+    monkeypatch.setattr(
+        "transformers.Trainer._push_from_checkpoint",
+        lambda self, folder: pushed.append(
+            (Path(folder).name, sorted(path.name for path in Path(folder).parent.iterdir()))
+        ),
+    )
+    trainer.train()
+    assert pushed == [(f"checkpoint-{step}", ["_lock", "_scan", f"checkpoint-{step}"]) for step in (1, 2, 3)]
+
+
+def test_a_disk_that_fills_up_at_the_last_file_is_told_like_any_other(make_trainer, monkeypatch):
+    def fail(folder):
+        raise OSError(28, "No space left on device")
+
+    trainer = make_trainer(**STEPS)
+    monkeypatch.setattr(checkpoints, "write_list", fail)
+    with pytest.raises(StateError) as error:
+        trainer.train()
+    folder = Path(trainer.args.output_dir)
+    assert str(error.value) == (
+        f"got checkpoint-1 that could not be written to {folder}: [Errno 28] No space left on device; expected room for "
+        "it, and the right to write; make room, then start again"
+    )
+    assert not (folder / STAGING).exists()
 
 
 def test_the_list_names_every_file(cut):

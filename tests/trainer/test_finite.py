@@ -9,10 +9,7 @@ from fixtures_trainer import furthest, weights_of
 from egup_trainer.errors import NumberError
 from egup_trainer.trainer.checkpoints import last_whole
 
-FIX = (
-    "look at these samples, lower --learning_rate, or train without fp16; no weight took it in, and the last "
-    "checkpoint is from before"
-)
+FIX = "look at these samples, lower --learning_rate, or train without fp16; this step moved no weight"
 
 
 def poisoned(trainer, sample, value=float("nan")):
