@@ -155,8 +155,8 @@ def test_a_disk_that_fills_up_at_the_last_file_is_told_like_any_other(make_train
         trainer.train()
     folder = Path(trainer.args.output_dir)
     assert str(error.value) == (
-        f"got checkpoint-1 that could not be written to {folder}: [Errno 28] No space left on device; expected room for "
-        "it, and the right to write; make room, then start again"
+        f"got checkpoint-1 that could not be written to {folder}: [Errno 28] No space left on device; expected room "
+        "for it, and the right to write; make room, then start again"
     )
     assert not (folder / STAGING).exists()
 
