@@ -7,6 +7,7 @@ from fixtures_trainer import furthest, weights_of
 from test_trainer import StopAt
 
 from egup_trainer.errors import StateError
+from egup_trainer.trainer.checkpoints import write_list
 from egup_trainer.trainer.state import STATE_NAME
 
 PDU = {"objective": "pdu", "pdu_dual_start": 2.0, "pdu_dual_rate": 0.3, "pdu_retain_eps": 1.0}
@@ -70,6 +71,7 @@ def test_a_checkpoint_without_the_multiplier_is_refused(make_plain_trainer):
     trainer.train()
     checkpoint = f"{trainer.args.output_dir}/checkpoint-3"
     Path(checkpoint, STATE_NAME).unlink()
+    write_list(Path(checkpoint))  # as if it had been saved without
     with pytest.raises(StateError) as caught:
         make_plain_trainer(**PDU).train(resume_from_checkpoint=checkpoint)
     assert str(caught.value) == (
