@@ -247,8 +247,7 @@ def test_a_failing_command_leaves_with_code_2_and_no_traceback(tmp_path):
 def test_an_unknown_command_is_answered_with_a_guess(capsys):
     assert main(["unlern"]) == 2
     assert capsys.readouterr().err == (
-        "egup: error: got the unknown command unlern; expected one of unlearn, proxy, evaluate, audit, compare, "
-        "inspect, demo; did you mean unlearn?\n"
+        f"egup: error: got the unknown command unlern; expected one of {', '.join(COMMANDS)}; did you mean unlearn?\n"
     )
 
 
