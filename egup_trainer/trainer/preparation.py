@@ -186,14 +186,21 @@ def disable_dropout(model: nn.Module) -> None:
             module.attention_dropout = 0.0
 
 
+def source_of(model: Any) -> str | None:
+    """The folder or hub id of a model, or of the model that was loaded from there; None if it was made in memory."""
+    if isinstance(model, str | Path):
+        return str(model)
+    return getattr(getattr(model, "config", None), "_name_or_path", None) or None
+
+
 def tokenizer_of(model: Any, args: Any) -> Any:
     """The tokenizer saved with a model, or with the folder or hub id that names it.
 
     Raises:
         ModelError: there is none.
     """
-    name = str(model) if isinstance(model, str | Path) else getattr(getattr(model, "config", None), "_name_or_path", "")
-    if not name:
+    name = source_of(model)
+    if name is None:
         raise ModelError(
             got="no tokenizer, and a model that was not loaded from a folder or hub",
             expected="the model's tokenizer",

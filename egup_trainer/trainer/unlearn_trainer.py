@@ -32,6 +32,7 @@ from egup_trainer.trainer.preparation import (
     prepare_forget_set,
     prepare_model,
     prepare_retain_set,
+    source_of,
     tokenizer_of,
 )
 from egup_trainer.trainer.primal_dual import DualAscent
@@ -61,9 +62,7 @@ class UnlearnTrainer(ModelCards, WholeCheckpoints, StateInCheckpoints, RowLoader
         ConfigError: an option does not fit the model.
 
     Example:
-        >>> # trainer = UnlearnTrainer("my-model", UnlearnConfig("out"), forget_dataset=f, retain_dataset=r)
-        >>> # trainer.train()
-        >>> # trainer.save_model()
+        >>> # UnlearnTrainer("my-model", UnlearnConfig("out"), forget_dataset=f, retain_dataset=r).train()
     """
 
     config_class: type[UnlearnConfig] = UnlearnConfig
@@ -90,6 +89,7 @@ class UnlearnTrainer(ModelCards, WholeCheckpoints, StateInCheckpoints, RowLoader
         pairs = PairDataset(self.forget_rows, self.retain_rows)
         self.pair_sampler = make_pair_sampler(pairs, args.train_batch_size, args)
         eval_rows = prepare_eval_datasets(eval_dataset, tokenizer, args)
+        self.model_source = source_of(model)
         model = prepare_model(model, args, peft_config)
         self.reader = self._make_reader(model, args)
         super().__init__(
