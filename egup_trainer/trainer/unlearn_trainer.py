@@ -19,12 +19,11 @@ from egup_trainer.modeling.outputs import AnswerOutputs
 from egup_trainer.modeling.scan import RowScores, score_rows
 from egup_trainer.trainer.before import ModelBefore
 from egup_trainer.trainer.boundary import refuse_loss_without_boundary
-from egup_trainer.trainer.callbacks import StepHooks
+from egup_trainer.trainer.callbacks import OF_EACH_RUN
 from egup_trainer.trainer.checkpoints import WholeCheckpoints
 from egup_trainer.trainer.config import UnlearnConfig
 from egup_trainer.trainer.finite import refuse_infinite_terms
 from egup_trainer.trainer.loaders import RowLoaders, make_pair_sampler
-from egup_trainer.trainer.movement import WatchMovement
 from egup_trainer.trainer.negation import TaskVectorNegation
 from egup_trainer.trainer.preparation import (
     check_args,
@@ -124,8 +123,8 @@ class UnlearnTrainer(ModelCards, WholeCheckpoints, StateInCheckpoints, RowLoader
             self.callback_handler.callbacks.insert(0, self.negation)
         if self.dual is not None:
             self.add_callback(self.dual)
-        self.add_callback(StepHooks(self))
-        self.add_callback(WatchMovement(self))
+        for kind in OF_EACH_RUN:
+            self.add_callback(kind(self))
 
     def _has_boundary(self, args: UnlearnConfig) -> bool:
         return False
