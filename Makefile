@@ -2,7 +2,7 @@
 PYTHON ?= python3.11
 BIN := .venv/bin
 
-.PHONY: demo test test-deepspeed check lint clean
+.PHONY: demo test test-deepspeed test-oldest release-check check lint clean
 
 demo: .venv/installed
 	$(BIN)/egup demo --output_dir demo_output
@@ -18,6 +18,23 @@ test-deepspeed: .venv/installed-test $(DEEPSPEED)
 $(DEEPSPEED): # apart from .venv, and without what only its GPU side needs
 	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --target $@ \
 		deepspeed==0.19.8 hjson py-cpuinfo msgpack einops
+
+test-oldest: .venv-oldest/installed # the lowest versions that setup.cfg allows
+	.venv-oldest/bin/python -m pytest -n auto --dist loadfile
+
+.venv-oldest/installed: setup.cfg constraints-oldest.txt
+	$(PYTHON) -m venv .venv-oldest
+	.venv-oldest/bin/pip install --quiet --disable-pip-version-check --constraint constraints-oldest.txt \
+		--editable ".[test]"
+	touch $@
+
+RELEASE := build/release
+release-check: .venv/installed-test # what a user gets: wheel and sdist, installed apart, the demo from there
+	rm -rf dist $(RELEASE)
+	$(BIN)/python -m build --outdir dist
+	$(PYTHON) -m venv $(RELEASE)
+	$(RELEASE)/bin/pip install --quiet --disable-pip-version-check --constraint constraints.txt dist/*.whl
+	cd $(RELEASE) && bin/egup demo --output_dir demo_output
 
 check: lint .venv/installed-check
 	$(BIN)/bandit --quiet --configfile pyproject.toml --recursive egup_trainer benchmarks setup.py
@@ -41,4 +58,4 @@ lint: .venv/installed-test
 	touch $@
 
 clean:
-	rm -rf .venv build dist demo_output *.egg-info .pytest_cache .ruff_cache
+	rm -rf .venv .venv-oldest build dist demo_output *.egg-info .pytest_cache .ruff_cache
