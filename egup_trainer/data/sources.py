@@ -1,5 +1,6 @@
 """Where rows come from: files, folders, hub ids, TOFU by name, or a `datasets.Dataset` -> typed rows."""
 
+import os
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
@@ -171,7 +172,7 @@ def read_source(source: str, data_dir: str | Path | None = None) -> list[Record]
     if source.startswith("tofu:"):
         return _read_tofu(source.removeprefix("tofu:"), data_dir)
     path = Path(source)
-    if path.exists() or path.suffix.lower() in READERS or not _HUB_ID.fullmatch(source):
+    if os.path.exists(path) or path.suffix.lower() in READERS or not _HUB_ID.fullmatch(source):
         return read_records(path)
     hub_id, _, rest = source.partition(":")
     config, _, split = rest.partition(":")
