@@ -55,8 +55,13 @@ def make_suite(
     data_dir: str | None,
     template: Any,
     max_length: int,
+    option: str = "suite",
 ) -> Any:
     """The suite that the flags name.
+
+    Args:
+        suite: its name, as given by the flag `option`.
+        args, forget, retain, data_dir, template, max_length: its rows, and how they are written.
 
     Raises:
         ConfigError: a flag that the suite needs is missing, or one is given that it does not read.
@@ -67,7 +72,7 @@ def make_suite(
     from egup_trainer.evaluation.suites.muse import MuseCorpus, muse_suite
     from egup_trainer.evaluation.suites.tofu import tofu_suite
 
-    name = choose(SuiteName, suite, "suite")
+    name = choose(SuiteName, suite, option)
     _check_flags(name, {**vars(args), "forget": forget, "retain": retain})
     check_range(args, ("max_new_tokens",), low=1, whole=True)
     new_tokens = args.max_new_tokens or _NEW_TOKENS

@@ -6,10 +6,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from egup_trainer.cli.common import one_line_errors, parse, quiet_libraries, require
+from egup_trainer.cli.common import check_output_dir, one_line_errors, parse, quiet_libraries, require
 from egup_trainer.cli.proxy import AUTO, auto_proxies
 from egup_trainer.cli.suites import MAX_LENGTH, SuiteArguments, SuiteName, make_suite
-from egup_trainer.errors import ConfigError, StateError
+from egup_trainer.errors import ConfigError, StateError, did_you_mean
 
 _SOURCES = "a file (.jsonl, .json, .csv, .parquet), a saved dataset, tofu:NAME, or a hub id owner/name[:config[:split]]"
 
@@ -64,6 +64,7 @@ def _check(row_args: RowArguments, config: Any, model_config: Any) -> None:
     from dataclasses import fields
 
     require("unlearn", model_name_or_path=model_config.model_name_or_path, forget=row_args.forget)
+    check_output_dir(config.output_dir)
     for option in fields(model_config):
         unused = option.name.startswith("lora_") and not model_config.use_peft
         if unused and getattr(model_config, option.name) != option.default:
@@ -93,6 +94,8 @@ def _make_trainer(row_args: RowArguments, config: Any, model_config: Any) -> tup
         **(config.model_init_kwargs or {}),
     }
     suite = _suite(row_args, config)
+    retrained = None if row_args.retrained is None else read_evaluation(row_args.retrained)
+    _check_best(config, suite, retrained)
     if suite is not None and "eval_dataset" not in rows:  # a Trainer evaluates only with rows of its own
         chosen = next((each for each in suite.row_sets if each.name == "retain"), suite.row_sets[0])
         rows["eval_dataset"] = [Row(row.prompt, row.answer) for row in chosen.rows]
@@ -101,7 +104,6 @@ def _make_trainer(row_args: RowArguments, config: Any, model_config: Any) -> tup
             model_config.model_name_or_path, config, peft_config=get_peft_config(model_config), **rows
         )
     if suite is not None:
-        retrained = None if row_args.retrained is None else read_evaluation(row_args.retrained)
         trainer.add_callback(SuiteCallback(trainer, suite, retrained=retrained))
     sets = {"forget": trainer.forget_rows, "retain": trainer.retain_rows, "proxy": trainer.proxy_rows}
     probabilities = ProbabilityCallback(trainer, {name: rows for name, rows in sets.items() if rows is not None})
@@ -131,7 +133,25 @@ def _suite(row_args: RowArguments, config: Any) -> Any:
         data_dir=row_args.data_dir,
         template=config.template,
         max_length=MAX_LENGTH,
+        option="eval_suite",
     )
+
+
+def _check_best(config: Any, suite: Any, retrained: Any) -> None:
+    """Raises `ConfigError` for a metric to choose by that no evaluation is going to have."""
+    from egup_trainer.evaluation.suites.plan import metric_names
+
+    if config.metric_for_best_model is None:
+        return
+    names = [] if suite is None else metric_names(suite)
+    known = ["loss", *names, *(f"{name}_distance" for name in names if retrained is not None)]
+    if config.metric_for_best_model.removeprefix("eval_") not in known:
+        listed = "loss, or a metric of the suite" if names else "loss, unless there is an --eval_suite"
+        raise ConfigError(
+            got=f"metric_for_best_model={config.metric_for_best_model}",
+            expected=listed,
+            fix=did_you_mean(config.metric_for_best_model, known, "set --metric_for_best_model"),
+        )
 
 
 def _resume_from(config: Any) -> Any:

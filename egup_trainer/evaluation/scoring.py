@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from egup_trainer.data.collator import RowCollator
 from egup_trainer.data.tokenization import RowDataset
+from egup_trainer.errors import check_layer, check_range
 from egup_trainer.evaluation.generation import generate
 from egup_trainer.evaluation.gradients import gradient_norms
 from egup_trainer.evaluation.rows import RowSet, Text, TextKind, texts_of
@@ -28,12 +29,19 @@ class ScoringOptions:
         feature_layer: layer that features are read from: a share of the depth, or an index.
         with_gradient_norms: whether the gradient norm of each member and non-member is computed: a backward pass each.
         progress: whether to show progress bars.
+
+    Raises:
+        ConfigError: a number is out of its range.
     """
 
     batch_size: int = 16
     feature_layer: float = 0.5
     with_gradient_norms: bool = False
     progress: bool = True
+
+    def __post_init__(self) -> None:
+        check_range(self, ("batch_size",), low=1, whole=True)
+        check_layer(self, "feature_layer")
 
 
 def score_sets(
