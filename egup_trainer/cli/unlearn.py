@@ -78,6 +78,9 @@ def _make_trainer(row_args: RowArguments, config: Any, model_config: Any) -> tup
     from egup_trainer.data.sources import load_rows
     from egup_trainer.evaluation.callback import SuiteCallback
     from egup_trainer.evaluation.evaluation import read_evaluation
+    from egup_trainer.evaluation.relative import check_relations
+    from egup_trainer.evaluation.run import plan_of
+    from egup_trainer.evaluation.scoring import ScoringOptions
     from egup_trainer.modeling.loading import model_init_kwargs
     from egup_trainer.trainer.callbacks import ProbabilityCallback
     from egup_trainer.trainer.egup_trainer import EGUPTrainer
@@ -95,6 +98,8 @@ def _make_trainer(row_args: RowArguments, config: Any, model_config: Any) -> tup
     }
     suite = _suite(row_args, config)
     retrained = None if row_args.retrained is None else read_evaluation(row_args.retrained)
+    if suite is not None and retrained is not None:
+        check_relations(plan_of(suite, ScoringOptions(), "the model in training"), retrained=retrained)
     _check_best(config, suite, retrained)
     if suite is not None and "eval_dataset" not in rows:  # a Trainer evaluates only with rows of its own
         chosen = next((each for each in suite.row_sets if each.name == "retain"), suite.row_sets[0])
