@@ -1,12 +1,17 @@
 """What every case of bad input is held to: one line that helps, code 2, and nothing else printed or written."""
 
+import io
 import json
+import re
 import shutil
 from pathlib import Path
 
+import pyarrow
+import pyarrow.parquet
 import pytest
 from accelerate.state import AcceleratorState
 from conftest import make_tiny_model, qa_rows
+from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
 from egup_trainer.cli.main import main
 
@@ -48,6 +53,18 @@ def save(model, tokenizer, folder: Path) -> Path:
 def json_lines(records) -> str:
     """One JSON object a line."""
     return "".join(json.dumps(record) + "\n" for record in records)
+
+
+def csv_of(records, end: str = "\n", mark: str = "") -> str:
+    """Questions and answers as CSV, each line with that end, after a byte-order mark or the like."""
+    return mark + "".join(f'"{a}","{b}"{end}' for a, b in [("question", "answer"), *(r.values() for r in records)])
+
+
+def parquet(table: pyarrow.Table) -> bytes:
+    """A table as a Parquet file."""
+    stream = io.BytesIO()
+    pyarrow.parquet.write_table(table, stream)
+    return stream.getvalue()
 
 
 def write(path: Path, content: str | bytes) -> Path:
@@ -100,11 +117,23 @@ def assert_refused(words: list[str], folder: Path, capsys, says: str, loads_a_mo
     assert (code, len(lines)) == (2, 1), streams.err
     start = f"egup {words[0]}: error: got "
     assert lines[0].startswith(start)
-    got, expected, fix = lines[0].removeprefix(start).split("; ", maxsplit=2)
-    assert expected.startswith("expected ")
-    assert got
-    assert fix
+    assert re.fullmatch(r".+; expected .+; .+", lines[0])
     assert " ".join(says.split()) in lines[0]
     assert SECRET not in streams.err
     assert streams.out == ""
     assert sorted(folder.rglob("*")) == before
+
+
+def tokenizer_with(folder: Path, **changes) -> None:
+    """Changes the tokenizer that is saved in the folder."""
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    for name, value in changes.items():
+        setattr(tokenizer, name, value)
+    tokenizer.save_pretrained(folder)
+
+
+def smaller_vocabulary(folder: Path) -> None:
+    """Puts a model into the folder that does not know all tokens of the tokenizer there."""
+    config = LlamaConfig.from_pretrained(folder)
+    config.vocab_size = 300
+    save(LlamaForCausalLM(config), AutoTokenizer.from_pretrained(folder), folder)

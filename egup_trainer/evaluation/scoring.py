@@ -17,7 +17,7 @@ from egup_trainer.evaluation.rows import RowSet, Text, TextKind, texts_of
 from egup_trainer.evaluation.scores import SampleScores, SetScores
 from egup_trainer.evaluation.token_numbers import GatheredNumbers, TokenNumbers
 from egup_trainer.modeling.batches import autocast_of, deal_batches, device_of, is_first, merge_processes
-from egup_trainer.modeling.forward import AnswerReader, check_positions
+from egup_trainer.modeling.forward import AnswerReader, check_positions, check_token_ids
 
 
 @dataclass(frozen=True)
@@ -62,6 +62,7 @@ def score_sets(
     texts, dataset = texts_of(row_sets, tokenizer, options.progress and is_first(accelerator))
     scoring = _Scoring(model, tokenizer, options, accelerator, texts, dataset)
     check_positions(scoring.bare, max(map(len, dataset.rows)), "a text", "lower --max_length")
+    check_token_ids(scoring.bare, dataset.rows, "the rows")
     members = _answers(texts, [each for each in row_sets if each.with_membership])
     featured = _answers(texts, [each for each in row_sets if each.with_features])
     norms, numbers = scoring.numbers(members, featured)

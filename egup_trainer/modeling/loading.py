@@ -1,9 +1,22 @@
 """Model and tokenizer from a path or hub id, with LoRA and 4-bit, from TRL's `ModelConfig`."""
 
+import pickle
 from pathlib import Path
 from typing import Any
 
 from egup_trainer.errors import ModelError
+
+# What libraries raise for files that are missing, broken or of another model (RuntimeError: sizes that do not fit).
+_OF_FILES = (
+    OSError,
+    ValueError,
+    KeyError,
+    TypeError,
+    AttributeError,
+    ImportError,
+    RuntimeError,
+    pickle.UnpicklingError,
+)
 
 
 def load_tokenizer(name_or_path: str, *, trust_remote_code: bool = False, revision: str = "main") -> Any:
@@ -30,10 +43,20 @@ def load_model(name_or_path: str, **model_init_kwargs: Any) -> Any:
     from peft import AutoPeftModelForCausalLM
     from transformers import AutoModelForCausalLM
 
-    kwargs = {"dtype": "float32", **model_init_kwargs}
+    # Without a word on remote code, transformers asks the user at the terminal.
+    kwargs = {"dtype": "float32", "trust_remote_code": False, **model_init_kwargs}
     if (Path(name_or_path) / "adapter_config.json").is_file():
         return _load(AutoPeftModelForCausalLM, "adapter", name_or_path, is_trainable=True, **kwargs)
-    return _load(AutoModelForCausalLM, "causal language model", name_or_path, **kwargs)
+    what = "causal language model"
+    model, found = _load(AutoModelForCausalLM, what, name_or_path, output_loading_info=True, **kwargs)
+    if found["missing_keys"]:  # transformers fills them with random numbers
+        raise ModelError(
+            got=f"{name_or_path}, whose weights lack {len(found['missing_keys'])} of those that {type(model).__name__} "
+            f"has, such as {min(found['missing_keys'])}",
+            expected=f"all weights of a {what}",
+            fix="save the model again, or name another one",
+        )
+    return model
 
 
 def model_init_kwargs(model_config: Any, use_cpu: bool = False) -> dict[str, Any]:
@@ -103,11 +126,15 @@ def add_adapter(model: Any, peft_config: Any) -> Any:
 def _load(auto_class: Any, what: str, name_or_path: str, **kwargs: Any) -> Any:
     if name_or_path.startswith((".", "/")) and not Path(name_or_path).is_dir():
         raise ModelError(got=f"no folder at {name_or_path}", expected=f"a saved {what}", fix="check the path")
+    from huggingface_hub.errors import StrictDataclassError
     from safetensors import SafetensorError
+    from torch import OutOfMemoryError
 
     try:
         return auto_class.from_pretrained(name_or_path, **kwargs)
-    except (OSError, ValueError, KeyError, ImportError, SafetensorError) as error:
+    except OutOfMemoryError:
+        raise
+    except (*_OF_FILES, StrictDataclassError, SafetensorError) as error:
         raise ModelError(
             got=f"{name_or_path}, from which no {what} could be loaded ({_first_line(error)})",
             expected=f"a local folder or hub id of a {what}",
@@ -116,4 +143,6 @@ def _load(auto_class: Any, what: str, name_or_path: str, **kwargs: Any) -> Any:
 
 
 def _first_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+    """What an error says first; a heading alone says nothing."""
+    first, *rest = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
+    return f"{first} {rest[0]}" if first.endswith(":") and rest else first
