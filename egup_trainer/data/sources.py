@@ -56,6 +56,24 @@ def load_rows(source: str | Path | Iterable[Mapping | Row], data_dir: str | Path
     ]
 
 
+def check_apart(forget: Iterable[Row], **others: Iterable[Row] | None) -> None:
+    """Raises `DataError` if a forget row, prompt and answer, stands in another set, which is then no yardstick for it.
+
+    Args:
+        others: rows by the name of their set.
+    """
+    places = {(row.prompt, row.answer): number for number, row in enumerate(forget)}
+    for name, rows in others.items():
+        for number, row in enumerate(rows or ()):
+            place = places.get((row.prompt, row.answer))
+            if place is not None:
+                raise DataError(
+                    got=f"a row in both sets: row {place} of the forget set is row {number} of the {name} set",
+                    expected=f"no row (prompt and answer) in both the forget set and the {name} set",
+                    fix="remove it from one of them",
+                )
+
+
 def to_row(record: Mapping, source: str, number: int) -> Row:
     """One record of any supported layout -> `Row`; `source` and `number` are for error messages only."""
     if not isinstance(record, Mapping):

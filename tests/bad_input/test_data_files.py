@@ -1,18 +1,23 @@
-"""Files of rows that cannot be used are refused in one line before a model is loaded; odd but sound ones are read."""
+"""Files of rows that cannot be used are refused in one line before a model is loaded."""
 
 import gzip
-import io
 import json
-import math
-import re
 
 import datasets
 import pyarrow
 import pyarrow.parquet
 import pytest
-from fixtures_bad_input import ROWS, SECRET, assert_refused, json_lines, source_flags, unlearn_words, write
-
-from egup_trainer.cli.main import main
+from fixtures_bad_input import (
+    ROWS,
+    SECRET,
+    assert_refused,
+    csv_of,
+    json_lines,
+    parquet,
+    source_flags,
+    unlearn_words,
+    write,
+)
 
 pytestmark = pytest.mark.usefixtures("fresh_accelerate")
 
@@ -21,21 +26,11 @@ LINES = json_lines(ROWS["forget"])
 ACCENTED = json.dumps({"question": f"Zoë? {SECRET}", "answer": "é"}, ensure_ascii=False)
 
 
-def parquet(table: pyarrow.Table) -> bytes:
-    stream = io.BytesIO()
-    pyarrow.parquet.write_table(table, stream)
-    return stream.getvalue()
-
-
 def not_utf8_parquet() -> bytes:
     """A column that says it is text, and is not."""
     broken = pyarrow.array([b"\xff\xfe"]).cast(pyarrow.binary())
     text = pyarrow.Array.from_buffers(pyarrow.string(), 1, broken.buffers())
     return parquet(pyarrow.table({"question": text, "answer": text}))
-
-
-def csv_of(records, end="\n", mark="") -> str:
-    return mark + "".join(f'"{a}","{b}"{end}' for a, b in [("question", "answer"), *(r.values() for r in records)])
 
 
 def one(**record) -> str:
@@ -217,6 +212,16 @@ def test_the_other_commands_read_rows_alike(no_weights, tmp_path, capsys, comman
     assert_refused(words, tmp_path, capsys, f"got a int as answer in row 1 of {path}; expected text; fill in or remove")
 
 
+@pytest.mark.parametrize("command", ["evaluate", "audit"])
+@pytest.mark.parametrize("name", ["retain", "holdout"])
+def test_a_forget_row_in_another_set_is_refused_by_what_measures(no_weights, tmp_path, capsys, command, name):
+    twin = write(tmp_path / "twin.jsonl", json_lines([GOOD, ROWS["forget"][5]]))
+    words = [command, "--model_name_or_path", str(no_weights), *source_flags(tmp_path, proxy=None, **{name: twin})]
+    words += ["--output", str(tmp_path / "o.json"), "--use_cpu", *(["--suite", "custom"] * (command == "evaluate"))]
+    says = f"got a row in both sets: row 5 of the forget set is row 1 of the {name} set; expected no row (prompt and"
+    assert_refused(words, tmp_path, capsys, says)
+
+
 @pytest.mark.parametrize(
     ("content", "says"),
     [
@@ -230,63 +235,3 @@ def test_refusals_that_cannot_be_used_are_refused(no_weights, tmp_path, capsys, 
     words = [*unlearn_words(no_weights, tmp_path / "out"), *source_flags(tmp_path)]
     words += ["--objective", "dpo", "--no_proxy_constraint", "--idk_answers", str(path)]
     assert_refused(words, tmp_path, capsys, says.format(path=path))
-
-
-# Files that are odd, and read
-
-
-def shown(model, path, capsys, *flags) -> str:
-    """What `egup inspect` prints of the file's rows."""
-    assert main(["inspect", "--model_name_or_path", str(model), "--forget", str(path), *flags]) == 0
-    return capsys.readouterr().out
-
-
-ACCEPTED = {
-    "byte-order mark": ("a.jsonl", "\ufeff" + LINES),
-    "byte-order mark in csv": ("a.csv", csv_of(ROWS["forget"], mark="\ufeff")),
-    "empty lines between": ("a.jsonl", "\n\n" + LINES.replace("\n", "\n \n")),
-    "Windows newlines": ("a.jsonl", LINES.replace("\n", "\r\n")),
-    "mixed newlines": ("a.jsonl", LINES.replace("\n", "\r\n", 3)),
-    "mixed newlines in csv": ("a.csv", csv_of(ROWS["forget"][:3], "\r\n") + csv_of(ROWS["forget"]).split("\n", 4)[4]),
-    "old newlines in csv": ("a.csv", csv_of(ROWS["forget"], "\r")),
-    "no newline at the end": ("a.jsonl", LINES.rstrip("\n")),
-    "lines named json": ("a.json", LINES),
-    "a list over lines": ("a.json", json.dumps(ROWS["forget"], indent=2)),
-    "capital letters": ("a.JSONL", LINES),
-    "other columns": ("a.jsonl", json_lines([{**row, "id": 3, "note": None} for row in ROWS["forget"]])),
-    "another file's columns": ("a.parquet", parquet(pyarrow.Table.from_pylist(ROWS["forget"]))),
-}
-
-
-@pytest.mark.parametrize("name", ACCEPTED)
-def test_an_odd_file_gives_the_same_rows(no_weights, tmp_path, capsys, name):
-    file, content = ACCEPTED[name]
-    plain = shown(no_weights, write(tmp_path / "plain.jsonl", LINES), capsys)
-    assert plain.startswith("rows: 8   samples: 8   cut: 0")
-    assert shown(no_weights, write(tmp_path / file, content), capsys) == plain
-
-
-def test_rows_that_are_there_twice_count_twice(no_weights, tmp_path, capsys):
-    path = write(tmp_path / "twice.jsonl", LINES + LINES)
-    assert shown(no_weights, path, capsys).startswith("rows: 16   samples: 16   cut: 0")
-
-
-def test_a_control_character_that_is_escaped_is_text(no_weights, tmp_path, capsys):
-    path = write(tmp_path / "bell.jsonl", json_lines([{"question": "a\x00b", "answer": "c\x07d"}]))
-    printed = shown(no_weights, path, capsys)
-    assert repr("Question: a\x00b\nAnswer: ") in printed
-    assert repr("c\x07d<eos>") in printed
-
-
-def test_a_huge_text_is_split_and_scored_whole(no_weights, tmp_path, capsys):
-    path = write(tmp_path / "book.jsonl", json_lines([{"text": "Where does Ada live? " * 2000}]))
-    printed = shown(no_weights, path, capsys, "--max_length", "512")
-    found = re.match(r"rows: 1   samples: (\d+)   cut: 0\ntokens a sample: mean ([\d.]+), most 512", printed)
-    samples = int(found[1])
-    assert samples > 20
-    assert samples == math.ceil((samples * float(found[2]) - samples) / 511)  # neighbours share one token
-
-
-def test_a_huge_answer_is_cut_and_said_to_be(no_weights, tmp_path, capsys):
-    path = write(tmp_path / "long.jsonl", one(answer="Here, and there. " * 5000))
-    assert shown(no_weights, path, capsys).startswith("rows: 2   samples: 2   cut: 1\n")
