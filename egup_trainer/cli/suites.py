@@ -65,9 +65,9 @@ def make_suite(
 
     Raises:
         ConfigError: a flag that the suite needs is missing, or one is given that it does not read.
-        DataError: rows cannot be read.
+        DataError: rows cannot be read, or a forget row of suite custom stands in another set.
     """
-    from egup_trainer.data.sources import load_rows
+    from egup_trainer.data.sources import check_apart, load_rows
     from egup_trainer.evaluation.suites.custom import custom_suite
     from egup_trainer.evaluation.suites.muse import MuseCorpus, muse_suite
     from egup_trainer.evaluation.suites.tofu import tofu_suite
@@ -85,6 +85,7 @@ def make_suite(
         for part, source in (("forget", forget), ("retain", retain), ("holdout", args.holdout))
         if source is not None
     }
+    check_apart(**rows)
     return custom_suite(**rows, template=template, max_length=max_length, max_new_tokens=new_tokens)
 
 

@@ -4,7 +4,6 @@ from functools import partial
 from typing import Any
 
 from egup_trainer.data.schema import Row
-from egup_trainer.data.sources import check_apart
 from egup_trainer.data.tokenization import Template
 from egup_trainer.evaluation.memorization import TOFU_ROUGE
 from egup_trainer.evaluation.rows import Generation, RowSet
@@ -34,11 +33,7 @@ def custom_suite(
         template: markers for tokenizers without a chat template.
         max_length: most tokens in a text.
         max_new_tokens: most tokens in a generation.
-
-    Raises:
-        DataError: a forget row is a retain or a holdout row, too.
     """
-    check_apart(forget, retain=retain, holdout=holdout)
     shared: dict[str, Any] = {"template": template or Template(), "max_length": max_length}
     generation, members = Generation(max_new_tokens), holdout is not None
     row_sets = [
