@@ -1,5 +1,7 @@
 """The errors a user can meet: one line that says what was got, what is expected and what to do."""
 
+from collections.abc import Iterable
+from difflib import get_close_matches
 from enum import Enum
 from functools import partial
 from typing import Any, TypeVar
@@ -51,6 +53,17 @@ class StateError(EgupError):
     """A saved file does not belong to this run, or a folder cannot be written to."""
 
 
+def did_you_mean(name: Any, known: Iterable[str], otherwise: str) -> str:
+    """What to do about an unknown name: the known one that it looks like, as a question, or else `otherwise`.
+
+    Example:
+        >>> did_you_mean("npoo", ["npo", "rmu"], "set --objective"), did_you_mean("x", ["npo"], "set --objective")
+        ('did you mean npo?', 'set --objective')
+    """
+    close = get_close_matches(str(name), list(known), n=1)
+    return f"did you mean {close[0]}?" if close else otherwise
+
+
 def choose(choices: type[_Choice], value: Any, name: str) -> _Choice:
     """The member of an enumeration that an option's value names.
 
@@ -60,8 +73,12 @@ def choose(choices: type[_Choice], value: Any, name: str) -> _Choice:
     try:
         return choices(value)
     except ValueError:
-        allowed = ", ".join(choice.value for choice in choices)
-        raise ConfigError(got=f"{name}={value!r}", expected=f"one of {allowed}", fix=f"set --{name}") from None
+        allowed = [choice.value for choice in choices]
+        raise ConfigError(
+            got=f"{name}={value!r}",
+            expected=f"one of {', '.join(allowed)}",
+            fix=did_you_mean(value, allowed, f"set --{name}"),
+        ) from None
 
 
 def check_range(
@@ -72,15 +89,33 @@ def check_range(
     low_is_allowed: bool = True,
     whole: bool = False,
 ) -> None:
-    """Raises `ConfigError` if one of the named values, None apart, is not a number in the range."""
+    """Raises `ConfigError` if one of the named values is not a number in the range, nor None where that is its default.
+
+    Args:
+        config: an object of a dataclass.
+    """
     for name in names:
         value = getattr(config, name)
-        fits = isinstance(value, int if whole else int | float)
-        if value is None or (fits and low <= value <= high and value < _INFINITY and (low_is_allowed or value > low)):
+        fits = isinstance(value, int if whole else int | float) and not isinstance(value, bool)
+        may_lack = getattr(type(config), name, None) is None
+        if (value is None and may_lack) or (
+            fits and low <= value <= high and value < _INFINITY and (low_is_allowed or value > low)
+        ):
             continue
         bound = f"a {'whole ' if whole else ''}number {'of at least' if low_is_allowed else 'above'} {low:g}"
         upper = f" and at most {high:g}" if high < _INFINITY else ""
         raise ConfigError(got=f"{name}={value}", expected=bound + upper, fix=f"set --{name}")
+
+
+def check_layer(config: Any, *names: str) -> None:
+    """Raises `ConfigError` if one of the named values names a layer in no model; whether a model has it shows later."""
+    for name in names:
+        value = getattr(config, name)
+        is_number = isinstance(value, int | float) and not isinstance(value, bool)
+        if not is_number or not (0 < value < 1 or value % 1 == 0):
+            raise ConfigError(
+                got=f"{name}={value}", expected="a fraction between 0 and 1, or a whole number", fix=f"set --{name}"
+            )
 
 
 def read_number_or_auto(name: str, value: Any) -> float | str:

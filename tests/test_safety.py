@@ -15,6 +15,8 @@ def faults(code: str) -> list[str]:
     """What a file does that it must not, by line."""
     found = []
     for node in ast.walk(ast.parse(code)):
+        if ast.unparse(node) == "from pickle import UnpicklingError":  # what torch raises where it refuses to unpickle
+            continue
         if isinstance(node, ast.Import | ast.ImportFrom):
             names = [node.module or ""] if isinstance(node, ast.ImportFrom) else [each.name for each in node.names]
             found += [f"{node.lineno}: import {name}" for name in names if name.split(".")[0] in FORBIDDEN_IMPORTS]
@@ -39,6 +41,7 @@ def test_no_file_opens_a_door(path):
     [
         "import pickle",
         "from dill import loads",
+        "from pickle import UnpicklingError, loads",
         "torch.load(path)",
         "torch.load(path, weights_only=False)",
         "load(name, trust_remote_code=True)",
@@ -51,7 +54,14 @@ def test_the_rule_itself(code):
     assert len(faults(code)) == 1
 
 
-def test_the_rule_lets_through_what_is_safe():
-    assert (
-        faults("torch.load(path, weights_only=True)\nload(name, trust_remote_code=asked)\nyaml.safe_load(text)") == []
-    )
+@pytest.mark.parametrize(
+    "code",
+    [
+        "from pickle import UnpicklingError",
+        "torch.load(path, weights_only=True)",
+        "load(name, trust_remote_code=asked)",
+        "yaml.safe_load(text)",
+    ],
+)
+def test_the_rule_lets_through_what_is_safe(code):
+    assert faults(code) == []

@@ -17,6 +17,7 @@ from egup_trainer.evaluation.evaluation import (
     write_private,
 )
 from egup_trainer.evaluation.metric import Metric
+from egup_trainer.evaluation.typed import check_types
 
 SCHEMA_VERSION = 1
 _KIND = "egup_trainer audit"
@@ -94,8 +95,10 @@ class Audit:
         """
         document = read_document(Path(path), _KIND, SCHEMA_VERSION, "audit")
         try:
-            return _audit(document)
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            audit = _audit(document)
+            check_types(audit)
+            return audit
+        except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
             raise DataError(
                 got=f"{path}, whose contents do not fit the format ({type(error).__name__})",
                 expected=f"results as `egup audit` writes them, version {SCHEMA_VERSION}",
@@ -141,7 +144,7 @@ def _record(audit: Audit) -> dict[str, Any]:
 
 def _audit(document: Mapping[str, Any]) -> Audit:
     return Audit(
-        name=str(document["name"]),
+        name=document["name"],
         sets={name: SetFacts(**facts) for name, facts in document["sets"].items()},
         settings=dict(document["settings"]),
         findings={Attack(name): _finding(record) for name, record in document["findings"].items()},
@@ -153,6 +156,6 @@ def _audit(document: Mapping[str, Any]) -> Audit:
 def _finding(record: Mapping[str, Any]) -> Finding:
     return Finding(
         {name: metric_of(metric) for name, metric in record["metrics"].items()},
-        {name: [(int(step), float(value)) for step, value in curve] for name, curve in record["curves"].items()},
+        {name: [(step, value) for step, value in curve] for name, curve in record["curves"].items()},
         record["reason"],
     )

@@ -2,12 +2,11 @@
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from difflib import get_close_matches
 from enum import Enum
 from typing import Any
 
 from egup_trainer.data.tokenization import Template
-from egup_trainer.errors import ConfigError, check_range
+from egup_trainer.errors import ConfigError, check_range, did_you_mean
 
 
 class Attack(str, Enum):
@@ -39,11 +38,10 @@ def attacks_named(names: Iterable[str]) -> tuple[Attack, ...]:
     wanted = list(names)
     for name in wanted:
         if name not in known:
-            close = get_close_matches(name, known, n=1)
             raise ConfigError(
                 got=f"the unknown attack {name}",
                 expected=f"attacks among {', '.join(known)}",
-                fix=f"did you mean {close[0]}?" if close else "set --attacks",
+                fix=did_you_mean(name, known, "set --attacks"),
             )
     if not wanted:
         raise ConfigError(got="no attack", expected=f"some of {', '.join(known)}", fix="set --attacks")

@@ -14,6 +14,7 @@ from egup_trainer.data.tokenization import RowDataset, tokenize
 from egup_trainer.evaluation.rows import RowSet
 from egup_trainer.evaluation.scores import SetScores
 from egup_trainer.evaluation.scoring import ScoringOptions, score_sets
+from egup_trainer.modeling.forward import check_token_ids
 
 
 @dataclass(frozen=True)
@@ -51,7 +52,7 @@ class Target:
 
     def tokenized(self, rows: Sequence[Row], name: str, numbers: Sequence[int] | None = None) -> RowDataset:
         """Rows with their first answer alone, tokenized."""
-        return tokenize(
+        dataset = tokenize(
             [Row(row.prompt, row.answer) for row in rows],
             self.tokenizer,
             name=name,
@@ -59,6 +60,8 @@ class Target:
             template=self.options.template,
             numbers=numbers,
         )
+        check_token_ids(self.model, dataset.rows, f"the {name}")
+        return dataset
 
 
 def draw_rows(count: int, of: int, seed: int) -> list[int]:

@@ -1,16 +1,16 @@
 """What the commands share: quiet libraries, and parsing with errors that fit on a line."""
 
+import argparse
 import logging
 import os
 import warnings
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, fields
-from difflib import get_close_matches
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, NoReturn, get_type_hints
 
-from egup_trainer.errors import ConfigError, EgupError
+from egup_trainer.errors import ConfigError, EgupError, did_you_mean
 
 
 def quiet_libraries() -> None:
@@ -62,10 +62,19 @@ def require(command: str, **given: Any) -> None:
 @contextmanager
 def one_line_errors() -> Iterator[None]:
     """Turns what the libraries' own checks of options raise into a `ConfigError`."""
+    from yaml import YAMLError
+
     try:
         yield
     except EgupError:
         raise
+    except YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        raise ConfigError(
+            got=f"a --config file that is not YAML{'' if mark is None else f' (line {mark.line + 1})'}",
+            expected="lines such as `objective: npo`",
+            fix="repair the file",
+        ) from error
     except (ValueError, TypeError, OSError, ImportError) as error:
         first_line = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise ConfigError(
@@ -101,6 +110,23 @@ def check_output(path: Path, suffix: str, read: Iterable[str | Path | None] = ()
         )
 
 
+def check_output_dir(path: str | Path | None) -> None:
+    """Refuses an output folder that cannot be made, before any work is done for it.
+
+    Raises:
+        ConfigError: there is a file of that name, or on the way to it.
+    """
+    if (
+        path is not None
+        and not next(each for each in (Path(path), *Path(path).absolute().parents) if each.exists()).is_dir()
+    ):
+        raise ConfigError(
+            got=f"--output_dir {path}, which is no folder and cannot become one",
+            expected="a folder that is there or can be made",
+            fix="choose another --output_dir",
+        )
+
+
 def refuse_lora_flags(model_config: Any) -> None:
     """Raises `ConfigError` for a flag that describes a new adapter, where a model is loaded to be measured."""
     for option in fields(model_config):
@@ -123,28 +149,85 @@ def load_on_device(name: str, model_config: Any, accelerator: Any) -> Any:
     return model if kwargs.get("quantization_config") else model.to(accelerator.device)
 
 
-def parse(command: str, dataclasses: list[type], argv: list[str]) -> tuple[Any, ...]:
-    """Flags and an optional `--config FILE.yaml` -> one object for each dataclass; flags win over the file.
+class OneLineParser(argparse.ArgumentParser):
+    """A parser whose errors are a `ConfigError`, with a guess at what was meant.
 
     Raises:
         ConfigError: a flag is unknown, lacks its value or has one that does not fit.
     """
+
+    def error(self, message: str) -> NoReturn:
+        """What argparse has to say of a flag."""
+        raise ConfigError(got=message, expected="flags as shown by --help", fix=f"see `{self.prog} --help`")
+
+    def refuse_unknown(self, words: list[str], also_known: Iterable[str] = ()) -> None:
+        """Raises for words that the parser had no use for."""
+        if not words:
+            return
+        flag = next((word for word in words if word.startswith("-")), words[0]).partition("=")[0]
+        known = [*also_known, *(option for action in self._actions for option in action.option_strings)]
+        raise ConfigError(
+            got=f"the unknown flag {flag}",
+            expected=f"a flag of `{self.prog} --help`",
+            fix=did_you_mean(flag, known, "remove it"),
+        )
+
+    def _check_value(self, action: argparse.Action, value: Any) -> None:
+        if action.choices is not None and value not in action.choices:
+            choices = [str(choice) for choice in action.choices]
+            raise ConfigError(
+                got=f"the invalid choice: {value!r} for {action.option_strings[0]}",
+                expected=f"one of {', '.join(choices)}",
+                fix=did_you_mean(value, choices, f"set {action.option_strings[0]}"),
+            )
+
+
+def parse(command: str, dataclasses: list[type], argv: list[str]) -> tuple[Any, ...]:
+    """Flags and an optional `--config FILE.yaml` -> one object for each dataclass; flags win over the file.
+
+    Raises:
+        ConfigError: a flag or a key of the file is unknown, lacks its value or has one that does not fit.
+    """
     from trl import TrlParser
 
-    class OneLineParser(TrlParser):
-        def error(self, message: str) -> NoReturn:
-            raise ConfigError(got=message, expected="flags as shown by --help", fix=f"see `egup {command} --help`")
+    if argv and argv[-1] == "--config":
+        raise ConfigError(got="--config without a file", expected="--config FILE.yaml", fix="name the file")
+    argv = [part for word in argv for part in (word.split("=", 1) if word.startswith("--config=") else [word])]
+    types = {name: str(kind) for each in dataclasses for name, kind in get_type_hints(each).items()}
 
-    parser = OneLineParser(dataclasses, prog=f"egup {command}", allow_abbrev=False)
+    class FileParser(OneLineParser, TrlParser):
+        def set_defaults_with_config(self, **config: Any) -> list[str]:
+            return super().set_defaults_with_config(**_as_flags(config, types))
+
+    parser = FileParser(dataclasses, prog=f"egup {command}", allow_abbrev=False)
     with one_line_errors():
-        *parsed, unknown = parser.parse_args_and_config(argv, return_remaining_strings=True)
-    flags = [word for word in unknown if word.startswith("-")] or unknown
-    if flags:
-        known = [option for action in parser._actions for option in action.option_strings]
-        close = get_close_matches(flags[0], known, n=1)
-        raise ConfigError(
-            got=f"the unknown flag {flags[0]}",
-            expected=f"a flag of `egup {command} --help`",
-            fix=f"did you mean {close[0]}?" if close else "remove it",
-        )
+        *parsed, words = parser.parse_args_and_config(argv, return_remaining_strings=True)
+    parser.refuse_unknown(words, also_known=["--config"])
     return tuple(parsed)
+
+
+def _as_flags(config: dict[str, Any], types: dict[str, str]) -> dict[str, Any]:
+    """What a YAML file says, as the command line would say it, so that it is read and checked alike.
+
+    Raises:
+        ConfigError: there is no such key, or its value is not of the kind that the flag takes.
+    """
+    flags = {}
+    for name, value in config.items():
+        if name not in types:
+            raise ConfigError(
+                got=f"the unknown key {name} in the --config file",
+                expected="the names of flags, without --",
+                fix=did_you_mean(name, types, "remove it"),
+            )
+        kind = type(value).__name__
+        if (value is None and "None" not in types[name]) or (
+            isinstance(value, list | dict) and kind not in types[name]
+        ):
+            raise ConfigError(
+                got=f"{'nothing' if value is None else f'a {kind}'} for {name} in the --config file",
+                expected="one value, as the flag takes it",
+                fix=f"set {name}",
+            )
+        flags[name] = str(value) if isinstance(value, bool | int | float) else value
+    return flags

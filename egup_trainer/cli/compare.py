@@ -1,13 +1,12 @@
 """`egup compare`: results of several models side by side, as one HTML file that needs nothing else."""
 
-import argparse
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from egup_trainer.cli.common import check_output
+from egup_trainer.cli.common import OneLineParser, check_output
 from egup_trainer.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -17,7 +16,9 @@ if TYPE_CHECKING:
 
 def main(argv: list[str]) -> None:
     """Writes the report and its numbers as JSON and CSV; prints a table of the main metrics."""
-    options = _parser().parse_args(argv)
+    parser = _parser()
+    options, words = parser.parse_known_args(argv)
+    parser.refuse_unknown(words)
     files = _distinct_files(options.results, options.retrained)
     check_output(options.output, ".html")
     check_output(options.output.with_suffix(".json"), ".json", [*files, options.retrained, *options.audit])
@@ -45,9 +46,10 @@ def main(argv: list[str]) -> None:
     console.print(f"Written: {', '.join(map(str, written))}", markup=False, highlight=False, soft_wrap=True)
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+def _parser() -> OneLineParser:
+    parser = OneLineParser(
         prog="egup compare",
+        allow_abbrev=False,
         description="Compares models by what `egup evaluate` wrote of them: one HTML file with tables and plots, "
         "readable offline and on a phone, and the same numbers as JSON and CSV beside it.",
     )

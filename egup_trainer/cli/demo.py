@@ -1,31 +1,36 @@
 """`egup demo`: invented people, a small model and its retrained twin, in a few minutes, with no network."""
 
-import argparse
 import os
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from egup_trainer.cli.common import OneLineParser, check_output_dir, quiet_libraries
+from egup_trainer.errors import check_range
+
 _TITLE = "Forgetting 10 of 40 invented people"
 
 
 def main(argv: list[str]) -> None:
     """Runs the demo; prints a table, writes results, a picture and the report page."""
-    parser = argparse.ArgumentParser(
+    parser = OneLineParser(
         prog="egup demo",
+        allow_abbrev=False,
         description="Trains a small model on invented people, unlearns some of them by plain gradient difference and "
         "by EGUP + CLReg, compares both with a model that never saw them, and writes the report that `egup compare` "
         "makes of your own models. No network, no download.",
     )
     parser.add_argument("--output_dir", type=Path, required=True, help="Folder for report.html and the results.")
     parser.add_argument("--seed", type=int, default=0, help="Seed of people, weights and orders.")
-    options = parser.parse_args(argv)
+    options, words = parser.parse_known_args(argv)
+    parser.refuse_unknown(words)
+    check_output_dir(options.output_dir)
+    check_range(options, ("seed",), low=0, whole=True)
 
     os.environ.setdefault("CUDA_VISIBLE_DEVICES", "0")  # one process trains on one GPU at most
     from rich.console import Console
 
-    from egup_trainer.cli.common import quiet_libraries
     from egup_trainer.demo.settings import demo_experiment
     from egup_trainer.report.comparison import comparison_table, plot_comparison
     from egup_trainer.report.run_record import run_facts, write_results

@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from egup_trainer.cli.common import MarkerArguments, parse, quiet_libraries, require
-from egup_trainer.errors import ConfigError
+from egup_trainer.errors import ConfigError, check_range
 
 
 @dataclass
@@ -23,6 +23,7 @@ def main(argv: list[str]) -> None:
     quiet_libraries()
     (options,) = parse("inspect", [InspectArguments], argv)
     require("inspect", model_name_or_path=options.model_name_or_path, forget=options.forget)
+    check_range(options, ("max_length",), low=1, whole=True)
     from egup_trainer.data.sources import load_rows
     from egup_trainer.data.tokenization import tokenize
     from egup_trainer.modeling.loading import load_tokenizer

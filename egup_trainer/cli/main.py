@@ -1,11 +1,10 @@
 """The console script `egup`. Nothing heavy is imported before a command is known."""
 
 import sys
-from difflib import get_close_matches
 from importlib import import_module
 
 from egup_trainer import __version__
-from egup_trainer.errors import EgupError
+from egup_trainer.errors import EgupError, did_you_mean
 
 COMMANDS = {
     "unlearn": "make a model forget rows and keep others",
@@ -32,8 +31,7 @@ def main(argv: list[str] | None = None) -> int:
         return 0
     command, rest = argv[0], argv[1:]
     if command not in COMMANDS:
-        close = get_close_matches(command, COMMANDS, n=1)
-        hint = f"did you mean {close[0]}?" if close else "see `egup --help`"
+        hint = did_you_mean(command, COMMANDS, "see `egup --help`")
         return _fail(f"got the unknown command {command}; expected one of {', '.join(COMMANDS)}; {hint}")
     try:
         return import_module(f"egup_trainer.cli.{command}").main(rest) or 0

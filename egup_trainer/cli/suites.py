@@ -55,19 +55,24 @@ def make_suite(
     data_dir: str | None,
     template: Any,
     max_length: int,
+    option: str = "suite",
 ) -> Any:
     """The suite that the flags name.
 
+    Args:
+        suite: its name, as given by the flag `option`.
+        args, forget, retain, data_dir, template, max_length: its rows, and how they are written.
+
     Raises:
         ConfigError: a flag that the suite needs is missing, or one is given that it does not read.
-        DataError: rows cannot be read.
+        DataError: rows cannot be read, or a forget row of suite custom stands in another set.
     """
-    from egup_trainer.data.sources import load_rows
+    from egup_trainer.data.sources import check_apart, load_rows
     from egup_trainer.evaluation.suites.custom import custom_suite
     from egup_trainer.evaluation.suites.muse import MuseCorpus, muse_suite
     from egup_trainer.evaluation.suites.tofu import tofu_suite
 
-    name = choose(SuiteName, suite, "suite")
+    name = choose(SuiteName, suite, option)
     _check_flags(name, {**vars(args), "forget": forget, "retain": retain})
     check_range(args, ("max_new_tokens",), low=1, whole=True)
     new_tokens = args.max_new_tokens or _NEW_TOKENS
@@ -80,6 +85,7 @@ def make_suite(
         for part, source in (("forget", forget), ("retain", retain), ("holdout", args.holdout))
         if source is not None
     }
+    check_apart(**rows)
     return custom_suite(**rows, template=template, max_length=max_length, max_new_tokens=new_tokens)
 
 

@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import Any
 
 from egup_trainer.cli.closing import merge_and_measure, refuse_to_merge_nothing, write_records
-from egup_trainer.cli.common import one_line_errors, parse, quiet_libraries, require
+from egup_trainer.cli.common import check_output_dir, one_line_errors, parse, quiet_libraries, require
 from egup_trainer.cli.earlier import read_earlier, tell_of_earlier
 from egup_trainer.cli.proxy import AUTO, auto_proxies
 from egup_trainer.cli.suites import MAX_LENGTH, SuiteArguments, SuiteName, make_suite
-from egup_trainer.errors import ConfigError, StateError
+from egup_trainer.errors import ConfigError, StateError, did_you_mean
 from egup_trainer.outcome import AFTER, BEFORE, MERGED
 
 _SOURCES = "a file (.jsonl, .json, .csv, .parquet), a saved dataset, tofu:NAME, or a hub id owner/name[:config[:split]]"
@@ -92,6 +92,7 @@ def _check(row_args: RowArguments, config: Any, model_config: Any) -> None:
     require("unlearn", model_name_or_path=model_config.model_name_or_path, forget=row_args.forget)
     if row_args.merge:
         refuse_to_merge_nothing(model_config)
+    check_output_dir(config.output_dir)
     for option in fields(model_config):
         unused = option.name.startswith("lora_") and not model_config.use_peft
         if unused and getattr(model_config, option.name) != option.default:
@@ -106,6 +107,9 @@ def _make_trainer(row_args: RowArguments, config: Any, model_config: Any) -> tup
     from egup_trainer.data.sources import load_rows
     from egup_trainer.evaluation.callback import SuiteCallback
     from egup_trainer.evaluation.evaluation import read_evaluation
+    from egup_trainer.evaluation.relative import check_relations
+    from egup_trainer.evaluation.run import plan_of
+    from egup_trainer.evaluation.scoring import ScoringOptions
     from egup_trainer.modeling.loading import model_init_kwargs
     from egup_trainer.trainer.callbacks import ProbabilityCallback
     from egup_trainer.trainer.egup_trainer import EGUPTrainer
@@ -122,6 +126,10 @@ def _make_trainer(row_args: RowArguments, config: Any, model_config: Any) -> tup
         **(config.model_init_kwargs or {}),
     }
     suite = _suite(row_args, config)
+    retrained = None if row_args.retrained is None else read_evaluation(row_args.retrained)
+    if suite is not None and retrained is not None:
+        check_relations(plan_of(suite, ScoringOptions(), "the model in training"), retrained=retrained)
+    _check_best(config, suite, retrained)
     if suite is not None and "eval_dataset" not in rows:  # a Trainer evaluates only with rows of its own
         chosen = next((each for each in suite.row_sets if each.name == "retain"), suite.row_sets[0])
         rows["eval_dataset"] = [Row(row.prompt, row.answer) for row in chosen.rows]
@@ -130,7 +138,6 @@ def _make_trainer(row_args: RowArguments, config: Any, model_config: Any) -> tup
     with one_line_errors():
         trainer = EGUPTrainer(model, config, peft_config=get_peft_config(model_config), **rows)
     if suite is not None:
-        retrained = None if row_args.retrained is None else read_evaluation(row_args.retrained)
         trainer.add_callback(SuiteCallback(trainer, suite, retrained=retrained))
     sets = {"forget": trainer.forget_rows, "retain": trainer.retain_rows, "proxy": trainer.proxy_rows}
     sets = {name: rows for name, rows in sets.items() if rows is not None}
@@ -162,7 +169,25 @@ def _suite(row_args: RowArguments, config: Any) -> Any:
         data_dir=row_args.data_dir,
         template=config.template,
         max_length=MAX_LENGTH,
+        option="eval_suite",
     )
+
+
+def _check_best(config: Any, suite: Any, retrained: Any) -> None:
+    """Raises `ConfigError` for a metric to choose by that no evaluation is going to have."""
+    from egup_trainer.evaluation.suites.plan import metric_names
+
+    if config.metric_for_best_model is None:
+        return
+    names = [] if suite is None else metric_names(suite)
+    known = ["loss", *names, *(f"{name}_distance" for name in names if retrained is not None)]
+    if config.metric_for_best_model.removeprefix("eval_") not in known:
+        listed = "loss, or a metric of the suite" if names else "loss, unless there is an --eval_suite"
+        raise ConfigError(
+            got=f"metric_for_best_model={config.metric_for_best_model}",
+            expected=listed,
+            fix=did_you_mean(config.metric_for_best_model, known, "set --metric_for_best_model"),
+        )
 
 
 def _resume_from(config: Any) -> Any:

@@ -48,7 +48,7 @@ class RowCollator:
     takes, for evaluation and scoring.
 
     Args:
-        tokenizer: gives the padding id; any id serves, since masks come from lengths.
+        tokenizer: gives the padding id; any id of the model serves, since masks come from lengths.
 
     Example:
         >>> row = TokenizedRow(np.array([5, 6]), np.array([-100, 6]))
@@ -58,7 +58,8 @@ class RowCollator:
 
     def __init__(self, tokenizer: Any):
         self.tokenizer = tokenizer
-        ids = (getattr(tokenizer, name, None) for name in ("pad_token_id", "eos_token_id"))
+        # The end first: a padding token that was added later is one that the model may not know.
+        ids = (getattr(tokenizer, name, None) for name in ("eos_token_id", "pad_token_id"))
         self.pad_token_id = next((token for token in ids if token is not None), 0)
 
     def __call__(self, items: Sequence[Item]) -> Batch:

@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import os
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -23,10 +24,10 @@ def read_records(path: Path) -> list[Record]:
     Raises:
         DataError: the path is missing, of an unknown format, unreadable, or a line is not an object.
     """
-    if path.is_dir():
+    if os.path.isdir(path):  # unlike Path.is_dir, False for a name that no file can have
         return _read_dataset_folder(path)
     reader = READERS.get(path.suffix.lower())
-    if reader is None and path.exists():
+    if reader is None and os.path.exists(path):
         raise DataError(got=f"the file {path} of unknown format", expected=_FORMATS, fix="convert the file")
     try:
         data = path.read_bytes()
@@ -62,12 +63,18 @@ def _read_json(path: Path, data: bytes) -> list[Record]:
 def _parse_json(path: Path, text: str, where: str) -> object:
     try:
         return json.loads(text)
-    except json.JSONDecodeError as error:
+    except (ValueError, RecursionError) as error:
         raise DataError(
-            got=f"{where} of {path} that is not JSON ({error.msg} at column {error.colno})",
+            got=f"{where} of {path} that is not JSON ({_why_not_json(error)})",
             expected="one JSON object a line, or one list of objects",
             fix="repair that line",
         ) from error
+
+
+def _why_not_json(error: Exception) -> str:
+    if isinstance(error, json.JSONDecodeError):
+        return f"{error.msg} at column {error.colno}"
+    return "nested too deeply" if isinstance(error, RecursionError) else "a number of too many digits"
 
 
 def _check_objects(path: Path, unit: str, numbered: Iterable[tuple[int, object]]) -> list[Record]:
@@ -87,11 +94,13 @@ def _read_csv(path: Path, data: bytes) -> list[Record]:
     reader = csv.DictReader(io.StringIO(_decode(path, data), newline=""), strict=True)
     usual_limit = csv.field_size_limit(_LONGEST_FIELD)
     try:
-        records = list(reader)
+        names, records = reader.fieldnames or (), list(reader)
     except csv.Error as error:
         raise _not_csv(path, str(error)) from error
     finally:
         csv.field_size_limit(usual_limit)
+    if len(set(names)) < len(names):  # of two columns with one name the last would win, unseen
+        raise _not_csv(path, "two columns have the same name")
     for number, record in enumerate(records):
         if None in record:
             raise _not_csv(path, f"row {number} has more values than the header")
@@ -112,7 +121,7 @@ def _read_parquet(path: Path, data: bytes) -> list[Record]:
 
     try:
         return pyarrow.parquet.read_table(pyarrow.BufferReader(data)).to_pylist()
-    except (pyarrow.ArrowException, OSError) as error:
+    except (pyarrow.ArrowException, OSError, ValueError) as error:  # ValueError: text that is not UTF-8
         raise DataError(
             got=f"{path}, which is not a Parquet file", expected="a Parquet file", fix="write the file again"
         ) from error
@@ -123,7 +132,7 @@ def _read_dataset_folder(path: Path) -> list[Record]:
 
     try:
         loaded = datasets.load_from_disk(str(path))
-    except (FileNotFoundError, ValueError, OSError) as error:
+    except (ValueError, OSError, KeyError, TypeError) as error:
         raise DataError(
             got=f"the folder {path}, which is not a saved datasets.Dataset", expected=_FORMATS, fix="name a file"
         ) from error

@@ -1,5 +1,6 @@
 """Where rows come from: files, folders, hub ids, TOFU by name, or a `datasets.Dataset` -> typed rows."""
 
+import os
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
@@ -53,6 +54,24 @@ def load_rows(source: str | Path | Iterable[Mapping | Row], data_dir: str | Path
     return [
         record if isinstance(record, Row) else to_row(record, name, number) for number, record in enumerate(records)
     ]
+
+
+def check_apart(forget: Iterable[Row], **others: Iterable[Row] | None) -> None:
+    """Raises `DataError` if a forget row, prompt and answer, stands in another set, which is then no yardstick for it.
+
+    Args:
+        others: rows by the name of their set.
+    """
+    places = {(row.prompt, row.answer): number for number, row in enumerate(forget)}
+    for name, rows in others.items():
+        for number, row in enumerate(rows or ()):
+            place = places.get((row.prompt, row.answer))
+            if place is not None:
+                raise DataError(
+                    got=f"a row in both sets: row {place} of the forget set is row {number} of the {name} set",
+                    expected=f"no row (prompt and answer) in both the forget set and the {name} set",
+                    fix="remove it from one of them",
+                )
 
 
 def to_row(record: Mapping, source: str, number: int) -> Row:
@@ -171,7 +190,7 @@ def read_source(source: str, data_dir: str | Path | None = None) -> list[Record]
     if source.startswith("tofu:"):
         return _read_tofu(source.removeprefix("tofu:"), data_dir)
     path = Path(source)
-    if path.exists() or path.suffix.lower() in READERS or not _HUB_ID.fullmatch(source):
+    if os.path.exists(path) or path.suffix.lower() in READERS or not _HUB_ID.fullmatch(source):
         return read_records(path)
     hub_id, _, rest = source.partition(":")
     config, _, split = rest.partition(":")

@@ -204,10 +204,15 @@ def _render(row: Row, tokenizer: Any, template: Template) -> tuple[str, int, boo
     if not row.prompt or template.always or not tokenizer.chat_template:
         prompt = template.render(row.prompt)
         return prompt + row.answer, len(prompt), True
+    from jinja2 import TemplateError
+
     turns = [{"role": message.role, "content": message.content} for message in row.prompt]
 
     def write(answer: str) -> str:
-        return tokenizer.apply_chat_template([*turns, {"role": "assistant", "content": answer}], tokenize=False)
+        try:
+            return tokenizer.apply_chat_template([*turns, {"role": "assistant", "content": answer}], tokenize=False)
+        except (TypeError, ArithmeticError) as error:  # of what the template computes
+            raise TemplateError(str(error)) from error
 
     # Where the answer starts is asked of the template itself: some write a block for thinking before it, some trim it.
     text, start = write(row.answer), write(_SENTINEL).rfind(_SENTINEL)

@@ -12,6 +12,7 @@ import numpy as np
 
 from egup_trainer.errors import DataError
 from egup_trainer.evaluation.metric import Metric
+from egup_trainer.evaluation.typed import check_types
 
 SCHEMA_VERSION = 1
 _KIND = "egup_trainer evaluation"
@@ -102,8 +103,8 @@ def read_evaluation(path: str | Path) -> Evaluation:
     document = read_document(path, _KIND, SCHEMA_VERSION, "evaluate")
     try:
         evaluation = Evaluation(
-            name=str(document["name"]),
-            suite=str(document["suite"]),
+            name=document["name"],
+            suite=document["suite"],
             split=document["split"],
             sets={name: SetFacts(**facts) for name, facts in document["sets"].items()},
             metrics={name: metric_of(record) for name, record in document["metrics"].items()},
@@ -114,7 +115,8 @@ def read_evaluation(path: str | Path) -> Evaluation:
             feature_ids={name: list(map(int, ids)) for name, ids in document["feature_ids"].items()},
         )
         digest = document["features_digest"]
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        check_types(evaluation)
+    except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
         raise DataError(
             got=f"{path}, whose contents do not fit the format ({type(error).__name__})",
             expected=f"results as `egup evaluate` writes them, version {SCHEMA_VERSION}",
@@ -197,10 +199,10 @@ def read_document(path: Path, kind: str, version: int, command: str) -> dict[str
     """
     expected, again = f"results as `egup {command}` writes them", f"{command} the model again"
     try:
-        document = json.loads(path.read_text(encoding="utf-8"))
+        document = json.loads(path.read_text(encoding="utf-8"), parse_constant=_refuse_constant)
     except OSError as error:
         raise DataError(got=f"no readable file at {path}", expected=expected, fix="check the path") from error
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise DataError(got=f"{path}, which is no whole JSON file", expected=expected, fix=again) from error
     if not isinstance(document, dict) or document.get("kind") != kind:
         raise DataError(got=f"{path}, which holds something else", expected=expected, fix="name such a file")
@@ -211,6 +213,10 @@ def read_document(path: Path, kind: str, version: int, command: str) -> dict[str
             fix=f"{again} with this version of egup_trainer",
         )
     return document
+
+
+def _refuse_constant(name: str) -> None:
+    raise ValueError(f"{name} is no JSON")
 
 
 def metric_of(record: dict[str, Any]) -> Metric:

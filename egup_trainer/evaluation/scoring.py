@@ -10,13 +10,14 @@ from torch import Tensor, nn
 
 from egup_trainer.data.collator import RowCollator
 from egup_trainer.data.tokenization import RowDataset
+from egup_trainer.errors import check_layer, check_range
 from egup_trainer.evaluation.generation import generate
 from egup_trainer.evaluation.gradients import gradient_norms
 from egup_trainer.evaluation.rows import RowSet, Text, TextKind, texts_of
 from egup_trainer.evaluation.scores import SampleScores, SetScores
 from egup_trainer.evaluation.token_numbers import GatheredNumbers, TokenNumbers
 from egup_trainer.modeling.batches import autocast_of, deal_batches, device_of, is_first, merge_processes
-from egup_trainer.modeling.forward import AnswerReader, check_positions
+from egup_trainer.modeling.forward import AnswerReader, check_positions, check_token_ids
 
 
 @dataclass(frozen=True)
@@ -28,12 +29,19 @@ class ScoringOptions:
         feature_layer: layer that features are read from: a share of the depth, or an index.
         with_gradient_norms: whether the gradient norm of each member and non-member is computed: a backward pass each.
         progress: whether to show progress bars.
+
+    Raises:
+        ConfigError: a number is out of its range.
     """
 
     batch_size: int = 16
     feature_layer: float = 0.5
     with_gradient_norms: bool = False
     progress: bool = True
+
+    def __post_init__(self) -> None:
+        check_range(self, ("batch_size",), low=1, whole=True)
+        check_layer(self, "feature_layer")
 
 
 def score_sets(
@@ -54,6 +62,7 @@ def score_sets(
     texts, dataset = texts_of(row_sets, tokenizer, options.progress and is_first(accelerator))
     scoring = _Scoring(model, tokenizer, options, accelerator, texts, dataset)
     check_positions(scoring.bare, max(map(len, dataset.rows)), "a text", "lower --max_length")
+    check_token_ids(scoring.bare, dataset.rows, "the rows")
     members = _answers(texts, [each for each in row_sets if each.with_membership])
     featured = _answers(texts, [each for each in row_sets if each.with_features])
     norms, numbers = scoring.numbers(members, featured)

@@ -1,10 +1,9 @@
 """The only place where a loss is looked up by name."""
 
-from difflib import get_close_matches
 from enum import Enum
 from typing import TypeVar
 
-from egup_trainer.errors import ConfigError
+from egup_trainer.errors import ConfigError, did_you_mean
 from egup_trainer.losses.base import ForgetLoss, RetainLoss
 from egup_trainer.losses.forget.finetune import FineTune
 from egup_trainer.losses.forget.gradient_ascent import GradientAscent, GradientDifference
@@ -110,9 +109,8 @@ def _look_up(table: dict[str, _Value], name: str, option: str) -> _Value:
     if name in table:
         return table[name]
     names = [key.value if isinstance(key, Enum) else key for key in table]
-    close = get_close_matches(name, names, n=1)
     raise ConfigError(
         got=f"{option}={name!r}",
         expected=f"one of {', '.join(names)}",
-        fix=f"did you mean {close[0]}?" if close else f"choose one with --{option}",
+        fix=did_you_mean(name, names, f"choose one with --{option}"),
     )

@@ -6,14 +6,14 @@ on with the logits of one position; what models do after it (soft-capping, scali
 one position. A model that does something else is read the plain way.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from egup_trainer.data.schema import IGNORE_INDEX
+from egup_trainer.data.schema import IGNORE_INDEX, TokenizedRow
 from egup_trainer.errors import ConfigError, ModelError
 from egup_trainer.modeling.answer_logps import HeadReading, LogitTransform
 from egup_trainer.modeling.outputs import AnswerOutputs
@@ -170,6 +170,25 @@ def check_positions(model: Any, needed: int, what: str, fix: str) -> None:
             got=f"{needed} tokens of {what} for a model of {positions} positions",
             expected=f"at most {positions} tokens",
             fix=fix,
+        )
+
+
+def check_token_ids(model: Any, rows: Iterable[TokenizedRow], what: str) -> None:
+    """Raises `ModelError` if rows hold a token that the model does not know: its tokenizer is another model's.
+
+    The tokens in use count, not the size of the tokenizer: some have tokens that no text makes, and no model knows.
+
+    Args:
+        rows: tokenized rows.
+        what: they are, for the message.
+    """
+    known = getattr(model.get_input_embeddings(), "num_embeddings", None)
+    largest = max((int(row.input_ids.max()) for row in rows), default=0)
+    if known is not None and largest >= known:
+        raise ModelError(
+            got=f"token {largest} in {what} for a model of {known} tokens",
+            expected="the model's own tokenizer",
+            fix="check the tokenizer's files, or resize the model's embeddings",
         )
 
 

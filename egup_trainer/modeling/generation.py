@@ -152,7 +152,7 @@ def _end_tokens(model: Any, tokenizer: Any) -> list[int]:
 
 
 def _padding(tokenizer: Any, ends: list[int]) -> int:
-    return next((token for token in (tokenizer.pad_token_id, *ends) if token is not None), 0)
+    return next((token for token in (*ends, tokenizer.pad_token_id) if token is not None), 0)
 
 
 def _pad_left(prompts: list[np.ndarray], padding: int) -> tuple[Tensor, Tensor]:

@@ -2,9 +2,22 @@
 
 from functools import cache
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 
 from egup_trainer.errors import ModelError
+
+# What libraries raise for files that are missing, broken or of another model (RuntimeError: sizes that do not fit).
+_OF_FILES = (
+    OSError,
+    ValueError,
+    KeyError,
+    TypeError,
+    AttributeError,
+    ImportError,
+    RuntimeError,
+    UnpicklingError,
+)
 
 
 def load_tokenizer(name_or_path: str, *, trust_remote_code: bool = False, revision: str = "main") -> Any:
@@ -31,12 +44,27 @@ def load_model(name_or_path: str, **model_init_kwargs: Any) -> Any:
     from peft import AutoPeftModelForCausalLM
     from transformers import AutoModelForCausalLM
 
-    kwargs = {"dtype": "float32", **model_init_kwargs}
+    # Without a word on remote code, transformers asks the user at the terminal.
+    kwargs = {"dtype": "float32", "trust_remote_code": False, **model_init_kwargs}
     if is_adapter(name_or_path):
         model = _load(AutoPeftModelForCausalLM, "adapter", name_or_path, is_trainable=True, **kwargs)
     else:
-        model = _load(AutoModelForCausalLM, "causal language model", name_or_path, **kwargs)
+        model = _load_whole(AutoModelForCausalLM, name_or_path, **kwargs)
     check_4bit_layers(model)
+    return model
+
+
+def _load_whole(auto_class: Any, name_or_path: str, **kwargs: Any) -> Any:
+    """A model all of whose weights were there: transformers fills what is missing with random numbers."""
+    what = "causal language model"
+    model, found = _load(auto_class, what, name_or_path, output_loading_info=True, **kwargs)
+    if found["missing_keys"]:
+        raise ModelError(
+            got=f"{name_or_path}, whose weights lack {len(found['missing_keys'])} of those that {type(model).__name__} "
+            f"has, such as {min(found['missing_keys'])}",
+            expected=f"all weights of a {what}",
+            fix="save the model again, or name another one",
+        )
     return model
 
 
@@ -155,11 +183,15 @@ def add_adapter(model: Any, peft_config: Any) -> Any:
 def _load(auto_class: Any, what: str, name_or_path: str, **kwargs: Any) -> Any:
     if name_or_path.startswith((".", "/")) and not Path(name_or_path).is_dir():
         raise ModelError(got=f"no folder at {name_or_path}", expected=f"a saved {what}", fix="check the path")
+    from huggingface_hub.errors import StrictDataclassError
     from safetensors import SafetensorError
+    from torch import OutOfMemoryError
 
     try:
         return auto_class.from_pretrained(name_or_path, **kwargs)
-    except (OSError, ValueError, KeyError, ImportError, SafetensorError) as error:
+    except OutOfMemoryError:
+        raise
+    except (*_OF_FILES, StrictDataclassError, SafetensorError) as error:
         raise ModelError(
             got=f"{name_or_path}, from which no {what} could be loaded ({_first_line(error)})",
             expected=f"a local folder or hub id of a {what}",
@@ -168,4 +200,6 @@ def _load(auto_class: Any, what: str, name_or_path: str, **kwargs: Any) -> Any:
 
 
 def _first_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+    """What an error says first; a heading alone says nothing."""
+    first, *rest = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
+    return f"{first} {rest[0]}" if first.endswith(":") and rest else first

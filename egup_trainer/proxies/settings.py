@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from egup_trainer.data.schema import Row
-from egup_trainer.errors import check_range
+from egup_trainer.errors import check_layer, check_range
 
 _ATTEMPTS_A_ROW = 8
 _LEAST_USABLE = 8
@@ -49,6 +49,7 @@ class ProxySettings:
         check_range(self, ("seed",), low=0, whole=True)
         check_range(self, ("max_length",), low=8, whole=True)
         check_range(self, ("temperature",), low=0, low_is_allowed=False)
+        check_layer(self, "feature_layer")
         check_range(self, ("top_p",), low=0, high=1, low_is_allowed=False)
 
     @property

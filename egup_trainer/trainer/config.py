@@ -7,12 +7,13 @@ from typing import Any, ClassVar
 from transformers import TrainingArguments
 
 from egup_trainer.data.tokenization import Template
-from egup_trainer.errors import ConfigError, check_range, choose, read_number_or_auto
+from egup_trainer.errors import ConfigError, check_layer, check_range, choose, read_number_or_auto
 from egup_trainer.guidance.entanglement import DriftReference
 from egup_trainer.guidance.proxy_constraint import ProxyForm, ProxyMatch, ProxyReference
 from egup_trainer.losses.clreg import ClregPositives
 from egup_trainer.losses.registry import forget_loss, retain_loss
 from egup_trainer.trainer.refusals import (
+    check_numbers_of_training,
     check_sampling,
     default_to_non_reentrant_checkpointing,
     refuse_reentrant_checkpointing,
@@ -123,6 +124,7 @@ class UnlearnConfig(TrainingArguments):
     card_author: str | None = _option(None, "Who unlearned, for the model card.")
 
     def __post_init__(self) -> None:
+        check_numbers_of_training(self)
         if self.bf16 is None:
             self.bf16 = not self.fp16 and not self.use_cpu and _gpu_has_bf16()
         default_to_non_reentrant_checkpointing(self)
@@ -130,6 +132,7 @@ class UnlearnConfig(TrainingArguments):
         self._validate()
 
     def _validate(self) -> None:
+        check_layer(self, "rmu_layer")
         check_range(self, ("forget_weight", "retain_weight", "simnpo_delta"), low=0)
         check_range(self, ("wga_beta", "satimp_beta1", "satimp_beta2"), low=0)
         check_range(self, ("pdu_retain_eps", "pdu_dual_start", "pdu_warmup_epochs"), low=0)
@@ -243,6 +246,7 @@ class EGUPConfig(UnlearnConfig):
             ("clreg_positives", ClregPositives),
         ):
             setattr(self, name, choose(choices, getattr(self, name), name))
+        check_layer(self, "feature_layer")
         check_range(self, ("inter_neighbors", "bank_size", "proxy_neighbors"), low=1, whole=True)
         check_range(self, ("cache_dim",), low=2, whole=True)
         if self.proxy_lambda is None:

@@ -16,7 +16,7 @@ from egup_trainer.data.tokenization import RowDataset, check_disjoint, from_toke
 from egup_trainer.errors import ConfigError, DataError, ModelError
 from egup_trainer.losses.base import Alternate
 from egup_trainer.losses.registry import forget_loss
-from egup_trainer.modeling.forward import decoder_layers, layer_index
+from egup_trainer.modeling.forward import check_positions, check_token_ids, decoder_layers, layer_index
 from egup_trainer.modeling.loading import (
     add_adapter,
     check_4bit_layers,
@@ -133,11 +133,15 @@ def prepare_eval_datasets(data: Any, tokenizer: Any, args: Any) -> RowDataset | 
     return prepare_dataset(data, "evaluation set", tokenizer, args)
 
 
-def prepare_model(model: Any, args: Any, peft_config: Any) -> Any:
+def prepare_model(model: Any, args: Any, peft_config: Any, row_sets: Iterable[RowDataset | None] = ()) -> Any:
     """The model to train: loaded if it is named by path or hub id, with a fresh adapter if one is asked for.
 
+    Args:
+        row_sets: what it is going to read.
+
     Raises:
-        ModelError: it cannot be loaded, its 4-bit weights would be read wrongly, or the adapter does not fit it.
+        ModelError: it cannot be loaded, its 4-bit weights would be read wrongly, the adapter does not fit it, or it
+            cannot read the rows.
         ConfigError: the output would be written over the model.
     """
     if isinstance(model, str | Path):
@@ -145,6 +149,9 @@ def prepare_model(model: Any, args: Any, peft_config: Any) -> Any:
         model = load_model(str(model), **(args.model_init_kwargs or {}))
     else:
         check_4bit_layers(model)
+    rows = [row for each in row_sets if each is not None for row in each.rows]
+    check_token_ids(model, rows, "the forget and retain sets")
+    check_positions(model, max(map(len, rows), default=0), "a row", "lower --max_length")
     if peft_config is not None:
         set_seed(args.seed)  # an adapter starts from random numbers; Trainer sets the seed only later
         model = add_adapter(model, peft_config)

@@ -5,7 +5,7 @@ from typing import Any
 
 from transformers import TrainingArguments
 
-from egup_trainer.errors import ConfigError
+from egup_trainer.errors import ConfigError, check_range
 from egup_trainer.guidance.proxy_constraint import ProxyForm
 from egup_trainer.losses.base import Alternate, ForgetLoss, Guidance
 
@@ -23,8 +23,27 @@ def default_to_non_reentrant_checkpointing(config: TrainingArguments) -> None:
         setattr(config, name, {"use_reentrant": False})
 
 
+def check_numbers_of_training(config: TrainingArguments) -> None:
+    """Raises `ConfigError` for numbers of `TrainingArguments` with which training fails late, or does nothing."""
+    counts = ("per_device_train_batch_size", "per_device_eval_batch_size", "gradient_accumulation_steps")
+    sometimes = ("eval_accumulation_steps", "torch_empty_cache_steps", "dataloader_prefetch_factor")
+    check_range(config, (*counts, *sometimes), low=1, whole=True)
+    check_range(config, ("seed", "data_seed", "dataloader_num_workers"), low=0, whole=True)
+    check_range(config, ("max_steps",), low=-1, whole=True)  # -1: as many as the epochs have
+    check_range(config, ("learning_rate", "weight_decay", "warmup_steps", "max_grad_norm", "eval_delay"), low=0)
+    positive = ("num_train_epochs", "adam_epsilon", "logging_steps", "save_steps", "eval_steps")
+    check_range(config, positive, low=0, low_is_allowed=False)
+    check_range(config, ("adam_beta1", "adam_beta2"), low=0, high=1)
+
+
 def refuse_what_would_do_nothing(config: TrainingArguments) -> None:
     """Raises `ConfigError` for options of `TrainingArguments` that this trainer cannot honour."""
+    if config.load_best_model_at_end and config.eval_strategy.value == "no":
+        raise ConfigError(
+            got="load_best_model_at_end with eval_strategy=no",
+            expected="steps or epoch: evaluations tell which checkpoint is best",
+            fix="set --eval_strategy and --save_strategy",
+        )
     expected = {"label_smoothing_factor": 0.0, "neftune_noise_alpha": None}
     if config.dataloader_persistent_workers and not config.dataloader_num_workers:
         expected["dataloader_persistent_workers"] = False

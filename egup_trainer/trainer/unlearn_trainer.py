@@ -89,7 +89,7 @@ class UnlearnTrainer(ModelCards, WholeCheckpoints, StateInCheckpoints, RowLoader
         self.pair_sampler = make_pair_sampler(pairs, args.train_batch_size, args)
         eval_rows = prepare_eval_datasets(eval_dataset, tokenizer, args)
         self.model_source = source_of(model)
-        model = prepare_model(model, args, peft_config)
+        model = prepare_model(model, args, peft_config, (self.forget_rows, self.retain_rows))
         self.reader = self._make_reader(model, args)
         super().__init__(
             model=model,

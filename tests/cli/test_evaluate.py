@@ -383,7 +383,7 @@ def usage_errors(tmp_path: Path) -> dict[str, tuple[list[str], str]]:
         ),
         "unknown suite": (
             [*both, "--suite", "tofuu"],
-            "got suite='tofuu'; expected one of tofu, muse, custom; set --suite",
+            "got suite='tofuu'; expected one of tofu, muse, custom; did you mean tofu?",
         ),
         "unknown flag": (
             [*both, *custom, "--holdouts", "x"],

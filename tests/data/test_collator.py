@@ -30,7 +30,7 @@ FIRST, SECOND, THIRD = row([5, 6, 7], [-100, 6, 7]), row([8, 9], [-100, 9]), row
 
 
 def test_rows_are_padded_on_the_right_to_the_longest():
-    batch = RowCollator(Padding(pad=0, eos=2))([(11, FIRST), (3, SECOND)])
+    batch = RowCollator(Padding(pad=0))([(11, FIRST), (3, SECOND)])
     assert as_lists(batch) == {
         "input_ids": [[5, 6, 7], [8, 9, 0]],
         "attention_mask": [[1, 1, 1], [1, 1, 0]],
@@ -51,14 +51,15 @@ def test_a_real_token_equal_to_the_padding_is_attended_and_scored():
 @pytest.mark.parametrize(
     ("tokenizer", "padding"),
     [
-        (Padding(pad=3, eos=2), 3),
-        (Padding(pad=0, eos=2), 0),  # 0 is an id, not "none"
+        (Padding(pad=3, eos=2), 2),
+        (Padding(pad=3, eos=0), 0),  # 0 is an id, not "none"
         (Padding(eos=2), 2),
+        (Padding(pad=3), 3),
         (Padding(), 0),
         (None, 0),
     ],
 )
-def test_the_padding_is_that_of_the_tokenizer_or_its_end_or_zero(tokenizer, padding):
+def test_the_padding_is_the_end_of_the_tokenizer_or_its_padding_or_zero(tokenizer, padding):
     assert RowCollator(tokenizer)([(0, SECOND), (1, THIRD)])["input_ids"].tolist() == [[8, 9], [4, padding]]
 
 

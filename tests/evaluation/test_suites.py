@@ -199,7 +199,7 @@ def test_tofus_metrics_are_those_of_the_sets_they_name(tofu_run):
 
 def test_a_split_that_tofu_has_not_is_refused():
     assert error_of(ConfigError, tofu_suite, "forget20", TOFU_DIR) == (
-        "got forget_split=forget20; expected one of forget01, forget05, forget10; set --forget_split"
+        "got forget_split=forget20; expected one of forget01, forget05, forget10; did you mean forget10?"
     )
 
 

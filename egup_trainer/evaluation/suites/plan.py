@@ -32,6 +32,11 @@ class Suite:
     plan: Callable[[Scores], Plan]
 
 
+def metric_names(suite: Suite) -> list[str]:
+    """Names of all metrics that the suite can have, before anything is computed."""
+    return list(suite.plan({each.name: SetScores(each.name) for each in suite.row_sets}))
+
+
 def knowledge(scores: SetScores, *, is_forgotten: bool, rouge: RougeForm) -> Plan:
     """Probability, ROUGE, truth ratio in two forms, exact memorization and extraction strength of a set."""
     name, higher = scores.name, not is_forgotten

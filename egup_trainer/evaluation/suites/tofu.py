@@ -4,7 +4,7 @@ from pathlib import Path
 
 from egup_trainer.data.sources import load_rows
 from egup_trainer.data.tokenization import Template
-from egup_trainer.errors import ConfigError
+from egup_trainer.errors import ConfigError, did_you_mean
 from egup_trainer.evaluation.memorization import TOFU_ROUGE
 from egup_trainer.evaluation.rows import Generation, RowSet
 from egup_trainer.evaluation.suites import plan
@@ -38,7 +38,9 @@ def tofu_suite(
     """
     if forget_split not in FORGET_SPLITS:
         raise ConfigError(
-            got=f"forget_split={forget_split}", expected=f"one of {', '.join(FORGET_SPLITS)}", fix="set --forget_split"
+            got=f"forget_split={forget_split}",
+            expected=f"one of {', '.join(FORGET_SPLITS)}",
+            fix=did_you_mean(forget_split, FORGET_SPLITS, "set --forget_split"),
         )
     sources = {
         "forget": f"tofu:{forget_split}_perturbed",

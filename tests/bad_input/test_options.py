@@ -1,0 +1,239 @@
+"""Unknown names, contradictions and values of no meaning are refused in one line, with a guess at what was meant."""
+
+import pytest
+from fixtures_bad_input import ROWS, assert_refused, json_lines, source_flags, unlearn_words, write
+
+pytestmark = pytest.mark.usefixtures("fresh_accelerate")
+
+# name -> (flags, sources, what the line must say)
+REFUSED = {
+    "flag": (
+        ["--objectiv", "npo"],
+        {},
+        "unknown flag --objectiv; expected a flag of `egup unlearn --help`; did you mean --objective?",
+    ),
+    "far flag": (
+        ["--zzzzzz"],
+        {},
+        "got the unknown flag --zzzzzz; expected a flag of `egup unlearn --help`; remove it",
+    ),
+    "flag with its value": (
+        ["--clreg_weigth=0.1"],
+        {},
+        "got the unknown flag --clreg_weigth; expected a flag of `egup unlearn --help`; did you mean --clreg_weight?",
+    ),
+    "config": (["--confg=run.yaml"], {}, "got the unknown flag --confg; expected a flag of"),
+    "shortened flag": (["--obj", "npo"], {}, "got the unknown flag --obj"),
+    "word": (["rows.jsonl"], {}, "got the unknown flag rows.jsonl"),
+    "objective": (
+        ["--objective", "nppo"],
+        {},
+        "got objective='nppo'; expected one of grad_ascent, grad_diff, npo, simnpo, wga, satimp, ceu, "
+        "undial, dpo, altpo, rmu, pdu, task_vector, finetune; did you mean npo?",
+    ),
+    "retain loss": (
+        ["--retain_loss", "feature"],
+        {},
+        "got retain_loss='feature'; expected one of nll, kl, features, none; did you mean features?",
+    ),
+    "choice": (
+        ["--proxy_match", "nearst"],
+        {},
+        "'nearst' for --proxy_match; expected one of mean, nearest; did you mean nearest?",
+    ),
+    "choice of transformers": (["--eval_strategy", "epochs"], {}, "did you mean epoch?"),
+    "scheduler": (["--lr_scheduler_type", "cosin"], {}, "did you mean cosine?"),
+    "suite": (
+        ["--eval_suite", "tofuu", "--eval_strategy", "epoch"],
+        {},
+        "got eval_suite='tofuu'; expected one of tofu, muse, custom; did you mean tofu?",
+    ),
+    "split": (
+        ["--eval_suite", "tofu", "--eval_strategy", "epoch", "--forget_split", "forget1"],
+        {},
+        "got forget_split=forget1; expected one of forget01, forget05, forget10; did you mean forget",
+    ),
+    "corpus": (
+        ["--eval_suite", "muse", "--eval_strategy", "epoch", "--muse_corpus", "book"],
+        {},
+        "got muse_corpus='book'; expected one of news, books; did you mean books?",
+    ),
+    "metric": (
+        ["--eval_suite", "custom", "--eval_strategy", "epoch", "--metric_for_best_model", "forget_qualty"],
+        {},
+        "got metric_for_best_model=forget_qualty; expected loss, or a metric of the suite; "
+        "did you mean forget_quality?",
+    ),
+    "metric without a suite": (
+        ["--eval_strategy", "epoch", "--metric_for_best_model", "losss"],
+        {"eval": "retain"},
+        "got metric_for_best_model=losss; expected loss, unless there is an --eval_suite; did you mean loss?",
+    ),
+    "flag without a value": (["--objective"], {}, "got argument --objective: expected one argument"),
+    "text for a number": (["--learning_rate", "fast"], {}, "invalid float value: 'fast'"),
+    "text for a switch": (["--inter_entanglement", "maybe"], {}, "got argument --inter_entanglement"),
+    "text for JSON": (["--model_init_kwargs", "{dtype"], {}, "got "),
+    "dtype": (["--dtype", "float33"], {}, "got "),
+    "two precisions": (["--fp16", "--bf16", "true"], {}, "got options that cannot be used ("),
+    "two quantisations": (["--load_in_4bit", "--load_in_8bit"], {}, "4 bit"),
+    "adapter's flag alone": (["--lora_alpha", "8"], {}, "got --lora_alpha without --use_peft; expected both or none"),
+    "suite without evaluation": (["--eval_suite", "custom"], {}, "got eval_suite=custom with eval_strategy=no"),
+    "split without suite": (["--forget_split", "forget10"], {}, "got --forget_split without --eval_suite"),
+    "one row a step": (
+        ["--clreg_weight", "1", "--per_device_train_batch_size", "1"],
+        {},
+        "got clreg_positives=forget with one forget row a step",
+    ),
+    "rate without constraint": (
+        ["--no_proxy_constraint", "--proxy_dual_rate", "0.1"],
+        {},
+        "got proxy_dual_rate=0.1 without the proxy constraint",
+    ),
+    "reference without constraint": (["--no_proxy_constraint", "--proxy_reference", "current"], {}, "got "),
+    "boundary without proxies": (["--stop_at_boundary"], {"proxy": None}, "got no proxy set with stop_at_boundary"),
+    "auto without proxies": (["--npo_beta", "auto"], {"proxy": None}, "got "),
+    "bounded without retain": (
+        ["--objective", "pdu", "--retain_loss", "none"],
+        {},
+        "got objective=pdu without a retain loss",
+    ),
+    "refusals without dpo": (
+        ["--idk_answers", "a.txt"],
+        {},
+        "got idk_answers with objective=npo; expected both for dpo",
+    ),
+    "no alternate": (["--objective", "altpo"], {}, "got no alternate answer in row 0 of the forget set"),
+    "parts that negation cannot carry": (
+        ["--objective", "task_vector", "--inter_entanglement"],
+        {},
+        "got objective=task_vector with inter_entanglement, proxy_constraint; expected it without them",
+    ),
+    "negation with evaluation": (
+        ["--objective", "task_vector", "--no_proxy_constraint", "--eval_strategy", "epoch"],
+        {},
+        "got objective=task_vector with eval_strategy=epoch",
+    ),
+    "best of no evaluation": (["--load_best_model_at_end"], {}, "got load_best_model_at_end with eval_strategy=no"),
+    "no retain": ([], {"retain": None}, "got no retain set; expected rows to keep"),
+}
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_options_of_unlearn_that_cannot_work_are_refused(no_weights, tmp_path, capsys, name):
+    flags, sources, says = REFUSED[name]
+    eval_rows = write(tmp_path / "eval.jsonl", json_lines(ROWS["retain"]))
+    sources = {source: eval_rows if path == "retain" else path for source, path in sources.items()}
+    words = [*unlearn_words(no_weights, tmp_path / "out"), *source_flags(tmp_path, **sources)]
+    assert_refused([*words, *flags], tmp_path, capsys, says)
+
+
+def test_a_file_is_no_output_folder(no_weights, tmp_path, capsys):
+    path = write(tmp_path / "taken", "mine")
+    words = [*unlearn_words(no_weights, path), *source_flags(tmp_path)]
+    assert_refused(words, tmp_path, capsys, f"got --output_dir {path}, which is no folder and cannot become one")
+    words = [*unlearn_words(no_weights, path / "below"), *source_flags(tmp_path)]
+    assert_refused(words, tmp_path, capsys, f"got --output_dir {path / 'below'}, which is no folder")
+    assert path.read_text() == "mine"
+
+
+OTHERS = {
+    "evaluate suite": (
+        "evaluate",
+        ["--suite", "custm"],
+        "got suite='custm'; expected one of tofu, muse, custom; did you mean custom?",
+    ),
+    "evaluate flag": (
+        "evaluate",
+        ["--suite", "custom", "--holdou", "a"],
+        "got the unknown flag --holdou; expected a flag of `egup evaluate --help`; did you mean --holdout?",
+    ),
+    "evaluate layer": ("evaluate", ["--suite", "custom", "--feature_layer", "nan"], "got feature_layer=nan"),
+    "evaluate length": (
+        "evaluate",
+        ["--suite", "custom", "--max_length", "0"],
+        "got max_length=0; expected a whole number of at least 1",
+    ),
+    "evaluate another suite's flag": (
+        "evaluate",
+        ["--suite", "custom", "--muse_corpus", "news"],
+        "got --muse_corpus with suite custom, which does not read it",
+    ),
+    "evaluate tasks' folder alone": (
+        "evaluate",
+        ["--suite", "custom", "--lm_eval_include_path", "x"],
+        "got --lm_eval_include_path without --lm_eval_tasks",
+    ),
+    "evaluate no suite": ("evaluate", [], "got no --suite; expected it to be given; see `egup evaluate --help`"),
+    "evaluate adapter's flag": (
+        "evaluate",
+        ["--suite", "custom", "--lora_r", "4"],
+        "got --lora_r; expected an adapter's folder",
+    ),
+    "audit attack": (
+        "audit",
+        ["--attacks", "relearn"],
+        "got the unknown attack relearn; expected attacks among relearning, quantization, prompts, sampling, probe, "
+        "membership; did you mean relearning?",
+    ),
+    "audit flag": (
+        "audit",
+        ["--max_row", "4"],
+        "got the unknown flag --max_row; expected a flag of `egup audit --help`; did you mean --max_rows?",
+    ),
+    "audit without holdout": ("audit", ["--attacks", "probe"], "got the attack probe without holdout rows"),
+    "audit share": (
+        "audit",
+        ["--relearn_share", "nan"],
+        "got relearn_share=nan; expected a number above 0 and at most 1",
+    ),
+    "audit rate": (
+        "audit",
+        ["--relearn_learning_rate", "inf"],
+        "got relearn_learning_rate=inf; expected a number above 0",
+    ),
+    "audit samples": ("audit", ["--num_samples", "0"], "got num_samples=0; expected a whole number of at least 1"),
+    "audit rows": ("audit", ["--max_rows", "-1"], "got max_rows=-1; expected a whole number of at least 1"),
+    "proxy flag": (
+        "proxy",
+        ["--num_row", "4"],
+        "got the unknown flag --num_row; expected a flag of `egup proxy --help`; did you mean --num_rows?",
+    ),
+    "proxy temperature": ("proxy", ["--temperature", "nan"], "got temperature=nan; expected a number above 0"),
+    "proxy share": ("proxy", ["--top_p", "1.5"], "got top_p=1.5; expected a number above 0 and at most 1"),
+    "proxy rows": ("proxy", ["--num_rows", "0"], "got num_rows=0; expected a whole number of at least 1"),
+    "proxy layer": ("proxy", ["--feature_layer", "inf"], "got feature_layer=inf"),
+    "inspect flag": (
+        "inspect",
+        ["--indx", "4"],
+        "got the unknown flag --indx; expected a flag of `egup inspect --help`; did you mean --index?",
+    ),
+    "inspect index": ("inspect", ["--index", "8"], "got index=8; expected a number from 0 to 7; set --index"),
+    "inspect length": ("inspect", ["--max_length", "0"], "got max_length=0; expected a whole number of at least"),
+}
+
+
+@pytest.mark.parametrize("name", OTHERS)
+def test_options_of_the_other_commands_that_cannot_work_are_refused(no_weights, tmp_path, capsys, name):
+    command, flags, says = OTHERS[name]
+    words = [command, "--model_name_or_path", str(no_weights), *source_flags(tmp_path, proxy=None)]
+    words = words[:5] if command == "inspect" else [*words, "--use_cpu", "--disable_tqdm"]
+    output = {"evaluate": "o.json", "audit": "o.json", "proxy": "o.jsonl"}.get(command)
+    words += ["--output", str(tmp_path / output)] if output else []
+    assert_refused([*words, *flags], tmp_path, capsys, says)
+
+
+def test_options_of_demo_that_cannot_work_are_refused(tmp_path, capsys):
+    path, out = write(tmp_path / "taken", "mine"), str(tmp_path / "out")
+    for flags, says in {
+        ("--output_dir", str(path)): f"got --output_dir {path}, which is no folder and cannot become one",
+        ("--output_dir", out, "--seed", "-1"): "got seed=-1; expected a whole number of at least 0; set --seed",
+        ("--output_dir", out, "--seed", "x"): "got argument --seed: invalid int value: 'x'; expected flags as shown",
+        (
+            "--output_dir",
+            out,
+            "--sed",
+            "1",
+        ): "got the unknown flag --sed; expected a flag of `egup demo --help`; did you mean --seed?",
+        (): "got the following arguments are required: --output_dir; expected flags as shown by --help",
+    }.items():
+        assert_refused(["demo", *flags], tmp_path, capsys, says)

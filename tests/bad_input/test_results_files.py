@@ -1,0 +1,246 @@
+"""Results of other versions, other rows, or broken ones are refused in one line by every command that reads them."""
+
+import json
+from dataclasses import replace
+
+import pytest
+from fixtures_audit import invented_audit
+from fixtures_bad_input import SECRET, assert_refused, source_flags, unlearn_words, write
+from fixtures_report import SETS, make_evaluation
+
+from egup_trainer.evaluation.evaluation import SetFacts, features_path, write_evaluation
+
+pytestmark = pytest.mark.usefixtures("fresh_accelerate")
+
+
+@pytest.fixture
+def results(tmp_path):
+    """results(name, **changes): path of the results of an invented model."""
+
+    def make(name="egup_clreg", **changes):
+        evaluation = replace(make_evaluation(name, rows=12), **{"training": [], **changes})
+        write_evaluation(tmp_path / f"{name}.json", evaluation)
+        return tmp_path / f"{name}.json"
+
+    return make
+
+
+@pytest.fixture
+def audit(tmp_path):
+    """Path of an invented audit."""
+    invented_audit("mine", 0.3).write(tmp_path / "audit.json")
+    return tmp_path / "audit.json"
+
+
+def compare(tmp_path, *words):
+    return ["compare", *map(str, words), "--output", str(tmp_path / "out" / "report.html")]
+
+
+def put(*keys_and_value):
+    """A change of a document: the value, put where the keys lead."""
+    *keys, last, value = keys_and_value
+
+    def change(document):
+        for key in keys:
+            document = document[key]
+        document[last] = value
+
+    return change
+
+
+def drop(*keys):
+    """A change of a document: the entry that the keys lead to is gone."""
+    *keys, last = keys
+
+    def change(document):
+        for key in keys:
+            document = document[key]
+        del document[last]
+
+    return change
+
+
+METRIC = ("metrics", "forget_probability")
+NOT_JSON = "got {path}, which is no whole JSON file; expected results as"
+NO_FIT = "got {path}, whose contents do not fit the format ("
+# name -> (a change of a sound document, or the whole content, and what the line must say)
+BOTH = {
+    "no byte": ("", NOT_JSON),
+    "cut": ('{"kind": "egup_trainer evaluation", "schema_version": 1, "name": "be', NOT_JSON),
+    "not JSON": ("probability: 0.5", NOT_JSON),
+    "latin-1": ('"Zoë"'.encode("latin-1"), NOT_JSON),
+    "UTF-16": ('{"kind": "egup_trainer evaluation"}'.encode("utf-16"), NOT_JSON),
+    "brackets without end": ("[" * 100_000, NOT_JSON),
+    "number without end": ("9" * 9999, NOT_JSON),
+    "a list": ("[1, 2]", "got {path}, which holds something else"),
+    "a text": (json.dumps(SECRET), "got {path}, which holds something else"),
+    "rows": (json.dumps({"question": SECRET, "answer": SECRET}), "got {path}, which holds something else"),
+    "nothing": ("null", "got {path}, which holds something else"),
+    "another kind": (put("kind", "egup_trainer comparison"), "got {path}, which holds something else"),
+    "later version": (put("schema_version", 2), "got {path} of schema version 2; expected version 1"),
+    "version as text": (put("schema_version", "1"), "got {path} of schema version 1; expected version 1"),
+    "no version": (drop("schema_version"), "got {path} of schema version None; expected version 1"),
+    "no sets": (drop("sets"), NO_FIT),
+    "sets as a list": (put("sets", []), NO_FIT),
+    "rows as text": (put("sets", "forget", "num_rows", "many"), NO_FIT),
+    "fingerprint as a number": (put("sets", "forget", "fingerprint", 7), NO_FIT),
+    "settings as text": (put("settings", "none"), NO_FIT),
+    "run as text": (put("run", "none"), NO_FIT),
+    "name as a number": (put("name", 7), NO_FIT),
+}
+EVALUATION = {
+    "no metrics": (drop("metrics"), NO_FIT),
+    "metrics as a list": (put("metrics", []), NO_FIT),
+    "metric as a number": (put(*METRIC, 0.5), NO_FIT),
+    "value as text": (put(*METRIC, "value", "0.5"), NO_FIT),
+    "value as a switch": (put(*METRIC, "value", True), NO_FIT),
+    "value NaN": (put(*METRIC, "value", float("nan")), NOT_JSON),
+    "value too large": (put(*METRIC, "value", 10**400), NO_FIT),
+    "value infinite": (put(*METRIC, "value", float("-inf")), NOT_JSON),
+    "row's number as text": (put(*METRIC, "values", "forget", "3", "0.5"), NO_FIT),
+    "row's number NaN": (put(*METRIC, "values", "forget", "3", float("nan")), NOT_JSON),
+    "row's number missing": (put(*METRIC, "values", "forget", "3", None), NO_FIT),
+    "row without a number": (put(*METRIC, "values", "forget", "third", 0.5), NO_FIT),
+    "rows' numbers as a list": (put(*METRIC, "values", "forget", [0.5]), NO_FIT),
+    "three bounds": (put(*METRIC, "interval", [0.1, 0.2, 0.3]), NO_FIT),
+    "bounds NaN": (put(*METRIC, "interval", [float("nan"), 0.3]), NOT_JSON),
+    "bounds as text": (put(*METRIC, "interval", "wide"), NO_FIT),
+    "samples as text": (put(*METRIC, "num_samples", "12"), NO_FIT),
+    "direction as text": (put(*METRIC, "higher_is_better", "yes"), NO_FIT),
+    "another field": (put(*METRIC, "colour", "red"), NO_FIT),
+    "split as a number": (put("split", 10), NO_FIT),
+    "suite as nothing": (put("suite", None), NO_FIT),
+    "training as text": (put("training", "long"), NO_FIT),
+    "training of numbers": (put("training", [1, 2]), NO_FIT),
+    "examples as text": (put("examples", {"forget": [SECRET]}), NO_FIT),
+    "ids as text": (put("feature_ids", "forget", ["a"]), NO_FIT),
+    "no digest": (drop("features_digest"), NO_FIT),
+    "another digest": (put("features_digest", "0" * 64), "which is not as it was written with the results beside it"),
+}
+FOUND = ("findings", "sampling", "metrics", "best_rouge")
+CURVES = ("findings", "relearning", "curves", "forget")
+AUDIT = {
+    "no findings": (drop("findings"), NO_FIT),
+    "another attack": (put("findings", "hypnosis", {}), NO_FIT),
+    "value NaN": (put(*FOUND, "value", float("nan")), NOT_JSON),
+    "value as text": (put(*FOUND, "value", "0.5"), NO_FIT),
+    "curve as text": (put(*CURVES, "steep"), NO_FIT),
+    "curve of numbers": (put(*CURVES, [1, 2]), NO_FIT),
+    "curve with NaN": (put(*CURVES, [[0, float("nan")]]), NOT_JSON),
+    "curve with half a step": (put(*CURVES, [[0.5, 0.5]]), NO_FIT),
+    "model beside as text": (put("retrained", "folder"), NO_FIT),
+    "no model beside": (drop("before"), NO_FIT),
+}
+
+
+def spoil(path, change):
+    """Writes the content to the path, or what a change makes of its document."""
+    if callable(change):
+        document = json.loads(path.read_text())
+        change(document)
+        change = json.dumps(document)
+    write(path, change)
+
+
+@pytest.mark.parametrize("name", BOTH | EVALUATION)
+def test_results_that_cannot_be_used_are_refused(results, tmp_path, capsys, name):
+    change, says = (BOTH | EVALUATION)[name]
+    good, bad = results("before"), results("egup_clreg")
+    spoil(bad, change)
+    assert_refused(compare(tmp_path, good, bad), tmp_path, capsys, says.format(path=bad))
+
+
+@pytest.mark.parametrize("name", BOTH | AUDIT)
+def test_audits_that_cannot_be_used_are_refused(results, audit, tmp_path, capsys, name):
+    change, says = (BOTH | AUDIT)[name]
+    spoil(audit, change)
+    assert_refused(compare(tmp_path, results(), "--audit", audit), tmp_path, capsys, says.format(path=audit))
+
+
+@pytest.mark.parametrize("flag", [(), ("--retrained",), ("--audit",)])
+def test_places_without_results_are_refused(results, tmp_path, capsys, flag):
+    for place in ("nowhere.json", "", "egup_clreg.json/below.json", "a" * 300):
+        path = tmp_path / place
+        words = compare(tmp_path, results(), *flag, path)
+        assert_refused(words, tmp_path, capsys, f"got no readable file at {path}; expected results as `egup ")
+
+
+def test_an_audit_is_no_evaluation_nor_the_other_way_round(results, audit, tmp_path, capsys):
+    says = f"got {audit}, which holds something else; expected results as `egup evaluate` writes them"
+    assert_refused(compare(tmp_path, results(), audit), tmp_path, capsys, says)
+    says = f"got {results()}, which holds something else; expected results as `egup audit` writes them"
+    assert_refused(compare(tmp_path, results(), "--audit", results()), tmp_path, capsys, says)
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        ({"split": "forget05"}, "with split forget05; expected split forget10, that of "),
+        ({"suite": "custom"}, "with suite custom; expected suite tofu, that of "),
+        ({"sets": {**SETS, "forget": SetFacts(60, "f" * 16)}}, "with forget rows of fingerprint ffffffffffffffff; "),
+        ({"sets": {"forget": SETS["forget"]}}, "with retain rows of fingerprint missing; expected retain rows of"),
+        ({"settings": {"feature_layer": 0.25}}, "with feature_layer 0.25; expected feature_layer missing, that of"),
+    ],
+)
+def test_results_of_other_rows_are_refused(results, tmp_path, capsys, changes, says):
+    good, other = results("before"), results("egup_clreg", **changes)
+    assert_refused(compare(tmp_path, good, other), tmp_path, capsys, f"got {other} {says}")
+    assert_refused(compare(tmp_path, good, "--retrained", other), tmp_path, capsys, f"got --retrained {says}")
+
+
+def test_features_that_are_not_those_of_the_results_are_refused(results, tmp_path, capsys):
+    path = features_path(results())
+    path.write_bytes(path.read_bytes()[:-1])
+    says = f"got {path}, which is not as it was written with the results beside it; expected the two files of one"
+    assert_refused(compare(tmp_path, results("before"), tmp_path / "egup_clreg.json"), tmp_path, capsys, says)
+
+
+@pytest.mark.parametrize("flag", ["--retrained", "--before", "--reference"])
+@pytest.mark.parametrize("name", ["cut", "later version", "value NaN"])
+def test_evaluate_refuses_bad_results_before_a_model_is_loaded(no_weights, results, tmp_path, capsys, flag, name):
+    change, says = (BOTH | EVALUATION)[name]
+    bad = results()
+    spoil(bad, change)
+    words = ["evaluate", "--model_name_or_path", str(no_weights), "--suite", "custom", "--use_cpu", flag, str(bad)]
+    words += [*source_flags(tmp_path, proxy=None), "--output", str(tmp_path / "o.json")]
+    assert_refused(words, tmp_path, capsys, says.format(path=bad))
+
+
+@pytest.mark.parametrize("flag", ["--retrained", "--before", "--reference"])
+def test_evaluate_refuses_results_of_other_rows_before_a_model_is_loaded(no_weights, results, tmp_path, capsys, flag):
+    words = ["evaluate", "--model_name_or_path", str(no_weights), "--suite", "custom", "--use_cpu", flag]
+    words += [str(results()), *source_flags(tmp_path, proxy=None), "--output", str(tmp_path / "o.json")]
+    assert_refused(words, tmp_path, capsys, f"got {flag} with suite tofu; expected suite custom, that of no_weights")
+
+
+def test_unlearn_refuses_bad_results_before_a_model_is_loaded(no_weights, results, tmp_path, capsys):
+    words = [*unlearn_words(no_weights, tmp_path / "out"), *source_flags(tmp_path), "--eval_strategy", "epoch"]
+    words += ["--eval_suite", "custom", "--retrained", str(results())]
+    assert_refused(words, tmp_path, capsys, "got --retrained with suite tofu; expected suite custom, that of the model")
+    spoil(results(), BOTH["cut"][0])
+    assert_refused(words, tmp_path, capsys, "egup_clreg.json, which is no whole JSON file")
+
+
+@pytest.mark.parametrize(
+    ("flags", "says"),
+    [
+        (
+            ["--titel", "x"],
+            "got the unknown flag --titel; expected a flag of `egup compare --help`; did you mean --title?",
+        ),
+        (["--retr", "x.json"], "got the unknown flag --retr"),
+        (["--audit"], "got argument --audit: expected at least one argument"),
+        (["--output", "report.pdf"], "got --output report.pdf; expected a name that ends in .html; rename it"),
+        (["--output", "egup_clreg.html"], "which would overwrite results that are read"),
+    ],
+)
+def test_options_of_compare_that_cannot_work_are_refused(results, tmp_path, capsys, monkeypatch, flags, says):
+    monkeypatch.chdir(tmp_path)
+    assert_refused([*compare(tmp_path, results()), *flags], tmp_path, capsys, says)
+
+
+def test_compare_needs_results_and_an_output(results, tmp_path, capsys):
+    assert_refused(["compare"], tmp_path, capsys, "got the following arguments are required: RESULTS.json, --output")
+    assert_refused(["compare", str(results())], tmp_path, capsys, "got the following arguments are required: --output")
+    words = compare(tmp_path, results(), "--retrained", results())
+    assert_refused(words, tmp_path, capsys, "got no results besides those of --retrained; expected those of one model")
