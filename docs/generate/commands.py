@@ -1,11 +1,11 @@
-"""The page of each command, read from its parser."""
+"""The page of commands, read from their parsers."""
 
 import argparse
 from collections import defaultdict
 
 from generate.configuration import owner_of, show
 from generate.parsers import COMMANDS, flags_of, parser_of
-from generate.tables import code, table
+from generate.tables import code, stacked, table
 
 _OURS = "egup_trainer"
 
@@ -20,32 +20,32 @@ def _section(name: str, text: str) -> str:
     parts = [f"## egup {name}", f"{text[:1].upper()}{text[1:]}."]
     if parser is None:
         return "\n\n".join(parts)
+    owners = {action: _owner(action, parser) for action in flags_of(parser)}
     groups = defaultdict(list)
-    for action in flags_of(parser):
-        groups[_origin(action, parser)].append(action)
+    for action in sorted(owners, key=lambda each: owners[each][0]):
+        groups[owners[action][1]].append(action)
     for origin, actions in groups.items():
         rows = [[_flags(each), _default(each), (each.help or "").replace("%%", "%")] for each in actions]
-        shown = table(["flag", "default", "meaning"], rows)
+        shown = stacked(table(["flag", "default", "meaning"], rows))
         parts.append(shown if origin == _OURS else _folded(f"{len(rows)} flags of {origin}", shown))
     return "\n\n".join(parts)
 
 
-def _origin(action: argparse.Action, parser: argparse.ArgumentParser) -> str:
-    """This package, or the library's class that declares the flag."""
-    for config in getattr(parser, "dataclass_types", []):
-        name = action.dest.removeprefix("no_")
-        field_name = action.dest if action.dest in config.__dataclass_fields__ else name
-        if field_name in config.__dataclass_fields__:
-            owner = owner_of(field_name, config)
-            package = owner.__module__.split(".")[0]
-            return _OURS if package == _OURS else f"{package}.{owner.__name__}"
-    return _OURS
+def _owner(action: argparse.Action, parser: argparse.ArgumentParser) -> tuple[tuple[int, int], str]:
+    """Where a flag stands: with the class that declares it, own ones first; and this package or a library's class."""
+    for place, config in enumerate(getattr(parser, "dataclass_types", [])):
+        for name in (action.dest, action.dest.removeprefix("no_")):
+            if name in config.__dataclass_fields__:
+                owner = owner_of(name, config)
+                package = owner.__module__.split(".")[0]
+                origin = _OURS if package == _OURS else f"{package}.{owner.__name__}"
+                return (place, config.__mro__.index(owner)), origin
+    return (0, 0), _OURS
 
 
 def _flags(action: argparse.Action) -> str:
     own = [each for each in action.option_strings if "-" not in each.removeprefix("--")]  # TRL has each name twice
-    name = ", ".join(own or action.option_strings) or str(action.metavar or action.dest)
-    return code(name)
+    return code(", ".join(own or action.option_strings) or str(action.metavar or action.dest))
 
 
 def _default(action: argparse.Action) -> str:

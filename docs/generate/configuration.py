@@ -8,7 +8,7 @@ from typing import Any, get_args
 
 from griffe import Docstring, DocstringSectionKind
 
-from generate.tables import code, table
+from generate.tables import code, stacked, table
 
 
 @dataclass(frozen=True)
@@ -28,7 +28,8 @@ def own_options(config: type) -> list[Option]:
         ValueError: a field has neither a help text nor a line under Args in the docstring.
     """
     described = _described(config)
-    options = [_option(each, described) for each in fields(config) if each.name in get_annotations(config)]
+    types = get_annotations(config)  # a field's own type is changed by the parser of transformers
+    options = [_option(each, types[each.name], described) for each in fields(config) if each.name in types]
     silent = [option.name for option in options if not option.help]
     if silent:
         raise ValueError(f"fields of {config.__name__} without a help text: {', '.join(silent)}")
@@ -39,7 +40,7 @@ def options_table(*configs: type) -> str:
     """Name, type, default and meaning of the dataclasses' own fields."""
     options = [option for config in configs for option in own_options(config)]
     rows = [[code(each.name), code(each.type), code(each.default), each.help] for each in options]
-    return table(["name", "type", "default", "meaning"], rows)
+    return stacked(table(["name", "type", "default", "meaning"], rows))
 
 
 def owner_of(name: str, config: type) -> type:
@@ -62,10 +63,10 @@ def show(value: Any) -> str:
     return str(value) if is_plain else repr(value)
 
 
-def _option(each: Field, described: dict[str, str]) -> Option:
+def _option(each: Field, annotation: Any, described: dict[str, str]) -> Option:
     made = each.default_factory() if each.default_factory is not MISSING else each.default
     default = "" if made is MISSING else show(made)
-    return Option(each.name, _type(each.type), default, each.metadata.get("help") or described.get(each.name, ""))
+    return Option(each.name, _type(annotation), default, each.metadata.get("help") or described.get(each.name, ""))
 
 
 def _type(annotation: Any) -> str:

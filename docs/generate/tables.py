@@ -16,6 +16,11 @@ def table(headings: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
+def stacked(text: str) -> str:
+    """A table whose cells stand one below the other on a phone (style.css)."""
+    return f'<div class="stacked" markdown>\n\n{text}\n\n</div>'
+
+
 def code(text: str) -> str:
     """`text` as code; nothing for nothing."""
     return f"`{text}`" if text else ""
