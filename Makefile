@@ -27,7 +27,7 @@ check: lint .venv/installed-check
 	$(BIN)/pip-audit --requirement constraints.txt --no-deps --progress-spinner off  # asks PyPI for known faults
 
 .venv/installed-check: .venv/installed-test
-	$(BIN)/pip install --quiet --disable-pip-version-check "bandit[toml]" pip-audit
+	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable ".[check]"
 	touch $@
 
 lint: .venv/installed-test

@@ -34,6 +34,8 @@ GENERATED = {
     "ScoringOptions": lambda: options_table(ScoringOptions),
 }
 _MARK = re.compile(r"<!-- generated: (\w+) -->")
+_PICTURE_ELSEWHERE = re.compile(r"<img\b[^>]*\bsrc=\"https?://[^>]*>")
+_ALT = re.compile(r"\balt=\"([^\"]*)\"")
 _LINK_OUT = re.compile(r"(?<=\]\()\.\./([^)#\s]+)")
 
 
@@ -73,6 +75,11 @@ def on_page_markdown(markdown: str, page: Any, config: Any, files: Files) -> str
     if page.file.src_uri.startswith(f"{OUTSIDE}/"):
         return markdown
     return _LINK_OUT.sub(lambda found: f"{OUTSIDE}/{_first_file(found[1])}", markdown)
+
+
+def on_page_content(html: str, page: Any, config: Any, files: Files) -> str:
+    """Puts the text of pictures that lie elsewhere, such as a badge in a notebook, in their place."""
+    return _PICTURE_ELSEWHERE.sub(lambda found: _ALT.search(found[0] + ' alt="picture"')[1], html)  # type: ignore[index]
 
 
 def _files_at(path: Path) -> list[Path]:

@@ -48,7 +48,7 @@ class NumberError(EgupError):
 
 
 class StateError(EgupError):
-    """A saved file (scan, checkpoint state) does not belong to this run."""
+    """A saved file does not belong to this run, or a folder cannot be written to."""
 
 
 def choose(choices: type[_Choice], value: Any, name: str) -> _Choice:

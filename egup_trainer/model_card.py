@@ -186,6 +186,7 @@ def _metadata(
     from huggingface_hub import ModelCardData
 
     adapter, model = record["adapter"], record["model"]
+    is_adapter = adapter and not record.get("is_merged")
     tags = ["unlearning", "egup_trainer", record["objective"]]
     tags += ["egup"] if any(record["egup"].values()) else []
     tags += ["clreg"] if record["clreg_weight"] else []
@@ -193,7 +194,7 @@ def _metadata(
     return ModelCardData(
         language=facts.language,
         license=facts.license,
-        library_name="peft" if adapter else "transformers",  # the hub shows by it how the model is loaded
+        library_name="peft" if is_adapter else "transformers",  # the hub shows by it how the model is loaded
         pipeline_tag=_tasks(facts)[0],
         base_model=facts.finetuned_from or (None if model["is_local"] else model["name"]),
         datasets=_listed(facts.dataset_tags) or None,
@@ -220,7 +221,8 @@ def _eval_results(metrics: dict[str, float | None], facts: CardFacts) -> list["E
 
 def _introduction(record: dict[str, Any], model_name: str, facts: CardFacts) -> str:
     rows = record["rows"]
-    what = ("an adapter for " if record["adapter"] else "") + _base(record, facts)
+    adapter = "an adapter merged into " if record.get("is_merged") else "an adapter for "
+    what = (adapter if record["adapter"] else "") + _base(record, facts)
     kept = f", to keep: {rows['retain']['rows']}" if "retain" in rows else ""
     return f"""\
 # {model_name}

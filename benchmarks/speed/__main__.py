@@ -5,14 +5,12 @@ The last line of its output is JSON: medians over rounds of ratios within a roun
 
 import argparse
 import json
-from concurrent.futures import ProcessPoolExecutor
-from multiprocessing import get_context
 from typing import Any
 
 import torch
 
 from benchmarks.speed.contenders import CONTENDERS
-from benchmarks.speed.measure import Case, compare, ratio
+from benchmarks.speed.measure import Case, compare, in_process_of_its_own, ratio
 from benchmarks.speed.report import QUICK_RESULTS, RESULTS, write_report
 from benchmarks.speed.rows import read_rows
 from benchmarks.speed.scale import compare_sizes
@@ -63,19 +61,14 @@ def _quick(data_dir: str) -> dict[str, float]:
         "egup_over_npo_kl_32k": ratio(small, "egup", "npo_kl"),
         "memory_over_npo_32k": ratio(small, "egup", "npo", "peak_gb"),
         "memory_over_npo_262k": ratio(large, "egup", "npo", "peak_gb"),
-        "scale_100k_over_1k": _scale(),
+        # Steps of some milliseconds feel what the large models before them left in memory.
+        "scale_100k_over_1k": in_process_of_its_own(compare_sizes, *SIZES, 100, 7)["ratio"],
     }
     own = {"memory_over_npo_32k, libraries left out": ratio(small, "egup", "npo", "own_gb")}
     text = json.dumps({"ratios": found, "more": own, "run": run_facts()}, indent=1)
     QUICK_RESULTS.parent.mkdir(parents=True, exist_ok=True)
     QUICK_RESULTS.write_text(text + "\n", encoding="utf-8")
     return found
-
-
-def _scale() -> float:
-    """In a process of its own: steps of some milliseconds feel what the large models before them left in memory."""
-    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as alone:
-        return alone.submit(compare_sizes, *SIZES, steps=100, rounds=7).result()["ratio"]
 
 
 def _all(options: argparse.Namespace) -> dict[str, Any]:

@@ -7,12 +7,11 @@ with rows and not with steps.
 
 import argparse
 import json
-from concurrent.futures import ProcessPoolExecutor
-from multiprocessing import get_context
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+from benchmarks.speed.measure import in_process_of_its_own
 from benchmarks.speed.report import LOAD_RESULTS, write_report
 from benchmarks.speed.scale import PROXIES, RETAIN, make_trainer
 from egup_trainer.cli.common import quiet_libraries
@@ -66,8 +65,7 @@ def main() -> None:
     found = []
     for size in SIZES:
         for steps in STEPS:
-            with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as alone:
-                found.append(alone.submit(load_of, size, steps).result())
+            found.append(in_process_of_its_own(load_of, size, steps))
             print(json.dumps(found[-1]), flush=True)
     results = {"runs": found, "run": run_facts()}
     LOAD_RESULTS.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")

@@ -4,8 +4,10 @@ import ctypes
 import gc
 import statistics
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass
+from multiprocessing import get_context
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -88,6 +90,12 @@ class StepClock(TrainerCallback):
     def seconds(self) -> list[float]:
         """Of each step but the first, which warms up; with all that happens between steps."""
         return [end - begin for begin, end in zip(self.ends, self.ends[1:], strict=False)]
+
+
+def in_process_of_its_own(work: Callable[..., Any], *arguments: Any) -> Any:
+    """What `work` returns, in a process that has held nothing before."""
+    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as alone:
+        return alone.submit(work, *arguments).result()
 
 
 def run(contender: str, case: Case, rows: SpeedRows, steps: int) -> Run:

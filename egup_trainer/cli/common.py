@@ -115,10 +115,13 @@ def refuse_lora_flags(model_config: Any) -> None:
 
 def load_on_device(name: str, model_config: Any, accelerator: Any) -> Any:
     """The model of that folder or hub id, on the `Accelerator`'s device, as the flags of TRL's `ModelConfig` say."""
-    from egup_trainer.modeling.loading import load_model, model_init_kwargs
+    from egup_trainer.modeling.loading import keep_gradients_of_4bit_layers, load_model, model_init_kwargs
 
     kwargs = model_init_kwargs(model_config, use_cpu=accelerator.device.type == "cpu")
     model = load_model(name, **kwargs)
+    keep_gradients_of_4bit_layers(
+        model
+    )  # so that it says what it said in training: repacked weights compute in bfloat16
     return model if kwargs.get("quantization_config") else model.to(accelerator.device)
 
 

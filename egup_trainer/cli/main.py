@@ -12,6 +12,7 @@ COMMANDS = {
     "proxy": "have a model write rows of the forget rows' kind that it never saw",
     "evaluate": "measure what a model still says of rows, by every metric of a suite",
     "audit": "try to bring forgotten rows back, by relearning, quantisation, prompts, sampling, probes",
+    "verify": "measure a saved model again, and say whether it gives the numbers of its run",
     "compare": "put results side by side in a page that anyone can open",
     "inspect": "show how rows are tokenized and what of them is scored",
     "demo": "see it work on invented people, with no network and no download",
@@ -19,7 +20,7 @@ COMMANDS = {
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Runs a command; returns the exit code: 0, or 2 for an error that one line on stderr explains."""
+    """Runs a command; returns the exit code: 0, a command's own, or 2 for an error that one line on stderr explains."""
     argv = sys.argv[1:] if argv is None else argv
     if not argv or argv[0] in ("-h", "--help"):
         print(_usage())
@@ -33,13 +34,12 @@ def main(argv: list[str] | None = None) -> int:
         hint = f"did you mean {close[0]}?" if close else "see `egup --help`"
         return _fail(f"got the unknown command {command}; expected one of {', '.join(COMMANDS)}; {hint}")
     try:
-        import_module(f"egup_trainer.cli.{command}").main(rest)
+        return import_module(f"egup_trainer.cli.{command}").main(rest) or 0
     except EgupError as error:
         return _fail(str(error), command)
     except KeyboardInterrupt:
         print(f"egup {command}: interrupted", file=sys.stderr)
         return 130
-    return 0
 
 
 def _usage() -> str:

@@ -6,10 +6,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from egup_trainer.cli.closing import merge_and_measure, refuse_to_merge_nothing, write_records
 from egup_trainer.cli.common import one_line_errors, parse, quiet_libraries, require
 from egup_trainer.cli.proxy import AUTO, auto_proxies
 from egup_trainer.cli.suites import MAX_LENGTH, SuiteArguments, SuiteName, make_suite
 from egup_trainer.errors import ConfigError, StateError
+from egup_trainer.outcome import AFTER, BEFORE, MERGED
 
 _SOURCES = "a file (.jsonl, .json, .csv, .parquet), a saved dataset, tofu:NAME, or a hub id owner/name[:config[:split]]"
 
@@ -37,6 +39,13 @@ class RowArguments(SuiteArguments):
             "metrics can be --metric_for_best_model."
         },
     )
+    merge: bool = field(
+        default=False,
+        metadata={
+            "help": "Write adapter and base model as one stand-alone model to OUTPUT_DIR/merged, in the numbers that "
+            "--dtype says, and measure its files again: as they are, and in 4 bits."
+        },
+    )
 
 
 def main(argv: list[str]) -> None:
@@ -56,14 +65,26 @@ def main(argv: list[str]) -> None:
     trainer.save_model()
     trainer.create_model_card()
     trainer.save_state()
-    if trainer.is_world_process_zero():
-        _print_summary(trainer, probabilities, seconds, resume)
+    if not trainer.is_world_process_zero():
+        return
+    lines = _closing_lines(trainer, seconds)
+    found = {"at the checkpoint" if resume else BEFORE: probabilities.before, AFTER: probabilities.after}
+    datasets, tokenizer = probabilities.datasets, trainer.processing_class
+    del trainer, probabilities  # a merged model wants their memory
+    if row_args.merge:
+        found |= merge_and_measure(config, tokenizer, datasets, config.model_init_kwargs)
+        lines.append(f"Merged model in {Path(config.output_dir) / MERGED}")
+    sources = {name: getattr(row_args, name) for name in datasets}
+    write_records(config, found, argv=argv, model=model_config.model_name_or_path, sources=sources)
+    _print_summary(found, lines)
 
 
 def _check(row_args: RowArguments, config: Any, model_config: Any) -> None:
     from dataclasses import fields
 
     require("unlearn", model_name_or_path=model_config.model_name_or_path, forget=row_args.forget)
+    if row_args.merge:
+        refuse_to_merge_nothing(model_config)
     for option in fields(model_config):
         unused = option.name.startswith("lora_") and not model_config.use_peft
         if unused and getattr(model_config, option.name) != option.default:
@@ -148,22 +169,34 @@ def _resume_from(config: Any) -> Any:
     return True
 
 
-def _print_summary(trainer: Any, probabilities: Any, seconds: float, resume: Any) -> None:
+def _closing_lines(trainer: Any, seconds: float) -> list[str]:
+    """What to say below the numbers."""
+    from egup_trainer.trainer.step import peak_memory_gb
+
+    what = "Adapter" if trainer.model.__class__.__name__.startswith("Peft") else "Model"
+    lines = [
+        f"{trainer.state.global_step} steps, {seconds:.0f} s, peak memory {peak_memory_gb():.2f} GB",
+        f"{what} and tokenizer saved to {trainer.args.output_dir}",
+    ]
+    if trainer.scan_folder.is_dir():
+        lines.append(f"Features of the forget rows kept for further runs in {trainer.scan_folder}")
+    return lines
+
+
+def _print_summary(found: dict[str, Any], lines: list[str]) -> None:
+    """A table with a column for each time that the rows were scored, then the lines."""
     from rich.console import Console
     from rich.table import Table
 
     from egup_trainer.report.comparison import format_probability
-    from egup_trainer.trainer.step import peak_memory_gb
 
     table = Table(title="Probability of answers", title_justify="left")
-    for heading in ("rows", "at the checkpoint" if resume else "before", "after"):
+    measured = {when: values for when, values in found.items() if isinstance(values, dict)}
+    for heading in ("rows", *measured):
         table.add_column(heading, justify="left" if heading == "rows" else "right")
-    for name, before in probabilities.before.items():
-        table.add_row(name, format_probability(before), format_probability(probabilities.after[name]))
+    for name in found[AFTER]:
+        table.add_row(name, *(format_probability(values[name]) for values in measured.values()))
     console = Console(file=sys.stdout)
     console.print(table)
-    what = "Adapter" if trainer.model.__class__.__name__.startswith("Peft") else "Model"
-    console.print(f"{trainer.state.global_step} steps, {seconds:.0f} s, peak memory {peak_memory_gb():.2f} GB")
-    console.print(f"{what} and tokenizer saved to {trainer.args.output_dir}", soft_wrap=True)
-    if trainer.scan_folder.is_dir():
-        console.print(f"Features of the forget rows kept for further runs in {trainer.scan_folder}", soft_wrap=True)
+    for line in [*lines, *(f"{when}: {text}" for when, text in found.items() if when not in measured)]:
+        console.print(line, soft_wrap=True, markup=False)

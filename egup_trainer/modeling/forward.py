@@ -82,11 +82,11 @@ class AnswerReader:
         self.layer, self.hidden_layer = layers[self.layer_index], layers[self.hidden_index]
         self._transform: LogitTransform | None = LogitTransform.of(model.config.get_text_config())
         self._transform_is_known = False
-        self._packer, self._padding_free = Packer(model, padding_free), padding_free
+        self._packer = Packer(model, padding_free)
 
     def of(self, model: nn.Module) -> "AnswerReader":
         """A reader of another model of the same shape, with the same settings."""
-        return AnswerReader(model, self.layer_index, self.hidden_index, self._padding_free)
+        return AnswerReader(model, self.layer_index, self.hidden_index, self._packer.padding_free)
 
     def __call__(
         self,

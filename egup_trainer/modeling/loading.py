@@ -31,9 +31,14 @@ def load_model(name_or_path: str, **model_init_kwargs: Any) -> Any:
     from transformers import AutoModelForCausalLM
 
     kwargs = {"dtype": "float32", **model_init_kwargs}
-    if (Path(name_or_path) / "adapter_config.json").is_file():
+    if is_adapter(name_or_path):
         return _load(AutoPeftModelForCausalLM, "adapter", name_or_path, is_trainable=True, **kwargs)
     return _load(AutoModelForCausalLM, "causal language model", name_or_path, **kwargs)
+
+
+def is_adapter(name_or_path: str) -> bool:
+    """Whether a saved adapter lies there."""
+    return (Path(name_or_path) / "adapter_config.json").is_file()
 
 
 def model_init_kwargs(model_config: Any, use_cpu: bool = False) -> dict[str, Any]:

@@ -96,8 +96,8 @@ class Packer:
         config = model.config.get_text_config()
         self._token_cost, self._vocabulary = 6 * config.hidden_size, config.vocab_size
         self._attends_to_rows = "flash" in (getattr(config, "_attn_implementation", None) or "")
-        self._packs, self._must_pack, self._bare = padding_free, padding_free, model
-        self._has_tried = padding_free is False
+        self._bare, self.padding_free = model, padding_free
+        self._packs = False if padding_free is False else None  # None: not tried yet
 
     def __call__(self, model: Callable[..., Any], input_ids: Tensor, attention_mask: Tensor) -> RowLayout:
         """The cheapest layout of rows, each (B, T) and padded on the right.
@@ -108,8 +108,8 @@ class Packer:
         Raises:
             ModelError: rows must be packed, and the model cannot read them so.
         """
-        if not self._has_tried:
-            self._has_tried, self._packs = True, self._reads_packed_rows(model, input_ids.device)
+        if self._packs is None:
+            self._packs = self._reads_packed_rows(model, input_ids.device)
         return self._cheapest(input_ids, attention_mask) if self._packs else padded(input_ids, attention_mask)
 
     def _reads_packed_rows(self, model: Any, device: torch.device) -> bool:
@@ -119,7 +119,7 @@ class Packer:
         # Chunks are counted along a line in transformers 5.17, whatever rows it holds.
         reads = reads and getattr(bare.config.get_text_config(), "attention_chunk_size", None) is None
         reads = reads and self._keeps_rows_apart(model, device)
-        if self._must_pack and not reads:
+        if self.padding_free and not reads:
             raise ModelError(
                 got=f"padding_free with {type(bare).__name__}",
                 expected="a model that keeps apart the rows that follow each other, by their position ids",

@@ -38,6 +38,8 @@ class AttemptLog:
     def start(cls, path: Path, digest: str, facts: dict[str, Any]) -> "AttemptLog":
         """A new file, in the place of any other."""
         path.parent.mkdir(parents=True, exist_ok=True)
+        path.unlink(missing_ok=True)
+        path.touch(mode=0o600)  # what a model wrote of forget rows is the user's alone
         path.write_text(_line({"digest": digest, **facts}), encoding="utf-8")
         return cls(path, digest, facts)
 

@@ -232,6 +232,8 @@ def _finish(log: AttemptLog, output: Path, writer: Writer, settings: ProxySettin
     origin = {"writer": writer.name, "seed": settings.seed, "digest": log.digest}
     lines = [{**record_of(verdict.row), **origin, "attempt": verdict.attempt} for verdict in kept]  # type: ignore[arg-type]
     partial = output.with_suffix(".partial")
+    partial.unlink(missing_ok=True)
+    partial.touch(mode=0o600)
     partial.write_text("".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines), encoding="utf-8")
     partial.replace(output)
     quality = Quality.of(

@@ -8,6 +8,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from egup_trainer.report.models import Comparison
+from egup_trainer.report.remarks import remarks
 from egup_trainer.report.summary import NO_GUARANTEE, sentences
 from egup_trainer.report.table import Cell, Part
 
@@ -24,6 +25,7 @@ def to_json(comparison: Comparison, parts: Sequence[Part], title: str) -> str:
         "title": title,
         "note": NO_GUARANTEE,
         "summary": sentences(comparison),
+        "remarks": remarks(comparison),
         "models": [
             {
                 "name": model.name,

@@ -16,6 +16,7 @@ from egup_trainer.report.plots.drawing import looks
 from egup_trainer.report.plots.features import projections
 from egup_trainer.report.plots.outcome import forget_rows, tradeoff, truth_ratios
 from egup_trainer.report.plots.training import training_curves
+from egup_trainer.report.remarks import remarks
 from egup_trainer.report.summary import NO_GUARANTEE, sentences
 from egup_trainer.report.table import Part, table_parts
 
@@ -97,6 +98,7 @@ def render_page(
         comparison=comparison,
         looks=(audit.looks if audit else {}) | looks(comparison),
         sentences=sentences(comparison),
+        remarks=remarks(comparison),
         parts=parts,
         notes=_notes(parts),
         meanings=_meanings(parts),

@@ -2,10 +2,10 @@
 
 from typing import Any
 
-import torch
 from transformers import ProgressCallback, TrainerCallback
 
 from egup_trainer.data.tokenization import RowDataset
+from egup_trainer.modeling.probability import probabilities
 from egup_trainer.trainer.finite import refuse_infinite_gradient
 
 
@@ -53,15 +53,14 @@ class ProbabilityCallback(TrainerCallback):
 
     Args:
         trainer: the trainer whose model is scored.
-        datasets: the rows by name.
-        most_rows: sets with more rows are judged by a sample of so many, drawn with the run's seed.
+        datasets: the rows by name; of many rows a sample, drawn with the run's seed.
 
     Attributes:
         before, after: probability by name.
     """
 
-    def __init__(self, trainer: Any, datasets: dict[str, RowDataset], most_rows: int = 400):
-        self.trainer, self.datasets, self.most_rows = trainer, datasets, most_rows
+    def __init__(self, trainer: Any, datasets: dict[str, RowDataset]):
+        self.trainer, self.datasets = trainer, datasets
         self.before: dict[str, float] = {}
         self.after: dict[str, float] = {}
 
@@ -72,11 +71,8 @@ class ProbabilityCallback(TrainerCallback):
         self.after = self._score("after")
 
     def _score(self, when: str) -> dict[str, float]:
-        generator = torch.Generator().manual_seed(self.trainer.args.seed)
-        description = None if self.trainer.args.disable_tqdm else f"Scoring rows {when} unlearning"
-        return {
-            name: self.trainer.score(
-                rows, torch.randperm(len(rows), generator=generator)[: self.most_rows].sort().values, description
-            ).probability
-            for name, rows in self.datasets.items()
-        }
+        args = self.trainer.args
+        description = None if args.disable_tqdm else f"Scoring rows {when} unlearning"
+        return probabilities(
+            lambda rows, ids: self.trainer.score(rows, ids, description), self.datasets, seed=args.seed
+        )

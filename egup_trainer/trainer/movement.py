@@ -11,18 +11,13 @@ import torch
 from torch import Tensor, nn
 from transformers import TrainerCallback
 
+from egup_trainer.outcome import UNMOVED_ABOVE, retain_damage
 from egup_trainer.trainer.scanning import is_spread_over_processes
 
 logger = logging.getLogger(__name__)
 
 MOST_ENTRIES = 4096
 """Entries of a tensor that are compared."""
-WARN_ABOVE = 0.9
-"""Share of unmoved weights from which on a run has changed almost nothing."""
-MOST_RISE = 2.0
-"""Retain loss at the end over that at the beginning from which on a run has damaged what it should keep."""
-LEAST_RISE = 0.1
-"""Nats a token, less than which is no damage."""
 
 
 @dataclass(frozen=True)
@@ -109,7 +104,7 @@ class WatchMovement(TrainerCallback):
 
     def _measure(self, state: Any) -> None:
         share = share_unmoved(self._samples)
-        if share > WARN_ABOVE and state.is_world_process_zero:
+        if share > UNMOVED_ABOVE and state.is_world_process_zero:
             kinds = ", ".join(sorted({str(sample.weight.dtype).removeprefix("torch.") for sample in self._samples}))
             logger.warning(
                 f"got {share:.1%} of the trainable weights ({kinds}) where they were before training; expected most of "
@@ -124,9 +119,10 @@ def _entries(weight: nn.Parameter, places: Tensor) -> Tensor:
 
 
 def _warn_of_damage(state: Any) -> None:
-    logged = [row["retain_nll"] for row in state.log_history if "retain_nll" in row]
-    if logged and logged[-1] > max(MOST_RISE * logged[0], logged[0] + LEAST_RISE) and state.is_world_process_zero:
+    damage = retain_damage(state.log_history)
+    if damage and state.is_world_process_zero:
+        first, last = damage
         logger.warning(
-            f"got a retain loss of {logged[-1]:.3g} nats a token at the end, {logged[0]:.3g} at the beginning; "
+            f"got a retain loss of {last:.3g} nats a token at the end, {first:.3g} at the beginning; "
             "expected it to stay; raise --retain_weight, lower --learning_rate, or train fewer epochs"
         )

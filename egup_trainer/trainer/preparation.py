@@ -28,15 +28,16 @@ def check_args(args: Any, config_class: type) -> Any:
     """The configuration itself, or the default one for None.
 
     Raises:
-        ConfigError: it is of another class, such as a plain `TrainingArguments`.
+        ConfigError: it is of another class, such as a plain `TrainingArguments`, or its output folder leads elsewhere.
     """
     if args is None:
-        return config_class(output_dir="tmp_trainer")
+        args = config_class(output_dir="tmp_trainer")
     if not isinstance(args, config_class):
         name = config_class.__name__
         raise ConfigError(
             got=f"args of class {type(args).__name__}", expected=name, fix=f"make them with {name}(output_dir=...)"
         )
+    refuse_detours(Path(args.output_dir))
     return args
 
 
@@ -156,6 +157,24 @@ def check_output_folder(model: Path, output: Path) -> None:
             expected="folders apart: the input model is never touched",
             fix="change --output_dir",
         )
+
+
+def refuse_detours(output: Path) -> None:
+    """Raises `ConfigError` if what is written into the output folder could land in another one: by .. or by a link."""
+    if ".." in output.as_posix().lstrip("./").split("/"):
+        raise ConfigError(
+            got=f"the output folder {output}, whose path goes back by ..",
+            expected="a path that goes one way",
+            fix="name the folder itself",
+        )
+    inside = output.resolve()
+    for path in output.rglob("*") if output.is_dir() else ():
+        if path.is_symlink() and inside not in path.resolve().parents:
+            raise ConfigError(
+                got=f"{path}, a link to {path.resolve()}",
+                expected="an output folder whose files lie in it: links could have others overwritten",
+                fix="remove the link, or change --output_dir",
+            )
 
 
 def disable_dropout(model: nn.Module) -> None:

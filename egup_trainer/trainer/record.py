@@ -15,7 +15,7 @@ from egup_trainer.model_card import RECORD_NAME, RECORD_SCHEMA, read_record
 from egup_trainer.trainer.config import EGUPConfig, UnlearnConfig
 from egup_trainer.versions import package_versions
 
-__all__ = ["RECORD_NAME", "fingerprint", "make_record", "read_record", "saved_step", "write_record"]
+__all__ = ["RECORD_NAME", "add_to_record", "fingerprint", "make_record", "read_record", "saved_step", "write_record"]
 
 _ROW_SETS = ("forget", "retain", "proxy")
 _EGUP_PARTS = ("inter_entanglement", "intra_entanglement", "proxy_constraint")
@@ -71,6 +71,17 @@ def write_record(record: dict[str, Any], folder: str | Path) -> None:
     """Writes the record into a saved model's folder."""
     text = json.dumps(record, indent=2, allow_nan=False) + "\n"
     (Path(folder) / RECORD_NAME).write_text(text, encoding="utf-8")
+
+
+def add_to_record(folder: str | Path, **facts: Any) -> dict[str, Any]:
+    """Adds what was found out after training to the record in a saved model's folder.
+
+    Returns:
+        The whole record.
+    """
+    record = {**(read_record(folder) or {}), **facts}
+    write_record(record, folder)
+    return record
 
 
 def fingerprint(rows: RowDataset) -> str:

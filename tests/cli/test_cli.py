@@ -106,6 +106,23 @@ def test_unlearn_resumes(model, rows, tmp_path, capsys):
     assert all(torch.equal(whole[name], cut[name]) for name in whole)
 
 
+def test_to_resume_without_a_checkpoint_starts_at_the_beginning_and_says_so(model, rows, tmp_path, caplog):
+    flags = ("--save_strategy", "no", "--padding_free", "false")
+    assert unlearn(model, rows, tmp_path / "plain", *flags) == 0
+    assert unlearn(model, rows, tmp_path / "resumed", *flags, "--resume_from_checkpoint", "true") == 0
+    assert caplog.messages == [f"No checkpoint in {tmp_path / 'resumed'}: starting at the beginning."]
+    plain, resumed = (AutoModelForCausalLM.from_pretrained(tmp_path / name) for name in ("plain", "resumed"))
+    assert all(torch.equal(one, other) for one, other in zip(plain.parameters(), resumed.parameters(), strict=True))
+
+
+def test_padding_free_reads_false_true_and_nothing():
+    options = [
+        parse("unlearn", (EGUPConfig,), ["--output_dir", "x", *flag])[0]
+        for flag in ([], ["--padding_free", "false"], ["--padding_free", "true"])
+    ]
+    assert [option.padding_free for option in options] == [None, False, True]
+
+
 BAD = "XYZZYSECRET"
 
 
@@ -230,8 +247,7 @@ def test_a_failing_command_leaves_with_code_2_and_no_traceback(tmp_path):
 def test_an_unknown_command_is_answered_with_a_guess(capsys):
     assert main(["unlern"]) == 2
     assert capsys.readouterr().err == (
-        "egup: error: got the unknown command unlern; expected one of unlearn, proxy, evaluate, audit, compare, "
-        "inspect, demo; did you mean unlearn?\n"
+        f"egup: error: got the unknown command unlern; expected one of {', '.join(COMMANDS)}; did you mean unlearn?\n"
     )
 
 

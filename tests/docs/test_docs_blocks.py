@@ -28,6 +28,7 @@ QUIET = ["--use_cpu", "true", "--disable_tqdm", "true"]
 SHORTER = {  # appended to a command: the same work on less
     "unlearn": [*QUIET, "--max_steps", "2", "--report_to", "none"],
     "evaluate": [*QUIET, "--max_new_tokens", "8"],
+    "verify": QUIET,
     "audit": [*QUIET, "--max_new_tokens", "8", "--num_samples", "1", "--relearn_steps", "2", "--max_rows", "4"],
 }
 RUN = ("egup",)  # `make` and benchmarks are checked, and run elsewhere

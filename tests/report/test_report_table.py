@@ -215,7 +215,7 @@ def test_json_and_csv_hold_the_numbers_of_the_table_and_no_text_of_a_row():
     for line in lines:
         cell = document["metrics"][line["metric"]][line["model"]]
         assert line["value"] == ("" if cell["value"] is None else str(cell["value"]))
-    assert document.keys() == {"kind", "schema_version", "title", "note", "summary", "models", "metrics"}
+    assert document.keys() == {"kind", "schema_version", "title", "note", "summary", "remarks", "models", "metrics"}
     assert document["models"][0].keys() == {"name", "role", "suite", "split", "sets", "run"}
 
 

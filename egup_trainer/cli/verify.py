@@ -1,0 +1,149 @@
+"""`egup verify`: measures a saved model again, and says whether it gives the numbers that its run recorded."""
+
+import json
+import sys
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from egup_trainer.cli.common import RunArguments, load_on_device, parse, quiet_libraries, refuse_lora_flags, require
+from egup_trainer.errors import ConfigError, DataError, check_range
+from egup_trainer.outcome import AFTER, MERGED
+
+
+@dataclass
+class VerifyArguments(RunArguments):
+    """The record, the model, and the rows."""
+
+    record: str | None = field(
+        default=None, metadata={"help": "OUTPUT_DIR/_run.json of `egup unlearn`; the flag's name may be left out."}
+    )
+    model: str | None = field(default=None, metadata={"help": "The saved model: its folder or hub id."})
+    forget: str | None = field(default=None, metadata={"help": "Rows to forget, if they lie elsewhere by now."})
+    retain: str | None = field(default=None, metadata={"help": "Rows to keep, alike."})
+    proxy: str | None = field(default=None, metadata={"help": "Proxies, alike."})
+    data_dir: str | None = field(default=None, metadata={"help": "Local folder with TOFU's files, for tofu:NAME."})
+    tolerance: float = field(
+        default=1e-3, metadata={"help": "How far a number may be from the recorded one, as a share of it."}
+    )
+    per_device_eval_batch_size: int = field(default=8, metadata={"help": "Rows in a batch, of up to 256 tokens."})
+
+
+def main(argv: list[str]) -> int:
+    """Prints recorded and recomputed numbers side by side; returns 0 if they are equal, and 1 if not."""
+    quiet_libraries()
+    from trl import ModelConfig
+
+    argv = argv if not argv or argv[0].startswith("-") else ["--record", *argv]
+    args, model_config = parse("verify", [VerifyArguments, ModelConfig], argv)
+    require("verify", record=args.record, model=args.model)
+    check_range(args, ("tolerance",), low=0)
+    check_range(args, ("per_device_eval_batch_size",), low=1, whole=True)
+    refuse_lora_flags(model_config)
+    run = _read_run(Path(args.record))
+    when, recorded = _recorded(run, args.model)
+    # A merged model was measured without autocast, as those who load it will.
+    found = _measure(args, model_config, run, "no" if when == MERGED else run["mixed_precision"])
+    _print_numbers(when, recorded, found)
+    apart = [name for name in recorded if not abs(found[name] - recorded[name]) <= args.tolerance * recorded[name]]
+    if apart:
+        print(f"Not equal: {', '.join(apart)}. Is it the model of this run, loaded as then (--dtype, --load_in_4bit)?")
+        return 1
+    print(f"Equal, within a share of {args.tolerance:g}.")
+    return 0
+
+
+def _read_run(path: Path) -> dict[str, Any]:
+    expected = "the file _run.json that `egup unlearn` writes into its output folder"
+    try:
+        run = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise DataError(got=f"no readable file at {path}", expected=expected, fix="check the path") from error
+    except ValueError as error:
+        raise DataError(got=f"{path}, which is no whole JSON file", expected=expected, fix="get it anew") from error
+    from egup_trainer.model_card import RECORD_SCHEMA
+
+    lacking = [name for name in ("probability", "sources", "reading", "rows") if not isinstance(_of(run, name), dict)]
+    if _of(run, "schema_version") != RECORD_SCHEMA or lacking:
+        what = f"without {', '.join(lacking)}" if lacking else f"of schema version {_of(run, 'schema_version')}"
+        raise DataError(got=f"{path} {what}", expected=f"{expected}, version {RECORD_SCHEMA}", fix="name such a file")
+    return run
+
+
+def _of(run: Any, name: str) -> Any:
+    return run.get(name) if isinstance(run, dict) else None
+
+
+def _recorded(run: dict[str, Any], model: str) -> tuple[str, dict[str, float]]:
+    """What the run measured of this kind of model: of the adapter (or the whole model), or of the merged one."""
+    from egup_trainer.modeling.loading import is_adapter
+
+    is_merged = run["adapter"] is not None and not is_adapter(model)
+    when = MERGED if is_merged else AFTER
+    if when not in run["probability"]:
+        raise ConfigError(
+            got=f"{model}, which is no adapter, and a record of one that was not merged",
+            expected="the adapter's folder as --model",
+            fix="name it, or unlearn with --merge",
+        )
+    return when, run["probability"][when]
+
+
+def _measure(args: VerifyArguments, model_config: Any, run: dict[str, Any], mixed_precision: str) -> dict[str, float]:
+    from accelerate import Accelerator
+
+    from egup_trainer.modeling.loading import load_tokenizer
+    from egup_trainer.modeling.probability import probabilities_of
+
+    tokenizer = load_tokenizer(args.model, revision=model_config.model_revision)
+    datasets = _read_rows(args, run, tokenizer)
+    accelerator = Accelerator(cpu=args.use_cpu, mixed_precision=mixed_precision)
+    return probabilities_of(
+        load_on_device(args.model, model_config, accelerator),
+        tokenizer,
+        datasets,
+        seed=run["reading"]["seed"],
+        batch_size=args.per_device_eval_batch_size,
+        accelerator=accelerator,
+    )
+
+
+def _read_rows(args: VerifyArguments, run: dict[str, Any], tokenizer: Any) -> dict[str, Any]:
+    """The rows of the run, tokenized; others are refused."""
+    from egup_trainer.data.sources import load_rows
+    from egup_trainer.data.tokenization import Template, tokenize
+    from egup_trainer.trainer.record import fingerprint
+
+    reading, datasets = run["reading"], {}
+    for name, source in run["sources"].items():
+        rows = load_rows(getattr(args, name) or source, args.data_dir)
+        datasets[name] = tokenize(
+            rows,
+            tokenizer,
+            name=f"{name} set",
+            max_length=reading["max_length"],
+            template=Template(reading["user_marker"], reading["assistant_marker"]),
+            progress=not args.disable_tqdm,
+        )
+        expected, got = run["rows"][name]["fingerprint"], fingerprint(datasets[name])
+        if got != expected:
+            raise DataError(
+                got=f"{name} rows of fingerprint {got}",
+                expected=f"the run's, {expected}",
+                fix=f"give them as --{name}, all of them and in their order",
+            )
+    return datasets
+
+
+def _print_numbers(when: str, recorded: dict[str, float], found: dict[str, float]) -> None:
+    """A table of both."""
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(title="Probability of answers", title_justify="left")
+    for heading in ("rows", f"recorded ({when})", "now", "off by"):
+        table.add_column(heading, justify="left" if heading == "rows" else "right")
+    for name, value in recorded.items():
+        off = abs(found[name] - value) / value if value else float(found[name] != value)
+        table.add_row(name, f"{value:.6g}", f"{found[name]:.6g}", f"{off:.1e}")
+    Console(file=sys.stdout).print(table)

@@ -1,0 +1,62 @@
+"""The headline numbers of a run: mean probability of answers, by set of rows."""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from egup_trainer.data.collator import RowCollator
+from egup_trainer.data.tokenization import RowDataset
+from egup_trainer.modeling.forward import AnswerReader
+from egup_trainer.modeling.scan import RowScores, score_rows
+
+MOST_ROWS = 400
+"""Sets with more rows are judged by a sample of so many."""
+
+
+def probabilities(
+    score: Callable[[RowDataset, Tensor], RowScores], datasets: Mapping[str, RowDataset], seed: int
+) -> dict[str, float]:
+    """Mean over rows of exp(-l_i), with l_i the mean negative log-likelihood of an answer token, by name of the set.
+
+    Args:
+        score: scores the rows of those ids, shape (n,).
+        datasets: the rows by name.
+        seed: draws which rows of a large set are scored.
+    """
+    return {name: score(rows, drawn(len(rows), seed)).probability for name, rows in datasets.items()}
+
+
+def probabilities_of(
+    model: nn.Module,
+    tokenizer: Any,
+    datasets: Mapping[str, RowDataset],
+    *,
+    seed: int,
+    batch_size: int,
+    accelerator: Any = None,
+) -> dict[str, float]:
+    """`probabilities` under a model that no trainer holds, such as one just loaded.
+
+    Example:
+        >>> # probabilities_of(load_model("unlearned"), tokenizer, {"forget": rows}, seed=42, batch_size=8)
+    """
+    reader, collator = AnswerReader(model), RowCollator(tokenizer)
+    return probabilities(
+        lambda rows, ids: score_rows(
+            model, reader, rows, collator, batch_size=batch_size, accelerator=accelerator, ids=ids
+        ),
+        datasets,
+        seed,
+    )
+
+
+def drawn(of: int, seed: int, count: int = MOST_ROWS) -> Tensor:
+    """`count` of the numbers below `of` in ascending order, or all of them if there are no more, int64.
+
+    Example:
+        >>> drawn(3, seed=5)
+        tensor([0, 1, 2])
+    """
+    return torch.randperm(of, generator=torch.Generator().manual_seed(seed))[:count].sort().values

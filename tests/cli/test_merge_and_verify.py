@@ -1,0 +1,217 @@
+"""`egup unlearn --merge` and `egup verify`: a stand-alone model, its numbers, and a record that can be checked."""
+
+import json
+import os
+
+import pytest
+import torch
+from conftest import qa_rows
+from fixtures_audit import wide_model
+from transformers import AutoModelForCausalLM
+
+from egup_trainer.cli.main import main
+from egup_trainer.data.sources import load_rows
+from egup_trainer.data.tokenization import tokenize
+from egup_trainer.modeling.loading import load_model
+from egup_trainer.modeling.merging import save_merged
+from egup_trainer.modeling.probability import drawn, probabilities_of
+
+SPANS = {"forget": (0, 8), "retain": (20, 32), "proxy": (40, 46)}
+LORA = ("--use_peft", "--lora_r", "4", "--lora_target_modules", "all-linear")
+
+
+def write_rows(folder, spans=SPANS):
+    for name, span in spans.items():
+        text = "\n".join(json.dumps(record) for record in qa_rows(*span))
+        (folder / f"{name}.jsonl").write_text(text, encoding="utf-8")
+
+
+def unlearn(folder, output, *flags):
+    words = ["unlearn", "--model_name_or_path", str(folder / "model"), "--output_dir", str(folder / output)]
+    words += [
+        "--use_cpu",
+        "--report_to",
+        "none",
+        "--disable_tqdm",
+        "true",
+        "--learning_rate",
+        "3e-2",
+        "--max_steps",
+        "4",
+    ]
+    for name in SPANS:
+        words += [f"--{name}", str(folder / f"{name}.jsonl")]
+    return main([*words, *flags])
+
+
+def verify(folder, record, model, *flags):
+    return main(["verify", str(folder / record / "_run.json"), "--model", str(folder / model), "--use_cpu", *flags])
+
+
+@pytest.fixture(scope="module")
+def folder(tokenizer, tmp_path_factory):
+    """Rows, a model, and what three runs made of it: 4-bit with an adapter merged, an adapter, all weights."""
+    folder = tmp_path_factory.mktemp("merge")
+    write_rows(folder)
+    wide_model(tokenizer).save_pretrained(folder / "model")
+    tokenizer.save_pretrained(folder / "model")
+    assert unlearn(folder, "quantised", *LORA, "--load_in_4bit", "--merge") == 0
+    assert unlearn(folder, "adapter", *LORA) == 0
+    assert unlearn(folder, "whole") == 0
+    return folder
+
+
+def record(folder, name):
+    return json.loads((folder / name).read_text(encoding="utf-8"))
+
+
+def probability(folder, model, tokenizer, name):
+    rows = tokenize(load_rows(str(folder / f"{name}.jsonl")), tokenizer, name=name)
+    return probabilities_of(model, tokenizer, {name: rows}, seed=42, batch_size=8)[name]
+
+
+def test_the_merged_model_stands_alone_in_float32_and_says_what_the_adapter_says(folder, tokenizer):
+    found = record(folder, "quantised/unlearning.json")["probability"]
+    merged = AutoModelForCausalLM.from_pretrained(folder / "quantised" / "merged")
+    assert type(merged).__name__ == "LlamaForCausalLM"
+    assert {weight.dtype for weight in merged.parameters()} == {torch.float32}
+    assert not (folder / "quantised" / "merged" / "adapter_config.json").exists()
+    for name in SPANS:
+        assert probability(folder, merged, tokenizer, name) == found["merged"][name]
+        assert found["merged"][name] == pytest.approx(found["after"][name], rel=1e-5)
+    assert abs(found["after"]["forget"] - found["before"]["forget"]) > 0.01 * found["before"]["forget"]
+
+
+def test_a_merged_weight_is_the_sum_by_hand(folder):
+    adapter = load_model(str(folder / "adapter"))
+    layer = adapter.base_model.model.model.layers[0].mlp.up_proj
+    low, high = layer.lora_A["default"].weight, layer.lora_B["default"].weight
+    expected = layer.base_layer.weight + layer.scaling["default"] * high @ low
+    save_merged(folder / "adapter", folder / "by_hand")
+    merged = AutoModelForCausalLM.from_pretrained(folder / "by_hand").model.layers[0].mlp.up_proj.weight
+    torch.testing.assert_close(merged, expected, rtol=0, atol=1e-7)
+    assert (merged - layer.base_layer.weight).abs().max() > 1e-4
+
+
+def test_the_merged_model_is_measured_in_four_bits_too(folder):
+    found = record(folder, "quantised/unlearning.json")["probability"]
+    assert found["merged, in 4 bits"].keys() == SPANS.keys()
+    assert all(0 < value < 1 for value in found["merged, in 4 bits"].values())
+    assert found["merged, in 4 bits"] != found["merged"]
+
+
+def test_the_table_has_a_column_for_each_measurement(folder, capsys):
+    assert unlearn(folder, "shown", *LORA, "--merge") == 0
+    printed = capsys.readouterr().out
+    head = next(line for line in printed.splitlines() if "before" in line)
+    assert [cell.strip() for cell in head.strip("┃").split("┃")] == [
+        "rows",
+        "before",
+        "after",
+        "merged",
+        "merged, in 4 bits",
+    ]
+    assert f"Merged model in {folder / 'shown' / 'merged'}" in printed.splitlines()
+
+
+def test_the_card_of_a_merged_model_calls_it_one(folder):
+    card = (folder / "quantised" / "merged" / "README.md").read_text(encoding="utf-8")
+    assert "library_name: transformers" in card
+    assert "This is an adapter merged into `model` after unlearning" in card
+
+
+def test_without_an_adapter_there_is_nothing_to_merge_and_nothing_is_written(folder, capsys):
+    assert unlearn(folder, "nothing", "--merge") == 2
+    assert capsys.readouterr().err.splitlines()[-1] == (
+        "egup unlearn: error: got --merge without an adapter; expected an adapter to merge into its base model: all "
+        "weights are trained, and saved as they are; leave out --merge, or add --use_peft"
+    )
+    assert not (folder / "nothing").exists()
+
+
+def test_the_whole_record_repeats_a_run_and_is_the_users_alone(folder):
+    whole = record(folder, "whole/_run.json")
+    assert whole["command"].startswith(f"egup unlearn --model_name_or_path {folder / 'model'} --output_dir ")
+    assert whole["sources"] == {name: str(folder / f"{name}.jsonl") for name in SPANS}
+    assert whole["options"]["seed"] == 42
+    assert whole["versions"]["torch"] == torch.__version__
+    assert {name: facts["rows"] for name, facts in whole["rows"].items()} == {"forget": 8, "retain": 12, "proxy": 6}
+    assert oct((folder / "whole" / "_run.json").stat().st_mode & 0o777) == "0o600"
+    published = (folder / "whole" / "unlearning.json").read_text(encoding="utf-8")
+    assert str(folder) not in published
+
+
+@pytest.mark.parametrize(
+    ("run", "model", "flags"),
+    [
+        ("whole", "whole", ()),
+        ("adapter", "adapter", ()),
+        ("quantised", "quantised", ("--load_in_4bit",)),
+        ("quantised", "quantised/merged", ()),
+    ],
+)
+def test_a_model_gives_the_numbers_of_its_run(folder, capsys, run, model, flags):
+    assert verify(folder, run, model, *flags) == 0
+    assert capsys.readouterr().out.splitlines()[-1] == "Equal, within a share of 0.001."
+
+
+def test_another_model_does_not(folder, capsys):
+    assert verify(folder, "whole", "model") == 1
+    assert capsys.readouterr().out.splitlines()[-1].startswith("Not equal: forget, retain")
+
+
+def test_a_tolerance_that_is_wide_enough_lets_it_pass(folder, capsys):
+    assert verify(folder, "whole", "model", "--tolerance", "1e6") == 0
+
+
+def test_rows_elsewhere_are_found_and_other_rows_are_refused(folder, tmp_path, capsys):
+    write_rows(tmp_path)
+    assert verify(folder, "whole", "whole", "--forget", str(tmp_path / "forget.jsonl")) == 0
+    capsys.readouterr()
+    write_rows(tmp_path, {"forget": (1, 9)})
+    assert verify(folder, "whole", "whole", "--forget", str(tmp_path / "forget.jsonl")) == 2
+    error = capsys.readouterr().err.splitlines()[-1]
+    expected = record(folder, "whole/_run.json")["rows"]["forget"]["fingerprint"]
+    assert error.startswith("egup verify: error: got forget rows of fingerprint ")
+    assert error.endswith(f"expected the run's, {expected}; give them as --forget, all of them and in their order")
+
+
+def test_an_adapter_that_was_not_merged_is_asked_for(folder, capsys):
+    assert verify(folder, "adapter", "model") == 2
+    assert "expected the adapter's folder as --model; name it, or unlearn with --merge" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("{", "which is no whole JSON file; expected the file _run.json that"),
+        ("[]", "without probability, sources, reading, rows; expected the file _run.json"),
+        (json.dumps({"schema_version": 1, "rows": {}}), "without probability, sources, reading; expected"),
+    ],
+)
+def test_what_is_no_record_is_refused(folder, tmp_path, capsys, text, says):
+    path = tmp_path / "_run.json"
+    path.write_text(text, encoding="utf-8")
+    assert main(["verify", str(path), "--model", str(folder / "whole")]) == 2
+    error = capsys.readouterr().err
+    assert len(error.splitlines()) == 1
+    assert says in error
+
+
+def test_no_record_at_all(folder, capsys):
+    assert main(["verify", os.devnull + "/no.json", "--model", "x"]) == 2
+    assert "got no readable file at" in capsys.readouterr().err
+
+
+def test_a_sample_is_drawn_with_the_seed():
+    assert drawn(3, seed=1).tolist() == [0, 1, 2]
+    assert len(drawn(1000, seed=1)) == len(set(drawn(1000, seed=1).tolist())) == 400
+    assert drawn(1000, seed=1).tolist() == drawn(1000, seed=1).tolist() == sorted(drawn(1000, seed=1).tolist())
+    assert drawn(1000, seed=1).tolist() != drawn(1000, seed=2).tolist()
+
+
+def test_no_file_that_a_run_leaves_holds_a_row(folder):
+    texts = [row[key].encode() for span in SPANS.values() for row in qa_rows(*span) for key in ("question", "answer")]
+    files = [path for run in ("quantised", "whole") for path in (folder / run).rglob("*") if path.is_file()]
+    assert len(files) > 20
+    assert [str(path) for path in files if any(text in path.read_bytes() for text in texts)] == []

@@ -1,0 +1,80 @@
+"""Remarks: what a run did that nobody wants stands in the report's summary."""
+
+from dataclasses import replace
+
+import pytest
+from fixtures_report import make_evaluation
+
+from egup_trainer.report.models import Comparison
+from egup_trainer.report.page import render_page
+from egup_trainer.report.remarks import remarks
+
+
+def said_of(training=(), probability=None):
+    run = {} if probability is None else {"unlearning": {"probability": probability}}
+    evaluation = replace(make_evaluation("egup_clreg", rows=4), name="it", training=list(training), run=run)
+    return remarks(Comparison.of([evaluation], None)).get("it", [])
+
+
+def test_a_run_in_which_nothing_moved():
+    assert said_of([{"loss": 1.0}, {"weights_unmoved": 0.934}]) == [
+        "Training left 93.4% of the trainable weights where they were: almost nothing changed."
+    ]
+
+
+@pytest.mark.parametrize("share", [0.9, 0.0, "nan"])
+def test_a_run_that_moved_or_went_wrong_elsewhere(share):
+    assert said_of([{"weights_unmoved": share}]) == []
+
+
+def test_a_retain_loss_that_more_than_doubled():
+    assert said_of([{"retain_nll": 0.4}, {"retain_nll": 5.0}, {"retain_nll": 0.9}]) == [
+        "The retain loss more than doubled in training, from 0.400 to 0.900 nats a token."
+    ]
+
+
+@pytest.mark.parametrize("last", [0.8, 0.3, "nan"])
+def test_a_retain_loss_that_did_not(last):
+    assert said_of([{"retain_nll": 0.4}, {"retain_nll": last}]) == []
+
+
+def test_little_of_little_is_no_damage():
+    assert said_of([{"retain_nll": 0.01}, {"retain_nll": 0.1}]) == []
+
+
+def test_four_bits_that_bring_a_quarter_back():
+    found = {"before": {"forget": 0.9}, "after": {"forget": 0.1}, "merged": {"forget": 0.1}}
+    assert said_of(probability=found | {"merged, in 4 bits": {"forget": 0.3}}) == [
+        "Quantised: forget probability 0.300 in 4 bits, 0.100 before quantising; 25% of what unlearning took away is "
+        "back."
+    ]
+
+
+def test_four_bits_that_bring_nothing_back():
+    found = {"before": {"forget": 0.9}, "merged": {"forget": 0.1}, "merged, in 4 bits": {"forget": 0.05}}
+    assert said_of(probability=found)[0].endswith("; 0% of what unlearning took away is back.")
+
+
+def test_four_bits_after_a_resumed_run_whose_beginning_is_not_known():
+    found = {"merged": {"forget": 0.1}, "merged, in 4 bits": {"forget": 0.3}}
+    assert said_of(probability=found) == ["Quantised: forget probability 0.300 in 4 bits, 0.100 before quantising."]
+
+
+def test_four_bits_that_could_not_be_tried():
+    found = {"merged": {"forget": 0.1}, "merged, in 4 bits": "not measured: no kernel"}
+    assert said_of(probability=found) == [
+        "Whether quantising it to 4 bits brings the forgotten back is not known (not measured: no kernel)."
+    ]
+
+
+def test_what_was_not_merged_is_not_remarked_on():
+    assert said_of(probability={"before": {"forget": 0.9}, "after": {"forget": 0.1}}) == []
+
+
+def test_a_remark_stands_on_the_page_escaped():
+    evaluation = replace(make_evaluation("egup_clreg"), training=[{"retain_nll": 0.4}, {"retain_nll": 2.0}])
+    found = {"merged": {"forget": 0.1}, "merged, in 4 bits": "<script>"}
+    evaluation = replace(evaluation, run={"unlearning": {"probability": found}})
+    page = render_page(Comparison.of([evaluation], None), [], show_examples=False, title="x")
+    assert "The retain loss more than doubled in training, from 0.400 to 2.000 nats a token." in page
+    assert "is not known (&lt;script&gt;)." in page
