@@ -35,6 +35,7 @@ GENERATED = {
 }
 _MARK = re.compile(r"<!-- generated: (\w+) -->")
 _PICTURE_ELSEWHERE = re.compile(r"<img\b[^>]*\bsrc=\"https?://[^>]*>")
+_SCRIPT_ELSEWHERE = re.compile(r"<script\b[^>]*\bsrc=\"https?://[^>]*></script>")
 _ALT = re.compile(r"\balt=\"([^\"]*)\"")
 _LINK_OUT = re.compile(r"(?<=\]\()\.\./([^)#\s]+)")
 
@@ -78,8 +79,9 @@ def on_page_markdown(markdown: str, page: Any, config: Any, files: Files) -> str
 
 
 def on_page_content(html: str, page: Any, config: Any, files: Files) -> str:
-    """Puts the text of pictures that lie elsewhere, such as a badge in a notebook, in their place."""
-    return _PICTURE_ELSEWHERE.sub(lambda found: _ALT.search(found[0] + ' alt="picture"')[1], html)  # type: ignore[index]
+    """Leaves out scripts that lie elsewhere, and puts the text of such pictures, as of badges, in their place."""
+    html = _SCRIPT_ELSEWHERE.sub("", html)
+    return _PICTURE_ELSEWHERE.sub(lambda found: "".join(_ALT.findall(found[0])), html)
 
 
 def _files_at(path: Path) -> list[Path]:

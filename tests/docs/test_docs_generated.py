@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass, field, fields
 
+import hooks
 import pytest
 from generate.commands import commands_page
 from generate.configuration import options_table, own_options
@@ -67,3 +68,22 @@ def test_flags_of_libraries_are_folded_and_own_ones_stand_open():
     assert "| `--num_rows` | `64` | Proxies to write. |" in own
     assert "`--load_in_4bit`" in folded
     assert "flags of trl.ModelConfig" in folded
+
+
+def test_executed_notebooks_are_shown_before_their_sources_and_the_quickstart_first(tmp_path, monkeypatch):
+    monkeypatch.setattr(hooks, "ROOT", tmp_path)
+    assert hooks.notebooks() == {}
+    for path in ("notebooks/audit.ipynb", "notebooks/quickstart.ipynb", "build/notebooks/audit.ipynb"):
+        (tmp_path / path).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / path).write_text("{}", encoding="utf-8")
+    assert list(hooks.notebooks().items()) == [
+        ("quickstart", tmp_path / "notebooks/quickstart.ipynb"),
+        ("audit", tmp_path / "build/notebooks/audit.ipynb"),
+    ]
+
+
+def test_pictures_and_scripts_from_elsewhere_are_left_out():
+    page = '<script src="https://a/b.js"></script><script>1</script>'
+    page += '<a href="https://a"><img alt="Open" src="https://b/c.svg" /></a><img src="images/own.png" alt="own">'
+    expected = '<script>1</script><a href="https://a">Open</a><img src="images/own.png" alt="own">'
+    assert hooks.on_page_content(page, None, None, None) == expected
