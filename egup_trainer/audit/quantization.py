@@ -19,7 +19,7 @@ from egup_trainer.evaluation.memorization import extraction_strength, probabilit
 from egup_trainer.evaluation.metric import Metric, unavailable
 from egup_trainer.evaluation.scores import SetScores
 from egup_trainer.modeling.batches import device_of
-from egup_trainer.modeling.loading import keep_gradients_of_4bit_layers
+from egup_trainer.modeling.loading import keep_gradients_of_4bit_layers, misread_4bit_layer
 
 
 class Bits(str, Enum):
@@ -36,7 +36,6 @@ _NUMBERS: dict[str, Callable[[SetScores, bool | None], Metric]] = {
     "probability": probability,
     "extraction_strength": extraction_strength,
 }
-_BLOCK = 64  # weights that share a scale in four bits
 _CANNOT = (ImportError, OSError, RuntimeError, ValueError)  # what libraries raise where a kind cannot run
 
 
@@ -84,10 +83,10 @@ def quantised_copy(model: nn.Module, bits: Bits) -> Any:
     layers = [module for module in quantised.modules() if isinstance(module, Linear4bit | Linear8bitLt)]
     if not layers:
         raise RuntimeError("no layer of the model can be quantised")
-    odd = sorted({layer.in_features for layer in layers if layer.in_features % _BLOCK})
-    if bits is Bits.FOUR and device.type == "cpu" and odd:
-        # Its kernel then takes the scales of other blocks (bitsandbytes 0.50): numbers, and wrong ones.
-        raise RuntimeError(f"on a CPU, four bits need layers whose inputs are multiples of {_BLOCK}, not {odd[0]}")
+    misread = misread_4bit_layer(quantised)
+    if misread is not None:
+        name, inputs = misread
+        raise RuntimeError(f"on this CPU, four bits need layers whose inputs are multiples of 64; {name} has {inputs}")
     keep_gradients_of_4bit_layers(quantised)  # the kernel for repacked weights computes in bfloat16
     return quantised.eval()
 

@@ -13,6 +13,7 @@ COMMANDS = {
     "evaluate": "measure what a model still says of rows, by every metric of a suite",
     "audit": "try to bring forgotten rows back, by relearning, quantisation, prompts, sampling, probes",
     "verify": "measure a saved model again, and say whether it gives the numbers of its run",
+    "ledger": "show the requests to forget that a model has been through",
     "compare": "put results side by side in a page that anyone can open",
     "inspect": "show how rows are tokenized and what of them is scored",
     "demo": "see it work on invented people, with no network and no download",

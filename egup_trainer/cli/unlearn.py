@@ -8,6 +8,7 @@ from typing import Any
 
 from egup_trainer.cli.closing import merge_and_measure, refuse_to_merge_nothing, write_records
 from egup_trainer.cli.common import one_line_errors, parse, quiet_libraries, require
+from egup_trainer.cli.earlier import read_earlier, tell_of_earlier
 from egup_trainer.cli.proxy import AUTO, auto_proxies
 from egup_trainer.cli.suites import MAX_LENGTH, SuiteArguments, SuiteName, make_suite
 from egup_trainer.errors import ConfigError, StateError
@@ -39,6 +40,13 @@ class RowArguments(SuiteArguments):
             "metrics can be --metric_for_best_model."
         },
     )
+    earlier_forget: list[str] | None = field(
+        default=None,
+        metadata={
+            "help": "A model that was unlearned before: rows of its earlier requests, to see whether they come back; "
+            "sources alike. By default those that OUTPUT_DIR/_run.json of its last run names."
+        },
+    )
     merge: bool = field(
         default=False,
         metadata={
@@ -58,7 +66,7 @@ def main(argv: list[str]) -> None:
     row_args, config, model_config = parse("unlearn", [RowArguments, EGUPConfig, ModelConfig], argv)
     _check(row_args, config, model_config)
     resume = _resume_from(config)
-    trainer, probabilities = _make_trainer(row_args, config, model_config)
+    trainer, probabilities, sources = _make_trainer(row_args, config, model_config)
     start = time.perf_counter()
     trainer.train(resume_from_checkpoint=resume)
     seconds = time.perf_counter() - start
@@ -74,9 +82,8 @@ def main(argv: list[str]) -> None:
     if row_args.merge:
         found |= merge_and_measure(config, tokenizer, datasets, config.model_init_kwargs)
         lines.append(f"Merged model in {Path(config.output_dir) / MERGED}")
-    sources = {name: getattr(row_args, name) for name in datasets}
-    write_records(config, found, argv=argv, model=model_config.model_name_or_path, sources=sources)
-    _print_summary(found, lines)
+    write_records(config, found, datasets, argv=argv, model=model_config.model_name_or_path, sources=sources)
+    _print_summary(found, lines + tell_of_earlier(model_config.model_name_or_path, found))
 
 
 def _check(row_args: RowArguments, config: Any, model_config: Any) -> None:
@@ -91,7 +98,8 @@ def _check(row_args: RowArguments, config: Any, model_config: Any) -> None:
             raise ConfigError(got=f"--{option.name} without --use_peft", expected="both or none", fix="add --use_peft")
 
 
-def _make_trainer(row_args: RowArguments, config: Any, model_config: Any) -> tuple[Any, Any]:
+def _make_trainer(row_args: RowArguments, config: Any, model_config: Any) -> tuple[Any, Any, dict[str, str]]:
+    """The trainer, the callback that scores rows, and where these came from."""
     from trl import get_peft_config
 
     from egup_trainer.data.schema import Row
@@ -117,17 +125,19 @@ def _make_trainer(row_args: RowArguments, config: Any, model_config: Any) -> tup
     if suite is not None and "eval_dataset" not in rows:  # a Trainer evaluates only with rows of its own
         chosen = next((each for each in suite.row_sets if each.name == "retain"), suite.row_sets[0])
         rows["eval_dataset"] = [Row(row.prompt, row.answer) for row in chosen.rows]
+    model = model_config.model_name_or_path
+    earlier = read_earlier(model, row_args.earlier_forget, rows, config, row_args.data_dir)
     with one_line_errors():
-        trainer = EGUPTrainer(
-            model_config.model_name_or_path, config, peft_config=get_peft_config(model_config), **rows
-        )
+        trainer = EGUPTrainer(model, config, peft_config=get_peft_config(model_config), **rows)
     if suite is not None:
         retrained = None if row_args.retrained is None else read_evaluation(row_args.retrained)
         trainer.add_callback(SuiteCallback(trainer, suite, retrained=retrained))
     sets = {"forget": trainer.forget_rows, "retain": trainer.retain_rows, "proxy": trainer.proxy_rows}
-    probabilities = ProbabilityCallback(trainer, {name: rows for name, rows in sets.items() if rows is not None})
+    sets = {name: rows for name, rows in sets.items() if rows is not None}
+    sources = {name: getattr(row_args, name) for name in sets} | {name: each[0] for name, each in earlier.items()}
+    probabilities = ProbabilityCallback(trainer, sets | {name: each[1] for name, each in earlier.items()})
     trainer.add_callback(probabilities)
-    return trainer, probabilities
+    return trainer, probabilities, sources
 
 
 def _suite(row_args: RowArguments, config: Any) -> Any:

@@ -1,11 +1,11 @@
 """`egup verify`: measures a saved model again, and says whether it gives the numbers that its run recorded."""
 
-import json
 import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from egup_trainer.cli.closing import read_run
 from egup_trainer.cli.common import RunArguments, load_on_device, parse, quiet_libraries, refuse_lora_flags, require
 from egup_trainer.errors import ConfigError, DataError, check_range
 from egup_trainer.outcome import AFTER, MERGED
@@ -40,7 +40,7 @@ def main(argv: list[str]) -> int:
     check_range(args, ("tolerance",), low=0)
     check_range(args, ("per_device_eval_batch_size",), low=1, whole=True)
     refuse_lora_flags(model_config)
-    run = _read_run(Path(args.record))
+    run = read_run(Path(args.record))
     when, recorded = _recorded(run, args.model)
     # A merged model was measured without autocast, as those who load it will.
     found = _measure(args, model_config, run, "no" if when == MERGED else run["mixed_precision"])
@@ -51,27 +51,6 @@ def main(argv: list[str]) -> int:
         return 1
     print(f"Equal, within a share of {args.tolerance:g}.")
     return 0
-
-
-def _read_run(path: Path) -> dict[str, Any]:
-    expected = "the file _run.json that `egup unlearn` writes into its output folder"
-    try:
-        run = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise DataError(got=f"no readable file at {path}", expected=expected, fix="check the path") from error
-    except ValueError as error:
-        raise DataError(got=f"{path}, which is no whole JSON file", expected=expected, fix="get it anew") from error
-    from egup_trainer.model_card import RECORD_SCHEMA
-
-    lacking = [name for name in ("probability", "sources", "reading", "rows") if not isinstance(_of(run, name), dict)]
-    if _of(run, "schema_version") != RECORD_SCHEMA or lacking:
-        what = f"without {', '.join(lacking)}" if lacking else f"of schema version {_of(run, 'schema_version')}"
-        raise DataError(got=f"{path} {what}", expected=f"{expected}, version {RECORD_SCHEMA}", fix="name such a file")
-    return run
-
-
-def _of(run: Any, name: str) -> Any:
-    return run.get(name) if isinstance(run, dict) else None
 
 
 def _recorded(run: dict[str, Any], model: str) -> tuple[str, dict[str, float]]:
@@ -116,7 +95,7 @@ def _read_rows(args: VerifyArguments, run: dict[str, Any], tokenizer: Any) -> di
 
     reading, datasets = run["reading"], {}
     for name, source in run["sources"].items():
-        rows = load_rows(getattr(args, name) or source, args.data_dir)
+        rows = load_rows(getattr(args, name, None) or source, args.data_dir)
         datasets[name] = tokenize(
             rows,
             tokenizer,

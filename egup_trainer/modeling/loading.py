@@ -1,5 +1,6 @@
 """Model and tokenizer from a path or hub id, with LoRA and 4-bit, from TRL's `ModelConfig`."""
 
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -25,15 +26,18 @@ def load_model(name_or_path: str, **model_init_kwargs: Any) -> Any:
         model_init_kwargs: for `AutoModelForCausalLM.from_pretrained`.
 
     Raises:
-        ModelError: there is none, or it is not a causal language model.
+        ModelError: there is none, it is not a causal language model, or its 4-bit weights would be read wrongly.
     """
     from peft import AutoPeftModelForCausalLM
     from transformers import AutoModelForCausalLM
 
     kwargs = {"dtype": "float32", **model_init_kwargs}
     if is_adapter(name_or_path):
-        return _load(AutoPeftModelForCausalLM, "adapter", name_or_path, is_trainable=True, **kwargs)
-    return _load(AutoModelForCausalLM, "causal language model", name_or_path, **kwargs)
+        model = _load(AutoPeftModelForCausalLM, "adapter", name_or_path, is_trainable=True, **kwargs)
+    else:
+        model = _load(AutoModelForCausalLM, "causal language model", name_or_path, **kwargs)
+    check_4bit_layers(model)
+    return model
 
 
 def is_adapter(name_or_path: str) -> bool:
@@ -58,6 +62,49 @@ def model_init_kwargs(model_config: Any, use_cpu: bool = False) -> dict[str, Any
         device_map = {"": PartialState().local_process_index} if torch.cuda.is_available() and not use_cpu else None
         kwargs |= {"quantization_config": quantization, "device_map": device_map}
     return kwargs
+
+
+def check_4bit_layers(model: Any) -> None:
+    """Raises `ModelError` if a 4-bit layer's weights would be read wrongly, see `misread_4bit_layer`."""
+    found = misread_4bit_layer(model)
+    if found is not None:
+        name, inputs = found
+        raise ModelError(
+            got=f"4-bit weights of {name} with {inputs} inputs, which bitsandbytes reads wrongly on this CPU",
+            expected="layers whose inputs are multiples of 64, the weights that share a scale",
+            fix="load the model without 4 bits (leave out --load_in_4bit), or on a GPU",
+        )
+
+
+def misread_4bit_layer(model: Any) -> tuple[str, int] | None:
+    """Name and inputs of the first 4-bit layer on the CPU whose weights are read wrongly; None if there is none.
+
+    bitsandbytes quantises a weight matrix as one line, in blocks of 64 that run on over the ends of rows. On a CPU with
+    AVX-512 it reads rows of 16 m weights as if each began with a block of its own (0.50.2): wrong unless 64 divides
+    them, and without an error. Whether that is so here is tried out, as other machines and versions read them well.
+    """
+    for name, module in model.named_modules():
+        weight = getattr(module, "weight", None)
+        state = getattr(weight, "quant_state", None)
+        if state is not None and weight.device.type == "cpu":
+            inputs = state.shape[-1]
+            if not _gives_weights_back(inputs, state.blocksize, state.quant_type):
+                return name, inputs
+    return None
+
+
+@cache
+def _gives_weights_back(inputs: int, block: int, kind: str) -> bool:
+    """Whether rows of so many weights are read as they were quantised, tried on the CPU.
+
+    Blocks of one number each, all different, lose nothing in four bits: the number is the block's scale.
+    """
+    import torch
+    from bitsandbytes import functional
+
+    weights = torch.arange(1.0, inputs + 1).repeat_interleave(block).view(block, inputs)
+    codes, state = functional.quantize_4bit(weights, blocksize=block, quant_type=kind)
+    return torch.allclose(functional.dequantize_4bit(codes, state), weights)
 
 
 def keep_gradients_of_4bit_layers(model: Any) -> None:

@@ -7,6 +7,8 @@ from transformers import ProgressCallback, TrainerCallback
 from egup_trainer.data.tokenization import RowDataset
 from egup_trainer.modeling.probability import probabilities
 from egup_trainer.trainer.finite import refuse_infinite_gradient
+from egup_trainer.trainer.histograms import Histograms
+from egup_trainer.trainer.movement import WatchMovement
 
 
 class StepHooks(TrainerCallback):
@@ -32,6 +34,10 @@ class StepHooks(TrainerCallback):
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         self.trainer.end_step()
+
+
+OF_EACH_RUN = (StepHooks, WatchMovement, Histograms)
+"""What every trainer of this package has."""
 
 
 class BarOnly(ProgressCallback):

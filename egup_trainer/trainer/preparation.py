@@ -17,7 +17,13 @@ from egup_trainer.errors import ConfigError, DataError, ModelError
 from egup_trainer.losses.base import Alternate
 from egup_trainer.losses.registry import forget_loss
 from egup_trainer.modeling.forward import decoder_layers, layer_index
-from egup_trainer.modeling.loading import add_adapter, keep_gradients_of_4bit_layers, load_model, load_tokenizer
+from egup_trainer.modeling.loading import (
+    add_adapter,
+    check_4bit_layers,
+    keep_gradients_of_4bit_layers,
+    load_model,
+    load_tokenizer,
+)
 from egup_trainer.modeling.trainable import train_mlp_alone
 
 Alternates = Callable[[list[Row]], list[str]]
@@ -131,12 +137,14 @@ def prepare_model(model: Any, args: Any, peft_config: Any) -> Any:
     """The model to train: loaded if it is named by path or hub id, with a fresh adapter if one is asked for.
 
     Raises:
-        ModelError: it cannot be loaded, or the adapter does not fit it.
+        ModelError: it cannot be loaded, its 4-bit weights would be read wrongly, or the adapter does not fit it.
         ConfigError: the output would be written over the model.
     """
     if isinstance(model, str | Path):
         check_output_folder(Path(model), Path(args.output_dir))
         model = load_model(str(model), **(args.model_init_kwargs or {}))
+    else:
+        check_4bit_layers(model)
     if peft_config is not None:
         set_seed(args.seed)  # an adapter starts from random numbers; Trainer sets the seed only later
         model = add_adapter(model, peft_config)
@@ -186,14 +194,21 @@ def disable_dropout(model: nn.Module) -> None:
             module.attention_dropout = 0.0
 
 
+def source_of(model: Any) -> str | None:
+    """The folder or hub id of a model, or of the model that was loaded from there; None if it was made in memory."""
+    if isinstance(model, str | Path):
+        return str(model)
+    return getattr(getattr(model, "config", None), "_name_or_path", None) or None
+
+
 def tokenizer_of(model: Any, args: Any) -> Any:
     """The tokenizer saved with a model, or with the folder or hub id that names it.
 
     Raises:
         ModelError: there is none.
     """
-    name = str(model) if isinstance(model, str | Path) else getattr(getattr(model, "config", None), "_name_or_path", "")
-    if not name:
+    name = source_of(model)
+    if name is None:
         raise ModelError(
             got="no tokenizer, and a model that was not loaded from a folder or hub",
             expected="the model's tokenizer",

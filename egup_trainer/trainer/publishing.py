@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Any
 
+from egup_trainer.ledger import Request, read_ledger, write_ledger
 from egup_trainer.model_card import CardFacts, model_card, write_model_card
 from egup_trainer.trainer.record import make_record, saved_step, write_record
 
@@ -10,15 +11,20 @@ _NOT_A_METRIC = ("_runtime", "_samples_per_second", "_steps_per_second", "_model
 
 
 class ModelCards:
-    """Writes `unlearning.json` with each model that a `transformers.Trainer` saves, and the card of the model.
+    """Writes record and ledger with each model that a `transformers.Trainer` saves, and the card of the model.
 
-    `push_to_hub` calls `create_model_card`, so what is published has both.
+    `push_to_hub` calls `create_model_card`, so what is published has all three.
     """
+
+    model_source: str | None = None
+    """Folder or hub id that the model before unlearning came from."""
 
     def _save(self, output_dir: str | None = None, state_dict: dict | None = None) -> None:
         super()._save(output_dir, state_dict)
         if self.args.should_save:
-            write_record(make_record(self), output_dir or self.args.output_dir)
+            folder, record = output_dir or self.args.output_dir, make_record(self)
+            write_record(record, folder)
+            write_ledger(folder, [*read_ledger(self.model_source), Request.of(record)])
 
     def create_model_card(
         self,

@@ -62,7 +62,7 @@ def make_record(trainer: Any) -> dict[str, Any]:
         "clreg_weight": getattr(args, "clreg_weight", 0.0),
         "options": _options(args),
         "steps": saved_step(trainer),
-        "rows": {name: {"rows": len(_sources(rows)), "fingerprint": fingerprint(rows)} for name, rows in sets.items()},
+        "rows": {name: facts_of_rows(rows) for name, rows in sets.items()},
         "versions": package_versions(),
     }
 
@@ -82,6 +82,11 @@ def add_to_record(folder: str | Path, **facts: Any) -> dict[str, Any]:
     record = {**(read_record(folder) or {}), **facts}
     write_record(record, folder)
     return record
+
+
+def facts_of_rows(rows: RowDataset) -> dict[str, Any]:
+    """How many rows there are, and their fingerprint."""
+    return {"rows": len(_sources(rows)), "fingerprint": fingerprint(rows)}
 
 
 def fingerprint(rows: RowDataset) -> str:

@@ -64,9 +64,14 @@ def _count_rows(batch: dict[str, Tensor]) -> Tensor:
 
 
 class StepLog:
-    """Collects what a reader of a run must see, on the device, until it is logged."""
+    """Collects what a reader of a run must see, on the device, until it is logged.
+
+    Attributes:
+        flushed: one value a forget sample and step, by name: what the last `flush` described.
+    """
 
     def __init__(self) -> None:
+        self.flushed: dict[str, Tensor] = {}
         self._sums: dict[str, Tensor] = {}
         self._samples: dict[str, list[Tensor]] = defaultdict(list)
         self._restart()
@@ -94,8 +99,10 @@ class StepLog:
         sums = accelerator.reduce(torch.stack([self._sums[name] for name in names]), "sum")
         logs: dict[str, float] = dict(zip(names, (sums / self._steps).tolist(), strict=True))
         positions = logs.pop(POSITIONS, 0.0) * self._steps
-        for name, parts in sorted(self._samples.items()):
-            logs |= _describe(name, torch.cat(parts).float())
+        samples = {name: torch.cat(parts).float() for name, parts in sorted(self._samples.items())}
+        for name, values in samples.items():
+            logs |= _describe(name, values)
+        self.flushed = {name: values for name, values in samples.items() if name not in _OF_STEPS}
         logs["tokens_per_second"] = round(float(self._tokens) / (time.perf_counter() - self._start), 1)
         if positions:
             logs["padding"] = round(1 - float(self._tokens) / positions, 3)
@@ -110,13 +117,17 @@ class StepLog:
         self._tokens = torch.tensor(0)
 
 
+_OF_STEPS = ("proxy_lambda", "retain_multiplier")
+"""What has one value a step, not a sample."""
+
+
 def _describe(name: str, values: Tensor) -> dict[str, float]:
     if not len(values):
         return {}
     low, high = values.quantile(torch.tensor([0.1, 0.9], device=values.device)).tolist()
     if name == "weight":
         return {f"weight_{what}": getattr(values, what)().item() for what in ("mean", "min", "max")}
-    if name in ("proxy_lambda", "retain_multiplier"):
+    if name in _OF_STEPS:
         return {name: values[-1].item()}
     if name == "boundary_gap":
         return {name: values.mean().item(), "past_boundary": (values > 0).float().mean().item()}

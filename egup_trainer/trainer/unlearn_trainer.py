@@ -19,12 +19,11 @@ from egup_trainer.modeling.outputs import AnswerOutputs
 from egup_trainer.modeling.scan import RowScores, score_rows
 from egup_trainer.trainer.before import ModelBefore
 from egup_trainer.trainer.boundary import refuse_loss_without_boundary
-from egup_trainer.trainer.callbacks import StepHooks
+from egup_trainer.trainer.callbacks import OF_EACH_RUN
 from egup_trainer.trainer.checkpoints import WholeCheckpoints
 from egup_trainer.trainer.config import UnlearnConfig
 from egup_trainer.trainer.finite import refuse_infinite_terms
 from egup_trainer.trainer.loaders import RowLoaders, make_pair_sampler
-from egup_trainer.trainer.movement import WatchMovement
 from egup_trainer.trainer.negation import TaskVectorNegation
 from egup_trainer.trainer.preparation import (
     check_args,
@@ -32,6 +31,7 @@ from egup_trainer.trainer.preparation import (
     prepare_forget_set,
     prepare_model,
     prepare_retain_set,
+    source_of,
     tokenizer_of,
 )
 from egup_trainer.trainer.primal_dual import DualAscent
@@ -61,9 +61,7 @@ class UnlearnTrainer(ModelCards, WholeCheckpoints, StateInCheckpoints, RowLoader
         ConfigError: an option does not fit the model.
 
     Example:
-        >>> # trainer = UnlearnTrainer("my-model", UnlearnConfig("out"), forget_dataset=f, retain_dataset=r)
-        >>> # trainer.train()
-        >>> # trainer.save_model()
+        >>> # UnlearnTrainer("my-model", UnlearnConfig("out"), forget_dataset=f, retain_dataset=r).train()
     """
 
     config_class: type[UnlearnConfig] = UnlearnConfig
@@ -90,6 +88,7 @@ class UnlearnTrainer(ModelCards, WholeCheckpoints, StateInCheckpoints, RowLoader
         pairs = PairDataset(self.forget_rows, self.retain_rows)
         self.pair_sampler = make_pair_sampler(pairs, args.train_batch_size, args)
         eval_rows = prepare_eval_datasets(eval_dataset, tokenizer, args)
+        self.model_source = source_of(model)
         model = prepare_model(model, args, peft_config)
         self.reader = self._make_reader(model, args)
         super().__init__(
@@ -124,8 +123,8 @@ class UnlearnTrainer(ModelCards, WholeCheckpoints, StateInCheckpoints, RowLoader
             self.callback_handler.callbacks.insert(0, self.negation)
         if self.dual is not None:
             self.add_callback(self.dual)
-        self.add_callback(StepHooks(self))
-        self.add_callback(WatchMovement(self))
+        for kind in OF_EACH_RUN:
+            self.add_callback(kind(self))
 
     def _has_boundary(self, args: UnlearnConfig) -> bool:
         return False

@@ -12,6 +12,7 @@ from egup_trainer.audit.audit import Finding
 from egup_trainer.audit.quantization import Bits, quantised_copy
 from egup_trainer.audit.relearning import relearning_curve
 from egup_trainer.audit.target import Target
+from egup_trainer.modeling import loading
 from egup_trainer.modeling.loading import load_model
 
 bitsandbytes = pytest.importorskip("bitsandbytes")
@@ -107,9 +108,13 @@ def test_a_kind_that_cannot_run_has_a_reason_and_no_number(knowing, tokenizer, m
     assert found["4bit_forget_probability"].value is not None
 
 
-def test_blocks_that_go_over_rows_are_refused_where_they_would_be_read_wrongly(make_model, tokenizer):
+def test_four_bits_are_not_tried_where_they_would_be_read_wrongly(make_model, tokenizer, monkeypatch):
+    monkeypatch.setattr(loading, "_gives_weights_back", lambda inputs, block, kind: inputs % block == 0)
     found = attack(make_model(), tokenizer).metrics
-    reason = "not run: RuntimeError: on a CPU, four bits need layers whose inputs are multiples of 64, not 32"
+    reason = (
+        "not run: RuntimeError: on this CPU, four bits need layers whose inputs are multiples of 64; "
+        "model.layers.0.self_attn.q_proj has 32"
+    )
     assert {metric.reason for name, metric in found.items() if name.startswith("4bit")} == {reason}
     assert all(metric.value is not None for name, metric in found.items() if not name.startswith("4bit"))
 

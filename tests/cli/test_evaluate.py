@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from accelerate.state import AcceleratorState
 from conftest import SHARED, qa_rows
+from fixtures_audit import wide_model
 from fixtures_evaluation import lively_model, with_adapter
 from fixtures_muse import EXAMPLES, write_muse
 
@@ -220,9 +221,11 @@ def test_the_model_before_may_be_named(adapter, folder, rows, tmp_path):
 
 
 @pytest.mark.parametrize("kind", ["model", "adapter"])
-def test_4_bit_weights_are_evaluated_on_the_cpu(kind, folder, adapter, rows, tmp_path):
+def test_4_bit_weights_are_evaluated_on_the_cpu(kind, tokenizer, rows, tmp_path):
     pytest.importorskip("bitsandbytes")
-    chosen = {"model": folder, "adapter": adapter}[kind]
+    chosen = save(wide_model(tokenizer), tokenizer, tmp_path / "model")
+    if kind == "adapter":
+        chosen = save(with_adapter(load_model(chosen)), tokenizer, tmp_path / "adapter")
     flags = ("--load_in_4bit", "--gradient_norms")
     assert run(chosen, rows, tmp_path / "four.json", *flags) == 0
     four = values_of(tmp_path / "four.json")

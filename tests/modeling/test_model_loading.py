@@ -4,6 +4,7 @@ import json
 
 import pytest
 import torch
+from fixtures_audit import wide_model
 from peft import LoraConfig, PeftModel
 
 from egup_trainer.errors import ModelError
@@ -138,7 +139,7 @@ def test_flags_of_trl_become_arguments(saved):
     assert load_model(saved[1], **model_init_kwargs(trl.ModelConfig())).dtype == torch.float32
 
 
-def test_flags_of_trl_for_four_bits(saved):
+def test_flags_of_trl_for_four_bits(tokenizer, tmp_path):
     trl = pytest.importorskip("trl")
     bitsandbytes = pytest.importorskip("bitsandbytes")
     kwargs = model_init_kwargs(trl.ModelConfig(load_in_4bit=True, use_bnb_nested_quant=True))
@@ -146,5 +147,6 @@ def test_flags_of_trl_for_four_bits(saved):
     assert quantization.load_in_4bit
     assert quantization.bnb_4bit_quant_type == "nf4"
     assert quantization.bnb_4bit_use_double_quant
-    loaded = load_model(saved[1], **kwargs)
+    wide_model(tokenizer).save_pretrained(tmp_path)
+    loaded = load_model(str(tmp_path), **kwargs)
     assert isinstance(loaded.model.layers[0].mlp.up_proj, bitsandbytes.nn.Linear4bit)

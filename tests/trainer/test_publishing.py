@@ -185,7 +185,14 @@ def test_a_push_uploads_the_card_and_nothing_of_the_rows(make_trainer, base, hub
     assert (out / "checkpoint-6" / "egup_state.safetensors").is_file()
     assert trainer.push_to_hub(license="mit", tags="mine") == "somebody/out"
     weights = {"adapter_config.json", "adapter_model.safetensors"} if lora else {"model.safetensors", "config.json"}
-    always = {"README.md", "unlearning.json", "tokenizer.json", "tokenizer_config.json", "training_args.bin"}
+    always = {
+        "README.md",
+        "unlearning.json",
+        "egup_ledger.jsonl",
+        "tokenizer.json",
+        "tokenizer_config.json",
+        "training_args.bin",
+    }
     assert set(hub.files) - {"generation_config.json"} == weights | always | {"trainer_state.json"}
     card = ModelCard(hub.files["README.md"].decode())
     assert card.text.startswith("\n# out\n")

@@ -1,0 +1,97 @@
+"""Earlier requests of a model that is unlearned again: their rows are scored with the others."""
+
+from pathlib import Path
+from typing import Any
+
+from egup_trainer.cli.closing import RUN_NAME, read_run
+from egup_trainer.data.sources import load_rows
+from egup_trainer.data.tokenization import check_disjoint
+from egup_trainer.errors import ConfigError, DataError
+
+
+def earlier_name(number: int) -> str:
+    """What the rows of an earlier request are called, by its number from 1."""
+    return f"earlier {number}"
+
+
+def read_earlier(
+    model: str, given: list[str] | None, rows: dict[str, Any], config: Any, data_dir: str | None
+) -> dict[str, tuple[str, Any]]:
+    """Source and tokenized rows of the model's earlier requests, by `earlier_name`.
+
+    Args:
+        model: folder or hub id of the model to unlearn.
+        given: `--earlier_forget`; by default what the record beside the model names, where that is still there.
+        rows: of this run; its retain rows are tokenized in place.
+        config: the run's `EGUPConfig`.
+        data_dir: as for `load_rows`.
+
+    Raises:
+        ConfigError: rows were given, and the model has no ledger.
+        DataError: rows were given that are of no request in it, or stand in the retain set, which would teach them.
+    """
+    from egup_trainer.ledger import LEDGER_NAME, read_ledger
+    from egup_trainer.trainer.preparation import prepare_dataset, tokenizer_of
+    from egup_trainer.trainer.record import fingerprint
+
+    numbers = {request.fingerprint: number for number, request in enumerate(read_ledger(model), start=1)}
+    if given and not numbers:
+        raise ConfigError(
+            got=f"--earlier_forget for {model}, which has no {LEDGER_NAME}",
+            expected="a model that was unlearned before",
+            fix="leave it out",
+        )
+    found: dict[int, tuple[str, Any]] = {}
+    tokenizer = tokenizer_of(model, config) if numbers else None
+    for source in given if given is not None else _recorded_sources(model):
+        dataset = prepare_dataset(load_rows(source, data_dir), "earlier forget set", tokenizer, config)
+        number = numbers.get(fingerprint(dataset))
+        if number is not None:
+            found[number] = source, dataset
+        elif given:
+            raise DataError(
+                got=f"rows of fingerprint {fingerprint(dataset)} in {source}",
+                expected=f"one of the ledger's: {', '.join(numbers)}",
+                fix="give as --earlier_forget the rows of an earlier request, all of them and in their order",
+            )
+    earlier = {earlier_name(number): found[number] for number in sorted(found)}
+    if earlier and "retain_dataset" in rows:
+        rows["retain_dataset"] = prepare_dataset(rows["retain_dataset"], "retain set", tokenizer, config)
+        for name, (_, dataset) in earlier.items():
+            check_disjoint(dataset, f"{name} forget set", rows["retain_dataset"], "retain set")
+    return earlier
+
+
+def _recorded_sources(model: str) -> list[str]:
+    """Files of forget rows, earlier ones among them, that the record of the model's last run names."""
+    path = Path(model) / RUN_NAME
+    if not path.is_file():
+        return []
+    named = [source for name, source in read_run(path)["sources"].items() if name not in ("retain", "proxy")]
+    return [source for source in named if Path(source).exists()]
+
+
+def tell_of_earlier(model: str, found: dict[str, Any]) -> list[str]:
+    """A line for each earlier request: how its rows rose, or that they were not at hand.
+
+    Args:
+        model: folder of the model that was unlearned.
+        found: probabilities by when they were measured, then by set.
+    """
+    from egup_trainer.ledger import last_measured, read_ledger
+    from egup_trainer.outcome import AFTER
+    from egup_trainer.report.comparison import format_probability
+
+    requests, lines = read_ledger(model), []
+    for place, request in enumerate(requests):
+        name = f"Earlier request {place + 1} ({request.date}, fingerprint {request.fingerprint})"
+        now = found[AFTER].get(earlier_name(place + 1))
+        then = last_measured(requests, place)
+        if now is None:
+            lines.append(f"{name}: its rows were not at hand; give them as --earlier_forget to see if they come back")
+        elif then is None:
+            lines.append(f"{name}: probability {format_probability(now)} now")
+        else:
+            rise = f"{now - then:+.2g}"
+            lines.append(f"{name}: probability {format_probability(then)} then, {format_probability(now)} now ({rise})")
+    return lines

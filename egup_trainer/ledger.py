@@ -1,0 +1,99 @@
+"""The ledger of a model: which requests to forget it has been through, one JSON line each, beside the weights.
+
+It names rows by their fingerprint alone, and no path. A model that is unlearned again takes the earlier lines along.
+"""
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+from egup_trainer.errors import DataError
+from egup_trainer.outcome import AFTER
+
+LEDGER_NAME = "egup_ledger.jsonl"
+LEDGER_SCHEMA = 1
+
+
+@dataclass(frozen=True)
+class Request:
+    """A request to forget, and how it was met.
+
+    Args:
+        date: of the run, UTC, ISO 8601.
+        rows: number of forget rows.
+        fingerprint: of the forget rows, see `egup_trainer.trainer.record.fingerprint`.
+        objective: the forget objective.
+        steps: optimizer steps.
+        versions: of the packages.
+        probability: mean probability of the forget rows' answers, by when it was measured ("before", "after").
+        earlier: the same of the rows of earlier requests, by their fingerprint.
+    """
+
+    date: str
+    rows: int
+    fingerprint: str
+    objective: str
+    steps: int
+    versions: dict[str, str]
+    probability: dict[str, float] = field(default_factory=dict)
+    earlier: dict[str, dict[str, float]] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, record: dict[str, Any]) -> "Request":
+        """The request that a run's record tells of."""
+        forget = record["rows"]["forget"]
+        copied = {name: record[name] for name in ("date", "objective", "steps", "versions")}
+        return cls(rows=forget["rows"], fingerprint=forget["fingerprint"], **copied)
+
+
+def read_ledger(folder: str | Path | None) -> list[Request]:
+    """The requests that a model has been through, the first first; none if its folder has no ledger.
+
+    Raises:
+        DataError: the file holds something else, or is of another version of this package.
+    """
+    path = Path(folder or "") / LEDGER_NAME
+    if folder is None or not path.is_file():
+        return []
+    names = {option.name for option in fields(Request)}
+    found = []
+    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
+        try:
+            entry = json.loads(line)
+            if entry.pop("schema_version") != LEDGER_SCHEMA or entry.keys() != names:
+                raise ValueError
+        except (ValueError, KeyError, TypeError, AttributeError):
+            raise DataError(
+                got=f"line {number} of {path}, which is no request in schema {LEDGER_SCHEMA}",
+                expected="the file as this version of the trainer writes it",
+                fix="restore it; what it tells of earlier requests can be had from nowhere else",
+            ) from None
+        found.append(Request(**entry))
+    return found
+
+
+def write_ledger(folder: str | Path, requests: Sequence[Request]) -> None:
+    """Writes the ledger into a saved model's folder; the file appears whole or not at all."""
+    lines = [json.dumps({"schema_version": LEDGER_SCHEMA, **asdict(request)}, allow_nan=False) for request in requests]
+    partial = Path(folder) / f"{LEDGER_NAME}.partial"
+    partial.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    partial.replace(Path(folder) / LEDGER_NAME)
+
+
+def last_measured(requests: Sequence[Request], place: int) -> float | None:
+    """Probability of a request's forget rows when it was measured last: by the last run that was given them.
+
+    Args:
+        place: of the request in the ledger, from 0.
+
+    Example:
+        >>> first = Request("2026-01-01", 3, "ab", "npo", 10, {}, {"after": 0.1})
+        >>> second = Request("2026-02-01", 4, "cd", "npo", 10, {}, {"after": 0.2}, {"ab": {"after": 0.15}})
+        >>> last_measured([first, second], 0), last_measured([first, second], 1)
+        (0.15, 0.2)
+    """
+    fingerprint = requests[place].fingerprint
+    later = [request.earlier[fingerprint] for request in requests[place + 1 :] if fingerprint in request.earlier]
+    return (later[-1] if later else requests[place].probability).get(AFTER)

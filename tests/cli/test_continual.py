@@ -1,0 +1,121 @@
+"""Requests one after the other: each run knows the earlier ones, and says whether their rows come back."""
+
+import json
+import re
+
+import pytest
+from conftest import qa_rows
+from fixtures_audit import wide_model
+
+from egup_trainer.cli.main import main
+from egup_trainer.ledger import read_ledger
+
+SPANS = {"first": (0, 6), "second": (6, 12), "third": (12, 18), "retain": (20, 32), "mixed": (4, 12)}
+
+
+def unlearn(folder, model, forget, output, *flags, retain="retain"):
+    words = ["unlearn", "--model_name_or_path", str(folder / model), "--output_dir", str(folder / output)]
+    words += ["--forget", str(folder / f"{forget}.jsonl"), "--retain", str(folder / f"{retain}.jsonl")]
+    words += ["--use_cpu", "--report_to", "none", "--disable_tqdm", "true", "--learning_rate", "1e-3"]
+    return main([*words, "--max_steps", "2", "--save_strategy", "no", "--objective", "grad_diff", *flags])
+
+
+@pytest.fixture(scope="module")
+def folder(tokenizer, tmp_path_factory):
+    """A model that was unlearned twice: "one" and "two"."""
+    folder = tmp_path_factory.mktemp("continual")
+    for name, span in SPANS.items():
+        text = "\n".join(json.dumps(record) for record in qa_rows(*span))
+        (folder / f"{name}.jsonl").write_text(text, encoding="utf-8")
+    wide_model(tokenizer).save_pretrained(folder / "model")
+    tokenizer.save_pretrained(folder / "model")
+    assert unlearn(folder, "model", "first", "one") == 0
+    assert unlearn(folder, "one", "second", "two") == 0
+    return folder
+
+
+def test_each_run_adds_a_line_with_what_it_measured(folder):
+    (alone,), (first, second) = read_ledger(folder / "one"), read_ledger(folder / "two")
+    assert first == alone
+    assert (first.rows, second.rows, first.fingerprint == second.fingerprint) == (6, 6, False)
+    assert first.probability.keys() == {"before", "after"}
+    assert first.earlier == {}
+    assert second.earlier.keys() == {first.fingerprint}
+    again = second.earlier[first.fingerprint]
+    assert again["before"] == pytest.approx(first.probability["after"], rel=1e-6)
+    assert again["after"] != again["before"]
+
+
+def test_a_third_run_finds_the_rows_of_both_and_tells_of_their_rise(folder, capsys):
+    assert unlearn(folder, "two", "third", "three") == 0
+    printed = capsys.readouterr().out
+    assert re.search(r"│ earlier 1 +│ 0\.\d+ +│ 0\.\d+ +│", printed)
+    requests = read_ledger(folder / "three")
+    assert [len(request.earlier) for request in requests] == [0, 1, 2]
+    for place, request in enumerate(requests[:2]):
+        line = f"Earlier request {place + 1} ({request.date}, fingerprint {request.fingerprint}): probability "
+        assert [each for each in printed.splitlines() if each.startswith(line)]
+
+
+def test_rows_that_are_gone_are_said_to_be(folder, capsys):
+    run = json.loads((folder / "two" / "_run.json").read_text(encoding="utf-8"))
+    run["sources"] = dict.fromkeys(run["sources"], str(folder / "gone.jsonl"))
+    (folder / "two" / "_run.json").rename(folder / "two" / "kept")
+    (folder / "two" / "_run.json").write_text(json.dumps(run), encoding="utf-8")
+    assert unlearn(folder, "two", "third", "gone") == 0
+    (folder / "two" / "kept").replace(folder / "two" / "_run.json")
+    fingerprint = read_ledger(folder / "two")[0].fingerprint
+    said = [line for line in capsys.readouterr().out.splitlines() if fingerprint in line]
+    assert len(said) == 1
+    assert said[0].endswith("its rows were not at hand; give them as --earlier_forget to see if they come back")
+
+
+def test_rows_that_are_named_are_taken(folder):
+    assert unlearn(folder, "two", "third", "named", "--earlier_forget", str(folder / "second.jsonl")) == 0
+    _, second, third = read_ledger(folder / "named")
+    assert third.earlier.keys() == {second.fingerprint}
+
+
+def refusal(folder, capsys, *arguments, **options):
+    assert unlearn(folder, *arguments, **options) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert not (folder / arguments[2]).exists()
+    return line.removeprefix("egup unlearn: error: ")
+
+
+def test_rows_of_no_request_are_refused(folder, capsys):
+    said = refusal(folder, capsys, "two", "third", "no", "--earlier_forget", str(folder / "third.jsonl"))
+    prints = ", ".join(request.fingerprint for request in read_ledger(folder / "two"))
+    assert said.endswith(
+        f"in {folder / 'third.jsonl'}; expected one of the ledger's: {prints}; give as --earlier_forget the rows of an "
+        "earlier request, all of them and in their order"
+    )
+
+
+def test_a_model_without_a_ledger_has_no_earlier_rows(folder, capsys):
+    assert refusal(folder, capsys, "model", "third", "no", "--earlier_forget", str(folder / "first.jsonl")) == (
+        f"got --earlier_forget for {folder / 'model'}, which has no egup_ledger.jsonl; expected a model that was "
+        "unlearned before; leave it out"
+    )
+
+
+def test_what_was_to_be_forgotten_is_not_taught_again(folder, capsys):
+    assert refusal(folder, capsys, "two", "third", "no", retain="mixed") == (
+        "got a row in both sets: row 4 of the earlier 1 forget set is row 0 of the retain set; expected no row (prompt "
+        "and answer) in both the earlier 1 forget set and the retain set; remove it from one of them"
+    )
+
+
+def test_the_ledger_is_shown(folder, capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "160")
+    assert main(["ledger", str(folder / "two")]) == 0
+    printed = capsys.readouterr().out
+    for place, request in enumerate(read_ledger(folder / "two"), start=1):
+        (line,) = [line for line in printed.splitlines() if request.fingerprint in line]
+        cells = [cell.strip() for cell in line.strip("│").split("│")]
+        assert cells[:6] == [str(place), request.date, "6", request.fingerprint, "grad_diff", "2"]
+
+
+def test_a_model_without_a_ledger_is_refused(folder, capsys):
+    assert main(["ledger", str(folder / "model")]) == 2
+    assert "which has no egup_ledger.jsonl; expected the folder of a model that" in capsys.readouterr().err

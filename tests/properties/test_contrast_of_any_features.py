@@ -1,0 +1,87 @@
+"""CLReg, of any unit vectors and temperatures."""
+
+from math import log
+
+import pytest
+import torch
+from fixtures_properties import units
+from hypothesis import given
+from hypothesis import strategies as st
+
+from egup_trainer.losses.clreg import contrastive_loss, retain_anchor_loss
+
+TEMPERATURES = st.sampled_from([0.001, 0.05, 0.2, 1.0, 50.0])
+
+
+@st.composite
+def contrasts(draw):
+    """Anchors, positives, whose positives they are, negatives and a temperature."""
+    rows, positives, negatives = draw(st.integers(1, 4)), draw(st.integers(0, 4)), draw(st.integers(1, 4))
+    flags = draw(st.lists(st.booleans(), min_size=rows * positives, max_size=rows * positives))
+    mask = torch.tensor(flags, dtype=torch.bool).view(rows, positives)
+    return draw(units(rows)), draw(units(positives)), mask, draw(units(negatives)), draw(TEMPERATURES)
+
+
+def read(anchors, *others):
+    """Values and the anchors' gradients."""
+    anchors = anchors.clone().requires_grad_()
+    values = contrastive_loss(anchors, *others)
+    return values.detach(), torch.autograd.grad(values.sum(), anchors)[0]
+
+
+@given(contrasts())
+def test_values_are_finite_and_never_negative_and_0_without_positives(contrast):
+    values, gradients = read(*contrast)
+    mask = contrast[2]
+    assert values.isfinite().all()
+    assert gradients.isfinite().all()
+    assert (values >= -1e-4 / contrast[-1]).all()  # float32 of cosines / temperature
+    assert not values[~mask.any(dim=1)].any()
+    assert not gradients[~mask.any(dim=1)].any()
+
+
+@given(contrasts(), st.data())
+def test_an_anchor_has_its_value_in_any_company_and_order(contrast, data):
+    anchors, positives, mask, negatives, temperature = contrast
+    rows, first, second = (
+        torch.tensor(data.draw(st.permutations(range(len(each)))), dtype=torch.long)
+        for each in (anchors, positives, negatives)
+    )
+    mixed = (anchors[rows], positives[first], mask[rows][:, first], negatives[second], temperature)
+    near = {"rtol": 1e-4, "atol": 1e-4 / temperature}
+    for found, expected in zip(read(*mixed), read(*contrast), strict=True):
+        torch.testing.assert_close(found, expected[rows], **near)
+    for place in range(len(anchors)):
+        one = slice(place, place + 1)
+        alone = read(anchors[one], positives, mask[one], negatives, temperature)
+        for found, expected in zip(alone, read(*contrast), strict=True):
+            torch.testing.assert_close(found, expected[one], **near)
+
+
+@given(contrasts(), units(2))
+def test_positives_of_nobody_change_nothing(contrast, others):
+    anchors, positives, mask, negatives, temperature = contrast
+    wide = torch.cat([mask, torch.zeros(len(anchors), 2, dtype=torch.bool)], dim=1)
+    for found, expected in zip(
+        read(anchors, torch.cat([positives, others]), wide, negatives, temperature), read(*contrast), strict=True
+    ):
+        torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4 / temperature)
+
+
+@given(st.integers(1, 5), st.integers(1, 5), TEMPERATURES)
+def test_where_all_features_are_one_the_value_is_the_log_of_their_number(positives, negatives, temperature):
+    one = torch.tensor([[0.6, 0.8]])
+    mask = torch.ones(1, positives, dtype=torch.bool)
+    values, _ = read(one, one.expand(positives, 2), mask, one.expand(negatives, 2), temperature)
+    assert values.item() == pytest.approx(log(positives + negatives), abs=2e-4 / min(temperature, 1))
+
+
+@given(st.integers(1, 4).flatmap(lambda rows: st.tuples(units(rows), units(rows))), st.data())
+def test_retain_anchors_are_between_0_and_2_row_by_row(features, data):
+    now, before = features[0].requires_grad_(), features[1]
+    values = retain_anchor_loss(now, before)
+    assert ((values > -1e-6) & (values < 2 + 1e-6)).all()
+    order = torch.tensor(data.draw(st.permutations(range(len(now)))))
+    assert torch.equal(retain_anchor_loss(now[order], before[order]), values[order])
+    (gradient,) = torch.autograd.grad(values.sum(), now)
+    assert torch.equal(gradient, -before)

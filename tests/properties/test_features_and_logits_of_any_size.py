@@ -1,0 +1,102 @@
+"""Metrics of features and of whole distributions, of any numbers: in their range or with a reason."""
+
+import numpy as np
+import pytest
+import torch
+from fixtures_properties import FAR, LONG_TAILED, tensors
+from hypothesis import given, note, settings
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+
+from egup_trainer.evaluation import entanglement
+from egup_trainer.evaluation.token_numbers import standardise
+
+FEATURES = st.integers(1, 5).flatmap(
+    lambda rows: arrays(np.float32, (rows, 3), elements=st.floats(-FAR, FAR, width=32))
+)
+OF_BOTH = {"ratio": (entanglement.variance_ratio, np.inf), "overlap": (entanglement.overlap, 1)}
+SAME = 1e-6
+
+
+def value_of(metric, rows):
+    """The value, which is None just where there is a reason; each of the rows is counted."""
+    assert (metric.value is None) == (metric.reason is not None)
+    assert metric.num_samples == (0 if metric.value is None else rows)
+    return metric.value
+
+
+@given(FEATURES, FEATURES, st.data())
+def test_metrics_of_both_sets_have_their_range_and_do_not_know_an_order(forget, retain, data):
+    orders = [list(data.draw(st.permutations(range(len(rows))))) for rows in (forget, retain)]
+    for name, (metric, most) in OF_BOTH.items():
+        note(name)
+        found = value_of(metric(forget, retain), len(forget) + len(retain))
+        assert found is None or -SAME <= found <= most * (1 + SAME)
+        mixed = metric(forget[orders[0]], retain[orders[1]]).value
+        assert mixed == (None if found is None else pytest.approx(found, rel=SAME, abs=SAME))
+        turned = metric(retain, forget).value
+        assert turned == (None if found is None else pytest.approx(found, rel=SAME, abs=SAME))
+
+
+@given(FEATURES)
+def test_a_set_beside_itself(features):
+    ratio, overlap = (metric(features, features) for metric, _ in OF_BOTH.values())
+    assert ratio.value is None
+    assert ratio.reason == "forget and retain features have the same mean, so that the ratio is infinite"
+    assert overlap.value is None or overlap.value == pytest.approx(1)
+    kernels = entanglement.centred_kernel_alignment(features, features)
+    assert kernels.value is None or kernels.value == pytest.approx(1)
+    assert (overlap.value is None) == (kernels.value is None) == (np.ptp(features, axis=0) == 0).all()
+
+
+@given(FEATURES, st.data())
+def test_metrics_against_the_model_before(features, data):
+    before = data.draw(arrays(np.float32, features.shape, elements=LONG_TAILED))
+    order = list(data.draw(st.permutations(range(len(features)))))
+    for metric, most in ((entanglement.centred_kernel_alignment, 1), (entanglement.retain_shift, 2)):
+        found, mixed = metric(features, before), metric(features[order], before[order])
+        assert found.num_samples + found.num_skipped == len(features) or found.value is None
+        assert found.value is None or -SAME <= found.value <= most + SAME
+        assert mixed.value == (None if found.value is None else pytest.approx(found.value, rel=SAME, abs=SAME))
+
+
+@settings(max_examples=12)
+@given(st.sampled_from([5, 10]), st.integers(0, 9), st.sampled_from([0.0, 1e-4, 1.0, FAR]))
+def test_a_probe_finds_nothing_in_identical_rows_and_all_in_sets_far_apart(rows, seed, spread):
+    """Of rows that five folds divide: else folds differ in how many rows of a set they have, and so their probes."""
+    drawn = np.random.default_rng(seed).normal(size=(2, rows, 3)).astype(np.float32)
+    identical = entanglement.probe_auc(0 * drawn[0], 0 * drawn[1])
+    assert identical.value == 0.5
+    apart = entanglement.probe_auc(spread * drawn[0], spread * drawn[1] + 100 * max(spread, 1e-4))
+    assert apart.value == 1.0
+
+
+@st.composite
+def positions(draw):
+    """Logits, and a token at each."""
+    logits = draw(st.tuples(st.integers(1, 5), st.integers(2, 6)).flatmap(lambda shape: tensors(*shape)))
+    tokens = draw(st.lists(st.integers(0, logits.shape[1] - 1), min_size=len(logits), max_size=len(logits)))
+    return logits, torch.tensor(tokens)
+
+
+def z_of(logits, tokens):
+    return standardise(logits.log_softmax(dim=-1).gather(1, tokens[:, None]).squeeze(1), logits)
+
+
+@given(positions(), st.data())
+def test_z_is_finite_and_each_positions_own_whatever_the_order_of_the_vocabulary(drawn, data):
+    logits, tokens = drawn
+    z = z_of(logits, tokens)
+    assert z.isfinite().all()
+    vocabulary = torch.tensor(data.draw(st.permutations(range(logits.shape[1]))))
+    near = {"rtol": 1e-3, "atol": 1e-2}  # where sigma is 1e-3, rounding of 1e-5 counts a thousandfold
+    torch.testing.assert_close(z_of(logits[:, vocabulary], vocabulary.argsort()[tokens]), z, **near)
+    for place in range(len(logits)):
+        one = slice(place, place + 1)
+        torch.testing.assert_close(z_of(logits[one], tokens[one]), z[one], **near)
+
+
+@given(st.integers(2, 9), st.floats(-FAR, FAR, width=32))
+def test_where_all_tokens_are_equally_likely_each_is_as_expected(size, value):
+    z = z_of(torch.full((1, size), value), torch.tensor([size - 1]))
+    assert z.item() == pytest.approx(0, abs=2e-3)
