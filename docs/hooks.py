@@ -72,7 +72,7 @@ def on_files(files: Files, config: Any) -> Files:
 
 def on_page_markdown(markdown: str, page: Any, config: Any, files: Files) -> str:
     """Fills in what is generated, and turns links out of docs to the copies of their files."""
-    markdown = _MARK.sub(lambda found: GENERATED[found[1]](), markdown)
+    markdown = _MARK.sub(lambda found: GENERATED[found[1]](), markdown).replace(" ± ", "&nbsp;±&nbsp;")
     if page.file.src_uri.startswith(f"{OUTSIDE}/"):
         return markdown
     return _LINK_OUT.sub(lambda found: f"{OUTSIDE}/{_first_file(found[1])}", markdown)

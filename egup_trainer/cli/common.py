@@ -119,9 +119,7 @@ def load_on_device(name: str, model_config: Any, accelerator: Any) -> Any:
 
     kwargs = model_init_kwargs(model_config, use_cpu=accelerator.device.type == "cpu")
     model = load_model(name, **kwargs)
-    keep_gradients_of_4bit_layers(
-        model
-    )  # so that it says what it said in training: repacked weights compute in bfloat16
+    keep_gradients_of_4bit_layers(model)  # as in training: repacked weights would compute in bfloat16
     return model if kwargs.get("quantization_config") else model.to(accelerator.device)
 
 

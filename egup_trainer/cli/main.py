@@ -16,6 +16,7 @@ COMMANDS = {
     "ledger": "show the requests to forget that a model has been through",
     "compare": "put results side by side in a page that anyone can open",
     "inspect": "show how rows are tokenized and what of them is scored",
+    "env": "print versions and machine, for a bug report",
     "demo": "see it work on invented people, with no network and no download",
 }
 

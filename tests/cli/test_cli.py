@@ -1,6 +1,7 @@
 """The command line: what it makes, what it says, what it refuses."""
 
 import json
+import socket
 import subprocess
 import sys
 import tempfile
@@ -9,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
+import transformers
 from conftest import qa_rows
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -242,6 +244,16 @@ def test_a_failing_command_leaves_with_code_2_and_no_traceback(tmp_path):
         "egup unlearn: error: got no readable file at f.jsonl (No such file or directory); expected .json, .jsonl, "
         ".csv, .parquet, or a folder written by datasets' save_to_disk; check the path and its permissions"
     ]
+
+
+def test_env_names_versions_and_machine_and_nobody(capsys, monkeypatch):
+    monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")
+    assert main(["env"]) == 0
+    lines = dict(line.split(": ", 1) for line in capsys.readouterr().out.splitlines())
+    assert (lines["torch"], lines["transformers"]) == (torch.__version__, transformers.__version__)
+    assert lines["ACCELERATE_USE_FSDP"] == "true"
+    assert {"python", "system", "cores", "device", "CUDA of torch", "GPUs", "memory GB"} <= lines.keys()
+    assert not any(secret in " ".join(lines.values()) for secret in (str(Path.home()), socket.gethostname()))
 
 
 def test_an_unknown_command_is_answered_with_a_guess(capsys):
