@@ -2,7 +2,7 @@
 PYTHON ?= python3.11
 BIN := .venv/bin
 
-.PHONY: demo test test-deepspeed test-oldest release-check check lint clean
+.PHONY: demo test test-deepspeed test-oldest release-check docs check lint clean
 
 demo: .venv/installed
 	$(BIN)/egup demo --output_dir demo_output
@@ -36,6 +36,9 @@ release-check: .venv/installed-test # what a user gets: wheel and sdist, install
 	$(RELEASE)/bin/pip install --quiet --disable-pip-version-check --constraint constraints.txt dist/*.whl
 	cd $(RELEASE) && bin/egup demo --output_dir demo_output
 
+docs: .venv/installed-docs # build/site; a warning is an error
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
+
 check: lint .venv/installed-check
 	$(BIN)/bandit --quiet --configfile pyproject.toml --recursive egup_trainer benchmarks setup.py
 	$(BIN)/pip-audit --requirement constraints.txt --no-deps --progress-spinner off  # asks PyPI for known faults
@@ -55,6 +58,10 @@ lint: .venv/installed-test
 
 .venv/installed-test: .venv/installed
 	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable ".[test]"
+	touch $@
+
+.venv/installed-docs: .venv/installed
+	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable ".[docs]"
 	touch $@
 
 clean:

@@ -1,29 +1,14 @@
 """The report in a browser: headless Chromium, at the width of a desk and of a phone."""
 
-import json
-import shutil
 from dataclasses import replace
 
 import pytest
+from fixtures_browser import needs_browser, requested
 from fixtures_report import HOSTILE, SECTIONS, examples_of, make_evaluations
 
 from egup_trainer.report.page import write_report
 
-selenium = pytest.importorskip("selenium", reason="selenium is not installed")
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-CHROMEDRIVER = shutil.which("chromedriver")
-pytestmark = pytest.mark.skipif(
-    CHROMIUM is None or CHROMEDRIVER is None, reason="Chromium and chromedriver are not installed"
-)
-FLAGS = [
-    "--headless=new",
-    "--no-sandbox",
-    "--disable-gpu",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-]
+pytestmark = needs_browser
 
 
 @pytest.fixture(scope="module")
@@ -39,22 +24,6 @@ def report(tmp_path_factory):
     return path
 
 
-@pytest.fixture(scope="module")
-def browser(tmp_path_factory):
-    """A Chromium that logs its console and its requests."""
-    from selenium import webdriver
-    from selenium.webdriver.chrome.service import Service
-
-    options = webdriver.ChromeOptions()
-    options.binary_location = CHROMIUM
-    for flag in [*FLAGS, f"--user-data-dir={tmp_path_factory.mktemp('profile')}"]:
-        options.add_argument(flag)
-    options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
-    driver = webdriver.Chrome(options=options, service=Service(CHROMEDRIVER))
-    yield driver
-    driver.quit()
-
-
 @pytest.fixture(params=[1280, 390], ids=["desk", "phone"])
 def opened(request, browser, report):
     """(browser with the report open, width in pixels)."""
@@ -64,12 +33,6 @@ def opened(request, browser, report):
         browser.get_log(log)  # empties it
     browser.get(report.as_uri())
     return browser, request.param
-
-
-def requested(browser) -> set[str]:
-    messages = [json.loads(entry["message"])["message"] for entry in browser.get_log("performance")]
-    sent = (message["params"] for message in messages if message["method"] == "Network.requestWillBeSent")
-    return {each["request"]["url"] for each in sent if not each["request"]["url"].startswith("data:")}
 
 
 def test_the_page_shows_all_asks_for_nothing_and_reports_no_error(opened, report):

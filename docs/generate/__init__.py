@@ -1,0 +1,1 @@
+"""What the site takes from the code: tables of options and flags. Pages ask for them by `<!-- generated: NAME -->`."""

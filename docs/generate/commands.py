@@ -1,0 +1,61 @@
+"""The page of commands, read from their parsers."""
+
+import argparse
+from collections import defaultdict
+
+from generate.configuration import owner_of, show
+from generate.parsers import COMMANDS, flags_of, parser_of
+from generate.tables import code, stacked, table
+
+_OURS = "egup_trainer"
+
+
+def commands_page() -> str:
+    """A section for each command that there is."""
+    return "\n\n".join(_section(name, text) for name, text in COMMANDS.items())
+
+
+def _section(name: str, text: str) -> str:
+    parser = parser_of(name)
+    parts = [f"## egup {name}", f"{text[:1].upper()}{text[1:]}."]
+    if parser is None:
+        return "\n\n".join(parts)
+    owners = {action: _owner(action, parser) for action in flags_of(parser)}
+    groups = defaultdict(list)
+    for action in sorted(owners, key=lambda each: owners[each][0]):
+        groups[owners[action][1]].append(action)
+    for origin, actions in groups.items():
+        rows = [[_flags(each), _default(each), (each.help or "").replace("%%", "%")] for each in actions]
+        shown = stacked(table(["flag", "default", "meaning"], rows))
+        parts.append(shown if origin == _OURS else _folded(f"{len(rows)} flags of {origin}", shown))
+    return "\n\n".join(parts)
+
+
+def _owner(action: argparse.Action, parser: argparse.ArgumentParser) -> tuple[tuple[int, int], str]:
+    """Where a flag stands: with the class that declares it, own ones first; and this package or a library's class."""
+    for place, config in enumerate(getattr(parser, "dataclass_types", [])):
+        for name in (action.dest, action.dest.removeprefix("no_")):
+            if name in config.__dataclass_fields__:
+                owner = owner_of(name, config)
+                package = owner.__module__.split(".")[0]
+                origin = _OURS if package == _OURS else f"{package}.{owner.__name__}"
+                return (place, config.__mro__.index(owner)), origin
+    return (0, 0), _OURS
+
+
+def _flags(action: argparse.Action) -> str:
+    own = [each for each in action.option_strings if "-" not in each.removeprefix("--")]  # TRL has each name twice
+    return code(", ".join(own or action.option_strings) or str(action.metavar or action.dest))
+
+
+def _default(action: argparse.Action) -> str:
+    if action.required:
+        return "required"
+    hidden = action.default in (None, argparse.SUPPRESS, [])
+    return "" if hidden else code(show(action.default))
+
+
+def _folded(title: str, text: str) -> str:
+    """A table that opens on demand."""
+    inside = text.replace("\n", "\n    ")
+    return f'??? note "{title}"\n\n    {inside}'

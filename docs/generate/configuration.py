@@ -1,0 +1,90 @@
+"""Tables of options, read from the dataclasses' fields: no name, type, default or help text is written twice."""
+
+from dataclasses import MISSING, Field, dataclass, fields
+from enum import Enum
+from inspect import get_annotations
+from types import UnionType
+from typing import Any, get_args
+
+from griffe import Docstring, DocstringSectionKind
+
+from generate.tables import code, stacked, table
+
+
+@dataclass(frozen=True)
+class Option:
+    """A field as the site shows it."""
+
+    name: str
+    type: str
+    default: str
+    help: str
+
+
+def own_options(config: type) -> list[Option]:
+    """The fields that a dataclass declares itself, or redeclares, in their order.
+
+    Raises:
+        ValueError: a field has neither a help text nor a line under Args in the docstring.
+    """
+    described = _described(config)
+    types = get_annotations(config)  # a field's own type is changed by the parser of transformers
+    options = [_option(each, types[each.name], described) for each in fields(config) if each.name in types]
+    silent = [option.name for option in options if not option.help]
+    if silent:
+        raise ValueError(f"fields of {config.__name__} without a help text: {', '.join(silent)}")
+    return options
+
+
+def options_table(*configs: type) -> str:
+    """Name, type, default and meaning of the dataclasses' own fields."""
+    options = [option for config in configs for option in own_options(config)]
+    rows = [[code(each.name), code(each.type), code(each.default), each.help] for each in options]
+    return stacked(table(["name", "type", "default", "meaning"], rows))
+
+
+def owner_of(name: str, config: type) -> type:
+    """The most derived class that declares a field of `config`."""
+    return next(each for each in config.__mro__ if name in get_annotations(each))
+
+
+def show(value: Any) -> str:
+    """A default as a user would write it.
+
+    Example:
+        >>> show(None), show("\\nAnswer: "), show(0.1)
+        ('none', "'\\\\nAnswer: '", '0.1')
+    """
+    if isinstance(value, Enum):
+        return str(value.value)
+    if value is None:
+        return "none"
+    is_plain = not isinstance(value, str) or value == value.strip() != ""
+    return str(value) if is_plain else repr(value)
+
+
+def _option(each: Field, annotation: Any, described: dict[str, str]) -> Option:
+    made = each.default_factory() if each.default_factory is not MISSING else each.default
+    default = "" if made is MISSING else show(made)
+    return Option(each.name, _type(annotation), default, each.metadata.get("help") or described.get(each.name, ""))
+
+
+def _type(annotation: Any) -> str:
+    if isinstance(annotation, UnionType):
+        return " or ".join(_type(each) for each in get_args(annotation))
+    if isinstance(annotation, type) and issubclass(annotation, Enum):
+        return " or ".join(str(each.value) for each in annotation)
+    if annotation is type(None):
+        return "none"
+    return annotation.__name__ if isinstance(annotation, type) and not get_args(annotation) else str(annotation)
+
+
+def _described(config: type) -> dict[str, str]:
+    """What the docstring says of each argument."""
+    sections = Docstring(config.__doc__ or "").parse("google", warnings=False)
+    found = [section for section in sections if section.kind is DocstringSectionKind.parameters]
+    return {each.name: _sentence(each.description) for section in found for each in section.value}
+
+
+def _sentence(text: str) -> str:
+    return text[:1].upper() + text[1:]

@@ -1,0 +1,13 @@
+"""Docstrings of this package say "Example:"; griffe shows code under "Examples:" as code."""
+
+from typing import Any
+
+from griffe import Extension
+
+
+class ExamplesAsCode(Extension):
+    """Renames the section before it is parsed."""
+
+    def on_object(self, *, obj: Any, **kwargs: Any) -> None:
+        if obj.docstring:
+            obj.docstring.value = f"{obj.docstring.value}\n".replace("\nExample:\n", "\nExamples:\n").rstrip()

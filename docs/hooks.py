@@ -1,0 +1,93 @@
+"""What mkdocs calls while it builds the site: pages get their generated parts, and the files that they link to."""
+
+import re
+from pathlib import Path
+from posixpath import normpath
+from typing import Any
+
+from generate.commands import commands_page
+from generate.configuration import options_table
+from mkdocs.plugins import event_priority
+from mkdocs.structure.files import File, Files
+
+from egup_trainer.audit.options import AuditOptions
+from egup_trainer.cli.evaluate import EvaluateArguments
+from egup_trainer.cli.suites import SuiteArguments
+from egup_trainer.cli.unlearn import RowArguments
+from egup_trainer.evaluation.scoring import ScoringOptions
+from egup_trainer.proxies.settings import ProxySettings
+from egup_trainer.trainer.config import EGUPConfig, UnlearnConfig
+
+ROOT = Path(__file__).resolve().parents[1]
+OUTSIDE = "repository"
+"""Folder of the site for files of the repository that pages link to and that are no pages."""
+FIRST = ("quickstart", "own_data")
+"""The notebooks to begin with; the others follow by name."""
+GENERATED = {
+    "commands": commands_page,
+    "UnlearnConfig": lambda: options_table(UnlearnConfig),
+    "EGUPConfig": lambda: options_table(EGUPConfig),
+    "RowArguments": lambda: options_table(RowArguments),
+    "ProxySettings": lambda: options_table(ProxySettings),
+    "AuditOptions": lambda: options_table(AuditOptions),
+    "evaluation": lambda: options_table(SuiteArguments, EvaluateArguments),
+    "ScoringOptions": lambda: options_table(ScoringOptions),
+}
+_MARK = re.compile(r"<!-- generated: (\w+) -->")
+_PICTURE_ELSEWHERE = re.compile(r"<img\b[^>]*\bsrc=\"https?://[^>]*>")
+_SCRIPT_ELSEWHERE = re.compile(r"<script\b[^>]*\bsrc=\"https?://[^>]*></script>")
+_ALT = re.compile(r"\balt=\"([^\"]*)\"")
+_LINK_OUT = re.compile(r"(?<=\]\()\.\./([^)#\s]+)")
+
+
+def notebooks() -> dict[str, Path]:
+    """The notebooks by name: the executed copy where `make notebooks` has made one, else the source."""
+    sources = sorted((ROOT / "notebooks").glob("*.ipynb"))
+    sources.sort(key=lambda path: FIRST.index(path.stem) if path.stem in FIRST else len(FIRST))
+    executed = {path.stem: ROOT / "build/notebooks" / path.name for path in sources}
+    return {path.stem: executed[path.stem] if executed[path.stem].is_file() else path for path in sources}
+
+
+def on_config(config: Any) -> Any:
+    """Lists the notebooks below the page that tells of them."""
+    for entry in config.nav:
+        if "Notebooks" in entry:
+            entry["Notebooks"] = ["notebooks.md", *(f"notebooks/{name}.ipynb" for name in notebooks())]
+    return config
+
+
+@event_priority(50)  # before mkdocs-jupyter, which takes the notebooks over
+def on_files(files: Files, config: Any) -> Files:
+    """Adds the notebooks, and what pages link to outside of docs."""
+    for name, path in notebooks().items():  # mkdocs-jupyter takes no generated file
+        files.append(File(f"notebooks/{name}.ipynb", str(path.parents[1]), config.site_dir, config.use_directory_urls))
+    for page in list(files.documentation_pages()):
+        for target in _LINK_OUT.findall(page.content_string if page.src_uri.endswith(".md") else ""):
+            for path in _files_at(ROOT / target):
+                place = f"{OUTSIDE}/{path.relative_to(ROOT).as_posix()}"
+                if files.get_file_from_path(place) is None:
+                    files.append(File.generated(config, place, abs_src_path=str(path)))
+    return files
+
+
+def on_page_markdown(markdown: str, page: Any, config: Any, files: Files) -> str:
+    """Fills in what is generated, and turns links out of docs to the copies of their files."""
+    markdown = _MARK.sub(lambda found: GENERATED[found[1]](), markdown).replace(" ± ", "&nbsp;±&nbsp;")
+    if page.file.src_uri.startswith(f"{OUTSIDE}/"):
+        return markdown
+    return _LINK_OUT.sub(lambda found: f"{OUTSIDE}/{_first_file(found[1])}", markdown)
+
+
+def on_page_content(html: str, page: Any, config: Any, files: Files) -> str:
+    """Leaves out scripts that lie elsewhere, and puts the text of such pictures, as of badges, in their place."""
+    html = _SCRIPT_ELSEWHERE.sub("", html)
+    return _PICTURE_ELSEWHERE.sub(lambda found: "".join(_ALT.findall(found[0])), html)
+
+
+def _files_at(path: Path) -> list[Path]:
+    """The file, or the files in a folder."""
+    return sorted(each for each in path.iterdir() if each.is_file()) if path.is_dir() else [path]
+
+
+def _first_file(target: str) -> str:
+    return normpath(_files_at(ROOT / target)[0].relative_to(ROOT).as_posix())

@@ -1,0 +1,171 @@
+"""Every command of README and docs can be started as it stands, and every one that can run here runs, page by page."""
+
+import json
+import re
+import shutil
+from contextlib import redirect_stderr
+from io import StringIO
+
+import pytest
+import torch
+from conftest import qa_rows
+from fixtures_docs import NEEDS, PAGES, PROMISED, ROOT, blocks, check, is_there, known_flags
+from generate.parsers import COMMANDS
+from transformers import AutoModelForCausalLM, LlamaConfig
+
+from egup_trainer.cli.main import main
+from egup_trainer.losses import registry
+
+ROWS = {  # the files that pages name, and which invented rows they hold
+    (0, 6): ("forget", "person", "request_1", "book"),
+    (6, 10): ("request_2",),
+    (20, 30): ("retain", "others", "other_books"),
+    (40, 46): ("proxy", "strangers"),
+    (50, 56): ("holdout", "unseen_book"),
+}
+BOOKS = ("book", "other_books", "unseen_book")
+QUIET = ["--use_cpu", "true", "--disable_tqdm", "true"]
+SHORTER = {  # appended to a command: the same work on less
+    "unlearn": [*QUIET, "--max_steps", "2", "--report_to", "none"],
+    "evaluate": [*QUIET, "--max_new_tokens", "8"],
+    "verify": QUIET,
+    "audit": [*QUIET, "--max_new_tokens", "8", "--num_samples", "1", "--relearn_steps", "2", "--max_rows", "4"],
+}
+RUN = ("egup",)  # `make` and benchmarks are checked, and run elsewhere
+
+pages = pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(ROOT).as_posix())
+
+
+@pytest.fixture(scope="session")
+def made(tokenizer, tmp_path_factory):
+    """A folder with models, rows and results under the names that pages use; made once, never changed."""
+    folder = tmp_path_factory.mktemp("pages")
+    for (start, stop), names in ROWS.items():
+        for name in names:
+            rows = [{"text": row["answer"]} if name in BOOKS else row for row in qa_rows(start, stop)]
+            (folder / f"{name}.jsonl").write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
+    for seed, name in enumerate(("path/to/your-model", "before", "retrained")):
+        model = small_model(tokenizer, seed)
+        model.save_pretrained(folder / name)
+        tokenizer.save_pretrained(folder / name)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        sets = "--forget forget.jsonl --retain retain.jsonl"
+        run(f"unlearn --model_name_or_path before {sets} --proxy proxy.jsonl --output_dir unlearned".split())
+        for model, result in (("before", "before"), ("unlearned", "after"), ("retrained", "retrained")):
+            rest = f"--suite custom {sets} --holdout holdout.jsonl --output {result}.json"
+            run(f"evaluate --model_name_or_path {model} {rest}".split())
+    return folder
+
+
+@pytest.fixture
+def workplace(made, tmp_path, monkeypatch):
+    """A copy of that folder, as the current one; losses that pages register are forgotten afterwards."""
+    shutil.copytree(made, tmp_path, dirs_exist_ok=True)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(registry, "_FORGET", dict(registry._FORGET))
+    return tmp_path
+
+
+def small_model(tokenizer, seed: int):
+    """A tiny model that bitsandbytes can hold in four bits (widths of 64), with room for long generations."""
+    torch.manual_seed(seed)
+    sizes = {"hidden_size": 64, "intermediate_size": 64, "num_hidden_layers": 2, "max_position_embeddings": 512}
+    tokens = {"eos_token_id": tokenizer.eos_token_id, "pad_token_id": tokenizer.eos_token_id, "bos_token_id": None}
+    config = LlamaConfig(vocab_size=len(tokenizer), num_attention_heads=4, num_key_value_heads=2, **sizes, **tokens)
+    return AutoModelForCausalLM.from_config(config)
+
+
+def run(arguments: list[str]) -> None:
+    with redirect_stderr(StringIO()) as errors:
+        code = main([*arguments, *SHORTER.get(arguments[0], [])])
+    assert code == 0, f"egup {' '.join(arguments)}\n{errors.getvalue()[-500:]}"
+
+
+def given(tokenizer) -> dict:
+    """The names that Python blocks take for granted."""
+    ratios = {"0": 0.4, "1": 0.6, "2": 0.5}
+    return {
+        "model": small_model(tokenizer, 0),
+        "retrained_model": small_model(tokenizer, 2),
+        "tokenizer": tokenizer,
+        "truth_ratios": list(ratios.values()),
+        "truth_ratios_of_the_retrained_model": list(ratios.values()),
+    }
+
+
+@pages
+def test_a_page_runs(page, workplace, tokenizer):
+    names = given(tokenizer)
+    for block in blocks(page):
+        if block.needs:
+            continue
+        if block.is_python:
+            exec(compile(block.text, block.place, "exec"), names)
+        for words in block.commands:
+            if words[0] in RUN and is_there(words):
+                run(words[1:])
+
+
+@pages
+def test_every_command_could_be_started(page):
+    for block in blocks(page):
+        assert block.needs in {None, *NEEDS}, block.place
+        for words in block.commands:
+            try:
+                check(words)
+            except ValueError as error:
+                pytest.fail(f"{block.place}: {error}")
+
+
+@pages
+def test_every_flag_that_is_named_exists(page):
+    known = {flag for command in COMMANDS for flag in known_flags(command)} | PROMISED
+    known |= {"--help", "--version", "--config", "--directory"}  # of egup itself, of TrlParser, of http.server
+    for source in (ROOT / "benchmarks").rglob("*.py"):
+        known |= set(re.findall(r'"(--\w+)"', source.read_text(encoding="utf-8")))
+    started = [word for block in blocks(page) for words in block.commands if words[0] != "egup" for word in words]
+    named = re.findall(r"(?<![\w-])--[a-z]\w*", page.read_text(encoding="utf-8"))
+    assert set(named) - known - set(started) == set()
+
+
+def test_readme_and_pages_have_what_is_looked_for():
+    readme = [words for block in blocks(ROOT / "README.md") for words in block.commands]
+    assert [words[:2] for words in readme if words[0] == "make"] == [["make", "demo"], ["make", "test"]]
+    assert {words[1] for words in readme if words[0] == "egup"} == {"unlearn", "evaluate", "compare", "inspect"}
+    assert sum(block.is_python for page in PAGES for block in blocks(page)) >= 12
+
+
+@pytest.mark.parametrize(
+    ("command", "message"),
+    [
+        ("egup unlearn --forgett forget.jsonl", "egup unlearn has no --forgett"),
+        ("egup compare a.json --out report.html", "egup compare has no --out"),
+        ("egup forget --forget forget.jsonl", "no command egup forget"),
+        (
+            "egup unlearn --retain_weight heavy",
+            "argument --retain_weight/--retain-weight: invalid float value: 'heavy'",
+        ),
+        ("make demon", "no target demon in the Makefile"),
+        ("python -m benchmarks.nothing", "no module benchmarks.nothing"),
+        ("torchrun --nproc_per_node 2 -m egup_trainer.cli.main unlearn --npo 1", "egup unlearn has no --npo"),
+    ],
+)
+def test_a_command_that_could_not_be_started_is_found(command, message):
+    with pytest.raises(ValueError, match=re.escape(message)):
+        check(command.split())
+
+
+def test_a_mark_holds_for_one_block_and_joined_lines_are_one_command(tmp_path):
+    page = tmp_path / "page.md"
+    page.write_text(
+        "Text.\n\n<!-- needs: gpu -->\n\n    egup unlearn \\\n        --forget a.jsonl\n    egup proxy ... --seed 1\n\n"
+        "Text.\n\n    egup demo --output_dir out\n\n```python\nx = 1\n```\n",
+        encoding="utf-8",
+    )
+    first, second, third = blocks(page)
+    assert (first.needs, second.needs, third.needs) == ("gpu", None, None)
+    assert first.commands[0] == ["egup", "unlearn", "--forget", "a.jsonl"]
+    assert first.commands[1][-4:] == ["--output_dir", "out", "--seed", "1"]
+    assert second.commands == [["egup", "demo", "--output_dir", "out"]]
+    assert (third.is_python, third.text, third.line) == (True, "x = 1\n", 14)

@@ -1,0 +1,87 @@
+"""The site builds without a warning, asks for nothing from elsewhere, and fits a desk and a phone."""
+
+import os
+import subprocess
+import sys
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from threading import Thread
+
+import pytest
+from fixtures_browser import needs_browser, requested
+from fixtures_docs import PAGES, ROOT
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory):
+    """Folder of the site, built with warnings as errors."""
+    pytest.importorskip("mkdocs", reason="mkdocs is not installed (extra docs)")
+    folder = tmp_path_factory.mktemp("site")
+    command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", str(folder)]
+    environment = {**os.environ, "NO_MKDOCS_2_WARNING": "1"}
+    built = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
+    assert built.returncode == 0, built.stderr
+    return folder
+
+
+def test_every_page_is_built_and_its_generated_parts_are_filled_in(site):
+    for page in PAGES:
+        if page.parent.name == "docs":
+            text = (site / f"{page.stem}.html").read_text(encoding="utf-8")
+            assert "generated:" not in text, page.name
+    assert "<code>--forget</code>" in (site / "commands.html").read_text(encoding="utf-8")
+    assert "<code>proxy_neighbors</code>" in (site / "configuration.html").read_text(encoding="utf-8")
+    assert "register_forget_loss" in (site / "api.html").read_text(encoding="utf-8")
+
+
+def test_files_of_the_repository_that_pages_link_to_are_in_the_site(site):
+    assert (site / "repository/accelerate_configs/fsdp2.yaml").is_file()
+    table = (site / "repository/benchmarks/results/design_choices.html").read_text(encoding="utf-8")
+    assert "proxy_match=mean" in table
+
+
+@pytest.fixture(scope="module")
+def served(site):
+    """Address of the site on a server of its own."""
+    handler = partial(QuietHandler, directory=str(site))
+    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_port}/"
+        server.shutdown()
+
+
+class QuietHandler(SimpleHTTPRequestHandler):
+    def log_message(self, *args):
+        pass
+
+
+@needs_browser
+@pytest.mark.parametrize("width", [1280, 390], ids=["desk", "phone"])
+def test_no_page_is_wider_than_the_window_or_asks_for_anything_elsewhere(browser, site, served, width):
+    metrics = {"width": width, "height": 900, "deviceScaleFactor": 1, "mobile": width < 500}
+    browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", metrics)
+    browser.get_log("performance")  # empties it
+    wide = {}
+    for page in sorted(site.rglob("*.html")):
+        browser.get(served + page.relative_to(site).as_posix())
+        found = browser.execute_script("return document.documentElement.scrollWidth")
+        if found > width:
+            wide[page.name] = found
+    assert wide == {}
+    assert {url for url in requested(browser) if not url.startswith(served)} == set()
+
+
+@needs_browser
+def test_the_search_finds_a_flag(browser, served):
+    browser.execute_cdp_cmd(
+        "Emulation.setDeviceMetricsOverride", {"width": 1280, "height": 900, "deviceScaleFactor": 1, "mobile": False}
+    )
+    from selenium.webdriver.support.ui import WebDriverWait
+
+    browser.get(f"{served}index.html?q=stop_at_boundary")
+    found = WebDriverWait(browser, 20).until(
+        lambda driver: driver.execute_script(
+            "return [...document.querySelectorAll('.md-search-result__link')].map(each => each.pathname)"
+        )
+    )
+    assert "/methods.html" in found
