@@ -4,6 +4,7 @@ from typing import Any
 
 import torch
 from transformers import ProgressCallback, TrainerCallback
+from transformers.trainer import DEFAULT_PROGRESS_CALLBACK
 
 from egup_trainer.data.tokenization import RowDataset
 from egup_trainer.trainer.finite import refuse_infinite_gradient
@@ -41,7 +42,7 @@ class BarOnly(ProgressCallback):
     def replace_in(cls, trainer: Any) -> None:
         """Takes the place of the trainer's progress callback, if that has a bar."""
         if not trainer.args.disable_tqdm:
-            trainer.remove_callback(ProgressCallback)
+            trainer.remove_callback(DEFAULT_PROGRESS_CALLBACK)  # in a notebook another one than in a terminal
             trainer.add_callback(cls)
 
     def on_log(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
@@ -76,7 +77,9 @@ class ProbabilityCallback(TrainerCallback):
         description = None if self.trainer.args.disable_tqdm else f"Scoring rows {when} unlearning"
         return {
             name: self.trainer.score(
-                rows, torch.randperm(len(rows), generator=generator)[: self.most_rows].sort().values, description
+                rows,
+                torch.randperm(len(rows), generator=generator)[: self.most_rows].sort().values,
+                description=description,
             ).probability
             for name, rows in self.datasets.items()
         }
