@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from egup_trainer.demo.experiment import prepare, train_all
-from egup_trainer.demo.people import People, invent_people
+from egup_trainer.demo.people import People
 from egup_trainer.demo.settings import demo_experiment
 
 _SETTINGS = "settings.json"
@@ -40,7 +40,8 @@ def demo_models(folder: str | Path = "demo_models", seed: int = 0) -> DemoModels
     folder = Path(folder)
     experiment = replace(demo_experiment(seed), methods={})
     settings = json.dumps(experiment.settings(), indent=1) + "\n"
-    found = DemoModels(invent_people(seed=seed), folder / "before", folder / "retrained")
+    people = People(experiment.forget, experiment.retain, experiment.proxy, experiment.holdout)
+    found = DemoModels(people, folder / "before", folder / "retrained")
     marker = folder / _SETTINGS
     if marker.is_file() and marker.read_text(encoding="utf-8") == settings:
         return found
