@@ -2,7 +2,7 @@
 PYTHON ?= python3.11
 BIN := .venv/bin
 
-.PHONY: demo test test-deepspeed check lint clean
+.PHONY: demo test test-deepspeed notebooks check lint clean
 
 demo: .venv/installed
 	$(BIN)/egup demo --output_dir demo_output
@@ -18,6 +18,13 @@ test-deepspeed: .venv/installed-test $(DEEPSPEED)
 $(DEEPSPEED): # apart from .venv, and without what only its GPU side needs
 	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --target $@ \
 		deepspeed==0.19.8 hjson py-cpuinfo msgpack einops
+
+notebooks: .venv/installed-notebooks  # executed copies in build/notebooks
+	$(BIN)/python -m notebooks.execute --output_dir build/notebooks
+
+.venv/installed-notebooks: .venv/installed
+	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable ".[notebooks]"
+	touch $@
 
 check: lint .venv/installed-check
 	$(BIN)/bandit --quiet --configfile pyproject.toml --recursive egup_trainer benchmarks setup.py

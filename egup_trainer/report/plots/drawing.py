@@ -55,7 +55,7 @@ class Plot:
         """The plot in a notebook."""
         heading = " ".join(filter(None, [f"<b>{escape(self.title)}</b>", escape(self.remark)]))
         image = f'<img src="{self.image}" alt="{escape(self.alt)}" style="max-width: 100%; background: white">'
-        return f'<figure style="margin: 0; display: inline-block">{heading}<br>{image}</figure>'
+        return f'<figure style="margin: 0 1em 1em 0; display: inline-block">{heading}<br>{image}</figure>'
 
 
 @dataclass(frozen=True)
