@@ -2,7 +2,7 @@
 PYTHON ?= python3.11
 BIN := .venv/bin
 
-.PHONY: demo test test-deepspeed test-oldest release-check docs check lint clean
+.PHONY: demo test test-deepspeed test-oldest release-check docs notebooks check lint clean
 
 demo: .venv/installed
 	$(BIN)/egup demo --output_dir demo_output
@@ -38,6 +38,13 @@ release-check: .venv/installed-test # what a user gets: wheel and sdist, install
 
 docs: .venv/installed-docs # build/site; a warning is an error
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
+
+notebooks: .venv/installed-notebooks  # executed copies in build/notebooks
+	$(BIN)/python -m notebooks.execute --output_dir build/notebooks
+
+.venv/installed-notebooks: .venv/installed
+	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable ".[notebooks]"
+	touch $@
 
 check: lint .venv/installed-check
 	$(BIN)/bandit --quiet --configfile pyproject.toml --recursive egup_trainer benchmarks setup.py

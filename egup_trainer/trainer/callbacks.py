@@ -3,6 +3,7 @@
 from typing import Any
 
 from transformers import ProgressCallback, TrainerCallback
+from transformers.trainer import DEFAULT_PROGRESS_CALLBACK
 
 from egup_trainer.data.tokenization import RowDataset
 from egup_trainer.modeling.probability import probabilities
@@ -47,7 +48,7 @@ class BarOnly(ProgressCallback):
     def replace_in(cls, trainer: Any) -> None:
         """Takes the place of the trainer's progress callback, if that has a bar."""
         if not trainer.args.disable_tqdm:
-            trainer.remove_callback(ProgressCallback)
+            trainer.remove_callback(DEFAULT_PROGRESS_CALLBACK)  # in a notebook another one than in a terminal
             trainer.add_callback(cls)
 
     def on_log(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
@@ -80,5 +81,5 @@ class ProbabilityCallback(TrainerCallback):
         args = self.trainer.args
         description = None if args.disable_tqdm else f"Scoring rows {when} unlearning"
         return probabilities(
-            lambda rows, ids: self.trainer.score(rows, ids, description), self.datasets, seed=args.seed
+            lambda rows, ids: self.trainer.score(rows, ids, description=description), self.datasets, seed=args.seed
         )

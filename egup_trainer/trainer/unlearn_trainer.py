@@ -184,8 +184,8 @@ class UnlearnTrainer(ModelCards, WholeCheckpoints, StateInCheckpoints, RowLoader
         """Where the scan's results are kept."""
         return Path(self.args.scan_cache_dir or Path(self.args.output_dir) / "_scan")
 
-    def score(self, dataset: RowDataset, ids: Tensor | None = None, description: str | None = None) -> RowScores:
-        """Scores rows under the model as it is now, on all processes."""
+    def score(self, dataset: RowDataset, ids: Tensor | None = None, **options: Any) -> RowScores:
+        """Scores rows under the model as it is now, on all processes; `options` as in `score_rows`."""
         return score_rows(
             self.model_wrapped,
             self.reader,
@@ -194,7 +194,7 @@ class UnlearnTrainer(ModelCards, WholeCheckpoints, StateInCheckpoints, RowLoader
             batch_size=self.args.per_device_eval_batch_size,
             accelerator=self.accelerator,
             ids=ids,
-            description=description,
+            **options,
         )
 
     # The step

@@ -247,3 +247,15 @@ def test_no_state_of_the_process_is_touched(monkeypatch):
     draw("title", "alt", lambda axes: sizes.append(axes.xaxis.label.get_size()))
     assert sizes == [11.0]
     assert matplotlib.rcParams["font.size"] == 33.0
+
+
+def test_a_gallery_shows_itself_in_a_notebook_with_titles_escaped():
+    (before, method, *_), retrained = make_evaluations()
+    gallery = forget_rows(Comparison.of([before, replace(method, name="<b>mine")], retrained))
+    html = gallery._repr_html_()
+    assert html.count("<img") == len(gallery.plots) == 1
+    assert gallery.plots[0].image in html
+    assert "<b>&lt;b&gt;mine</b>" in html
+    assert "<b>mine" not in html
+    assert gallery.caption.split(".")[0] in html
+    assert "base64" not in repr(gallery)  # what a terminal shows

@@ -3,7 +3,8 @@
 import base64
 import io
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from html import escape
 from typing import TYPE_CHECKING, Any
 
 from egup_trainer.report.models import Comparison, Role
@@ -46,9 +47,15 @@ class Plot:
     """A picture: its title, the SVG as a data URI, what it shows in words, and a remark beside the title."""
 
     title: str
-    image: str
+    image: str = field(repr=False)
     alt: str
     remark: str = ""
+
+    def _repr_html_(self) -> str:
+        """The plot in a notebook."""
+        heading = " ".join(filter(None, [f"<b>{escape(self.title)}</b>", escape(self.remark)]))
+        image = f'<img src="{self.image}" alt="{escape(self.alt)}" style="max-width: 100%; background: white">'
+        return f'<figure style="margin: 0 1em 1em 0; display: inline-block">{heading}<br>{image}</figure>'
 
 
 @dataclass(frozen=True)
@@ -58,6 +65,12 @@ class Gallery:
     plots: tuple[Plot, ...]
     caption: str
     title: str = ""
+
+    def _repr_html_(self) -> str:
+        """The pictures in a notebook, side by side, and the caption below."""
+        title = f"<h4>{escape(self.title)}</h4>" if self.title else ""
+        caption = f"<p>{escape(self.caption)}</p>" if self.caption else ""
+        return f"<div>{title}{''.join(plot._repr_html_() for plot in self.plots)}{caption}</div>"
 
 
 # Okabe and Ito's palette, which colour-blind readers can tell apart.

@@ -1,0 +1,54 @@
+"""The demo's two models, kept in a folder: for notebooks and trials, which need them again and again."""
+
+import json
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from egup_trainer.demo.experiment import prepare, train_all
+from egup_trainer.demo.people import People
+from egup_trainer.demo.settings import demo_experiment
+
+_SETTINGS = "settings.json"
+
+
+@dataclass(frozen=True)
+class DemoModels:
+    """A model that knows the demo's people, and the one that never saw those to be forgotten.
+
+    Args:
+        people: the rows.
+        before: folder of the model that learned forget and retain rows, with its tokenizer.
+        retrained: folder of its twin, trained alike on the retain rows alone.
+    """
+
+    people: People
+    before: Path
+    retrained: Path
+
+
+def demo_models(folder: str | Path = "demo_models", seed: int = 0) -> DemoModels:
+    """The demo's models: trained by the first call, in half a minute on two cores, and found there by later ones.
+
+    Args:
+        folder: where they are kept. Models of other settings or another seed that are there are replaced.
+        seed: of people, weights and orders.
+
+    Example:
+        >>> # demo = demo_models()
+        >>> # model = AutoModelForCausalLM.from_pretrained(demo.before)
+    """
+    folder = Path(folder)
+    experiment = replace(demo_experiment(seed), methods={})
+    settings = json.dumps(experiment.settings(), indent=1) + "\n"
+    people = People(experiment.forget, experiment.retain, experiment.proxy, experiment.holdout)
+    found = DemoModels(people, folder / "before", folder / "retrained")
+    marker = folder / _SETTINGS
+    if marker.is_file() and marker.read_text(encoding="utf-8") == settings:
+        return found
+    marker.unlink(missing_ok=True)
+    prepared = prepare(experiment)
+    for trained in train_all(experiment, prepared, print):
+        trained.model.save_pretrained(folder / trained.name)
+        prepared.tokenizer.save_pretrained(folder / trained.name)
+    marker.write_text(settings, encoding="utf-8")  # last: where it stands, both models are whole
+    return found
