@@ -2,7 +2,7 @@
 PYTHON ?= python3.11
 BIN := .venv/bin
 
-.PHONY: demo test test-deepspeed test-oldest release-check docs notebooks check lint clean
+.PHONY: demo test test-slow test-deepspeed test-oldest release-check docs notebooks check lint clean
 
 demo: .venv/installed
 	$(BIN)/egup demo --output_dir demo_output
@@ -10,6 +10,9 @@ demo: .venv/installed
 test: .venv/installed-test lint
 	$(BIN)/python -m pytest tests/cli/test_demo.py  # alone on the machine: its time is tested
 	$(BIN)/python -m pytest -n auto --dist loadfile --ignore tests/cli/test_demo.py
+
+test-slow: .venv/installed-test # what the default run leaves out
+	$(BIN)/python -m pytest -n auto --dist loadfile -m slow
 
 DEEPSPEED := build/deepspeed
 test-deepspeed: .venv/installed-test $(DEEPSPEED)
