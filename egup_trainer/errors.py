@@ -54,7 +54,7 @@ class StateError(EgupError):
 
 
 def did_you_mean(name: Any, known: Iterable[str], otherwise: str) -> str:
-    """What to do about an unknown name: the known one that it looks like, as a question, or else `otherwise`.
+    """What to do about an unknown `name`: the one of `known` that it looks like, as a question, or else `otherwise`.
 
     Example:
         >>> did_you_mean("npoo", ["npo", "rmu"], "set --objective"), did_you_mean("x", ["npo"], "set --objective")
@@ -66,6 +66,11 @@ def did_you_mean(name: Any, known: Iterable[str], otherwise: str) -> str:
 
 def choose(choices: type[_Choice], value: Any, name: str) -> _Choice:
     """The member of an enumeration that an option's value names.
+
+    Args:
+        choices: the enumeration.
+        value: what was given.
+        name: of the option.
 
     Raises:
         ConfigError: there is no such member; the message lists all of them.
@@ -93,6 +98,10 @@ def check_range(
 
     Args:
         config: an object of a dataclass.
+        names: of its values.
+        low, high: the range; `high` lies in it.
+        low_is_allowed: whether `low` does, too.
+        whole: whether only whole numbers fit.
     """
     for name in names:
         value = getattr(config, name)
@@ -108,7 +117,10 @@ def check_range(
 
 
 def check_layer(config: Any, *names: str) -> None:
-    """Raises `ConfigError` if one of the named values names a layer in no model; whether a model has it shows later."""
+    """Raises `ConfigError` if one of the values `names` of `config` is a layer in no model.
+
+    Whether a model has the layer shows later.
+    """
     for name in names:
         value = getattr(config, name)
         is_number = isinstance(value, int | float) and not isinstance(value, bool)
@@ -119,7 +131,7 @@ def check_layer(config: Any, *names: str) -> None:
 
 
 def read_number_or_auto(name: str, value: Any) -> float | str:
-    """A number above 0, or "auto"; text that spells a number is one.
+    """The `value` of option `name`: a number above 0, or "auto"; text that spells a number is one.
 
     Raises:
         ConfigError: it is neither.

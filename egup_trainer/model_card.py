@@ -87,7 +87,7 @@ class CardFacts:
 
 
 def read_record(folder: str | Path) -> dict[str, Any] | None:
-    """The record of the run that a saved model came from; None if the folder has none.
+    """The record of the run that the saved model in `folder` came from; None if there is none.
 
     Raises:
         DataError: the file is no record, or one of another version of this package.

@@ -64,7 +64,7 @@ class Audit:
     before: "Audit | None" = None
 
     def value(self, attack: Attack | str, metric: str) -> float | None:
-        """Value of a metric, or None where the attack was not run or could not tell.
+        """Value of a `metric` of an `attack`, or None where that was not run or could not tell.
 
         Example:
             >>> Audit("mine", {}, {}, {}).value("sampling", "best_rouge")
@@ -82,13 +82,13 @@ class Audit:
         return json.dumps({**head, **_record(self)}, indent=1, allow_nan=False, ensure_ascii=False) + "\n"
 
     def write(self, path: str | Path) -> None:
-        """Writes the JSON; the file appears whole or not at all, and its user alone can read it."""
+        """Writes JSON to `path`; the file appears whole or not at all, and its user alone can read it."""
         Path(path).parent.mkdir(parents=True, exist_ok=True)
         write_private(Path(path), self.to_json().encode("utf-8"))
 
     @classmethod
     def read(cls, path: str | Path) -> "Audit":
-        """Reads an audit back.
+        """Reads an audit back from `path`.
 
         Raises:
             DataError: the file is missing, cut short, of another kind or another version.

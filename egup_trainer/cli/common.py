@@ -61,7 +61,7 @@ def require(command: str, **given: Any) -> None:
 
 @contextmanager
 def one_line_errors() -> Iterator[None]:
-    """Turns what the libraries' own checks of options raise into a `ConfigError`."""
+    """Raises `ConfigError` for what the libraries' own checks of options raise."""
     from yaml import YAMLError
 
     try:
@@ -157,11 +157,11 @@ class OneLineParser(argparse.ArgumentParser):
     """
 
     def error(self, message: str) -> NoReturn:
-        """What argparse has to say of a flag."""
+        """Raises `ConfigError` with what argparse has to say of a flag."""
         raise ConfigError(got=message, expected="flags as shown by --help", fix=f"see `{self.prog} --help`")
 
     def refuse_unknown(self, words: list[str], also_known: Iterable[str] = ()) -> None:
-        """Raises for words that the parser had no use for."""
+        """Raises `ConfigError` for words that the parser had no use for."""
         if not words:
             return
         flag = next((word for word in words if word.startswith("-")), words[0]).partition("=")[0]

@@ -65,7 +65,11 @@ class EvaluateArguments(SuiteArguments, RunArguments):
 
 
 def main(argv: list[str]) -> None:
-    """Evaluates, writes the results, prints a table."""
+    """Evaluates, writes the results, prints a table.
+
+    Raises:
+        ConfigError: flags do not fit each other, or --update_model_card finds no record of a run.
+    """
     quiet_libraries()
     from dataclasses import replace
 

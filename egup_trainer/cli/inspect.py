@@ -19,7 +19,11 @@ class InspectArguments(MarkerArguments):
 
 
 def main(argv: list[str]) -> None:
-    """Prints counts, and one sample with what is scored set apart."""
+    """Prints counts, and one sample with what is scored set apart.
+
+    Raises:
+        ConfigError: a flag is missing or out of range, or there is no sample of that index.
+    """
     quiet_libraries()
     (options,) = parse("inspect", [InspectArguments], argv)
     require("inspect", model_name_or_path=options.model_name_or_path, forget=options.forget)

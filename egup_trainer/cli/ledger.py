@@ -9,7 +9,11 @@ from egup_trainer.errors import ConfigError
 
 
 def main(argv: list[str]) -> None:
-    """Prints a line a request."""
+    """Prints a line a request.
+
+    Raises:
+        ConfigError: the folder has no ledger.
+    """
     parser = argparse.ArgumentParser(
         prog="egup ledger", description="Shows which requests to forget a model has been through, the first first."
     )

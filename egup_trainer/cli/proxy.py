@@ -47,7 +47,11 @@ class ProxyArguments(RunArguments):
 
 
 def main(argv: list[str]) -> None:
-    """Writes proxies, prints what came of the attempts."""
+    """Writes proxies, prints what came of the attempts.
+
+    Raises:
+        ConfigError: flags do not fit each other, or it runs on several processes.
+    """
     quiet_libraries()
     from accelerate import PartialState
     from trl import ModelConfig

@@ -15,7 +15,7 @@ NO_SAMPLE = -1
 
 @dataclass(frozen=True)
 class Message:
-    """One turn of a conversation. `role` is "system", "user" or "assistant"."""
+    """One turn of a conversation: `role` is "system", "user" or "assistant", `content` what it says."""
 
     role: str
     content: str

@@ -77,7 +77,11 @@ def check_apart(forget: Iterable[Row], **others: Iterable[Row] | None) -> None:
 
 
 def to_row(record: Mapping, source: str, number: int) -> Row:
-    """One record of any supported layout -> `Row`; `source` and `number` are for error messages only."""
+    """One record of any supported layout -> `Row`; `source` and `number` are for error messages only.
+
+    Raises:
+        DataError: it is none of them, or a part of it is not text.
+    """
     if not isinstance(record, Mapping):
         raise DataError(
             got=f"a {type(record).__name__} as row {number} of {source}",

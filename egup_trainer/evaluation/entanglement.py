@@ -40,6 +40,10 @@ def probe_auc(forget: np.ndarray | None, retain: np.ndarray | None) -> Metric:
 
     Args:
         forget, retain: features, shapes (F, d) and (R, d), or None.
+
+    Example:
+        >>> probe_auc(np.zeros((5, 1)), np.ones((5, 1))).value
+        1.0
     """
     if forget is None or retain is None:
         return unavailable(_NO_FEATURES, None)

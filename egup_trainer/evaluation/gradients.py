@@ -28,6 +28,8 @@ def gradient_norms(
 ) -> Tensor:
     """L2 norm of the gradient of each text's mean negative log-likelihood over all floating-point weights: (N,).
 
+    Formula: |sum over pieces of grad L| / n, with L the negative log-likelihood of a piece, n the tokens of the text.
+
     The forward pass fills `numbers`, too, so that no other one is needed for these texts.
 
     Raises:

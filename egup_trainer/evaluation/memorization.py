@@ -103,7 +103,7 @@ def wrong_probability(wrong_nlls: Iterable[float]) -> float:
 
 
 def raw_truth_ratios(scores: SetScores) -> dict[int, float]:
-    """TR by sample id, for the rows with perturbed answers; without a paraphrase the answer itself is the right one."""
+    """TR = W / (C + 1e-10) by sample id, for rows with perturbed answers; without a paraphrase C is of the answer."""
     return {
         sample: raw_truth_ratio(_right(row).mean_nll, [text.mean_nll for text in row.perturbed])
         for sample, row in scores.samples.items()
@@ -126,7 +126,7 @@ def truth_ratio_value(ratio: float, form: TruthRatioForm) -> float:
 
 
 def truth_ratio(scores: SetScores, form: TruthRatioForm) -> Metric:
-    """The truth ratio of a row set, in one of its forms."""
+    """mean_i of `truth_ratio_value`, the truth ratio of a row set, in one of its forms."""
     values = {sample: truth_ratio_value(ratio, form) for sample, ratio in raw_truth_ratios(scores).items()}
     if form is TruthRatioForm.PROBABILITY:  # exactly as defined: the small number stands in the whole denominator
         values = {sample: _truth_probability(scores.samples[sample]) for sample in values}

@@ -46,7 +46,12 @@ class Metric:
 
 
 def unavailable(reason: str, higher_is_better: bool | None, num_skipped: int = 0, **kept: dict[int, float]) -> Metric:
-    """A metric that cannot be computed, and why; `kept` are per-sample numbers that exist all the same, by row set."""
+    """A metric that cannot be computed, and why; `kept` are per-sample numbers that exist all the same, by row set.
+
+    Example:
+        >>> unavailable("no holdout rows", None).value is None
+        True
+    """
     return Metric(None, higher_is_better, values=kept, num_skipped=num_skipped, reason=reason)
 
 
@@ -57,7 +62,13 @@ def mean_metric(set_name: str, values: Values, *, num_rows: int, higher_is_bette
         set_name: the row set.
         values: what could be computed, by sample id; numbers that are not finite are skipped.
         num_rows: rows of the set.
+        higher_is_better: of the metric; None if neither is.
         without: what the other rows lack, as the reason if there is no value at all.
+
+    Example:
+        >>> values = {0: 1.0, 1: 3.0}
+        >>> mean_metric("forget", values, num_rows=2, higher_is_better=True, without="no row has an answer").value
+        2.0
     """
     kept = finite(values)
     if not kept:
@@ -97,7 +108,12 @@ def auc_metric(low: tuple[str, Values], high: tuple[str, Values], *, num_rows: i
 
 
 def finite(values: Values) -> dict[int, float]:
-    """The entries whose number is finite."""
+    """The entries whose number is finite.
+
+    Example:
+        >>> finite({0: 1.0, 1: math.nan})
+        {0: 1.0}
+    """
     return {sample: float(value) for sample, value in values.items() if math.isfinite(value)}
 
 
@@ -120,6 +136,10 @@ def bootstrap_interval(statistic: Callable[..., np.ndarray], *samples: np.ndarra
     Args:
         statistic: takes one array a set, and `axis`.
         samples: one array of numbers for each set, resampled independently.
+
+    Example:
+        >>> bootstrap_interval(np.mean, np.array([1.0])) is None
+        True
     """
     from scipy.stats import bootstrap
 

@@ -21,28 +21,30 @@ Attack = Callable[[SampleScores], float | None]
 
 
 def loss(row: SampleScores) -> float:
-    """avg, the mean negative log-likelihood (Yeom et al. 2018, arXiv 1709.01604)."""
+    """avg = L / n, the mean negative log-likelihood (Yeom et al. 2018, arXiv 1709.01604)."""
     return row.answers[0].mean_nll
 
 
 def zlib_ratio(row: SampleScores) -> float | None:
-    """avg over the bytes of the zlib-compressed answer text (Carlini et al. 2021, arXiv 2012.07805)."""
+    """avg / b, with b = bytes of the zlib-compressed answer text (Carlini et al. 2021, arXiv 2012.07805)."""
     return None if row.zlib_bytes is None else row.answers[0].mean_nll / row.zlib_bytes
 
 
 def min_k(row: SampleScores) -> float:
-    """Min-K%: minus the mean of the lowest max(1, int(k n)) log-probabilities (Shi et al. 2024, arXiv 2310.16789)."""
+    """Min-K%: minus the mean of the lowest max(1, int(k n)) log-probabilities, k = 0.4 (Shi et al. 2024, arXiv
+    2310.16789).
+    """
     return lowest_mean(row.answers[0].token_logps)
 
 
 def min_k_plus_plus(row: SampleScores) -> float | None:
-    """Min-K%++: the same over standardised log-probabilities z (Zhang et al. 2024, arXiv 2404.02936)."""
+    """Min-K%++: the same over z = (log p - mu) / sigma (Zhang et al. 2024, arXiv 2404.02936)."""
     z = row.answers[0].token_z
     return None if z is None else lowest_mean(z)
 
 
 def gradnorm(row: SampleScores) -> float | None:
-    """L2 norm of the gradient of avg (Wang et al. 2024, arXiv 2402.17012)."""
+    """|g| with g = the gradient of avg over all floating-point weights (Wang et al. 2024, arXiv 2402.17012)."""
     return row.gradient_norm
 
 
@@ -75,7 +77,7 @@ def lowest_mean(values: np.ndarray, share: float = MIN_K) -> float:
 
 
 def attack(name: str, forget: SetScores, holdout: SetScores | None) -> Metric:
-    """One of `ATTACKS`: forget rows against holdout rows."""
+    """One of `ATTACKS`, by `auc_metric`: AUC = P(forget < holdout) + P(forget = holdout) / 2 of the rows' numbers."""
     members = _values(ATTACKS[name], forget)
     if holdout is None:
         return unavailable("no holdout rows (rows of the same kind that the model never saw)", None, forget=members)
@@ -86,7 +88,7 @@ def attack(name: str, forget: SetScores, holdout: SetScores | None) -> Metric:
 
 
 def reference_attack(losses: Metric, reference_losses: Metric | None) -> Metric:
-    """avg minus avg under a reference model (Carlini et al. 2021), from the `mia_loss` of both models."""
+    """AUC of r = avg - avg' with avg' of a reference model (Carlini et al. 2021), from the `mia_loss` of both."""
     if reference_losses is None:
         return unavailable("no results of a reference model", None)
     sets = {
@@ -129,6 +131,10 @@ def forget_quality(
         ratios: raw truth ratios of the forget rows under the model, by sample id.
         retrained_ratios: those under the retrained model, or None if there is none.
         num_rows: rows of the forget set; by default as many as there are ratios.
+
+    Example:
+        >>> forget_quality({0: 0.1, 1: 0.2}, {0: 0.1, 1: 0.2}).value
+        1.0
     """
     from scipy.stats import ks_2samp
 

@@ -12,6 +12,8 @@ UTILITY_PARTS = ("probability", "rouge", "truth_ratio")
 def model_utility(metrics: Mapping[str, Metric], sets: tuple[str, ...] = UTILITY_SETS) -> Metric:
     """Harmonic mean of probability, ROUGE and truth ratio on each of the sets; 0 as soon as one of them is 0.
 
+    Formula: n / sum_p (1 / p) over its n parts p.
+
     TOFU's has nine parts: three sets, the probability with options on real authors and world facts (Maini et al. 2024,
     arXiv 2401.06121). A suite with one retain set has three.
 

@@ -135,7 +135,7 @@ class EmbeddingCache:
             self.bank_next = (self.bank_next + len(part)) % self.bank_size
 
     def state_dict(self) -> dict[str, Tensor]:
-        """All tensors by name, for a checkpoint."""
+        """All tensors by name, for a checkpoint: those above, in their shapes, and `bank_size`, shape ()."""
         values = {field.name: getattr(self, field.name) for field in fields(self)}
         tensors = {name: value.codes if name in _TABLES else value for name, value in values.items()}
         return {**tensors, "bank_size": torch.tensor(self.bank_size)}

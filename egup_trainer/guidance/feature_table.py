@@ -29,7 +29,7 @@ class Shelf:
     folder: Path | None = None
 
     def place(self, rows: int, size: int) -> Tensor:
-        """An unfilled table: float16 on the device, or, where that is large, int8 in a file."""
+        """An unfilled table, (N, k) for `rows`, `size`: float16 on the device, or, if that is large, int8 in a file."""
         if self.folder is None or 2 * rows * size <= _IN_MEMORY:
             return torch.empty(rows, size, dtype=torch.float16, device=self.device)
         self.folder.mkdir(parents=True, exist_ok=True, mode=0o700)

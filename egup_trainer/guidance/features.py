@@ -8,10 +8,13 @@ from torch.nn.functional import normalize
 
 
 def random_projection(size: int, cache_dim: int | None, seed: int) -> Tensor | None:
-    """P, shape (size, cache_dim), or None if `cache_dim` is.
+    """P, shape (d, k) = (`size`, `cache_dim`), or None if `cache_dim` is.
 
-    Its entries are normal with variance 1 / cache_dim, drawn from `seed`, so that it keeps lengths and angles in
-    expectation.
+    Its entries are normal with variance 1 / k, drawn from `seed`, so that it keeps lengths and angles in expectation.
+
+    Example:
+        >>> random_projection(size=8, cache_dim=2, seed=0).shape
+        torch.Size([8, 2])
     """
     if cache_dim is None:
         return None

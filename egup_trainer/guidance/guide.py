@@ -124,7 +124,7 @@ class Guide:
         self.strength = (self.strength + self.options.proxy_dual_rate * gap.mean().to(self.strength)).clamp_min(0)
 
     def state_dict(self) -> dict[str, Tensor]:
-        """All tensors by name, for a checkpoint."""
+        """All tensors by name, for a checkpoint: boundary (N_f,), lambda (), and those of the cache."""
         state = {} if self.boundary is None else {_BOUNDARY: self.boundary, _STRENGTH: self.strength}
         if self.cache is not None:
             state |= {_CACHE + name: tensor for name, tensor in self.cache.state_dict().items()}

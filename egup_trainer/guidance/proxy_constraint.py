@@ -43,6 +43,11 @@ def nearest_proxies(proxy_features: Tensor, forget_features: Tensor, neighbors: 
 
     Returns:
         Their places, shape (N_f, neighbors), int64.
+
+    Example:
+        >>> import torch
+        >>> nearest_proxies(torch.eye(2), torch.tensor([[0.0, 1.0]]), neighbors=1)
+        tensor([[1]])
     """
     cosines = forget_features @ proxy_features.T  # (N_f, P)
     return cosines.topk(min(neighbors, len(proxy_features)), dim=1).indices

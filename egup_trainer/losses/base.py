@@ -107,7 +107,7 @@ class ForgetLoss(ABC):
 
     @classmethod
     def from_config(cls, config: Any) -> "ForgetLoss":
-        """The loss with the options of a training configuration."""
+        """The loss with the options of a training configuration, `config`."""
         return cls()
 
     def for_boundary(self, needed_rise: float) -> "ForgetLoss":

@@ -72,7 +72,11 @@ _Value = TypeVar("_Value")
 
 
 def register_forget_loss(name: str, loss: type[ForgetLoss]) -> type[ForgetLoss]:
-    """Makes a user's own loss known as `objective=name`.
+    """Makes a user's own loss known by a name.
+
+    Args:
+        name: what `objective` is to be set to.
+        loss: its class.
 
     Raises:
         ConfigError: the name is taken, or `loss` is no `ForgetLoss`.

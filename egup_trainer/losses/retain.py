@@ -12,6 +12,8 @@ from egup_trainer.modeling.reference import Need
 class RetainNLL(RetainLoss):
     """Negative log-likelihood of the retain answers: L_j, shape (B,), nats per answer.
 
+    The retain loss of gradient difference (Liu et al. 2022, arXiv 2203.12817).
+
     Example:
         >>> import torch
         >>> out = AnswerOutputs(torch.tensor([-1.0, -3.0]), torch.tensor([0, 0]), torch.tensor([2.0]))
@@ -28,7 +30,7 @@ class RetainKL(RetainLoss):
 
     Prompt and padding positions do not count. With the logits of the model before unlearning, which take a second
     forward pass without gradient over the retain rows, the divergence is exact. With its k most likely tokens it is
-    that of k + 1 classes, the last of them all other tokens together: never more than the exact one.
+    that of k + 1 classes (ours), the last of them all other tokens together: never more than the exact one.
 
     Inputs: `outputs.logits` (N, V); `reference.likely` of N tokens, or `reference.logits` (N, V).
     """

@@ -43,7 +43,7 @@ class AnswerOutputs:
     positions: int = 0
 
     def sum_per_row(self, token_values: Tensor) -> Tensor:
-        """Sum over each row's tokens: (N,) -> (B,)."""
+        """Sum of `token_values` over each row's tokens: (N,) -> (B,)."""
         return token_values.new_zeros(self.num_tokens.shape).index_add(0, self.token_rows, token_values)
 
     @property

@@ -185,7 +185,7 @@ class UnlearnTrainer(ModelCards, WholeCheckpoints, StateInCheckpoints, RowLoader
         return Path(self.args.scan_cache_dir or Path(self.args.output_dir) / "_scan")
 
     def score(self, dataset: RowDataset, ids: Tensor | None = None, **options: Any) -> RowScores:
-        """Scores rows under the model as it is now, on all processes; `options` as in `score_rows`."""
+        """Scores rows `ids` of `dataset` (or all) under the model as it is now; `options` as in `score_rows`."""
         return score_rows(
             self.model_wrapped,
             self.reader,
@@ -215,7 +215,7 @@ class UnlearnTrainer(ModelCards, WholeCheckpoints, StateInCheckpoints, RowLoader
         return (loss, parts) if return_outputs else loss
 
     def forward_parts(self, model: nn.Module, inputs: dict[str, Tensor]) -> dict[Part, AnswerOutputs]:
-        """One forward pass over the joined rows, then its parts, in the order of `Part`."""
+        """One forward pass of `model` over the joined rows of `inputs`, then its parts, in the order of `Part`."""
         outputs = self.reader(
             model,
             inputs["input_ids"],
@@ -247,8 +247,8 @@ class UnlearnTrainer(ModelCards, WholeCheckpoints, StateInCheckpoints, RowLoader
     ) -> dict[str, Tensor]:
         """The named terms of the loss, shares of this micro-batch in the step's values.
 
-        Args:
-            weights: factor on each forget row, shape (B,); 1 by default.
+        `parts` is what `forward_parts` made of `model` and `inputs`; `counts` are of the whole step; `weights` are
+        factors on the forget rows, shape (B,), 1 by default.
         """
         forget, real = parts[Part.FORGET], (inputs["forget_ids"] >= 0).float()
         alternate, retain = parts.get(Part.ALTERNATE), parts.get(Part.RETAIN)

@@ -9,7 +9,9 @@ from egup_trainer.modeling.outputs import AnswerOutputs
 class FineTune(ForgetLoss):
     """No forget objective: only the retain loss trains the model.
 
-    Formula: 0. EGUP's weights have nothing to weigh here; the proxy constraint's penalty form and CLReg act as with any
+    Formula: 0. Plain fine-tuning has no single source.
+
+    EGUP's weights have nothing to weigh here; the proxy constraint's penalty form and CLReg act as with any
     objective.
 
     Inputs: `outputs` of B rows. Returns shape (B,).

@@ -27,6 +27,9 @@ class GradientDifference(ForgetLoss):
 
 class GradientAscent(GradientDifference):
     """Gradient ascent on forget rows alone (Jang et al. 2022, arXiv 2210.01504): `GradientDifference` without a retain
-    loss unless one is asked for."""
+    loss unless one is asked for.
+
+    Formula: -l_i, shape (B,), nats per token.
+    """
 
     default_retain_loss = "none"

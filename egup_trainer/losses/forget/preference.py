@@ -55,6 +55,9 @@ class DPO(ForgetLoss):
 
 class AltPO(DPO):
     """Alternate preference optimization (Mekala et al. 2024, arXiv 2409.13474): `DPO` towards an alternate answer that
-    the data has for the row, wrong but of the same kind, in place of a refusal."""
+    the data has for the row, wrong but of the same kind, in place of a refusal.
+
+    Formula: that of `DPO`, with A_i the negative log-likelihood of this answer. Returns shape (B,), nats.
+    """
 
     alternate = Alternate.GIVEN
