@@ -50,6 +50,7 @@ notebooks: .venv/installed-notebooks  # executed copies in build/notebooks
 	touch $@
 
 check: lint .venv/installed-check
+	$(BIN)/mypy
 	$(BIN)/bandit --quiet --configfile pyproject.toml --recursive egup_trainer benchmarks setup.py
 	$(BIN)/pip-audit --requirement constraints.txt --no-deps --progress-spinner off  # asks PyPI for known faults
 

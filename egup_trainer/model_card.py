@@ -154,11 +154,12 @@ def update_metrics(folder: str | Path, metrics: dict[str, float | None]) -> Path
             expected="the folder of a model that a trainer of this package saved",
             fix="check the folder",
         )
-    old, name = _read_card(Path(folder) / CARD_NAME), Path(folder).resolve().name
+    old: Any = _read_card(Path(folder) / CARD_NAME)
+    name = Path(folder).resolve().name
     if old is None or not _RESULTS.search(old.text):
         return write_model_card(folder, model_card(record, metrics, name))
-    new = model_card(record, metrics, old.data.model_name or name, CardFacts(tasks=old.data.pipeline_tag))
-    section = _RESULTS.search(new.text).group()
+    new: Any = model_card(record, metrics, old.data.model_name or name, CardFacts(tasks=old.data.pipeline_tag))
+    section = _RESULTS.findall(new.text)[0]
     old.text = _RESULTS.sub(lambda _: section, old.text, count=1)
     old.data.model_name, old.data.eval_results = new.data.model_name, new.data.eval_results
     return write_model_card(folder, old)
@@ -210,7 +211,7 @@ def _eval_results(metrics: dict[str, float | None], facts: CardFacts) -> list["E
 
     tags = _listed(facts.dataset_tags) or ["custom"]
     names = _listed(facts.dataset) or _listed(facts.dataset_tags) or ["rows of the evaluation"]
-    parts = _listed(facts.dataset_args) + [None] * len(tags)
+    parts: list[Any] = [*_listed(facts.dataset_args), *[None] * len(tags)]
     return [
         EvalResult(task, tag, name, metric, value, dataset_args=part, metric_name=metric)
         for task, (tag, name, part) in product(_tasks(facts), zip(tags, names, parts, strict=False))

@@ -1,7 +1,7 @@
 """What a run left: names in its record, and what its log says of weights that stayed and retain rows that went."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, TypeGuard
 
 BEFORE, AFTER, MERGED, IN_4BIT = "before", "after", "merged", "merged, in 4 bits"
 """When the probabilities in a record were measured."""
@@ -40,5 +40,5 @@ def retain_damage(log: Log) -> tuple[float, float] | None:
     return None
 
 
-def _is_number(value: Any) -> bool:
+def _is_number(value: Any) -> TypeGuard[float]:
     return isinstance(value, int | float)  # results hold text for what is not finite

@@ -43,7 +43,7 @@ def quantization(target: Target) -> Finding:
     """Probability and extraction strength of forget and retain rows with the weights as given, in 8 and in 4 bits."""
     if is_quantised(target.model):
         return Finding(reason="the model's weights are quantised already")
-    metrics = {}
+    metrics: dict[str, Metric] = {}
     for bits in Bits:
         found: dict[str, Metric] | str = _metrics(target, target.model) if bits is Bits.GIVEN else _tried(target, bits)
         metrics |= {

@@ -144,7 +144,7 @@ def relearning(target: Target) -> Finding:
             options.batch_size,
             options.title(title),
         )
-    metrics = {}
+    metrics: dict[str, Metric] = {}
     for name, curve in curves.items():
         num_rows = len(few) if name == _RELEARNED else len(others)
         metrics |= _metrics(name, curve, num_rows)
@@ -213,7 +213,8 @@ def _curves(
     points = {0: read()}
     order = _batches(len(train_rows), min(schedule.batch_size, len(train_rows)), steps, schedule.seed)
     for step, ids in enumerate(tqdm(order, description, steps, leave=False, disable=description is None), start=1):
-        batch = {name: value.to(device) for name, value in collator([train_rows[i] for i in ids.tolist()]).items()}
+        rows = collator([train_rows[i] for i in ids.tolist()])
+        batch: dict[str, Any] = {name: value.to(device) for name, value in rows.items()}
         optimizer.zero_grad()
         reader(learner, **batch, with_features=False).mean_nll.mean().backward()
         optimizer.step()

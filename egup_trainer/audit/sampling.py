@@ -4,6 +4,7 @@ Greedy generations understate what a model lets out (Reisizadeh et al. 2025, arX
 """
 
 from statistics import fmean
+from typing import Any
 
 from egup_trainer.audit.audit import Finding
 from egup_trainer.audit.target import Target
@@ -24,7 +25,7 @@ def sampling(target: Target) -> Finding:
     tokenized = target.tokenized([target.forget[sample] for sample in asked], "forget set", asked).rows
     firsts = {asked[row.source.number]: row for row in reversed(tokenized) if row.source is not None}
     prompts = [firsts[sample].input_ids[: int(firsts[sample].is_scored.argmax())] for sample in asked]
-    shared = {"max_new_tokens": options.max_new_tokens, "batch_size": options.batch_size}
+    shared: dict[str, Any] = {"max_new_tokens": options.max_new_tokens, "batch_size": options.batch_size}
     greedy = generate(
         target.model, target.tokenizer, prompts, description=options.title("Generating greedily"), **shared
     )

@@ -106,7 +106,8 @@ def _audit(args: AuditArguments, model_config: Any) -> "Audit":
     from egup_trainer.modeling.loading import load_tokenizer
 
     options = _options(args)
-    rows = {name: load_rows(source, args.data_dir) for name in _SETS if (source := getattr(args, name)) is not None}
+    given = ((name, getattr(args, name)) for name in _SETS)
+    rows: dict[str, Any] = {name: load_rows(source, args.data_dir) for name, source in given if source is not None}
     plan_audit(**rows, attacks=args.attacks, options=options, name="model")  # before a model is loaded for nothing
     accelerator = Accelerator(cpu=args.use_cpu)
     if accelerator.num_processes > 1:
@@ -114,7 +115,7 @@ def _audit(args: AuditArguments, model_config: Any) -> "Audit":
             got=f"an audit on {accelerator.num_processes} processes", expected="one", fix="run it in one process"
         )
     tokenizer = load_tokenizer(model_config.model_name_or_path, revision=model_config.model_revision)
-    found: dict[str, Audit] = {}
+    found: dict[str, Any] = {}
     for role, path in (("before", args.model_before), ("retrained", args.retrained_model)):
         if path is not None:
             model = load_on_device(path, model_config, accelerator)

@@ -182,7 +182,7 @@ class OneLineParser(argparse.ArgumentParser):
             )
 
 
-def parse(command: str, dataclasses: list[type], argv: list[str]) -> tuple[Any, ...]:
+def parse(command: str, dataclasses: list[Any], argv: list[str]) -> tuple[Any, ...]:
     """Flags and an optional `--config FILE.yaml` -> one object for each dataclass; flags win over the file.
 
     Raises:

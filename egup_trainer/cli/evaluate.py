@@ -5,7 +5,7 @@ import sys
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from egup_trainer.cli.common import (
     RunArguments,
@@ -107,7 +107,7 @@ def _check(args: EvaluateArguments, model_config: Any) -> None:
     require("evaluate", model_name_or_path=model_config.model_name_or_path, suite=args.suite, output=args.output)
     check_range(args, ("show_examples",), low=0, whole=True)
     check_range(args, ("per_device_eval_batch_size", "max_length"), low=1, whole=True)
-    check_output(Path(args.output), ".json", [args.retrained, args.before, args.reference])
+    check_output(Path(cast(str, args.output)), ".json", [args.retrained, args.before, args.reference])
     if args.lm_eval_include_path and not args.lm_eval_tasks:
         raise ConfigError(
             got="--lm_eval_include_path without --lm_eval_tasks",
@@ -128,7 +128,7 @@ def _evaluate(args: EvaluateArguments, model_config: Any) -> tuple[Any, Any]:
     from egup_trainer.modeling.loading import load_tokenizer
 
     suite = make_suite(
-        args.suite,
+        cast(str, args.suite),
         args,
         forget=args.forget,
         retain=args.retain,

@@ -3,7 +3,7 @@
 import sys
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from egup_trainer.cli.common import (
     RunArguments,
@@ -115,7 +115,7 @@ def _check(args: ProxyArguments, model_config: Any) -> Any:
 
     require("proxy", model_name_or_path=model_config.model_name_or_path, forget=args.forget, output=args.output)
     refuse_lora_flags(model_config)
-    check_output(Path(args.output), ".jsonl", [args.forget, args.retain])
+    check_output(Path(cast(str, args.output)), ".jsonl", [args.forget, args.retain])
     check_range(args, ("batch_size",), low=1, whole=True)
     chosen = vars(args)
     return ProxySettings(**{name: chosen[name] for name in ProxySettings.__dataclass_fields__})

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, field
 from enum import Enum
-from typing import Any
+from typing import Any, cast
 
 from egup_trainer.errors import ConfigError, check_range, choose
 
@@ -77,7 +77,7 @@ def make_suite(
     check_range(args, ("max_new_tokens",), low=1, whole=True)
     new_tokens = args.max_new_tokens or _NEW_TOKENS
     if name is SuiteName.TOFU:
-        return tofu_suite(args.forget_split, data_dir, args.holdout, template, max_length, new_tokens)
+        return tofu_suite(cast(str, args.forget_split), data_dir, args.holdout, template, max_length, new_tokens)
     if name is SuiteName.MUSE:
         return muse_suite(choose(MuseCorpus, args.muse_corpus, "muse_corpus"), data_dir, max_length)
     rows = {

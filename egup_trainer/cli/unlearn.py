@@ -133,7 +133,7 @@ def _make_trainer(row_args: RowArguments, config: Any, model_config: Any) -> tup
 
     if row_args.proxy == AUTO:
         row_args.proxy = auto_proxies(row_args, config, model_config)
-    rows = {
+    rows: dict[str, Any] = {
         f"{name}_dataset": load_rows(source, row_args.data_dir)
         for name in ("forget", "retain", "proxy", "eval")
         if (source := getattr(row_args, name)) is not None
@@ -156,7 +156,7 @@ def _make_trainer(row_args: RowArguments, config: Any, model_config: Any) -> tup
         trainer = EGUPTrainer(model, config, peft_config=get_peft_config(model_config), **rows)
     if suite is not None:
         trainer.add_callback(SuiteCallback(trainer, suite, retrained=retrained))
-    sets = {"forget": trainer.forget_rows, "retain": trainer.retain_rows, "proxy": trainer.proxy_rows}
+    sets: dict[str, Any] = {"forget": trainer.forget_rows, "retain": trainer.retain_rows, "proxy": trainer.proxy_rows}
     sets = {name: rows for name, rows in sets.items() if rows is not None}
     sources = {name: getattr(row_args, name) for name in sets} | {name: each[0] for name, each in earlier.items()}
     probabilities = ProbabilityCallback(trainer, sets | {name: each[1] for name, each in earlier.items()})

@@ -3,7 +3,7 @@
 import sys
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from egup_trainer.cli.closing import read_run
 from egup_trainer.cli.common import RunArguments, load_on_device, parse, quiet_libraries, refuse_lora_flags, require
@@ -74,11 +74,11 @@ def _measure(args: VerifyArguments, model_config: Any, run: dict[str, Any], mixe
     from egup_trainer.modeling.loading import load_tokenizer
     from egup_trainer.modeling.probability import probabilities_of
 
-    tokenizer = load_tokenizer(args.model, revision=model_config.model_revision)
+    tokenizer = load_tokenizer(cast(str, args.model), revision=model_config.model_revision)
     datasets = _read_rows(args, run, tokenizer)
     accelerator = Accelerator(cpu=args.use_cpu, mixed_precision=mixed_precision)
     return probabilities_of(
-        load_on_device(args.model, model_config, accelerator),
+        load_on_device(cast(str, args.model), model_config, accelerator),
         tokenizer,
         datasets,
         seed=run["reading"]["seed"],

@@ -118,4 +118,4 @@ def _check_prompts(rows: Sequence[Row], objective: str) -> None:
 
 
 def _draw(answers: Sequence[str], seed: int, number: int) -> str:
-    return answers[np.random.default_rng([seed, _STREAM, number]).integers(len(answers))]
+    return answers[int(np.random.default_rng([seed, _STREAM, number]).integers(len(answers)))]

@@ -122,6 +122,6 @@ class PairCollator:
         return row if self.positives == "views" else _unless_filler(index, row, row.paraphrase)
 
 
-def _unless_filler(index: int, row: TokenizedRow, other: TokenizedRow | None) -> TokenizedRow:
+def _unless_filler(index: int, row: TokenizedRow, other: TokenizedRow | Any) -> TokenizedRow:
     """What stands for a row; a filler stands for itself."""
     return row if index == NO_SAMPLE else other

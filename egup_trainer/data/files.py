@@ -6,6 +6,7 @@ import json
 import os
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 from egup_trainer.errors import DataError
 
@@ -26,7 +27,7 @@ def read_records(path: Path) -> list[Record]:
     """
     if os.path.isdir(path):  # unlike Path.is_dir, False for a name that no file can have
         return _read_dataset_folder(path)
-    reader = READERS.get(path.suffix.lower())
+    reader: Any = READERS.get(path.suffix.lower())
     if reader is None and os.path.exists(path):
         raise DataError(got=f"the file {path} of unknown format", expected=_FORMATS, fix="convert the file")
     try:
@@ -60,7 +61,7 @@ def _read_json(path: Path, data: bytes) -> list[Record]:
     return _check_objects(path, "line", parsed)
 
 
-def _parse_json(path: Path, text: str, where: str) -> object:
+def _parse_json(path: Path, text: str, where: str) -> Any:
     try:
         return json.loads(text)
     except (ValueError, RecursionError) as error:

@@ -55,8 +55,9 @@ class Lengths:
     @classmethod
     def of(cls, dataset: PairDataset, step_pairs: int) -> "Lengths":
         """Those of a dataset."""
-        sides = [[] if side is None else [len(row) for row in side.rows] for side in (dataset.forget, dataset.retain)]
-        return cls(*map(np.array, sides), step_pairs)
+        sides = (dataset.forget, dataset.retain)
+        forget, retain = (np.array([] if side is None else [len(row) for row in side.rows]) for side in sides)
+        return cls(forget, retain, step_pairs)
 
 
 def group_by_length(pairs: list[Pair], lengths: Lengths, generator: np.random.Generator) -> list[Pair]:

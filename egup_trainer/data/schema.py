@@ -2,6 +2,7 @@
 
 import hashlib
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -81,9 +82,9 @@ class TokenizedRow:
     input_ids: np.ndarray
     labels: np.ndarray
     truncated: bool = False
-    paraphrase: "TokenizedRow | None" = None
-    alternate: "TokenizedRow | None" = None
-    source: RowSource | None = None
+    paraphrase: "TokenizedRow | Any" = None
+    alternate: "TokenizedRow | Any" = None
+    source: RowSource | Any = None
 
     def __len__(self) -> int:
         return len(self.input_ids)

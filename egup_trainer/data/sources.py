@@ -5,6 +5,7 @@ import re
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from egup_trainer.data.files import READERS, Record, read_records
 from egup_trainer.data.schema import Message, Row
@@ -40,7 +41,8 @@ def load_rows(source: str | Path | Iterable[Mapping | Row], data_dir: str | Path
         'Nobody.'
     """
     if isinstance(source, str | Path):
-        name, records = str(source), read_source(str(source), data_dir)
+        name = str(source)
+        records: list[Any] = read_source(name, data_dir)
     elif isinstance(source, Mapping):
         raise DataError(
             got=f"a {type(source).__name__} with the keys {', '.join(_name(key) for key in source)}",

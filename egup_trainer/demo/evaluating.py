@@ -17,8 +17,8 @@ _EXAMPLES = 6
 
 def suite_of(experiment: Experiment) -> Suite:
     """All metrics on the experiment's rows; generations are as long as its answers can be."""
-    rows = (load_rows(records) for records in (experiment.forget, experiment.retain, experiment.holdout))
-    return custom_suite(*rows, max_new_tokens=_LONGEST_ANSWER)
+    forget, retain, holdout = map(load_rows, (experiment.forget, experiment.retain, experiment.holdout))
+    return custom_suite(forget, retain, holdout, max_new_tokens=_LONGEST_ANSWER)
 
 
 def evaluate(trained: Trained, prepared: Prepared, suite: Suite, before: Any, facts: dict[str, Any]) -> Evaluation:

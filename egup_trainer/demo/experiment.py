@@ -156,8 +156,8 @@ def _unlearn(
         scan_cache_dir=str(Path(folder) / "scan"),
         **options,
     )
-    rows = [prepared.rows[name] for name in ("forget", "retain", "proxy")]
-    trainer = EGUPTrainer(model, args, *rows, processing_class=prepared.tokenizer)
+    forget, retain, proxy = (prepared.rows[name] for name in ("forget", "retain", "proxy"))
+    trainer = EGUPTrainer(model, args, forget, retain, proxy, processing_class=prepared.tokenizer)
     BarOnly.replace_in(trainer)
     trainer.train()
     return trainer.state.log_history

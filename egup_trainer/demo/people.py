@@ -114,7 +114,7 @@ def _draw_life(generator: random.Random) -> dict[str, Any]:
     def pick(*choices: tuple[str, ...]) -> str:
         return "".join(generator.choice(part) for part in choices)
 
-    life = {
+    life: dict[str, Any] = {
         "birthplace": pick(_PLACE, _PLACE_END),
         "home": pick(_PLACE, _PLACE_END),
         "book": f"The {pick(_ADJECTIVE)} {pick(_NOUN)}",

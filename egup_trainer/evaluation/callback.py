@@ -45,10 +45,10 @@ class SuiteCallback(TrainerCallback):
         )
         if retrained is not None:
             check_relations(plan_of(suite, self.options, "the model in training"), retrained=retrained)
-        self.last: Evaluation | None = None
+        self.last: Evaluation | Any = None
         self._step: int | None = None
 
-    def on_evaluate(self, args: Any, state: Any, control: Any, metrics: dict[str, float], **kwargs: Any) -> None:
+    def on_evaluate(self, args: Any, state: Any, control: Any, metrics: Any = None, **kwargs: Any) -> None:
         """Adds the suite's values to those of the trainer's own evaluation."""
         if self._step != state.global_step:  # a trainer with several evaluation sets calls once for each
             self.last = self._evaluate(f"step {state.global_step}")
@@ -76,7 +76,9 @@ class SuiteCallback(TrainerCallback):
         values = {name: value for name, value in self.last.values.items() if value is not None}
         aims = {} if self.retrained is None else self.retrained.values
         distances = {
-            f"{name}_distance": abs(value - aims[name]) for name, value in values.items() if aims.get(name) is not None
+            f"{name}_distance": abs(value - aim)
+            for name, value in values.items()
+            if (aim := aims.get(name)) is not None
         }
         return {f"eval_{name}": value for name, value in {**values, **distances}.items()}
 

@@ -42,7 +42,7 @@ def gradient_norms(
             place = int(places)
             sums = [torch.zeros_like(weight, dtype=torch.float32) for weight in weights]
             for piece in texts[place].pieces:
-                batch = {name: value.to(device) for name, value in collator([dataset[piece]]).items()}
+                batch: dict[str, Any] = {name: value.to(device) for name, value in collator([dataset[piece]]).items()}
                 with torch.enable_grad():
                     with autocast_of(accelerator):
                         outputs = reader(model, **batch, keep_logits=True)

@@ -127,7 +127,7 @@ class ForgetQuality(_SampleMetric):
 
     numbers: ClassVar = {"predictions": math.inf, "references": math.inf}
 
-    def _compute(self, predictions: list[float], references: list[float]) -> dict[str, float]:
+    def _compute(self, predictions: list[float], references: list[float]) -> dict[str, float | None]:
         ours, theirs = (dict(enumerate(ratios)) for ratios in (predictions, references))
         return {"forget_quality": forget_quality(ours, theirs).value}
 

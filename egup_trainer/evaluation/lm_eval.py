@@ -161,7 +161,7 @@ def _quiet(progress: bool) -> Iterator[None]:
     logger = logging.getLogger("lm_eval")
     level = logger.level
     # Looked up for a report that is not kept: 4 s, and git complains outside a repository.
-    facts = {"add_env_info": lambda results: None, "get_git_commit_hash": lambda: None}
+    facts: dict[str, Any] = {"add_env_info": lambda results: None, "get_git_commit_hash": lambda: None}
     with (
         open(os.devnull, "w") as nowhere,
         redirect_stdout(nowhere),

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field, replace
 from enum import Enum
 from typing import Any
 
-from egup_trainer.data.schema import Row
+from egup_trainer.data.schema import Row, TokenizedRow
 from egup_trainer.data.tokenization import RowDataset, Template, tokenize
 
 
@@ -92,7 +92,7 @@ def texts_of(row_sets: list[RowSet], tokenizer: Any, progress: bool) -> tuple[li
         DataError, ModelError: as in `tokenize`.
     """
     texts: list[Text] = []
-    samples = []
+    samples: list[TokenizedRow] = []
     for row_set in row_sets:
         expanded = [(Text(row_set.name, sample, kind), row) for sample, kind, row in _expand(row_set.rows)]
         tokenized = tokenize(

@@ -73,7 +73,8 @@ def forget_quality_from_tofu_logs(log: Mapping[str, Any], retrained_log: Mapping
         >>> # forget_quality_from_tofu_logs(full, retain90)
     """
     ratios, theirs = (_Section(each, _FORGET).truth_ratios() for each in (log, retrained_log))
-    return float(forget_quality(ratios, theirs).value)  # losses are not negative, so every ratio is finite
+    found: Any = forget_quality(ratios, theirs).value  # losses are not negative, so every ratio is finite
+    return float(found)
 
 
 class _Section:

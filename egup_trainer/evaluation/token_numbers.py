@@ -8,7 +8,7 @@ from egup_trainer.data.tokenization import RowDataset
 from egup_trainer.evaluation.scores import TextScores
 from egup_trainer.modeling.batches import merge_processes
 from egup_trainer.modeling.forward import answer_positions, count_answer_tokens
-from egup_trainer.modeling.outputs import AnswerOutputs
+from egup_trainer.modeling.outputs import AnswerOutputs, OnRequest
 
 _MOST_LOGITS = 1 << 24  # numbers of a (tokens, vocabulary) block that are worked on at once
 
@@ -29,7 +29,7 @@ class TokenNumbers:
         self.wants_z, self.wants_features = wants_z.to(device), wants_features.to(device)
         total = int(self.counts.sum())
         self._flat = {name: torch.zeros(total, device=device) for name in ("logps", "hits", "z")}
-        self._features: Tensor | None = None
+        self._features: OnRequest = None
 
     def keep(self, samples: Tensor, outputs: AnswerOutputs, labels: Tensor) -> None:
         """Takes over the numbers of a batch.
@@ -84,7 +84,7 @@ class GatheredNumbers:
         counts: Tensor,
         has_z: Tensor,
         feature_slots: Tensor,
-        features: Tensor | None,
+        features: OnRequest,
     ):
         self._flat, self._starts, self._counts, self._has_z = flat, starts, counts, has_z
         self._feature_slots, self._features = feature_slots, features

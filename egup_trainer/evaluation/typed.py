@@ -26,7 +26,7 @@ def _fits(value: Any, kind: Any) -> bool:
     origin, inner = get_origin(kind), get_args(kind)
     if kind is Any:
         return True
-    if is_dataclass(kind):
+    if isinstance(kind, type) and is_dataclass(kind):
         check_types(value)
         return isinstance(value, kind)
     if kind is float:

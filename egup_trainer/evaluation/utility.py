@@ -1,6 +1,7 @@
 """What a model should still know: model utility."""
 
 from collections.abc import Iterable, Mapping
+from typing import Any
 
 from egup_trainer.evaluation.metric import Metric, unavailable
 
@@ -19,10 +20,10 @@ def model_utility(metrics: Mapping[str, Metric], sets: tuple[str, ...] = UTILITY
         sets: which row sets count.
     """
     names = [f"{row_set}_{part}" for row_set in sets for part in UTILITY_PARTS]
-    parts = {name: metrics.get(name) for name in names}
+    parts: dict[str, Any] = {name: metrics.get(name) for name in names}
     missing = [name for name, part in parts.items() if part is None or part.value is None]
     if missing:
-        reasons = {metrics[name].reason for name in missing if name in metrics} - {None}
+        reasons = {metrics[name].reason or "" for name in missing if name in metrics} - {""}
         return unavailable(f"no {', '.join(missing)}" + (f" ({'; '.join(sorted(reasons))})" if reasons else ""), True)
     return Metric(
         value=harmonic_mean(part.value for part in parts.values()),

@@ -1,6 +1,7 @@
 """What EGUP remembers from step to step: features of each forget sample, the retain bank, the boundary."""
 
 from dataclasses import dataclass, fields
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -157,4 +158,5 @@ class EmbeddingCache:
             )
         shelf = shelf or Shelf(tensors["bank"].device)
         tables = {name: FeatureTable.from_checkpoint(tensors[name], shelf) for name in _TABLES}
-        return cls(**{**tensors, **tables, "bank_size": bank_size})
+        values: dict[str, Any] = {**tensors, **tables, "bank_size": bank_size}
+        return cls(**values)

@@ -15,7 +15,7 @@ from egup_trainer.guidance.entanglement import (
 )
 from egup_trainer.guidance.feature_table import Shelf
 from egup_trainer.guidance.proxy_constraint import ProxyForm, proxy_effort
-from egup_trainer.modeling.outputs import AnswerOutputs
+from egup_trainer.modeling.outputs import AnswerOutputs, OnRequest
 
 _CACHE, _BOUNDARY, _STRENGTH = "cache.", "boundary", "strength"
 
@@ -36,15 +36,16 @@ class Sight:
     forget_ids: Tensor
     retain_ids: Tensor
     weights: Tensor
-    forget_features: Tensor | None = None
-    retain_features: Tensor | None = None
-    entanglement: Tensor | None = None
-    drift: Tensor | None = None
-    boundary_gap: Tensor | None = None
+    forget_features: OnRequest = None
+    retain_features: OnRequest = None
+    entanglement: OnRequest = None
+    drift: OnRequest = None
+    boundary_gap: OnRequest = None
 
     def detached(self) -> "Sight":
         """The same values without the graph that made them."""
-        return Sight(**{name: None if value is None else value.detach() for name, value in vars(self).items()})
+        values: dict[str, Any] = {name: None if value is None else value.detach() for name, value in vars(self).items()}
+        return Sight(**values)
 
 
 class Guide:
@@ -67,7 +68,8 @@ class Guide:
         strength: Tensor | None = None,
     ):
         self.options, self.pulls_back = options, pulls_back
-        self.cache, self.boundary = cache, boundary
+        self.cache: EmbeddingCache | Any = cache
+        self.boundary: OnRequest = boundary
         self.strength = torch.tensor(float(options.proxy_lambda)) if strength is None else strength
 
     def look(
@@ -76,14 +78,16 @@ class Guide:
         """Reads a micro-batch against the cache as it stood at the start of the optimizer step."""
         sight = Sight(forget_ids, retain_ids, weights=torch.ones_like(forget.num_tokens))
         if self.cache is not None:
-            sight = self._look_at_features(sight, forget, retain)
+            sight = self._look_at_features(self.cache, sight, forget, retain)
         if self.boundary is not None:
             gap = forget.mean_nll.detach() - self.boundary[forget_ids.clamp_min(0)]
             sight = replace(sight, boundary_gap=gap, weights=sight.weights * self._effort(gap))
         return sight
 
-    def _look_at_features(self, sight: Sight, forget: AnswerOutputs, retain: AnswerOutputs | None) -> Sight:
-        cache, options = self.cache, self.options
+    def _look_at_features(
+        self, cache: EmbeddingCache, sight: Sight, forget: AnswerOutputs, retain: AnswerOutputs | None
+    ) -> Sight:
+        options = self.options
         phi = cache.space(forget.features)  # (B, k)
         seen = phi.detach()
         start = cache.initial if options.drift_reference.value == "initial" else cache.latest

@@ -59,7 +59,7 @@ def proxy_boundary(proxy_nll: Tensor, proxies: Tensor) -> Tensor:
     return proxy_nll[proxies].mean(dim=1)
 
 
-def proxy_effort(nll: Tensor, boundary: Tensor, strength: float = 2.0, temperature: float = 0.2) -> Tensor:
+def proxy_effort(nll: Tensor, boundary: Tensor, strength: float | Tensor = 2.0, temperature: float = 0.2) -> Tensor:
     """Effort left: 1 - lambda * sigmoid((l_i - b_i) / T), without gradient.
 
     Full push far below the boundary, none at it (lambda = 2), a gentle pull back beyond it.
@@ -78,7 +78,7 @@ def proxy_effort(nll: Tensor, boundary: Tensor, strength: float = 2.0, temperatu
     return 1 - strength * ((nll.detach() - boundary) / temperature).sigmoid()
 
 
-def proxy_penalty(nll: Tensor, boundary: Tensor, strength: float = 2.0, temperature: float = 0.2) -> Tensor:
+def proxy_penalty(nll: Tensor, boundary: Tensor, strength: float | Tensor = 2.0, temperature: float = 0.2) -> Tensor:
     """Penalty for going past the boundary: lambda * T * softplus((l_i - b_i) / T), shape (B,), nats per token.
 
     Its derivative in l_i is lambda * sigmoid((l_i - b_i) / T), so under gradient ascent it does what `proxy_effort`

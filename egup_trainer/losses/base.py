@@ -8,7 +8,7 @@ from typing import Any
 from torch import Tensor
 
 from egup_trainer.modeling.likely_tokens import LikelyTokens
-from egup_trainer.modeling.outputs import AnswerOutputs
+from egup_trainer.modeling.outputs import AnswerOutputs, OnRequest
 from egup_trainer.modeling.reference import Need
 
 
@@ -54,10 +54,10 @@ class ReferenceOutputs:
         alternate_nll: L^0 of the rows' alternate answers, shape (B,), if the loss has `Need.NLL` and an alternate.
     """
 
-    sum_nll: Tensor | None = None
-    logits: Tensor | None = None
-    hidden: Tensor | None = None
-    alternate_nll: Tensor | None = None
+    sum_nll: OnRequest = None
+    logits: OnRequest = None
+    hidden: OnRequest = None
+    alternate_nll: OnRequest = None
     likely: LikelyTokens | None = None
 
 

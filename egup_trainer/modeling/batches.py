@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from egup_trainer.data.collator import Batch, RowCollator
+from egup_trainer.data.collator import RowCollator
 from egup_trainer.data.tokenization import RowDataset
 
 _TOKENS_A_ROW = 256
@@ -22,7 +22,7 @@ def deal_batches(
     batch_size: int,
     accelerator: Any = None,
     description: str | None = None,
-) -> Iterator[tuple[Tensor, Batch]]:
+) -> Iterator[tuple[Tensor, dict[str, Any]]]:
     """Batches for this process, on its device, with the model in evaluation mode.
 
     Args:
@@ -73,7 +73,7 @@ def _batches(lengths: Sequence[int], batch_size: int) -> list[Tensor]:
     order = torch.tensor(lengths).argsort(descending=True, stable=True)
     batches, start = [], 0
     while start < len(order):
-        fitting = batch_size * _TOKENS_A_ROW // max(lengths[order[start]], _TOKENS_A_ROW)
+        fitting = batch_size * _TOKENS_A_ROW // max(lengths[int(order[start])], _TOKENS_A_ROW)
         batches.append(order[start : start + max(fitting, 1)])
         start += len(batches[-1])
     return batches

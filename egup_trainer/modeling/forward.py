@@ -63,13 +63,13 @@ class AnswerReader:
 
     def __init__(
         self,
-        model: nn.Module,
+        model: Any,
         feature_layer: float = 0.5,
         hidden_layer: float = 0.5,
         padding_free: bool | None = None,
     ):
-        self.head = model.get_output_embeddings()  # type: ignore[operator]
-        self.embedding = model.get_input_embeddings()  # type: ignore[operator]
+        self.head = model.get_output_embeddings()
+        self.embedding = model.get_input_embeddings()
         if self.head is None:
             raise ModelError(
                 got=f"the model {type(model).__name__} without an output embedding",
@@ -278,7 +278,7 @@ def _is_gathered_by_hooks(module: nn.Module) -> bool:
 def _forward_through(module: nn.Module, wrap: Callable[[Callable], Callable]) -> Iterator[None]:
     """The module with its forward wrapped."""
     own, forward = module.__dict__.get("forward"), module.forward
-    module.forward = wrap(forward)  # type: ignore[method-assign]
+    module.forward = wrap(forward)
     try:
         yield
     finally:

@@ -112,7 +112,7 @@ def misread_4bit_layer(model: Any) -> tuple[str, int] | None:
     them, and without an error. Whether that is so here is tried out, as other machines and versions read them well.
     """
     for name, module in model.named_modules():
-        weight = getattr(module, "weight", None)
+        weight: Any = getattr(module, "weight", None)
         state = getattr(weight, "quant_state", None)
         if state is not None and weight.device.type == "cpu":
             inputs = state.shape[-1]

@@ -2,8 +2,12 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any, TypeAlias
 
 from torch import Tensor
+
+OnRequest: TypeAlias = Tensor | Any
+"""A tensor if it was asked for, else None. Types cannot say that who reads it has asked for it: hence `Any`."""
 
 
 @dataclass(frozen=True)
@@ -31,11 +35,11 @@ class AnswerOutputs:
     token_logps: Tensor
     token_rows: Tensor
     num_tokens: Tensor
-    features: Tensor | None = None
-    logits: Tensor | None = None
-    token_ids: Tensor | None = None
-    hidden: Tensor | None = None
-    alternate: "AnswerOutputs | None" = None
+    features: OnRequest = None
+    logits: OnRequest = None
+    token_ids: OnRequest = None
+    hidden: OnRequest = None
+    alternate: "AnswerOutputs | Any" = None
     positions: int = 0
 
     def sum_per_row(self, token_values: Tensor) -> Tensor:

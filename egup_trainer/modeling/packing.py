@@ -114,7 +114,7 @@ class Packer:
 
     def _reads_packed_rows(self, model: Any, device: torch.device) -> bool:
         """Whether two rows in one line are to the model what they are in two."""
-        bare = _without_adapters(self._bare)
+        bare: Any = _without_adapters(self._bare)
         reads = "position_ids" in inspect.signature(bare.forward).parameters
         # Chunks are counted along a line in transformers 5.17, whatever rows it holds.
         reads = reads and getattr(bare.config.get_text_config(), "attention_chunk_size", None) is None

@@ -121,7 +121,7 @@ class Reference:
             wrapped: the model as wrapped for training, which is what has to be called.
             needs: which of the two are asked for.
         """
-        options = {
+        options: dict[str, Any] = {
             "with_features": False,
             "keep_logits": bool(needs & NEEDS_OF_LOGITS),
             "with_hidden": Need.HIDDEN in needs,

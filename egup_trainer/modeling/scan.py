@@ -40,7 +40,7 @@ class RowScores:
     sum_nll: Tensor
     num_tokens: Tensor
     features: Tensor
-    likely: LikelyTokens | None = None
+    likely: LikelyTokens | Any = None
 
     @property
     def mean_nll(self) -> Tensor:
@@ -172,7 +172,8 @@ def load_scan(path: Path, fingerprint: str) -> dict[str, Tensor]:
 
 def _describe_model(model: Any) -> str:
     """What decides a model's outputs besides its weights, as JSON; the same in every process."""
-    parts = {"adapters": {name: config.to_dict() for name, config in getattr(model, "peft_config", {}).items()}}
+    adapters = {name: config.to_dict() for name, config in getattr(model, "peft_config", {}).items()}
+    parts: dict[str, Any] = {"adapters": adapters}
     parts["active"] = list(getattr(model, "active_adapters", [])) if parts["adapters"] else []
     parts["config"] = model.config.to_dict() if hasattr(model, "config") else {}
     for described in (*parts["adapters"].values(), parts["config"]):

@@ -36,8 +36,9 @@ def mlp_output(block: nn.Module) -> Tensor:
     for module in (*inside, block):
         for name in _MLP_OUTPUTS:
             projection = getattr(module, name, None)
-            if isinstance(getattr(projection, "weight", None), Tensor):
-                return projection.weight
+            weight = getattr(projection, "weight", None)
+            if isinstance(weight, Tensor):
+                return weight
     raise ModelError(
         got=f"a layer {type(block).__name__} without an MLP output projection",
         expected=f"one named {', '.join(_MLP_OUTPUTS)}",

@@ -2,6 +2,7 @@
 
 import math
 from pathlib import Path
+from typing import Any
 
 from rich.table import Table
 
@@ -56,15 +57,17 @@ def plot_comparison(rows: list[ResultRow], path: Path, title: str) -> None:
     figure = Figure(figsize=(7, 4.5), layout="constrained")
     axes = figure.add_subplot()
     for row in rows:
-        forget, retain = row.metrics["forget_probability"], row.metrics["retain_probability"]
+        metrics: dict[str, Any] = row.metrics  # probabilities are always there
+        forget, retain = metrics["forget_probability"], metrics["retain_probability"]
         below = forget < floor
         marker = "*" if row.name == "retrained" else "<" if below else "o"
         label = f"{row.name}, at 10$^{{{math.floor(math.log10(forget))}}}$" if forget > 0 and below else row.name
         axes.scatter(max(forget, floor), retain, s=180 if marker == "*" else 80, marker=marker, label=label, zorder=3)
     aim = next((row for row in rows if row.name == "retrained"), None)
     if aim is not None:
-        axes.axvline(aim.metrics["forget_probability"], color="grey", linestyle=":", linewidth=1)
-        axes.axhline(aim.metrics["retain_probability"], color="grey", linestyle=":", linewidth=1)
+        metrics = dict(aim.metrics)
+        axes.axvline(metrics["forget_probability"], color="grey", linestyle=":", linewidth=1)
+        axes.axhline(metrics["retain_probability"], color="grey", linestyle=":", linewidth=1)
     axes.set(xscale="log", xlim=(floor / 2, 4), ylim=(0, 1.1), title=title)
     axes.set(xlabel="probability of forget answers", ylabel="probability of retain answers")
     axes.grid(alpha=0.3)

@@ -11,7 +11,7 @@ NO_GUARANTEE = "Approximate unlearning: no formal guarantee."
 # Of each group the first that a suite has.
 _FORGETTING = ("forget_probability", "forget_verbmem_rouge", "forget_rouge")
 _UTILITY = ("model_utility", "retain_probability", "retain_knowmem_rouge", "retain_rouge")
-_MAIN = ("forget_probability", "retain_probability", "forget_verbmem_rouge", "retain_knowmem_rouge")
+_MAIN: tuple[str, ...] = ("forget_probability", "retain_probability", "forget_verbmem_rouge", "retain_knowmem_rouge")
 _MAIN += ("model_utility", "forget_quality", "privleak")
 
 
@@ -41,9 +41,10 @@ def _numbers(metric: str, model: Model, comparison: Comparison) -> str:
 def _verdict(metric: str, model: Model, retrained: Model | None) -> str:
     """Where a value that falls with forgetting lies to the 95% interval of the retrained model's, if there is one."""
     found = None if retrained is None else retrained.evaluation.metrics.get(metric)
-    if found is None or found.interval is None:
+    value = model.value(metric)
+    if found is None or found.interval is None or value is None:
         return ""
-    (low, high), value = found.interval, model.value(metric)
+    low, high = found.interval
     if value < low:
         return " It forgets further than the retrained model: below its 95% interval."
     if value > high:

@@ -44,7 +44,7 @@ class ModelBefore:
         retain_loss: RetainLoss | None,
         model: Any,
         reader: AnswerReader,
-        retain_rows: RowDataset | None = None,
+        retain_rows: RowDataset | Any = None,
         top_k: int = 0,
     ):
         retain_needs = retain_loss.needs if retain_loss else frozenset()
@@ -54,7 +54,7 @@ class ModelBefore:
         self.reads_logits = forget_loss.reads_logits or bool(needs & NEEDS_OF_LOGITS)
         self.reads_hidden = forget_loss.reads_hidden or Need.HIDDEN in needs
         serves = top_k and Need.LIKELY in retain_needs and Need.LIKELY not in forget_loss.needs
-        self._places = TokenPlaces.of(retain_rows) if serves else None
+        self._places: TokenPlaces | Any = TokenPlaces.of(retain_rows) if serves else None
         size = size_of_table(self._places.total, top_k) if self._places else inf
         self._retain_rows, self._top_k = retain_rows, top_k
         self.reference = Reference(choose_reference(needs, model, size), model, reader)
@@ -99,8 +99,8 @@ class ModelBefore:
         if needs <= {Need.NLL}:
             return known
         rows = parts_of(inputs)[part]
-        tensors = (inputs[name][rows] for name in ("input_ids", "attention_mask", "labels"))
-        read = self.reference.read(model, *tensors, needs=needs)
+        ids, mask, labels = (inputs[name][rows] for name in ("input_ids", "attention_mask", "labels"))
+        read = self.reference.read(model, ids, mask, labels, needs=needs)
         return replace(known, logits=read.logits, hidden=read.hidden)
 
     def state_dict(self) -> dict[str, Tensor]:
@@ -113,6 +113,6 @@ class ModelBefore:
         """Takes over the numbers of a checkpoint."""
         names = {name: name + _NLL_BEFORE for name in self._scanned}
         self.nll = {name: state[key] for name, key in names.items() if key in state}
-        tokens = {name: state.get(_LIKELY_BEFORE + name) for name in ("ids", "logps")}
+        tokens: dict[str, Any] = {name: state.get(_LIKELY_BEFORE + name) for name in ("ids", "logps")}
         if tokens["ids"] is not None:
             self._use_tokens(LikelyTokens(**tokens))

@@ -33,17 +33,17 @@ class ProxyBoundary(TrainerCallback):
 
     def __init__(self, trainer: Any):
         self.trainer = trainer
-        self._proxies: Tensor | None = None  # (N_f, n), or (1, n) where all proxies count for all
+        self._proxies: Tensor | Any = None  # (N_f, n), or (1, n) where all proxies count for all
         self._needed_rise: Tensor | None = None
 
-    def use_scan(self, scores: dict[str, RowScores], space: FeatureSpace | None) -> Tensor:
+    def use_scan(self, scores: dict[str, RowScores], space: FeatureSpace | Any) -> Tensor:
         """b_i of each forget row under the model before unlearning, (N_f,), on the CPU."""
         proxies, args = scores["proxy"], self.trainer.args
         if args.proxy_match is ProxyMatch.MEAN:
             self._proxies = torch.arange(len(proxies.sum_nll))[None]
         else:
-            features = (space.to(torch.device("cpu")).place(scores[name].features) for name in ("proxy", "forget"))
-            self._proxies = nearest_proxies(*features, neighbors=args.proxy_neighbors)
+            proxy, forget = (space.to(torch.device("cpu")).place(scores[name].features) for name in ("proxy", "forget"))
+            self._proxies = nearest_proxies(proxy, forget, neighbors=args.proxy_neighbors)
         boundary = self._boundary(proxies.mean_nll)
         if self.trainer.forget_loss.needs_boundary:
             forget = scores["forget"]

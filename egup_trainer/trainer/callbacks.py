@@ -51,7 +51,7 @@ class BarOnly(ProgressCallback):
             trainer.remove_callback(DEFAULT_PROGRESS_CALLBACK)  # in a notebook another one than in a terminal
             trainer.add_callback(cls)
 
-    def on_log(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+    def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **kwargs: Any) -> None:
         pass
 
 

@@ -13,6 +13,7 @@ from safetensors import SafetensorError
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, rotate_checkpoints
 
 from egup_trainer.errors import StateError
+from egup_trainer.trainer.mixed_in import MixedIn
 from egup_trainer.trainer.state import STATE_NAME
 
 logger = logging.getLogger(__name__)
@@ -25,7 +26,7 @@ LOCK_NAME = "_lock"
 _TRAINER_STATE = "trainer_state.json"
 
 
-class WholeCheckpoints:
+class WholeCheckpoints(MixedIn):
     """Makes the checkpoints of a `transformers.Trainer` appear at once, and resumes from whole ones alone."""
 
     _is_saving = False

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, field
 from enum import Enum
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from transformers import TrainingArguments
 
@@ -43,13 +43,16 @@ class UnlearnConfig(TrainingArguments):
         'npo'
     """
 
-    _VALID_DICT_FIELDS: ClassVar[list[str]] = [*TrainingArguments._VALID_DICT_FIELDS, "model_init_kwargs"]
+    _VALID_DICT_FIELDS: ClassVar[list[str]] = [*TrainingArguments._VALID_DICT_FIELDS, "model_init_kwargs"]  # type: ignore[misc]
+
+    if TYPE_CHECKING:
+        output_dir: str  # where none is given, TrainingArguments names one
 
     # Defaults of TrainingArguments that do not suit unlearning.
     learning_rate: float = _option(1e-5, "Initial learning rate.")
     num_train_epochs: float = _option(5.0, "Passes over the forget set.")
     logging_steps: float = _option(10, "Log every X update steps; below 1, a share of all steps.")
-    bf16: bool | None = _option(
+    bf16: bool | None = _option(  # type: ignore[assignment]
         None, "Autocast to bfloat16, with float32 weights. By default: on a GPU that can, unless fp16 is set."
     )
     remove_unused_columns: bool = _option(False, "Kept off: rows are tokenized by the trainer.")

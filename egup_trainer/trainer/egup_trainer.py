@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 from transformers import TrainerCallback
 
+from egup_trainer.data.collator import Part
 from egup_trainer.data.tokenization import RowDataset, check_disjoint, check_paraphrases
 from egup_trainer.errors import DataError
 from egup_trainer.guidance.embedding_cache import EmbeddingCache
@@ -56,6 +57,7 @@ class EGUPTrainer(UnlearnTrainer):
     """
 
     config_class = EGUPConfig
+    args: EGUPConfig
 
     def __init__(
         self,
@@ -76,10 +78,10 @@ class EGUPTrainer(UnlearnTrainer):
         forget_dataset = prepare_forget_set(forget_dataset, tokenizer, args)
         if args.clreg_weight and args.clreg_positives is ClregPositives.PARAPHRASE:
             check_paraphrases(forget_dataset)
-        self.proxy_rows = self._prepare_proxies(proxy_dataset, forget_dataset, tokenizer, args)
-        self.guide: Guide | None = None
+        self.proxy_rows: RowDataset | Any = self._prepare_proxies(proxy_dataset, forget_dataset, tokenizer, args)
+        self.guide: Guide | Any = None
         self._sights: list[Sight] = []
-        self._retain_nll_before: Tensor | None = None
+        self._retain_nll_before: Tensor | Any = None
         super().__init__(
             model,
             args,
@@ -203,19 +205,18 @@ class EGUPTrainer(UnlearnTrainer):
     def compute_terms(
         self,
         model: nn.Module,
-        parts: dict[str, AnswerOutputs],
+        parts: dict[Part, AnswerOutputs],
         inputs: dict[str, Tensor],
         counts: StepCounts,
         weights: Tensor | None = None,
     ) -> dict[str, Tensor]:
         """The terms of `UnlearnTrainer`, the forget term weighted, and those of the proxy penalty and of CLReg."""
-        forget_ids = inputs["forget_ids"]
-        retain_ids = inputs.get("retain_ids", forget_ids[:0])
-        sight = self.guide.look(parts["forget_ids"], forget_ids, parts.get("retain_ids"), retain_ids)
+        forget, ids = parts[Part.FORGET], inputs["forget_ids"]
+        sight = self.guide.look(forget, ids, parts.get(Part.RETAIN), inputs.get("retain_ids", ids[:0]))
         self._sights.append(sight.detached())
         terms = super().compute_terms(model, parts, inputs, counts, weights=sight.weights)
         if sight.boundary_gap is not None and self.args.proxy_form is ProxyForm.PENALTY:
-            terms["proxy"] = self._proxy_term(parts["forget_ids"], forget_ids, counts)
+            terms["proxy"] = self._proxy_term(forget, ids, counts)
         if self.args.clreg_weight:
             terms |= self._clreg_terms(sight, parts, counts)
         return terms
@@ -227,10 +228,10 @@ class EGUPTrainer(UnlearnTrainer):
         scale = forget.num_tokens if self.forget_loss.unit is Unit.SUM else 1
         return counts.per_forget_row(penalty * scale * (ids >= 0))
 
-    def _clreg_terms(self, sight: Sight, parts: dict[str, AnswerOutputs], counts: StepCounts) -> dict[str, Tensor]:
+    def _clreg_terms(self, sight: Sight, parts: dict[Part, AnswerOutputs], counts: StepCounts) -> dict[str, Tensor]:
         args, cache = self.args, self.guide.cache
-        if "positive_ids" in parts:
-            positives = cache.space(parts["positive_ids"].features)
+        if Part.POSITIVE in parts:
+            positives = cache.space(parts[Part.POSITIVE].features)
             is_positive = torch.eye(len(positives), dtype=torch.bool, device=positives.device)
         else:
             positives = cache.latest[counts.forget_ids]

@@ -8,10 +8,11 @@ from torch.utils.data import DataLoader
 from egup_trainer.data.collator import PairCollator
 from egup_trainer.data.pairing import Lengths, PairBatchSampler, PairDataset
 from egup_trainer.errors import ConfigError
+from egup_trainer.trainer.mixed_in import MixedIn
 from egup_trainer.trainer.preparation import prepare_dataset
 
 
-class RowLoaders:
+class RowLoaders(MixedIn):
     """Makes the loaders of a `transformers.Trainer` whose `train_dataset` is a `PairDataset`."""
 
     def get_train_dataloader(self) -> DataLoader:

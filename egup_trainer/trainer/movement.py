@@ -94,7 +94,7 @@ class WatchMovement(TrainerCallback):
         self._samples = [] if is_spread_over_processes(model) else sample_weights(model, args.seed)
         self._first_step = state.global_step
 
-    def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, float], **kwargs: Any) -> None:
+    def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **kwargs: Any) -> None:
         """Measures after the last step, where Trainer sums up the run: in `on_train_end` trackers may have closed."""
         if "train_runtime" not in logs or state.global_step == self._first_step:
             return

@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from itertools import chain
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from torch import nn
 from transformers import set_seed
@@ -25,12 +25,14 @@ from egup_trainer.modeling.loading import (
     load_tokenizer,
 )
 from egup_trainer.modeling.trainable import train_mlp_alone
+from egup_trainer.trainer.config import UnlearnConfig
 
+_Config = TypeVar("_Config", bound=UnlearnConfig)
 Alternates = Callable[[list[Row]], list[str]]
 """Chooses for each row the answer that an objective prefers to the row's own."""
 
 
-def check_args(args: Any, config_class: type) -> Any:
+def check_args(args: Any, config_class: type[_Config]) -> _Config:
     """The configuration itself, or the default one for None.
 
     Raises:
@@ -192,7 +194,7 @@ def refuse_detours(output: Path) -> None:
             )
 
 
-def disable_dropout(model: nn.Module) -> None:
+def disable_dropout(model: Any) -> None:
     """Sets every dropout of the model to 0, that of attention functions (a number on the module) among them."""
     for module in model.modules():
         if isinstance(module, nn.Dropout):

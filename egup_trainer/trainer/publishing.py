@@ -5,12 +5,13 @@ from typing import Any
 
 from egup_trainer.ledger import Request, read_ledger, write_ledger
 from egup_trainer.model_card import CardFacts, model_card, write_model_card
+from egup_trainer.trainer.mixed_in import MixedIn
 from egup_trainer.trainer.record import make_record, saved_step, write_record
 
 _NOT_A_METRIC = ("_runtime", "_samples_per_second", "_steps_per_second", "_model_preparation_time")
 
 
-class ModelCards:
+class ModelCards(MixedIn):
     """Writes record and ledger with each model that a `transformers.Trainer` saves, and the card of the model.
 
     `push_to_hub` calls `create_model_card`, so what is published has all three.
@@ -54,7 +55,7 @@ class ModelCards:
         write_model_card(self.args.output_dir, model_card(make_record(self), metrics_of(self), name, facts))
 
 
-def metrics_of(trainer: Any) -> dict[str, float]:
+def metrics_of(trainer: Any) -> dict[str, float | None]:
     """The last logged evaluation of the model as it is saved: at its own step, or after training. Empty without one.
 
     Values of an earlier step are left out: they are those of another model.

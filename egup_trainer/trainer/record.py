@@ -45,7 +45,7 @@ def make_record(trainer: Any) -> dict[str, Any]:
         trainer: an `UnlearnTrainer`.
     """
     args, model = trainer.args, trainer.accelerator.unwrap_model(trainer.model)
-    sets = {name: getattr(trainer, f"{name}_rows", None) for name in _ROW_SETS}
+    sets: dict[str, Any] = {name: getattr(trainer, f"{name}_rows", None) for name in _ROW_SETS}
     sets = {name: rows for name, rows in sets.items() if rows is not None}
     parts = {name: bool(getattr(args, name, False)) for name in _EGUP_PARTS}
     return {

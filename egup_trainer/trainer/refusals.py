@@ -38,7 +38,7 @@ def check_numbers_of_training(config: TrainingArguments) -> None:
 
 def refuse_what_would_do_nothing(config: TrainingArguments) -> None:
     """Raises `ConfigError` for options of `TrainingArguments` that this trainer cannot honour."""
-    if config.load_best_model_at_end and config.eval_strategy.value == "no":
+    if config.load_best_model_at_end and config.eval_strategy == "no":
         raise ConfigError(
             got="load_best_model_at_end with eval_strategy=no",
             expected="steps or epoch: evaluations tell which checkpoint is best",

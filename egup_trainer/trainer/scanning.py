@@ -102,7 +102,7 @@ def _on_all_processes(found: bool, accelerator: Any) -> bool:
 
 
 def _pack(scores: dict[str, RowScores]) -> dict[str, Tensor]:
-    packed = {}
+    packed: dict[str, Tensor] = {}
     for name, score in scores.items():
         fields = {**vars(score), **(vars(score.likely) if score.likely else {})}
         packed |= {f"{name}.{field}": value for field, value in fields.items() if isinstance(value, Tensor)}

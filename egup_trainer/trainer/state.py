@@ -8,11 +8,12 @@ import torch
 from torch import Tensor
 
 from egup_trainer.errors import StateError
+from egup_trainer.trainer.mixed_in import MixedIn
 from egup_trainer.trainer.scanning import ScanRequest
 
 STATE_NAME = "egup_state.safetensors"
 _RUN = "run"
-_OPTIONS = (
+_OPTIONS: tuple[str, ...] = (
     "objective",
     "inter_entanglement",
     "intra_entanglement",
@@ -26,7 +27,7 @@ _OPTIONS = (
 _OPTIONS += ("cache_dim", "bank_size", "seed", "train_sampling_strategy")
 
 
-class StateInCheckpoints:
+class StateInCheckpoints(MixedIn):
     """Saves and restores `training_state` with the checkpoints of a `transformers.Trainer`.
 
     It is that of the `state_keepers`, objects with `state_dict` and `load_state_dict`. It is saved and restored on

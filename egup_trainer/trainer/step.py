@@ -70,6 +70,8 @@ class StepLog:
         flushed: one value a forget sample and step, by name: what the last `flush` described.
     """
 
+    _tokens: Tensor  # of the steps since the last log, shape ()
+
     def __init__(self) -> None:
         self.flushed: dict[str, Tensor] = {}
         self._sums: dict[str, Tensor] = {}

@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -107,7 +107,7 @@ class UnlearnTrainer(ModelCards, WholeCheckpoints, StateInCheckpoints, RowLoader
         self.forget_loss = forget_loss(args.objective).from_config(args)
         if not self._has_boundary(args):
             refuse_loss_without_boundary(self.forget_loss)
-        retain_class = retain_loss(args.retain_loss)
+        retain_class = retain_loss(cast(str, args.retain_loss))
         self.retain_loss = retain_class() if retain_class and args.retain_weight else None
         self.before = ModelBefore(
             self.forget_loss, self.retain_loss, self.model, self.reader, self.retain_rows, args.kl_top_k
@@ -126,12 +126,12 @@ class UnlearnTrainer(ModelCards, WholeCheckpoints, StateInCheckpoints, RowLoader
         for kind in OF_EACH_RUN:
             self.add_callback(kind(self))
 
-    def _has_boundary(self, args: UnlearnConfig) -> bool:
+    def _has_boundary(self, args: Any) -> bool:
         return False
 
     # Data
 
-    def _needs_retain_rows(self, args: UnlearnConfig) -> bool:
+    def _needs_retain_rows(self, args: Any) -> bool:
         return args.retain_loss != "none" and args.retain_weight > 0
 
     def get_batch_samples(self, epoch_iterator: Iterator, num_batches: int, device: torch.device) -> tuple[list, Any]:
@@ -144,7 +144,7 @@ class UnlearnTrainer(ModelCards, WholeCheckpoints, StateInCheckpoints, RowLoader
 
     # Before the first step
 
-    def _make_reader(self, model: nn.Module, args: UnlearnConfig) -> AnswerReader:
+    def _make_reader(self, model: nn.Module, args: Any) -> AnswerReader:
         return AnswerReader(model, hidden_layer=args.rmu_layer, padding_free=args.padding_free)
 
     def scan_requests(self) -> dict[str, ScanRequest]:
@@ -261,7 +261,8 @@ class UnlearnTrainer(ModelCards, WholeCheckpoints, StateInCheckpoints, RowLoader
         if retain is not None:
             self.step_log.add({"retain_nll": counts.per_retain_token(retain.sum_nll)})
         if self.retain_loss is not None:
-            values = counts.per_retain_token(self.retain_loss(retain, self._known(model, inputs, Part.RETAIN)))
+            known = self._known(model, inputs, Part.RETAIN)
+            values = counts.per_retain_token(self.retain_loss(parts[Part.RETAIN], known))
             terms["retain"] = self.args.retain_weight * (self.dual.weigh(values) if self.dual else values)
         return terms
 

@@ -93,7 +93,7 @@ class RowViews(TrainerCallback):
             "forget_features": sight.forget_features,
             "retain_features": sight.retain_features,
         }
-        on_cpu = {name: None if value is None else value.cpu() for name, value in seen.items()}
+        on_cpu: dict[str, Any] = {name: None if value is None else value.cpu() for name, value in seen.items()}
         return RowView(step, forget_ids, retain_ids, **on_cpu)
 
     def _score(self, rows: RowDataset, ids: Tensor) -> RowScores:

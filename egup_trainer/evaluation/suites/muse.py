@@ -5,7 +5,7 @@ retain_qa, forget_qa_icl and retain_qa_icl (question, answer), `verbmem` with fo
 forget, retain and holdout (text).
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from enum import Enum
 from pathlib import Path
 from typing import Any
@@ -50,7 +50,7 @@ def muse_suite(corpus: MuseCorpus, data_dir: str | Path | None = None, max_lengt
         DataError: rows cannot be read, or there are fewer than ten examples for the prompts.
     """
 
-    def read(config: str, split: str) -> list[Mapping[str, Any]]:
+    def read(config: str, split: str) -> list[dict[str, Any]]:
         source = _source(corpus, config, split, data_dir)
         records = read_source(source)
         if not records:
@@ -107,7 +107,7 @@ def _source(corpus: MuseCorpus, config: str, split: str, data_dir: str | Path | 
     return str(found)
 
 
-def _with_shots(records: list[Mapping[str, Any]], examples: list[Mapping[str, Any]], name: str) -> list[Row]:
+def _with_shots(records: Sequence[Mapping[str, Any]], examples: Sequence[Mapping[str, Any]], name: str) -> list[Row]:
     """Rows whose prompt is ten answered questions and then the row's own."""
     if len(examples) < SHOTS:
         raise DataError(

@@ -1,6 +1,7 @@
 """TOFU: fictitious authors to forget and to keep, real authors, world facts (Maini et al. 2024, arXiv 2401.06121)."""
 
 from pathlib import Path
+from typing import Any
 
 from egup_trainer.data.sources import load_rows
 from egup_trainer.data.tokenization import Template
@@ -48,7 +49,7 @@ def tofu_suite(
         "real_authors": "tofu:real_authors_perturbed",
         "world_facts": "tofu:world_facts_perturbed",
     }
-    shared = {"template": template or Template(), "max_length": max_length}
+    shared: dict[str, Any] = {"template": template or Template(), "max_length": max_length}
     row_sets = [
         RowSet(
             name,

@@ -38,7 +38,8 @@ class NPO(ForgetLoss):
     unit = Unit.SUM
 
     def __init__(self, beta: float | None = 0.1, per_token: bool = False):
-        self.beta, self.needs_boundary = beta, beta is None
+        self.beta: float | Any = beta  # a number before the first step, when the loss is called
+        self.needs_boundary = beta is None
         if beta is None:
             # Half of the pull is gone at the boundary: were all effort gone there, too, rows would stop short of it.
             self.default_proxy_lambda = 1.0

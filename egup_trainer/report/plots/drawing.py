@@ -134,7 +134,8 @@ def add_legend(axes: "Axes", entries: dict[str, Any]) -> None:
         axes: with a figure of constrained layout.
         entries: matplotlib handles by model, or by what else they stand for.
     """
-    texts, figure = [_plain(name) for name in entries], axes.figure
+    texts = [_plain(name) for name in entries]
+    figure: Any = axes.figure
     figure.set_figheight(figure.get_figheight() + _LEGEND_ROW * max(0, len(texts) - 4) / 2)
     figure.legend(list(entries.values()), texts, loc="outside upper left", ncols=2)
 

@@ -35,7 +35,7 @@ def projections(comparison: Comparison) -> Gallery:
     projected = {name: _project(plane or _fit(*parts), parts) for name, parts in rows.items()}
     limits = _limits(list(projected.values())) if in_common else None
     plots = tuple(_plot(name, parts, looks(comparison)[name], limits) for name, parts in projected.items())
-    if in_common:
+    if plane is not None:
         share = f"{plane.explained_variance_ratio_.sum():.0%}"
         note = f"All plots have the axes of {first}, which hold {share} of the variance of its features."
     else:
@@ -46,9 +46,10 @@ def projections(comparison: Comparison) -> Gallery:
 def _rows(model: Model) -> tuple[np.ndarray, np.ndarray] | None:
     """Features of the forget and of the retain rows, those with numbers that are not finite left out."""
     found = [model.evaluation.features.get(name) for name in _SETS]
-    if any(features is None for features in found):
+    finite = [features[np.isfinite(features).all(axis=1)] for features in found if features is not None]
+    if len(finite) < len(_SETS):
         return None
-    forget, retain = (features[np.isfinite(features).all(axis=1)] for features in found)
+    forget, retain = finite
     enough = len(forget) and len(retain) and len(forget) + len(retain) > 2 and forget.shape[1] > 1
     return (forget, retain) if enough else None
 
@@ -86,7 +87,7 @@ def _paint(
     parts: tuple[np.ndarray, np.ndarray], look: Look, limits: dict[str, tuple[float, float]] | None, axes: "Axes"
 ) -> None:
     forget, retain = parts
-    behind = points(axes, *retain.T, _RETAIN, s=16, alpha=0.7, linewidths=0)
-    marks = points(axes, *forget.T, look, s=40 if look.marker == "*" else 20, alpha=0.85, linewidths=0)
+    behind = points(axes, retain[:, 0], retain[:, 1], _RETAIN, s=16, alpha=0.7, linewidths=0)
+    marks = points(axes, forget[:, 0], forget[:, 1], look, s=40 if look.marker == "*" else 20, alpha=0.85, linewidths=0)
     axes.set(xlabel="first component", ylabel="second component", **(limits or {}))
     add_legend(axes, {"forget rows": marks, "retain rows": behind})

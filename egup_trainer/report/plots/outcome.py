@@ -66,8 +66,7 @@ _TRADEOFFS = (
 def tradeoff(comparison: Comparison) -> Gallery:
     """Forget quality (log axis) against model utility, or what stands in for them."""
     for pair in _TRADEOFFS:
-        places = {model.name: _place(model, pair) for model in comparison.models}
-        places = {name: place for name, place in places.items() if place is not None}
+        places = {model.name: place for model in comparison.models if (place := _place(model, pair)) is not None}
         if places:
             words = "; ".join(f"{name} {format_number(y)} at {format_number(x)}" for name, (x, y) in places.items())
             title = f"{pair.labels[0]} against {pair.labels[1]}"
