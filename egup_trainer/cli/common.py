@@ -174,11 +174,11 @@ class OneLineParser(argparse.ArgumentParser):
 
     def _check_value(self, action: argparse.Action, value: Any) -> None:
         if action.choices is not None and value not in action.choices:
-            choices = [str(choice) for choice in action.choices]
+            choices, name = [str(choice) for choice in action.choices], (action.option_strings or [action.dest])[0]
             raise ConfigError(
-                got=f"the invalid choice: {value!r} for {action.option_strings[0]}",
+                got=f"the invalid choice: {value!r} for {name}",
                 expected=f"one of {', '.join(choices)}",
-                fix=did_you_mean(value, choices, f"set {action.option_strings[0]}"),
+                fix=did_you_mean(value, choices, f"set {name}"),
             )
 
 

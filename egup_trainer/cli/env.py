@@ -1,15 +1,14 @@
 """`egup env`: versions and machine, to paste into a bug report. It names no path, user or host."""
 
-import argparse
 import os
 from typing import Any
+
+from egup_trainer.cli.common import OneLineParser
 
 
 def main(argv: list[str]) -> None:
     """Prints a fact a line."""
-    argparse.ArgumentParser(
-        prog="egup env", description="Prints versions and machine, to paste into a bug report."
-    ).parse_args(argv)
+    OneLineParser(prog="egup env", description="Prints versions and machine, for a bug report.").parse_args(argv)
     from egup_trainer.report.run_record import run_facts
 
     facts = run_facts()

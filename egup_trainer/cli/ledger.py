@@ -1,10 +1,10 @@
 """`egup ledger`: the requests to forget that a model has been through, and whether their rows came back."""
 
-import argparse
 import sys
 from pathlib import Path
 from typing import Any
 
+from egup_trainer.cli.common import OneLineParser
 from egup_trainer.errors import ConfigError
 
 
@@ -14,7 +14,7 @@ def main(argv: list[str]) -> None:
     Raises:
         ConfigError: the folder has no ledger.
     """
-    parser = argparse.ArgumentParser(
+    parser = OneLineParser(
         prog="egup ledger", description="Shows which requests to forget a model has been through, the first first."
     )
     parser.add_argument("model", type=Path, metavar="MODEL", help="The folder of a model that was unlearned.")

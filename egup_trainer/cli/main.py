@@ -16,6 +16,7 @@ COMMANDS = {
     "compare": "put results side by side in a page that anyone can open",
     "inspect": "show how rows are tokenized and what of them is scored",
     "env": "print versions and machine, for a bug report",
+    "completion": "print a script that completes commands and flags in a shell",
     "demo": "see it work on invented people, with no network and no download",
 }
 
@@ -43,7 +44,7 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _usage() -> str:
-    lines = [f"  {name:<10}{text}" for name, text in COMMANDS.items()]
+    lines = [f"  {name:<12}{text}" for name, text in COMMANDS.items()]
     head = ["usage: egup COMMAND [flags]", "", "Unlearning for language models.", "", "commands:"]
     return "\n".join([*head, *lines, "", "`egup COMMAND --help` lists a command's flags."])
 

@@ -92,11 +92,28 @@ def _check(row_args: RowArguments, config: Any, model_config: Any) -> None:
     require("unlearn", model_name_or_path=model_config.model_name_or_path, forget=row_args.forget)
     if row_args.merge:
         refuse_to_merge_nothing(model_config)
+    _refuse_quantised_weights_alone(model_config)
     check_output_dir(config.output_dir)
     for option in fields(model_config):
         unused = option.name.startswith("lora_") and not model_config.use_peft
         if unused and getattr(model_config, option.name) != option.default:
             raise ConfigError(got=f"--{option.name} without --use_peft", expected="both or none", fix="add --use_peft")
+
+
+def _refuse_quantised_weights_alone(model_config: Any) -> None:
+    from egup_trainer.modeling.loading import is_adapter
+
+    for flag in ("load_in_4bit", "load_in_8bit"):
+        if (
+            getattr(model_config, flag)
+            and not model_config.use_peft
+            and not is_adapter(model_config.model_name_or_path)
+        ):
+            raise ConfigError(
+                got=f"--{flag} without an adapter",
+                expected="one to train beside the quantised weights, which stay as they are",
+                fix="add --use_peft",
+            )
 
 
 def _make_trainer(row_args: RowArguments, config: Any, model_config: Any) -> tuple[Any, Any, dict[str, str]]:

@@ -24,9 +24,10 @@ def variance_ratio(forget: np.ndarray | None, retain: np.ndarray | None) -> Metr
     """
 
     def ratio(forget: np.ndarray, retain: np.ndarray) -> float | str:
-        overall = np.concatenate([forget, retain]).mean(axis=0)
         within = sum(np.square(rows - rows.mean(axis=0)).sum(axis=1).mean() for rows in (forget, retain))
-        between = sum(np.square(rows.mean(axis=0) - overall).sum() for rows in (forget, retain))
+        # The mean of all rows lies R / (F + R) of the way from the mean of the one set to that of the other.
+        shares = np.array([len(forget), len(retain)]) / (len(forget) + len(retain))
+        between = np.square(shares).sum() * np.square(forget.mean(axis=0) - retain.mean(axis=0)).sum()
         return float(within / between) if between else _SAME_MEAN
 
     return _of_both(forget, retain, ratio)

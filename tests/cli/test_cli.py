@@ -185,7 +185,7 @@ def bad_inputs(tmp_path):
             "got 8 forget rows and data",
         ),
         "workers": (["--dataloader_persistent_workers"], [], "got dataloader_persistent_workers=True; expected False"),
-        "4-bit alone": (["--load_in_4bit"], [], "got options that cannot be used ("),
+        "4-bit alone": (["--load_in_4bit"], [], "got --load_in_4bit without an adapter; expected one to train beside"),
         "layer": (["--feature_layer", "9"], [], "got feature_layer=9 for a model of 3 layers"),
     }
 

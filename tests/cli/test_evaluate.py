@@ -333,7 +333,8 @@ def test_results_of_the_model_itself_show_no_difference(folder, perturbed, tmp_p
 
 @pytest.mark.parametrize("role", ["retrained", "before", "reference"])
 def test_results_of_other_rows_are_refused_before_a_model_is_loaded(folder, rows, tmp_path, capsys, monkeypatch, role):
-    assert run(folder, rows, tmp_path / "other.json", "--forget", rows["holdout"], without=("forget",)) == 0
+    flags = ("--forget", rows["holdout"])
+    assert run(folder, rows, tmp_path / "other.json", *flags, without=("forget", "holdout")) == 0
     capsys.readouterr()
     monkeypatch.setattr(evaluate, "load_on_device", lambda *args: pytest.fail("a model was loaded"))
     theirs = read_evaluation(tmp_path / "other.json").sets["forget"].fingerprint
@@ -425,7 +426,7 @@ def usage_errors(tmp_path: Path) -> dict[str, tuple[list[str], str]]:
         ),
         "unknown split": (
             [*both, "--suite", "tofu", "--forget_split", "forget50", "--data_dir", str(tmp_path)],
-            "got forget_split=forget50; expected one of forget01, forget05, forget10; set --forget_split",
+            "got forget_split=forget50; expected one of forget01, forget05, forget10; did you mean forget10?",
         ),
         "unknown corpus": (
             [*both, "--suite", "muse", "--muse_corpus", "films", "--data_dir", str(muse)],

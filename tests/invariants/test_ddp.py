@@ -58,8 +58,12 @@ def test_two_processes_end_with_the_weights_of_one(runs):
 
 @pytest.mark.parametrize(
     ("batch", "accumulation", "forget"),
-    [(4, 1, 10), (2, 2, 3), (2, 2, 9), (2, 2, 13)],
-    ids=["4 x 1 x 2", "fewer rows than a step", "rows that two do not divide", "more rows that two do not divide"],
+    [
+        pytest.param(4, 1, 10, id="4 x 1 x 2"),
+        pytest.param(2, 2, 3, id="fewer rows than a step"),
+        pytest.param(2, 2, 9, id="rows that two do not divide"),
+        pytest.param(2, 2, 13, id="more rows that two do not divide", marks=pytest.mark.slow),
+    ],
 )
 def test_other_cuts_and_numbers_of_rows_end_alike(tmp_path, batch, accumulation, forget):
     rate = 0.02 if forget == 9 else 0.2  # at 0.2, these nine rows make any cut's rounding grow beyond 1e-5

@@ -29,7 +29,9 @@ def read(model, called, batch):
     return outputs.token_logps.detach(), outputs.features.detach(), [weight.grad for weight in model.parameters()]
 
 
-@pytest.mark.parametrize("name", ["llama", "gemma3", "gpt2"])
+@pytest.mark.parametrize(
+    "name", ["llama", *(pytest.param(name, marks=pytest.mark.slow) for name in ("gemma3", "gpt2"))]
+)
 def test_one_graph_reads_what_the_model_reads(name, make_model):
     torch.compiler.reset()
     model = make_model(name).eval()  # GPT-2 has dropout

@@ -34,7 +34,10 @@ def known():
 
 @pytest.mark.parametrize(
     ("compiled", "checkpointing", "precision", "accumulation"),
-    list(product([False, True], [False, True], ["float32", "bf16"], [1, 2])),
+    [
+        pytest.param(*case, marks=[pytest.mark.slow] if case[0] and case[2:] != ("bf16", 2) else [])
+        for case in product([False, True], [False, True], ["float32", "bf16"], [1, 2])
+    ],
 )
 def test_every_combination_has_the_same_losses(make_trainer, known, compiled, checkpointing, precision, accumulation):
     if not known:
