@@ -35,7 +35,7 @@ def _caught_at_help() -> Iterator[None]:
         raise _Found(self)
 
     kept = OneLineParser.print_help
-    OneLineParser.print_help = catch  # type: ignore[assignment, method-assign]
+    OneLineParser.print_help = catch  # type: ignore[method-assign]
     try:
         yield
     finally:
