@@ -41,28 +41,31 @@ def main(argv: list[str]) -> None:
             expected="0 or more steps, and more than 0 GB",
             fix="set --measure_steps and --memory_gb",
         )
+    from egup_trainer.planning.alternatives import changes_that_fit
+    from egup_trainer.planning.rehearsal import measure_steps
+
     with one_line_errors():
-        job, plan, changes, measured = _plan(plan_args, config, model_config)
+        job, plan = estimate(plan_args, config, model_config)
+        changes = [] if plan.fits(job.machine.memory) else changes_that_fit(job, model_config)
+        is_here = plan_args.memory_gb is None and plan.peak <= job.machine.memory
+        measured = measure_steps(job, plan_args.measure_steps) if plan_args.measure_steps and is_here else None
     _print(job, plan, changes)
     _print_lines(_lines(job, plan, measured, plan_args))
 
 
-def _plan(plan_args: PlanArguments, config: Any, model_config: Any) -> tuple[Any, ...]:
-    """The job, its plan, changes that would make it fit, and what was measured."""
+def estimate(plan_args: PlanArguments, config: Any, model_config: Any) -> tuple[Any, Any]:
+    """The job, and its plan."""
     from dataclasses import replace
 
-    from egup_trainer.planning.alternatives import changes_that_fit
+    import egup_trainer.cli.closing
+    import egup_trainer.evaluation.callback  # noqa: F401  what a run imports, so that its libraries are measured, too
     from egup_trainer.planning.job import make_job
     from egup_trainer.planning.plan import make_plan
-    from egup_trainer.planning.rehearsal import measure_libraries, measure_steps
+    from egup_trainer.planning.rehearsal import measure_libraries
 
     job = make_job(plan_args, config, model_config, stand_in=plan_args.proxy == AUTO)
     job = replace(job, libraries=measure_libraries(job))
-    plan = make_plan(job)
-    changes = [] if plan.fits(job.machine.memory) else changes_that_fit(job, model_config)
-    is_here = plan_args.memory_gb is None and plan.peak <= job.machine.memory
-    measured = measure_steps(job, plan_args.measure_steps) if plan_args.measure_steps and is_here else None
-    return job, plan, changes, measured
+    return job, make_plan(job)
 
 
 def _print(job: Any, plan: Any, changes: list[Any]) -> None:

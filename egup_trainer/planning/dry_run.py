@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.utils._python_dispatch import _disable_current_modes
 
 from egup_trainer.data.collator import Part, parts_of
 from egup_trainer.losses.base import ReferenceOutputs
@@ -98,9 +99,13 @@ def run_scan(skeleton: Skeleton, batch: Batch, args: Any, reading: Reading) -> d
     kind_of = lambda tensor: LOGITS if tensor.ndim and tensor.shape[-1] == vocabulary else ACTIVATIONS  # noqa: E731
     known = [*model.parameters(), *model.buffers()]
     places = AnswerPlaces.of(batch["labels"], layout)
-    with shapes_alone(type(model).__name__), skeleton.mode, torch.no_grad(), evaluation_mode(model):
-        with Ledger(known, kind_of) as ledger, _autocast(args):
-            _read(skeleton, args, layout, places, replace(reading, logits=bool(reading.likely), hidden=False))
+    reading = replace(reading, logits=bool(reading.likely), hidden=False)
+    with ExitStack() as stack:
+        for each in (shapes_alone(type(model).__name__), skeleton.mode, torch.no_grad(), evaluation_mode(model)):
+            stack.enter_context(each)
+        ledger = stack.enter_context(Ledger(known, kind_of))
+        stack.enter_context(_autocast(args))
+        _read(skeleton, args, layout, places, reading)
     return {name: ledger.at_peak.get(name, 0) for name in (ACTIVATIONS, LOGITS)}
 
 
@@ -112,8 +117,6 @@ class _Step:
         self._forget_loss = forget_loss(args.objective).from_config(args)
         kind = retain_loss(args.retain_loss)
         self._retain_loss = kind() if kind and args.retain_weight else None
-        from torch.utils._python_dispatch import _disable_current_modes
-
         with _disable_current_modes():  # values are needed here
             self._layout = layout_of(skeleton, batch, args.padding_free)
             self._places = AnswerPlaces.of(batch["labels"], self._layout)

@@ -22,6 +22,7 @@ class Ledger(TorchDispatchMode):
         at_peak: what they were, by part.
 
     Example:
+        >>> import torch
         >>> with Ledger() as ledger:
         ...     first = torch.zeros(100)
         ...     _ = first + 1  # at once gone

@@ -8,8 +8,9 @@ import torch
 from egup_trainer.data.collator import RowCollator
 from egup_trainer.errors import ConfigError
 from egup_trainer.modeling.batches import deal_places
+from egup_trainer.modeling.forward import count_answer_tokens
 from egup_trainer.modeling.reference import ReferenceKind
-from egup_trainer.planning.dry_run import ACTIVATIONS, GRADIENTS, LOGITS, run_scan, run_step
+from egup_trainer.planning.dry_run import ACTIVATIONS, GRADIENTS, LOGITS, layout_of, run_scan, run_step
 from egup_trainer.planning.machine import Machine
 from egup_trainer.planning.needs import Needs, needs_of
 from egup_trainer.planning.sizes import bytes_of_optimizer
@@ -114,9 +115,6 @@ def make_plan(job: Job) -> Plan:
         STEP: {**held, **step, OPTIMIZER: state or 0, KEPT: needs.kept, MAPPED: mapped},
     }
     reads = batch["input_ids"]
-    from egup_trainer.modeling.forward import count_answer_tokens
-    from egup_trainer.planning.dry_run import layout_of
-
     return Plan(
         trained=sum(weight.numel() for weight in skeleton.trained),
         total=sum(weight.numel() for weight in skeleton.model.parameters()),

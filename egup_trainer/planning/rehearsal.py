@@ -1,4 +1,4 @@
-"""A few real steps in a temporary folder, of which nothing stays: for the time they take, and for what libraries hold."""
+"""A few real steps in a temporary folder, of which nothing stays: for their time, and for what libraries hold."""
 
 import copy
 import gc
@@ -89,7 +89,7 @@ def measure_steps(job: Job, steps: int) -> Measured:
 
 def measure_libraries(job: Job) -> int:
     """Bytes that the process holds after two steps of a model of no size with the same options: Python, all libraries
-    that a run imports on its way, and their own buffers. 0 where the model lies on a GPU, whose memory they do not take.
+    that a run imports on its way, and their own buffers. 0 on a GPU, whose memory they do not take.
     """
     if job.machine.is_gpu:
         return 0
