@@ -17,7 +17,7 @@ from egup_trainer.modeling.likely_tokens import LikelyTokens
 from egup_trainer.modeling.outputs import AnswerOutputs
 from egup_trainer.modeling.packing import Packer, RowLayout, padded
 from egup_trainer.modeling.reference import NEEDS_OF_LOGITS, Need
-from egup_trainer.planning.ledger import Ledger
+from egup_trainer.planning.tally import Tally
 from egup_trainer.planning.skeleton import Skeleton, shapes_alone
 
 GRADIENTS, LOGITS, ACTIVATIONS = "gradients", "logits", "activations"
@@ -77,17 +77,17 @@ def run_step(skeleton: Skeleton, batch: Batch, args: Any, reading: Reading) -> d
     with ExitStack() as stack:
         stack.enter_context(shapes_alone(type(model).__name__))
         stack.enter_context(skeleton.mode)
-        ledger = stack.enter_context(Ledger([*model.parameters(), *model.buffers()], kind_of))
+        tally = stack.enter_context(Tally([*model.parameters(), *model.buffers()], kind_of))
         for weight in skeleton.trained:
-            hook = weight.register_post_accumulate_grad_hook(lambda each: ledger.label(each.grad, GRADIENTS))
+            hook = weight.register_post_accumulate_grad_hook(lambda each: tally.label(each.grad, GRADIENTS))
             stack.callback(hook.remove)
         step = _Step(skeleton, batch, args, reading)
         for _ in range(min(args.gradient_accumulation_steps, 2)):
             step.loss().backward()
         model.zero_grad()
     whole = sum(weight.numel() * weight.element_size() for weight in skeleton.trained)
-    found = {name: ledger.at_peak.get(name, 0) for name in (ACTIVATIONS, LOGITS)}
-    early = whole - ledger.at_peak.get(GRADIENTS, 0)
+    found = {name: tally.at_peak.get(name, 0) for name in (ACTIVATIONS, LOGITS)}
+    early = whole - tally.at_peak.get(GRADIENTS, 0)
     found[ACTIVATIONS] = max(found[ACTIVATIONS] - early, 0)  # the step's end may hold more than the peak of tensors
     return {GRADIENTS: whole, **found}
 
@@ -103,10 +103,10 @@ def run_scan(skeleton: Skeleton, batch: Batch, args: Any, reading: Reading) -> d
     with ExitStack() as stack:
         for each in (shapes_alone(type(model).__name__), skeleton.mode, torch.no_grad(), evaluation_mode(model)):
             stack.enter_context(each)
-        ledger = stack.enter_context(Ledger(known, kind_of))
+        tally = stack.enter_context(Tally(known, kind_of))
         stack.enter_context(_autocast(args))
         _read(skeleton, args, layout, places, reading)
-    return {name: ledger.at_peak.get(name, 0) for name in (ACTIVATIONS, LOGITS)}
+    return {name: tally.at_peak.get(name, 0) for name in (ACTIVATIONS, LOGITS)}
 
 
 class _Step:

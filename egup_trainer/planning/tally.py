@@ -10,7 +10,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 
-class Ledger(TorchDispatchMode):
+class Tally(TorchDispatchMode):
     """Within it, every new tensor counts until it is gone. It reads no values: fake tensors, which have none, will do.
 
     Args:
@@ -23,10 +23,10 @@ class Ledger(TorchDispatchMode):
 
     Example:
         >>> import torch
-        >>> with Ledger() as ledger:
+        >>> with Tally() as tally:
         ...     first = torch.zeros(100)
         ...     _ = first + 1  # at once gone
-        >>> ledger.peak, ledger.now
+        >>> tally.peak, tally.now
         (800, 400)
     """
 
