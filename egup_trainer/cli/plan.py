@@ -112,8 +112,8 @@ def _lines(job: Any, plan: Any, measured: Any, plan_args: PlanArguments) -> list
         lines.append(f"The state of the optimizer {job.args.optim.value} is not known and not in these numbers")
     if plan_args.proxy == AUTO:
         lines.append("Proxies are still to be written: the forget rows stand in for them")
-    if job.machine.is_gpu and not (job.args.bf16 or job.args.fp16):
-        lines.append("Computed in float32; on a GPU with bfloat16 runs take it by default: add --bf16 to plan that")
+    if job.machine.is_gpu and job.args.bf16:
+        lines.append("Computed in bfloat16 (autocast), as on a GPU that has it")
     if measured is not None:
         scanned = sum(len(each) for each in (job.rows.forget, job.rows.retain, job.rows.proxy) if each is not None)
         minutes = measured.seconds(plan.steps, scanned) / 60

@@ -17,8 +17,8 @@ from egup_trainer.modeling.likely_tokens import LikelyTokens
 from egup_trainer.modeling.outputs import AnswerOutputs
 from egup_trainer.modeling.packing import Packer, RowLayout, padded
 from egup_trainer.modeling.reference import NEEDS_OF_LOGITS, Need
-from egup_trainer.planning.tally import Tally
 from egup_trainer.planning.skeleton import Skeleton, shapes_alone
+from egup_trainer.planning.tally import Tally
 
 GRADIENTS, LOGITS, ACTIVATIONS = "gradients", "logits", "activations"
 Batch = dict[str, Tensor]

@@ -2,6 +2,8 @@
 
 from typing import Any
 
+import torch
+
 from egup_trainer.data.sources import load_rows
 from egup_trainer.modeling.loading import model_init_kwargs
 from egup_trainer.planning.machine import Machine
@@ -40,5 +42,7 @@ def make_job(row_args: Any, args: Any, model_config: Any, stand_in: bool = False
     if row_args.proxy is not None and not stand_in:
         proxy = prepare_dataset(load_rows(row_args.proxy, row_args.data_dir), "proxy set", tokenizer, args)
     machine = Machine.of(args.use_cpu, row_args.memory_gb)
+    if machine.is_gpu and not torch.cuda.is_available():
+        args.bf16 = not args.fp16  # what the run would take there unless told otherwise, and refuses here
     rows = Rows(forget, retain, proxy, tokenizer)
     return Job(model_config.model_name_or_path, args, get_peft_config(model_config), rows, machine)
