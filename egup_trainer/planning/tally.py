@@ -25,9 +25,9 @@ class Tally(TorchDispatchMode):
         >>> import torch
         >>> with Tally() as tally:
         ...     first = torch.zeros(100)
-        ...     _ = first + 1  # at once gone
+        ...     sum_of_it = (first + 1).sum()  # 400 bytes that are gone, and 4
         >>> tally.peak, tally.now
-        (800, 400)
+        (804, 404)
     """
 
     def __init__(self, known: Iterable[Tensor] = (), kind_of: Callable[[Tensor], str] = lambda tensor: "tensors"):
