@@ -14,7 +14,7 @@ from egup_trainer.data.tokenization import RowDataset, tokenize
 from egup_trainer.evaluation.rows import RowSet
 from egup_trainer.evaluation.scores import SetScores
 from egup_trainer.evaluation.scoring import ScoringOptions, score_sets
-from egup_trainer.modeling.forward import check_token_ids
+from egup_trainer.modeling.limits import check_token_ids
 from egup_trainer.modeling.merging import merged
 
 

@@ -65,7 +65,7 @@ def main(argv: list[str]) -> None:
     from egup_trainer.trainer.config import EGUPConfig
 
     row_args, config, model_config = parse("unlearn", [RowArguments, EGUPConfig, ModelConfig], argv)
-    _check(row_args, config, model_config)
+    check_flags(row_args, config, model_config)
     resume = _resume_from(config)
     trainer, probabilities, sources = _make_trainer(row_args, config, model_config)
     if trainer.is_world_process_zero():
@@ -91,7 +91,8 @@ def main(argv: list[str]) -> None:
     _print_summary(found, lines + tell_of_earlier(model_config.model_name_or_path, found))
 
 
-def _check(row_args: RowArguments, config: Any, model_config: Any) -> None:
+def check_flags(row_args: RowArguments, config: Any, model_config: Any) -> None:
+    """Raises `ConfigError` for flags that are missing or have nothing to act on."""
     from dataclasses import fields
 
     from egup_trainer.trainer.preparation import refuse_detours

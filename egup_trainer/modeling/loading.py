@@ -103,6 +103,17 @@ def _refuse_missing(names: Collection[str], what: str, name_or_path: str, model:
         )
 
 
+def load_config(name_or_path: str, revision: str = "main") -> Any:
+    """The configuration of a model, by which it can be built without its weights.
+
+    Raises:
+        ModelError: there is none, or it cannot be read.
+    """
+    from transformers import AutoConfig
+
+    return _load(AutoConfig, "configuration", name_or_path, revision=revision)
+
+
 def is_adapter(name_or_path: str) -> bool:
     """Whether a saved adapter lies there."""
     return (Path(name_or_path) / "adapter_config.json").is_file()

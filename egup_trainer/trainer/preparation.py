@@ -16,7 +16,8 @@ from egup_trainer.data.tokenization import RowDataset, check_disjoint, from_toke
 from egup_trainer.errors import ConfigError, DataError, ModelError
 from egup_trainer.losses.base import Alternate
 from egup_trainer.losses.registry import forget_loss
-from egup_trainer.modeling.forward import check_positions, check_token_ids, decoder_layers, layer_index
+from egup_trainer.modeling.forward import decoder_layers, layer_index
+from egup_trainer.modeling.limits import check_positions, check_token_ids
 from egup_trainer.modeling.loading import (
     add_adapter,
     base_folder,
