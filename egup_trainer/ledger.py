@@ -4,13 +4,18 @@ It names rows by their fingerprint alone, and no path. A model that is unlearned
 """
 
 import json
+import logging
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, fields
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 from egup_trainer.errors import DataError
 from egup_trainer.outcome import AFTER
+from egup_trainer.typed import check_types
+
+logger = logging.getLogger(__name__)
 
 LEDGER_NAME = "egup_ledger.jsonl"
 LEDGER_SCHEMA = 1
@@ -48,30 +53,63 @@ class Request:
         return cls(rows=forget["rows"], fingerprint=forget["fingerprint"], **copied)
 
 
-def read_ledger(folder: str | Path | None) -> list[Request]:
-    """The requests that a model has been through, the first first; none if its folder has no ledger.
+def read_ledger(source: str | Path | None) -> list[Request]:
+    """The requests that a model has been through, the first first; none if it has no ledger.
+
+    Args:
+        source: folder or hub id of the model. Of a hub model the ledger is fetched.
 
     Raises:
         DataError: the file holds something else, or is of another version of this package.
     """
-    path = Path(folder or "") / LEDGER_NAME
-    if folder is None or not path.is_file():
+    path = _ledger_of(source)
+    if path is None:
         return []
     names = {option.name for option in fields(Request)}
     found = []
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
+    for number, line in enumerate(path.read_bytes().splitlines(), start=1):
         try:
             entry = json.loads(line)
             if entry.pop("schema_version") != LEDGER_SCHEMA or entry.keys() != names:
                 raise ValueError
+            found.append(Request(**entry))
+            check_types(found[-1])
         except (ValueError, KeyError, TypeError, AttributeError):
             raise DataError(
                 got=f"line {number} of {path}, which is no request in schema {LEDGER_SCHEMA}",
                 expected="the file as this version of the trainer writes it",
                 fix="restore it; what it tells of earlier requests can be had from nowhere else",
             ) from None
-        found.append(Request(**entry))
     return found
+
+
+def _ledger_of(source: str | Path | None) -> Path | None:
+    """The file, fetched from the hub if the model came from there."""
+    if source is None or Path(source).is_dir():
+        path = None if source is None else Path(source) / LEDGER_NAME
+        return path if path is not None and path.is_file() else None
+    from huggingface_hub import try_to_load_from_cache
+    from huggingface_hub.errors import HFValidationError
+
+    try:
+        is_of_hub = isinstance(try_to_load_from_cache(str(source), "config.json"), str)
+    except HFValidationError:
+        return None
+    return _fetch(str(source)) if is_of_hub else None
+
+
+@cache
+def _fetch(repo: str) -> Path | None:
+    from huggingface_hub import hf_hub_download
+    from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
+
+    try:
+        return Path(hf_hub_download(repo, LEDGER_NAME))
+    except LocalEntryNotFoundError:
+        logger.warning("No network: whether %s has been through requests to forget is not known.", repo)
+    except EntryNotFoundError:
+        pass  # it has none
+    return None
 
 
 def write_ledger(folder: str | Path, requests: Sequence[Request]) -> None:

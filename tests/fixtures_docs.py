@@ -24,7 +24,7 @@ NEEDS = {
 }
 ABBREVIATED = "--model_name_or_path path/to/your-model --forget forget.jsonl --retain retain.jsonl --output_dir out"
 """What `...` stands for in a command."""
-PROMISED = {"plan"}
+PROMISED: set[str] = set()
 """Commands, flags and targets that pages describe and that are still to come: unchecked until they are there."""
 _MARK = re.compile(r"<!-- needs: (\w+) -->")
 

@@ -9,21 +9,23 @@ ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = "egup_trainer"
 FILES = sorted((ROOT / PACKAGE).rglob("*.py"))
 EVERYTHING = {"data", "modeling", "losses", "guidance", "trainer", "evaluation", "audit", "report", "demo", "cli", ""}
-EVERYTHING |= {"proxies", "model_card", "ledger", "outcome", "versions", "errors"}
+EVERYTHING |= {"planning", "proxies", "model_card", "ledger", "outcome", "typed", "versions", "errors"}
 MAY_IMPORT = {  # besides itself; "" is the package's own __init__, with its public names
     "errors": set(),
     "versions": set(),
     "outcome": set(),
-    "ledger": {"outcome", "errors"},
+    "typed": set(),
+    "ledger": {"outcome", "typed", "errors"},
     "model_card": {"errors"},
     "data": {"errors"},
     "modeling": {"data", "errors"},
     "losses": {"modeling", "data.schema", "errors"},
     "guidance": {"modeling", "data.schema", "errors"},
     "trainer": {"data", "modeling", "losses", "guidance", "model_card", "ledger", "outcome", "versions", "errors"},
+    "planning": {"data", "modeling", "losses", "guidance", "trainer", "errors"},
     "proxies": {"data", "modeling", "guidance.features", "errors"},
-    "evaluation": {"data", "modeling", "errors"},
-    "audit": {"data", "modeling", "evaluation", "errors"},
+    "evaluation": {"data", "modeling", "typed", "errors"},
+    "audit": {"data", "modeling", "evaluation", "typed", "errors"},
     "report": {"evaluation", "audit", "model_card", "outcome", "versions", "errors"},
     "demo": EVERYTHING - {"cli"},
     "cli": EVERYTHING,

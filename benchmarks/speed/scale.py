@@ -46,6 +46,7 @@ def make_trainer(
         _model(),
         EGUPConfig(
             str(folder),
+            scan_cache_dir=str(folder / "_scan"),  # kept for the next round
             max_steps=steps,
             per_device_train_batch_size=8,
             per_device_eval_batch_size=512,

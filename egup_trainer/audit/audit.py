@@ -17,7 +17,7 @@ from egup_trainer.evaluation.evaluation import (
     write_private,
 )
 from egup_trainer.evaluation.metric import Metric
-from egup_trainer.evaluation.typed import check_types
+from egup_trainer.typed import check_types
 
 SCHEMA_VERSION = 1
 _KIND = "egup_trainer audit"

@@ -14,7 +14,8 @@ from egup_trainer.data.tokenization import RowDataset, tokenize
 from egup_trainer.evaluation.rows import RowSet
 from egup_trainer.evaluation.scores import SetScores
 from egup_trainer.evaluation.scoring import ScoringOptions, score_sets
-from egup_trainer.modeling.forward import check_token_ids
+from egup_trainer.modeling.limits import check_token_ids
+from egup_trainer.modeling.merging import merged
 
 
 @dataclass(frozen=True)
@@ -86,4 +87,4 @@ def merged_copy(model: nn.Module) -> Any:
     from peft import PeftModel
 
     twin: Any = copy.deepcopy(model)
-    return (twin.merge_and_unload() if isinstance(twin, PeftModel) else twin).eval()
+    return (merged(twin) if isinstance(twin, PeftModel) else twin).eval()

@@ -220,6 +220,8 @@ def _as_flags(config: dict[str, Any], types: dict[str, str]) -> dict[str, Any]:
                 expected="the names of flags, without --",
                 fix=did_you_mean(name, types, "remove it"),
             )
+        if types[name].startswith("list") and isinstance(value, str):
+            value = [value]
         kind = type(value).__name__
         if (value is None and "None" not in types[name]) or (
             isinstance(value, list | dict) and kind not in types[name]

@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Any
 
-from egup_trainer.cli.closing import RUN_NAME, read_run
+from egup_trainer.cli.run_file import RUN_NAME, is_merged, read_run
 from egup_trainer.data.sources import load_rows
 from egup_trainer.data.tokenization import check_disjoint
 from egup_trainer.errors import ConfigError, DataError
@@ -34,7 +34,9 @@ def read_earlier(
     from egup_trainer.trainer.preparation import prepare_dataset, tokenizer_of
     from egup_trainer.trainer.record import fingerprint
 
-    numbers = {request.fingerprint: number for number, request in enumerate(read_ledger(model), start=1)}
+    numbers: dict[str, list[int]] = {}
+    for number, request in enumerate(read_ledger(model), start=1):
+        numbers.setdefault(request.fingerprint, []).append(number)
     if given and not numbers:
         raise ConfigError(
             got=f"--earlier_forget for {model}, which has no {LEDGER_NAME}",
@@ -43,12 +45,11 @@ def read_earlier(
         )
     found: dict[int, tuple[str, Any]] = {}
     tokenizer = tokenizer_of(model, config) if numbers else None
-    for source in given if given is not None else _recorded_sources(model):
+    for source in given if given is not None else _recorded_sources(model, data_dir):
         dataset = prepare_dataset(load_rows(source, data_dir), "earlier forget set", tokenizer, config)
-        number = numbers.get(fingerprint(dataset))
-        if number is not None:
-            found[number] = source, dataset
-        elif given:
+        requests = numbers.get(fingerprint(dataset), [])
+        found |= dict.fromkeys(requests, (source, dataset))
+        if given and not requests:
             raise DataError(
                 got=f"rows of fingerprint {fingerprint(dataset)} in {source}",
                 expected=f"one of the ledger's: {', '.join(numbers)}",
@@ -62,13 +63,14 @@ def read_earlier(
     return earlier
 
 
-def _recorded_sources(model: str) -> list[str]:
-    """Files of forget rows, earlier ones among them, that the record of the model's last run names."""
-    path = Path(model) / RUN_NAME
-    if not path.is_file():
+def _recorded_sources(model: str, data_dir: str | None) -> list[str]:
+    """Forget rows, earlier ones among them, that the record of the model's last run names, if they still lie there."""
+    folder = Path(model).parent if is_merged(model) else Path(model)
+    if not (folder / RUN_NAME).is_file():
         return []
-    named = [source for name, source in read_run(path)["sources"].items() if name not in ("retain", "proxy")]
-    return [source for source in named if Path(source).exists()]
+    sources = read_run(folder / RUN_NAME).sources
+    named = dict.fromkeys(source for name, source in sources.items() if name not in ("retain", "proxy"))
+    return [source for source in named if Path(source).exists() or (source.startswith("tofu:") and data_dir)]
 
 
 def tell_of_earlier(model: str, found: dict[str, Any]) -> list[str]:
@@ -88,7 +90,10 @@ def tell_of_earlier(model: str, found: dict[str, Any]) -> list[str]:
         now = found[AFTER].get(earlier_name(place + 1))
         then = last_measured(requests, place)
         if now is None:
-            lines.append(f"{name}: its rows were not at hand; give them as --earlier_forget to see if they come back")
+            lines.append(
+                f"{name}: its rows were not at hand, or not read as then; give them as --earlier_forget, with the same "
+                "markers, to see if they come back"
+            )
         elif then is None:
             lines.append(f"{name}: probability {format_probability(now)} now")
         else:

@@ -34,6 +34,7 @@ def main(argv: list[str]) -> None:
 def _print(requests: list[Any], folder: Path) -> None:
     from rich.console import Console
     from rich.table import Table
+    from rich.text import Text
 
     from egup_trainer.ledger import last_measured
     from egup_trainer.outcome import AFTER, BEFORE
@@ -42,13 +43,13 @@ def _print(requests: list[Any], folder: Path) -> None:
     def shown(value: float | None) -> str:
         return "-" if value is None else format_probability(value)
 
-    table = Table(title=f"Requests to forget: {folder}", title_justify="left")
+    table = Table(title=Text(f"Requests to forget: {folder}"), title_justify="left")
     for heading in ("", "date", "rows", "fingerprint", "objective", "steps", "before", "after", "last measured"):
         table.add_column(heading, justify="left" if heading in ("date", "fingerprint", "objective") else "right")
     for place, request in enumerate(requests):
         numbers = [request.probability.get(BEFORE), request.probability.get(AFTER), last_measured(requests, place)]
         facts = [place + 1, request.date, request.rows, request.fingerprint, request.objective, request.steps]
-        table.add_row(*map(str, facts), *map(shown, numbers))
+        table.add_row(*(Text(str(fact)) for fact in facts), *map(shown, numbers))
     console = Console(file=sys.stdout)
     console.print(table)
     console.print(

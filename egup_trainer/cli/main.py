@@ -8,6 +8,7 @@ from egup_trainer.errors import EgupError, did_you_mean
 
 COMMANDS = {
     "unlearn": "make a model forget rows and keep others",
+    "plan": "say what a run will take in memory and time, before it is started",
     "proxy": "have a model write rows of the forget rows' kind that it never saw",
     "evaluate": "measure what a model still says of rows, by every metric of a suite",
     "audit": "try to bring forgotten rows back, by relearning, quantisation, prompts, sampling, probes",

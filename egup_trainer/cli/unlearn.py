@@ -6,10 +6,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from egup_trainer.cli.closing import merge_and_measure, refuse_to_merge_nothing, write_records
 from egup_trainer.cli.common import check_output_dir, one_line_errors, parse, quiet_libraries, require
 from egup_trainer.cli.earlier import read_earlier, tell_of_earlier
+from egup_trainer.cli.merging import merge_and_measure, refuse_to_merge_nothing
 from egup_trainer.cli.proxy import AUTO, auto_proxies
+from egup_trainer.cli.run_file import forget_last_run, write_records
 from egup_trainer.cli.suites import MAX_LENGTH, SuiteArguments, SuiteName, make_suite
 from egup_trainer.errors import ConfigError, StateError, did_you_mean
 from egup_trainer.outcome import AFTER, BEFORE, MERGED
@@ -64,9 +65,11 @@ def main(argv: list[str]) -> None:
     from egup_trainer.trainer.config import EGUPConfig
 
     row_args, config, model_config = parse("unlearn", [RowArguments, EGUPConfig, ModelConfig], argv)
-    _check(row_args, config, model_config)
+    check_flags(row_args, config, model_config)
     resume = _resume_from(config)
     trainer, probabilities, sources = _make_trainer(row_args, config, model_config)
+    if trainer.is_world_process_zero():
+        forget_last_run(Path(config.output_dir))
     start = time.perf_counter()
     trainer.train(resume_from_checkpoint=resume)
     seconds = time.perf_counter() - start
@@ -76,24 +79,30 @@ def main(argv: list[str]) -> None:
     if not trainer.is_world_process_zero():
         return
     lines = _closing_lines(trainer, seconds)
-    found = {"at the checkpoint" if resume else BEFORE: probabilities.before, AFTER: probabilities.after}
+    found = {"at the checkpoint" if trainer.resumed_from else BEFORE: probabilities.before, AFTER: probabilities.after}
     datasets, tokenizer = probabilities.datasets, trainer.processing_class
     del trainer, probabilities  # a merged model wants their memory
+    facts = {"argv": argv, "model_config": model_config, "sources": sources, "data_dir": row_args.data_dir}
+    write_records(config, found, datasets, **facts)
     if row_args.merge:
         found |= merge_and_measure(config, tokenizer, datasets, config.model_init_kwargs)
+        write_records(config, found, datasets, **facts)
         lines.append(f"Merged model in {Path(config.output_dir) / MERGED}")
-    write_records(config, found, datasets, argv=argv, model=model_config.model_name_or_path, sources=sources)
     _print_summary(found, lines + tell_of_earlier(model_config.model_name_or_path, found))
 
 
-def _check(row_args: RowArguments, config: Any, model_config: Any) -> None:
+def check_flags(row_args: RowArguments, config: Any, model_config: Any) -> None:
+    """Raises `ConfigError` for flags that are missing or have nothing to act on."""
     from dataclasses import fields
+
+    from egup_trainer.trainer.preparation import refuse_detours
 
     require("unlearn", model_name_or_path=model_config.model_name_or_path, forget=row_args.forget)
     if row_args.merge:
         refuse_to_merge_nothing(model_config)
     _refuse_quantised_weights_alone(model_config)
     check_output_dir(config.output_dir)
+    refuse_detours(Path(config.output_dir))
     for option in fields(model_config):
         unused = option.name.startswith("lora_") and not model_config.use_peft
         if unused and getattr(model_config, option.name) != option.default:

@@ -1,12 +1,12 @@
 """`egup verify`: measures a saved model again, and says whether it gives the numbers that its run recorded."""
 
 import sys
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
-from egup_trainer.cli.closing import read_run
 from egup_trainer.cli.common import RunArguments, load_on_device, parse, quiet_libraries, refuse_lora_flags, require
+from egup_trainer.cli.run_file import Run, read_run
 from egup_trainer.errors import ConfigError, DataError, check_range
 from egup_trainer.outcome import AFTER, MERGED
 
@@ -22,6 +22,9 @@ class VerifyArguments(RunArguments):
     forget: str | None = field(default=None, metadata={"help": "Rows to forget, if they lie elsewhere by now."})
     retain: str | None = field(default=None, metadata={"help": "Rows to keep, alike."})
     proxy: str | None = field(default=None, metadata={"help": "Proxies, alike."})
+    earlier_forget: list[str] | None = field(
+        default=None, metadata={"help": "Rows of earlier requests, alike: the files of all that have moved."}
+    )
     data_dir: str | None = field(default=None, metadata={"help": "Local folder with TOFU's files, for tofu:NAME."})
     tolerance: float = field(
         default=1e-3, metadata={"help": "How far a number may be from the recorded one, as a share of it."}
@@ -43,74 +46,90 @@ def main(argv: list[str]) -> int:
     run = read_run(Path(args.record))
     when, recorded = _recorded(run, args.model)
     # A merged model was measured without autocast, as those who load it will.
-    found = _measure(args, model_config, run, "no" if when == MERGED else run["mixed_precision"])
+    if when == AFTER:
+        _load_as_then(model_config, run)
+    found = _measure(args, model_config, run, "no" if when == MERGED else run.mixed_precision)
     _print_numbers(when, recorded, found)
     apart = [name for name in recorded if not abs(found[name] - recorded[name]) <= args.tolerance * recorded[name]]
     if apart:
-        print(f"Not equal: {', '.join(apart)}. Is it the model of this run, loaded as then (--dtype, --load_in_4bit)?")
+        print(f"Not equal: {', '.join(apart)}. Is it the model of this run?")
         return 1
     print(f"Equal, within a share of {args.tolerance:g}.")
     return 0
 
 
-def _recorded(run: dict[str, Any], model: str) -> tuple[str, dict[str, float]]:
+def _recorded(run: Run, model: str) -> tuple[str, dict[str, float]]:
     """What the run measured of this kind of model: of the adapter (or the whole model), or of the merged one."""
     from egup_trainer.modeling.loading import is_adapter
 
-    is_merged = run["adapter"] is not None and not is_adapter(model)
-    when = MERGED if is_merged else AFTER
-    if when not in run["probability"]:
+    when = MERGED if run.adapter is not None and not is_adapter(model) else AFTER
+    measured = run.probability.get(when)
+    if not isinstance(measured, dict):
         raise ConfigError(
             got=f"{model}, which is no adapter, and a record of one that was not merged",
             expected="the adapter's folder as --model",
             fix="name it, or unlearn with --merge",
         )
-    return when, run["probability"][when]
+    return when, measured
 
 
-def _measure(args: VerifyArguments, model_config: Any, run: dict[str, Any], mixed_precision: str) -> dict[str, float]:
+def _load_as_then(model_config: Any, run: Run) -> None:
+    """Loads the weights as the run did, where the flags do not say otherwise."""
+    for option in fields(model_config):
+        if option.name in run.loading and getattr(model_config, option.name) == option.default:
+            setattr(model_config, option.name, run.loading[option.name])
+
+
+def _measure(args: VerifyArguments, model_config: Any, run: Run, mixed_precision: str) -> dict[str, float]:
     from accelerate import Accelerator
 
     from egup_trainer.modeling.loading import load_tokenizer
     from egup_trainer.modeling.probability import probabilities_of
 
-    tokenizer = load_tokenizer(cast(str, args.model), revision=model_config.model_revision)
+    model = str(args.model)
+    tokenizer = load_tokenizer(model, revision=model_config.model_revision)
     datasets = _read_rows(args, run, tokenizer)
     accelerator = Accelerator(cpu=args.use_cpu, mixed_precision=mixed_precision)
     return probabilities_of(
-        load_on_device(cast(str, args.model), model_config, accelerator),
+        load_on_device(model, model_config, accelerator),
         tokenizer,
         datasets,
-        seed=run["reading"]["seed"],
+        seed=run.reading.seed,
         batch_size=args.per_device_eval_batch_size,
         accelerator=accelerator,
     )
 
 
-def _read_rows(args: VerifyArguments, run: dict[str, Any], tokenizer: Any) -> dict[str, Any]:
+def _read_rows(args: VerifyArguments, run: Run, tokenizer: Any) -> dict[str, Any]:
     """The rows of the run, tokenized; others are refused."""
     from egup_trainer.data.sources import load_rows
     from egup_trainer.data.tokenization import Template, tokenize
     from egup_trainer.trainer.record import fingerprint
 
-    reading, datasets = run["reading"], {}
-    for name, source in run["sources"].items():
-        rows = load_rows(getattr(args, name, None) or source, args.data_dir)
-        datasets[name] = tokenize(
-            rows,
+    reading, data_dir, datasets = run.reading, args.data_dir or run.data_dir, dict[str, Any]()
+
+    def read(source: str, name: str) -> Any:
+        return tokenize(
+            load_rows(source, data_dir),
             tokenizer,
             name=f"{name} set",
-            max_length=reading["max_length"],
-            template=Template(reading["user_marker"], reading["assistant_marker"]),
+            max_length=reading.max_length,
+            template=Template(reading.user_marker, reading.assistant_marker),
             progress=not args.disable_tqdm,
         )
-        expected, got = run["rows"][name]["fingerprint"], fingerprint(datasets[name])
-        if got != expected:
+
+    moved = {fingerprint(rows): rows for rows in (read(each, "earlier forget") for each in args.earlier_forget or [])}
+    for name, source in run.sources.items():
+        expected, is_earlier = run.rows[name]["fingerprint"], name not in ("forget", "retain", "proxy")
+        rows = moved.get(expected) if is_earlier else None
+        rows = read(getattr(args, name, None) or source, name) if rows is None else rows
+        if fingerprint(rows) != expected:
             raise DataError(
-                got=f"{name} rows of fingerprint {got}",
+                got=f"{name} rows of fingerprint {fingerprint(rows)}",
                 expected=f"the run's, {expected}",
-                fix=f"give them as --{name}, all of them and in their order",
+                fix=f"give them as --{'earlier_forget' if is_earlier else name}, all of them and in their order",
             )
+        datasets[name] = rows
     return datasets
 
 

@@ -12,7 +12,7 @@ import numpy as np
 
 from egup_trainer.errors import DataError
 from egup_trainer.evaluation.metric import Metric
-from egup_trainer.evaluation.typed import check_types
+from egup_trainer.typed import check_types
 
 SCHEMA_VERSION = 1
 _KIND = "egup_trainer evaluation"

@@ -17,7 +17,8 @@ from egup_trainer.evaluation.rows import RowSet, Text, TextKind, texts_of
 from egup_trainer.evaluation.scores import SampleScores, SetScores
 from egup_trainer.evaluation.token_numbers import GatheredNumbers, TokenNumbers
 from egup_trainer.modeling.batches import autocast_of, deal_batches, device_of, is_first, merge_processes
-from egup_trainer.modeling.forward import AnswerReader, check_positions, check_token_ids
+from egup_trainer.modeling.forward import AnswerReader
+from egup_trainer.modeling.limits import check_positions, check_token_ids
 
 
 @dataclass(frozen=True)

@@ -15,6 +15,16 @@ _ROWS = 1 << 16
 """Rows that are packed at a time."""
 
 
+def bytes_of_table(rows: int, size: int) -> int:
+    """What a run's table takes: 2 bytes a number, or 1 where it is large and lies in a file.
+
+    Example:
+        >>> bytes_of_table(1_000, 512), bytes_of_table(100_000, 512)
+        (1024000, 51200000)
+    """
+    return 2 * rows * size if 2 * rows * size <= _IN_MEMORY else rows * size
+
+
 @dataclass(frozen=True)
 class Shelf:
     """Where tables lie.

@@ -6,16 +6,18 @@ on with the logits of one position; what models do after it (soft-capping, scali
 one position. A model that does something else is read the plain way.
 """
 
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable
+from contextlib import ExitStack
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from egup_trainer.data.schema import IGNORE_INDEX, TokenizedRow
+from egup_trainer.data.schema import IGNORE_INDEX
 from egup_trainer.errors import ConfigError, ModelError
 from egup_trainer.modeling.answer_logps import HeadReading, LogitTransform
+from egup_trainer.modeling.hooks import capture, forward_through, hooked, is_gathered_by_hooks
 from egup_trainer.modeling.outputs import AnswerOutputs
 from egup_trainer.modeling.packing import Packer, RowLayout
 from egup_trainer.modeling.tied_gradient import TiedGradient
@@ -38,6 +40,30 @@ def answer_positions(labels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 def count_answer_tokens(labels: Tensor) -> Tensor:
     """Answer tokens of each row: (B, T) -> (B,)."""
     return torch.bincount(answer_positions(labels)[1], minlength=len(labels))
+
+
+@dataclass(frozen=True)
+class AnswerPlaces:
+    """Where the N answer tokens of B rows are predicted in the lines that the model reads.
+
+    Args:
+        positions: flat places into the lines, shape (N,).
+        rows: the row of each token, shape (N,).
+        targets: the tokens, shape (N,).
+        counts: answer tokens of each row, shape (B,), float32.
+    """
+
+    positions: Tensor
+    rows: Tensor
+    targets: Tensor
+    counts: Tensor
+
+    @classmethod
+    def of(cls, labels: Tensor, layout: RowLayout) -> "AnswerPlaces":
+        """Those of labels, shape (B, T)."""
+        answers, rows, targets = answer_positions(labels)
+        counts = torch.bincount(rows, minlength=len(labels)).float()
+        return cls(layout.places.flatten()[answers], rows, targets, counts)
 
 
 class AnswerReader:
@@ -111,22 +137,40 @@ class AnswerReader:
             embedding_noise: added to the embeddings of the last rows, shape (P, T, d) for the last P rows.
         """
         layout = self._packer(model, input_ids, attention_mask)
-        answers, rows, targets = answer_positions(labels)
-        positions = layout.places.flatten()[answers]
+        answers = AnswerPlaces.of(labels, layout)
+        noise = None if embedding_noise is None else _add_noise(embedding_noise, layout, attention_mask)
+        return self.read(model, layout, answers, with_features, keep_logits, with_hidden, noise)
+
+    def read(
+        self,
+        model: Callable[..., Any],
+        layout: RowLayout,
+        answers: "AnswerPlaces",
+        with_features: bool = True,
+        keep_logits: bool = False,
+        with_hidden: bool = False,
+        embedding_hook: Callable | None = None,
+    ) -> AnswerOutputs:
+        """Reads rows that are laid out already; no shape here depends on a value.
+
+        Args:
+            model, with_features, keep_logits, with_hidden: as for a call.
+            layout: how the model reads the rows.
+            answers: where their answers stand.
+            embedding_hook: what is done to the embeddings, as a forward hook.
+        """
+        positions, rows, targets, counts = answers.positions, answers.rows, answers.targets, answers.counts
         captured: list[Tensor] = []
         states: list[Tensor] = []
         with ExitStack() as hooks:
-            hooks.enter_context(_hooked(self.head.register_forward_pre_hook, _select(positions), with_kwargs=False))
+            hooks.enter_context(hooked(self.head.register_forward_pre_hook, _select(positions), with_kwargs=False))
             if with_features:
-                hooks.enter_context(_hooked(self.layer.register_forward_hook, _capture(captured)))
+                hooks.enter_context(hooked(self.layer.register_forward_hook, capture(captured)))
             if with_hidden:
-                hooks.enter_context(_hooked(self.hidden_layer.register_forward_hook, _capture(states)))
-            if embedding_noise is not None:
-                hooks.enter_context(
-                    _hooked(self.embedding.register_forward_hook, _add_noise(embedding_noise, layout, attention_mask))
-                )
+                hooks.enter_context(hooked(self.hidden_layer.register_forward_hook, capture(states)))
+            if embedding_hook is not None:
+                hooks.enter_context(hooked(self.embedding.register_forward_hook, embedding_hook))
             logps, logits = self._logps(model, layout, targets, keep_logits)
-        counts = torch.bincount(rows, minlength=len(labels)).float()  # (B,)
         features = _pool(_at(captured[0], positions + 1), rows, counts) if with_features else None
         hidden = _at(states[0], positions + 1) if with_hidden else None
         return AnswerOutputs(logps, rows, counts, features, logits, targets, hidden, positions=layout.size)
@@ -135,15 +179,15 @@ class AnswerReader:
         self, model: Callable[..., Any], layout: RowLayout, targets: Tensor, keep_logits: bool
     ) -> tuple[Tensor, Tensor | None]:
         """Log-probabilities (N,), and the logits (N, V) if they are to be kept."""
-        plain = _is_gathered_by_hooks(self.head)
+        plain = is_gathered_by_hooks(self.head)
         reading = None if plain or keep_logits or self._transform is None else HeadReading(targets, self._transform)
         tied = TiedGradient()
         with ExitStack() as ways:
             for module in () if plain else (self.embedding, self.head):
-                ways.enter_context(_forward_through(module, tied.around))
+                ways.enter_context(forward_through(module, tied.around))
             if reading:
                 # Inside of the output embedding's forward, where wrappers hold its weights.
-                ways.enter_context(_forward_through(self.head, reading.after))
+                ways.enter_context(forward_through(self.head, reading.after))
             logits = model(**layout.inputs, use_cache=False).logits
         logits = logits.reshape(-1, logits.shape[-1])  # (1, N, V) -> (N, V)
         if reading is None or not reading.is_done:
@@ -155,41 +199,6 @@ class AnswerReader:
                 self._transform = None
                 return self._logps(model, layout, targets, keep_logits)
         return reading.logps(logits), None
-
-
-def check_positions(model: Any, needed: int, what: str, fix: str) -> None:
-    """Raises `ModelError` if the model has fewer positions than tokens are needed.
-
-    Args:
-        needed: number of tokens.
-        what: they are for, and `fix`: what to do, for the message.
-    """
-    positions = getattr(model.config.get_text_config(), "max_position_embeddings", None)
-    if positions is not None and needed > positions:
-        raise ModelError(
-            got=f"{needed} tokens of {what} for a model of {positions} positions",
-            expected=f"at most {positions} tokens",
-            fix=fix,
-        )
-
-
-def check_token_ids(model: Any, rows: Iterable[TokenizedRow], what: str) -> None:
-    """Raises `ModelError` if rows hold a token that the model does not know: its tokenizer is another model's.
-
-    The tokens in use count, not the size of the tokenizer: some have tokens that no text makes, and no model knows.
-
-    Args:
-        rows: tokenized rows.
-        what: they are, for the message.
-    """
-    known = getattr(model.get_input_embeddings(), "num_embeddings", None)
-    largest = max((int(row.input_ids.max()) for row in rows), default=0)
-    if known is not None and largest >= known:
-        raise ModelError(
-            got=f"token {largest} in {what} for a model of {known} tokens",
-            expected="the model's own tokenizer",
-            fix="check the tokenizer's files, or resize the model's embeddings",
-        )
 
 
 def decoder_layers(model: nn.Module) -> nn.ModuleList:
@@ -243,13 +252,6 @@ def _select(positions: Tensor) -> Callable:
     return hook
 
 
-def _capture(into: list[Tensor]) -> Callable:
-    def hook(module: nn.Module, args: Any, output: Any) -> None:
-        into.append(output[0] if isinstance(output, tuple) else output)
-
-    return hook
-
-
 def _add_noise(noise: Tensor, layout: RowLayout, attention_mask: Tensor) -> Callable:
     real = attention_mask[-len(noise) :].bool()
     places, values = layout.places[-len(noise) :][real], noise[real]
@@ -258,34 +260,6 @@ def _add_noise(noise: Tensor, layout: RowLayout, attention_mask: Tensor) -> Call
         return embedded.flatten(0, 1).index_add(0, places, values.to(embedded)).view_as(embedded)
 
     return hook
-
-
-@contextmanager
-def _hooked(register: Callable, hook: Callable, **options: Any) -> Iterator[None]:
-    handle = register(hook, **options)
-    try:
-        yield
-    finally:
-        handle.remove()
-
-
-def _is_gathered_by_hooks(module: nn.Module) -> bool:
-    """Whether its weights are there in the backward pass only if its output has a gradient (DeepSpeed ZeRO-3)."""
-    return any(hasattr(weight, "ds_id") for weight in module.parameters())
-
-
-@contextmanager
-def _forward_through(module: nn.Module, wrap: Callable[[Callable], Callable]) -> Iterator[None]:
-    """The module with its forward wrapped."""
-    own, forward = module.__dict__.get("forward"), module.forward
-    module.forward = wrap(forward)
-    try:
-        yield
-    finally:
-        if own is None:
-            del module.__dict__["forward"]
-        else:
-            module.forward = own
 
 
 def _at(hidden: Tensor, positions: Tensor) -> Tensor:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from egup_trainer.modeling.batches import autocast_of, deal_places, device_of, evaluation_mode, merge_processes
-from egup_trainer.modeling.forward import check_positions
+from egup_trainer.modeling.limits import check_positions
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,8 @@
 """Model and tokenizer from a path or hub id, with LoRA and 4-bit, from TRL's `ModelConfig`."""
 
-from functools import cache
+import json
+from collections.abc import Callable, Collection
+from functools import cache, partial
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any
@@ -20,6 +22,9 @@ _OF_FILES = (
 )
 
 
+_MODEL = "causal language model"
+
+
 def load_tokenizer(name_or_path: str, *, trust_remote_code: bool = False, revision: str = "main") -> Any:
     """The model's tokenizer.
 
@@ -28,49 +33,99 @@ def load_tokenizer(name_or_path: str, *, trust_remote_code: bool = False, revisi
     """
     from transformers import AutoTokenizer
 
-    return _load(AutoTokenizer, "tokenizer", name_or_path, trust_remote_code=trust_remote_code, revision=revision)
+    return _load(
+        AutoTokenizer.from_pretrained, "tokenizer", name_or_path, trust_remote_code=trust_remote_code, revision=revision
+    )
 
 
 def load_model(name_or_path: str, **model_init_kwargs: Any) -> Any:
-    """A causal language model, in float32 unless `dtype` says otherwise.
+    """A causal language model, in float32 unless `dtype` says otherwise, from safetensors files alone.
 
     Args:
         name_or_path: folder or hub id of a model, or folder of an adapter (its base model is loaded with it).
         model_init_kwargs: for `AutoModelForCausalLM.from_pretrained`.
 
     Raises:
-        ModelError: there is none, it is not a causal language model, or its 4-bit weights would be read wrongly.
+        ModelError: there is none, it is not a causal language model, weights are missing, or its 4-bit weights would be
+            read wrongly.
     """
-    from peft import AutoPeftModelForCausalLM
-    from transformers import AutoModelForCausalLM
-
     # Without a word on remote code, transformers asks the user at the terminal.
-    kwargs = {"dtype": "float32", "trust_remote_code": False, **model_init_kwargs}
-    if is_adapter(name_or_path):
-        model = _load(AutoPeftModelForCausalLM, "adapter", name_or_path, is_trainable=True, **kwargs)
-    else:
-        model = _load_whole(AutoModelForCausalLM, name_or_path, **kwargs)
+    kwargs = {"dtype": "float32", "trust_remote_code": False, "use_safetensors": True, **model_init_kwargs}
+    load = _load_with_base if is_adapter(name_or_path) else _load_whole
+    model = load(name_or_path, **kwargs)
     check_4bit_layers(model)
     return model
 
 
-def _load_whole(auto_class: Any, name_or_path: str, **kwargs: Any) -> Any:
+def _load_whole(name_or_path: str, **kwargs: Any) -> Any:
     """A model all of whose weights were there: transformers fills what is missing with random numbers."""
-    what = "causal language model"
-    model, found = _load(auto_class, what, name_or_path, output_loading_info=True, **kwargs)
-    if found["missing_keys"]:
+    from transformers import AutoModelForCausalLM
+
+    model, found = _load(AutoModelForCausalLM.from_pretrained, _MODEL, name_or_path, output_loading_info=True, **kwargs)
+    _refuse_missing(found["missing_keys"], _MODEL, name_or_path, model)
+    return model
+
+
+def _load_with_base(path: str, **kwargs: Any) -> Any:
+    """An adapter all of whose weights were there, in its base model, alike."""
+    from peft import PeftConfig, PeftModel, get_peft_model_state_dict
+    from peft.utils import load_peft_weights
+
+    if not (Path(path) / "adapter_model.safetensors").is_file():
         raise ModelError(
-            got=f"{name_or_path}, whose weights lack {len(found['missing_keys'])} of those that {type(model).__name__} "
-            f"has, such as {min(found['missing_keys'])}",
-            expected=f"all weights of a {what}",
+            got=f"{path} without adapter_model.safetensors", expected="a saved adapter", fix="save it again"
+        )
+    config = _load(PeftConfig.from_pretrained, "adapter", path)
+    base = _load_whole(str(config.base_model_name_or_path), **{**kwargs, "revision": config.revision or "main"})
+    _grow_embeddings(base, path)
+    model = _load(partial(PeftModel.from_pretrained, base), "adapter", path, is_trainable=True)
+    _refuse_missing(
+        get_peft_model_state_dict(model).keys() - load_peft_weights(path, device="cpu"), "adapter", path, model
+    )
+    return model
+
+
+def _grow_embeddings(base: Any, path: str) -> None:
+    """As many embeddings as the tokenizer saved with an adapter has tokens, where training had added some."""
+    if (Path(path) / "tokenizer_config.json").is_file():
+        count = len(load_tokenizer(path))
+        if count > base.get_input_embeddings().weight.shape[0]:
+            base.resize_token_embeddings(count)
+
+
+def _refuse_missing(names: Collection[str], what: str, name_or_path: str, model: Any) -> None:
+    if names:
+        raise ModelError(
+            got=f"{name_or_path}, whose weights lack {len(names)} of those that {type(model).__name__} has, such as "
+            f"{min(names)}",
+            expected=f"all weights of {'an' if what[0] in 'aeiou' else 'a'} {what}",
             fix="save the model again, or name another one",
         )
-    return model
+
+
+def load_config(name_or_path: str, revision: str = "main") -> Any:
+    """The configuration of a model, by which it can be built without its weights.
+
+    Raises:
+        ModelError: there is none, or it cannot be read.
+    """
+    from transformers import AutoConfig
+
+    return _load(AutoConfig, "configuration", name_or_path, revision=revision)
 
 
 def is_adapter(name_or_path: str) -> bool:
     """Whether a saved adapter lies there."""
     return (Path(name_or_path) / "adapter_config.json").is_file()
+
+
+def base_folder(adapter: Path) -> list[Path]:
+    """Where the base model of a saved adapter lies, if that is a folder; empty for anything else."""
+    try:
+        config = json.loads((adapter / "adapter_config.json").read_text(encoding="utf-8"))
+        return [path for path in [Path(config["base_model_name_or_path"])] if path.is_dir()]
+    except (OSError, ValueError, KeyError, TypeError):
+        return []  # no adapter, or one that cannot be loaded
 
 
 def model_init_kwargs(model_config: Any, use_cpu: bool = False) -> dict[str, Any]:
@@ -156,8 +211,13 @@ def keep_gradients_of_4bit_layers(model: Any) -> None:
         module.support_avx512bf16_for_cpu = False
 
 
-def add_adapter(model: Any, peft_config: Any) -> Any:
+def add_adapter(model: Any, peft_config: Any, revision: str | None = None) -> Any:
     """`model` with a fresh adapter; the base weights are frozen.
+
+    Args:
+        model: the model.
+        peft_config: kind and sizes of the adapter.
+        revision: of the model on the hub, which the saved adapter will name.
 
     Raises:
         ModelError: the model has adapters already, or the configuration does not fit the model.
@@ -171,7 +231,7 @@ def add_adapter(model: Any, peft_config: Any) -> Any:
             fix="merge the adapter first, or leave out peft_config (--use_peft) to train on with it",
         )
     try:
-        return get_peft_model(model, peft_config)
+        return get_peft_model(model, peft_config, revision=revision)
     except ValueError as error:
         raise ModelError(
             got=f"a peft_config that does not fit {type(model).__name__} ({_first_line(error)})",
@@ -180,7 +240,7 @@ def add_adapter(model: Any, peft_config: Any) -> Any:
         ) from error
 
 
-def _load(auto_class: Any, what: str, name_or_path: str, **kwargs: Any) -> Any:
+def _load(from_pretrained: Callable[..., Any], what: str, name_or_path: str, **kwargs: Any) -> Any:
     if name_or_path.startswith((".", "/")) and not Path(name_or_path).is_dir():
         raise ModelError(got=f"no folder at {name_or_path}", expected=f"a saved {what}", fix="check the path")
     from huggingface_hub.errors import StrictDataclassError
@@ -188,7 +248,7 @@ def _load(auto_class: Any, what: str, name_or_path: str, **kwargs: Any) -> Any:
     from torch import OutOfMemoryError
 
     try:
-        return auto_class.from_pretrained(name_or_path, **kwargs)
+        return from_pretrained(name_or_path, **kwargs)
     except OutOfMemoryError:
         raise
     except (*_OF_FILES, StrictDataclassError, SafetensorError) as error:

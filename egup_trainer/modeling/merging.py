@@ -3,6 +3,8 @@
 from pathlib import Path
 from typing import Any
 
+from torch import nn
+
 from egup_trainer.modeling.loading import load_model
 
 
@@ -18,14 +20,34 @@ def save_merged(adapter: str | Path, output: str | Path, **model_init_kwargs: An
         model_init_kwargs: for `load_model`, as in training.
 
     Raises:
-        ModelError: the base model cannot be loaded.
+        ModelError: the adapter or its base model cannot be loaded.
 
     Example:
         >>> # save_merged("unlearned", "unlearned/merged", dtype="bfloat16")
     """
-    from peft import PeftConfig, PeftModel
+    model = load_model(str(adapter), **model_init_kwargs)
+    if getattr(model.get_base_model(), "is_quantized", False):
+        model = _of_floats(adapter, model)
+    merged(model).save_pretrained(output)
 
-    base = load_model(PeftConfig.from_pretrained(str(adapter)).base_model_name_or_path, **model_init_kwargs)
-    if getattr(base, "is_quantized", False):
-        base = base.dequantize()
-    PeftModel.from_pretrained(base, str(adapter)).merge_and_unload().save_pretrained(output)
+
+def _of_floats(adapter: str | Path, model: Any) -> Any:
+    """The adapter on its base model, whose weights are dequantised."""
+    from peft import PeftModel
+
+    return PeftModel.from_pretrained(model.unload().dequantize(), str(adapter))
+
+
+def merged(model: Any) -> Any:
+    """The base model with the adapters merged into its weights, in place.
+
+    Where an adapter changes one of two tied embeddings, they are parted first: it was trained as the change of one.
+    """
+    base = model.get_base_model()
+    ends = [base.get_input_embeddings(), base.get_output_embeddings()]
+    weights = [getattr(end, "base_layer", end).weight for end in ends if end is not None]
+    if len(weights) == 2 and weights[0] is weights[1] and any(hasattr(end, "base_layer") for end in ends):
+        head = getattr(ends[1], "base_layer", ends[1])
+        head.weight = nn.Parameter(weights[1].detach().clone(), requires_grad=False)
+        base.config.get_text_config().tie_word_embeddings = base.config.tie_word_embeddings = False
+    return model.merge_and_unload()

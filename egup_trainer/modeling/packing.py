@@ -110,22 +110,26 @@ class Packer:
         """
         if self._packs is None:
             self._packs = self._reads_packed_rows(model, input_ids.device)
-        return self._cheapest(input_ids, attention_mask) if self._packs else padded(input_ids, attention_mask)
+        return self.cheapest(input_ids, attention_mask) if self._packs else padded(input_ids, attention_mask)
 
     def _reads_packed_rows(self, model: Any, device: torch.device) -> bool:
         """Whether two rows in one line are to the model what they are in two."""
-        bare: Any = _without_adapters(self._bare)
-        reads = "position_ids" in inspect.signature(bare.forward).parameters
-        # Chunks are counted along a line in transformers 5.17, whatever rows it holds.
-        reads = reads and getattr(bare.config.get_text_config(), "attention_chunk_size", None) is None
-        reads = reads and self._keeps_rows_apart(model, device)
+        reads = self.takes_positions and self._keeps_rows_apart(model, device)
         if self.padding_free and not reads:
             raise ModelError(
-                got=f"padding_free with {type(bare).__name__}",
+                got=f"padding_free with {type(_without_adapters(self._bare)).__name__}",
                 expected="a model that keeps apart the rows that follow each other, by their position ids",
                 fix="leave out --padding_free",
             )
         return reads
+
+    @property
+    def takes_positions(self) -> bool:
+        """Whether the model takes position ids and counts nothing else along a line."""
+        bare: Any = _without_adapters(self._bare)
+        # Chunks are counted along a line in transformers 5.17, whatever rows it holds.
+        chunks = getattr(bare.config.get_text_config(), "attention_chunk_size", None)
+        return "position_ids" in inspect.signature(bare.forward).parameters and chunks is None
 
     @torch.no_grad()
     def _keeps_rows_apart(self, model: Any, device: torch.device) -> bool:
@@ -145,7 +149,8 @@ class Packer:
         is_blind = (after - after_other).abs().max() <= _LEAST * scale
         return bool(is_blind and (after - alone).abs().max() <= _TOLERANCE * scale)
 
-    def _cheapest(self, input_ids: Tensor, attention_mask: Tensor) -> RowLayout:
+    def cheapest(self, input_ids: Tensor, attention_mask: Tensor) -> RowLayout:
+        """The cheapest layout for a model that can read packed rows."""
         lengths = attention_mask.sum(dim=1).tolist()
         if self._attends_to_rows:
             return packed(input_ids, attention_mask, [range(len(lengths))])

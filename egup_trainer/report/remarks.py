@@ -29,14 +29,20 @@ def _remarks(evaluation: Evaluation) -> list[str]:
 
 def _of_quantising(measured: dict[str, Any]) -> list[str]:
     """Whether four bits bring the forgotten back; nothing where that was not tried."""
-    if MERGED not in measured:
+    merged, quantised, before = (_forget(measured.get(when)) for when in (MERGED, IN_4BIT, BEFORE))
+    if merged is None:
         return []
-    in_four_bits, merged = measured.get(IN_4BIT), measured[MERGED]["forget"]
-    if not isinstance(in_four_bits, dict):
-        return [f"Whether quantising it to 4 bits brings the forgotten back is not known ({in_four_bits})."]
-    quantised, before = in_four_bits["forget"], measured.get(BEFORE, {}).get("forget")
+    if quantised is None:
+        why = measured.get(IN_4BIT)
+        return [f"Whether quantising it to 4 bits brings the forgotten back is not known ({why})."]
     numbers = f"forget probability {format_number(quantised)} in 4 bits, {format_number(merged)} before quantising"
     if before is None or before <= merged:
         return [f"Quantised: {numbers}."]
     back = (quantised - merged) / (before - merged)
     return [f"Quantised: {numbers}; {max(back, 0.0):.0%} of what unlearning took away is back."]
+
+
+def _forget(values: Any) -> float | None:
+    """Probability of the forget rows, if there is one: results may hold anything here."""
+    found = values.get("forget") if isinstance(values, dict) else None
+    return found if isinstance(found, int | float) else None

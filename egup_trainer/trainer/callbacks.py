@@ -1,5 +1,6 @@
 """What happens around steps, as callbacks."""
 
+import shutil
 from typing import Any
 
 from transformers import ProgressCallback, TrainerCallback
@@ -35,6 +36,11 @@ class StepHooks(TrainerCallback):
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         self.trainer.end_step()
+
+    def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        if args.scan_cache_dir is None and state.is_world_process_zero:
+            # Features of forget rows have no place beside the model; only a run that was cut off needs them there.
+            shutil.rmtree(self.trainer.scan_folder, ignore_errors=True)
 
 
 OF_EACH_RUN = (StepHooks, WatchMovement, Histograms)

@@ -29,6 +29,8 @@ _TRAINER_STATE = "trainer_state.json"
 class WholeCheckpoints(MixedIn):
     """Makes the checkpoints of a `transformers.Trainer` appear at once, and resumes from whole ones alone."""
 
+    resumed_from: str | None = None
+    """The checkpoint that `train` went on from, or None if it started at the beginning."""
     _is_saving = False
 
     def train(self, resume_from_checkpoint: str | bool | None = None, *args: Any, **kwargs: Any) -> Any:
@@ -47,6 +49,7 @@ class WholeCheckpoints(MixedIn):
             refuse_unless_whole(Path(resume_from_checkpoint))
         elif resume_from_checkpoint:
             resume_from_checkpoint = self._last_whole()
+        self.resumed_from = str(resume_from_checkpoint) if resume_from_checkpoint else None
         with self._alone():
             return super().train(resume_from_checkpoint or None, *args, **kwargs)
 

@@ -119,7 +119,8 @@ class UnlearnConfig(TrainingArguments):
     )
     scan_cache_dir: str | None = _option(
         None,
-        "Folder for the scan's results, to be reused by runs on the same model and rows (default: OUTPUT_DIR/_scan).",
+        "Folder to keep the scan's results in, to be reused by runs on the same model and rows. By default they lie in "
+        "OUTPUT_DIR/_scan until the run ends.",
     )
     model_init_kwargs: dict | str | None = _option(
         None, "Arguments of from_pretrained as JSON, when the model is given as a path."

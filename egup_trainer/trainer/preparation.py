@@ -16,10 +16,13 @@ from egup_trainer.data.tokenization import RowDataset, check_disjoint, from_toke
 from egup_trainer.errors import ConfigError, DataError, ModelError
 from egup_trainer.losses.base import Alternate
 from egup_trainer.losses.registry import forget_loss
-from egup_trainer.modeling.forward import check_positions, check_token_ids, decoder_layers, layer_index
+from egup_trainer.modeling.forward import decoder_layers, layer_index
+from egup_trainer.modeling.limits import check_positions, check_token_ids
 from egup_trainer.modeling.loading import (
     add_adapter,
+    base_folder,
     check_4bit_layers,
+    is_adapter,
     keep_gradients_of_4bit_layers,
     load_model,
     load_tokenizer,
@@ -156,7 +159,9 @@ def prepare_model(model: Any, args: Any, peft_config: Any, row_sets: Iterable[Ro
     check_positions(model, max(map(len, rows), default=0), "a row", "lower --max_length")
     if peft_config is not None:
         set_seed(args.seed)  # an adapter starts from random numbers; Trainer sets the seed only later
-        model = add_adapter(model, peft_config)
+        model = add_adapter(model, peft_config, (args.model_init_kwargs or {}).get("revision"))
+    if not hasattr(model, "peft_config"):
+        refuse_old_adapter(Path(args.output_dir))
     keep_gradients_of_4bit_layers(model)
     if forget_loss(args.objective).trains_mlp_alone and not getattr(model, "peft_config", None):
         train_mlp_alone(model, layer_index(args.rmu_layer, len(decoder_layers(model)), "rmu_layer"))
@@ -166,13 +171,30 @@ def prepare_model(model: Any, args: Any, peft_config: Any, row_sets: Iterable[Ro
 
 
 def check_output_folder(model: Path, output: Path) -> None:
-    """Raises `ConfigError` if one of the folders lies in the other: checkpoints and results could replace the model."""
-    source, target = model.resolve(), output.resolve()
-    if model.is_dir() and (source == target or source in target.parents or target in source.parents):
+    """Raises `ConfigError` if one of the folders lies in the other: checkpoints and results could replace the model.
+
+    Args:
+        model: folder of the model, or of an adapter, whose base model is not to be touched, either.
+        output: the output folder.
+    """
+    target = output.resolve()
+    for each in (model, *base_folder(model)):
+        source = each.resolve()
+        if each.is_dir() and (source == target or source in target.parents or target in source.parents):
+            raise ConfigError(
+                got=f"the output folder {output} for a model in {each}",
+                expected="folders apart: the input model is never touched",
+                fix="change --output_dir",
+            )
+
+
+def refuse_old_adapter(output: Path) -> None:
+    """Raises `ConfigError` for a whole model that would be saved beside an adapter: the adapter would be loaded."""
+    if is_adapter(str(output)):
         raise ConfigError(
-            got=f"the output folder {output} for a model in {model}",
-            expected="folders apart: the input model is never touched",
-            fix="change --output_dir",
+            got=f"an adapter in {output}, where a whole model is to be saved",
+            expected="a folder without one: whoever loads the folder would get the adapter",
+            fix="change --output_dir, or empty it",
         )
 
 

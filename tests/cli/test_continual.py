@@ -67,7 +67,9 @@ def test_rows_that_are_gone_are_said_to_be(folder, capsys):
     fingerprint = read_ledger(folder / "two")[0].fingerprint
     said = [line for line in capsys.readouterr().out.splitlines() if fingerprint in line]
     assert len(said) == 1
-    assert said[0].endswith("its rows were not at hand; give them as --earlier_forget to see if they come back")
+    assert said[0].endswith(
+        "not read as then; give them as --earlier_forget, with the same markers, to see if they come back"
+    )
 
 
 def test_rows_that_are_named_are_taken(folder):

@@ -2,17 +2,20 @@
 
 import json
 import os
+import shutil
 
 import pytest
 import torch
 from conftest import qa_rows
 from fixtures_audit import wide_model
+from peft import LoraConfig
+from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
 from egup_trainer.cli.main import main
 from egup_trainer.data.sources import load_rows
 from egup_trainer.data.tokenization import tokenize
-from egup_trainer.modeling.loading import load_model
+from egup_trainer.modeling.loading import add_adapter, load_model
 from egup_trainer.modeling.merging import save_merged
 from egup_trainer.modeling.probability import drawn, probabilities_of
 
@@ -146,6 +149,7 @@ def test_the_whole_record_repeats_a_run_and_is_the_users_alone(folder):
     [
         ("whole", "whole", ()),
         ("adapter", "adapter", ()),
+        ("quantised", "quantised", ()),
         ("quantised", "quantised", ("--load_in_4bit",)),
         ("quantised", "quantised/merged", ()),
     ],
@@ -185,8 +189,8 @@ def test_an_adapter_that_was_not_merged_is_asked_for(folder, capsys):
     ("text", "says"),
     [
         ("{", "which is no whole JSON file; expected the file _run.json that"),
-        ("[]", "without probability, sources, reading, rows; expected the file _run.json"),
-        (json.dumps({"schema_version": 1, "rows": {}}), "without probability, sources, reading; expected"),
+        ("[]", "is missing or of another kind; expected the file _run.json"),
+        (json.dumps({"schema_version": 1, "rows": {}}), "whose reading is missing or of another kind; expected"),
     ],
 )
 def test_what_is_no_record_is_refused(folder, tmp_path, capsys, text, says):
@@ -215,3 +219,102 @@ def test_no_file_that_a_run_leaves_holds_a_row(folder):
     files = [path for run in ("quantised", "whole") for path in (folder / run).rglob("*") if path.is_file()]
     assert len(files) > 20
     assert [str(path) for path in files if any(text in path.read_bytes() for text in texts)] == []
+
+
+@pytest.mark.parametrize("targets", [["q_proj", "embed_tokens"], ["q_proj", "lm_head"], ["q_proj"]])
+def test_tied_embeddings_are_parted_if_an_adapter_changes_one(make_model, tmp_path, targets):
+    tied = make_model()
+    tied.config.tie_word_embeddings = True
+    tied.tie_weights()
+    tied.save_pretrained(tmp_path / "base")
+    config = LoraConfig(r=4, target_modules=targets, init_lora_weights=False)
+    adapted = add_adapter(load_model(str(tmp_path / "base")), config).eval()
+    adapted.save_pretrained(tmp_path / "adapter")
+    save_merged(tmp_path / "adapter", tmp_path / "merged")
+    merged = AutoModelForCausalLM.from_pretrained(tmp_path / "merged").eval()
+    assert merged.config.tie_word_embeddings == (targets == ["q_proj"])
+    ids = torch.arange(5, 25).view(2, 10)
+    with torch.no_grad():
+        torch.testing.assert_close(merged(ids).logits, adapted(ids).logits, rtol=0, atol=1e-5)
+        assert (merged(ids).logits - tied(ids).logits).abs().max() > 1e-2
+
+
+def test_a_token_is_in_no_record(folder):
+    assert unlearn(folder, "secret", "--hub_token", "hf_secret", *LORA, "--merge") == 0
+    assert record(folder, "secret/_run.json")["command"].count("--hub_token '***'") == 1
+    files = [path for path in (folder / "secret").rglob("*.json") if path.is_file()]
+    assert not [path for path in files if b"hf_secret" in path.read_bytes()]
+    assert not (folder / "secret" / "merged" / "_run.json").exists()
+
+
+def test_a_config_file_is_in_the_record_but_for_its_tokens(folder):
+    (folder / "run.yaml").write_text("optim: sgd\nhub_token: hf_secret\nmax_length: 64\n", encoding="utf-8")
+    assert unlearn(folder, "configured", "--config", str(folder / "run.yaml")) == 0
+    whole = record(folder, "configured/_run.json")
+    assert whole["config_file"] == {"optim": "sgd", "max_length": 64}
+    assert whole["reading"]["max_length"] == 64
+
+
+def test_a_whole_model_is_not_saved_beside_an_adapter(folder, capsys):
+    assert unlearn(folder, "adapter") == 2
+    assert capsys.readouterr().err.splitlines()[-1] == (
+        f"egup unlearn: error: got an adapter in {folder / 'adapter'}, where a whole model is to be saved; expected a "
+        "folder without one: whoever loads the folder would get the adapter; change --output_dir, or empty it"
+    )
+
+
+def test_what_an_earlier_run_merged_does_not_outlive_the_next(folder):
+    assert unlearn(folder, "twice", *LORA, "--merge") == 0
+    assert unlearn(folder, "twice", *LORA) == 0
+    assert not (folder / "twice" / "merged").exists()
+    assert "merged" not in record(folder, "twice/_run.json")["probability"]
+
+
+def test_the_base_of_an_adapter_is_not_written_to(folder, capsys):
+    before = {path.name: path.read_bytes() for path in (folder / "model").iterdir()}
+    words = ["unlearn", "--model_name_or_path", str(folder / "adapter"), "--output_dir", str(folder / "model")]
+    words += ["--use_cpu", "--forget", str(folder / "forget.jsonl"), "--retain", str(folder / "retain.jsonl")]
+    assert main(words) == 2
+    assert "expected folders apart: the input model is never touched" in capsys.readouterr().err
+    assert {path.name: path.read_bytes() for path in (folder / "model").iterdir()} == before
+
+
+def test_an_adapter_that_lacks_weights_is_refused(folder, tmp_path, capsys):
+    shutil.copytree(folder / "adapter", tmp_path / "cut")
+    path = tmp_path / "cut" / "adapter_model.safetensors"
+    weights = load_file(path)
+    gone = sorted(weights)[0]
+    save_file({name: weight for name, weight in weights.items() if name != gone}, path)
+    assert verify(folder, "adapter", tmp_path / "cut") == 2
+    said = capsys.readouterr().err
+    assert f"{tmp_path / 'cut'}, whose weights lack 1 of those that " in said
+    assert f" has, such as {gone}; expected all weights of an adapter; save the model again" in said
+
+
+@pytest.mark.parametrize(
+    ("change", "what"),
+    [
+        (lambda run: run.pop("adapter"), "adapter"),
+        (lambda run: run.pop("mixed_precision"), "mixed_precision"),
+        (lambda run: run["reading"].pop("seed"), "seed"),
+        (lambda run: run["probability"].pop("after"), "probability"),
+        (lambda run: run["probability"]["after"].pop("forget"), "probability"),
+        (lambda run: run["probability"]["after"].update(forget="0.1"), "probability"),
+        (lambda run: run["probability"]["after"].update(forget=float("inf")), "probability"),
+        (lambda run: run["rows"].pop("forget"), "forget"),
+    ],
+)
+def test_a_record_with_a_hole_verifies_nothing(folder, tmp_path, capsys, change, what):
+    run = record(folder, "whole/_run.json")
+    change(run)
+    (tmp_path / "_run.json").write_text(json.dumps(run), encoding="utf-8")
+    assert main(["verify", str(tmp_path / "_run.json"), "--model", str(folder / "whole"), "--use_cpu"]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert f"_run.json, whose {what} is missing or of another kind; expected the file _run.json" in line
+
+
+def test_a_run_that_starts_at_the_beginning_is_not_called_resumed(folder):
+    assert unlearn(folder, "fresh", "--resume_from_checkpoint", "true") == 0
+    assert record(folder, "fresh/unlearning.json")["probability"].keys() == {"before", "after"}
+    assert unlearn(folder, "fresh", "--resume_from_checkpoint", "true") == 0
+    assert record(folder, "fresh/unlearning.json")["probability"].keys() == {"at the checkpoint", "after"}

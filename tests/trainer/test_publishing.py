@@ -181,7 +181,7 @@ def test_a_push_uploads_the_card_and_nothing_of_the_rows(make_trainer, base, hub
     trainer.train()
     trainer.save_state()
     out = Path(trainer.args.output_dir)
-    assert list(out.glob("_scan/*"))
+    assert not (out / "_scan").exists()  # what is known of forget rows goes when the run ends
     assert (out / "checkpoint-6" / "egup_state.safetensors").is_file()
     assert trainer.push_to_hub(license="mit", tags="mine") == "somebody/out"
     weights = {"adapter_config.json", "adapter_model.safetensors"} if lora else {"model.safetensors", "config.json"}

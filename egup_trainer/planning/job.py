@@ -1,0 +1,48 @@
+"""What a plan is made of, from the flags of `egup unlearn`."""
+
+from typing import Any
+
+import torch
+
+from egup_trainer.data.sources import load_rows
+from egup_trainer.modeling.loading import model_init_kwargs
+from egup_trainer.planning.machine import Machine
+from egup_trainer.planning.plan import Job
+from egup_trainer.planning.steps import Rows
+from egup_trainer.trainer.preparation import (
+    prepare_dataset,
+    prepare_forget_set,
+    prepare_retain_set,
+    tokenizer_of,
+)
+
+
+def make_job(row_args: Any, args: Any, model_config: Any, stand_in: bool = False) -> Job:
+    """Reads and tokenizes the rows as the run would.
+
+    Args:
+        row_args: which rows, and `memory_gb`.
+        args: an `EGUPConfig`.
+        model_config: TRL's `ModelConfig`.
+        stand_in: whether the forget rows stand in for proxies that are still to be written.
+
+    Raises:
+        DataError: rows cannot be read, or are missing.
+        ModelError: there is no tokenizer.
+    """
+    from trl import get_peft_config
+
+    args.model_init_kwargs = {**model_init_kwargs(model_config, args.use_cpu), **(args.model_init_kwargs or {})}
+    tokenizer = tokenizer_of(model_config.model_name_or_path, args)
+    forget = prepare_forget_set(load_rows(row_args.forget, row_args.data_dir), tokenizer, args)
+    kept = None if row_args.retain is None else load_rows(row_args.retain, row_args.data_dir)
+    needs_retain = args.retain_loss != "none" and args.retain_weight > 0
+    retain = prepare_retain_set(kept, forget, needs_retain, tokenizer, args)
+    proxy = forget if stand_in else None
+    if row_args.proxy is not None and not stand_in:
+        proxy = prepare_dataset(load_rows(row_args.proxy, row_args.data_dir), "proxy set", tokenizer, args)
+    machine = Machine.of(args.use_cpu, row_args.memory_gb)
+    if machine.is_gpu and not torch.cuda.is_available():
+        args.bf16 = not args.fp16  # what the run would take there unless told otherwise, and refuses here
+    rows = Rows(forget, retain, proxy, tokenizer)
+    return Job(model_config.model_name_or_path, args, get_peft_config(model_config), rows, machine)

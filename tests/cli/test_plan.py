@@ -1,0 +1,85 @@
+"""`egup plan`: the flags of unlearn, a table, nothing written, and what would make a run fit."""
+
+import json
+
+import pytest
+from conftest import qa_rows
+
+from egup_trainer.cli.main import main
+
+
+@pytest.fixture
+def plan(base, tmp_path, monkeypatch):
+    """plan(*flags): exit code of `egup plan` in an empty folder."""
+    work = tmp_path / "work"
+    work.mkdir()
+    monkeypatch.chdir(work)
+    words = ["plan", "--model_name_or_path", str(base), "--use_cpu", "--report_to", "none", "--disable_tqdm", "true"]
+    words += ["--per_device_train_batch_size", "4", "--num_train_epochs", "2", "--dataloader_pin_memory", "false"]
+    for name, rows in {"forget": (0, 8), "retain": (20, 32), "proxy": (40, 46)}.items():
+        path = tmp_path / f"{name}.jsonl"
+        path.write_text("\n".join(json.dumps(row) for row in qa_rows(*rows)), encoding="utf-8")
+        words += [f"--{name}", str(path)]
+    return lambda *flags: main([*words, *flags])
+
+
+def test_it_says_what_a_run_takes_and_writes_nothing(plan, base, tmp_path, capsys):
+    files = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")}
+    assert plan("--output_dir", "out", "--measure_steps", "1") == 0
+    assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")} == files
+    printed = capsys.readouterr().out
+    for part in ("weights", "gradients", "optimizer state", "activations", "libraries", "loading", "scan", "step"):
+        assert part in printed
+    assert "Optimizer steps: 4" in printed
+    assert "(100.00%)" in printed
+    assert "s a step" in printed
+    assert ": fits (an estimate" in printed
+    assert qa_rows(0, 1)[0]["answer"] not in printed
+
+
+def test_without_measured_steps_no_time_is_said(plan, capsys):
+    assert plan("--measure_steps", "0") == 0
+    assert "Time" not in capsys.readouterr().out
+
+
+def test_another_machine_is_asked_for_and_what_is_nearest_is_said(plan, capsys):
+    assert plan("--memory_gb", "0.01") == 0
+    printed = capsys.readouterr().out
+    assert "a machine of 0.01 GB, 0.010 GB: does not fit" in printed
+    assert "Nearest, and still too much" in printed
+    assert "Time: not measured" in printed
+
+
+def test_only_changes_that_fit_are_shown(plan, monkeypatch, capsys):
+    monkeypatch.setattr("egup_trainer.planning.rehearsal.measure_libraries", lambda job: 0)
+    assert plan("--measure_steps", "0", "--memory_gb", "1") == 0
+    printed = capsys.readouterr().out
+    peak = float(next(line for line in printed.splitlines() if line.startswith("Peak")).split()[1])
+    assert plan("--measure_steps", "0", "--memory_gb", str(peak)) == 0  # just the peak: no room for the margin
+    printed = capsys.readouterr().out
+    assert ": may fit (" in printed
+    assert "What would make it fit" in printed
+    assert "--per_device_train_batch_size" in printed
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (
+            ("--memory_gb", "0"),
+            "got measure_steps=0, memory_gb=0.0; expected 0 or more steps, and more than 0 GB; "
+            "set --measure_steps and --memory_gb",
+        ),
+        (("--forget", "absent.jsonl"), "absent.jsonl"),
+        (
+            ("--load_in_4bit",),
+            "got quantised weights and no adapter; expected an adapter, which is what can be trained",
+        ),
+        (("--lora_r", "4"), "got --lora_r without --use_peft; expected both or none; add --use_peft"),
+    ],
+)
+def test_errors_are_one_line(plan, capsys, flags, message):
+    assert plan("--measure_steps", "0", *flags) == 2
+    error = capsys.readouterr().err
+    assert message in error
+    assert len(error.strip().splitlines()) == 1
