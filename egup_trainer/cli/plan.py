@@ -27,7 +27,11 @@ class PlanArguments(RowArguments):
 
 
 def main(argv: list[str]) -> None:
-    """Prints weights, memory by part and phase, steps, time, and what would make it fit."""
+    """Prints weights, memory by part and phase, steps, time, and what would make it fit.
+
+    Raises:
+        ConfigError: a number is out of range, or an option does not fit.
+    """
     quiet_libraries()
     from trl import ModelConfig
 

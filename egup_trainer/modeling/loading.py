@@ -111,7 +111,7 @@ def load_config(name_or_path: str, revision: str = "main") -> Any:
     """
     from transformers import AutoConfig
 
-    return _load(AutoConfig, "configuration", name_or_path, revision=revision)
+    return _load(AutoConfig.from_pretrained, "configuration", name_or_path, revision=revision)
 
 
 def is_adapter(name_or_path: str) -> bool:

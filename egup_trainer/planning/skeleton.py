@@ -112,7 +112,11 @@ class Skeleton:
 
 @contextmanager
 def shapes_alone(name: str) -> Iterator[None]:
-    """Turns what fake tensors cannot do into a `ModelError`."""
+    """Turns what fake tensors cannot do into a `ModelError`.
+
+    Raises:
+        ModelError: what the model does depends on the values of tensors, not on their shapes alone.
+    """
     try:
         yield
     except (DataDependentOutputException, DynamicOutputShapeException, UnsupportedOperatorException) as error:

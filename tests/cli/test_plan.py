@@ -73,7 +73,7 @@ def test_only_changes_that_fit_are_shown(plan, monkeypatch, capsys):
         (("--forget", "absent.jsonl"), "absent.jsonl"),
         (
             ("--load_in_4bit",),
-            "got quantised weights and no adapter; expected an adapter, which is what can be trained",
+            "got --load_in_4bit without an adapter; expected one to train beside the quantised weights",
         ),
         (("--lora_r", "4"), "got --lora_r without --use_peft; expected both or none; add --use_peft"),
     ],
