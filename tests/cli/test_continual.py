@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 
 import pytest
 from conftest import qa_rows
@@ -121,3 +122,39 @@ def test_the_ledger_is_shown(folder, capsys, monkeypatch):
 def test_a_model_without_a_ledger_is_refused(folder, capsys):
     assert main(["ledger", str(folder / "model")]) == 2
     assert "which has no egup_ledger.jsonl; expected the folder of a model that" in capsys.readouterr().err
+
+
+def test_the_same_request_twice_is_measured_under_both_numbers(folder):
+    assert unlearn(folder, "one", "first", "again") == 0
+    first, second = read_ledger(folder / "again")
+    assert first.fingerprint == second.fingerprint
+    assert unlearn(folder, "again", "second", "after_again") == 0
+    probability = json.loads((folder / "after_again" / "unlearning.json").read_text(encoding="utf-8"))["probability"]
+    assert {"earlier 1", "earlier 2"} <= probability["after"].keys()
+    assert probability["after"]["earlier 1"] == probability["after"]["earlier 2"]
+
+
+def test_one_name_in_a_config_file_is_a_list_of_one(folder):
+    (folder / "run.yaml").write_text(f"earlier_forget: {folder / 'second.jsonl'}\n", encoding="utf-8")
+    assert unlearn(folder, "two", "third", "by_file", "--config", str(folder / "run.yaml")) == 0
+    _, second, third = read_ledger(folder / "by_file")
+    assert third.earlier.keys() == {second.fingerprint}
+
+
+def test_earlier_rows_that_moved_can_be_verified(folder, tmp_path, capsys):
+    shutil.copy(folder / "first.jsonl", tmp_path / "moved.jsonl")
+    run = json.loads((folder / "two" / "_run.json").read_text(encoding="utf-8"))
+    run["sources"]["earlier 1"] = "/gone.jsonl"
+    (tmp_path / "_run.json").write_text(json.dumps(run), encoding="utf-8")
+    words = ["verify", str(tmp_path / "_run.json"), "--model", str(folder / "two"), "--use_cpu"]
+    assert main(words) == 2
+    capsys.readouterr()
+    assert main([*words, "--earlier_forget", str(tmp_path / "moved.jsonl")]) == 0
+    assert capsys.readouterr().out.splitlines()[-1] == "Equal, within a share of 0.001."
+
+
+def test_a_folder_may_be_named_like_markup(folder, capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "200")
+    shutil.copytree(folder / "two", folder / "out[v2][/x]")
+    assert main(["ledger", str(folder / "out[v2][/x]")]) == 0
+    assert "out[v2][/x]" in capsys.readouterr().out

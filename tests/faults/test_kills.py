@@ -11,7 +11,9 @@ def folder(tmp_path_factory):
     return folder
 
 
-@pytest.mark.parametrize(("kind", "shares"), [("two processes", [0.4]), ("early stop", [0.3, 0.1])])
+@pytest.mark.parametrize(
+    ("kind", "shares"), [("two processes", [0.4]), pytest.param("early stop", [0.3, 0.1], marks=pytest.mark.slow)]
+)
 def test_a_killed_run_ends_as_if_it_had_not_been(folder, kind, shares):
     seconds = run(folder / kind / "whole", kind)
     left = kill_and_resume(folder / kind / "cut", kind, [share * seconds for share in shares])

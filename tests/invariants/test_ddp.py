@@ -59,8 +59,8 @@ def test_two_processes_end_with_the_weights_of_one(runs):
 @pytest.mark.parametrize(
     ("batch", "accumulation", "forget"),
     [
-        pytest.param(4, 1, 10, id="4 x 1 x 2"),
-        pytest.param(2, 2, 3, id="fewer rows than a step"),
+        pytest.param(4, 1, 10, id="4 x 1 x 2", marks=pytest.mark.slow),
+        pytest.param(2, 2, 3, id="fewer rows than a step", marks=pytest.mark.slow),
         pytest.param(2, 2, 9, id="rows that two do not divide"),
         pytest.param(2, 2, 13, id="more rows that two do not divide", marks=pytest.mark.slow),
     ],

@@ -14,7 +14,10 @@ def assert_ends_alike(one: dict, two: list[dict]) -> None:
     assert two[0]["losses"] == pytest.approx(one["losses"], rel=1e-4, abs=1e-4)
 
 
-@pytest.mark.parametrize("kind", ["", "tied"], ids=["two embeddings", "tied embeddings"])
+@pytest.mark.parametrize(
+    "kind",
+    [pytest.param("", id="two embeddings"), pytest.param("tied", id="tied embeddings", marks=pytest.mark.slow)],
+)
 def test_two_processes_with_fsdp2_end_with_the_weights_of_one(kind, tmp_path):
     one = launch(tmp_path / "one", 1, batch=8, accumulation=1, kind=kind)[0]
     assert_ends_alike(one, launch(tmp_path / "two", 2, batch=2, accumulation=2, kind=kind + "fsdp2"))
@@ -24,8 +27,8 @@ def test_two_processes_with_fsdp2_end_with_the_weights_of_one(kind, tmp_path):
     ("batch", "accumulation", "forget"),
     [
         pytest.param(4, 1, 10, id="4 x 1 x 2", marks=pytest.mark.slow),
-        pytest.param(2, 2, 3, id="fewer rows than a step"),
-        pytest.param(2, 2, 9, id="rows that two do not divide"),
+        pytest.param(2, 2, 3, id="fewer rows than a step", marks=pytest.mark.slow),
+        pytest.param(2, 2, 9, id="rows that two do not divide", marks=pytest.mark.slow),
         pytest.param(2, 2, 13, id="more rows that two do not divide", marks=pytest.mark.slow),
     ],
 )
