@@ -15,6 +15,8 @@ from egup_trainer.cli.suites import MAX_LENGTH, SuiteArguments, SuiteName, make_
 from egup_trainer.errors import ConfigError, StateError, did_you_mean
 from egup_trainer.outcome import AFTER, BEFORE, MERGED
 
+_FORGOTTEN = 0.9
+"""Share of the probability before, above which rows count as not forgotten."""
 _SOURCES = "a file (.jsonl, .json, .csv, .parquet), a saved dataset, tofu:NAME, or a hub id owner/name[:config[:split]]"
 
 
@@ -88,6 +90,7 @@ def main(argv: list[str]) -> None:
         found |= merge_and_measure(config, tokenizer, datasets, config.model_init_kwargs)
         write_records(config, found, datasets, **facts)
         lines.append(f"Merged model in {Path(config.output_dir) / MERGED}")
+    lines += _advice(found, config.learning_rate)
     _print_summary(found, lines + tell_of_earlier(model_config.model_name_or_path, found))
 
 
@@ -242,6 +245,17 @@ def _closing_lines(trainer: Any, seconds: float) -> list[str]:
     if trainer.scan_folder.is_dir():
         lines.append(f"Features of the forget rows kept for further runs in {trainer.scan_folder}")
     return lines
+
+
+def _advice(found: dict[str, Any], learning_rate: float) -> list[str]:
+    """What to do about forget rows that are nearly as likely as before, as small models' are at a default rate."""
+    before, after = found.get(BEFORE, {}).get("forget"), found[AFTER]["forget"]
+    if before is None or after < _FORGOTTEN * before:
+        return []
+    return [
+        f"The forget rows are nearly as likely as before: raise --learning_rate ({learning_rate:g}), by a factor of 3 "
+        "or 10 at a time (10 for an adapter), or --num_train_epochs"
+    ]
 
 
 def _print_summary(found: dict[str, Any], lines: list[str]) -> None:

@@ -123,6 +123,18 @@ def test_padding_free_reads_false_true_and_nothing():
     assert [option.padding_free for option in options] == [None, False, True]
 
 
+def test_a_run_that_forgot_nothing_says_what_to_raise(model, rows, tmp_path, capsys):
+    flags = ("--save_strategy", "no", "--max_steps", "1")
+    said = (
+        "The forget rows are nearly as likely as before: raise --learning_rate ({}), by a factor of 3 or 10 at a time"
+    )
+    assert unlearn(model, rows, tmp_path / "slow", *flags, "--learning_rate", "1e-6") == 0
+    assert said.format("1e-06") in capsys.readouterr().out
+    fast = ("--objective", "grad_ascent", "--no_proxy_constraint", "--optim", "sgd", "--learning_rate", "1")
+    assert unlearn(model, rows, tmp_path / "fast", *flags, *fast) == 0
+    assert "nearly as likely" not in capsys.readouterr().out
+
+
 BAD = "XYZZYSECRET"
 
 
