@@ -76,7 +76,13 @@ def _load_with_base(path: str, **kwargs: Any) -> Any:
             got=f"{path} without adapter_model.safetensors", expected="a saved adapter", fix="save it again"
         )
     config = _load(PeftConfig.from_pretrained, "adapter", path)
-    base = _load_whole(str(config.base_model_name_or_path), **{**kwargs, "revision": config.revision or "main"})
+    if not config.base_model_name_or_path:
+        raise ModelError(
+            got=f"{path}, an adapter that names no base model",
+            expected="its folder or hub id in adapter_config.json",
+            fix="fill in base_model_name_or_path there",
+        )
+    base = _load_whole(config.base_model_name_or_path, **{**kwargs, "revision": config.revision or "main"})
     _grow_embeddings(base, path)
     model = _load(partial(PeftModel.from_pretrained, base), "adapter", path, is_trainable=True)
     _refuse_missing(
@@ -98,7 +104,7 @@ def _refuse_missing(names: Collection[str], what: str, name_or_path: str, model:
         raise ModelError(
             got=f"{name_or_path}, whose weights lack {len(names)} of those that {type(model).__name__} has, such as "
             f"{min(names)}",
-            expected=f"all weights of {'an' if what[0] in 'aeiou' else 'a'} {what}",
+            expected=f"all weights of {_with_article(what)}",
             fix="save the model again, or name another one",
         )
 
@@ -254,9 +260,13 @@ def _load(from_pretrained: Callable[..., Any], what: str, name_or_path: str, **k
     except (*_OF_FILES, StrictDataclassError, SafetensorError) as error:
         raise ModelError(
             got=f"{name_or_path}, from which no {what} could be loaded ({_first_line(error)})",
-            expected=f"a local folder or hub id of a {what}",
+            expected=f"a local folder or hub id of {_with_article(what)}",
             fix="check the name, the files and the network",
         ) from error
+
+
+def _with_article(what: str) -> str:
+    return f"{'an' if what[0] in 'aeiou' else 'a'} {what}"
 
 
 def _first_line(error: Exception) -> str:

@@ -48,7 +48,7 @@ REFUSED = {
     "control characters": ("objective: \x00npo", "got a --config file that is not YAML; expected lines"),
     "latin-1": ("user_marker: Zoë".encode("latin-1"), "got options that cannot be used ("),
     "environment as a text": ("env: A=1", "got options that cannot be used (`env` field should be a dict"),
-    "number for a key": ("1: 2", "got "),
+    "number for a key": ("1: 2", "got options that cannot be used (keywords must be strings)"),
 }
 
 

@@ -107,14 +107,26 @@ NO_MODEL = "got {path}, from which no causal language model could be loaded ("
 NO_TOKENIZER = "got {path}, from which no tokenizer could be loaded ("
 # name -> (what is done to a sound folder, what the line must say)
 REFUSED = {
-    "empty folder": (lambda folder: keep(folder), "got {path}, "),
-    "no config": (lambda folder: (folder / "config.json").unlink(), "got {path}, "),
-    "broken config": (lambda folder: write(folder / "config.json", "{"), "got {path}, "),
-    "config without a type": (lambda folder: change_json(folder / "config.json", model_type=None), "got {path}, "),
-    "unknown type": (lambda folder: change_json(folder / "config.json", model_type="llamaa"), "got {path}, "),
-    "text for a size": (lambda folder: change_json(folder / "config.json", hidden_size="big"), "got {path}, "),
+    "empty folder": (lambda folder: keep(folder), NO_TOKENIZER),
+    "no config": (lambda folder: (folder / "config.json").unlink(), NO_MODEL + "Unrecognized model in {path}"),
+    "broken config": (
+        lambda folder: write(folder / "config.json", "{"),
+        NO_TOKENIZER + "It looks like the config file at",
+    ),
+    "config without a type": (
+        lambda folder: change_json(folder / "config.json", model_type=None),
+        NO_MODEL + "Unrecognized model in {path}",
+    ),
+    "unknown type": (
+        lambda folder: change_json(folder / "config.json", model_type="llamaa"),
+        NO_MODEL + "The checkpoint you are trying to load has model type `llamaa`",
+    ),
+    "text for a size": (
+        lambda folder: change_json(folder / "config.json", hidden_size="big"),
+        NO_TOKENIZER + "Validation error for field 'hidden_size'",
+    ),
     "other sizes": (lambda folder: change_json(folder / "config.json", hidden_size=48), NO_MODEL),
-    "own code": (own_code, "got {path}, "),
+    "own code": (own_code, NO_MODEL + "The repository {path} contains custom code"),
     "no weights": (lambda folder: (folder / "model.safetensors").unlink(), NO_MODEL),
     "no tokenizer": (lambda folder: keep(folder, "config.json", "model.safetensors"), NO_TOKENIZER),
     "broken tokenizer": (lambda folder: write(folder / "tokenizer.json", "{"), NO_TOKENIZER),
@@ -137,32 +149,59 @@ REFUSED = {
 }
 
 
-@pytest.mark.parametrize("name", REFUSED)
-def test_a_model_that_cannot_be_used_is_refused(folder, tmp_path, capsys, name):
-    spoil, says = REFUSED[name]
+NO_ADAPTER = "got {path}, from which no adapter could be loaded ("
+ADAPTERS = {
+    "no base": (
+        lambda folder: change_json(folder / "adapter_config.json", base_model_name_or_path="/no/such"),
+        "got no folder at /no/such; expected a saved causal language model; check the path",
+    ),
+    "base unnamed": (
+        lambda folder: change_json(folder / "adapter_config.json", base_model_name_or_path=None),
+        "got {path}, an adapter that names no base model; expected its folder or hub id in adapter_config.json",
+    ),
+    "broken config": (
+        lambda folder: write(folder / "adapter_config.json", "{"),
+        NO_ADAPTER + "Expecting property name",
+    ),
+    "unknown kind": (
+        lambda folder: change_json(folder / "adapter_config.json", peft_type="LORRA"),
+        NO_ADAPTER + "'LORRA'); expected a local folder or hub id of an adapter",
+    ),
+    "no weights": (
+        lambda folder: (folder / "adapter_model.safetensors").unlink(),
+        "got {path} without adapter_model.safetensors; expected a saved adapter; save it again",
+    ),
+    "text for weights": (
+        lambda folder: write(folder / "adapter_model.safetensors", "weights" * 99),
+        NO_ADAPTER + "Error while deserializing header",
+    ),
+    "other rank": (
+        lambda folder: change_json(folder / "adapter_config.json", r=3),
+        NO_ADAPTER + "Error(s) in loading state_dict for PeftModelForCausalLM: size mismatch for ",
+    ),
+    "other modules": (
+        lambda folder: change_json(folder / "adapter_config.json", target_modules=["query"]),
+        NO_ADAPTER + "Target modules {{'query'}} not found in the base model",
+    ),
+}
+
+
+def assert_spoilt_is_refused(case, folder, tmp_path, capsys):
+    """Spoils the folder as the case says, and unlearns it."""
+    spoil, says = case
     spoil(folder)
     words = [*unlearn_words(folder, tmp_path / "out"), *source_flags(tmp_path)]
     assert_refused(words, tmp_path, capsys, says.format(path=folder), loads_a_model=True)
 
 
-ADAPTERS = {
-    "no base": (lambda folder: change_json(folder / "adapter_config.json", base_model_name_or_path="/no/such"), "got "),
-    "base unnamed": (lambda folder: change_json(folder / "adapter_config.json", base_model_name_or_path=None), "got "),
-    "broken config": (lambda folder: write(folder / "adapter_config.json", "{"), "got "),
-    "unknown kind": (lambda folder: change_json(folder / "adapter_config.json", peft_type="LORRA"), "got "),
-    "no weights": (lambda folder: (folder / "adapter_model.safetensors").unlink(), "got "),
-    "text for weights": (lambda folder: write(folder / "adapter_model.safetensors", "weights" * 99), "got "),
-    "other rank": (lambda folder: change_json(folder / "adapter_config.json", r=3), "got "),
-    "other modules": (lambda folder: change_json(folder / "adapter_config.json", target_modules=["query"]), "got "),
-}
+@pytest.mark.parametrize("name", REFUSED)
+def test_a_model_that_cannot_be_used_is_refused(folder, tmp_path, capsys, name):
+    assert_spoilt_is_refused(REFUSED[name], folder, tmp_path, capsys)
 
 
 @pytest.mark.parametrize("name", ADAPTERS)
 def test_an_adapter_that_cannot_be_used_is_refused(adapter, tmp_path, capsys, name):
-    spoil, says = ADAPTERS[name]
-    spoil(adapter)
-    words = [*unlearn_words(adapter, tmp_path / "out"), *source_flags(tmp_path)]
-    assert_refused(words, tmp_path, capsys, says.format(path=adapter), loads_a_model=True)
+    assert_spoilt_is_refused(ADAPTERS[name], adapter, tmp_path, capsys)
 
 
 def test_an_adapter_of_another_model_is_refused(adapter, tokenizer, tmp_path, capsys):

@@ -72,8 +72,16 @@ REFUSED = {
     "flag without a value": (["--objective"], {}, "got argument --objective: expected one argument"),
     "text for a number": (["--learning_rate", "fast"], {}, "invalid float value: 'fast'"),
     "text for a switch": (["--inter_entanglement", "maybe"], {}, "got argument --inter_entanglement"),
-    "text for JSON": (["--model_init_kwargs", "{dtype"], {}, "got "),
-    "dtype": (["--dtype", "float33"], {}, "got "),
+    "text for JSON": (
+        ["--model_init_kwargs", "{dtype"],
+        {},
+        "got options that cannot be used (Expecting property name",
+    ),
+    "dtype": (
+        ["--dtype", "float33"],
+        {},
+        "got the invalid choice: 'float33' for --dtype; expected one of auto, bfloat16",
+    ),
     "two precisions": (["--fp16", "--bf16", "true"], {}, "got options that cannot be used ("),
     "two quantisations": (["--load_in_4bit", "--load_in_8bit"], {}, "4 bit"),
     "adapter's flag alone": (["--lora_alpha", "8"], {}, "got --lora_alpha without --use_peft; expected both or none"),
@@ -89,7 +97,11 @@ REFUSED = {
         {},
         "got proxy_dual_rate=0.1 without the proxy constraint",
     ),
-    "reference without constraint": (["--no_proxy_constraint", "--proxy_reference", "current"], {}, "got "),
+    "reference without constraint": (
+        ["--no_proxy_constraint", "--proxy_reference", "current"],
+        {},
+        "got proxy_reference=current without the proxy constraint",
+    ),
     "boundary without proxies": (["--stop_at_boundary"], {"proxy": None}, "got no proxy set with stop_at_boundary"),
     "auto without proxies": (["--npo_beta", "auto"], {"proxy": None}, "got "),
     "bounded without retain": (
