@@ -7,7 +7,7 @@ from typing import Any
 from egup_trainer.cli.common import one_line_errors, parse, quiet_libraries
 from egup_trainer.cli.proxy import AUTO
 from egup_trainer.cli.unlearn import RowArguments, check_flags
-from egup_trainer.errors import ConfigError
+from egup_trainer.errors import check_range
 
 
 @dataclass
@@ -27,11 +27,7 @@ class PlanArguments(RowArguments):
 
 
 def main(argv: list[str]) -> None:
-    """Prints weights, memory by part and phase, steps, time, and what would make it fit.
-
-    Raises:
-        ConfigError: a number is out of range, or an option does not fit.
-    """
+    """Prints weights, memory by part and phase, steps, time, and what would make it fit."""
     quiet_libraries()
     from trl import ModelConfig
 
@@ -39,12 +35,8 @@ def main(argv: list[str]) -> None:
 
     plan_args, config, model_config = parse("plan", [PlanArguments, EGUPConfig, ModelConfig], argv)
     check_flags(plan_args, config, model_config)
-    if plan_args.measure_steps < 0 or (plan_args.memory_gb is not None and plan_args.memory_gb <= 0):
-        raise ConfigError(
-            got=f"measure_steps={plan_args.measure_steps}, memory_gb={plan_args.memory_gb}",
-            expected="0 or more steps, and more than 0 GB",
-            fix="set --measure_steps and --memory_gb",
-        )
+    check_range(plan_args, ("measure_steps",), low=0, whole=True)
+    check_range(plan_args, ("memory_gb",), low=0, low_is_allowed=False)
     from egup_trainer.planning.alternatives import changes_that_fit
     from egup_trainer.planning.rehearsal import measure_steps
 

@@ -20,6 +20,7 @@ from egup_trainer.losses.clreg import ClregPositives, contrastive_loss, retain_a
 from egup_trainer.losses.registry import forget_loss
 from egup_trainer.modeling.forward import AnswerReader
 from egup_trainer.modeling.outputs import AnswerOutputs
+from egup_trainer.modeling.probability import drawn
 from egup_trainer.modeling.scan import RowScores
 from egup_trainer.trainer.boundary import ProxyBoundary
 from egup_trainer.trainer.config import EGUPConfig
@@ -165,8 +166,7 @@ class EGUPTrainer(UnlearnTrainer):
 
     def _retain_sample(self) -> Tensor:
         """As many retain rows as the bank holds, drawn with the run's seed; their ids in order."""
-        generator = torch.Generator().manual_seed(self.args.seed)
-        return torch.randperm(len(self.retain_rows), generator=generator)[: self.args.bank_size].sort().values
+        return drawn(len(self.retain_rows), self.args.seed, self.args.bank_size)
 
     def use_scan(self, scores: dict[str, RowScores]) -> None:
         """Builds the feature cache, the retain bank and the boundary."""

@@ -3,11 +3,11 @@
 from dataclasses import dataclass
 from typing import Any
 
-import torch
 from torch import Tensor
 from transformers import TrainerCallback
 
 from egup_trainer.data.tokenization import RowDataset
+from egup_trainer.modeling.probability import MOST_ROWS, drawn
 from egup_trainer.modeling.scan import RowScores
 
 
@@ -67,7 +67,7 @@ class RowViews(TrainerCallback):
         >>> # watch.views[-1].boundary_gap
     """
 
-    def __init__(self, trainer: Any, most_rows: int = 400):
+    def __init__(self, trainer: Any, most_rows: int = MOST_ROWS):
         self.trainer, self.most_rows = trainer, most_rows
         self.views: list[RowView] = []
 
@@ -102,6 +102,4 @@ class RowViews(TrainerCallback):
         return RowScores(scores.sum_nll.to(device), scores.num_tokens.to(device), scores.features.to(device))
 
     def _drawn(self, rows: RowDataset | None) -> Tensor:
-        count = 0 if rows is None else len(rows)
-        generator = torch.Generator().manual_seed(self.trainer.args.seed)
-        return torch.randperm(count, generator=generator)[: self.most_rows].sort().values
+        return drawn(0 if rows is None else len(rows), self.trainer.args.seed, self.most_rows)

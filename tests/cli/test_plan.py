@@ -67,8 +67,11 @@ def test_only_changes_that_fit_are_shown(plan, monkeypatch, capsys):
     [
         (
             ("--memory_gb", "0"),
-            "got measure_steps=0, memory_gb=0.0; expected 0 or more steps, and more than 0 GB; "
-            "set --measure_steps and --memory_gb",
+            "got memory_gb=0.0; expected a number above 0; set --memory_gb",
+        ),
+        (
+            ("--measure_steps", "-1"),
+            "got measure_steps=-1; expected a whole number of at least 0; set --measure_steps",
         ),
         (("--forget", "absent.jsonl"), "absent.jsonl"),
         (
