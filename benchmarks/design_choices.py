@@ -1,26 +1,24 @@
 """The choices that the sources leave open, measured on the demo: `python -m benchmarks.design_choices --seeds 0 1`.
 
-Each variant changes one thing of the demo's `egup_clreg`. Writes one JSON file a seed to benchmarks/results, and a
-table of all seeds (mean, and the values one by one) to benchmarks/results/design_choices.md.
+Each variant changes one thing of the demo's `egup_clreg`. Writes one line per seed to
+benchmarks/results/design_choices.jsonl, and a table of all seeds (mean, and the values one by one) beside it.
 """
 
 import argparse
-import json
 import time
-from collections.abc import Iterable
 from dataclasses import replace
-from pathlib import Path
 
 from rich.console import Console
 
+from benchmarks.tables import RESULTS, Line, read_table
 from egup_trainer.cli.common import quiet_libraries
 from egup_trainer.demo.experiment import run
 from egup_trainer.demo.settings import METHODS, demo_experiment
 from egup_trainer.losses.forget.npo import NPO
 from egup_trainer.losses.registry import register_forget_loss
-from egup_trainer.report.run_record import run_facts, write_results
+from egup_trainer.report.run_record import results_document, run_facts
 
-RESULTS = Path(__file__).parent / "results"
+TABLE = RESULTS / "design_choices.jsonl"
 DEMO = METHODS["egup_clreg"]
 
 
@@ -54,9 +52,9 @@ VARIANTS = {
 }
 
 
-def write_table(paths: Iterable[Path]) -> None:
-    """Means over seeds, with each seed's value, from the result files."""
-    documents = [json.loads(path.read_text(encoding="utf-8")) for path in sorted(paths)]
+def write_table() -> None:
+    """Writes means over seeds, with each seed's value, from the table of results."""
+    documents = [line for _, line in sorted(read_table(TABLE).items())]
     names = [row["name"] for row in documents[0]["rows"]]
     lines = ["| variant | forget probability | retain probability |", "| --- | --- | --- |"]
     for name in names:
@@ -85,8 +83,8 @@ def main() -> None:
             seconds=time.perf_counter() - start,
             settings=experiment.settings(),
         )
-        write_results(RESULTS / f"design_choices_seed{seed}.json", rows, facts)
-    write_table(RESULTS.glob("design_choices_seed*.json"))
+        Line(TABLE, f"seed{seed}").write(results_document(rows, facts))
+    write_table()
 
 
 if __name__ == "__main__":

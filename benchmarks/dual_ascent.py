@@ -1,22 +1,21 @@
 """Lambda fixed or learned by dual ascent, on the demo: `python -m benchmarks.dual_ascent --seed 0`.
 
-Writes one JSON file a seed to benchmarks/results: forget and retain probability at the end, and how far past the
-boundary the forget rows were at most on the way (`highest_gap`, nats per token, means over four steps).
+Writes one line per seed to benchmarks/results/dual_ascent.jsonl: forget and retain probability at the end, and how far
+past the boundary the forget rows were at most on the way (`highest_gap`, nats per token, means over four steps).
 """
 
 import argparse
 import time
 from dataclasses import replace
-from pathlib import Path
 
 from rich.console import Console
 
+from benchmarks.tables import RESULTS, Line
 from egup_trainer.cli.common import quiet_libraries
 from egup_trainer.demo.experiment import BOTH_ENTANGLEMENTS, measure, prepare, train_all
 from egup_trainer.demo.settings import demo_experiment
-from egup_trainer.report.run_record import run_facts, write_results
+from egup_trainer.report.run_record import results_document, run_facts
 
-RESULTS = Path(__file__).parent / "results"
 FIXED = {"objective": "grad_diff", **BOTH_ENTANGLEMENTS}
 METHODS = {"fixed": FIXED} | {f"dual_rate={rate}": {**FIXED, "proxy_dual_rate": rate} for rate in (0.02, 0.1, 0.5)}
 
@@ -40,7 +39,7 @@ def main() -> None:
         seconds=time.perf_counter() - start,
         settings=experiment.settings(),
     )
-    write_results(RESULTS / f"dual_ascent_seed{options.seed}.json", rows, facts)
+    Line(RESULTS / "dual_ascent.jsonl", f"seed{options.seed}").write(results_document(rows, facts))
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""What evaluating costs over the bare work: `python -m benchmarks.evaluation_speed --data_dir ../shared/data/tofu`.
+"""What evaluating costs over the bare work: `python -m benchmarks.evaluation_speed`.
 
 The TOFU forget10 suite (6,468 texts, 1,017 generations of 200 tokens) on a random Llama, against its floor:
 one plain forward pass with loss over the same texts, sorted by length, and the same generations. Both run in one
@@ -6,14 +6,14 @@ process, in turn, in the order floor, suite, suite, floor; the ratio is that of 
 """
 
 import argparse
-import json
 import time
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import torch
 
+from benchmarks.tables import RESULTS, Line
+from benchmarks.tofu import add_data_dir
 from egup_trainer.cli.common import quiet_libraries
 from egup_trainer.data.collator import RowCollator
 from egup_trainer.data.sources import load_rows
@@ -27,7 +27,6 @@ from egup_trainer.evaluation.suites.tofu import tofu_suite
 from egup_trainer.modeling.batches import deal_batches
 from egup_trainer.report.run_record import run_facts
 
-RESULTS = Path(__file__).parent / "results"
 VOCABULARY = 32_000
 
 
@@ -63,11 +62,11 @@ def seconds(work: Callable[[], Any]) -> float:
 def main() -> None:
     """Runs both twice and writes the result."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--data_dir", default="../shared/data/tofu", help="Folder with TOFU's files.")
+    add_data_dir(parser)
     parser.add_argument("--hidden", type=int, default=256, help="Hidden size of the Llama.")
     parser.add_argument("--layers", type=int, default=4, help="Layers of the Llama.")
     parser.add_argument("--batch_size", type=int, default=16)
-    parser.add_argument("--name", default="evaluation_speed", help="Name of the result file.")
+    parser.add_argument("--name", default="evaluation_speed", help="Name of the line in the table of results.")
     options = parser.parse_args()
     quiet_libraries()
     suite = tofu_suite("forget10", options.data_dir)
@@ -90,9 +89,9 @@ def main() -> None:
     ratio = sum(suites) / sum(part for floor in floors for part in floor.values())
     facts = run_facts(command="python -m benchmarks.evaluation_speed", settings={**vars(options), "data_dir": "tofu"})
     document = {"ratio": ratio, "floor_seconds": floors, "suite_seconds": suites, "run": facts}
-    path = RESULTS / f"{options.name}.json"
-    path.write_text(json.dumps(document, indent=2) + "\n", encoding="utf-8")
-    print(f"ratio {ratio:.3f}, written to {path}")
+    line = Line(RESULTS / "evaluation_speed.jsonl", options.name)
+    line.write(document)
+    print(f"ratio {ratio:.3f}, written to {line.table}")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Estimates of `egup plan` beside what `egup unlearn` then takes: `python -m benchmarks.plan --data_dir FOLDER`.
+"""Estimates of `egup plan` beside what `egup unlearn` then takes: `python -m benchmarks.plan`.
 
 Each case is planned (counted, no step of its model taken) in a process of its own, and run in another one with the same
 flags, whose peak is that of the whole process. What should come out: each within 20% of what was measured. What
@@ -15,13 +15,15 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from benchmarks import markdown
+from benchmarks import markdown, tables
 from benchmarks.speed.measure import in_process_of_its_own
+from benchmarks.tables import Line
+from benchmarks.tofu import add_data_dir
 from benchmarks.tofu_small import AUTHORS, tofu_experiment
 from egup_trainer.cli.common import quiet_libraries
 from egup_trainer.report.run_record import run_facts
 
-RESULTS = Path(__file__).parent / "results" / "plan.json"
+RESULTS = Line(tables.RESULTS / "plan.jsonl", "cpu")
 PAGE = Path(__file__).parents[1] / "docs" / "planning.md"
 GUIDED = ("--inter_entanglement", "--intra_entanglement", "--clreg_weight", "0.1")
 LORA = ("--use_peft", "--lora_r", "8")
@@ -60,7 +62,7 @@ CASES = {
 }
 
 
-def write_model(kind: str, data_dir: str, folder: Path) -> None:
+def write_model(kind: str, data_dir: str | None, folder: Path) -> None:
     """A model with random weights, its tokenizer and its rows, as files."""
     quiet_libraries()
     from transformers import LlamaConfig, LlamaForCausalLM
@@ -139,9 +141,9 @@ def measured_given_back(folder: Path) -> float:
 
 def table() -> str:
     """A row for each case."""
-    if not RESULTS.is_file():
+    if not RESULTS.exists():
         return "Not run."
-    found = json.loads(RESULTS.read_text(encoding="utf-8"))
+    found = RESULTS.read()
     names = ("libraries_gb", "estimated_gb", "measured_gb", "ratio", "own")
     numbers = {name: [case[each] for each in names] for name, case in found["cases"].items()}
     if "given_back_gb" in found:
@@ -157,19 +159,19 @@ def table() -> str:
 def main() -> None:
     """Runs all cases, writes the results and the page's table."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.plan", description=__doc__.split("\n")[0])
-    parser.add_argument("--data_dir", default="../shared/data/tofu", help="Folder with TOFU's files.")
+    add_data_dir(parser)
     parser.add_argument("--report", action="store_true", help="Write the table alone, from the results.")
     parser.add_argument("--given_back", action="store_true", help="Only the case that runs once more.")
     options = parser.parse_args()
     if not options.report:
-        found = json.loads(RESULTS.read_text(encoding="utf-8")) if options.given_back else {}
+        found = RESULTS.read() if options.given_back else {}
         with TemporaryDirectory() as name:
             found |= run(options.data_dir, Path(name), () if options.given_back else CASES)
-        RESULTS.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+        RESULTS.write(found)
     PAGE.write_text(markdown.put(PAGE.read_text(encoding="utf-8"), "plan", table()), encoding="utf-8")
 
 
-def run(data_dir: str, folder: Path, names: Iterable[str]) -> dict[str, Any]:
+def run(data_dir: str | None, folder: Path, names: Iterable[str]) -> dict[str, Any]:
     """Results of the named cases, and of the one that runs once more."""
     for kind in sorted({CASES[name].model for name in (*names, GIVEN_BACK)}):
         in_process_of_its_own(write_model, kind, data_dir, folder)

@@ -1,24 +1,24 @@
-"""The demo's experiment on real TOFU rows: `python -m benchmarks.tofu_small --data_dir ../shared/data/tofu`.
+"""The demo's experiment on real TOFU rows: `python -m benchmarks.tofu_small`.
 
 Six authors to forget, eighteen to keep, six never seen (20 rows each), from TOFU's `full` set (Maini et al. 2024, MIT
 licence); a Llama of 2.3 million parameters trained from scratch, and its twin trained on the retain rows
-alone. Writes one JSON file a seed to benchmarks/results, with the machine's facts, and a picture beside it.
+alone. Writes one line per seed to benchmarks/results/tofu_small.jsonl, with the machine's facts, and a picture.
 """
 
 import argparse
 import time
-from pathlib import Path
 
 from rich.console import Console
 
+from benchmarks.tables import RESULTS, Line
+from benchmarks.tofu import add_data_dir
 from egup_trainer.cli.common import quiet_libraries
 from egup_trainer.data.sources import load_rows
 from egup_trainer.demo.experiment import BOTH_ENTANGLEMENTS, UNGUIDED, Experiment, run
 from egup_trainer.demo.twins import ModelSize, Schedule
 from egup_trainer.report.comparison import comparison_table, plot_comparison
-from egup_trainer.report.run_record import run_facts, write_results
+from egup_trainer.report.run_record import results_document, run_facts
 
-RESULTS = Path(__file__).parent / "results"
 ROWS_AN_AUTHOR = 20
 AUTHORS = (6, 18, 6)
 METHODS = {
@@ -29,7 +29,7 @@ METHODS = {
 }
 
 
-def tofu_experiment(data_dir: str, authors: tuple[int, int, int], seed: int) -> Experiment:
+def tofu_experiment(data_dir: str | None, authors: tuple[int, int, int], seed: int) -> Experiment:
     """Authors to forget, to keep and never seen, in the order of the `full` set from its first author on."""
     rows = [{"question": row.prompt[0].content, "answer": row.answer} for row in load_rows("tofu:full", data_dir)]
     ends = [ROWS_AN_AUTHOR * sum(authors[: place + 1]) for place in range(3)]
@@ -48,7 +48,7 @@ def tofu_experiment(data_dir: str, authors: tuple[int, int, int], seed: int) -> 
 def main() -> None:
     """Runs one seed and writes its results."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--data_dir", default="../shared/data/tofu", help="Folder with TOFU's files.")
+    add_data_dir(parser)
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
     quiet_libraries()
@@ -61,9 +61,8 @@ def main() -> None:
         seconds=time.perf_counter() - start,
         settings=experiment.settings(),
     )
-    path = RESULTS / f"tofu_small_seed{options.seed}.json"
-    write_results(path, rows, facts)
-    plot_comparison(rows, path.with_suffix(".png"), "Forgetting 6 of 24 TOFU authors")
+    Line(RESULTS / "tofu_small.jsonl", f"seed{options.seed}").write(results_document(rows, facts))
+    plot_comparison(rows, RESULTS / f"tofu_small_seed{options.seed}.png", "Forgetting 6 of 24 TOFU authors")
     console.print(comparison_table(rows, "Forgetting 6 of 24 TOFU authors"))
 
 

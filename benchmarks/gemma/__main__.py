@@ -14,6 +14,8 @@ from pathlib import Path
 
 from benchmarks.gemma.plan import Size
 from benchmarks.gemma.summary import summary, write_report
+from benchmarks.runner import open_pieces, run_first_piece
+from benchmarks.tofu import add_data_dir
 from egup_trainer.cli.common import quiet_libraries
 from egup_trainer.errors import EgupError
 
@@ -24,7 +26,7 @@ def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.gemma", description=__doc__.split("\n")[0])
     parser.add_argument("--size", type=Size, choices=list(Size), default=Size.SMALL, metavar="{small,full}")
     parser.add_argument("--seed", type=int, default=0, help="Of the authors drawn and of training.")
-    parser.add_argument("--data_dir", default="../shared/data/tofu", help="Folder with TOFU's files.")
+    add_data_dir(parser)
     parser.add_argument("--work_dir", type=Path, default=Path("study_work/gemma"), help="Where models are kept.")
     parser.add_argument("--minutes", type=float, help="Do one piece; stop a training after so many minutes.")
     parser.add_argument("--summary", action="store_true", help="Print the committed results as JSON, and do no more.")
@@ -45,16 +47,14 @@ def main(argv: list[str] | None = None) -> None:
 
 def _run(options: argparse.Namespace, started: float) -> None:
     from benchmarks.gemma.setups import SETUPS
-    from benchmarks.gemma.work import Place, open_pieces
+    from benchmarks.gemma.work import Place, pieces_of
 
     place = Place(SETUPS[options.size], options.seed, options.data_dir, options.work_dir)
     deadline = inf if options.minutes is None else started + 60 * options.minutes
-    while pieces := open_pieces(place):
-        print(f"{pieces[0].title}; pieces left: {len(pieces)}", flush=True)
-        pieces[0].do(deadline)
+    while run_first_piece(pieces_of(place, deadline)):
         if options.minutes is not None:
             break
-    left = len(open_pieces(place))
+    left = len(open_pieces(pieces_of(place)))
     print(f"Pieces left: {left}: run the same command again to go on" if left else "All results are there")
 
 

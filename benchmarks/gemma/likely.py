@@ -6,7 +6,6 @@ as a share of it, both over all answer tokens of the retain rows.
 """
 
 import argparse
-import json
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +19,8 @@ from benchmarks.gemma.setups import SETUPS
 from benchmarks.gemma.work import Place
 from benchmarks.speed.report import PAGE
 from benchmarks.study.world import tokenized
+from benchmarks.tables import Line
+from benchmarks.tofu import add_data_dir
 from egup_trainer.cli.common import quiet_libraries
 from egup_trainer.data.collator import RowCollator
 from egup_trainer.modeling.forward import AnswerReader
@@ -57,7 +58,7 @@ def _divergence(before: Tensor, now: Tensor, logps_of: Any) -> tuple[float, Tens
 def main() -> None:
     """Measures, writes the results and the table of docs/speed.md, and prints it."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.gemma.likely", description=__doc__.split("\n")[0])
-    parser.add_argument("--data_dir", default="../shared/data/tofu", help="Folder with TOFU's files.")
+    add_data_dir(parser)
     parser.add_argument("--work_dir", type=Path, default=Path("study_work/gemma"), help="Where the models are.")
     parser.add_argument("--method", default="npo+egup+clreg", help="Which one has unlearned.")
     options = parser.parse_args()
@@ -77,8 +78,7 @@ def main() -> None:
         k: {"divergence": each["seen"] / each["exact"], "gradient_error": (each["missed"] / each["gradient"]) ** 0.5}
         for k, each in sums.items()
     }
-    document = {"method": options.method, "rows": len(rows), "by_k": found, "run": run_facts()}
-    (RESULTS / "likely_tokens.json").write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
+    Line(RESULTS / "likely_tokens.jsonl", options.method).write({"rows": len(rows), "by_k": found, "run": run_facts()})
     cells = ([str(k), f"{each['divergence']:.4f}", f"{each['gradient_error']:.4f}"] for k, each in found.items())
     table = markdown.table(["k", "divergence seen / exact", "error of its gradient"], cells)
     PAGE.write_text(markdown.put(PAGE.read_text(encoding="utf-8"), "likely tokens", table), encoding="utf-8")

@@ -1,11 +1,12 @@
 """Which models the comparison is made of, and where their results lie."""
 
 from enum import Enum
-from pathlib import Path
 
+from benchmarks import tables
 from benchmarks.study.methods import WITH_ALL
+from benchmarks.tables import Line
 
-RESULTS = Path(__file__).parents[1] / "results" / "gemma"
+RESULTS = tables.RESULTS / "gemma"
 
 
 class Size(str, Enum):
@@ -21,6 +22,6 @@ MODELS = ("retrained", "before")
 METHODS = tuple(objective + suffix for objective in ("grad_diff", "npo") for suffix in ("", WITH_ALL))
 
 
-def record_path(size: Size, name: str, seed: int) -> Path:
+def record_line(size: Size, name: str, seed: int) -> Line:
     """The results of a model or method."""
-    return RESULTS / size.value / f"{name}_seed{seed}.json"
+    return Line(RESULTS / f"{size.value}.jsonl", f"{name}_seed{seed}")

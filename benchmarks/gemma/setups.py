@@ -34,8 +34,8 @@ class Setup:
     """
 
     size: Size
-    rows: Callable[[int, str], Rows]
-    suite: Callable[[Rows, str], Suite]
+    rows: Callable[[int, str | None], Rows]
+    suite: Callable[[Rows, str | None], Suite]
     learning: dict[str, Any] = field(default_factory=dict)
     unlearning: dict[str, Any] = field(default_factory=dict)
     batch_size: int = 8
@@ -43,7 +43,7 @@ class Setup:
     freeze_embeddings: bool = True
 
 
-def small_rows(seed: int, data_dir: str) -> Rows:
+def small_rows(seed: int, data_dir: str | None) -> Rows:
     """A seed's authors of the study, fewer of them: 60 rows to forget, 120 to keep, 40 proxies, 40 of the holdout."""
     drawn = rows_of(seed, data_dir)
     judged = {row.answer for row in drawn.judged}
@@ -52,12 +52,12 @@ def small_rows(seed: int, data_dir: str) -> Rows:
     return replace(drawn, retain=kept, proxy=drawn.proxy[:SMALL_UNSEEN], holdout=drawn.holdout[:SMALL_UNSEEN])
 
 
-def small_suite(rows: Rows, data_dir: str) -> Suite:
+def small_suite(rows: Rows, data_dir: str | None) -> Suite:
     """All metrics on the drawn rows, which bring their own texts."""
     return custom_suite(rows.forget, rows.judged, rows.holdout, max_new_tokens=SMALL_NEW_TOKENS)
 
 
-def full_rows(seed: int, data_dir: str) -> Rows:
+def full_rows(seed: int, data_dir: str | None) -> Rows:
     """TOFU's forget10 and retain90, of which authors 160 to 179 stay unseen: proxies and holdout. All seeds alike.
 
     TOFU gives all its authors to the model before unlearning; a boundary needs rows that it never saw.
@@ -72,7 +72,7 @@ def full_rows(seed: int, data_dir: str) -> Rows:
     )
 
 
-def full_suite(rows: Rows, data_dir: str) -> Suite:
+def full_suite(rows: Rows, data_dir: str | None) -> Suite:
     """The TOFU suite for forget10, with rows that no model saw."""
     return tofu_suite("forget10", data_dir, holdout=rows.holdout)
 

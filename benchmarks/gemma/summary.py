@@ -1,7 +1,7 @@
 """From the records of a size to one number a model and measure, as JSON or as a table."""
 
 from benchmarks import markdown
-from benchmarks.gemma.plan import METHODS, MODELS, Size, record_path
+from benchmarks.gemma.plan import METHODS, MODELS, Size, record_line
 from benchmarks.study.plan import Record
 from benchmarks.study.report import COLUMNS, DOCS
 from benchmarks.study.summary import MEASURES
@@ -11,8 +11,8 @@ Found = dict[str, dict[str, float | None]]
 
 def summary(size: Size, seed: int) -> Found:
     """The measures of the study for each model that has results; empty until the two models compared with have them."""
-    paths = {name: record_path(size, name, seed) for name in (*reversed(MODELS), *METHODS)}
-    values = {name: Record.read(path).values for name, path in paths.items() if path.is_file()}
+    lines = {name: record_line(size, name, seed) for name in (*reversed(MODELS), *METHODS)}
+    values = {name: Record.read(line).values for name, line in lines.items() if line.exists()}
     if not set(MODELS) <= set(values):
         return {}
     models = {name: values[name] for name in MODELS}

@@ -2,9 +2,9 @@
 
 import hashlib
 import shutil
-from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property, partial
+from math import inf
 from pathlib import Path
 from typing import Any
 
@@ -12,14 +12,16 @@ import torch
 from accelerate import Accelerator
 from transformers import TrainingArguments
 
-from benchmarks.gemma.plan import METHODS, MODELS, record_path
+from benchmarks.gemma.plan import METHODS, MODELS, record_line
 from benchmarks.gemma.pretrained import save_start, save_whole
 from benchmarks.gemma.setups import Setup
 from benchmarks.gemma.training import SAVING, AnswerTrainer, train_until
+from benchmarks.runner import Piece
 from benchmarks.study.methods import options_of
 from benchmarks.study.plan import Record
 from benchmarks.study.work import SETS
 from benchmarks.study.world import Rows, tokenized
+from benchmarks.tables import Line
 from egup_trainer.data.collator import RowCollator
 from egup_trainer.errors import ConfigError
 from egup_trainer.evaluation.evaluation import Evaluation, read_evaluation, write_evaluation
@@ -39,7 +41,7 @@ class Place:
 
     setup: Setup
     seed: int
-    data_dir: str
+    data_dir: str | None
     work_dir: Path
 
     @property
@@ -59,42 +61,31 @@ class Place:
     def evaluation(self, name: str) -> Path:
         return self.folder / "evaluations" / f"{name}.json"
 
-    def record(self, name: str) -> Path:
-        return record_path(self.setup.size, name, self.seed)
+    def record(self, name: str) -> Line:
+        return record_line(self.setup.size, name, self.seed)
 
     @cached_property
     def rows(self) -> Rows:
         return self.setup.rows(self.seed, self.data_dir)
 
 
-@dataclass(frozen=True)
-class Piece:
-    """A piece of work.
+def pieces_of(place: Place, deadline: float = inf) -> list[Piece]:
+    """What there is to do, in order; nothing once every model and method has its results.
 
     Args:
-        title: what it is, for the user.
-        products: what is there once it is done.
-        do: does it, or training's part up to a deadline, a time of `time.monotonic`.
+        deadline: a time of `time.monotonic` at which a training stops, to be continued by the next call.
     """
-
-    title: str
-    products: tuple[Path, ...]
-    do: Callable[[float], None]
-
-
-def open_pieces(place: Place) -> list[Piece]:
-    """What is left to do, in order; nothing once every model and method has its results."""
-    wanted = [name for name in (*MODELS, *METHODS) if not place.record(name).is_file()]
+    wanted = [name for name in (*MODELS, *METHODS) if not place.record(name).exists()]
     if not wanted:
         return []
-    pieces = [Piece("Unpacking Gemma 3 270M", (place.start,), lambda _: save_start(place.start))]
+    pieces = [Piece("Unpacking Gemma 3 270M", (place.start,), partial(save_start, place.start))]
     for name in dict.fromkeys((*MODELS, *wanted)):
         # Methods are compared with the two models' evaluations, not with their records alone.
         compared = (place.evaluation(name),) if name in MODELS else ()
         evaluated = (place.record(name), *compared)
-        pieces.append(Piece(f"Training {name}", (place.model(name),), partial(train, place, name)))
-        pieces.append(Piece(f"Evaluating {name}", evaluated, lambda _, name=name: evaluate(place, name)))
-    return [piece for piece in pieces if not all(product.exists() for product in piece.products)]
+        pieces.append(Piece(f"Training {name}", (place.model(name),), partial(train, place, name, deadline)))
+        pieces.append(Piece(f"Evaluating {name}", evaluated, partial(evaluate, place, name)))
+    return pieces
 
 
 def train(place: Place, name: str, deadline: float) -> None:

@@ -11,10 +11,12 @@ import torch
 
 from benchmarks.speed.contenders import CONTENDERS
 from benchmarks.speed.measure import Case, compare, in_process_of_its_own, ratio
-from benchmarks.speed.report import QUICK_RESULTS, RESULTS, write_report
+from benchmarks.speed.report import QUICK_RESULTS, steps_table, write_report
 from benchmarks.speed.rows import read_rows
 from benchmarks.speed.scale import compare_sizes
 from benchmarks.speed.shapes import SHAPES, Tuning
+from benchmarks.tables import Line
+from benchmarks.tofu import add_data_dir
 from egup_trainer.cli.common import quiet_libraries
 from egup_trainer.report.run_record import run_facts
 
@@ -31,7 +33,7 @@ def main() -> None:
     """Measures, and prints the ratios."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.speed", description=__doc__.split("\n")[0])
     parser.add_argument("--quick", action="store_true", help="The headline ratios alone.")
-    parser.add_argument("--data_dir", default="../shared/data/tofu", help="Folder with TOFU's files.")
+    add_data_dir(parser)
     parser.add_argument("--rounds", type=int, default=3, help="Runs of each contender, in turn.")
     parser.add_argument("--steps", type=int, default=3, help="Timed steps of each run.")
     parser.add_argument("--shapes", nargs="+", choices=SHAPES, help="Which shapes (default: all that the machine can).")
@@ -48,7 +50,7 @@ def main() -> None:
     print(json.dumps(found))
 
 
-def _quick(data_dir: str) -> dict[str, float]:
+def _quick(data_dir: str | None) -> dict[str, float]:
     small, large = (
         compare(case, read_rows(data_dir, case.pairs), names, rounds, steps) for case, names, rounds, steps in QUICK
     )
@@ -65,14 +67,12 @@ def _quick(data_dir: str) -> dict[str, float]:
         "scale_100k_over_1k": in_process_of_its_own(compare_sizes, *SIZES, 100, 7)["ratio"],
     }
     own = {"memory_over_npo_32k, libraries left out": ratio(small, "egup", "npo", "own_gb")}
-    text = json.dumps({"ratios": found, "more": own, "run": run_facts()}, indent=1)
-    QUICK_RESULTS.parent.mkdir(parents=True, exist_ok=True)
-    QUICK_RESULTS.write_text(text + "\n", encoding="utf-8")
+    QUICK_RESULTS.write({"ratios": found, "more": own, "run": run_facts()})
     return found
 
 
 def _all(options: argparse.Namespace) -> dict[str, Any]:
-    """Every shape that the machine can, in all tunings and two cuts of a step; each case is a file of results."""
+    """Every shape that the machine can, in all tunings and two cuts of a step; each case is a line of the table."""
     on_gpu = torch.cuda.is_available()
     shapes = options.shapes or [name for name, shape in SHAPES.items() if on_gpu or not shape.on_gpu_alone]
     cases = [Case(name, tuning, *cut) for name in shapes for tuning in Tuning for cut in ((2, 8), (8, 2))]
@@ -80,9 +80,8 @@ def _all(options: argparse.Namespace) -> dict[str, Any]:
     for case in cases:
         rows = read_rows(options.data_dir, case.pairs)
         found = compare(case, rows, CONTENDERS, options.rounds, options.steps)
-        path = RESULTS / ("gpu" if on_gpu else "cpu") / f"{case.name}.json"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps({"contenders": found, "run": run_facts()}, indent=1) + "\n", encoding="utf-8")
+        table = steps_table("gpu" if on_gpu else "cpu")
+        Line(table, case.name).write({"contenders": found, "run": run_facts()})
         ratios[case.name] = {name: ratio(found, "egup", name) for name in found}
         print(case.name, ratios[case.name], flush=True)
     return ratios

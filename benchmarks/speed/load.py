@@ -67,8 +67,7 @@ def main() -> None:
         for steps in STEPS:
             found.append(in_process_of_its_own(load_of, size, steps))
             print(json.dumps(found[-1]), flush=True)
-    results = {"runs": found, "run": run_facts()}
-    LOAD_RESULTS.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
+    LOAD_RESULTS.write({"runs": found, "run": run_facts()})
     write_report()
 
 

@@ -1,16 +1,16 @@
 """docs/speed.md's table, from the committed results alone."""
 
-import json
 from pathlib import Path
 from typing import Any
 
-from benchmarks import markdown
+from benchmarks import markdown, tables
 from benchmarks.speed.measure import ratio
+from benchmarks.tables import Line, read_table
 
-RESULTS = Path(__file__).parents[1] / "results" / "speed"
+RESULTS = tables.RESULTS / "speed"
 PAGE = Path(__file__).parents[2] / "docs" / "speed.md"
-QUICK_RESULTS = RESULTS / "quick.json"
-LOAD_RESULTS = RESULTS / "load.json"
+QUICK_RESULTS = Line(RESULTS / "quick.jsonl", "cpu")
+LOAD_RESULTS = Line(RESULTS / "load.jsonl", "cpu")
 AIMS = {
     "egup_over_floor": 1.05,
     "egup_over_sft_32k": 0.80,
@@ -34,15 +34,15 @@ def write_report() -> None:
     text = markdown.put(PAGE.read_text(encoding="utf-8"), "quick", quick_table())
     text = markdown.put(text, "load", load_table())
     for machine in ("cpu", "gpu"):
-        text = markdown.put(text, machine, table_of(RESULTS / machine))
+        text = markdown.put(text, machine, table_of(steps_table(machine)))
     PAGE.write_text(text, encoding="utf-8")
 
 
 def quick_table() -> str:
     """A row for each headline ratio: what it was, and what was aimed at."""
-    if not QUICK_RESULTS.is_file():
+    if not QUICK_RESULTS.exists():
         return "Not run."
-    found = json.loads(QUICK_RESULTS.read_text(encoding="utf-8"))
+    found = QUICK_RESULTS.read()
     aims = {name: f"{aim:.2f}" for name, aim in AIMS.items()}
     rows = (
         [f"`{name}`", f"{value:.2f}", aims.get(name, "")]
@@ -53,20 +53,25 @@ def quick_table() -> str:
 
 def load_table() -> str:
     """A row for each run: forget rows, steps, memory, and files beside what they should take."""
-    if not LOAD_RESULTS.is_file():
+    if not LOAD_RESULTS.exists():
         return "Not run."
-    runs = json.loads(LOAD_RESULTS.read_text(encoding="utf-8"))["runs"]
+    runs = LOAD_RESULTS.read()["runs"]
     numbers = [[each["rows"], each["steps"], each["peak_memory_gb"], *map(each.get, _FILES)] for each in runs]
     rows = ([f"{rows:,}", str(steps), *(f"{value:.2f}" for value in sizes)] for rows, steps, *sizes in numbers)
     return markdown.table(["forget rows", "steps", "peak GB", "scan MB", "counted", "state MB", "counted"], rows)
 
 
-def table_of(folder: Path) -> str:
+def steps_table(machine: str) -> Path:
+    """The results of all cases on a kind of machine, "cpu" or "gpu"."""
+    return RESULTS / f"steps_{machine}.jsonl"
+
+
+def table_of(path: Path) -> str:
     """A row for each case: what EGUP with everything on took, and how many times what the others took."""
-    files = sorted(folder.glob("*.json"))
-    if not files:
+    cases = read_table(path)
+    if not cases:
         return "Not run."
-    rows = (_row(path.stem, json.loads(path.read_text(encoding="utf-8"))["contenders"]) for path in files)
+    rows = (_row(name, cases[name]["contenders"]) for name in sorted(cases))
     return markdown.table(HEADINGS, rows)
 
 

@@ -28,7 +28,7 @@ class SpeedRows:
     tokenizer: Any
 
 
-def read_rows(data_dir: str, pairs: int) -> SpeedRows:
+def read_rows(data_dir: str | None, pairs: int) -> SpeedRows:
     """Rows of TOFU's forget10 and of retain90, `pairs` of each, evenly spread, and the last of retain90 as proxies."""
     forget, retain = (load_rows(f"tofu:{split}", data_dir) for split in ("forget10", "retain90"))
     sets = {"forget": forget, "retain": retain[:-PROXIES], "proxy": retain[-PROXIES:]}

@@ -19,6 +19,8 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from benchmarks.speed.report import RESULTS
+from benchmarks.tables import Line
+from benchmarks.tofu import add_data_dir
 from egup_trainer.report.run_record import run_facts
 
 COLLECTIVES = {"all_reduce": 0, "all_gather": 1, "all_gather_into_tensor": 1, "broadcast": 0, "gather": 0, "reduce": 0}
@@ -28,11 +30,12 @@ SHAPE, PAIRS, STEPS = "llama_32k", 4, 4
 """Model, forget rows and retain rows a step and process, and timed steps."""
 
 
-def launch(processes: int, data_dir: str, folder: Path) -> dict[str, Any]:
+def launch(processes: int, data_dir: str | None, folder: Path) -> dict[str, Any]:
     """Runs this file in so many processes; what the first one found."""
     result = folder / "result.json"
     start = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(processes)]
-    command = [*start, "-m", "benchmarks.speed.scaling", "--data_dir", data_dir, "--worker", str(result)]
+    where = [] if data_dir is None else ["--data_dir", data_dir]
+    command = [*start, "-m", "benchmarks.speed.scaling", *where, "--worker", str(result)]
     done = subprocess.run(
         command, env={**os.environ, "OMP_NUM_THREADS": "1"}, capture_output=True, text=True, check=False
     )
@@ -57,7 +60,7 @@ def count_bytes(counts: Counter[str]) -> None:
         setattr(dist, name, counting(name, getattr(dist, name), place))
 
 
-def work(data_dir: str, result: Path) -> None:
+def work(data_dir: str | None, result: Path) -> None:
     """A process of a run: trains with all parts on; the first process writes what it measured."""
     rank = int(os.environ["LOCAL_RANK"])
     os.sched_setaffinity(0, {sorted(os.sched_getaffinity(0))[rank]})
@@ -110,7 +113,7 @@ def work(data_dir: str, result: Path) -> None:
 def main() -> None:
     """Measures, writes the results, and prints the efficiency."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.speed.scaling", description=__doc__.split("\n")[0])
-    parser.add_argument("--data_dir", default="../shared/data/tofu", help="Folder with TOFU's files.")
+    add_data_dir(parser)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--worker", type=Path, help=argparse.SUPPRESS)
     options = parser.parse_args()
@@ -125,8 +128,7 @@ def main() -> None:
         "two_processes": {name: value for name, value in rounds[-1][1].items() if name != "seconds"},
         "run": run_facts(),
     }
-    RESULTS.mkdir(parents=True, exist_ok=True)
-    (RESULTS / "scaling.json").write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+    Line(RESULTS / "scaling.jsonl", "cpu").write(found)
     print(json.dumps({name: found[name] for name in ("efficiency", "two_processes")}))
 
 

@@ -21,6 +21,8 @@ from accelerate import Accelerator
 from benchmarks.speed.report import RESULTS
 from benchmarks.speed.rows import SpeedRows, read_rows
 from benchmarks.speed.shapes import Tuning, make_model
+from benchmarks.tables import Line
+from benchmarks.tofu import add_data_dir
 from egup_trainer.cli.common import quiet_libraries
 from egup_trainer.data.collator import RowCollator
 from egup_trainer.guidance.features import random_projection
@@ -69,17 +71,15 @@ def _seconds(work: Callable[[], Any]) -> float:
 def main() -> None:
     """Measures, writes the results, and prints them."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.speed.scan", description=__doc__.split("\n")[0])
-    parser.add_argument("--data_dir", default="../shared/data/tofu", help="Folder with TOFU's files.")
+    add_data_dir(parser)
     parser.add_argument("--shape", default="llama_32k", help="Shape of the model.")
     parser.add_argument("--rows", type=int, default=100, help="Forget rows, and retain rows.")
     parser.add_argument("--rounds", type=int, default=3)
     options = parser.parse_args()
     quiet_libraries()
     found = compare_scan(options.shape, read_rows(options.data_dir, options.rows), options.rounds)
-    text = json.dumps({**found, "shape": options.shape, "rows": options.rows, "run": run_facts()}, indent=1)
-    path = RESULTS / f"scan_{'gpu' if torch.cuda.is_available() else 'cpu'}.json"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(text + "\n", encoding="utf-8")
+    line = Line(RESULTS / "scan.jsonl", "gpu" if torch.cuda.is_available() else "cpu")
+    line.write({**found, "shape": options.shape, "rows": options.rows, "run": run_facts()})
     print(json.dumps({name: found[name] for name in ("scan_over_forward", "reused_over_forward")}))
 
 

@@ -1,14 +1,14 @@
 """Which runs the study is made of, in the order in which they can be done, and where their results lie."""
 
-import json
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
-from pathlib import Path
 from typing import Any
 
+from benchmarks import tables
 from benchmarks.study.methods import ABLATION, HEADLINE, WITH_ALL, ablation_of
+from benchmarks.tables import Line
 
-RESULTS = Path(__file__).parents[1] / "results" / "study"
+RESULTS = tables.RESULTS / "study"
 GRID = (3e-4, 1e-3, 3e-3)
 SEEDS = (0, 1, 2)
 """The first one chooses the learning rates."""
@@ -30,19 +30,19 @@ class RunSpec:
         return f"{self.method}_{self.learning_rate:g}_seed{self.seed}"
 
     @property
-    def trained(self) -> Path:
+    def trained(self) -> Line:
         """What its training showed."""
-        return RESULTS / "trained" / f"{self.name}.json"
+        return Line(RESULTS / "trained.jsonl", self.name)
 
     @property
-    def evaluated(self) -> Path:
+    def evaluated(self) -> Line:
         """What its model is worth, by every metric."""
-        return RESULTS / "evaluated" / f"{self.name}.json"
+        return Line(RESULTS / "evaluated.jsonl", self.name)
 
 
 @dataclass(frozen=True)
 class Record:
-    """A file of results: what was run, what came out, and on which machine.
+    """The results of one run: what was run, what came out, and on which machine.
 
     Args:
         experiment: method, learning rate, seed and options.
@@ -56,27 +56,24 @@ class Record:
     run: dict[str, Any]
     curve: list[tuple[int, float]] = field(default_factory=list)
 
-    def write(self, path: Path) -> None:
-        """Writes it; the file appears whole or not at all."""
-        path.parent.mkdir(parents=True, exist_ok=True)
-        partial = path.with_suffix(".partial")
-        partial.write_text(json.dumps(asdict(self), indent=1, allow_nan=False) + "\n", encoding="utf-8")
-        partial.replace(path)
+    def write(self, line: Line) -> None:
+        """Writes it as a line of its table."""
+        line.write(asdict(self))
 
     @classmethod
-    def read(cls, path: Path) -> "Record":
+    def read(cls, line: Line) -> "Record":
         """Reads what `write` wrote."""
-        return cls(**json.loads(path.read_text(encoding="utf-8")))
+        return cls(**line.read())
 
 
-def model_path(name: str, seed: int) -> Path:
+def model_line(name: str, seed: int) -> Line:
     """The results of a seed's model, "before" or "retrained"."""
-    return RESULTS / "models" / f"{name}_seed{seed}.json"
+    return Line(RESULTS / "models.jsonl", f"{name}_seed{seed}")
 
 
-def wordings_path(name: str, seed: int) -> Path:
+def wordings_line(name: str, seed: int) -> Line:
     """How likely a model, "before", "retrained" or a method's, finds several wordings of the forget rows."""
-    return RESULTS / "wordings" / f"{name}_seed{seed}.json"
+    return Line(RESULTS / "wordings.jsonl", f"{name}_seed{seed}")
 
 
 def grid_of(method: str) -> list[RunSpec]:
@@ -117,4 +114,4 @@ def chosen_runs() -> list[RunSpec]:
 
 def missing(specs: Iterable[RunSpec], stage: str) -> list[RunSpec]:
     """Those that have no results of a stage yet, "trained" or "evaluated"."""
-    return [spec for spec in specs if not getattr(spec, stage).is_file()]
+    return [spec for spec in specs if not getattr(spec, stage).exists()]

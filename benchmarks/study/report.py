@@ -7,8 +7,9 @@ from typing import Any
 
 from benchmarks import markdown
 from benchmarks.study.methods import ABLATION, HEADLINE, OBJECTIVES, WITH_ALL, ablation_of
-from benchmarks.study.plan import SEEDS, Record, RunSpec, model_path, wordings_path
+from benchmarks.study.plan import SEEDS, Record, RunSpec, model_line, wordings_line
 from benchmarks.study.summary import chosen_with_retrained, summary
+from benchmarks.tables import Line
 
 GREY, BLUE = "#9aa3ad", "#1f6feb"
 LEAST_QUALITY = 1e-6
@@ -65,7 +66,7 @@ def _by_seed(found: dict[str, Any], measure: str, methods: Iterable[str]) -> str
     rows = []
     for name in (name for name in methods if name in found):
         specs = [RunSpec(name, found[name]["learning_rate"], seed) for seed in SEEDS]
-        values = [Record.read(spec.evaluated).values[measure] if spec.evaluated.is_file() else None for spec in specs]
+        values = [Record.read(spec.evaluated).values[measure] if spec.evaluated.exists() else None for spec in specs]
         rows.append([f"`{name}`", *("" if value is None else f"{value:.2g}" for value in values)])
     return markdown.table(["method", *(f"seed {seed}" for seed in SEEDS)], rows)
 
@@ -82,7 +83,7 @@ def _wordings(names: list[str]) -> str:
     """Mean over seeds of l of the forget rows' answers, of their paraphrases and of the wrong answers."""
     rows = []
     for name in names:
-        found = [Record.read(path).values for seed in SEEDS if (path := wordings_path(name, seed)).is_file()]
+        found = [Record.read(line).values for seed in SEEDS if (line := wordings_line(name, seed)).exists()]
         if found:
             means = [statistics.fmean(each[key] for each in found) for key in ("answer", "paraphrase", "wrong")]
             rows.append([f"`{name}`", *(f"{value:.2f}" for value in (*means, means[1] - means[2]))])
@@ -141,7 +142,7 @@ def _draw_relearning(axes: Any, found: dict[str, Any]) -> None:
     """Forget probability by step, mean over seeds: the two models, and the ablated objectives without and with all."""
     styles = {"before": ("black", "--"), "retrained": ("#1a7f37", "-")}
     for name, (color, style) in styles.items():
-        _draw_curve(axes, [model_path(name, seed) for seed in SEEDS], name, color, style)
+        _draw_curve(axes, [model_line(name, seed) for seed in SEEDS], name, color, style)
     for objective, style in zip(ABLATION, ("-", ":"), strict=True):
         for name, color in ((objective, GREY), (objective + WITH_ALL, BLUE)):
             if name in found:
@@ -152,8 +153,8 @@ def _draw_relearning(axes: Any, found: dict[str, Any]) -> None:
     axes.legend(frameon=False, fontsize=7)
 
 
-def _draw_curve(axes: Any, paths: list[Path], label: str, color: str, style: str) -> None:
-    found = [Record.read(path).curve for path in paths if path.is_file()]
+def _draw_curve(axes: Any, lines: list[Line], label: str, color: str, style: str) -> None:
+    found = [Record.read(line).curve for line in lines if line.exists()]
     steps = [step for step, _ in found[0]]
     means = [statistics.fmean(curve[place][1] for curve in found) for place in range(len(steps))]
     axes.plot(steps, means, color=color, linestyle=style, label=label)

@@ -5,7 +5,7 @@ from collections.abc import Callable
 from typing import Any
 
 from benchmarks.study.methods import ABLATION, HEADLINE, ablation_of
-from benchmarks.study.plan import SEEDS, Record, RunSpec, chosen_rate, grid_of, missing, model_path, rate_giver
+from benchmarks.study.plan import SEEDS, Record, RunSpec, chosen_rate, grid_of, missing, model_line, rate_giver
 
 GAP_METRICS = (
     "forget_probability",
@@ -25,7 +25,7 @@ Models = dict[str, Values]
 
 def models_of(seed: int) -> Models:
     """A seed's model before unlearning, and its retrained model."""
-    return {name: Record.read(model_path(name, seed)).values for name in ("before", "retrained")}
+    return {name: Record.read(model_line(name, seed)).values for name in ("before", "retrained")}
 
 
 def distances(values: Values, models: Models, least_scale: float = LEAST_SCALE) -> dict[str, float]:
@@ -82,8 +82,8 @@ def summary() -> dict[str, Any]:
     parts = [method for objective in ABLATION for method in ablation_of(objective)]
     rates = {method: chosen_rate(method) for method in dict.fromkeys((*HEADLINE, *parts))}
     specs = {name: [RunSpec(name, rate, seed) for seed in SEEDS] for name, rate in rates.items() if rate is not None}
-    done = {name: [spec for spec in each if spec.evaluated.is_file()] for name, each in specs.items()}
-    models = [seed for seed in SEEDS if model_path("retrained", seed).is_file()]
+    done = {name: [spec for spec in each if spec.evaluated.exists()] for name, each in specs.items()}
+    models = [seed for seed in SEEDS if model_line("retrained", seed).exists()]
     return {
         **{name: _summarize([(models_of(seed)[name], seed) for seed in models]) for name in ("before", "retrained")},
         **{name: {"learning_rate": rates[name], **_of(each)} for name, each in done.items() if each},

@@ -1,17 +1,20 @@
-"""The study's pieces: each makes one file of results, and is skipped where that file is there."""
+"""The study's pieces: each adds one line to a table, and is skipped where that line is there."""
 
 import hashlib
 import json
 import statistics
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+from benchmarks.runner import Piece
 from benchmarks.study import runs, world
 from benchmarks.study.methods import options_of
-from benchmarks.study.plan import SEEDS, Record, RunSpec, chosen_runs, model_path, wordings_path
+from benchmarks.study.plan import SEEDS, Record, RunSpec, chosen_runs, model_line, wordings_line
+from benchmarks.tables import Line
 from egup_trainer.audit.relearning import relearning_speed
 from egup_trainer.errors import StateError
 from egup_trainer.evaluation.evaluation import Evaluation, read_evaluation, write_evaluation
@@ -22,14 +25,12 @@ from egup_trainer.report.run_record import run_facts
 SETS = {"before": ("forget", "retain"), "retrained": ("retain",)}
 """What each of a seed's two models learns."""
 
-Piece = tuple[Callable[..., None], tuple[Any, ...]]
-
 
 @dataclass(frozen=True)
 class Place:
     """Where the study reads TOFU's files, and where it keeps models, which are too large to commit."""
 
-    data_dir: str
+    data_dir: str | None
     work_dir: Path
 
     @property
@@ -60,9 +61,12 @@ def do_base(place: Place) -> None:
 
 
 def model_pieces(place: Place) -> list[Piece]:
-    """The models of all seeds that are not evaluated yet."""
-    names = [(name, seed) for seed in SEEDS for name in SETS]
-    return [(do_model, (place, *each)) for each in names if not place.evaluation(*each).is_file()]
+    """One for each model of each seed."""
+    return [
+        Piece(f"{name} {seed}", (place.evaluation(name, seed),), partial(do_model, place, name, seed))
+        for seed in SEEDS
+        for name in SETS
+    ]
 
 
 def do_model(place: Place, name: str, seed: int) -> None:
@@ -71,20 +75,20 @@ def do_model(place: Place, name: str, seed: int) -> None:
     if not folder.is_dir():
         world.make_model_of(place.base, SETS[name], seed, folder, place.data_dir)
     experiment = {"model": name, "seed": seed, "weights": _digest(folder), "world": world.settings()}
-    _refuse_other_weights(model_path(name, seed), experiment["weights"])
+    _refuse_other_weights(model_line(name, seed), experiment["weights"])
     model, tokenizer = load_model(str(folder)), load_tokenizer(str(folder))
     place.nlls(name, seed).write_text(json.dumps(runs.nlls(model, tokenizer, rows)), encoding="utf-8")
     curve = runs.relearn(model, tokenizer, rows, seed)
     evaluation = runs.evaluate(model, tokenizer, rows, name)
     write_evaluation(place.evaluation(name, seed), evaluation)
-    _record_evaluation(model_path(name, seed), experiment, evaluation, curve)
+    _record_evaluation(model_line(name, seed), experiment, evaluation, curve)
 
 
-def _refuse_other_weights(path: Path, weights: str) -> None:
+def _refuse_other_weights(line: Line, weights: str) -> None:
     """Raises `StateError` where there are results of other weights: a machine may train the same model otherwise."""
-    if path.is_file() and Record.read(path).experiment["weights"] != weights:
+    if line.exists() and Record.read(line).experiment["weights"] != weights:
         raise StateError(
-            got=f"weights that are not those of {path.name}",
+            got=f"weights that are not those of {line.name}",
             expected="the model that the results so far were made with",
             fix="name the --work_dir that has it, or delete benchmarks/results/study to start afresh",
         )
@@ -94,9 +98,9 @@ def record_models(place: Place, seed: int) -> None:
     """Results of a seed's two models, each compared with the retrained one."""
     retrained = read_evaluation(place.evaluation("retrained", seed))
     for name in SETS:
-        path = model_path(name, seed)
-        found, evaluation = Record.read(path), read_evaluation(place.evaluation(name, seed))
-        _record_evaluation(path, found.experiment, with_relations(evaluation, retrained=retrained), found.curve)
+        line = model_line(name, seed)
+        found, evaluation = Record.read(line), read_evaluation(place.evaluation(name, seed))
+        _record_evaluation(line, found.experiment, with_relations(evaluation, retrained=retrained), found.curve)
 
 
 def train(place: Place, spec: RunSpec) -> None:
@@ -120,7 +124,7 @@ def train(place: Place, spec: RunSpec) -> None:
 def evaluate(place: Place, spec: RunSpec) -> None:
     """Every metric of a run's model, and its relearning; trains it first if it is not there."""
     folder, rows = place.unlearned(spec), place.rows(spec.seed)
-    if not (folder.is_dir() and spec.trained.is_file()):
+    if not (folder.is_dir() and spec.trained.exists()):
         train(place, spec)
     before = load_model(str(place.model("before", spec.seed)))
     model, tokenizer = load_model(str(folder)), load_tokenizer(str(place.base))
@@ -137,18 +141,18 @@ def read_wordings(place: Place, name: str, folder: Path, seed: int) -> None:
     """How likely a model finds the forget rows' answers in the wording that it learned, and in others."""
     model, tokenizer = load_model(str(folder)), load_tokenizer(str(place.base))
     found = runs.wordings(model, tokenizer, place.rows(seed))
-    Record({"model": name, "seed": seed}, found, run_facts()).write(wordings_path(name, seed))
+    Record({"model": name, "seed": seed}, found, run_facts()).write(wordings_line(name, seed))
 
 
 def wording_pieces(place: Place, methods: Iterable[str]) -> list[Piece]:
-    """The seeds' two models and those of some methods, as far as they are there and not read yet."""
+    """The seeds' two models and those of some methods, as far as the models are there."""
     chosen = [spec for spec in chosen_runs() if spec.method in set(methods)]
     folders = [(spec.method, place.unlearned(spec), spec.seed) for spec in chosen]
     folders += [(name, place.model(name, seed), seed) for seed in SEEDS for name in SETS]
     return [
-        (read_wordings, (place, *each))
-        for each in folders
-        if each[1].is_dir() and not wordings_path(each[0], each[2]).is_file()
+        Piece(name, (wordings_line(name, seed),), partial(read_wordings, place, name, folder, seed))
+        for name, folder, seed in folders
+        if folder.is_dir()
     ]
 
 
@@ -156,37 +160,21 @@ def _experiment(spec: RunSpec) -> dict[str, Any]:
     return {**asdict(spec), "options": options_of(spec.method), "unlearning": runs.UNLEARNING}
 
 
-def _record_evaluation(path: Path, experiment: dict[str, Any], evaluation: Evaluation, curve: Any) -> None:
+def _record_evaluation(line: Line, experiment: dict[str, Any], evaluation: Evaluation, curve: Any) -> None:
     values = {**evaluation.values, "relearning_speed": relearning_speed(curve)}
-    Record({**experiment, "relearning": runs.RELEARNING}, values, run_facts(), curve).write(path)
+    Record({**experiment, "relearning": runs.RELEARNING}, values, run_facts(), curve).write(line)
+
+
+def training_pieces(place: Place, specs: Iterable[RunSpec]) -> list[Piece]:
+    """One training run each."""
+    return [Piece(spec.name, (spec.trained,), partial(train, place, spec)) for spec in specs]
+
+
+def evaluation_pieces(place: Place, specs: Iterable[RunSpec]) -> list[Piece]:
+    """One evaluation each."""
+    return [Piece(spec.name, (spec.evaluated,), partial(evaluate, place, spec)) for spec in specs]
 
 
 def _digest(folder: Path) -> str:
     """Of a model's weights: the first 16 hexadecimal digits."""
     return hashlib.sha256((folder / "model.safetensors").read_bytes()).hexdigest()[:16]
-
-
-def in_parallel(workers: int, pieces: Iterable[Piece], title: str) -> None:
-    """Does the pieces in processes of one thread each, with a progress bar; the first failure ends it."""
-    from concurrent.futures import ProcessPoolExecutor, as_completed
-    from multiprocessing import get_context
-
-    from tqdm.auto import tqdm
-
-    with ProcessPoolExecutor(workers, get_context("spawn"), initializer=_one_thread) as pool:
-        running = [pool.submit(function, *arguments) for function, arguments in pieces]
-        try:
-            for done in tqdm(as_completed(running), total=len(running), desc=title, unit="piece"):
-                done.result()
-        except BaseException:
-            pool.shutdown(wait=False, cancel_futures=True)
-            raise
-
-
-def _one_thread() -> None:
-    import torch
-
-    from egup_trainer.cli.common import quiet_libraries
-
-    torch.set_num_threads(1)
-    quiet_libraries()

@@ -41,7 +41,7 @@ class Rows:
     judged: list[Row]
 
 
-def rows_of(seed: int, data_dir: str) -> Rows:
+def rows_of(seed: int, data_dir: str | None) -> Rows:
     """Draws a seed's authors.
 
     Of TOFU's five wrong answers to a forget question the first is what AltPO is drawn to; no model is evaluated by it.
@@ -73,7 +73,7 @@ def tokenized(rows: Rows, tokenizer: Any) -> dict[str, RowDataset]:
     return {name: tokenize(getattr(rows, name), tokenizer, name=name) for name in ("forget", "retain", "proxy")}
 
 
-def make_base(folder: Path, data_dir: str) -> None:
+def make_base(folder: Path, data_dir: str | None) -> None:
     """Trains tokenizer and base model, and saves them."""
     full = load_rows("tofu:full", data_dir)
     rows = _about(list(BASE_AUTHORS), full)
@@ -84,7 +84,7 @@ def make_base(folder: Path, data_dir: str) -> None:
     _save(model, tokenizer, folder)
 
 
-def make_model_of(base: Path, sets: tuple[str, ...], seed: int, folder: Path, data_dir: str) -> None:
+def make_model_of(base: Path, sets: tuple[str, ...], seed: int, folder: Path, data_dir: str | None) -> None:
     """Trains the base model on the named sets of a seed, and saves it."""
     tokenizer, model = load_tokenizer(str(base)), load_model(str(base))
     rows = tokenized(rows_of(seed, data_dir), tokenizer)

@@ -40,10 +40,15 @@ def run_facts(**facts: Any) -> dict[str, Any]:
     return {"versions": package_versions(), "machine": machine, **facts}
 
 
+def results_document(rows: list[ResultRow], run: dict[str, Any]) -> dict[str, Any]:
+    """Results as plain values for JSON."""
+    return {"schema_version": SCHEMA_VERSION, "rows": [asdict(row) for row in rows], "run": run}
+
+
 def write_results(path: Path, rows: list[ResultRow], run: dict[str, Any]) -> None:
     """Writes results; the file appears whole or not at all."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    document = {"schema_version": SCHEMA_VERSION, "rows": [asdict(row) for row in rows], "run": run}
+    document = results_document(rows, run)
     partial = path.with_suffix(".partial")
     partial.write_text(json.dumps(document, indent=2, allow_nan=False) + "\n", encoding="utf-8")
     partial.replace(path)

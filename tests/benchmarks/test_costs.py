@@ -35,7 +35,7 @@ def test_the_estimate_by_hand():
 
 
 def test_the_headline_table_has_every_aim():
-    assert QUICK_RESULTS.is_file()
+    assert QUICK_RESULTS.exists()
     names = [line.split("`")[1] for line in quick_table().splitlines()[2:]]
     assert names[: len(AIMS)] == list(AIMS)
 

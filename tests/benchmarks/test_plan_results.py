@@ -1,7 +1,5 @@
 """What docs/planning.md says of estimates, against the committed results."""
 
-import json
-
 import pytest
 
 from benchmarks import plan
@@ -9,7 +7,7 @@ from egup_trainer.planning.plan import MARGIN
 
 
 def test_every_case_was_run_and_is_within_the_margin():
-    cases = json.loads(plan.RESULTS.read_text(encoding="utf-8"))["cases"]
+    cases = plan.RESULTS.read()["cases"]
     assert cases.keys() == plan.CASES.keys()
     for found in cases.values():
         assert found["ratio"] == pytest.approx(found["estimated_gb"] / found["measured_gb"])

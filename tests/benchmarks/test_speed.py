@@ -1,6 +1,5 @@
 """The speed benchmark: contenders do the same work on the same rows, and the arithmetic of its ratios."""
 
-import json
 import math
 
 import numpy as np
@@ -12,6 +11,7 @@ from transformers import TrainerCallback
 from benchmarks.speed import contenders, measure, report, rows, scale
 from benchmarks.speed.measure import Case, StepClock, ratio
 from benchmarks.speed.shapes import SHAPES, Tuning
+from benchmarks.tables import Line
 from egup_trainer.modeling.forward import AnswerReader
 
 TOFU = SHARED / "data" / "tofu"
@@ -107,8 +107,9 @@ def test_the_table_has_a_row_for_each_case(tmp_path):
         name: {**each, "seconds": 1.5, "tokens_per_second": 200.0, "peak_gb": 1.25}
         for name, each in found(egup=[1.0], npo=[2.0], sft=[1.25]).items()
     }
-    (tmp_path / "llama_full_2x8.json").write_text(json.dumps({"contenders": times}), encoding="utf-8")
-    lines = report.table_of(tmp_path).splitlines()
+    table = tmp_path / "steps.jsonl"
+    Line(table, "llama_full_2x8").write({"contenders": times})
+    lines = report.table_of(table).splitlines()
     assert lines[2] == "| `llama_full_2x8` | 1.5 | 200 | 1.25 |  | 0.80 | 0.50 |  |  | 0.50 |"
     assert report.table_of(tmp_path / "none") == "Not run."
 

@@ -38,8 +38,8 @@ def results(tmp_path, monkeypatch):
     return tmp_path
 
 
-def record(path, **values):
-    Record({}, values, {}, [(0, 0.1), (5, 0.3)]).write(path)
+def record(line, **values):
+    Record({}, values, {}, [(0, 0.1), (5, 0.3)]).write(line)
 
 
 def test_distance_by_hand():
@@ -87,7 +87,7 @@ def test_parts_take_the_rate_of_the_whole(results):
 def test_summary_has_mean_and_spread_over_seeds(results):
     for seed in SEEDS:
         for name, values in MODELS.items():
-            record(plan.model_path(name, seed), **values)
+            record(plan.model_line(name, seed), **values)
     for rate, distance in zip(GRID, (0.3, 0.2, 0.4), strict=True):
         record(RunSpec("npo", rate, 0).trained, boundary_distance=distance, retain_rise=0.0)
     for seed, utility in zip(SEEDS, (0.5, 0.4, 0.3), strict=True):
