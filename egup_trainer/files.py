@@ -57,7 +57,14 @@ def sync_folder(folder: str | Path) -> None:
 
 @contextmanager
 def one_line_write_errors(what: str | Path) -> Iterator[None]:
-    """Turns an error of the file system into a `StateError` that names `what` could not be written."""
+    """Turns an error of the file system into one line.
+
+    Args:
+        what: what is being written, for the message.
+
+    Raises:
+        StateError: an error of the file system was raised in the block.
+    """
     try:
         yield
     except OSError as error:
