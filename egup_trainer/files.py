@@ -1,15 +1,19 @@
 """Writing files so that a reader finds the old content or the new one, never a mixture and never a part."""
 
+import errno
 import os
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from egup_trainer.errors import StateError
 
 PRIVATE, READABLE = 0o600, 0o644
 """Modes: readable by the user alone, or by everyone as far as the user's umask allows."""
+_LEAST_SPACE = 4096
+_SHOWN = 40
+"""Bytes that a disk must have room for, and how much of a file's name stands in that of its temporary file."""
 
 
 def write_file(path: str | Path, content: str | bytes, *, private: bool = True) -> None:
@@ -25,10 +29,12 @@ def write_files(contents: Mapping[Path, str | bytes], *, private: bool = True) -
     """Writes files that belong together. No file takes its name before all of them are on the disk.
 
     Each content goes to a temporary file with a name of its own in the same folder, so that two processes never share
-    one; it is synced to the disk and then renamed. Folders are created.
+    one; it is synced to the disk and then renamed. Folders are created. The files but the first are removed before the
+    first takes its name, so that a process that is killed in between leaves files of one writing: some may be missing,
+    but never the first, and none is older than it. Two processes that write the same files do so one after the other.
 
     Args:
-        contents: text (written as UTF-8) or bytes, by path.
+        contents: text (written as UTF-8) or bytes, by path; all in one folder.
         private: whether only the user may read the files.
 
     Raises:
@@ -47,6 +53,42 @@ def write_file_with(path: str | Path, write: Callable[[Path], None], *, private:
     _write({Path(path): write}, private)
 
 
+def append_to_file(path: str | Path, text: str) -> None:
+    """Appends whole lines to a file and syncs it; where that fails, the file is as it was.
+
+    Raises:
+        StateError: as in `write_files`.
+    """
+    path = Path(path)
+    with one_line_write_errors(path), path.open("ab") as file:
+        size = file.tell()
+        try:
+            file.write(text.encode("utf-8"))
+            file.flush()
+            os.fsync(file.fileno())
+        except OSError:
+            with suppress(OSError):
+                os.truncate(path, size)
+            raise
+
+
+def check_writable(path: str | Path) -> None:
+    """Tries whether a file can be written at `path`, which stays as it is; call it before long work.
+
+    Raises:
+        StateError: the folder cannot be made or written to, the disk is full, or there is a folder of that name.
+    """
+    path = Path(path).absolute()
+    folder = next(each for each in path.parents if os.path.lexists(each))
+    with one_line_write_errors(path):
+        if path.is_dir():
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
+        with tempfile.NamedTemporaryFile(dir=folder, prefix="_") as file:
+            file.write(bytes(_LEAST_SPACE))
+            file.flush()
+            os.fsync(file.fileno())
+
+
 def sync_folder(folder: str | Path) -> None:
     """Syncs every file below a folder, and the folders themselves, to the disk; call it before renaming the folder."""
     for parent, _, names in os.walk(folder):
@@ -57,7 +99,7 @@ def sync_folder(folder: str | Path) -> None:
 
 @contextmanager
 def one_line_write_errors(what: str | Path) -> Iterator[None]:
-    """Turns an error of the file system into one line.
+    """Turns an error of the file system into one line; the errors of safetensors and `torch.save` are among them.
 
     Args:
         what: what is being written, for the message.
@@ -67,12 +109,29 @@ def one_line_write_errors(what: str | Path) -> Iterator[None]:
     """
     try:
         yield
-    except OSError as error:
+    except Exception as error:
+        if not (isinstance(error, OSError) or is_of_the_disk(error)):
+            raise
         raise StateError(
-            got=f"{what}, which cannot be written ({error.strerror or type(error).__name__})",
+            got=f"{what}, which cannot be written ({getattr(error, 'strerror', None) or _first_line(error)})",
             expected="enough space, and permission to write",
             fix="free some space or choose another path",
         ) from error
+
+
+def is_of_the_disk(error: Exception) -> bool:
+    """Whether an error came from reading or writing a file: not from an upload, whose `OSError` has no number."""
+    if isinstance(error, OSError):
+        return error.errno is not None
+    if isinstance(error, RuntimeError):
+        return "inline_container" in str(error)  # torch.save
+    from safetensors import SafetensorError
+
+    return isinstance(error, SafetensorError)
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().partition("\n")[0] or type(error).__name__
 
 
 def _write(writers: Mapping[Path, Callable[[Path], None]], private: bool) -> None:
@@ -81,21 +140,45 @@ def _write(writers: Mapping[Path, Callable[[Path], None]], private: bool) -> Non
         for path, write in writers.items():
             with one_line_write_errors(path):
                 path.parent.mkdir(parents=True, exist_ok=True)
-                handle, name = tempfile.mkstemp(prefix=f"_{path.name}.", suffix=".tmp", dir=path.parent)  # mode 0600
+                prefix = f"_{path.name[:_SHOWN]}."
+                handle, name = tempfile.mkstemp(prefix=prefix, suffix=".tmp", dir=path.parent)  # mode 0600
                 os.close(handle)
                 temporary[path] = Path(name)
                 write(temporary[path])
                 temporary[path].chmod(PRIVATE if private else READABLE & ~_umask())
                 _sync(temporary[path])
-        for path in writers:
-            with one_line_write_errors(path):
-                temporary[path].replace(path)
-                del temporary[path]
+        first, *others = writers
+        with _in_turn(first.parent):
+            for path in others:
+                with one_line_write_errors(path):
+                    path.unlink(missing_ok=True)
+            for path in writers:
+                with one_line_write_errors(path):
+                    temporary[path].replace(path)
+                    del temporary[path]
         for folder in {path.parent for path in writers}:
             _sync(folder)
     finally:
         for left in temporary.values():
             left.unlink(missing_ok=True)
+
+
+@contextmanager
+def _in_turn(folder: Path) -> Iterator[None]:
+    """Holds a folder against other processes that rename files in it, where the file system can do that."""
+    try:
+        import fcntl
+
+        handle = os.open(folder, os.O_RDONLY)
+    except (ImportError, OSError):  # Windows has neither
+        yield
+        return
+    try:
+        with suppress(OSError):
+            fcntl.flock(handle, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(handle)
 
 
 def _writer(content: str | bytes) -> Callable[[Path], None]:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from egup_trainer.errors import DataError
+from egup_trainer.files import write_file
 from egup_trainer.outcome import AFTER
 from egup_trainer.typed import check_types
 
@@ -67,7 +68,7 @@ def read_ledger(source: str | Path | None) -> list[Request]:
         return []
     names = {option.name for option in fields(Request)}
     found = []
-    for number, line in enumerate(path.read_bytes().splitlines(), start=1):
+    for number, line in enumerate(path.read_bytes().removesuffix(b"\n").split(b"\n"), start=1):
         try:
             entry = json.loads(line)
             if entry.pop("schema_version") != LEDGER_SCHEMA or entry.keys() != names:
@@ -115,9 +116,7 @@ def _fetch(repo: str) -> Path | None:
 def write_ledger(folder: str | Path, requests: Sequence[Request]) -> None:
     """Writes the ledger into a saved model's folder; the file appears whole or not at all."""
     lines = [json.dumps({"schema_version": LEDGER_SCHEMA, **asdict(request)}, allow_nan=False) for request in requests]
-    partial = Path(folder) / f"{LEDGER_NAME}.partial"
-    partial.write_text("\n".join(lines) + "\n", encoding="utf-8")
-    partial.replace(Path(folder) / LEDGER_NAME)
+    write_file(Path(folder) / LEDGER_NAME, "\n".join(lines) + "\n", private=False)
 
 
 def last_measured(requests: Sequence[Request], place: int) -> float | None:

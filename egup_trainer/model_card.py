@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from egup_trainer.errors import DataError
+from egup_trainer.files import write_file
 
 if TYPE_CHECKING:
     from huggingface_hub import EvalResult, ModelCard, ModelCardData
@@ -130,7 +131,7 @@ def model_card(
 def write_model_card(folder: str | Path, card: "ModelCard") -> Path:
     """Writes the card as README.md of a model's folder, and says where."""
     path = Path(folder) / CARD_NAME
-    card.save(path)
+    write_file(path, str(card), private=False)
     return path
 
 

@@ -14,9 +14,9 @@ from egup_trainer.evaluation.evaluation import (
     metric_of,
     read_document,
     refuse_differences,
-    write_private,
 )
 from egup_trainer.evaluation.metric import Metric
+from egup_trainer.files import write_file
 from egup_trainer.typed import check_types
 
 SCHEMA_VERSION = 1
@@ -83,8 +83,7 @@ class Audit:
 
     def write(self, path: str | Path) -> None:
         """Writes JSON to `path`; the file appears whole or not at all, and its user alone can read it."""
-        Path(path).parent.mkdir(parents=True, exist_ok=True)
-        write_private(Path(path), self.to_json().encode("utf-8"))
+        write_file(path, self.to_json())
 
     @classmethod
     def read(cls, path: str | Path) -> "Audit":

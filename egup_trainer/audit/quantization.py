@@ -18,6 +18,7 @@ from egup_trainer.errors import EgupError
 from egup_trainer.evaluation.memorization import extraction_strength, probability
 from egup_trainer.evaluation.metric import Metric, unavailable
 from egup_trainer.evaluation.scores import SetScores
+from egup_trainer.files import one_line_write_errors
 from egup_trainer.modeling.batches import device_of
 from egup_trainer.modeling.loading import keep_gradients_of_4bit_layers, misread_4bit_layer
 
@@ -72,7 +73,8 @@ def quantised_copy(model: nn.Module, bits: Bits) -> Any:
     )
     twin, device = merged_copy(model), device_of(model, None)
     with tempfile.TemporaryDirectory() as folder:
-        twin.save_pretrained(folder)
+        with one_line_write_errors(f"a copy of the model in {folder}"):
+            twin.save_pretrained(folder)
         quantised = type(twin).from_pretrained(
             folder,
             dtype=torch.float32,

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from egup_trainer.errors import DataError
+from egup_trainer.files import write_file
 from egup_trainer.ledger import Request, read_ledger, write_ledger
 from egup_trainer.outcome import AFTER, MERGED
 from egup_trainer.typed import check_types
@@ -75,7 +76,6 @@ def write_records(
         sources: where the rows came from, by set.
         data_dir: as for `load_rows`.
     """
-    from egup_trainer.evaluation.evaluation import write_private
     from egup_trainer.model_card import model_card, write_model_card
     from egup_trainer.report.run_record import run_facts
     from egup_trainer.trainer.record import add_to_record, facts_of_rows, write_record
@@ -100,7 +100,7 @@ def write_records(
         loading={name: getattr(model_config, name) for name in LOADING},
         mixed_precision="bf16" if args.bf16 else "fp16" if args.fp16 else "no",
     )
-    write_private(folder / RUN_NAME, (json.dumps(whole, indent=2, allow_nan=False) + "\n").encode())
+    write_file(folder / RUN_NAME, json.dumps(whole, indent=2, allow_nan=False) + "\n")
 
 
 def forget_last_run(folder: Path) -> None:

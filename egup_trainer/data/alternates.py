@@ -53,7 +53,7 @@ def read_refusals(path: str | Path) -> list[str]:
         DataError: the file cannot be read, or has none.
     """
     try:
-        lines = Path(path).read_text(encoding="utf-8-sig").splitlines()  # with or without a byte-order mark
+        lines = Path(path).read_text(encoding="utf-8-sig").split("\n")  # with or without a byte-order mark
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(
             got=f"no refusals from {path} ({type(error).__name__})",

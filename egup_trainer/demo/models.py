@@ -7,6 +7,7 @@ from pathlib import Path
 from egup_trainer.demo.experiment import prepare, train_all
 from egup_trainer.demo.people import People
 from egup_trainer.demo.settings import demo_experiment
+from egup_trainer.files import check_writable, one_line_write_errors, sync_folder, write_file
 
 _SETTINGS = "settings.json"
 
@@ -45,10 +46,14 @@ def demo_models(folder: str | Path = "demo_models", seed: int = 0) -> DemoModels
     marker = folder / _SETTINGS
     if marker.is_file() and marker.read_text(encoding="utf-8") == settings:
         return found
-    marker.unlink(missing_ok=True)
+    check_writable(marker)
     prepared = prepare(experiment)
-    for trained in train_all(experiment, prepared, print):
-        trained.model.save_pretrained(folder / trained.name)
-        prepared.tokenizer.save_pretrained(folder / trained.name)
-    marker.write_text(settings, encoding="utf-8")  # last: where it stands, both models are whole
+    trained_models = list(train_all(experiment, prepared, print))
+    with one_line_write_errors(folder):
+        marker.unlink(missing_ok=True)
+        for trained in trained_models:
+            trained.model.save_pretrained(folder / trained.name)
+            prepared.tokenizer.save_pretrained(folder / trained.name)
+        sync_folder(folder)
+    write_file(marker, settings, private=False)  # last: where it stands, both models are whole
     return found

@@ -12,6 +12,7 @@ import numpy as np
 
 from egup_trainer.errors import DataError
 from egup_trainer.evaluation.metric import Metric
+from egup_trainer.files import write_files
 from egup_trainer.typed import check_types
 
 SCHEMA_VERSION = 1
@@ -87,10 +88,7 @@ def write_evaluation(path: Path, evaluation: Evaluation) -> None:
     digest = hashlib.sha256(features).hexdigest() if evaluation.features else None
     document = {**head, **_without_features(evaluation), "features_digest": digest}
     text = json.dumps(document, indent=1, allow_nan=False, ensure_ascii=False) + "\n"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    if evaluation.features:
-        write_private(features_path(path), features)
-    write_private(path, text.encode("utf-8"))
+    write_files({path: text, **({features_path(path): features} if evaluation.features else {})})
 
 
 def read_evaluation(path: str | Path) -> Evaluation:
@@ -175,15 +173,6 @@ def finite_json(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return [finite_json(item) for item in value]
     return value
-
-
-def write_private(path: Path, content: bytes) -> None:
-    """Writes a file that its user alone can read; it appears whole or not at all."""
-    partial = path.with_name(f"{path.name}.partial")
-    partial.unlink(missing_ok=True)
-    partial.touch(mode=0o600)
-    partial.write_bytes(content)
-    partial.replace(path)
 
 
 def read_document(path: Path, kind: str, version: int, command: str) -> dict[str, Any]:

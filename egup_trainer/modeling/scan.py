@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from egup_trainer.data.collator import RowCollator
 from egup_trainer.data.tokenization import RowDataset
 from egup_trainer.errors import StateError
+from egup_trainer.files import one_line_write_errors, write_file_with
 from egup_trainer.modeling.batches import autocast_of, deal_batches, merge_processes
 from egup_trainer.modeling.forward import AnswerReader
 from egup_trainer.modeling.likely_tokens import LikelyTokens, TokenPlaces
@@ -137,12 +138,10 @@ def save_scan(path: Path, tensors: dict[str, Tensor], fingerprint: str) -> None:
     """Writes the tensors of a scan, readable by the user alone; the file appears whole or not at all."""
     from safetensors.torch import save_file
 
-    path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-    partial = path.with_suffix(".partial")
-    partial.touch(mode=0o600)
-    save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, partial, {"fingerprint": fingerprint})
-    partial.chmod(0o600)
-    partial.replace(path)
+    whole = {name: tensor.contiguous() for name, tensor in tensors.items()}
+    with one_line_write_errors(path):
+        path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    write_file_with(path, lambda temporary: save_file(whole, temporary, {"fingerprint": fingerprint}))
 
 
 def load_scan(path: Path, fingerprint: str) -> dict[str, Tensor]:

@@ -9,6 +9,7 @@ from typing import Any
 from egup_trainer.data.schema import Row
 from egup_trainer.data.sources import to_row
 from egup_trainer.errors import StateError
+from egup_trainer.files import append_to_file, write_file
 from egup_trainer.proxies.filters import Rejection
 from egup_trainer.proxies.judge import Verdict
 
@@ -37,10 +38,7 @@ class AttemptLog:
     @classmethod
     def start(cls, path: Path, digest: str, facts: dict[str, Any]) -> "AttemptLog":
         """A new file, in the place of any other."""
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.unlink(missing_ok=True)
-        path.touch(mode=0o600)  # what a model wrote of forget rows is the user's alone
-        path.write_text(_line({"digest": digest, **facts}), encoding="utf-8")
+        write_file(path, _line({"digest": digest, **facts}))
         return cls(path, digest, facts)
 
     @classmethod
@@ -50,22 +48,24 @@ class AttemptLog:
         Raises:
             StateError: the file holds something else.
         """
-        whole = path.read_bytes()
-        whole = whole[: whole.rfind(b"\n") + 1]
+        found = path.read_bytes()
+        whole = found[: found.rfind(b"\n") + 1]
         try:
-            head, *lines = (json.loads(line) for line in whole.decode("utf-8").splitlines())
+            head, *lines = (json.loads(line) for line in whole.decode("utf-8").split("\n")[:-1])
             log = cls(path, head.pop("digest"), head, [_verdict(line) for line in lines])
+            if [verdict.attempt for verdict in log.verdicts] != list(range(len(lines))):
+                raise ValueError
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise StateError(
                 got=f"{path}, which holds no attempts", expected="a file that `egup proxy` wrote", fix="delete it"
             ) from error
-        path.write_bytes(whole)
+        if whole != found:
+            write_file(path, whole)
         return log
 
     def append(self, verdicts: Sequence[Verdict]) -> None:
         """Takes up verdicts, on disk at once."""
-        with self.path.open("a", encoding="utf-8") as file:
-            file.writelines(_line(_record(verdict)) for verdict in verdicts)
+        append_to_file(self.path, "".join(_line(_record(verdict)) for verdict in verdicts))
         self.verdicts += verdicts
 
 

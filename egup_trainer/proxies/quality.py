@@ -69,13 +69,11 @@ class Quality:
             "forget rows, or its own texts are too likely to it: take rows of a holdout set instead."
         )
 
-    def write(self, path: Path) -> None:
-        """Writes the numbers as JSON; the file appears whole or not at all."""
+    def to_json(self) -> str:
+        """The numbers as JSON."""
         numbers: dict[str, Any] = asdict(self)
         numbers["rejected"] = {reason.name.lower(): count for reason, count in self.rejected.items()}
-        partial = path.with_suffix(".partial")
-        partial.write_text(json.dumps({**numbers, "warning": self.warning}, indent=1) + "\n", encoding="utf-8")
-        partial.replace(path)
+        return json.dumps({**numbers, "warning": self.warning}, indent=1) + "\n"
 
 
 def quality_table(quality: Quality) -> Any:

@@ -12,6 +12,7 @@ from egup_trainer.data.schema import Row
 from egup_trainer.data.sources import load_rows
 from egup_trainer.data.tokenization import Template
 from egup_trainer.errors import ModelError, StateError
+from egup_trainer.files import write_files
 from egup_trainer.modeling.generation import Draws, generate
 from egup_trainer.modeling.scan import scan_fingerprint
 from egup_trainer.proxies.attempts import AttemptLog, attempts_path, record_of
@@ -231,11 +232,6 @@ def _finish(log: AttemptLog, output: Path, writer: Writer, settings: ProxySettin
     kept = [verdict for verdict in verdicts if verdict.row is not None]
     origin = {"writer": writer.name, "seed": settings.seed, "digest": log.digest}
     lines = [{**record_of(verdict.row), **origin, "attempt": verdict.attempt} for verdict in kept]  # type: ignore[arg-type]
-    partial = output.with_suffix(".partial")
-    partial.unlink(missing_ok=True)
-    partial.touch(mode=0o600)
-    partial.write_text("".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines), encoding="utf-8")
-    partial.replace(output)
     quality = Quality.of(
         verdicts,
         writer=writer.name,
@@ -243,7 +239,8 @@ def _finish(log: AttemptLog, output: Path, writer: Writer, settings: ProxySettin
         forget_nll=log.facts["forget_nll"],
         digest=log.digest,
     )
-    quality.write(quality_path(output))
+    text = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)
+    write_files({output: text, quality_path(output): quality.to_json()})
     if quality.kept < settings.least_rows:
         commonest = max(quality.rejected, key=quality.rejected.__getitem__)
         raise ModelError(

@@ -6,6 +6,7 @@ from typing import Any
 
 from rich.table import Table
 
+from egup_trainer.files import write_file_with
 from egup_trainer.report.run_record import ResultRow
 
 _COLUMNS = {
@@ -72,5 +73,4 @@ def plot_comparison(rows: list[ResultRow], path: Path, title: str) -> None:
     axes.set(xlabel="probability of forget answers", ylabel="probability of retain answers")
     axes.grid(alpha=0.3)
     axes.legend(loc="lower left")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=150)
+    write_file_with(path, lambda temporary: figure.savefig(temporary, dpi=150, format="png"), private=False)

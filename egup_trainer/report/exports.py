@@ -1,11 +1,10 @@
-"""A comparison's numbers as JSON and CSV, and files that appear together or not at all."""
+"""A comparison's numbers as JSON and CSV."""
 
 import csv
 import io
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict
-from pathlib import Path
 
 from egup_trainer.report.models import Comparison
 from egup_trainer.report.remarks import remarks
@@ -57,20 +56,3 @@ def to_csv(parts: Sequence[Part]) -> str:
 def _record(cell: Cell) -> dict[str, float | int | str | bool | None]:
     values = (cell.value, *(cell.interval or (None, None)), cell.num_samples, cell.num_skipped, cell.reason)
     return dict(zip(_FIELDS, (*values, cell.distance, cell.best), strict=True))
-
-
-def write_together(contents: Mapping[Path, str], *, private: bool) -> None:
-    """Writes files; none takes its place before all are written.
-
-    Args:
-        contents: text by path; folders are made.
-        private: whether only the user may read them.
-    """
-    partial = {path: path.with_name(f"{path.name}.partial") for path in contents}
-    for path, text in contents.items():
-        path.parent.mkdir(parents=True, exist_ok=True)
-        partial[path].unlink(missing_ok=True)
-        partial[path].touch(mode=0o600 if private else 0o666)
-        partial[path].write_text(text, encoding="utf-8")
-    for path, written in partial.items():
-        written.replace(path)

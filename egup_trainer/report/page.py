@@ -6,8 +6,9 @@ from pathlib import Path
 
 from egup_trainer.audit.audit import Audit
 from egup_trainer.evaluation.evaluation import Evaluation
+from egup_trainer.files import write_files
 from egup_trainer.report.audits import AuditSection, audit_section
-from egup_trainer.report.exports import to_csv, to_json, write_together
+from egup_trainer.report.exports import to_csv, to_json
 from egup_trainer.report.facts import fact_groups
 from egup_trainer.report.labels import MetricText
 from egup_trainer.report.models import Comparison
@@ -73,7 +74,7 @@ def write_report(
         path.with_suffix(".json"): to_json(comparison, numbers, title),
         path.with_suffix(".csv"): to_csv(numbers),
     }
-    write_together(contents, private=show_examples)
+    write_files(contents, private=show_examples)
     return list(contents)
 
 

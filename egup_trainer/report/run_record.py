@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from egup_trainer.files import write_file
 from egup_trainer.versions import package_versions
 
 SCHEMA_VERSION = 1
@@ -47,8 +48,4 @@ def results_document(rows: list[ResultRow], run: dict[str, Any]) -> dict[str, An
 
 def write_results(path: Path, rows: list[ResultRow], run: dict[str, Any]) -> None:
     """Writes results; the file appears whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    document = results_document(rows, run)
-    partial = path.with_suffix(".partial")
-    partial.write_text(json.dumps(document, indent=2, allow_nan=False) + "\n", encoding="utf-8")
-    partial.replace(path)
+    write_file(path, json.dumps(results_document(rows, run), indent=2, allow_nan=False) + "\n", private=False)

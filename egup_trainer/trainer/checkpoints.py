@@ -13,6 +13,7 @@ from safetensors import SafetensorError
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, rotate_checkpoints
 
 from egup_trainer.errors import StateError
+from egup_trainer.files import is_of_the_disk, write_file
 from egup_trainer.trainer.mixed_in import MixedIn
 from egup_trainer.trainer.state import STATE_NAME
 
@@ -98,7 +99,7 @@ class WholeCheckpoints(MixedIn):
             super()._save_checkpoint(model, trial)
             self._publish(folder, name)
         except (OSError, RuntimeError, SafetensorError) as error:
-            if not _is_of_the_disk(error):
+            if not is_of_the_disk(error):
                 raise
             shutil.rmtree(folder / STAGING, ignore_errors=True)
             raise _could_not_write(error, folder, name) from error
@@ -165,7 +166,7 @@ def write_list(folder: Path) -> None:
     """Writes the files of a checkpoint and their sizes into it."""
     files = [path for path in folder.rglob("*") if path.is_file() and path.name != LIST_NAME]
     sizes = {path.relative_to(folder).as_posix(): path.stat().st_size for path in files}
-    (folder / LIST_NAME).write_text(json.dumps(sizes, indent=1, sort_keys=True) + "\n", encoding="utf-8")
+    write_file(folder / LIST_NAME, json.dumps(sizes, indent=1, sort_keys=True) + "\n")
 
 
 def missing_from(folder: Path, needed: Iterable[str] = ()) -> str | None:
@@ -230,13 +231,6 @@ def last_whole(folder: Path, needed: Iterable[str] = (), warn: bool = True) -> s
 def _steps_of(checkpoint: Path) -> int:
     steps = checkpoint.name.removeprefix(f"{PREFIX_CHECKPOINT_DIR}-")
     return int(steps) if steps.isdecimal() else -1
-
-
-def _is_of_the_disk(error: Exception) -> bool:
-    """Whether an error came from writing a file: not an upload, which is an `OSError`, too, nor from a device."""
-    if isinstance(error, RuntimeError):
-        return "inline_container" in str(error)  # torch.save
-    return isinstance(error, SafetensorError) or error.errno is not None  # type: ignore[attr-defined]
 
 
 def _is_taken(folder: str) -> StateError:

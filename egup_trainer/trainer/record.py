@@ -11,6 +11,7 @@ from typing import Any
 from transformers import TrainingArguments
 
 from egup_trainer.data.tokenization import RowDataset
+from egup_trainer.files import write_file
 from egup_trainer.model_card import RECORD_NAME, RECORD_SCHEMA, read_record
 from egup_trainer.trainer.config import EGUPConfig, UnlearnConfig
 from egup_trainer.versions import package_versions
@@ -70,7 +71,7 @@ def make_record(trainer: Any) -> dict[str, Any]:
 def write_record(record: dict[str, Any], folder: str | Path) -> None:
     """Writes the record into a saved model's folder."""
     text = json.dumps(record, indent=2, allow_nan=False) + "\n"
-    (Path(folder) / RECORD_NAME).write_text(text, encoding="utf-8")
+    write_file(Path(folder) / RECORD_NAME, text, private=False)
 
 
 def add_to_record(folder: str | Path, **facts: Any) -> dict[str, Any]:

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from egup_trainer.errors import StateError
+from egup_trainer.files import write_file_with
 from egup_trainer.trainer.mixed_in import MixedIn
 from egup_trainer.trainer.scanning import ScanRequest
 
@@ -74,10 +75,8 @@ def save_state(state: dict[str, Tensor], folder: str, run: str) -> None:
     from safetensors.torch import save_file
 
     if state:
-        path = Path(folder) / STATE_NAME
-        path.touch(mode=0o600)
-        save_file({name: tensor.contiguous() for name, tensor in state.items()}, path, {_RUN: run})
-        path.chmod(0o600)
+        tensors = {name: tensor.contiguous() for name, tensor in state.items()}
+        write_file_with(Path(folder) / STATE_NAME, lambda path: save_file(tensors, path, {_RUN: run}))
 
 
 def load_state(folder: str, device: torch.device, run: str) -> dict[str, Tensor]:

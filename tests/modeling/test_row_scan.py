@@ -255,6 +255,6 @@ def test_a_failed_write_leaves_the_old_scan(tmp_path, scan, monkeypatch):
         raise OSError("disk full")
 
     monkeypatch.setattr(safetensors.torch, "save_file", fail)
-    with pytest.raises(OSError, match="disk full"):
+    with pytest.raises(StateError, match=r"scan\.safetensors, which cannot be written \(disk full\)"):
         save_scan(path, {"other": torch.zeros(1)}, "def")
     assert load_scan(path, "abc").keys() == scan.keys()
