@@ -22,6 +22,7 @@ _NAMES_AND_VERSIONS = (
     "_name_or_path",
     "base_model_name_or_path",
     "inference_mode",
+    "peft_version",
     "transformers_version",
     "use_cache",
 )
@@ -126,7 +127,7 @@ def scan_fingerprint(model: nn.Module, datasets: list[tuple[RowDataset, Tensor]]
         if not isinstance(tensor, Tensor):
             continue
         digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype} {bit_sum(tensor.detach())}".encode())
-    digest.update(_describe_model(model).encode())
+    digest.update(describe_model(model).encode())
     for dataset, ids in datasets:
         digest.update(f"{len(ids)} rows".encode())
         for index in ids.tolist():
@@ -169,7 +170,7 @@ def load_scan(path: Path, fingerprint: str) -> dict[str, Tensor]:
     return tensors
 
 
-def _describe_model(model: Any) -> str:
+def describe_model(model: Any) -> str:
     """What decides a model's outputs besides its weights, as JSON; the same in every process."""
     adapters = {name: config.to_dict() for name, config in getattr(model, "peft_config", {}).items()}
     parts: dict[str, Any] = {"adapters": adapters}

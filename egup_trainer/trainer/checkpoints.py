@@ -1,9 +1,12 @@
 """Checkpoints that are whole or not there: written aside, listed file by file, then renamed; and one run a folder."""
 
+import hashlib
 import json
 import logging
+import os
 import shutil
 from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
@@ -13,18 +16,19 @@ from safetensors import SafetensorError
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, rotate_checkpoints
 
 from egup_trainer.errors import StateError
-from egup_trainer.files import is_of_the_disk, write_file
+from egup_trainer.files import is_of_the_disk, sync_folder, write_file
 from egup_trainer.trainer.mixed_in import MixedIn
-from egup_trainer.trainer.state import STATE_NAME
+from egup_trainer.trainer.state import STATE_NAME, refuse_other_conditions
 
 logger = logging.getLogger(__name__)
 
 LIST_NAME = "egup_files.json"
-"""In a checkpoint: its files and their sizes, written when all are there."""
+"""In a checkpoint: size and SHA-256 of each of its files, written when all are there."""
 STAGING = "_saving"
 """In the output folder: where a checkpoint is written. A name that is never uploaded."""
 LOCK_NAME = "_lock"
 _TRAINER_STATE = "trainer_state.json"
+_NONE, _NOT_READ = -1, -2  # instead of a checkpoint's steps
 
 
 class WholeCheckpoints(MixedIn):
@@ -46,26 +50,52 @@ class WholeCheckpoints(MixedIn):
             StateError: the named checkpoint is not whole, a checkpoint cannot be written, or another run is writing to
                 the output folder.
         """
-        if isinstance(resume_from_checkpoint, str | Path):
-            refuse_unless_whole(Path(resume_from_checkpoint))
-        elif resume_from_checkpoint:
-            resume_from_checkpoint = self._last_whole()
-        self.resumed_from = str(resume_from_checkpoint) if resume_from_checkpoint else None
+        self.take_conditions()
         with self._alone():
-            return super().train(resume_from_checkpoint or None, *args, **kwargs)
+            self.resumed_from = self._checked(resume_from_checkpoint) if resume_from_checkpoint else None
+            return super().train(self.resumed_from, *args, **kwargs)
 
-    def _last_whole(self) -> str | None:
-        """The checkpoint to resume from, the same on every process."""
-        needed = (STATE_NAME,) if self.has_training_state() else ()
-        found = last_whole(Path(self.args.output_dir), needed, warn=self.is_world_process_zero())
-        steps = torch.tensor([-1 if found is None else _steps_of(Path(found))], device=self.accelerator.device)
-        if len(self.accelerator.gather(steps).unique()) > 1:
+    def _checked(self, wanted: str | Path | bool) -> str | None:
+        """The checkpoint to resume from, the same on every process: whole, and of a run under the same conditions.
+
+        One process of each machine reads the files.
+        """
+        found, refusal, steps = None, None, _NOT_READ
+        if self.is_local_process_zero():
+            try:
+                found = self._find(wanted)
+                steps = _NONE if found is None else _steps_of(found)
+            except StateError as error:
+                refusal = error
+        self._stop_together(refusal, _is_refused(wanted))
+        if wanted is not True:
+            return str(wanted)
+        known = self.accelerator.gather(torch.tensor([steps], device=self.accelerator.device))
+        known = known[known != _NOT_READ].unique()
+        if len(known) > 1:
             raise StateError(
                 got=f"processes that find different checkpoints in {self.args.output_dir}",
                 expected="a folder that all machines see",
                 fix="set --output_dir to a shared one, or copy the checkpoints to each machine",
             )
+        name = f"{PREFIX_CHECKPOINT_DIR}-{known.item()}"
+        return None if known.item() == _NONE else str(Path(self.args.output_dir) / name)
+
+    def _find(self, wanted: str | Path | bool) -> Path | None:
+        if wanted is True:
+            found = last_whole(Path(self.args.output_dir), (STATE_NAME,), warn=self.is_world_process_zero())
+        else:
+            found = Path(wanted)
+            refuse_unless_whole(found)
+        if found is not None and self.is_world_process_zero():
+            refuse_other_conditions(found, self.conditions)
         return found
+
+    def _stop_together(self, refusal: StateError | None, otherwise: StateError) -> None:
+        """Raises on every process if one of them has to stop: its own refusal, or `otherwise`."""
+        refused = torch.tensor([refusal is not None], device=self.accelerator.device)
+        if self.accelerator.gather(refused).any():
+            raise refusal or otherwise
 
     @contextmanager
     def _alone(self) -> Iterator[None]:
@@ -76,9 +106,7 @@ class WholeCheckpoints(MixedIn):
                 held.enter_context(alone_in(self.args.output_dir) if self.args.should_save else nullcontext())
             except StateError as error:
                 refusal = error
-            refused = torch.tensor([refusal is not None], device=self.accelerator.device)
-            if self.accelerator.gather(refused).any():
-                raise refusal or _is_taken(self.args.output_dir)
+            self._stop_together(refusal, _is_taken(self.args.output_dir))
             yield
 
     def _run_epoch(self, *args: Any, **kwargs: Any) -> None:
@@ -98,11 +126,12 @@ class WholeCheckpoints(MixedIn):
         try:
             super()._save_checkpoint(model, trial)
             self._publish(folder, name)
-        except (OSError, RuntimeError, SafetensorError) as error:
-            if not is_of_the_disk(error):
+        except (OSError, RuntimeError, SafetensorError, StateError) as error:
+            cause: Any = error.__cause__ if isinstance(error, StateError) else error
+            if not is_of_the_disk(cause):
                 raise
             shutil.rmtree(folder / STAGING, ignore_errors=True)
-            raise _could_not_write(error, folder, name) from error
+            raise _could_not_write(cause, folder, name) from error
         finally:
             self._is_saving = False
         self.accelerator.wait_for_everyone()
@@ -128,6 +157,7 @@ class WholeCheckpoints(MixedIn):
             return
         state.save_to_json(str(staged / _TRAINER_STATE))  # it named the folder aside
         write_list(staged)
+        sync_folder(staged)
         shutil.rmtree(final, ignore_errors=True)  # of an earlier run in this folder
         staged.replace(final)
         shutil.rmtree(staged.parent, ignore_errors=True)
@@ -135,7 +165,7 @@ class WholeCheckpoints(MixedIn):
             output_dir=str(folder),
             save_total_limit=self.args.save_total_limit,
             best_model_checkpoint=state.best_model_checkpoint,
-            use_mtime=True,
+            use_mtime=False,  # a clock may be set back
         )
 
 
@@ -163,10 +193,11 @@ def alone_in(folder: str) -> Iterator[None]:
 
 
 def write_list(folder: Path) -> None:
-    """Writes the files of a checkpoint and their sizes into it."""
+    """Writes size and SHA-256 of each file of a checkpoint into it."""
     files = [path for path in folder.rglob("*") if path.is_file() and path.name != LIST_NAME]
-    sizes = {path.relative_to(folder).as_posix(): path.stat().st_size for path in files}
-    write_file(folder / LIST_NAME, json.dumps(sizes, indent=1, sort_keys=True) + "\n")
+    facts = dict(zip(files, _facts_of(files), strict=True))
+    listed = {path.relative_to(folder).as_posix(): fact for path, fact in facts.items()}
+    write_file(folder / LIST_NAME, json.dumps(listed, indent=1, sort_keys=True) + "\n")
 
 
 def missing_from(folder: Path, needed: Iterable[str] = ()) -> str | None:
@@ -176,16 +207,33 @@ def missing_from(folder: Path, needed: Iterable[str] = ()) -> str | None:
         needed: files that it must have, whatever its list says.
     """
     try:
-        sizes = dict(json.loads((folder / LIST_NAME).read_text(encoding="utf-8")))
-    except (OSError, ValueError, TypeError):
+        listed = {name: (int(size), str(digest)) for name, (size, digest) in _read_list(folder).items()}
+    except (OSError, ValueError, TypeError, AttributeError):
         return f"no whole {LIST_NAME}"
-    for name, size in (dict.fromkeys(needed) | sizes).items():
+    for name in {**dict.fromkeys(needed), **listed}:
         path = folder / name
-        if not path.is_file():
+        if name not in listed or not path.is_file():
             return f"no {name}"
-        if size is not None and path.stat().st_size != size:
-            return f"{path.stat().st_size} of {size} bytes of {name}"
-    return None
+        if path.stat().st_size != listed[name][0]:
+            return f"{path.stat().st_size} of {listed[name][0]} bytes of {name}"
+    found = _facts_of([folder / name for name in listed])
+    changed = [name for name, facts in zip(listed, found, strict=True) if facts != listed[name]]
+    return f"other bytes in {changed[0]} than were written" if changed else None
+
+
+def _read_list(folder: Path) -> Any:
+    return json.loads((folder / LIST_NAME).read_text(encoding="utf-8"))
+
+
+def _facts_of(files: list[Path]) -> list[tuple[int, str]]:
+    """Size and SHA-256 of each file; several are read at once."""
+    with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
+        return list(pool.map(_size_and_digest, files))
+
+
+def _size_and_digest(path: Path) -> tuple[int, str]:
+    with path.open("rb") as file:
+        return path.stat().st_size, hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def refuse_unless_whole(folder: Path) -> None:
@@ -199,7 +247,7 @@ def refuse_unless_whole(folder: Path) -> None:
         )
 
 
-def last_whole(folder: Path, needed: Iterable[str] = (), warn: bool = True) -> str | None:
+def last_whole(folder: Path, needed: Iterable[str] = (), warn: bool = True) -> Path | None:
     """The checkpoint with the most steps that is whole; None if there are no checkpoints at all.
 
     Args:
@@ -210,11 +258,11 @@ def last_whole(folder: Path, needed: Iterable[str] = (), warn: bool = True) -> s
     Raises:
         StateError: there are checkpoints, and none of them is whole.
     """
-    found = sorted(folder.glob(f"{PREFIX_CHECKPOINT_DIR}-*"), key=_steps_of, reverse=True)
+    found = _checkpoints_in(folder)
     for checkpoint in found:
         lacking = missing_from(checkpoint, needed)
         if lacking is None:
-            return str(checkpoint)
+            return checkpoint
         if warn:
             logger.warning("The checkpoint %s is passed over: it has %s.", checkpoint, lacking)
     if found:
@@ -228,9 +276,23 @@ def last_whole(folder: Path, needed: Iterable[str] = (), warn: bool = True) -> s
     return None
 
 
+def _checkpoints_in(folder: Path) -> list[Path]:
+    """Those of a run, the one with the most steps first."""
+    found = (path for path in folder.glob(f"{PREFIX_CHECKPOINT_DIR}-*") if path.is_dir() and _steps_of(path) >= 0)
+    return sorted(found, key=_steps_of, reverse=True)
+
+
 def _steps_of(checkpoint: Path) -> int:
     steps = checkpoint.name.removeprefix(f"{PREFIX_CHECKPOINT_DIR}-")
     return int(steps) if steps.isdecimal() else -1
+
+
+def _is_refused(wanted: str | Path | bool) -> StateError:
+    return StateError(
+        got=f"a checkpoint (resume_from_checkpoint={wanted}) that another process refuses",
+        expected="one that all processes can resume from",
+        fix="read what that process says",
+    )
 
 
 def _is_taken(folder: str) -> StateError:
@@ -240,8 +302,7 @@ def _is_taken(folder: str) -> StateError:
 
 
 def _could_not_write(error: Exception, folder: Path, name: str) -> StateError:
-    earlier = sorted(folder.glob(f"{PREFIX_CHECKPOINT_DIR}-*"), key=_steps_of)
-    whole = next((path for path in reversed(earlier) if missing_from(path) is None), None)
+    whole = next((path for path in _checkpoints_in(folder) if missing_from(path) is None), None)
     return StateError(
         got=f"{name} that could not be written to {folder}: {error}",
         expected="room for it, and the right to write",

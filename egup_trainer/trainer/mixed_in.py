@@ -22,14 +22,8 @@ if TYPE_CHECKING:
         retain_rows: RowDataset | Any  # None if no part reads retain rows
         train_dataset: PairDataset
 
-        def run_digest(self) -> str:
-            """Digest of the rows and options that the training state belongs to."""
-
         def state_keepers(self) -> list[Any]:
             """All that has a `state_dict` to be kept with the run."""
-
-        def has_training_state(self) -> bool:
-            """Whether a resumed run needs tensors of its checkpoint."""
 
 else:
     MixedIn = object

@@ -1,6 +1,5 @@
 """Task-vector negation: once training ends, the model goes as far in the opposite direction."""
 
-import hashlib
 from typing import Any
 
 import torch
@@ -9,7 +8,6 @@ from transformers import TrainerCallback
 
 from egup_trainer.errors import ConfigError, ModelError, StateError
 from egup_trainer.modeling.reference import adapters_are_identity
-from egup_trainer.modeling.scan import bit_sum
 
 
 class TaskVectorNegation(TrainerCallback):
@@ -38,23 +36,6 @@ class TaskVectorNegation(TrainerCallback):
         check_adapter(trainer.model)
         trained = {name: weight for name, weight in trainer.model.named_parameters() if weight.requires_grad}
         self._start = {name: weight.detach().cpu().clone() for name, weight in trained.items()}
-
-    def state_dict(self) -> dict[str, Tensor]:
-        """A digest of theta_0, shape (16,), for a checkpoint."""
-        digest = hashlib.sha256()
-        for name, weight in self._start.items():
-            digest.update(f"{name} {tuple(weight.shape)} {bit_sum(weight)}".encode())
-        return {"task_vector_start": torch.tensor(list(digest.digest()[:16]), dtype=torch.uint8)}
-
-    def load_state_dict(self, state: dict[str, Tensor]) -> None:
-        """Raises `StateError` if a checkpoint is of a run that started from other weights."""
-        for name, expected in self.state_dict().items():
-            if name not in state or not torch.equal(state[name].cpu(), expected):
-                raise StateError(
-                    got="a checkpoint of a run that started from other weights",
-                    expected="the same model (and adapter settings): what was learned is told by the difference",
-                    fix="resume with that model, or start anew",
-                )
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         if self.is_done:

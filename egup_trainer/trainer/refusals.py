@@ -44,7 +44,14 @@ def refuse_what_would_do_nothing(config: TrainingArguments) -> None:
             expected="steps or epoch: evaluations tell which checkpoint is best",
             fix="set --eval_strategy and --save_strategy",
         )
-    expected = {"label_smoothing_factor": 0.0, "neftune_noise_alpha": None}
+    if config.auto_find_batch_size:
+        raise ConfigError(
+            got="auto_find_batch_size",
+            expected="a batch size that fits: a search starts again on weights that have moved, with fewer rows a step",
+            fix="leave it out; a lower --per_device_train_batch_size with as many times more "
+            "--gradient_accumulation_steps gives the same result in less memory",
+        )
+    expected = {"label_smoothing_factor": 0.0, "neftune_noise_alpha": None, "ignore_data_skip": False}
     if config.dataloader_persistent_workers and not config.dataloader_num_workers:
         expected["dataloader_persistent_workers"] = False
     for name, value in expected.items():

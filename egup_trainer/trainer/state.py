@@ -1,31 +1,92 @@
-"""The package's part of a checkpoint: plain tensors in one safetensors file, marked with the run they belong to."""
+"""The package's part of a checkpoint: plain tensors, and the conditions of the run that they belong to."""
 
 import hashlib
+import json
+from dataclasses import dataclass, field, fields
+from enum import Enum
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from egup_trainer.data.tokenization import RowDataset
 from egup_trainer.errors import StateError
 from egup_trainer.files import write_file_with
+from egup_trainer.modeling.scan import bit_sum, describe_model
 from egup_trainer.trainer.mixed_in import MixedIn
-from egup_trainer.trainer.scanning import ScanRequest
+from egup_trainer.trainer.scanning import is_spread_over_processes
 
 STATE_NAME = "egup_state.safetensors"
-_RUN = "run"
-_OPTIONS: tuple[str, ...] = (
-    "objective",
-    "inter_entanglement",
-    "intra_entanglement",
-    "proxy_constraint",
-    "proxy_match",
-    "proxy_neighbors",
-    "proxy_reference",
-    "npo_beta",
-    "kl_top_k",
+_CONDITIONS = "conditions"
+_MOST_NAMED = 8
+
+# Options that do not change the weights that a run ends with, but for rounding. All others are conditions of a run.
+_PLACES = ("output_dir", "scan_cache_dir", "resume_from_checkpoint", "overwrite_output_dir", "card_author")
+_RECORDED_OTHERWISE = (  # by the rows, the weights, the number of rows in a step, or the precision
+    *("model_init_kwargs", "idk_answers", "per_device_train_batch_size", "gradient_accumulation_steps"),
+    *("bf16", "fp16"),
 )
-_OPTIONS += ("cache_dim", "bank_size", "seed", "train_sampling_strategy")
+_REPORTS = (
+    *("logging_strategy", "logging_steps", "logging_first_step", "logging_nan_inf_filter", "log_on_each_node"),
+    *("log_level", "log_level_replica", "disable_tqdm", "report_to", "run_name", "project", "logging_dir"),
+    *("trackio_space_id", "trackio_bucket_id", "trackio_static_space_id", "include_num_input_tokens_seen"),
+    *("debug", "skip_memory_metrics", "prediction_loss_only", "include_for_metrics", "batch_eval_metrics"),
+)
+_HUB = (
+    *("push_to_hub", "hub_token", "hub_private_repo", "hub_model_id", "hub_strategy", "hub_always_push"),
+    *("hub_revision", "push_to_hub_token"),
+)
+_HARDWARE = (
+    *("use_cpu", "torch_compile", "torch_compile_backend", "torch_compile_mode", "use_liger_kernel"),
+    *("liger_kernel_config", "use_cache", "activation_checkpointing", "activation_checkpointing_kwargs"),
+    *("gradient_checkpointing", "gradient_checkpointing_kwargs", "torch_empty_cache_steps", "full_determinism"),
+    *("accelerator_config", "parallelism_config", "local_rank", "padding_free", "per_device_eval_batch_size"),
+    *("bf16_full_eval", "fp16_full_eval", "eval_accumulation_steps", "eval_do_concat_batches"),
+    *("eval_use_gather_object", "average_tokens_across_devices", "dataloader_num_workers", "dataloader_pin_memory"),
+    *("dataloader_persistent_workers", "dataloader_prefetch_factor", "dataloader_multiprocessing_context"),
+    *("dataloader_in_order", "ddp_find_unused_parameters", "ddp_bucket_cap_mb", "ddp_broadcast_buffers"),
+    *("ddp_static_graph", "ddp_backend", "ddp_timeout", "fsdp", "fsdp_config"),
+)
+_CHECKPOINTS = ("save_only_model", "save_on_each_node", "save_total_limit", "enable_jit_checkpoint", "eval_on_start")
+_UNUSED = (
+    *("do_train", "do_eval", "do_predict", "label_names", "remove_unused_columns", "length_column_name"),
+    *("restore_callback_states_from_checkpoint", "auto_find_batch_size"),
+)
+DO_NOT_MATTER = frozenset(
+    (*_PLACES, *_RECORDED_OTHERWISE, *_REPORTS, *_HUB, *_HARDWARE, *_CHECKPOINTS, *_UNUSED),
+)
+OF_EVALUATIONS = frozenset(
+    (
+        *("eval_strategy", "eval_steps", "eval_delay", "save_strategy", "save_steps"),
+        *("metric_for_best_model", "greater_is_better"),
+    )
+)
+"""Options that matter only where evaluations choose the checkpoint to end with, or the learning rate."""
+
+
+@dataclass(frozen=True)
+class Conditions:
+    """All that decides which weights a run ends with.
+
+    Args:
+        options: values by name, as JSON shows them.
+        inputs: digests by what they are of, such as "forget rows".
+    """
+
+    options: dict[str, Any] = field(default_factory=dict)
+    inputs: dict[str, str] = field(default_factory=dict)
+
+    def changes_from(self, other: "Conditions") -> list[str]:
+        """What is not as in `other`, a few words each."""
+        options = {**other.options, **self.options}
+        changed = [
+            f"{name} {_shown(self.options, name)} (then {_shown(other.options, name)})"
+            for name in options
+            if self.options.get(name) != other.options.get(name)
+        ]
+        inputs = {**other.inputs, **self.inputs}
+        return changed + [f"other {name}" for name in inputs if self.inputs.get(name) != other.inputs.get(name)]
 
 
 class StateInCheckpoints(MixedIn):
@@ -36,15 +97,33 @@ class StateInCheckpoints(MixedIn):
     of a resumed run.
     """
 
+    conditions: Conditions = Conditions()
+    """Of this run; taken before its first step."""
+    _model_before: Conditions | None = None
+
     def _save_rng_state(self, output_dir: str) -> None:
         super()._save_rng_state(output_dir)
         if self.args.should_save:
-            save_state(self.training_state(), output_dir, self.run_digest())
+            save_state(self.training_state(), output_dir, self.conditions)
 
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
         super()._load_optimizer_and_scheduler(checkpoint)
-        if checkpoint is not None and self.has_training_state():
-            self.load_training_state(load_state(checkpoint, self.args.device, self.run_digest()))
+        if checkpoint is not None:
+            self.load_training_state(load_state(checkpoint, self.args.device))
+
+    def take_conditions(self) -> None:
+        """Notes the conditions of the run that is about to begin; the model is that before the trainer's first run."""
+        if self._model_before is None:
+            model = self.accelerator.unwrap_model(self.model)
+            self._model_before = Conditions(_model_options(model), weights_of(model))
+        sets = {name: getattr(self, f"{name}_rows", None) for name in ("forget", "retain", "proxy")}
+        if self.args.load_best_model_at_end:
+            given = self.eval_dataset if isinstance(self.eval_dataset, dict) else {"": self.eval_dataset}
+            sets |= {f"evaluation {name}".strip(): rows for name, rows in given.items()}
+        rows = {f"{name} rows": digest_of(data) for name, data in sets.items() if isinstance(data, RowDataset)}
+        facts = {"trainer": self.config_class.__name__, "precision": str(self.accelerator.mixed_precision)}
+        options, inputs = vars(self._model_before).values()
+        self.conditions = Conditions({**options_of(self.args), **facts, **options}, {**rows, **inputs})
 
     def training_state(self) -> dict[str, Tensor]:
         """Tensors that a resumed run needs, the same on every process."""
@@ -56,36 +135,73 @@ class StateInCheckpoints(MixedIn):
             keeper.load_state_dict(state)
 
 
-def digest_of_run(requests: dict[str, ScanRequest], args: Any, layer: int) -> str:
-    """Digest of what a training state belongs to: the rows, and each option that decides what the tensors mean."""
-    digest = hashlib.sha256(repr([layer, *((name, str(getattr(args, name, None))) for name in _OPTIONS)]).encode())
-    for name, request in sorted(requests.items()):
-        digest.update(f"{name}: {len(request.dataset)} rows, features {request.with_features}".encode())
-        for row in request.dataset.rows:
-            digest.update(row.key())
+def options_of(args: Any) -> dict[str, Any]:
+    """The options that change the result, as plain values, and how many forget rows make up a step.
+
+    The result does not depend on how a step is cut into processes, batches and accumulated passes.
+    """
+    needs_evaluations = args.load_best_model_at_end or args.lr_scheduler_type == "reduce_lr_on_plateau"
+    left_out = DO_NOT_MATTER if needs_evaluations else DO_NOT_MATTER | OF_EVALUATIONS
+    values = {option.name: getattr(args, option.name) for option in fields(args) if option.name not in left_out}
+    plain = {name: value.value if isinstance(value, Enum) else value for name, value in values.items()}
+    rows = args.train_batch_size * args.gradient_accumulation_steps * args.world_size
+    return {"rows in a step": rows, **json.loads(json.dumps(plain, default=str))}
+
+
+def digest_of(rows: RowDataset) -> str:
+    """Digest of tokenized rows in their order, with their paraphrases and alternates."""
+    digest = hashlib.sha256()
+    for row in rows.rows:
+        for part in (row, row.paraphrase, row.alternate):
+            key = b"" if part is None else part.key()
+            digest.update(len(key).to_bytes(8, "big") + key)
     return digest.hexdigest()
 
 
-def save_state(state: dict[str, Tensor], folder: str, run: str) -> None:
-    """Writes the tensors into a checkpoint folder, readable by the user alone; nothing if there are none.
+def weights_of(model: Any) -> dict[str, str]:
+    """Digest of the weights that a run starts from; empty where they are spread over processes.
 
-    Args:
-        run: digest of rows and options that the tensors belong to.
+    Of a model with an adapter those that stay as they are: a new adapter starts from random numbers, which a checkpoint
+    replaces.
     """
+    if is_spread_over_processes(model):
+        return {}
+    has_adapter = hasattr(model, "peft_config")
+    trained = {name for name, weight in model.named_parameters() if weight.requires_grad} if has_adapter else set()
+    digest = hashlib.sha256()
+    for name, tensor in model.state_dict().items():  # with it come the scales of quantised weights
+        if isinstance(tensor, Tensor) and name not in trained:
+            digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype} {bit_sum(tensor.detach())}".encode())
+    return {"base weights" if has_adapter else "weights before the first step": digest.hexdigest()}
+
+
+def _model_options(model: Any) -> dict[str, Any]:
+    """Settings of the model and of its adapters, one by one."""
+    described = json.loads(describe_model(model))
+    parts = {"model": described["config"], **{f"adapter {name}": each for name, each in described["adapters"].items()}}
+    return {f"{part}: {name}": value for part, config in parts.items() for name, value in config.items()}
+
+
+def save_state(state: dict[str, Tensor], folder: str, conditions: Conditions) -> None:
+    """Writes the tensors and the conditions of a run into a checkpoint folder, readable by the user alone."""
     from safetensors.torch import save_file
 
-    if state:
-        tensors = {name: tensor.contiguous() for name, tensor in state.items()}
-        write_file_with(Path(folder) / STATE_NAME, lambda path: save_file(tensors, path, {_RUN: run}))
+    tensors = {name: tensor.contiguous() for name, tensor in state.items()}
+    metadata = {_CONDITIONS: json.dumps(vars(conditions))}
+    write_file_with(Path(folder) / STATE_NAME, lambda path: save_file(tensors, path, metadata))
 
 
-def load_state(folder: str, device: torch.device, run: str) -> dict[str, Tensor]:
-    """Reads the tensors of a checkpoint.
-
-    Raises:
-        StateError: the checkpoint has none, or those of a run on other rows or with other options.
-    """
+def load_state(folder: str, device: torch.device) -> dict[str, Tensor]:
+    """Reads the tensors of a checkpoint."""
     from safetensors import safe_open
+
+    with safe_open(Path(folder) / STATE_NAME, "pt") as file:
+        return {name: file.get_tensor(name).to(device) for name in file.keys()}  # noqa: SIM118
+
+
+def refuse_other_conditions(folder: str | Path, conditions: Conditions) -> None:
+    """Raises `StateError` for a checkpoint of a run under other conditions; the message names what differs."""
+    from safetensors import SafetensorError, safe_open
 
     path = Path(folder) / STATE_NAME
     if not path.is_file():
@@ -94,11 +210,25 @@ def load_state(folder: str, device: torch.device, run: str) -> dict[str, Tensor]
             expected="a checkpoint of this trainer, saved without save_only_model",
             fix="resume from another one, or start anew",
         )
-    with safe_open(path, "pt") as file:
-        if (file.metadata() or {}).get(_RUN) != run:
-            raise StateError(
-                got=f"the checkpoint {folder} of a run on other rows or with other options of the method",
-                expected="the same forget, retain and proxy rows, objective, and parts of EGUP and CLReg",
-                fix="resume with what the run was started with, or start anew",
-            )
-        return {name: file.get_tensor(name).to(device) for name in file.keys()}  # noqa: SIM118
+    try:
+        with safe_open(path, "pt") as file:
+            found = Conditions(**json.loads((file.metadata() or {})[_CONDITIONS]))
+    except (SafetensorError, ValueError, TypeError, KeyError):
+        raise StateError(
+            got=f"the checkpoint {folder}, whose {STATE_NAME} does not say what its run was",
+            expected="a checkpoint of this version of the trainer",
+            fix="resume with the version that wrote it, or start anew",
+        ) from None
+    changes = conditions.changes_from(found)
+    if changes:
+        more = f" and {len(changes) - _MOST_NAMED} more" if len(changes) > _MOST_NAMED else ""
+        raise StateError(
+            got=f"the checkpoint {folder} of a run under other conditions: {', '.join(changes[:_MOST_NAMED])}{more}",
+            expected="the rows, weights and options that the run was started with",
+            fix="resume with those, or start anew",
+        )
+
+
+def _shown(options: dict[str, Any], name: str) -> str:
+    text = json.dumps(options[name], ensure_ascii=False) if name in options else "not there"
+    return text if len(text) <= 60 else f"{text[:57]}..."

@@ -37,7 +37,7 @@ from egup_trainer.trainer.preparation import (
 from egup_trainer.trainer.primal_dual import DualAscent
 from egup_trainer.trainer.publishing import ModelCards
 from egup_trainer.trainer.scanning import ScanRequest, run_scan
-from egup_trainer.trainer.state import StateInCheckpoints, digest_of_run
+from egup_trainer.trainer.state import StateInCheckpoints
 from egup_trainer.trainer.step import POSITIONS, StepCounts, StepLog
 
 
@@ -282,17 +282,9 @@ class UnlearnTrainer(ModelCards, WholeCheckpoints, StateInCheckpoints, RowLoader
 
     # Checkpoints
 
-    def run_digest(self) -> str:
-        """Digest of the rows and options that the training state belongs to."""
-        return digest_of_run(self.scan_requests(), self.args, self.reader.layer_index)
-
     def state_keepers(self) -> list[Any]:
         """All that has a `state_dict` to be kept with the run."""
-        return [keeper for keeper in (self.before, self.dual, self.negation) if keeper is not None]
-
-    def has_training_state(self) -> bool:
-        """Whether a resumed run needs tensors of its checkpoint."""
-        return bool(self.scan_requests() or self.dual or self.negation)
+        return [keeper for keeper in (self.before, self.dual) if keeper is not None]
 
     def load_training_state(self, state: dict[str, Tensor]) -> None:
         """Takes over the tensors of a checkpoint, which knows the model before unlearning."""

@@ -82,6 +82,12 @@ REFUSED = {
         {},
         "got the invalid choice: 'float33' for --dtype; expected one of auto, bfloat16",
     ),
+    "batch size to be found": (
+        ["--auto_find_batch_size"],
+        {},
+        "got auto_find_batch_size; expected a batch size that fits: a search starts again on weights that have moved",
+    ),
+    "rows visited again": (["--ignore_data_skip"], {}, "got ignore_data_skip=True; expected False, the only value"),
     "two precisions": (["--fp16", "--bf16", "true"], {}, "got options that cannot be used ("),
     "two quantisations": (["--load_in_4bit", "--load_in_8bit"], {}, "4 bit"),
     "adapter's flag alone": (["--lora_alpha", "8"], {}, "got --lora_alpha without --use_peft; expected both or none"),

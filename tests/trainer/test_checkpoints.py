@@ -1,6 +1,7 @@
 """Checkpoints appear whole or not at all; a run goes on from the last whole one, alone in its folder."""
 
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -41,14 +42,25 @@ def damage(checkpoint: Path, how: str) -> None:
             file.truncate(100)
     elif how == "without our state":
         (checkpoint / "egup_state.safetensors").unlink()
+    elif how == "4 KB of zeros":
+        with (checkpoint / "optimizer.pt").open("r+b") as file:
+            file.write(bytes(4096))
+    elif how == "one bit":
+        with (checkpoint / "model.safetensors").open("r+b") as file:
+            file.seek(-1, 2)
+            last = file.read(1)[0]
+            file.seek(-1, 2)
+            file.write(bytes([last ^ 1]))
     elif how == "without a list":
         (checkpoint / LIST_NAME).unlink()
     else:
-        (checkpoint / LIST_NAME).write_text('{"model.safetensors": 1')
+        (checkpoint / LIST_NAME).write_text('{"model.safetensors": [1')
 
 
 DAMAGES = {
     "cut short": "100 of {size} bytes of optimizer.pt",
+    "4 KB of zeros": "other bytes in optimizer.pt than were written",
+    "one bit": "other bytes in model.safetensors than were written",
     "without our state": "no egup_state.safetensors",
     "without a list": "no whole egup_files.json",
     "with half a list": "no whole egup_files.json",
@@ -105,7 +117,8 @@ def test_a_checkpoint_of_the_model_alone_is_passed_over(make_trainer, cut, caplo
 
 def test_processes_that_find_different_checkpoints_all_stop(make_trainer, cut, monkeypatch):
     trainer = make_trainer(**STEPS)
-    monkeypatch.setattr(trainer.accelerator, "gather", lambda mine: torch.cat([mine, mine * 0 - 1]))
+    gathered = lambda mine: torch.cat([mine, mine if mine.dtype is torch.bool else mine * 0 - 1])  # noqa: E731
+    monkeypatch.setattr(trainer.accelerator, "gather", gathered)
     with pytest.raises(StateError) as error:
         trainer.train(resume_from_checkpoint=True)
     assert str(error.value) == (
@@ -173,7 +186,7 @@ def test_checkpoints_are_ordered_by_their_steps(tmp_path):
     for name in ("checkpoint-9", "checkpoint-10", "checkpoint-last"):
         (tmp_path / name).mkdir()
         (tmp_path / name / LIST_NAME).write_text("{}")
-    assert last_whole(tmp_path) == str(tmp_path / "checkpoint-10")
+    assert last_whole(tmp_path) == tmp_path / "checkpoint-10"
 
 
 class SeeFolder(TrainerCallback):
@@ -200,8 +213,20 @@ def test_old_checkpoints_go_when_the_new_one_is_there(make_trainer, monkeypatch)
     trainer = make_trainer(callbacks=[watch], save_total_limit=1, **STEPS)
     trainer.train()
     folder = Path(trainer.args.output_dir)
-    assert lasting == [str(folder / f"checkpoint-{step}") for step in range(1, 7)]
+    assert lasting == [folder / f"checkpoint-{step}" for step in range(1, 7)]
     assert watch.seen == [["_scan", f"checkpoint-{step}"] for step in range(1, 7)]
+
+
+def test_old_checkpoints_are_those_with_fewer_steps_whatever_the_clock_says(make_trainer):
+    class SetTheClockBack(TrainerCallback):
+        def on_save(self, args, state, control, **kwargs):
+            when = 2e9 - 1e6 * state.global_step
+            os.utime(Path(args.output_dir) / f"checkpoint-{state.global_step}", (when, when))
+
+    trainer = make_trainer(callbacks=[SetTheClockBack()], save_total_limit=2, **STEPS)
+    trainer.train()
+    left = sorted(path.name for path in Path(trainer.args.output_dir).glob("checkpoint-*"))
+    assert left == ["checkpoint-5", "checkpoint-6"]
 
 
 def test_the_best_checkpoint_is_known_by_the_name_that_it_keeps(make_trainer, tmp_path):
@@ -254,7 +279,7 @@ def test_where_a_checkpoint_cannot_be_written_the_one_before_it_is_named_and_ser
     last = tmp_path / "out" / "checkpoint-2"
     assert done.stdout.strip().startswith(f"got checkpoint-3 that could not be written to {tmp_path / 'out'}: ")
     assert f"; make room, then resume from {last}, which is whole" in done.stdout
-    assert last_whole(tmp_path / "out") == str(last)
+    assert last_whole(tmp_path / "out") == last
     assert not (tmp_path / "out" / STAGING).exists()
 
 

@@ -5,7 +5,7 @@ import torch
 from fixtures_trainer import furthest, weights_of
 from transformers import TrainerCallback
 
-from egup_trainer.errors import ConfigError, StateError
+from egup_trainer.errors import ConfigError
 from egup_trainer.guidance.proxy_constraint import proxy_boundary
 
 
@@ -59,11 +59,3 @@ def test_a_boundary_cannot_follow_where_there_is_none(config):
         "got proxy_reference=current without the proxy constraint; expected both, or none: the boundary that moves is "
         "the constraint's; leave out --proxy_reference"
     )
-
-
-@pytest.mark.parametrize("changed", [{"proxy_reference": "current"}, {"npo_beta": "auto"}])
-def test_a_checkpoint_with_another_boundary_is_refused(make_trainer, make_model, tmp_path, changed):
-    make_trainer(model=make_model(), objective="npo", save_strategy="steps", save_steps=2).train()
-    other = make_trainer(model=make_model(), objective="npo", **changed)
-    with pytest.raises(StateError, match="of a run on other rows or with other options of the method"):
-        other.train(resume_from_checkpoint=str(tmp_path / "out" / "checkpoint-2"))

@@ -416,34 +416,6 @@ def save(trainer, tmp_path):
     return tmp_path / "adapter"
 
 
-@pytest.mark.parametrize(
-    "change",
-    [
-        {"forget": 9},
-        {"feature_layer": 0},
-        {"proxies": False},
-        {"proxy_constraint": False},
-        {"objective": "grad_diff"},
-        {"inter_entanglement": False},
-        {"proxy_match": "mean"},
-        {"bank_size": 20},
-        {"train_sampling_strategy": "group_by_length"},
-    ],
-    ids=str,
-)
-def test_a_checkpoint_of_another_run_is_refused(make_trainer, change):
-    first = make_trainer(save_strategy="steps", save_steps=2, callbacks=[StopAt(2)])
-    first.train()
-    checkpoint = f"{first.args.output_dir}/checkpoint-2"
-    with pytest.raises(StateError) as error:
-        make_trainer(**change).train(resume_from_checkpoint=checkpoint)
-    assert str(error.value) == (
-        f"got the checkpoint {checkpoint} of a run on other rows or with other options of the method; expected the "
-        "same forget, retain and proxy rows, objective, and parts of EGUP and CLReg; resume with what the run was "
-        "started with, or start anew"
-    )
-
-
 def test_training_again_goes_on_from_the_model_before_unlearning(make_trainer):
     trainer = make_trainer(objective="npo")
     trainer.train()
