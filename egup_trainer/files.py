@@ -53,8 +53,11 @@ def write_file_with(path: str | Path, write: Callable[[Path], None], *, private:
     _write({Path(path): write}, private)
 
 
-def append_to_file(path: str | Path, text: str) -> None:
+def append_to_file(path: str | Path, text: str) -> int:
     """Appends whole lines to a file and syncs it; where that fails, the file is as it was.
+
+    Returns:
+        The size of the file, in bytes.
 
     Raises:
         StateError: as in `write_files`.
@@ -70,6 +73,7 @@ def append_to_file(path: str | Path, text: str) -> None:
             with suppress(OSError):
                 os.truncate(path, size)
             raise
+        return file.tell()
 
 
 def check_writable(path: str | Path) -> None:

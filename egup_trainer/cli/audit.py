@@ -86,14 +86,18 @@ def main(argv: list[str]) -> None:
         model_before=args.model_before,
         seconds=round(time.perf_counter() - start, 3),
     )
-    replace(audit, run=facts).write(args.output)
-    _print(audit, args.output)
+    try:
+        replace(audit, run=facts).write(args.output)
+    finally:
+        _print(audit)  # also where the disk has filled up meanwhile
+    print(f"Written to {args.output}")
 
 
 def _check(args: AuditArguments, model_config: Any) -> None:
     needed = {name: getattr(args, name) for name in ("forget", "retain", "output")}
     require("audit", model_name_or_path=model_config.model_name_or_path, **needed)
-    check_output(Path(str(args.output)), ".json", [getattr(args, name) for name in _SETS])
+    rows = [getattr(args, name) for name in _SETS]
+    check_output(Path(str(args.output)), ".json", '"kind": "egup_trainer audit"', rows)
     refuse_lora_flags(model_config)
 
 
@@ -142,7 +146,7 @@ def _options(args: AuditArguments) -> Any:
     )
 
 
-def _print(audit: "Audit", output: str) -> None:
+def _print(audit: "Audit") -> None:
     from rich.console import Console
     from rich.table import Table
 
@@ -166,7 +170,7 @@ def _print(audit: "Audit", output: str) -> None:
     console.print(table)
     lines = [f"No value for {', '.join(names)}: {reason}" for reason, names in lacking.items()]
     lines += [f"Not run: {attack.value}: {each.reason}" for attack, each in audit.findings.items() if each.reason]
-    for line in [*lines, f"Written to {output}"]:
+    for line in lines:
         console.print(line, markup=False, highlight=False, soft_wrap=True)
 
 

@@ -2,7 +2,6 @@
 
 import argparse
 import logging
-import os
 import warnings
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -11,6 +10,10 @@ from pathlib import Path
 from typing import Any, NoReturn, get_type_hints
 
 from egup_trainer.errors import ConfigError, EgupError, did_you_mean
+from egup_trainer.files import check_writable, one_line_write_errors
+
+_HEAD = 1 << 16
+"""How many bytes of a file are looked at to tell what it is."""
 
 
 def quiet_libraries() -> None:
@@ -82,16 +85,19 @@ def one_line_errors() -> Iterator[None]:
         ) from error
 
 
-def check_output(path: Path, suffix: str, read: Iterable[str | Path | None] = ()) -> None:
+def check_output(path: Path, suffix: str, marks: str, read: Iterable[str | Path | None] = ()) -> None:
     """Refuses a file to write before any work is done for it.
 
     Args:
         path: the file.
         suffix: what its name must end in.
+        marks: text in the first line or lines of each file that the command writes there. Any other file that is there
+            already is not overwritten, be it rows, a model's configuration or something else.
         read: files that the command reads, which it must not overwrite.
 
     Raises:
-        ConfigError: it cannot be written, or has another ending, or is read.
+        ConfigError: it has another ending, or is read, or holds something else.
+        StateError: it cannot be written.
     """
     if path.suffix != suffix:
         raise ConfigError(got=f"--output {path}", expected=f"a name that ends in {suffix}", fix="rename it")
@@ -101,11 +107,13 @@ def check_output(path: Path, suffix: str, read: Iterable[str | Path | None] = ()
             expected="a name of its own",
             fix="choose another --output",
         )
-    folder = next(each for each in path.absolute().parents if each.exists())
-    if path.is_dir() or not folder.is_dir() or not os.access(folder, os.W_OK):
+    check_writable(path)
+    with one_line_write_errors(path):
+        head = path.open("rb").read(_HEAD) if path.exists() else b""
+    if head and marks.encode() not in head:
         raise ConfigError(
-            got=f"--output {path}, where no file can be written",
-            expected="a file in a folder that is there or can be made",
+            got=f"--output {path}, which would overwrite a file that this command did not write",
+            expected="a new file, or one with earlier results of the same command",
             fix="choose another --output",
         )
 
@@ -115,6 +123,7 @@ def check_output_dir(path: str | Path | None) -> None:
 
     Raises:
         ConfigError: there is a file of that name, or on the way to it.
+        StateError: it cannot be written to.
     """
     if (
         path is not None
@@ -125,6 +134,8 @@ def check_output_dir(path: str | Path | None) -> None:
             expected="a folder that is there or can be made",
             fix="choose another --output_dir",
         )
+    if path is not None:
+        check_writable(Path(path) / "_")
 
 
 def refuse_lora_flags(model_config: Any) -> None:

@@ -20,8 +20,10 @@ def main(argv: list[str]) -> None:
     options, words = parser.parse_known_args(argv)
     parser.refuse_unknown(words)
     files = _distinct_files(options.results, options.retrained)
-    check_output(options.output, ".html")
-    check_output(options.output.with_suffix(".json"), ".json", [*files, options.retrained, *options.audit])
+    check_output(options.output, ".html", '<meta name="generator" content="egup_trainer">')
+    read = [*files, options.retrained, *options.audit]
+    check_output(options.output.with_suffix(".json"), ".json", '"kind": "egup_trainer comparison"', read)
+    check_output(options.output.with_suffix(".csv"), ".csv", "model,metric,value,low,high")
 
     from rich.console import Console
 

@@ -19,6 +19,7 @@ from egup_trainer.cli.common import (
 )
 from egup_trainer.cli.suites import MAX_LENGTH, SuiteArguments, make_suite
 from egup_trainer.errors import ConfigError, DataError, check_range
+from egup_trainer.files import check_writable
 
 
 @dataclass
@@ -78,7 +79,7 @@ def main(argv: list[str]) -> None:
     args, model_config = parse("evaluate", [EvaluateArguments, ModelConfig], argv)
     _check(args, model_config)
     from egup_trainer.evaluation.evaluation import write_evaluation
-    from egup_trainer.model_card import read_record, update_metrics
+    from egup_trainer.model_card import CARD_NAME, read_record, update_metrics
     from egup_trainer.report.run_record import run_facts
 
     folder = Path(model_config.model_name_or_path)
@@ -89,6 +90,8 @@ def main(argv: list[str]) -> None:
             expected="the folder of a model that `egup unlearn` or a trainer of this package saved",
             fix="leave out --update_model_card",
         )
+    if args.update_model_card:
+        check_writable(folder / CARD_NAME)
     start = time.perf_counter()
     with one_line_errors():
         evaluation, accelerator = _evaluate(args, model_config)
@@ -101,17 +104,21 @@ def main(argv: list[str]) -> None:
         seconds=round(time.perf_counter() - start, 3),
         **({} if record is None else {"unlearning": record}),
     )
-    write_evaluation(Path(args.output), replace(evaluation, run=facts, training=training))
-    if args.update_model_card:
-        update_metrics(folder, evaluation.values)
-    _print(evaluation, args.output)
+    try:
+        write_evaluation(Path(args.output), replace(evaluation, run=facts, training=training))
+        if args.update_model_card:
+            update_metrics(folder, evaluation.values)
+    finally:
+        _print(evaluation)  # also where the disk has filled up meanwhile
+    print(f"Written to {args.output}")
 
 
 def _check(args: EvaluateArguments, model_config: Any) -> None:
     require("evaluate", model_name_or_path=model_config.model_name_or_path, suite=args.suite, output=args.output)
     check_range(args, ("show_examples",), low=0, whole=True)
     check_range(args, ("per_device_eval_batch_size", "max_length"), low=1, whole=True)
-    check_output(Path(cast(str, args.output)), ".json", [args.retrained, args.before, args.reference])
+    others = [args.retrained, args.before, args.reference]
+    check_output(Path(cast(str, args.output)), ".json", '"kind": "egup_trainer evaluation"', others)
     if args.lm_eval_include_path and not args.lm_eval_tasks:
         raise ConfigError(
             got="--lm_eval_include_path without --lm_eval_tasks",
@@ -215,7 +222,7 @@ def _log_history(folder: Path) -> list[dict[str, Any]]:
         ) from error
 
 
-def _print(evaluation: Any, output: str) -> None:
+def _print(evaluation: Any) -> None:
     from rich.console import Console
     from rich.table import Table
 
@@ -233,4 +240,3 @@ def _print(evaluation: Any, output: str) -> None:
     console.print(table)
     for reason, names in lacking.items():
         console.print(f"No value for {', '.join(names)}: {reason}")
-    console.print(f"Written to {output}", soft_wrap=True)

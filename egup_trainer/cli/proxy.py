@@ -115,11 +115,14 @@ def auto_proxies(row_args: Any, config: Any, model_config: Any) -> str:
 
 
 def _check(args: ProxyArguments, model_config: Any) -> Any:
+    from egup_trainer.proxies.quality import quality_path
     from egup_trainer.proxies.settings import ProxySettings
 
     require("proxy", model_name_or_path=model_config.model_name_or_path, forget=args.forget, output=args.output)
     refuse_lora_flags(model_config)
-    check_output(Path(cast(str, args.output)), ".jsonl", [args.forget, args.retain])
+    output = Path(cast(str, args.output))
+    check_output(output, ".jsonl", '"digest": "', [args.forget, args.retain])
+    check_output(quality_path(output), ".json", '"digest": "')
     check_range(args, ("batch_size",), low=1, whole=True)
     chosen = vars(args)
     return ProxySettings(**{name: chosen[name] for name in ProxySettings.__dataclass_fields__})

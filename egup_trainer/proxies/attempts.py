@@ -9,7 +9,7 @@ from typing import Any
 from egup_trainer.data.schema import Row
 from egup_trainer.data.sources import to_row
 from egup_trainer.errors import StateError
-from egup_trainer.files import append_to_file, write_file
+from egup_trainer.files import append_to_file, one_line_write_errors, write_file
 from egup_trainer.proxies.filters import Rejection
 from egup_trainer.proxies.judge import Verdict
 
@@ -27,19 +27,22 @@ class AttemptLog:
         path: the file.
         digest: of settings, rows and weights.
         facts: what the head line says besides.
+        size: of the file, in bytes.
         verdicts: on the attempts that the file held.
     """
 
     path: Path
     digest: str
     facts: dict[str, Any]
+    size: int
     verdicts: list[Verdict] = field(default_factory=list)
 
     @classmethod
     def start(cls, path: Path, digest: str, facts: dict[str, Any]) -> "AttemptLog":
         """A new file, in the place of any other."""
-        write_file(path, _line({"digest": digest, **facts}))
-        return cls(path, digest, facts)
+        head = _line({"digest": digest, **facts}).encode("utf-8")
+        write_file(path, head)
+        return cls(path, digest, facts, len(head))
 
     @classmethod
     def read(cls, path: Path) -> "AttemptLog":
@@ -52,7 +55,7 @@ class AttemptLog:
         whole = found[: found.rfind(b"\n") + 1]
         try:
             head, *lines = (json.loads(line) for line in whole.decode("utf-8").split("\n")[:-1])
-            log = cls(path, head.pop("digest"), head, [_verdict(line) for line in lines])
+            log = cls(path, head.pop("digest"), head, len(whole), [_verdict(line) for line in lines])
             if [verdict.attempt for verdict in log.verdicts] != list(range(len(lines))):
                 raise ValueError
         except (ValueError, KeyError, TypeError, AttributeError) as error:
@@ -64,8 +67,20 @@ class AttemptLog:
         return log
 
     def append(self, verdicts: Sequence[Verdict]) -> None:
-        """Takes up verdicts, on disk at once."""
-        append_to_file(self.path, "".join(_line(_record(verdict)) for verdict in verdicts))
+        """Takes up verdicts, on disk at once.
+
+        Raises:
+            StateError: the file cannot be written, or another run has written to it.
+        """
+        with one_line_write_errors(self.path):
+            size = self.path.stat().st_size
+        if size != self.size:
+            raise StateError(
+                got=f"{self.path}, to which another run has written meanwhile",
+                expected="one run at a time",
+                fix="let that one end, or choose another --output",
+            )
+        self.size = append_to_file(self.path, "".join(_line(_record(verdict)) for verdict in verdicts))
         self.verdicts += verdicts
 
 
