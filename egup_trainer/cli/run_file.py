@@ -11,13 +11,13 @@ from egup_trainer.errors import DataError
 from egup_trainer.files import write_file
 from egup_trainer.ledger import Request, read_ledger, write_ledger
 from egup_trainer.outcome import AFTER, MERGED
+from egup_trainer.secrecy import HIDDEN, is_secret, secrets_in, without_secrets
 from egup_trainer.typed import check_types
 
 RUN_NAME = "_run.json"
 """Readable by the user alone, since it names paths; left out of what is pushed to a hub, as all `_*` is."""
 LOADING = ("dtype", "load_in_4bit", "load_in_8bit", "bnb_4bit_quant_type", "use_bnb_nested_quant")
 """Flags that decide which weights a model has."""
-_SECRET = "token"  # in the names of flags whose values are not kept
 
 
 @dataclass(frozen=True)
@@ -91,7 +91,7 @@ def write_records(
         write_ledger(folder / MERGED, requests)
         write_model_card(folder / MERGED, model_card(merged, None, folder.resolve().name))
     whole = record | run_facts(
-        command=shlex.join(["egup", "unlearn", *_without_secrets(argv)]),
+        command=shlex.join(["egup", "unlearn", *_without_secrets(argv, secrets_in(vars(args)))]),
         config_file=_config_file(argv),
         model_name_or_path=model_config.model_name_or_path,
         sources={name: _absolute(source) for name, source in sources.items()},
@@ -177,28 +177,25 @@ def _absolute(source: str) -> str:
     return str(Path(source).resolve()) if Path(source).exists() else source
 
 
-def _without_secrets(argv: list[str]) -> list[str]:
+def _without_secrets(argv: list[str], secrets: list[str]) -> list[str]:
     """The words with *** for the values of tokens.
 
     Example:
-        >>> _without_secrets(["--hub_token", "hf_x", "--hub_token=hf_x", "--seed", "1"])
+        >>> _without_secrets(["--hub_token", "hf_x", "--hub_token=hf_x", "--seed", "1"], ["hf_x"])
         ['--hub_token', '***', '--hub_token=***', '--seed', '1']
     """
-    shown: list[str] = []
-    for word in argv:
-        flag, equals, _ = word.partition("=")
-        after_secret = shown and shown[-1].startswith("--") and _SECRET in shown[-1] and "=" not in shown[-1]
-        is_secret = flag.startswith("--") and _SECRET in flag and equals
-        shown.append("***" if after_secret else f"{flag}=***" if is_secret else word)
-    return shown
+    for secret in secrets:
+        argv = [word.replace(secret, HIDDEN) for word in argv]
+    return argv
 
 
 def _config_file(argv: list[str]) -> dict[str, Any]:
-    """What the --config file says, tokens apart."""
+    """What the --config file says, without tokens."""
     import yaml
 
     words = [part for word in argv for part in word.split("=", 1)]
     if "--config" not in words:
         return {}
     text = Path(words[words.index("--config") + 1]).read_text(encoding="utf-8")
-    return {name: value for name, value in (yaml.safe_load(text) or {}).items() if _SECRET not in name}
+    options = (yaml.safe_load(text) or {}).items()
+    return {name: without_secrets(value) for name, value in options if not is_secret(name)}

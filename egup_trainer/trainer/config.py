@@ -1,6 +1,7 @@
 """Configurations of the trainers: `TrainingArguments` and what unlearning adds. Help texts are written once, here."""
 
-from dataclasses import dataclass, field
+import copy
+from dataclasses import asdict, dataclass, field
 from enum import Enum
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -12,6 +13,7 @@ from egup_trainer.guidance.entanglement import DriftReference
 from egup_trainer.guidance.proxy_constraint import ProxyForm, ProxyMatch, ProxyReference
 from egup_trainer.losses.clreg import ClregPositives
 from egup_trainer.losses.registry import forget_loss, retain_loss
+from egup_trainer.secrecy import without_secrets
 from egup_trainer.trainer.refusals import (
     check_numbers_of_training,
     check_sampling,
@@ -28,7 +30,7 @@ def _option(default: Any, text: str) -> Any:
     return field(default=default, metadata={"help": text})
 
 
-@dataclass
+@dataclass(repr=False)  # the generated text would show hub_token
 class UnlearnConfig(TrainingArguments):
     """Options of `UnlearnTrainer`: all of `transformers.TrainingArguments`, and a forget and a retain objective.
 
@@ -162,13 +164,39 @@ class UnlearnConfig(TrainingArguments):
                 fix="start with `accelerate launch` or `torchrun`, or set CUDA_VISIBLE_DEVICES to one GPU",
             )
 
+    def __getstate__(self) -> dict[str, Any]:
+        """What is pickled, as into training_args.bin beside the model: all options but access tokens."""
+        return without_secrets(vars(self), hidden=None)
+
+    def __copy__(self) -> "UnlearnConfig":
+        """A copy that keeps its tokens: copies are made by way of what is pickled otherwise."""
+        copied = object.__new__(type(self))
+        vars(copied).update(vars(self))
+        return copied
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> "UnlearnConfig":
+        """A deep copy, alike."""
+        copied = memo[id(self)] = object.__new__(type(self))
+        vars(copied).update(copy.deepcopy(vars(self), memo))
+        return copied
+
+    def to_dict(self) -> dict[str, Any]:
+        """The options by name, as logs and trackers show them: without access tokens."""
+        return without_secrets(super().to_dict())
+
+    def __str__(self) -> str:
+        lines = (f"{name}={value},\n" for name, value in sorted(without_secrets(asdict(self)).items()))
+        return f"{type(self).__name__}(\n{''.join(lines)})"
+
+    __repr__ = __str__
+
     @property
     def template(self) -> Template:
         """Markers for tokenizers without a chat template."""
         return Template(user=self.user_marker, assistant=self.assistant_marker)
 
 
-@dataclass
+@dataclass(repr=False)
 class EGUPConfig(UnlearnConfig):
     """Options of `EGUPTrainer`: those of `UnlearnConfig`, EGUP's three parts, each with its switch, and CLReg.
 
