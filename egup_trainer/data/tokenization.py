@@ -1,6 +1,6 @@
 """Row -> token ids and labels. One tokenization of the whole text; its offsets decide what is scored."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -106,33 +106,80 @@ def tokenize(
     return RowDataset(samples)
 
 
-def from_token_columns(records: Iterable[dict], name: str) -> RowDataset:
-    """Rows that come tokenized, with the columns `input_ids` and `labels` (-100 = not scored).
+def from_token_columns(records: Iterable[Mapping], name: str, max_length: int | None = None) -> RowDataset:
+    """Rows that come tokenized, with the columns `input_ids` and `labels` (-100 = not scored); maybe `attention_mask`.
+
+    Tokens whose mask is 0 are padding and are left out. A row that is longer than `max_length` is treated as others
+    are: split if all of it is scored, as a plain text is, and cut otherwise.
 
     Raises:
-        DataError: the two columns differ in length, or nothing is scored.
+        DataError: a column is not a list of whole numbers, the columns do not fit each other, or nothing is scored.
     """
-    samples = []
+    samples: list[TokenizedRow] = []
     for number, record in enumerate(records):
-        ids, labels = (_token_list(record[column]) for column in ("input_ids", "labels"))
-        scored = labels != IGNORE_INDEX
-        if ids.shape != labels.shape or not _has_scored_token(labels) or (labels != ids)[scored].any():
+        where = f"row {number} of the {name}"
+        sample = _without_padding(record, where)
+        if not _has_scored_token(sample.labels):
             raise DataError(
-                got=f"{ids.size} input_ids, {labels.size} labels and {int(scored[1:].sum())} scored tokens in row "
-                f"{number} of the {name}",
-                expected="two lists of one length, each label -100 or its own token, and one scored after the first",
+                got=f"no scored token in {where}",
+                expected="a label that is not -100 on a token after the first",
                 fix="repair that row",
             )
-        sample = TokenizedRow(ids, labels)
-        samples.append(replace(sample, source=RowSource.of(number, sample)))
+        sample = replace(sample, source=RowSource.of(number, sample))
+        if sample.is_scored[1:].all() and max_length is not None and len(sample) > max_length >= 2:
+            samples.extend(_split(sample, max_length))
+            continue
+        samples.append(_cut(sample, max_length, where))
     return RowDataset(samples)
 
 
-def _token_list(value: object) -> np.ndarray:
-    """The value as token ids, or none of them if it is no list of whole numbers."""
-    numbers = np.asarray(value if isinstance(value, list | tuple | np.ndarray) else [])
-    fits = numbers.ndim == 1 and np.issubdtype(numbers.dtype, np.integer)
-    return numbers.astype(np.int32) if fits else np.zeros(0, dtype=np.int32)
+def _without_padding(record: Mapping, where: str) -> TokenizedRow:
+    ids, labels = (_whole_numbers(record, column, where) for column in ("input_ids", "labels"))
+    mask = np.ones_like(ids)
+    if record.get("attention_mask") is not None:
+        mask = _whole_numbers(record, "attention_mask", where)
+    if not len(ids) == len(labels) == len(mask):
+        raise DataError(
+            got=f"{len(ids)} input_ids, {len(labels)} labels and an attention_mask of {len(mask)} in {where}",
+            expected="one of each for a token",
+            fix="repair that row",
+        )
+    kept = np.flatnonzero(mask)
+    if not np.isin(mask, (0, 1)).all() or not len(kept) or len(kept) != kept[-1] - kept[0] + 1:
+        raise DataError(
+            got=f"an attention_mask in {where} that is not one run of 1 with 0 before and after it",
+            expected="1 for each token of the row, and 0 for padding at its ends",
+            fix="repair that row, or leave the attention_mask out if there is no padding",
+        )
+    ids, labels = ids[kept], labels[kept]
+    if (ids < 0).any() or ((labels != IGNORE_INDEX) & (labels != ids)).any():
+        raise DataError(
+            got=f"an id below 0, or a label that is neither -100 nor its own token, in {where}",
+            expected="labels that are not shifted: each is -100 or the token at its own place",
+            fix="repair that row",
+        )
+    return TokenizedRow(ids, labels)
+
+
+def _whole_numbers(record: Mapping, column: str, where: str) -> np.ndarray:
+    """A column of one row as numbers of shape (T,), int32."""
+    value = record.get(column)
+    try:
+        numbers = np.asarray(value.tolist() if hasattr(value, "tolist") else value)
+    except ValueError:  # lists of different lengths
+        numbers = np.asarray(None)
+    is_whole = numbers.size == 0 or (
+        numbers.dtype.kind in "iub" and numbers.min() >= -(2**31) and numbers.max() < 2**31  # int32 would wrap around
+    )
+    if numbers.ndim != 1 or not is_whole:
+        shape = f" of shape {numbers.shape}" if numbers.ndim else ""
+        kind = type(value).__name__ if numbers.dtype.kind == "O" else f"{numbers.dtype} numbers"
+        raise DataError(
+            got=f"{'no ' + column if value is None else f'{column} as {kind}{shape}'} in {where}",
+            expected="a flat list of whole numbers, one for each token",
+            fix="repair that row",
+        )
+    return numbers.astype(np.int32)
 
 
 def check_paraphrases(forget: RowDataset) -> None:
@@ -141,7 +188,7 @@ def check_paraphrases(forget: RowDataset) -> None:
         if row.paraphrase is None:
             raise DataError(
                 got=f"no paraphrased_answer in row {row.source.number} of the forget set",
-                expected="one in every forget row, for clreg_positives=paraphrase",
+                expected="one in every forget row, for clreg_positives=paraphrase, and no text longer than max_length",
                 fix="use clreg_positives=forget or views",
             )
 
@@ -255,5 +302,6 @@ def _split(row: TokenizedRow, max_length: int) -> list[TokenizedRow]:
         ids, labels = row.input_ids[start : start + max_length], row.labels[start : start + max_length].copy()
         if start:
             labels[0] = IGNORE_INDEX  # scored at the end of the piece before
-        pieces.append(replace(row, input_ids=ids, labels=labels))
+        # Another wording of the whole text is none of a piece.
+        pieces.append(replace(row, input_ids=ids, labels=labels, paraphrase=None))
     return pieces

@@ -10,6 +10,7 @@ from torch import nn
 from transformers import set_seed
 
 from egup_trainer.data.alternates import REFUSALS, alternates_for, check_alternates, read_refusals, refusals_for
+from egup_trainer.data.files import records_of
 from egup_trainer.data.schema import Row
 from egup_trainer.data.sources import load_rows
 from egup_trainer.data.tokenization import RowDataset, check_disjoint, from_token_columns, tokenize
@@ -91,13 +92,13 @@ def prepare_dataset(
     if data is None:
         raise DataError(got=f"no {name}", expected="rows", fix=f"give the {name}")
     if isinstance(data, Iterable) and not isinstance(data, str | Mapping):
-        records = iter(data)
+        records = records_of(data)
         first = next(records, None)
         if first is None:
             raise DataError(got=f"an empty {name}", expected="at least one row", fix="check the source")
         data = chain([first], records)
-        if isinstance(first, Mapping) and {"input_ids", "labels"} <= set(first):
-            return from_token_columns(data, name)
+        if isinstance(first, Mapping) and "input_ids" in first:
+            return from_token_columns(data, name, args.max_length)
     rows = load_rows(data)
     return tokenize(
         rows,

@@ -251,7 +251,8 @@ def test_broken_json_is_named_by_line_or_item(write, content, got, rest):
 def test_broken_csv_is_refused(write, content, reason):
     path = write("a.csv", content)
     assert error_of(path) == (
-        f"got {path}, which is not CSV ({reason}); expected a header line and comma-separated values; repair the file"
+        f"got {path}, which is not CSV ({reason}); expected a header line, and values set apart by commas, "
+        "semicolons or tabs; repair the file"
     )
 
 

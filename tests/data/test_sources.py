@@ -11,7 +11,8 @@ from egup_trainer.data.sources import load_rows, read_source, to_row
 from egup_trainer.errors import DataError
 
 SECRET = "XYZZYSECRET"  # stands in rows only: no message may repeat it
-LAYOUTS = "the columns question + answer, prompt + completion, messages, or text"
+LAYOUTS = "the columns question + answer, prompt + completion, messages, conversations, instruction + output, or text"
+RENAME = "rename the columns, or say which is which, for example --columns question=NAME,answer=NAME"
 TOFU_DIR = Path(__file__).resolve().parents[3] / "shared" / "data" / "tofu"
 USER, ASSISTANT = {"role": "user", "content": "q"}, {"role": "assistant", "content": "a"}
 SYSTEM = {"role": "system", "content": "s"}
@@ -64,7 +65,7 @@ def hub(monkeypatch):
             {"prompt": "q", "completion": ["a", "b"], "perturbed_answer": ["w"]},
             Row((Message("user", "q"),), "a", None, ("w",), ("b",)),
         ),
-        ({"text": "t", "perturbed_answer": ["w"]}, Row((), "t")),
+        ({"text": "t", "perturbed_answer": ["w"]}, Row((), "t", None, ("w",))),
         ({"question": "q", "text": "t"}, Row((), "t")),
         ({"text": "t"}, Row((), "t")),
         ({"messages": [USER, ASSISTANT]}, Row((Message("user", "q"),), "a")),
@@ -119,12 +120,12 @@ BAD_ROWS = [
         {"question": SECRET, "answer": SECRET, "paraphrased_answer": ["p"]},
         f"got a list as paraphrased_answer in row 7 of f; {FILL_IN}",
     ),
-    ({"question": SECRET}, f"got the columns question in row 7 of f; expected {LAYOUTS}; rename the columns"),
+    ({"question": SECRET}, f"got the columns question in row 7 of f; expected {LAYOUTS}; {RENAME}"),
     (
         {"question": SECRET, "Answer": SECRET, 3: SECRET},
-        f"got the columns 3, Answer, question in row 7 of f; expected {LAYOUTS}; rename the columns",
+        f"got the columns 3, Answer, question in row 7 of f; expected {LAYOUTS}; {RENAME}",
     ),
-    ({}, f"got the columns none in row 7 of f; expected {LAYOUTS}; rename the columns"),
+    ({}, f"got the columns none in row 7 of f; expected {LAYOUTS}; {RENAME}"),
     ({"messages": []}, f"got a list as messages in row 7 of f; {A_LIST}"),
     ({"messages": SECRET}, f"got a str as messages in row 7 of f; {A_LIST}"),
     ({"messages": None}, f"got a NoneType as messages in row 7 of f; {A_LIST}"),
@@ -132,7 +133,7 @@ BAD_ROWS = [
         {"messages": [{"role": "tool", "content": SECRET}, ASSISTANT]},
         f"got a message of role tool in row 7 of f; {A_ROLE}",
     ),
-    ({"messages": [{"from": "human", "value": SECRET}]}, f"got a message of role None in row 7 of f; {A_ROLE}"),
+    ({"messages": [{"by": "human", "value": SECRET}]}, f"got a message of role None in row 7 of f; {A_ROLE}"),
     ({"messages": [USER, ASSISTANT | {"content": None}]}, f"got a NoneType as content in row 7 of f; {FILL_IN}"),
     ({"messages": [USER, ASSISTANT | {"content": "  "}]}, f"got an empty content in row 7 of f; {FILL_IN}"),
     ({"messages": [USER, {"role": "assistant"}]}, f"got a NoneType as content in row 7 of f; {FILL_IN}"),

@@ -3,9 +3,12 @@
 import copy
 from dataclasses import replace
 from itertools import pairwise
+from types import SimpleNamespace
 
+import datasets
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors, trainers
@@ -22,6 +25,7 @@ from egup_trainer.data.tokenization import (
     tokenize,
 )
 from egup_trainer.errors import DataError, ModelError
+from egup_trainer.trainer.preparation import prepare_dataset
 
 SECRET = "XYZZYSECRET"  # stands in rows only: no message may repeat it
 # Line ends right after a block are written as {{ '\n' }}: transformers renders with trim_blocks.
@@ -513,29 +517,72 @@ def test_token_columns_are_taken_as_they_are():
     assert row.input_ids.dtype == row.labels.dtype == np.int32
 
 
-@pytest.mark.parametrize(
-    ("ids", "labels", "counts"),
-    [
-        ([5, 6, 7], [-100, 7], "3 input_ids, 2 labels and 1 scored"),
-        ([5, 6], [-100, -100], "2 input_ids, 2 labels and 0 scored"),
-        ([5, 6], [5, -100], "2 input_ids, 2 labels and 0 scored"),  # nothing comes before the first token
-        ([5], [5], "1 input_ids, 1 labels and 0 scored"),
-        ([], [], "0 input_ids, 0 labels and 0 scored"),
-    ],
-)
-def test_bad_token_columns_are_named_by_row(ids, labels, counts):
-    records = [{"input_ids": [1, 2], "labels": [-100, 2]}, {"input_ids": ids, "labels": labels}]
-    assert error_of(DataError, from_token_columns, records, "retain set") == (
-        f"got {counts} tokens in row 1 of the retain set; "
-        "expected two lists of one length, each label -100 or its own token, and one scored after the first; "
-        "repair that row"
-    )
+BAD_TOKENS = [
+    ([5, 6, 7], [-100, 7], None, "3 input_ids, 2 labels and an attention_mask of 3 in {row}; expected one of each"),
+    ([5, 6], [-100, 6], [1], "2 input_ids, 2 labels and an attention_mask of 1 in {row}"),
+    ([5, 6], [-100, -100], None, "no scored token in {row}; expected a label that is not -100 on a token after the"),
+    ([5, 6], [5, -100], None, "no scored token in {row}"),  # nothing comes before the first token
+    ([0, 5], [-100, 5], [0, 1], "no scored token in {row}"),
+    ([5], [5], None, "no scored token in {row}"),
+    ([5, 6], [-100, 7], None, "an id below 0, or a label that is neither -100 nor its own token, in {row}"),
+    ([5, 6, 7], [6, 7, -100], None, "an id below 0, or a label"),  # shifted
+    ([-1, 6], [-100, 6], None, "an id below 0, or a label"),
+    ([5, 6, 7], [-100, -100, 7], [1, 0, 1], "an attention_mask in {row} that is not one run of 1 with 0 before and"),
+    ([5, 6], [-100, 6], [0, 0], "an attention_mask in {row} that is not one run of 1"),
+    ([5, 6], [-100, 6], [1, 2], "an attention_mask in {row} that is not one run of 1"),
+    ([5, 6], [-100, 6], [0.5, 1.0], "attention_mask as float64 numbers of shape (2,) in {row}"),
+    ([5.0, 6.0], [-100, 6], None, "input_ids as float64 numbers of shape (2,) in {row}; expected a flat list of"),
+    ([5, 6], np.array([-100.0, 6.0]), None, "labels as float64 numbers"),
+    ([5, 2**32 + 6], [-100, 6], None, "input_ids as int64 numbers"),
+    ([[5, 6]], [[5, 6]], None, "input_ids as int64 numbers of shape (1, 2)"),
+    ([[5], [6, 7]], [5, 6], None, "input_ids as list in {row}"),
+    (5, 5, None, "input_ids as int64 numbers in {row}"),
+    (None, [5], None, "no input_ids in {row}"),
+    ([5, 6], None, None, "no labels in {row}"),
+    ("ab", "ab", None, "input_ids as <U2 numbers in {row}"),
+]
 
 
-@pytest.mark.parametrize(("ids", "labels"), [([[5, 6]], [[5, 6]]), (5, 5), (None, None), ("ab", "ab")])
-def test_token_columns_that_are_no_lists_of_ids_are_refused_by_row(ids, labels):
-    message = error_of(DataError, from_token_columns, [{"input_ids": ids, "labels": labels}], "retain set")
-    assert "row 0 of the retain set" in message
+@pytest.mark.parametrize(("ids", "labels", "mask", "says"), BAD_TOKENS)
+def test_bad_token_columns_are_named_by_row(ids, labels, mask, says):
+    records = [{"input_ids": [1, 2], "labels": [-100, 2]}, {"input_ids": ids, "labels": labels, "attention_mask": mask}]
+    message = error_of(DataError, from_token_columns, records, "retain set")
+    assert message.startswith("got " + says.format(row="row 1 of the retain set"))
+
+
+PADDED = [  # the padding is the token that ends the row, too
+    {"input_ids": [2, 2, 5, 6, 2], "labels": [-100, -100, -100, 6, 2], "attention_mask": [0, 0, 1, 1, 1]},
+    {"input_ids": [5, 6, 2, 2, 2], "labels": [-100, 6, 2, -100, -100], "attention_mask": [1, 1, 1, 0, 0]},
+    {"input_ids": [2, 5, 6, 2, 2], "labels": [-100, -100, 6, 2, -100], "attention_mask": [0, 1, 1, 1, 0]},
+    {"input_ids": [5, 6, 2, 2, 2], "labels": [-100, 6, 2, 2, 2], "attention_mask": [True, True, True, False, False]},
+]
+
+
+def as_tensors(record):
+    return {name: torch.tensor(value) for name, value in record.items()}
+
+
+@pytest.mark.parametrize("kind", [list, lambda r: map(as_tensors, r), "numpy", "torch", "pandas", None])
+def test_padding_of_token_rows_is_left_out_whatever_holds_them(kind):
+    if callable(kind):
+        records = kind(PADDED)
+    else:
+        columns = {name: [list(map(int, record[name])) for record in PADDED] for name in PADDED[0]}
+        records = datasets.Dataset.from_dict(columns).with_format(kind)
+    data = prepare_dataset(records, "forget set", None, SimpleNamespace(max_length=9))
+    assert {row.key() for row in data.rows} == {TokenizedRow(np.int32([5, 6, 2]), np.int32([-100, 6, 2])).key()}
+
+
+def test_token_rows_are_cut_and_split_as_others_are():
+    ids = list(range(1, 8))
+    records = [{"input_ids": [0, *ids], "labels": [-100, -100, -100, *ids[2:]], "attention_mask": [0] + [1] * 7}]
+    (cut,) = from_token_columns(records, "forget set", max_length=4).rows
+    assert (cut.input_ids.tolist(), cut.labels.tolist(), cut.truncated) == ([1, 2, 3, 4], [-100, -100, 3, 4], True)
+    pieces = from_token_columns([{"input_ids": ids, "labels": [-100, *ids[1:]]}], "forget set", max_length=4).rows
+    assert [piece.input_ids.tolist() for piece in pieces] == [[1, 2, 3, 4], [4, 5, 6, 7]]
+    assert [piece.labels.tolist() for piece in pieces] == [[-100, 2, 3, 4], [-100, 5, 6, 7]]
+    message = error_of(DataError, from_token_columns, records, "forget set", max_length=2)
+    assert message.startswith("got no answer token in row 0 of the forget set, of whose 7 tokens 2 are kept;")
 
 
 # A row in two data sets
@@ -583,7 +630,8 @@ def test_a_forget_row_without_a_paraphrase_is_named(words):
     dataset = tokenize(rows, words, name="forget set")
     assert error_of(DataError, check_paraphrases, dataset) == (
         "got no paraphrased_answer in row 1 of the forget set; "
-        "expected one in every forget row, for clreg_positives=paraphrase; use clreg_positives=forget or views"
+        "expected one in every forget row, for clreg_positives=paraphrase, and no text longer than max_length; "
+        "use clreg_positives=forget or views"
     )
 
 
