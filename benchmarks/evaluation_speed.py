@@ -32,7 +32,8 @@ VOCABULARY = 32_000
 
 def floor_of(model: Any, tokenizer: Any, suite: Suite, batch_size: int) -> dict[str, float]:
     """Seconds of one plain forward pass over all texts, and of all generations."""
-    texts, dataset = texts_of(suite.row_sets, tokenizer, progress=False)
+    found = texts_of(suite.row_sets, tokenizer, progress=False)
+    texts, dataset = found.texts, found.dataset
     prompts = {row_set.name: [] for row_set in suite.row_sets}
     for text in texts:
         if text.kind is TextKind.ANSWER:

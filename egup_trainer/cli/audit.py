@@ -109,7 +109,9 @@ def _audit(args: AuditArguments, model_config: Any) -> "Audit":
     from egup_trainer.data.sources import load_rows
     from egup_trainer.modeling.loading import load_tokenizer
 
-    options = _options(args)
+    name = model_config.model_name_or_path
+    tokenizer = load_tokenizer(name, revision=model_config.model_revision)
+    options = _options(args, args.template_for(tokenizer, name))
     given = ((name, getattr(args, name)) for name in _SETS)
     rows: dict[str, Any] = {name: load_rows(source, args.data_dir) for name, source in given if source is not None}
     plan_audit(**rows, attacks=args.attacks, options=options, name="model")  # before a model is loaded for nothing
@@ -118,7 +120,6 @@ def _audit(args: AuditArguments, model_config: Any) -> "Audit":
         raise ConfigError(
             got=f"an audit on {accelerator.num_processes} processes", expected="one", fix="run it in one process"
         )
-    tokenizer = load_tokenizer(model_config.model_name_or_path, revision=model_config.model_revision)
     found: dict[str, Any] = {}
     for role, path in (("before", args.model_before), ("retrained", args.retrained_model)):
         if path is not None:
@@ -128,19 +129,19 @@ def _audit(args: AuditArguments, model_config: Any) -> "Audit":
             ).alone()
             del model
             gc.collect()
-    model = load_on_device(model_config.model_name_or_path, model_config, accelerator)
-    name = args.name or Path(model_config.model_name_or_path).name
+    model = load_on_device(name, model_config, accelerator)
+    name = args.name or Path(name).name
     return audit_model(model, tokenizer, **rows, attacks=args.attacks, options=options, name=name, **found)
 
 
-def _options(args: AuditArguments) -> Any:
+def _options(args: AuditArguments, template: Any) -> Any:
     from egup_trainer.audit.options import AuditOptions
 
     check_range(args, ("per_device_eval_batch_size",), low=1, whole=True)
     names = {option.name for option in fields(AuditOptions)}
     return AuditOptions(
         **{name: value for name, value in vars(args).items() if name in names},
-        template=args.template,
+        template=template,
         batch_size=args.per_device_eval_batch_size,
         progress=not args.disable_tqdm,
     )

@@ -5,7 +5,7 @@ import logging
 import warnings
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, NoReturn, get_type_hints
 
@@ -30,17 +30,41 @@ def quiet_libraries() -> None:
 
 @dataclass
 class MarkerArguments:
-    """How rows are written for a tokenizer without a chat template."""
+    """How rows are written: markers for a tokenizer without a chat template, a date for one with it."""
 
     user_marker: str = field(default="Question: ", metadata={"help": "As for `egup unlearn`."})
     assistant_marker: str = field(default="\nAnswer: ", metadata={"help": "As for `egup unlearn`."})
 
+    template_date: str | None = field(
+        default=None,
+        metadata={
+            "help": "Date as YYYY-MM-DD that a chat template writes where it asks for today's. By default that of the "
+            "results to compare with, or of the run that made the model, or else today."
+        },
+    )
+
     @property
     def template(self) -> Any:
-        """The markers as a `Template`."""
-        from egup_trainer.data.tokenization import Template
+        """How rows are written, as a `Template`, as far as it is known without the tokenizer."""
+        from egup_trainer.data.tokenization import Template, today
 
-        return Template(self.user_marker, self.assistant_marker)
+        return Template(self.user_marker, self.assistant_marker, date=self.template_date or today())
+
+    def template_for(self, tokenizer: Any, model: str, recorded: Iterable[str | None] = ()) -> Any:
+        """How rows are written for a model.
+
+        Args:
+            tokenizer: the model's.
+            model: its folder or hub id.
+            recorded: dates of results that it is compared with.
+
+        Raises:
+            ConfigError: `template_date` is no date, or the tokenizer's chat template writes none.
+        """
+        from egup_trainer.template_date import settled_date
+
+        date = settled_date(tokenizer, self.template_date, recorded, [model])
+        return self.template if date is None else replace(self.template, date=date)
 
 
 @dataclass

@@ -134,6 +134,7 @@ def _evaluate(args: EvaluateArguments, model_config: Any) -> tuple[Any, Any]:
 
     from egup_trainer.evaluation.evaluation import read_evaluation
     from egup_trainer.evaluation.relative import check_relations, with_relations
+    from egup_trainer.evaluation.rows import texts_of
     from egup_trainer.evaluation.run import evaluate_model, plan_of
     from egup_trainer.evaluation.scoring import ScoringOptions
     from egup_trainer.modeling.loading import load_tokenizer
@@ -155,12 +156,15 @@ def _evaluate(args: EvaluateArguments, model_config: Any) -> tuple[Any, Any]:
     )
     name = args.name or Path(model_config.model_name_or_path).name
     others = {
-        role: read_evaluation(path) for role in ("retrained", "before", "reference") if (path := getattr(args, role))
+        role: read_evaluation(path) for role in ("before", "retrained", "reference") if (path := getattr(args, role))
     }
-    check_relations(plan_of(suite, options, name), **others)  # before a model is run for nothing
     accelerator = Accelerator(cpu=args.use_cpu, mixed_precision="bf16" if args.bf16 else "no")
-    tasks = _lm_eval_tasks(args, accelerator)
     tokenizer = load_tokenizer(model_config.model_name_or_path, revision=model_config.model_revision)
+    dates = [each.writing.template_date for each in others.values()]
+    suite = suite.dated(args.template_for(tokenizer, model_config.model_name_or_path, dates).date)
+    texts = texts_of(suite.row_sets, tokenizer, options.progress and accelerator.is_main_process)
+    check_relations(plan_of(suite, options, name, texts), **others)  # before a model is loaded for nothing
+    tasks = _lm_eval_tasks(args, accelerator)
     model = load_on_device(model_config.model_name_or_path, model_config, accelerator)
     evaluation = evaluate_model(
         model,
@@ -171,6 +175,7 @@ def _evaluate(args: EvaluateArguments, model_config: Any) -> tuple[Any, Any]:
         accelerator=accelerator,
         model_before=load_on_device(args.model_before, model_config, accelerator) if args.model_before else None,
         show_examples=args.show_examples,
+        texts=texts,
     )
     if tasks:
         evaluation = _with_lm_eval(evaluation, tasks, model, tokenizer, args)

@@ -34,8 +34,9 @@ def main(argv: list[str]) -> None:
 
     tokenizer = load_tokenizer(options.model_name_or_path)
     rows = load_rows(options.forget, options.data_dir)
+    template = options.template_for(tokenizer, options.model_name_or_path)
     samples = tokenize(
-        rows, tokenizer, name="forget set", max_length=options.max_length, template=options.template, progress=True
+        rows, tokenizer, name="forget set", max_length=options.max_length, template=template, progress=True
     ).rows
     if not 0 <= options.index < len(samples):
         raise ConfigError(

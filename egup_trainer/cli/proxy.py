@@ -1,6 +1,7 @@
 """`egup proxy`: a model and its forget rows in; rows of their kind that it never saw out."""
 
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, cast
@@ -72,7 +73,7 @@ def main(argv: list[str]) -> None:
             place=state,
             output=Path(args.output),
             writer_model=args.writer_model,
-            template=args.template,
+            template=args.template_for,
             batch_size=args.batch_size,
             progress=not args.disable_tqdm,
         )
@@ -105,7 +106,7 @@ def auto_proxies(row_args: Any, config: Any, model_config: Any) -> str:
                 ProxySettings(seed=config.seed, feature_layer=config.feature_layer, max_length=config.max_length),
                 place=config,
                 output=output,
-                template=config.template,
+                template=lambda *_: config.template,  # its date was fixed when the run's tokenizer was loaded
                 batch_size=config.per_device_eval_batch_size,
                 progress=not config.disable_tqdm,
                 replace_other=True,
@@ -129,9 +130,16 @@ def _check(args: ProxyArguments, model_config: Any) -> Any:
 
 
 def _write(
-    model_config: Any, sources: Any, settings: Any, *, place: Any, writer_model: str | None = None, **options: Any
+    model_config: Any,
+    sources: Any,
+    settings: Any,
+    *,
+    place: Any,
+    template: Callable[[Any, str], Any],
+    writer_model: str | None = None,
+    **options: Any,
 ) -> Any:
-    """Reads rows, loads models onto `place.device`, and has rows written."""
+    """Reads rows, loads models onto `place.device`, and has rows written as `template(tokenizer, model)` says."""
     from egup_trainer.data.sources import load_rows
     from egup_trainer.proxies.writer import Writer, write_proxies
 
@@ -139,10 +147,15 @@ def _write(
     retain = None if sources.retain is None else load_rows(sources.retain, sources.data_dir)
     name = model_config.model_name_or_path
     model, tokenizer = _load(name, model_config, place)
-    writer = Writer(model, tokenizer, name)
+    written = template(tokenizer, name)
+    writer = Writer(model, tokenizer, name, written)
     if writer_model is not None:  # --model_revision is that of the model to unlearn
-        writer = Writer(*_load(writer_model, replace(model_config, model_revision="main"), place), writer_model)
-    return write_proxies(model, tokenizer, forget, retain, settings=settings, writer=writer, **options)
+        writer = Writer(
+            *_load(writer_model, replace(model_config, model_revision="main"), place), writer_model, written
+        )
+    return write_proxies(
+        model, tokenizer, forget, retain, settings=settings, writer=writer, template=written, **options
+    )
 
 
 def _load(name: str, model_config: Any, place: Any) -> tuple[Any, Any]:

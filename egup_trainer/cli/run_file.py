@@ -27,6 +27,7 @@ class Reading:
     max_length: int
     user_marker: str
     assistant_marker: str
+    template_date: str | None
     seed: int
 
 

@@ -137,12 +137,20 @@ def _make_trainer(row_args: RowArguments, config: Any, model_config: Any) -> tup
     from egup_trainer.evaluation.callback import SuiteCallback
     from egup_trainer.evaluation.evaluation import read_evaluation
     from egup_trainer.evaluation.relative import check_relations
+    from egup_trainer.evaluation.rows import texts_of
     from egup_trainer.evaluation.run import plan_of
     from egup_trainer.evaluation.scoring import ScoringOptions
     from egup_trainer.modeling.loading import model_init_kwargs
     from egup_trainer.trainer.callbacks import ProbabilityCallback
     from egup_trainer.trainer.egup_trainer import EGUPTrainer
+    from egup_trainer.trainer.preparation import prepare_tokenizer
 
+    model = model_config.model_name_or_path
+    config.model_init_kwargs = {
+        **model_init_kwargs(model_config, config.use_cpu),
+        **(config.model_init_kwargs or {}),
+    }
+    tokenizer = prepare_tokenizer(None, model, config)
     if row_args.proxy == AUTO:
         row_args.proxy = auto_proxies(row_args, config, model_config)
     rows: dict[str, Any] = {
@@ -150,24 +158,22 @@ def _make_trainer(row_args: RowArguments, config: Any, model_config: Any) -> tup
         for name in ("forget", "retain", "proxy", "eval")
         if (source := getattr(row_args, name)) is not None
     }
-    config.model_init_kwargs = {
-        **model_init_kwargs(model_config, config.use_cpu),
-        **(config.model_init_kwargs or {}),
-    }
     suite = _suite(row_args, config)
     retrained = None if row_args.retrained is None else read_evaluation(row_args.retrained)
+    texts = None if suite is None else texts_of(suite.row_sets, tokenizer, not config.disable_tqdm)
     if suite is not None and retrained is not None:
-        check_relations(plan_of(suite, ScoringOptions(), "the model in training"), retrained=retrained)
+        check_relations(plan_of(suite, ScoringOptions(), "the model in training", texts), retrained=retrained)
     _check_best(config, suite, retrained)
     if suite is not None and "eval_dataset" not in rows:  # a Trainer evaluates only with rows of its own
         chosen = next((each for each in suite.row_sets if each.name == "retain"), suite.row_sets[0])
         rows["eval_dataset"] = [Row(row.prompt, row.answer) for row in chosen.rows]
-    model = model_config.model_name_or_path
     earlier = read_earlier(model, row_args.earlier_forget, rows, config, row_args.data_dir)
     with one_line_errors():
-        trainer = EGUPTrainer(model, config, peft_config=get_peft_config(model_config), **rows)
+        trainer = EGUPTrainer(
+            model, config, processing_class=tokenizer, peft_config=get_peft_config(model_config), **rows
+        )
     if suite is not None:
-        trainer.add_callback(SuiteCallback(trainer, suite, retrained=retrained))
+        trainer.add_callback(SuiteCallback(trainer, suite, retrained=retrained, texts=texts))
     sets: dict[str, Any] = {"forget": trainer.forget_rows, "retain": trainer.retain_rows, "proxy": trainer.proxy_rows}
     sets = {name: rows for name, rows in sets.items() if rows is not None}
     sources = {name: getattr(row_args, name) for name in sets} | {name: each[0] for name, each in earlier.items()}

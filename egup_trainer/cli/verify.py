@@ -103,10 +103,11 @@ def _measure(args: VerifyArguments, model_config: Any, run: Run, mixed_precision
 def _read_rows(args: VerifyArguments, run: Run, tokenizer: Any) -> dict[str, Any]:
     """The rows of the run, tokenized; others are refused."""
     from egup_trainer.data.sources import load_rows
-    from egup_trainer.data.tokenization import Template, tokenize
+    from egup_trainer.data.tokenization import Template, today, tokenize
     from egup_trainer.trainer.record import fingerprint
 
     reading, data_dir, datasets = run.reading, args.data_dir or run.data_dir, dict[str, Any]()
+    template = Template(reading.user_marker, reading.assistant_marker, date=reading.template_date or today())
 
     def read(source: str, name: str) -> Any:
         return tokenize(
@@ -114,7 +115,7 @@ def _read_rows(args: VerifyArguments, run: Run, tokenizer: Any) -> dict[str, Any
             tokenizer,
             name=f"{name} set",
             max_length=reading.max_length,
-            template=Template(reading.user_marker, reading.assistant_marker),
+            template=template,
             progress=not args.disable_tqdm,
         )
 

@@ -1,26 +1,40 @@
 """Row -> token ids and labels. One tokenization of the whole text; its offsets decide what is scored."""
 
+import json
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from datetime import date, datetime
+from functools import cache
+from string import ascii_letters
 from typing import Any
 
 import numpy as np
 from torch.utils.data import Dataset
 
 from egup_trainer.data.schema import IGNORE_INDEX, Message, Row, RowSource, TokenizedRow
-from egup_trainer.errors import DataError, ModelError
+from egup_trainer.errors import ConfigError, DataError, ModelError
 
 _SENTINEL = "EgupTrainerAnswerPlace"
 
 
+def today() -> str:
+    """Today's date, as YYYY-MM-DD."""
+    return date.today().isoformat()
+
+
 @dataclass(frozen=True)
 class Template:
-    """How a prompt is written for a tokenizer without a chat template.
+    """How a prompt is written: the markers for a tokenizer without a chat template, and the date for one with it.
 
     Args:
         user: marker before a user turn.
         assistant: marker before an assistant turn, the scored answer among them.
         always: use the markers even where the tokenizer has a chat template.
+        date: the day, as YYYY-MM-DD, that a chat template writes where it asks for today's date. A model gives other
+            numbers on another day, so it stays the day on which the template was made.
+
+    Raises:
+        ConfigError: `date` is not a date.
 
     Example:
         >>> Template().render([Message("user", "Who?")])
@@ -30,6 +44,14 @@ class Template:
     user: str = "Question: "
     assistant: str = "\nAnswer: "
     always: bool = False
+    date: str = field(default_factory=today)
+
+    def __post_init__(self) -> None:
+        check_date(self.date)
+
+    def dated(self, tokenizer: Any) -> str | None:
+        """The tokenizer's chat template with `date` for today's; None, which stands for itself, if it asks for none."""
+        return _date_macro(self.date) + tokenizer.get_chat_template() if writes_date(tokenizer) else None
 
     def render(self, prompt: Sequence[Message]) -> str:
         """The prompt's text, up to and including the marker before the answer ("" for a plain-text row)."""
@@ -38,6 +60,41 @@ class Template:
             marker = {"user": self.user, "assistant": self.assistant, "system": ""}[message.role]
             text += marker + message.content + ("" if message.role == "user" else "\n")
         return text + self.assistant if prompt else ""
+
+
+@cache
+def _date_macro(date: str) -> str:
+    """A macro that takes the place of the function `strftime_now`, which transformers gives to chat templates.
+
+    It replaces each directive of a format, such as %d, by its text at the start of that day. Functions cannot be passed
+    to a chat template: transformers lets it see plain data alone.
+    """
+    day = datetime.fromisoformat(date)
+    directives = [f"%{flag}{letter}" for flag in ("", *"-_0^#") for letter in ascii_letters]
+    texts = {each: text for each in directives if (text := day.strftime(each)) != each}
+    pairs = json.dumps([("%%", "\0"), *texts.items(), ("\0", "%")])
+    return (
+        "{% macro strftime_now(format) %}{% set all = namespace(text=format) %}"
+        f"{{% for old, new in {pairs} %}}{{% set all.text = all.text.replace(old, new) %}}{{% endfor %}}"
+        "{{ all.text }}{% endmacro %}\n"  # transformers drops a line break after a block
+    )
+
+
+def check_date(value: str | None) -> None:
+    """Raises `ConfigError` for the value of template_date if it is given and is not a date as YYYY-MM-DD."""
+    try:
+        valid = value is None or date.fromisoformat(value).isoformat() == value
+    except ValueError:
+        valid = False
+    if not valid:
+        raise ConfigError(
+            got=f"template_date={value}", expected="a date as YYYY-MM-DD", fix=f"set it as in template_date={today()}"
+        )
+
+
+def writes_date(tokenizer: Any) -> bool:
+    """Whether the tokenizer's chat template asks for today's date."""
+    return "strftime_now" in str(getattr(tokenizer, "chat_template", None))
 
 
 class RowDataset(Dataset):
@@ -253,11 +310,13 @@ def _render(row: Row, tokenizer: Any, template: Template) -> tuple[str, int, boo
         return prompt + row.answer, len(prompt), True
     from jinja2 import TemplateError
 
+    dated = template.dated(tokenizer)
     turns = [{"role": message.role, "content": message.content} for message in row.prompt]
 
     def write(answer: str) -> str:
         try:
-            return tokenizer.apply_chat_template([*turns, {"role": "assistant", "content": answer}], tokenize=False)
+            messages = [*turns, {"role": "assistant", "content": answer}]
+            return tokenizer.apply_chat_template(messages, chat_template=dated, tokenize=False)
         except (TypeError, ArithmeticError) as error:  # of what the template computes
             raise TemplateError(str(error)) from error
 

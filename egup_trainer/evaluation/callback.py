@@ -7,6 +7,7 @@ from transformers import TrainerCallback
 from egup_trainer.errors import ConfigError
 from egup_trainer.evaluation.evaluation import Evaluation
 from egup_trainer.evaluation.relative import check_relations, with_relations
+from egup_trainer.evaluation.rows import Texts, texts_of
 from egup_trainer.evaluation.run import evaluate_model, plan_of
 from egup_trainer.evaluation.scoring import ScoringOptions
 from egup_trainer.evaluation.suites.plan import Suite
@@ -23,6 +24,7 @@ class SuiteCallback(TrainerCallback):
         suite: rows and metrics.
         options: batch size and the like.
         retrained: results of the retrained model on the same suite.
+        texts: of the suite's row sets from `texts_of`, if they are at hand.
 
     Attributes:
         last: the latest evaluation, or None.
@@ -37,14 +39,21 @@ class SuiteCallback(TrainerCallback):
     """
 
     def __init__(
-        self, trainer: Any, suite: Suite, options: ScoringOptions | None = None, retrained: Evaluation | None = None
+        self,
+        trainer: Any,
+        suite: Suite,
+        options: ScoringOptions | None = None,
+        retrained: Evaluation | None = None,
+        texts: Texts | None = None,
     ):
         self.trainer, self.suite, self.retrained = trainer, suite, retrained
         self.options = options or ScoringOptions(
             batch_size=trainer.args.per_device_eval_batch_size, progress=not trainer.args.disable_tqdm
         )
+        self.texts = texts or texts_of(suite.row_sets, trainer.processing_class, self.options.progress)
         if retrained is not None:
-            check_relations(plan_of(suite, self.options, "the model in training"), retrained=retrained)
+            planned = plan_of(suite, self.options, "the model in training", self.texts)
+            check_relations(planned, retrained=retrained)
         self.last: Evaluation | Any = None
         self._step: int | None = None
 
@@ -69,6 +78,7 @@ class SuiteCallback(TrainerCallback):
             self.options,
             name=name,
             accelerator=self.trainer.accelerator,
+            texts=self.texts,
         )
         return with_relations(evaluation, retrained=self.retrained)
 

@@ -12,19 +12,28 @@ import numpy as np
 
 from egup_trainer.errors import DataError
 from egup_trainer.evaluation.metric import Metric
+from egup_trainer.evaluation.rows import Writing
 from egup_trainer.files import write_files
 from egup_trainer.typed import check_types
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 _KIND = "egup_trainer evaluation"
 
 
 @dataclass(frozen=True)
 class SetFacts:
-    """A row set: how many rows it has, and the fingerprint of their texts, which tells whether two are the same."""
+    """A row set: how many rows it has, and fingerprints that tell whether two are the same.
+
+    Args:
+        num_rows: number of rows.
+        fingerprint: of what the rows say.
+        tokens: fingerprint of the tokens that the model reads; other ones give other numbers. None where no tokenizer
+            was at hand.
+    """
 
     num_rows: int
     fingerprint: str
+    tokens: str | None = None
 
 
 @dataclass(frozen=True)
@@ -51,6 +60,7 @@ class Evaluation:
         examples: texts that the user asked to keep, by row set; none by default.
         training: the log history of the training that made the model, if it was found.
         run: model, versions, command, seed, machine, seconds.
+        writing: what makes tokens of the rows.
         features: mean hidden states over answer tokens, float32 (N, d), by row set; rows in the order of
             `feature_ids`. Kept in a file of its own beside the JSON.
         feature_ids: sample ids of the feature rows, by row set.
@@ -65,6 +75,7 @@ class Evaluation:
     examples: dict[str, list[Example]] = field(default_factory=dict)
     training: list[dict[str, Any]] = field(default_factory=list)
     run: dict[str, Any] = field(default_factory=dict)
+    writing: Writing = field(default_factory=Writing)
     features: dict[str, np.ndarray] = field(default_factory=dict)
     feature_ids: dict[str, list[int]] = field(default_factory=dict)
 
@@ -110,6 +121,7 @@ def read_evaluation(path: str | Path) -> Evaluation:
             examples={name: [Example(**row) for row in rows] for name, rows in document["examples"].items()},
             training=list(document["training"]),
             run=dict(document["run"]),
+            writing=Writing(**document["writing"]),
             feature_ids={name: list(map(int, ids)) for name, ids in document["feature_ids"].items()},
         )
         digest = document["features_digest"]
@@ -123,19 +135,37 @@ def read_evaluation(path: str | Path) -> Evaluation:
     return replace(evaluation, features=_read_features(features_path(path), digest))
 
 
-def check_same_rows(evaluation: Evaluation, other: Evaluation, other_name: str) -> None:
-    """Raises `DataError` if two evaluations differ in suite, split, rows or settings; names the fingerprints.
+def check_same_rows(evaluation: Evaluation, other: Evaluation, other_name: str, as_tokens: bool = True) -> None:
+    """Raises `DataError` if two evaluations differ in suite, split, rows or settings; names what differs.
 
     Args:
         evaluation: of the model in question.
         other: what it is compared with.
         other_name: how the user gave it, such as "--retrained".
+        as_tokens: whether the models must have read the same tokens, too.
     """
     refuse_differences(
         (evaluation.name, _identity(evaluation)),
         (other_name, _identity(other)),
         fix="evaluate both models on the same suite, split and rows",
     )
+    for name, facts in evaluation.sets.items() if as_tokens else ():
+        if facts.tokens != other.sets[name].tokens:
+            refuse_differences(
+                (evaluation.name, _tokens_of(evaluation, name)),
+                (other_name, _tokens_of(other, name)),
+                fix="evaluate both models with the same chat template and tokenizer, and with the same --template_date",
+            )
+
+
+def _tokens_of(evaluation: Evaluation, name: str) -> dict[str, str]:
+    """Why the tokens of a set may differ from those of other results, the reason that says most first."""
+    writing = evaluation.writing
+    return {
+        f"{name} rows written with template_date": str(writing.template_date),
+        f"{name} rows written by the chat template of digest": str(writing.chat_template),
+        f"{name} rows whose tokens, which the tokenizer makes, have the fingerprint": str(evaluation.sets[name].tokens),
+    }
 
 
 def refuse_differences(ours: tuple[str, dict[str, str]], theirs: tuple[str, dict[str, str]], fix: str) -> None:
@@ -158,6 +188,7 @@ def _identity(evaluation: Evaluation) -> dict[str, str]:
 
 def _without_features(evaluation: Evaluation) -> dict[str, Any]:
     document = {name: value for name, value in vars(evaluation).items() if name != "features"}
+    document["writing"] = asdict(evaluation.writing)
     for name in ("sets", "metrics"):
         document[name] = {key: asdict(value) for key, value in document[name].items()}
     document["examples"] = {name: [asdict(row) for row in rows] for name, rows in evaluation.examples.items()}

@@ -36,7 +36,7 @@ def with_relations(
         check_same_rows(evaluation, before, "--before")
         metrics |= _against_before(evaluation, before)
     if reference is not None:
-        check_same_rows(evaluation, reference, "--reference")
+        check_same_rows(evaluation, reference, "--reference", as_tokens=False)  # it may be of another family
         metrics |= _against_reference(evaluation, reference)
     return replace(evaluation, metrics=metrics)
 
@@ -49,7 +49,7 @@ def check_relations(planned: Evaluation, **others: Evaluation) -> None:
         others: results by role ("retrained", "before", "reference").
     """
     for role, other in others.items():
-        check_same_rows(planned, other, f"--{role}")
+        check_same_rows(planned, other, f"--{role}", as_tokens=role != "reference")
 
 
 def _against_retrained(evaluation: Evaluation, retrained: Evaluation) -> dict[str, Metric]:

@@ -7,7 +7,7 @@ from enum import Enum
 from typing import Any
 
 from egup_trainer.data.schema import Row, TokenizedRow
-from egup_trainer.data.tokenization import RowDataset, Template, tokenize
+from egup_trainer.data.tokenization import RowDataset, Template, tokenize, writes_date
 
 
 @dataclass(frozen=True)
@@ -85,7 +85,51 @@ class Text:
     pieces: tuple[int, ...] = ()
 
 
-def texts_of(row_sets: list[RowSet], tokenizer: Any, progress: bool) -> tuple[list[Text], RowDataset]:
+@dataclass(frozen=True)
+class Writing:
+    """What makes tokens of rows, to say why they differ from those of other results.
+
+    Args:
+        template_date: that the chat template writes; None if it writes none.
+        chat_template: digest of it, 16 hexadecimal digits; None if there is none.
+    """
+
+    template_date: str | None = None
+    chat_template: str | None = None
+
+    @classmethod
+    def by(cls, tokenizer: Any, row_sets: list[RowSet]) -> "Writing":
+        """How a tokenizer writes row sets."""
+        template = getattr(tokenizer, "chat_template", None)
+        date = next((each.template.date for each in row_sets), None) if writes_date(tokenizer) else None
+        return cls(date, hashlib.sha256(str(template).encode()).hexdigest()[:16] if template else None)
+
+
+@dataclass(frozen=True)
+class Texts:
+    """All texts of row sets, tokenized.
+
+    Args:
+        texts: the texts.
+        dataset: their pieces.
+        writing: how they were written.
+    """
+
+    texts: list[Text]
+    dataset: RowDataset
+    writing: Writing
+
+    def fingerprint(self, row_set: str) -> str:
+        """Digest of the tokens of a set's texts, and of which of them are scored; 16 hexadecimal digits."""
+        digest = hashlib.sha256()
+        for text in self.texts:
+            if text.row_set == row_set:
+                digest.update(text.kind.value.encode())
+                digest.update(b"".join(self.dataset.rows[piece].key() for piece in text.pieces))
+        return digest.hexdigest()[:16]
+
+
+def texts_of(row_sets: list[RowSet], tokenizer: Any, progress: bool) -> Texts:
     """All texts of all sets, tokenized; each text is scored once, whatever the number of metrics.
 
     Raises:
@@ -109,7 +153,7 @@ def texts_of(row_sets: list[RowSet], tokenizer: Any, progress: bool) -> tuple[li
             pieces[sample.source.number].append(place)
         texts += [replace(text, pieces=tuple(places)) for (text, _), places in zip(expanded, pieces, strict=True)]
         samples += tokenized
-    return texts, RowDataset(samples)
+    return Texts(texts, RowDataset(samples), Writing.by(tokenizer, row_sets))
 
 
 def _expand(rows: list[Row]) -> list[tuple[int, TextKind, Row]]:

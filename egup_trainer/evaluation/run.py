@@ -10,7 +10,7 @@ from egup_trainer.data.tokenization import tokenize
 from egup_trainer.errors import EgupError
 from egup_trainer.evaluation.evaluation import Evaluation, Example, SetFacts
 from egup_trainer.evaluation.metric import Metric
-from egup_trainer.evaluation.rows import RowSet
+from egup_trainer.evaluation.rows import RowSet, Texts, texts_of
 from egup_trainer.evaluation.scores import SetScores
 from egup_trainer.evaluation.scoring import ScoringOptions, score_sets
 from egup_trainer.evaluation.suites.plan import Scores, Suite
@@ -28,6 +28,7 @@ def evaluate_model(
     accelerator: Any = None,
     model_before: nn.Module | None = None,
     show_examples: int = 0,
+    texts: Texts | None = None,
 ) -> Evaluation:
     """Runs a model over a suite's rows and computes every metric that needs no other model's results.
 
@@ -42,6 +43,7 @@ def evaluate_model(
             model itself with its adapters switched off, if it has any.
         show_examples: how many rows' texts and generations are kept for each set; none by default, since they may be
             what is to be forgotten.
+        texts: of the suite's row sets from `texts_of`, if they are at hand.
 
     Raises:
         DataError, ModelError: rows or model cannot be used.
@@ -51,7 +53,8 @@ def evaluate_model(
         >>> # evaluation.values["forget_probability"]
     """
     options = options or ScoringOptions()
-    scores = score_sets(model, tokenizer, suite.row_sets, options, accelerator)
+    texts = texts or texts_of(suite.row_sets, tokenizer, options.progress and is_first(accelerator))
+    scores = score_sets(model, tokenizer, suite.row_sets, options, accelerator, texts)
     bare = accelerator.unwrap_model(model) if accelerator else model
     if model_before is not None:
         scores = _with_generation_nlls(scores, suite, model_before, tokenizer, options, accelerator)
@@ -59,7 +62,7 @@ def evaluate_model(
         with adapters_off(bare):
             scores = _with_generation_nlls(scores, suite, bare, tokenizer, options, accelerator)
     return replace(
-        plan_of(suite, options, name),
+        plan_of(suite, options, name, texts),
         metrics=compute(suite, scores, options.progress and is_first(accelerator)),
         examples=_examples(suite.row_sets, scores, show_examples),
         features={name: each.features for name, each in scores.items() if each.features is not None},
@@ -67,12 +70,17 @@ def evaluate_model(
     )
 
 
-def plan_of(suite: Suite, options: ScoringOptions, name: str) -> Evaluation:
+def plan_of(suite: Suite, options: ScoringOptions, name: str, texts: Texts) -> Evaluation:
     """An evaluation without results yet: what the model `name` is going to be evaluated on, and how."""
-    facts = {each.name: SetFacts(len(each.rows), each.fingerprint) for each in suite.row_sets}
+    facts = {each.name: facts_of(each, texts) for each in suite.row_sets}
     settings = {f"{each.name} {key}": value for each in suite.row_sets for key, value in each.settings.items()}
     settings["feature_layer"] = options.feature_layer
-    return Evaluation(name, suite.name, suite.split, facts, metrics={}, settings=settings)
+    return Evaluation(name, suite.name, suite.split, facts, metrics={}, settings=settings, writing=texts.writing)
+
+
+def facts_of(row_set: RowSet, texts: Texts) -> SetFacts:
+    """Number of rows, and fingerprints of what they say and of the tokens that they become."""
+    return SetFacts(len(row_set.rows), row_set.fingerprint, texts.fingerprint(row_set.name))
 
 
 def compute(suite: Suite, scores: Scores, progress: bool = False) -> dict[str, Metric]:

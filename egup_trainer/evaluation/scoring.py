@@ -13,7 +13,7 @@ from egup_trainer.data.tokenization import RowDataset
 from egup_trainer.errors import check_layer, check_range
 from egup_trainer.evaluation.generation import generate
 from egup_trainer.evaluation.gradients import gradient_norms
-from egup_trainer.evaluation.rows import RowSet, Text, TextKind, texts_of
+from egup_trainer.evaluation.rows import RowSet, Text, TextKind, Texts, texts_of
 from egup_trainer.evaluation.scores import SampleScores, SetScores
 from egup_trainer.evaluation.token_numbers import GatheredNumbers, TokenNumbers
 from egup_trainer.modeling.batches import autocast_of, deal_batches, device_of, is_first, merge_processes
@@ -46,7 +46,12 @@ class ScoringOptions:
 
 
 def score_sets(
-    model: nn.Module, tokenizer: Any, row_sets: list[RowSet], options: ScoringOptions, accelerator: Any = None
+    model: nn.Module,
+    tokenizer: Any,
+    row_sets: list[RowSet],
+    options: ScoringOptions,
+    accelerator: Any = None,
+    texts: Texts | None = None,
 ) -> dict[str, SetScores]:
     """Scores every text of every set once, and lets the model write on where a set asks for it.
 
@@ -56,12 +61,17 @@ def score_sets(
         row_sets: what to score.
         accelerator: the `Accelerator` of a run on several processes, or None for one process. Every process ends with
             all results.
+        texts: of the row sets from `texts_of`, if they are at hand.
 
     Raises:
         DataError, ModelError: a row cannot be tokenized, or the model is not a causal language model.
     """
-    texts, dataset = texts_of(row_sets, tokenizer, options.progress and is_first(accelerator))
-    scoring = _Scoring(model, tokenizer, options, accelerator, texts, dataset)
+    found = texts or texts_of(row_sets, tokenizer, options.progress and is_first(accelerator))
+    return _score(_Scoring(model, tokenizer, options, accelerator, found.texts, found.dataset), row_sets)
+
+
+def _score(scoring: "_Scoring", row_sets: list[RowSet]) -> dict[str, SetScores]:
+    texts, dataset = scoring.texts, scoring.dataset
     check_positions(scoring.bare, max(map(len, dataset.rows)), "a text", "lower --max_length")
     check_token_ids(scoring.bare, dataset.rows, "the rows")
     members = _answers(texts, [each for each in row_sets if each.with_membership])

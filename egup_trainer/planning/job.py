@@ -13,7 +13,7 @@ from egup_trainer.trainer.preparation import (
     prepare_dataset,
     prepare_forget_set,
     prepare_retain_set,
-    tokenizer_of,
+    prepare_tokenizer,
 )
 
 
@@ -33,7 +33,7 @@ def make_job(row_args: Any, args: Any, model_config: Any, stand_in: bool = False
     from trl import get_peft_config
 
     args.model_init_kwargs = {**model_init_kwargs(model_config, args.use_cpu), **(args.model_init_kwargs or {})}
-    tokenizer = tokenizer_of(model_config.model_name_or_path, args)
+    tokenizer = prepare_tokenizer(None, model_config.model_name_or_path, args)
     forget = prepare_forget_set(load_rows(row_args.forget, row_args.data_dir), tokenizer, args)
     kept = None if row_args.retain is None else load_rows(row_args.retain, row_args.data_dir)
     needs_retain = args.retain_loss != "none" and args.retain_weight > 0

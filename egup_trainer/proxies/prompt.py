@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from egup_trainer.data.schema import Message, Row
+from egup_trainer.data.tokenization import Template
 from egup_trainer.errors import DataError
 
 QUESTION, ANSWER, PASSAGE = "Question:", "Answer:", "Passage:"
@@ -79,7 +80,7 @@ def draw_examples(examples: Sequence[Example], number: int, seed: int, attempt: 
     return [first, *generator.sample(others, min(number - 1, len(others)))]
 
 
-def prompt_tokens(examples: Sequence[Example], tokenizer: Any) -> np.ndarray:
+def prompt_tokens(examples: Sequence[Example], tokenizer: Any, template: Template | None = None) -> np.ndarray:
     """Token ids of the prompt: through the chat template, or else as a text to go on with; shape (T,)."""
     has_question = examples[0].kind.has_question
     shown = "\n\n".join(map(str, examples))
@@ -94,7 +95,11 @@ def prompt_tokens(examples: Sequence[Example], tokenizer: Any) -> np.ndarray:
         f"invent and that is not named above. Repeat no fact from above. Write nothing else than\n{layout}"
     )
     text = tokenizer.apply_chat_template(
-        [{"role": "user", "content": asked}], tokenize=False, add_generation_prompt=True, enable_thinking=False
+        [{"role": "user", "content": asked}],
+        chat_template=(template or Template()).dated(tokenizer),
+        tokenize=False,
+        add_generation_prompt=True,
+        enable_thinking=False,
     )
     return np.asarray(tokenizer(text, add_special_tokens=False)["input_ids"], dtype=np.int64)
 

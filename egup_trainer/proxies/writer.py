@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +10,7 @@ import numpy as np
 
 from egup_trainer.data.schema import Row
 from egup_trainer.data.sources import load_rows
-from egup_trainer.data.tokenization import Template
+from egup_trainer.data.tokenization import Template, writes_date
 from egup_trainer.errors import ModelError, StateError
 from egup_trainer.files import write_files
 from egup_trainer.modeling.generation import Draws, generate
@@ -41,11 +41,13 @@ class Writer:
         model: a causal language model.
         tokenizer: its tokenizer.
         name: for the record.
+        template: has the date that its chat template writes.
     """
 
     model: Any
     tokenizer: Any
     name: str
+    template: Template = field(default_factory=Template)
 
     def write(
         self, examples: Sequence[Example], attempts: Sequence[int], settings: ProxySettings, batch_size: int
@@ -55,7 +57,7 @@ class Writer:
         texts = generate(
             self.model,
             self.tokenizer,
-            [prompt_tokens(shown, self.tokenizer) for shown in drawn],
+            [prompt_tokens(shown, self.tokenizer, self.template) for shown in drawn],
             max_new_tokens=settings.max_new_tokens or self._new_tokens(examples),
             draws=Draws([(settings.seed, attempt) for attempt in attempts], settings.temperature, settings.top_p),
             batch_size=batch_size,
@@ -115,8 +117,9 @@ def write_proxies(
         >>> # EGUPTrainer(model, args, "forget.jsonl", "retain.jsonl", proxy_dataset=proxies.rows)
     """
     settings, output = settings or ProxySettings(), Path(output)
-    writer = writer or Writer(model, tokenizer, getattr(model.config, "_name_or_path", "") or type(model).__name__)
     template = template or Template()
+    name = getattr(model.config, "_name_or_path", "") or type(model).__name__
+    writer = writer or Writer(model, tokenizer, name, template)
     forget = load_rows(forget_rows)
     retain = [] if retain_rows is None else load_rows(retain_rows)
     examples = examples_of(forget)
@@ -182,9 +185,10 @@ def _digest(
     retain: list[Row],
     settings: ProxySettings,
 ) -> str:
+    has_date = writes_date(tokenizer) or writes_date(writer.tokenizer)
     parts = {
         **settings.for_digest(),
-        "template": template,
+        "template": (template.user, template.assistant, template.always, template.date if has_date else None),
         "chat_templates": (tokenizer.chat_template, writer.tokenizer.chat_template),
         "writer": None if writer.model is model else scan_fingerprint(writer.model, [], {}),
         "forget": digest_of_rows(forget),

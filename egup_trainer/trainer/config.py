@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from transformers import TrainingArguments
 
-from egup_trainer.data.tokenization import Template
+from egup_trainer.data.tokenization import Template, check_date, today
 from egup_trainer.errors import ConfigError, check_layer, check_range, choose, read_number_or_auto
 from egup_trainer.guidance.entanglement import DriftReference
 from egup_trainer.guidance.proxy_constraint import ProxyForm, ProxyMatch, ProxyReference
@@ -111,6 +111,11 @@ class UnlearnConfig(TrainingArguments):
     )
     user_marker: str = _option("Question: ", "Text before a user turn, for tokenizers without a chat template.")
     assistant_marker: str = _option("\nAnswer: ", "Text before the answer, for tokenizers without a chat template.")
+    template_date: str | None = _option(
+        None,
+        "Date as YYYY-MM-DD that a chat template writes where it asks for today's. By default that of the checkpoint "
+        "to resume from, or of the run that made the model, or else today.",
+    )
     padding_free: bool | None = _option(
         None,
         "Rows share the lines that the model reads, so that little is padded. By default: where the model can tell "
@@ -149,6 +154,7 @@ class UnlearnConfig(TrainingArguments):
         check_range(self, ("simnpo_beta", "undial_strength"), low=0, low_is_allowed=False)
         check_range(self, ("max_length",), low=8, whole=True)
         check_range(self, ("kl_top_k",), low=0, whole=True)
+        check_date(self.template_date)
         refuse_reentrant_checkpointing(self)
         refuse_to_publish_features(self)
         refuse_what_would_do_nothing(self)
@@ -192,8 +198,8 @@ class UnlearnConfig(TrainingArguments):
 
     @property
     def template(self) -> Template:
-        """Markers for tokenizers without a chat template."""
-        return Template(user=self.user_marker, assistant=self.assistant_marker)
+        """How prompts are written."""
+        return Template(self.user_marker, self.assistant_marker, date=self.template_date or today())
 
 
 @dataclass(repr=False)

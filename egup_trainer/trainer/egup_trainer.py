@@ -25,7 +25,7 @@ from egup_trainer.modeling.scan import RowScores
 from egup_trainer.trainer.boundary import ProxyBoundary
 from egup_trainer.trainer.config import EGUPConfig
 from egup_trainer.trainer.noise import view_noise
-from egup_trainer.trainer.preparation import check_args, prepare_dataset, prepare_forget_set, tokenizer_of
+from egup_trainer.trainer.preparation import check_args, prepare_dataset, prepare_forget_set, prepare_tokenizer
 from egup_trainer.trainer.scanning import ScanRequest
 from egup_trainer.trainer.step import StepCounts
 from egup_trainer.trainer.stopping import StopAtBoundary
@@ -75,7 +75,7 @@ class EGUPTrainer(UnlearnTrainer):
         compute_metrics: Any = None,
     ):
         args = check_args(args, self.config_class)
-        tokenizer = processing_class or tokenizer_of(model, args)
+        tokenizer = prepare_tokenizer(processing_class, model, args)
         forget_dataset = prepare_forget_set(forget_dataset, tokenizer, args)
         if args.clreg_weight and args.clreg_positives is ClregPositives.PARAPHRASE:
             check_paraphrases(forget_dataset)

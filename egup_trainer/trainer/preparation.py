@@ -8,6 +8,7 @@ from typing import Any, TypeVar
 
 from torch import nn
 from transformers import set_seed
+from transformers.trainer_utils import get_last_checkpoint
 
 from egup_trainer.data.alternates import REFUSALS, alternates_for, check_alternates, read_refusals, refusals_for
 from egup_trainer.data.files import records_of
@@ -29,6 +30,7 @@ from egup_trainer.modeling.loading import (
     load_tokenizer,
 )
 from egup_trainer.modeling.trainable import train_mlp_alone
+from egup_trainer.template_date import settled_date
 from egup_trainer.trainer.config import UnlearnConfig
 
 _Config = TypeVar("_Config", bound=UnlearnConfig)
@@ -231,6 +233,29 @@ def source_of(model: Any) -> str | None:
     if isinstance(model, str | Path):
         return str(model)
     return getattr(getattr(model, "config", None), "_name_or_path", None) or None
+
+
+def prepare_tokenizer(tokenizer: Any, model: Any, args: Any) -> Any:
+    """The tokenizer that is given, or else the model's; the date that its chat template writes is fixed in `args`.
+
+    Raises:
+        ModelError: there is none.
+        ConfigError: `template_date` is set, and the chat template writes no date.
+    """
+    tokenizer = tokenizer or tokenizer_of(model, args)
+    source = source_of(model)
+    folders = [*_checkpoints(args), *([] if source is None else [source])]
+    args.template_date = settled_date(tokenizer, args.template_date, folders=folders)
+    return tokenizer
+
+
+def _checkpoints(args: Any) -> list[str]:
+    """The folder in which a run that this one goes on with has recorded its date: a checkpoint, if there is one."""
+    named, output = args.resume_from_checkpoint, args.output_dir
+    if isinstance(named, str) and Path(named).is_dir():
+        return [named]
+    last = get_last_checkpoint(output) if Path(output).is_dir() else None
+    return [] if last is None else [last]
 
 
 def tokenizer_of(model: Any, args: Any) -> Any:

@@ -31,8 +31,8 @@ from egup_trainer.trainer.preparation import (
     prepare_forget_set,
     prepare_model,
     prepare_retain_set,
+    prepare_tokenizer,
     source_of,
-    tokenizer_of,
 )
 from egup_trainer.trainer.primal_dual import DualAscent
 from egup_trainer.trainer.publishing import ModelCards
@@ -80,7 +80,7 @@ class UnlearnTrainer(ModelCards, WholeCheckpoints, StateInCheckpoints, RowLoader
         compute_metrics: Any = None,
     ):
         args = check_args(args, self.config_class)
-        tokenizer = processing_class or tokenizer_of(model, args)
+        tokenizer = prepare_tokenizer(processing_class, model, args)
         # Rows come first: bad input must end before a model is loaded or a folder made.
         self.forget_rows = prepare_forget_set(forget_dataset, tokenizer, args)
         needed = self._needs_retain_rows(args)

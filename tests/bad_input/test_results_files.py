@@ -77,9 +77,9 @@ BOTH = {
     "rows": (json.dumps({"question": SECRET, "answer": SECRET}), "got {path}, which holds something else"),
     "nothing": ("null", "got {path}, which holds something else"),
     "another kind": (put("kind", "egup_trainer comparison"), "got {path}, which holds something else"),
-    "later version": (put("schema_version", 2), "got {path} of schema version 2; expected version 1"),
-    "version as text": (put("schema_version", "1"), "got {path} of schema version 1; expected version 1"),
-    "no version": (drop("schema_version"), "got {path} of schema version None; expected version 1"),
+    "later version": (put("schema_version", 3), "got {path} of schema version 3; expected version {version}"),
+    "version as text": (put("schema_version", "1"), "got {path} of schema version 1; expected version {version}"),
+    "no version": (drop("schema_version"), "got {path} of schema version None; expected version {version}"),
     "no sets": (drop("sets"), NO_FIT),
     "sets as a list": (put("sets", []), NO_FIT),
     "rows as text": (put("sets", "forget", "num_rows", "many"), NO_FIT),
@@ -147,14 +147,14 @@ def test_results_that_cannot_be_used_are_refused(results, tmp_path, capsys, name
     change, says = (BOTH | EVALUATION)[name]
     good, bad = results("before"), results("egup_clreg")
     spoil(bad, change)
-    assert_refused(compare(tmp_path, good, bad), tmp_path, capsys, says.format(path=bad))
+    assert_refused(compare(tmp_path, good, bad), tmp_path, capsys, says.format(path=bad, version=2))
 
 
 @pytest.mark.parametrize("name", BOTH | AUDIT)
 def test_audits_that_cannot_be_used_are_refused(results, audit, tmp_path, capsys, name):
     change, says = (BOTH | AUDIT)[name]
     spoil(audit, change)
-    assert_refused(compare(tmp_path, results(), "--audit", audit), tmp_path, capsys, says.format(path=audit))
+    assert_refused(compare(tmp_path, results(), "--audit", audit), tmp_path, capsys, says.format(path=audit, version=1))
 
 
 @pytest.mark.parametrize("flag", [(), ("--retrained",), ("--audit",)])
@@ -203,7 +203,7 @@ def test_evaluate_refuses_bad_results_before_a_model_is_loaded(no_weights, resul
     spoil(bad, change)
     words = ["evaluate", "--model_name_or_path", str(no_weights), "--suite", "custom", "--use_cpu", flag, str(bad)]
     words += [*source_flags(tmp_path, proxy=None), "--output", str(tmp_path / "o.json")]
-    assert_refused(words, tmp_path, capsys, says.format(path=bad))
+    assert_refused(words, tmp_path, capsys, says.format(path=bad, version=2))
 
 
 @pytest.mark.parametrize("flag", ["--retrained", "--before", "--reference"])

@@ -460,7 +460,7 @@ def usage_errors(tmp_path: Path) -> dict[str, tuple[list[str], str]]:
         ),
         "old results": (
             [*both, *custom, *rows, "--reference", str(tmp_path / "old.json")],
-            f"got {tmp_path}/old.json of schema version 0; expected version 1; evaluate the model again with this "
+            f"got {tmp_path}/old.json of schema version 0; expected version 2; evaluate the model again with this "
             "version of egup_trainer",
         ),
         "no such model": (

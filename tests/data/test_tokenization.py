@@ -2,6 +2,7 @@
 
 import copy
 from dataclasses import replace
+from datetime import datetime
 from itertools import pairwise
 from types import SimpleNamespace
 
@@ -23,8 +24,9 @@ from egup_trainer.data.tokenization import (
     check_paraphrases,
     from_token_columns,
     tokenize,
+    writes_date,
 )
-from egup_trainer.errors import DataError, ModelError
+from egup_trainer.errors import ConfigError, DataError, ModelError
 from egup_trainer.trainer.preparation import prepare_dataset
 
 SECRET = "XYZZYSECRET"  # stands in rows only: no message may repeat it
@@ -49,6 +51,8 @@ TEMPLATES = {
     "{% if not loop.last or add_generation_prompt %}{{ '\n' }}{% endif %}{% endfor %}"
     "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}",
 }
+PLAIN_TURNS = "{% for m in messages %}{{ m.content }}<eos>{% endfor %}"
+ROW = Row((Message("user", "Where?"),), "Aren")
 AFTER_ANSWER = {  # what is scored after the answer
     "ends with eos": "<|im_end|>",
     "ends after eos": "<|im_end|>\n<|im_end|>",  # as the reference does (design/metrics.md): the text ends otherwise
@@ -642,3 +646,40 @@ def test_a_row_that_the_chat_template_refuses_is_named(tokenizer):
         "got row 0 of the forget set, which the chat template refuses; expected roles and turns that the template "
         "knows; change the row, or set tokenizer.chat_template to None for plain markers"
     )
+
+
+@pytest.mark.parametrize(
+    "format", ["%d %b %Y", "%A, %B %-d, %Y %H:%M", "100%%, %%d, %d%%", "%Y-%m-%dT%H", "no date", ""]
+)
+def test_a_chat_template_writes_the_date_of_its_template(tokenizer, format):
+    chat = copy.deepcopy(tokenizer)
+    written = "\n  {% if strftime_now is defined %}{{ " + f"strftime_now('{format}')" + " }}{% endif %}|"
+    chat.chat_template = written + PLAIN_TURNS
+    undated = copy.deepcopy(tokenizer)
+    undated.chat_template = (
+        written.replace(f"strftime_now('{format}')", repr(datetime(2024, 2, 29).strftime(format))) + PLAIN_TURNS
+    )
+    dated, plain = (
+        tokenize([ROW], each, name="forget set", template=Template(date="2024-02-29")).rows[0]
+        for each in (chat, undated)
+    )
+    assert tokenizer.decode(dated.input_ids) == tokenizer.decode(plain.input_ids)
+    assert dated.key() == plain.key()
+
+
+def test_a_template_keeps_its_date_and_refuses_what_is_none():
+    assert Template(date="2024-02-29") != Template(date="2024-03-01")
+    for wrong in ("2024-02-30", "20240229", "tomorrow", ""):
+        with pytest.raises(
+            ConfigError, match=f"got template_date={wrong}; expected a date as YYYY-MM-DD; set it as in"
+        ):
+            Template(date=wrong)
+
+
+def test_whether_a_chat_template_writes_a_date(tokenizer):
+    chat = copy.deepcopy(tokenizer)
+    assert not writes_date(chat)
+    chat.chat_template = PLAIN_TURNS
+    assert not writes_date(chat)
+    chat.chat_template = "{{ strftime_now('%d') }}" + PLAIN_TURNS
+    assert writes_date(chat)

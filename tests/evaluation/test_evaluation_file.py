@@ -195,12 +195,12 @@ def test_a_file_of_another_kind(path, document):
     )
 
 
-@pytest.mark.parametrize(("version", "shown"), [(SCHEMA_VERSION + 1, "2"), (0, "0"), (None, "None"), ("1", "1")])
+@pytest.mark.parametrize(("version", "shown"), [(SCHEMA_VERSION + 1, "3"), (0, "0"), (None, "None"), ("1", "1")])
 def test_a_file_of_another_schema_version(path, version, shown):
     write_evaluation(path, an_evaluation())
     change(path, schema_version=version)
     assert message_of(path) == (
-        f"got {path} of schema version {shown}; expected version 1; "
+        f"got {path} of schema version {shown}; expected version 2; "
         "evaluate the model again with this version of egup_trainer"
     )
 
@@ -225,7 +225,7 @@ def test_a_file_whose_fields_do_not_fit(path, fields, error):
     change(path, **fields)
     assert message_of(path) == (
         f"got {path}, whose contents do not fit the format ({error}); "
-        "expected results as `egup evaluate` writes them, version 1; evaluate the model again"
+        "expected results as `egup evaluate` writes them, version 2; evaluate the model again"
     )
 
 
@@ -237,7 +237,7 @@ def test_a_file_that_lacks_a_field(path, field):
     path.write_text(json.dumps(document))
     assert message_of(path) == (
         f"got {path}, whose contents do not fit the format (KeyError); "
-        "expected results as `egup evaluate` writes them, version 1; evaluate the model again"
+        "expected results as `egup evaluate` writes them, version 2; evaluate the model again"
     )
 
 

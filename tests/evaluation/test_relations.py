@@ -1,12 +1,16 @@
 """Metrics that need a second model's results: by hand, only what was given, and only over the same rows."""
 
+import copy
 from dataclasses import replace
 
 import numpy as np
 import pytest
+from conftest import make_tokenizer
 from fixtures_scores import row, set_of, text
+from tokenizers import normalizers
 
 from egup_trainer.data.schema import Message, Row
+from egup_trainer.data.tokenization import Template
 from egup_trainer.errors import DataError
 from egup_trainer.evaluation.evaluation import (
     Evaluation,
@@ -18,7 +22,7 @@ from egup_trainer.evaluation.evaluation import (
 from egup_trainer.evaluation.metric import Metric, auc_metric, unavailable
 from egup_trainer.evaluation.privacy import forget_quality, privleak, reference_attack
 from egup_trainer.evaluation.relative import check_relations, with_relations
-from egup_trainer.evaluation.rows import RowSet
+from egup_trainer.evaluation.rows import RowSet, texts_of
 from egup_trainer.evaluation.run import plan_of
 from egup_trainer.evaluation.scoring import ScoringOptions
 from egup_trainer.evaluation.suites import plan
@@ -227,22 +231,30 @@ def a_suite(answer="Aren", split="forget10"):
     return Suite("custom", split, [RowSet("forget", rows)], dict)
 
 
-def test_rows_are_compared_before_a_model_is_run():
-    facts = {each.name: SetFacts(len(each.rows), each.fingerprint) for each in a_suite().row_sets}
-    results = Evaluation("retrained", "custom", "forget10", facts, metrics={})
-    results = replace(results, settings=plan_of(a_suite(), ScoringOptions(), "retrained").settings)
-    check_relations(plan_of(a_suite(), ScoringOptions(), "ours"), retrained=results, before=results)
-    check_relations(plan_of(a_suite(), ScoringOptions(), "ours"))
-    ours, theirs = a_suite("Bryle").row_sets[0].fingerprint, facts["forget"].fingerprint
+@pytest.fixture
+def planned(tokenizer):
+    """planned(suite, name): what is known before a model is run."""
+
+    def plan(suite, name, options=None, by=tokenizer):
+        return plan_of(suite, options or ScoringOptions(), name, texts_of(suite.row_sets, by, False))
+
+    return plan
+
+
+def test_rows_are_compared_before_a_model_is_run(planned):
+    results = planned(a_suite(), "retrained")
+    check_relations(planned(a_suite(), "ours"), retrained=results, before=results)
+    check_relations(planned(a_suite(), "ours"))
+    ours, theirs = a_suite("Bryle").row_sets[0].fingerprint, results.sets["forget"].fingerprint
     with pytest.raises(DataError) as caught:
-        check_relations(plan_of(a_suite("Bryle"), ScoringOptions(), "ours"), before=results)
+        check_relations(planned(a_suite("Bryle"), "ours"), before=results)
     assert str(caught.value) == (
         f"got --before with forget rows of fingerprint {theirs}; "
         f"expected forget rows of fingerprint {ours}, that of ours; "
         "evaluate both models on the same suite, split and rows"
     )
     with pytest.raises(DataError) as caught:
-        check_relations(plan_of(a_suite(split=None), ScoringOptions(), "ours"), retrained=results)
+        check_relations(planned(a_suite(split=None), "ours"), retrained=results)
     assert str(caught.value) == (
         "got --retrained with split forget10; expected split None, that of ours; "
         "evaluate both models on the same suite, split and rows"
@@ -275,9 +287,9 @@ def test_a_fingerprint_tells_the_order_and_number_of_rows():
     assert {len(each) for each in prints} == {16}
 
 
-def test_results_made_with_other_settings_are_refused():
-    ours = plan_of(a_suite(), ScoringOptions(), "ours")
-    theirs = plan_of(a_suite(), ScoringOptions(feature_layer=-1), "theirs")
+def test_results_made_with_other_settings_are_refused(planned):
+    ours = planned(a_suite(), "ours")
+    theirs = planned(a_suite(), "theirs", ScoringOptions(feature_layer=-1))
     with pytest.raises(DataError) as caught:
         check_relations(ours, before=theirs)
     assert str(caught.value) == (
@@ -286,4 +298,50 @@ def test_results_made_with_other_settings_are_refused():
     )
     cut = replace(a_suite(), row_sets=[replace(each, max_length=64) for each in a_suite().row_sets])
     with pytest.raises(DataError, match="with forget max_length 64; expected forget max_length 1024"):
-        check_relations(ours, retrained=plan_of(cut, ScoringOptions(), "theirs"))
+        check_relations(ours, retrained=planned(cut, "theirs"))
+
+
+DATED = (
+    "{{ 'Today: ' + strftime_now('%d %b %Y') + '\n' }}{% for m in messages %}{{ m.role + m.content }}<eos>{% endfor %}"
+)
+PLAIN = "{% for m in messages %}{{ m.role + m.content }}<eos>{% endfor %}"
+
+
+def with_template(tokenizer, text):
+    tokenizer = copy.deepcopy(tokenizer)
+    tokenizer.chat_template = text
+    return tokenizer
+
+
+def on(day):
+    suite = a_suite()
+    return replace(suite, row_sets=[replace(each, template=Template(date=day)) for each in suite.row_sets])
+
+
+def test_results_of_other_tokens_are_refused_and_what_differs_is_named(planned, tokenizer):
+    dated, plain = with_template(tokenizer, DATED), with_template(tokenizer, PLAIN)
+    ours = planned(on("2026-11-28"), "ours", by=dated)
+    check_relations(ours, before=planned(on("2026-11-28"), "before", by=dated))
+    with pytest.raises(DataError) as caught:
+        check_relations(ours, before=planned(on("2026-11-29"), "before", by=dated))
+    assert str(caught.value) == (
+        "got --before with forget rows written with template_date 2026-11-29; expected forget rows written with "
+        "template_date 2026-11-28, that of ours; evaluate both models with the same chat template and tokenizer, and "
+        "with the same --template_date"
+    )
+    with pytest.raises(DataError, match="got --retrained with forget rows written by the chat template of digest"):
+        check_relations(planned(a_suite(), "ours", by=plain), retrained=planned(a_suite(), "theirs", by=tokenizer))
+    other = with_template(make_tokenizer(), PLAIN)
+    other.backend_tokenizer.normalizer = normalizers.Lowercase()
+    with pytest.raises(DataError, match="got --before with forget rows whose tokens, which the tokenizer makes, have"):
+        check_relations(planned(a_suite(), "ours", by=plain), before=planned(a_suite(), "theirs", by=other))
+    check_relations(planned(a_suite(), "ours", by=plain), reference=planned(a_suite(), "theirs", by=other))
+
+
+def test_a_tokenizer_that_differs_in_what_makes_no_tokens_is_the_same(planned, tokenizer):
+    ours, other = with_template(tokenizer, PLAIN), with_template(tokenizer, PLAIN)
+    other.name_or_path, other.padding_side, other.model_max_length = "elsewhere", "left", 7
+    check_relations(planned(a_suite(), "ours", by=ours), before=planned(on("2001-01-01"), "theirs", by=other))
+    # Templates that differ in what these rows have nothing of are the same, too.
+    other.chat_template = PLAIN + "{% if tools %}tools{% endif %}"
+    check_relations(planned(a_suite(), "ours", by=ours), before=planned(a_suite(), "theirs", by=other))

@@ -260,9 +260,9 @@ def test_muse_texts_are_written_out_even_where_there_is_a_chat_template(muse_fol
         ("forget_verbmem", "Chapter 0. Ada Lorn went to Bryle with 2 cats.<eos>"),
         ("forget", "0 Ada Lorn lives in Corvo with 3 cats.<eos>"),
     ):
-        _, dataset = texts_of([sets[name]], chat_tokenizer(tokenizer), False)
+        dataset = texts_of([sets[name]], chat_tokenizer(tokenizer), False).dataset
         assert tokenizer.decode(dataset.rows[0].input_ids) == text
-    (_, dataset) = texts_of([sets["forget_knowmem"]], chat_tokenizer(tokenizer), False)
+    dataset = texts_of([sets["forget_knowmem"]], chat_tokenizer(tokenizer), False).dataset
     assert tokenizer.decode(dataset.rows[0].labels[dataset.rows[0].is_scored]).strip() == "In Aren 0<eos>"
 
 

@@ -21,7 +21,7 @@ RUNS = ((1, True), (3, False), (16, True))
 
 def batches(tokenizer, batch_size: int, accelerator: Accelerator) -> list[tuple[list[int], bool]]:
     """This process's share of all texts, and which of its batches count."""
-    lengths = [len(row) for row in texts_of(invented_sets(), tokenizer, False)[1].rows]
+    lengths = [len(row) for row in texts_of(invented_sets(), tokenizer, False).dataset.rows]
     return [(places.tolist(), counts) for places, counts in deal_places(lengths, batch_size, accelerator, None)]
 
 

@@ -1,7 +1,7 @@
 """The groups of metrics that suites are made of."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from egup_trainer.evaluation import entanglement, fluency, memorization, privacy
 from egup_trainer.evaluation.memorization import RougeForm, TruthRatioForm
@@ -30,6 +30,11 @@ class Suite:
     split: str | None
     row_sets: list[RowSet]
     plan: Callable[[Scores], Plan]
+
+    def dated(self, date: str) -> "Suite":
+        """The suite on the day, as YYYY-MM-DD, that chat templates write as today's."""
+        row_sets = [replace(each, template=replace(each.template, date=date)) for each in self.row_sets]
+        return replace(self, row_sets=row_sets)
 
 
 def metric_names(suite: Suite) -> list[str]:
