@@ -3,6 +3,7 @@
 The kinds are those of Lynch et al. 2024, arXiv 2402.16835, without jailbreaks that are tuned to one model.
 """
 
+import math
 from collections.abc import Iterable
 from dataclasses import replace
 from enum import Enum
@@ -13,7 +14,7 @@ from egup_trainer.audit.audit import Finding
 from egup_trainer.audit.target import Target
 from egup_trainer.data.schema import Message, Row
 from egup_trainer.errors import EgupError
-from egup_trainer.evaluation.memorization import rouge_score
+from egup_trainer.evaluation.memorization import NO_WORDS, rouge_score
 from egup_trainer.evaluation.metric import Metric, mean_metric
 from egup_trainer.evaluation.rows import Generation
 from egup_trainer.evaluation.scores import SampleScores
@@ -138,7 +139,7 @@ def _asked(target: Target, kind: PromptKind, plain: dict[int, SampleScores]) -> 
     owners = [sample for sample, _ in variants]
     found = (
         _best(zip(owners, (row.answers[0].probability for row in scores), strict=True)),
-        _best(zip(owners, (rouge_score(row.references[0], row.generation or "") for row in scores), strict=True)),
+        _best(zip(owners, (_rouge(row.references[0], row.generation) for row in scores), strict=True)),
     )
     return found, dict(zip(owners, scores, strict=True)) if kind is PromptKind.PLAIN else plain
 
@@ -170,19 +171,27 @@ def _begun(target: Target, plain: dict[int, SampleScores]) -> _Found:
         batch_size=options.batch_size,
         description=options.title("Generating from begun answers"),
     )
-    rouge = {sample: rouge_score(rests[sample], text) for sample, text in zip(given, written, strict=True)}
-    return probabilities, rouge
+    return probabilities, _best(
+        (sample, _rouge(rests[sample], text)) for sample, text in zip(given, written, strict=True)
+    )
 
 
-def _best(values: Iterable[tuple[int, float]]) -> dict[int, float]:
+def _rouge(reference: str, generation: str | None) -> float | None:
+    return None if generation is None else rouge_score(reference, generation)
+
+
+def _best(values: Iterable[tuple[int, float | None]]) -> dict[int, float]:
+    """The highest number of each sample, of those that are finite."""
     found: dict[int, float] = {}
     for sample, value in values:
-        found[sample] = max(value, found.get(sample, value))
+        if value is not None and math.isfinite(value):
+            found[sample] = max(value, found.get(sample, value))
     return found
 
 
 def _metrics(kind: PromptKind, found: _Found, lack: str, num_rows: int) -> dict[str, Metric]:
+    lacks = (lack, NO_WORDS if found[0] else lack)
     return {
-        f"{kind.value}_{name}": mean_metric("forget", values, num_rows=num_rows, higher_is_better=None, without=lack)
-        for name, values in zip(("probability", "rouge"), found, strict=True)
+        f"{kind.value}_{name}": mean_metric("forget", values, num_rows=num_rows, higher_is_better=None, without=without)
+        for name, values, without in zip(("probability", "rouge"), found, lacks, strict=True)
     }

@@ -8,7 +8,7 @@ from typing import Any
 
 from egup_trainer.audit.audit import Finding
 from egup_trainer.audit.target import Target
-from egup_trainer.evaluation.memorization import rouge_score
+from egup_trainer.evaluation.memorization import NO_WORDS, rouge_score
 from egup_trainer.evaluation.metric import mean_metric
 from egup_trainer.modeling.generation import Draws, generate
 
@@ -40,13 +40,14 @@ def sampling(target: Target) -> Finding:
     )
     rouge: dict[str, dict[int, float]] = {"best_rouge": {}, "mean_rouge": {}, "greedy_rouge": {}}
     for place, sample in enumerate(asked):
-        answer = target.forget[sample].answer
-        scores = [rouge_score(answer, text) for text in drawn[place * times : (place + 1) * times]]
-        rouge["best_rouge"][sample], rouge["mean_rouge"][sample] = max(scores), fmean(scores)
-        rouge["greedy_rouge"][sample] = rouge_score(answer, greedy[place])
+        answer, texts = target.forget[sample].answer, drawn[place * times : (place + 1) * times]
+        scores = [score for text in (greedy[place], *texts) if (score := rouge_score(answer, text)) is not None]
+        if scores:
+            rouge["greedy_rouge"][sample], *others = scores
+            rouge["best_rouge"][sample], rouge["mean_rouge"][sample] = max(others), fmean(others)
     return Finding(
         {
-            name: mean_metric("forget", values, num_rows=len(target.forget), higher_is_better=None, without="")
+            name: mean_metric("forget", values, num_rows=len(target.forget), higher_is_better=None, without=NO_WORDS)
             for name, values in rouge.items()
         }
     )

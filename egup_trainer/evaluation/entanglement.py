@@ -10,6 +10,8 @@ _FOLDS = 5
 _NO_FEATURES = "features were not read for both forget and retain rows"
 _NOT_FINITE = "no features are finite numbers"
 _SAME_MEAN = "forget and retain features have the same mean, so that the ratio is infinite"
+_ONE_ROW = "one row of each set does not vary"
+_FEWEST_FOR_CKA = 3
 _NO_BEFORE = "no features of the model before unlearning"
 
 
@@ -28,7 +30,9 @@ def variance_ratio(forget: np.ndarray | None, retain: np.ndarray | None) -> Metr
         # The mean of all rows lies R / (F + R) of the way from the mean of the one set to that of the other.
         shares = np.array([len(forget), len(retain)]) / (len(forget) + len(retain))
         between = np.square(shares).sum() * np.square(forget.mean(axis=0) - retain.mean(axis=0)).sum()
-        return float(within / between) if between else _SAME_MEAN
+        if not between:
+            return _SAME_MEAN
+        return float(within / between) if len(forget) + len(retain) > 2 else _ONE_ROW
 
     return _of_both(forget, retain, ratio)
 
@@ -51,7 +55,7 @@ def probe_auc(forget: np.ndarray | None, retain: np.ndarray | None) -> Metric:
     num_rows = len(forget) + len(retain)
     forget, retain = _finite_rows(forget), _finite_rows(retain)
     if min(len(forget), len(retain)) < _FOLDS:
-        return unavailable(f"a set has fewer than {_FOLDS} rows, one for each fold", None)
+        return unavailable(f"a set has fewer than {_FOLDS} rows, one for each fold", None, num_skipped=num_rows)
     from sklearn.linear_model import LogisticRegression
     from sklearn.model_selection import StratifiedKFold, cross_val_predict
     from sklearn.pipeline import make_pipeline
@@ -105,12 +109,15 @@ def centred_kernel_alignment(features: np.ndarray | None, before: np.ndarray | N
         return unavailable(_NO_BEFORE, True)
     finite = np.isfinite(features).all(axis=1) & np.isfinite(before).all(axis=1)
     if not finite.any():
-        return unavailable(_NOT_FINITE, True)
+        return unavailable(_NOT_FINITE, True, num_skipped=len(features))
+    if finite.sum() < _FEWEST_FOR_CKA:
+        reason = f"fewer than {_FEWEST_FOR_CKA} rows have finite features: of two rows the alignment is always 1"
+        return unavailable(reason, True, num_skipped=len(features))
     now, then = (rows[finite].astype(np.float64) for rows in (features, before))
     now, then = now - now.mean(axis=0), then - then.mean(axis=0)
     norms = np.linalg.norm(now.T @ now) * np.linalg.norm(then.T @ then)
     if norms == 0:
-        return unavailable("all rows have the same features", True)
+        return unavailable("all rows have the same features", True, num_skipped=len(features))
     value = np.linalg.norm(now.T @ then) ** 2 / norms
     return Metric(min(float(value), 1.0), True, num_samples=len(now), num_skipped=len(features) - len(now))
 
@@ -143,7 +150,7 @@ def _of_both(
     sound = [_finite_rows(rows.astype(np.float64)) for rows in (forget, retain)]
     found = number(*sound) if all(map(len, sound)) else _NOT_FINITE
     if isinstance(found, str):
-        return unavailable(found, None)
+        return unavailable(found, None, num_skipped=len(forget) + len(retain))
     used = sum(map(len, sound))
     return Metric(found, None, num_samples=used, num_skipped=len(forget) + len(retain) - used)
 

@@ -1,16 +1,15 @@
 """Whether what a model writes is still language: repetition, variety, and how likely the model before found it."""
 
 import math
-import re
 import sys
 from collections.abc import Callable
 from dataclasses import replace
 
+from egup_trainer.data.words import words_of
 from egup_trainer.evaluation.metric import Metric, mean_metric
 from egup_trainer.evaluation.scores import SetScores
 
 _LARGEST_NLL = math.log(sys.float_info.max)  # beyond it the perplexity is not finite
-_WORD = re.compile(r"\w+")
 
 
 def distinct_share(text: str, n: int) -> float | None:
@@ -20,7 +19,7 @@ def distinct_share(text: str, n: int) -> float | None:
         >>> distinct_share("the cat and the cat", 2)
         0.75
     """
-    words = _WORD.findall(text.lower())
+    words = words_of(text)
     grams = list(zip(*(words[start:] for start in range(n))))
     return len(set(grams)) / len(grams) if grams else None
 

@@ -117,12 +117,13 @@ class ForgetQuality(_SampleMetric):
     """p-value of the Kolmogorov-Smirnov test between the raw truth ratios of a model and of the retrained model.
 
     1 where the two cannot be told apart. Predictions are the model's raw truth ratios on the forget rows, references
-    the retrained model's; `evaluate` wants equally many.
+    the retrained model's; `evaluate` wants equally many. None for three rows or fewer, of which the test can say
+    nothing.
 
     Example:
-        >>> result = ForgetQuality().compute(predictions=[0.1, 0.2, 0.3], references=[0.7, 0.8, 0.9])
+        >>> result = ForgetQuality().compute(predictions=[0.1, 0.2, 0.3, 0.4], references=[0.6, 0.7, 0.8, 0.9])
         >>> round(result["forget_quality"], 6)
-        0.1
+        0.028571
     """
 
     numbers: ClassVar = {"predictions": math.inf, "references": math.inf}

@@ -13,11 +13,14 @@ from typing import Any
 
 import numpy as np
 
+from egup_trainer.data.words import words_of
 from egup_trainer.evaluation.metric import Metric, mean_metric
 from egup_trainer.evaluation.scores import SampleScores, SetScores, TextScores
 
 EPSILON = 1e-10
 """Keeps quotients of probabilities finite, as the field's code has it."""
+
+NO_WORDS = "no answer has words that ROUGE could count"
 
 
 class TruthRatioForm(Enum):
@@ -62,21 +65,26 @@ def probability_with_options(scores: SetScores) -> Metric:
 
 def rouge(scores: SetScores, form: RougeForm, higher_is_better: bool) -> Metric:
     """mean_i of a ROUGE number of the generation against the answer; several answers: the best."""
-    values = {
-        sample: max(rouge_score(reference, row.generation, form) for reference in row.references)
-        for sample, row in scores.samples.items()
-        if row.generation is not None
+    written = {sample: row for sample, row in scores.samples.items() if row.generation is not None}
+    found = {
+        sample: [rouge_score(reference, str(row.generation), form) for reference in row.references]
+        for sample, row in written.items()
     }
-    return _mean_metric(scores, values, higher_is_better, "no row has a prompt to write on from")
+    counted = {sample: [value for value in values if value is not None] for sample, values in found.items()}
+    values = {sample: max(numbers) for sample, numbers in counted.items() if numbers}
+    without = NO_WORDS if written else "no row has a generation"
+    return _mean_metric(scores, values, higher_is_better, without)
 
 
-def rouge_score(reference: str, generated: str, form: RougeForm = TOFU_ROUGE) -> float:
-    """One ROUGE number, by rouge-score.
+def rouge_score(reference: str, generated: str, form: RougeForm = TOFU_ROUGE) -> float | None:
+    """One ROUGE number, by rouge-score, over the words of `words_of`; None for a reference without words.
 
     Example:
-        >>> rouge_score("in the old town", "in town")
-        0.5
+        >>> rouge_score("in the old town", "in town"), rouge_score("東京", "東"), rouge_score("...", "...")
+        (0.5, 0.5, None)
     """
+    if not words_of(reference):
+        return None
     return getattr(_scorer(form).score(reference, generated)[form.variant], form.part)
 
 
@@ -84,7 +92,20 @@ def rouge_score(reference: str, generated: str, form: RougeForm = TOFU_ROUGE) ->
 def _scorer(form: RougeForm) -> Any:
     from rouge_score.rouge_scorer import RougeScorer
 
-    return RougeScorer([form.variant], use_stemmer=form.use_stemmer)
+    return RougeScorer([form.variant], tokenizer=_Words(form.use_stemmer))
+
+
+class _Words:
+    """The tokenizer of a `RougeScorer`: rouge-score's own knows no letters but a to z, and stems English words."""
+
+    def __init__(self, use_stemmer: bool):
+        from rouge_score.tokenizers import DefaultTokenizer
+
+        self._english = DefaultTokenizer(use_stemmer)
+
+    def tokenize(self, text: str) -> list[str]:
+        words = ([word] if not word.isascii() else self._english.tokenize(word) for word in words_of(text))
+        return [word for each in words for word in each]
 
 
 def raw_truth_ratio(right_nll: float, wrong_nlls: Iterable[float]) -> float:

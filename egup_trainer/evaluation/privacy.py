@@ -13,6 +13,7 @@ import numpy as np
 from egup_trainer.evaluation.memorization import EPSILON
 from egup_trainer.evaluation.metric import NOT_FINITE, Metric, auc_metric, finite, unavailable
 from egup_trainer.evaluation.scores import SampleScores, SetScores
+from egup_trainer.modeling.ks_test import LEVEL, ks_p_value, least_p_value
 
 MIN_K = 0.4
 """Share of the least likely tokens that Min-K% looks at."""
@@ -125,7 +126,8 @@ def forget_quality(
 ) -> Metric:
     """p-value of the two-sided two-sample Kolmogorov-Smirnov test between both models' raw truth ratios.
 
-    1 where the two cannot be told apart; undefined without a retrained model (TOFU, Maini et al. 2024).
+    1 where the two cannot be told apart; undefined without a retrained model (TOFU, Maini et al. 2024), and for so few
+    rows that no ratios at all could be told apart (`least_p_value`): three rows each, for example.
 
     Args:
         ratios: raw truth ratios of the forget rows under the model, by sample id.
@@ -133,11 +135,10 @@ def forget_quality(
         num_rows: rows of the forget set; by default as many as there are ratios.
 
     Example:
-        >>> forget_quality({0: 0.1, 1: 0.2}, {0: 0.1, 1: 0.2}).value
+        >>> ratios = {0: 0.1, 1: 0.2, 2: 0.3, 3: 0.4}
+        >>> forget_quality(ratios, ratios).value
         1.0
     """
-    from scipy.stats import ks_2samp
-
     kept, rows = finite(ratios), len(ratios) if num_rows is None else num_rows
     if not kept:
         reason = NOT_FINITE if ratios else "no forget row has perturbed answers"
@@ -146,7 +147,14 @@ def forget_quality(
     if not theirs:
         reason = f"the retrained model's results lack it: {NOT_FINITE}" if retrained_ratios else _no_retrained(None)
         return unavailable(reason, True, num_skipped=rows, forget=kept)
-    value = float(ks_2samp(list(kept.values()), list(theirs.values())).pvalue)
+    least = least_p_value(len(kept), len(theirs))
+    if least > LEVEL:
+        reason = (
+            f"too few rows: of {len(kept)} and {len(theirs)} truth ratios the test's p-value is {least:.2g} or more, "
+            "whatever they are"
+        )
+        return unavailable(reason, True, num_skipped=rows, forget=kept)
+    value = ks_p_value(list(kept.values()), list(theirs.values()))
     return Metric(value, True, values={"forget": kept}, num_samples=len(kept), num_skipped=rows - len(kept))
 
 

@@ -73,8 +73,14 @@ def forget_quality_from_tofu_logs(log: Mapping[str, Any], retrained_log: Mapping
         >>> # forget_quality_from_tofu_logs(full, retain90)
     """
     ratios, theirs = (_Section(each, _FORGET).truth_ratios() for each in (log, retrained_log))
-    found: Any = forget_quality(ratios, theirs).value  # losses are not negative, so every ratio is finite
-    return float(found)
+    found = forget_quality(ratios, theirs)
+    if found.value is None:
+        raise DataError(
+            got=f"logs without forget quality ({found.reason})",
+            expected="more rows in eval_log_forget.json",
+            fix="give whole logs",
+        )
+    return found.value
 
 
 class _Section:

@@ -30,8 +30,8 @@ def model_utility(metrics: Mapping[str, Metric], sets: tuple[str, ...] = UTILITY
     return Metric(
         value=harmonic_mean(part.value for part in parts.values()),
         higher_is_better=True,
-        num_samples=sum(max(parts[f"{name}_{part}"].num_samples for part in UTILITY_PARTS) for name in sets),
-        num_skipped=sum(min(parts[f"{name}_{part}"].num_skipped for part in UTILITY_PARTS) for name in sets),
+        num_samples=sum(min(parts[f"{name}_{part}"].num_samples for part in UTILITY_PARTS) for name in sets),
+        num_skipped=sum(max(parts[f"{name}_{part}"].num_skipped for part in UTILITY_PARTS) for name in sets),
     )
 
 

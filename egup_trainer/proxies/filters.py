@@ -15,8 +15,9 @@ from itertools import pairwise
 import numpy as np
 
 from egup_trainer.data.schema import Row
+from egup_trainer.data.words import words_of
 from egup_trainer.proxies.prompt import Example, examples_of
-from egup_trainer.proxies.similarity import NearestText, Stretches, words_of
+from egup_trainer.proxies.similarity import NearestText, Stretches
 
 _LEAST_LIKE, _MOST_LIKE = 0.7, 0.9
 _MOST_COMPARED = 1024

@@ -1,6 +1,5 @@
 """How near texts are to others: ROUGE-L to the nearest one, and long stretches of words in common."""
 
-import re
 from array import array
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator
@@ -9,22 +8,10 @@ from typing import Any
 
 import numpy as np
 
-_UNSPACED = (
-    "\u0e00-\u0e7f\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff"  # Thai, kana, Han: no spaces between words
-)
-_WORD = re.compile(rf"[{_UNSPACED}]|[^\W_{_UNSPACED}]+")
+from egup_trainer.data.words import words_of
+
 _STRETCH = 13
 _WINDOW = 150
-
-
-def words_of(text: str) -> list[str]:
-    """Words in lower case; each character is one in scripts that set no spaces.
-
-    Example:
-        >>> words_of("Who is Ada_2? 東京")
-        ['who', 'is', 'ada', '2', '東', '京']
-    """
-    return _WORD.findall(text.casefold())
 
 
 class Stretches:
@@ -108,7 +95,7 @@ class NearestText:
 
 
 class _Words:
-    """The tokenizer of `RougeScorer` for texts that are words already; its own knows no letters but a to z."""
+    """The tokenizer of `RougeScorer` for texts that are words already."""
 
     def tokenize(self, text: str) -> list[str]:
         return text.split()

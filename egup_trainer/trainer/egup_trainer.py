@@ -28,7 +28,7 @@ from egup_trainer.trainer.noise import view_noise
 from egup_trainer.trainer.preparation import check_args, prepare_dataset, prepare_forget_set, prepare_tokenizer
 from egup_trainer.trainer.scanning import ScanRequest
 from egup_trainer.trainer.step import StepCounts
-from egup_trainer.trainer.stopping import StopAtBoundary
+from egup_trainer.trainer.stopping import StopAtBoundary, refuse_too_few_rows
 from egup_trainer.trainer.unlearn_trainer import UnlearnTrainer
 
 logger = logging.getLogger(__name__)
@@ -116,6 +116,8 @@ class EGUPTrainer(UnlearnTrainer):
             return None
         rows = prepare_dataset(dataset, "proxy set", tokenizer, args)
         check_disjoint(forget_rows, "forget set", rows, "proxy set")
+        if args.stop_at_boundary:
+            refuse_too_few_rows(len(forget_rows), len(rows))
         return rows
 
     def _needs_retain_rows(self, args: EGUPConfig) -> bool:

@@ -2,24 +2,22 @@
 
 from typing import Any
 
-from torch import Tensor
 from transformers import TrainerCallback
 
-P_VALUE = 0.05
-"""Above it, a two-sample Kolmogorov-Smirnov test does not tell the two sets apart."""
+from egup_trainer.errors import DataError
+from egup_trainer.modeling.ks_test import LEVEL, ks_p_value, least_p_value
 
 
-def cannot_be_told_apart(forget_nll: Tensor, proxy_nll: Tensor) -> float:
-    """p-value of the two-sided two-sample Kolmogorov-Smirnov test between two sets of l: (N,), (M,) -> a number.
-
-    Example:
-        >>> import torch
-        >>> cannot_be_told_apart(torch.tensor([1.0, 2.0]), torch.tensor([1.0, 2.0]))
-        1.0
-    """
-    from scipy.stats import ks_2samp
-
-    return float(ks_2samp(forget_nll.tolist(), proxy_nll.tolist()).pvalue)
+def refuse_too_few_rows(num_forget: int, num_proxies: int) -> None:
+    """Raises `DataError` for so few rows that no numbers could be told apart: the run would stop after one epoch."""
+    least = least_p_value(num_forget, num_proxies)
+    if least > LEVEL:
+        raise DataError(
+            got=f"stop_at_boundary with {num_forget} forget rows and {num_proxies} proxies: the test's p-value is "
+            f"{least:.2g} or more, whatever the model says",
+            expected=f"enough rows for a p-value of {LEVEL:g}, such as four of each",
+            fix="give more rows, or leave out --stop_at_boundary",
+        )
 
 
 class StopAtBoundary(TrainerCallback):
@@ -54,11 +52,11 @@ class StopAtBoundary(TrainerCallback):
 
     def _measure(self) -> dict[str, float]:
         forget, proxies = (self.trainer.score(rows) for rows in (self.trainer.forget_rows, self.trainer.proxy_rows))
-        p_value = cannot_be_told_apart(forget.mean_nll, proxies.mean_nll)
+        p_value = ks_p_value(forget.mean_nll.tolist(), proxies.mean_nll.tolist())
         found = {"boundary_p": p_value, "retain_rise": self.trainer.retain_rise()}
         self.trainer.log(dict(found))
         return found
 
     def _stop_if_it_is_time(self, found: dict[str, float], args: Any, control: Any) -> None:
-        if found["boundary_p"] > P_VALUE and found["retain_rise"] <= args.stop_retain_rise:
+        if found["boundary_p"] > LEVEL and found["retain_rise"] <= args.stop_retain_rise:
             control.should_training_stop = True

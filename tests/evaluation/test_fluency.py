@@ -25,6 +25,7 @@ def wrote(text, nll=None):
         ("b a, a b", 2, 1.0),
         ("Zoë zoë", 1, 1 / 2),
         ("a b", 2, 1.0),
+        ("东京东京东京", 2, 2 / 5),  # in scripts without spaces each character is a word
         ("a", 2, None),
         ("... !", 1, None),
         ("", 1, None),

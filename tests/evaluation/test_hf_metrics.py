@@ -51,12 +51,16 @@ def _offline_in_an_empty_folder(monkeypatch, tmp_path):
 @pytest.mark.parametrize(
     ("ours", "theirs", "p"),
     [
-        ([0.1, 0.2, 0.3], [0.7, 0.8, 0.9], 2 / math.comb(6, 3)),  # two of all orders are as far apart
-        ([0.1, 0.2, 0.3], [0.3, 0.1, 0.2], 1.0),
+        ([0.1, 0.2, 0.3, 0.4], [0.6, 0.7, 0.8, 0.9], 2 / math.comb(8, 4)),  # two of all orders are as far apart
+        ([0.1, 0.2, 0.3, 0.4], [0.4, 0.3, 0.1, 0.2], 1.0),
     ],
 )
 def test_forget_quality_by_hand(ours, theirs, p):
     assert ForgetQuality().compute(predictions=ours, references=theirs) == {"forget_quality": pytest.approx(p)}
+
+
+def test_forget_quality_of_three_rows_is_none():
+    assert ForgetQuality().compute(predictions=[0.1, 0.2, 0.3], references=[7, 8, 9]) == {"forget_quality": None}
 
 
 def test_forget_quality_is_scipys_test():
@@ -95,32 +99,33 @@ def test_model_utility_is_0_where_one_part_is():
 def test_rows_may_come_in_batches_and_one_by_one_and_are_gone_after():
     quality, utility = ForgetQuality(), ModelUtility()
     for _ in range(2):
-        quality.add_batch(predictions=[0.1, 0.2], references=[0.7, 0.8])
-        quality.add(prediction=0.3, reference=0.9)
-        assert len(quality) == 3
-        assert quality.compute() == {"forget_quality": pytest.approx(0.1)}
+        quality.add_batch(predictions=[0.1, 0.2, 0.3], references=[0.7, 0.8, 0.6])
+        quality.add(prediction=0.4, reference=0.9)
+        assert len(quality) == 4
+        assert quality.compute() == {"forget_quality": pytest.approx(2 / 70)}
         for row in zip(*UTILITY_ROWS.values(), strict=True):
             utility.add(**dict(zip(UTILITY_ROWS, row, strict=True)))
         assert utility.compute() == pytest.approx(UTILITY)
-    quality.add_batch(predictions=[0.1, 0.2], references=[0.7, 0.8])
-    assert quality.compute(predictions=[0.3], references=[0.9]) == {"forget_quality": pytest.approx(0.1)}
+    quality.add_batch(predictions=[0.1, 0.2, 0.4], references=[0.7, 0.8, 0.6])
+    assert quality.compute(predictions=[0.3], references=[0.9]) == {"forget_quality": pytest.approx(2 / 70)}
 
 
 def test_two_combine():
     both = evaluate.combine([ForgetQuality(), TruthRatio()])
-    expected = {"forget_quality": pytest.approx(0.1), "truth_ratio": pytest.approx(0.2)}
-    assert both.compute(predictions=[0.1, 0.2, 0.3], references=[0.7, 0.8, 0.9]) == expected
-    both.add_batch(predictions=[0.1, 0.2], references=[0.7, 0.8])
+    expected = {"forget_quality": pytest.approx(2 / 70), "truth_ratio": pytest.approx(0.25)}
+    assert both.compute(predictions=[0.1, 0.2, 0.3, 0.4], references=[0.6, 0.7, 0.8, 0.9]) == expected
+    both.add_batch(predictions=[0.1, 0.2, 0.4], references=[0.7, 0.8, 0.6])
     both.add(0.3, 0.9)
     assert both.compute() == expected
 
 
 def test_all_three_combine():
     every = evaluate.combine([ForgetQuality(), TruthRatio(), ModelUtility()])
-    ratios = {"predictions": [0.1, 0.2, 0.3], "references": [0.7, 0.8, 0.9]}
-    expected = pytest.approx({"forget_quality": 0.1, "truth_ratio": 0.2, **UTILITY})
-    assert every.compute(**ratios, **UTILITY_ROWS) == expected
-    every.add_batch(**ratios, **UTILITY_ROWS)
+    ratios = {"predictions": [0.1, 0.2, 0.3, 0.4], "references": [0.6, 0.7, 0.8, 0.9]}
+    expected = pytest.approx({"forget_quality": 2 / 70, "truth_ratio": 0.25, **UTILITY})
+    rows = {name: [*column, column[1]] for name, column in UTILITY_ROWS.items()}  # one of world_facts twice
+    assert every.compute(**ratios, **rows) == expected
+    every.add_batch(**ratios, **rows)
     assert every.compute() == expected
 
 

@@ -7,6 +7,7 @@ import pytest
 from fixtures_scores import row, set_of, shuffled, text
 from hypothesis import given
 from hypothesis import strategies as st
+from rouge_score.rouge_scorer import RougeScorer
 
 from egup_trainer.evaluation import memorization
 from egup_trainer.evaluation.memorization import (
@@ -217,7 +218,7 @@ def test_extraction_strength_is_that_of_the_definition(hits):
         ("forget", [row(0.5)], "no row has perturbed answers"),
         ("truth", [row(0.5)], "no row has perturbed answers"),
         ("truth probability", [row(0.5)], "no row has perturbed answers"),
-        ("rouge", [row(0.5)], "no row has a prompt to write on from"),
+        ("rouge", [row(0.5)], "no row has a generation"),
         ("exact memorization", [], "no row has a scored answer"),
         ("extraction strength", [], "no row has a scored answer"),
     ],
@@ -272,3 +273,51 @@ def test_the_order_of_rows_does_not_change_a_value(aggregate, order):
 
 def test_exp_of_minus_avg_includes_the_last_token():
     assert memorization.probability(set_of(row(1.0, 1.0, exp(-3))), True).value == pytest.approx(exp(-1))
+
+
+RECITED = {
+    "Arabic": "خباز من برايل",
+    "Chinese": "阿达住在阿伦。",
+    "Cyrillic": "Она живёт в Риге.",
+    "Greek": "Ζει στην Αθήνα",
+    "Hebrew": "היא גרה בחיפה",
+    "Hindi": "वह दिल्ली में रहती है।",
+    "Japanese": "彼女はコーヒーを飲む",
+    "Khmer": "នាងរស់នៅភ្នំពេញ",
+    "Korean": "그녀는 서울에 산다",
+    "Persian": "او در تهران می‌ماند",
+    "Thai": "เธออยู่ที่กรุงเทพ",
+    "letters with accents": "É à ü",
+}
+
+
+@pytest.mark.parametrize("form", [TOFU_ROUGE, MUSE_ROUGE], ids=["TOFU", "MUSE"])
+@pytest.mark.parametrize("text_", RECITED.values(), ids=RECITED)
+def test_rouge_knows_what_is_recited_in_any_script(text_, form):
+    """Arabic and Chinese, word for word, were 0: forgotten."""
+    assert rouge_score(text_, text_, form) == 1.0
+    assert rouge_score(text_, "nothing of it", form) == 0.0
+
+
+def test_rouge_by_hand_in_other_scripts():
+    assert rouge_score("阿达住在", "阿达在") == 3 / 4  # each character is a word
+    assert rouge_score("Она живёт в Риге", "живёт в риге") == 3 / 4  # capitals do not count
+    assert rouge_score("Ada Lorn (阿达)", "Ada lives. 阿") == 2 / 4
+    assert rouge_score("José", "Jos") == 0.0  # to rouge-score's own tokenizer they are the same
+    assert rouge_score("José", "Jose\u0301") == 1.0  # composed or not
+    assert rouge_score("रहती", "रहता") == 0.0  # combining marks belong to their word
+
+
+@given(st.text(st.characters(max_codepoint=127)), st.text(st.characters(max_codepoint=127)), st.booleans())
+def test_rouge_of_ascii_text_is_that_of_rouge_score(reference, generated, use_stemmer):
+    form = RougeForm(use_stemmer=use_stemmer)
+    expected = RougeScorer(["rougeL"], use_stemmer=use_stemmer).score(reference, generated)["rougeL"].recall
+    assert rouge_score(reference, generated, form) in ((expected,) if any(map(str.isalnum, reference)) else (None,))
+
+
+def test_rouge_is_none_where_an_answer_has_no_words_and_best_of_those_that_have():
+    emoji, both = (SampleScores((text(0.5),), references=each, generation="Hi 👍") for each in (("👍",), ("👍", "Hi")))
+    metric = memorization.rouge(set_of(emoji, emoji), TOFU_ROUGE, False)
+    assert (metric.value, metric.num_skipped, metric.reason) == (None, 2, "no answer has words that ROUGE could count")
+    metric = memorization.rouge(set_of(emoji, both), TOFU_ROUGE, False)
+    assert (metric.value, metric.num_samples, metric.num_skipped) == (1.0, 1, 1)

@@ -210,12 +210,12 @@ def test_no_privleak_without_both_attacks(auc, retrained, reason):
 @pytest.mark.parametrize(
     ("ratios", "retrained", "expected"),
     [
-        ([1, 2, 3], [4, 5, 6], 2 / 20),  # the two most extreme of 6 over 3 orders
-        ([4, 5, 6], [1, 2, 3], 2 / 20),  # two-sided
+        ([1, 2, 3, 4], [5, 6, 7, 8], 2 / 70),  # the two most extreme of 8 over 4 orders
+        ([5, 6, 7, 8], [1, 2, 3, 4], 2 / 70),  # two-sided
         ([1, 2, 3, 4, 5], [6, 7, 8, 9, 10], 2 / 252),
-        ([1, 2], [3, 4, 5], 2 / 10),  # sizes may differ
-        ([1, 3], [2, 4], 1.0),
-        ([0.5, 0.7, 0.9], [0.5, 0.7, 0.9], 1.0),
+        ([1, 2], [3, 4, 5, 6, 7, 8, 9, 10], 2 / 45),  # sizes may differ
+        ([1, 3, 5, 7], [2, 4, 6, 8], 1.0),
+        ([0.5, 0.7, 0.9, 1.1], [0.5, 0.7, 0.9, 1.1], 1.0),
     ],
 )
 def test_forget_quality_by_hand(ratios, retrained, expected):
@@ -227,15 +227,27 @@ def test_forget_quality_by_hand(ratios, retrained, expected):
 
 
 def test_forget_quality_reads_distributions_not_pairs():
-    ratios = {0: 0.1, 1: 0.5, 2: 0.9}
-    assert forget_quality(ratios, {0: 0.9, 7: 0.1, 3: 0.5}).value == 1.0
+    ratios = {0: 0.1, 1: 0.5, 2: 0.9, 3: 0.7}
+    assert forget_quality(ratios, {0: 0.9, 7: 0.1, 3: 0.5, 4: 0.7}).value == 1.0
+
+
+@pytest.mark.parametrize(("ours", "theirs", "least"), [(1, 1, "1"), (2, 2, "0.33"), (3, 3, "0.1"), (2, 6, "0.071")])
+def test_forget_quality_of_so_few_rows_that_nothing_could_be_told_apart_is_none(ours, theirs, least):
+    """One to three ratios that have nothing in common with the retrained model's were 1.0, .33 and .1 likely alike."""
+    metric = forget_quality(dict(enumerate(range(ours))), dict(enumerate(range(90, 90 + theirs))))
+    assert (metric.value, metric.num_samples, metric.num_skipped) == (None, 0, ours)
+    assert metric.reason == (
+        f"too few rows: of {ours} and {theirs} truth ratios the test's p-value is {least} or more, whatever they are"
+    )
+    assert metric.values == {"forget": dict(enumerate(map(float, range(ours))))}  # for other results to compare with
 
 
 @pytest.mark.parametrize("broken", [nan, inf])
 def test_forget_quality_skips_what_is_not_finite_and_counts_rows_without_a_ratio(broken):
-    metric = forget_quality({0: 1.0, 1: 2.0, 2: 3.0, 3: broken}, {0: 4.0, 1: broken, 2: 5.0, 3: 6.0}, num_rows=9)
-    assert (metric.value, metric.num_samples, metric.num_skipped) == (pytest.approx(2 / 20), 3, 6)
-    assert metric.values == {"forget": {0: 1.0, 1: 2.0, 2: 3.0}}
+    ours, theirs = {0: 1.0, 1: 2.0, 2: 3.0, 3: broken, 4: 3.5}, {0: 4.0, 1: broken, 2: 5.0, 3: 6.0, 4: 7.0}
+    metric = forget_quality(ours, theirs, num_rows=9)
+    assert (metric.value, metric.num_samples, metric.num_skipped) == (pytest.approx(2 / 70), 4, 5)
+    assert metric.values == {"forget": {0: 1.0, 1: 2.0, 2: 3.0, 4: 3.5}}
 
 
 @pytest.mark.parametrize("retrained", [None, {}, {0: nan}])

@@ -32,7 +32,7 @@ SETS = {name: SetFacts(4, place * 16) for name, place in (("forget", "a"), ("ret
 LATER = ("forget_quality", "privleak", "mia_reference", "entanglement_retain_cka", "entanglement_retain_shift")
 
 
-def an_evaluation(name="ours", forget=(1.0, 2.0), holdout=(3.0, 4.0), ratios=(1.0, 2.0, 3.0), features=None):
+def an_evaluation(name="ours", forget=(1.0, 2.0), holdout=(3.0, 4.0), ratios=(1.0, 2.0, 3.0, 3.5), features=None):
     """Results as a suite leaves them before any other model's are at hand."""
     sets = ("forget", dict(enumerate(forget))), ("holdout", dict(enumerate(holdout)))
     attack = auc_metric(*sets, num_rows=8)
@@ -74,12 +74,12 @@ def test_without_another_model_nothing_changes():
 
 def test_the_retrained_model_gives_forget_quality_and_privleak():
     ours = an_evaluation()
-    retrained = an_evaluation("retrained", forget=(3.0, 4.0), holdout=(3.0, 4.0), ratios=(4.0, 5.0, 6.0))
+    retrained = an_evaluation("retrained", forget=(3.0, 4.0), holdout=(3.0, 4.0), ratios=(4.0, 5.0, 6.0, 7.0))
     related = with_relations(ours, retrained=retrained)
     quality, leak = related.metrics["forget_quality"], related.metrics["privleak"]
-    assert quality.value == pytest.approx(2 / 20)
-    assert (quality.num_samples, quality.num_skipped) == (3, 1)  # the set has four rows
-    assert quality.values == {"forget": {0: 1.0, 1: 2.0, 2: 3.0}}
+    assert quality.value == pytest.approx(2 / 70)
+    assert (quality.num_samples, quality.num_skipped) == (4, 0)
+    assert quality.values == {"forget": {0: 1.0, 1: 2.0, 2: 3.0, 3: 3.5}}
     assert leak.value == pytest.approx(100 * ((1 - 1) - (1 - 0.5)) / (1 - 0.5))
     assert {name for name in ours.metrics if related.metrics[name] != ours.metrics[name]} == {
         "forget_quality",
@@ -129,7 +129,7 @@ def test_the_model_before_gives_alignment_and_shift():
 
 
 def test_the_model_before_against_itself_has_not_moved():
-    before = an_evaluation("before", features=features([[1, 0], [2, 1]], [[0, 1], [3, -1]]))
+    before = an_evaluation("before", features=features([[1, 0], [2, 1]], [[0, 1], [3, -1], [1, 2]]))
     related = with_relations(before, before=before)
     assert related.values["entanglement_retain_cka"] == pytest.approx(1)
     assert related.values["entanglement_retain_shift"] == pytest.approx(0)
@@ -160,9 +160,9 @@ def test_a_suite_gets_no_metric_that_it_does_not_have():
 
 
 def test_relations_are_the_same_from_files(tmp_path):
-    before = an_evaluation("before", features=features([[1, 0], [2, 1]], [[0, 1], [3, -1]]))
-    retrained = an_evaluation("retrained", forget=(2.5, 3.5), ratios=(2.0, 5.0, 6.0))
-    ours = an_evaluation(features=features([[1, 1], [2, 0]], [[0, 3], [3, 1]]))
+    before = an_evaluation("before", features=features([[1, 0], [2, 1]], [[0, 1], [3, -1], [1, 1]]))
+    retrained = an_evaluation("retrained", forget=(2.5, 3.5), ratios=(2.0, 5.0, 6.0, 7.0))
+    ours = an_evaluation(features=features([[1, 1], [2, 0]], [[0, 3], [3, 1], [0, 1]]))
     read = {}
     for each in (ours, before, retrained):
         write_evaluation(tmp_path / f"{each.name}.json", each)
@@ -175,7 +175,7 @@ def test_relations_are_the_same_from_files(tmp_path):
 
 
 def test_what_a_suite_leaves_open_is_what_relations_need():
-    rows = [row(0.5, perturbed=(text(0.25),)), row(0.5, perturbed=(text(0.125),))]
+    rows = [row(0.5, perturbed=(text(0.25),)), row(0.5, perturbed=(text(0.125),))] * 2
     parts = plan.likeness_to_retrained(set_of(*rows)) | plan.membership(set_of(*rows), set_of(*rows, name="holdout"))
     metrics: dict[str, Metric] = {}
     for name, compute in parts.items():
@@ -184,7 +184,7 @@ def test_what_a_suite_leaves_open_is_what_relations_need():
     assert metrics["mia_reference"].reason == "no results of a reference model"
     retrained = an_evaluation("retrained", forget=(1.0, 3.5))  # against holdout 3, 4: three pairs of four
     related = with_relations(replace(an_evaluation(), metrics=metrics), retrained=retrained)
-    assert related.values["forget_quality"] == pytest.approx(2 / 10)  # 0.5 and 0.25, all below 1, 2 and 3
+    assert related.values["forget_quality"] == pytest.approx(2 / 70)  # 0.5 and 0.25, all below 1, 2, 3 and 3.5
     assert related.values["privleak"] == pytest.approx(100 * (0.5 - 0.25) / 0.25)
 
 

@@ -168,16 +168,18 @@ def test_an_infinite_loss_is_a_probability_of_0(small):
 
 
 def test_forget_quality_by_hand(small):
+    for name, column in small[FORGET].items():  # ratios 1/4, 2, 1/4, 2
+        small[FORGET][name] = {**column, "2": column["0"], "3": column["1"]}
+    assert forget_quality_from_tofu_logs(small, copy.deepcopy(small)) == pytest.approx(1.0)
     other = copy.deepcopy(small)
-    other[FORGET]["average_perturb_loss"] = {"0": [log(2)], "1": [0.0]}  # ratios 1 and 4 against 1/4 and 2
-    assert forget_quality_from_tofu_logs(small, other) == pytest.approx(1.0)
-    other[FORGET]["average_perturb_loss"] = {"0": [0.0], "1": [0.0]}
-    other[FORGET]["avg_paraphrased_loss"] = {"0": log(4), "1": log(8)}  # 4 and 8, both above
-    assert forget_quality_from_tofu_logs(small, other) == pytest.approx(2 / 6)
+    other[FORGET]["average_perturb_loss"] = {row: [0.0] for row in "0123"}
+    other[FORGET]["avg_paraphrased_loss"] = {row: log(4) for row in "0123"}  # 4, all of them above
+    assert forget_quality_from_tofu_logs(small, other) == pytest.approx(2 / 70)
 
 
 def test_only_what_is_read_must_be_there(small):
-    assert forget_quality_from_tofu_logs({FORGET: small[FORGET]}, {FORGET: small[FORGET]}) == 1.0
+    with pytest.raises(DataError, match=r"too few rows: of 2 and 2 truth ratios the test's p-value is 0\.33 or more"):
+        forget_quality_from_tofu_logs({FORGET: small[FORGET]}, {FORGET: small[FORGET]})
     del small[FORGET]
     assert model_utility_from_tofu_log(small)["model_utility"] > 0
 

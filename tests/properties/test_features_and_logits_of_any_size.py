@@ -46,7 +46,9 @@ def test_a_set_beside_itself(features):
     assert overlap.value is None or overlap.value == pytest.approx(1)
     kernels = entanglement.centred_kernel_alignment(features, features)
     assert kernels.value is None or kernels.value == pytest.approx(1)
-    assert (overlap.value is None) == (kernels.value is None) == (np.ptp(features, axis=0) == 0).all()
+    is_one_point = (np.ptp(features, axis=0) == 0).all()
+    assert (overlap.value is None) == is_one_point
+    assert (kernels.value is None) == (is_one_point or len(features) < 3)  # of two rows it is 1 whatever they are
 
 
 @given(FEATURES, st.data())

@@ -9,6 +9,7 @@ from fixtures_scores import shuffled
 from hypothesis import given, note, settings
 from hypothesis import strategies as st
 
+from egup_trainer.data.words import words_of
 from egup_trainer.evaluation import fluency, memorization
 from egup_trainer.evaluation.memorization import MUSE_ROUGE, TOFU_ROUGE, TruthRatioForm, raw_truth_ratios
 from egup_trainer.evaluation.metric import Metric
@@ -21,6 +22,7 @@ from egup_trainer.evaluation.privacy import (
     reference_attack,
 )
 from egup_trainer.evaluation.scores import SampleScores, SetScores, TextScores
+from egup_trainer.modeling.ks_test import LEVEL, least_p_value
 
 SHARES = {
     "probability": lambda scores: memorization.probability(scores, None),
@@ -126,9 +128,10 @@ def test_a_perplexity_is_at_least_1_or_has_a_reason(scores):
 @given(TEXTS, TEXTS)
 def test_rouge_of_any_texts(reference, generated):
     for form in (TOFU_ROUGE, MUSE_ROUGE):
-        assert 0 <= memorization.rouge_score(reference, generated, form) <= 1
+        found = memorization.rouge_score(reference, generated, form)
+        assert found is None or 0 <= found <= 1
         itself = memorization.rouge_score(reference, reference, form)
-        assert itself == (1 if any(mark.isascii() and mark.isalnum() for mark in reference.lower()) else 0)
+        assert itself == (1 if words_of(reference) else None)
         longer = memorization.rouge_score(reference, f"{generated} {reference} {generated}", TOFU_ROUGE)
         assert longer == itself  # a recall
 
@@ -168,10 +171,14 @@ RATIOS = st.lists(st.floats(0, 1e10), min_size=1, max_size=8)
 def test_forget_quality_is_a_p_value_of_two_samples_in_any_order(ratios, retrained, data):
     ours, theirs = (dict(enumerate(each)) for each in (ratios, retrained))
     found = forget_quality(ours, theirs).value
+    if least_p_value(len(ours), len(theirs)) > LEVEL:
+        assert found is None
+        return
     assert 0 <= found <= 1
     mixed = dict(enumerate(data.draw(st.permutations(ratios))))
     assert forget_quality(mixed, theirs).value == pytest.approx(found, abs=1e-4)
     assert forget_quality(theirs, ours).value == pytest.approx(found, abs=1e-4)
-    assert forget_quality(ours, mixed).value == pytest.approx(1, abs=1e-4)
+    itself = forget_quality(ours, mixed).value
+    assert itself == (pytest.approx(1, abs=1e-4) if len(ours) > 3 else None)
     doubled = ({place: 2 * ratio for place, ratio in each.items()} for each in (ours, theirs))
     assert forget_quality(*doubled).value == pytest.approx(found, abs=1e-4)  # only the order counts

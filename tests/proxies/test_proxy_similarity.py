@@ -6,7 +6,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rouge_score.rouge_scorer import RougeScorer
 
-from egup_trainer.proxies.similarity import NearestText, Stretches, words_of
+from egup_trainer.data.words import words_of
+from egup_trainer.proxies.similarity import NearestText, Stretches
 
 WORDS = [f"word{letter}" for letter in "abcdefghijklmnopqrst"]
 
@@ -16,6 +17,8 @@ def test_words_of_many_scripts():
     assert words_of("Она живёт в Риге") == ["она", "живёт", "в", "риге"]
     assert words_of("東京に住む。OK") == ["東", "京", "に", "住", "む", "ok"]
     assert words_of("…!") == []
+    assert words_of("ភ្នំពេញ") == ["ភ្", "នំ", "ពេ", "ញ"]  # Khmer sets no spaces: marks stay with their letter
+    assert words_of("दिल्ली में") == ["दिल्ली", "में"]
 
 
 @pytest.mark.parametrize(

@@ -3,11 +3,10 @@
 import pytest
 import torch
 from fixtures_trainer import furthest, weights_of
-from scipy.stats import ks_2samp
 
 from egup_trainer.errors import DataError
+from egup_trainer.modeling.ks_test import ks_p_value
 from egup_trainer.trainer import stopping
-from egup_trainer.trainer.stopping import cannot_be_told_apart
 
 OFF = {"inter_entanglement": False, "intra_entanglement": False, "proxy_constraint": False}
 
@@ -18,8 +17,8 @@ def logged(trainer, name):
 
 def test_two_sets_far_apart_are_told_apart():
     near, far = torch.linspace(1, 2, 20), torch.linspace(5, 6, 15)
-    assert cannot_be_told_apart(near, far) < 1e-6
-    assert cannot_be_told_apart(near, near + 0.01) == ks_2samp(near.tolist(), (near + 0.01).tolist()).pvalue > 0.9
+    assert ks_p_value(near.tolist(), far.tolist()) < 1e-6
+    assert ks_p_value(near.tolist(), (near + 0.01).tolist()) > 0.9
 
 
 def test_it_stops_after_the_first_epoch_in_which_nothing_tells_the_rows_apart(make_trainer):
@@ -28,13 +27,23 @@ def test_it_stops_after_the_first_epoch_in_which_nothing_tells_the_rows_apart(ma
     trainer.train()
     assert trainer.state.global_step == 3
     forget, proxies = (trainer.score(rows).mean_nll for rows in (trainer.forget_rows, trainer.proxy_rows))
-    assert logged(trainer, "boundary_p") == [pytest.approx(cannot_be_told_apart(forget, proxies))]
+    assert logged(trainer, "boundary_p") == [pytest.approx(ks_p_value(forget.tolist(), proxies.tolist()))]
     assert logged(trainer, "retain_rise") == [pytest.approx(0, abs=1e-3)]
+
+
+def test_so_few_rows_that_it_would_stop_whatever_the_model_says_are_refused(make_trainer):
+    with pytest.raises(DataError) as caught:
+        make_trainer(stop_at_boundary=True, forget=1)
+    assert str(caught.value) == (
+        "got stop_at_boundary with 1 forget rows and 6 proxies: the test's p-value is 0.29 or more, whatever the model "
+        "says; expected enough rows for a p-value of 0.05, such as four of each; give more rows, or leave out "
+        "--stop_at_boundary"
+    )
 
 
 def test_it_goes_on_while_the_rows_are_told_apart(make_trainer, monkeypatch):
     p_values = iter([0.001, 0.05, 0.051, 0.9])
-    monkeypatch.setattr(stopping, "cannot_be_told_apart", lambda *args: next(p_values))
+    monkeypatch.setattr(stopping, "ks_p_value", lambda *args: next(p_values))
     trainer = make_trainer(stop_at_boundary=True, stop_retain_rise=100.0, num_train_epochs=9)
     trainer.train()
     assert logged(trainer, "boundary_p") == [0.001, 0.05, 0.051]

@@ -1,0 +1,32 @@
+"""Whether two sets of numbers can be told apart: the two-sided two-sample Kolmogorov-Smirnov test."""
+
+import math
+from collections.abc import Sequence
+
+LEVEL = 0.05
+"""p-value above which the test does not tell two sets apart."""
+
+
+def ks_p_value(first: Sequence[float], second: Sequence[float]) -> float:
+    """The p-value of the test.
+
+    Example:
+        >>> ks_p_value([1.0, 2.0], [1.0, 2.0])
+        1.0
+    """
+    from scipy.stats import ks_2samp
+
+    return float(ks_2samp(first, second).pvalue)
+
+
+def least_p_value(num_first: int, num_second: int) -> float:
+    """The p-value where the sets have nothing in common: with so many numbers no other is lower.
+
+    Formula: 2 / C(n + m, n), since 2 of the C(n + m, n) orders, equally likely, keep the sets apart. Where it is above
+    `LEVEL`, the test says that the sets cannot be told apart, whatever the numbers are.
+
+    Example:
+        >>> least_p_value(3, 3), round(least_p_value(4, 4), 4)
+        (0.1, 0.0286)
+    """
+    return 2 / math.comb(num_first + num_second, num_first)
