@@ -1,8 +1,10 @@
 """The ledger of a model: which requests to forget it has been through, one JSON line each, beside the weights.
 
 It names rows by their fingerprint alone, and no path. A model that is unlearned again takes the earlier lines along.
+Each line holds the digest of the line before it, so that a line that was changed, removed or moved is found.
 """
 
+import hashlib
 import json
 import logging
 from collections.abc import Sequence
@@ -19,7 +21,11 @@ from egup_trainer.typed import check_types
 logger = logging.getLogger(__name__)
 
 LEDGER_NAME = "egup_ledger.jsonl"
-LEDGER_SCHEMA = 1
+LEDGER_SCHEMA = 2
+RUN_NAME = "_run.json"
+"""The whole record of a run. It is readable by the user alone, since it names paths and holds the secrets that
+fingerprints are keyed by; it is left out of what is pushed to a hub, as all `_*` is."""
+_PREVIOUS = "previous"
 
 
 @dataclass(frozen=True)
@@ -29,7 +35,7 @@ class Request:
     Args:
         date: of the run, UTC, ISO 8601.
         rows: number of forget rows.
-        fingerprint: of the forget rows, see `egup_trainer.trainer.record.fingerprint`.
+        fingerprint: of the forget rows, keyed by the run's secret; see `egup_trainer.trainer.record.fingerprint`.
         objective: the forget objective.
         steps: optimizer steps.
         versions: of the packages.
@@ -61,16 +67,19 @@ def read_ledger(source: str | Path | None) -> list[Request]:
         source: folder or hub id of the model. Of a hub model the ledger is fetched.
 
     Raises:
-        DataError: the file holds something else, or is of another version of this package.
+        DataError: the file holds something else, is of another version of this package, or was changed.
     """
     path = _ledger_of(source)
     if path is None:
         return []
+    restore = "restore it; what it tells of earlier requests can be had from nowhere else"
+    previous = None
     names = {option.name for option in fields(Request)}
     found = []
     for number, line in enumerate(path.read_bytes().removesuffix(b"\n").split(b"\n"), start=1):
         try:
             entry = json.loads(line)
+            link = entry.pop(_PREVIOUS)
             if entry.pop("schema_version") != LEDGER_SCHEMA or entry.keys() != names:
                 raise ValueError
             found.append(Request(**entry))
@@ -79,8 +88,15 @@ def read_ledger(source: str | Path | None) -> list[Request]:
             raise DataError(
                 got=f"line {number} of {path}, which is no request in schema {LEDGER_SCHEMA}",
                 expected="the file as this version of the trainer writes it",
-                fix="restore it; what it tells of earlier requests can be had from nowhere else",
+                fix=restore,
             ) from None
+        if link != previous:
+            raise DataError(
+                got=f"line {number} of {path}, which does not follow from the lines before it",
+                expected="each line as its run wrote it: one was changed, removed or moved",
+                fix=restore,
+            )
+        previous = _digest(line)
     return found
 
 
@@ -115,8 +131,40 @@ def _fetch(repo: str) -> Path | None:
 
 def write_ledger(folder: str | Path, requests: Sequence[Request]) -> None:
     """Writes the ledger into a saved model's folder; the file appears whole or not at all."""
-    lines = [json.dumps({"schema_version": LEDGER_SCHEMA, **asdict(request)}, allow_nan=False) for request in requests]
+    lines: list[str] = []
+    for request in requests:
+        head = {"schema_version": LEDGER_SCHEMA, _PREVIOUS: _digest(lines[-1].encode()) if lines else None}
+        lines.append(json.dumps({**head, **asdict(request)}, allow_nan=False))
     write_file(Path(folder) / LEDGER_NAME, "\n".join(lines) + "\n", private=False)
+
+
+def _digest(line: bytes) -> str:
+    return hashlib.sha256(line).hexdigest()
+
+
+def read_secrets(source: str | Path | None) -> list[str]:
+    """The secrets that the fingerprints of a model's requests are keyed by, the last request's first.
+
+    They stand in the record of the model's run, in the model's folder or, for a merged model, in the folder above it.
+
+    Raises:
+        DataError: the record is no whole JSON file.
+    """
+    places = [] if source is None else [Path(source) / RUN_NAME, Path(source).parent / RUN_NAME]
+    path = next((place for place in places if place.is_file()), None)
+    if path is None or not Path(str(source)).is_dir():
+        return []
+    try:
+        return list(json.loads(path.read_text(encoding="utf-8")).get("secrets", []))
+    except (OSError, ValueError, AttributeError, TypeError):
+        raise DataError(
+            got=f"{path}, which is no whole JSON file", expected="the record of the run", fix="restore or delete it"
+        ) from None
+
+
+def write_secrets(folder: str | Path, secrets: Sequence[str]) -> None:
+    """Starts the record of a run in a saved model's folder: without the secrets nobody can confirm fingerprints."""
+    write_file(Path(folder) / RUN_NAME, json.dumps({"secrets": list(secrets)}) + "\n")
 
 
 def last_measured(requests: Sequence[Request], place: int) -> float | None:

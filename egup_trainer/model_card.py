@@ -254,7 +254,8 @@ def _what(record: dict[str, Any], facts: CardFacts) -> str:
 {table}
 
 Unlearned{author} on {record["date"]}.{named} The trainer publishes none of the rows. A fingerprint is a digest of
-the tokenized rows in their order: whoever has the rows can check with it that they were these.
+the tokenized rows in their order, keyed by a secret that the publisher keeps: who has the rows and the secret can check
+with it that they were these.
 """
 
 

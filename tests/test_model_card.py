@@ -59,7 +59,8 @@ This is [owner/base](https://huggingface.co/owner/base) after unlearning with `e
 | retain | 3 | `ffffffffffffffff` |
 
 Unlearned by Ada Lorn on 2026-03-04. The trainer publishes none of the rows. A fingerprint is a digest of
-the tokenized rows in their order: whoever has the rows can check with it that they were these.
+the tokenized rows in their order, keyed by a secret that the publisher keeps: who has the rows and the secret can check
+with it that they were these.
 
 ## How
 

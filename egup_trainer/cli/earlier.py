@@ -3,15 +3,11 @@
 from pathlib import Path
 from typing import Any
 
-from egup_trainer.cli.run_file import RUN_NAME, is_merged, read_run
+from egup_trainer.cli.run_file import earlier_name, is_merged, read_sources
 from egup_trainer.data.sources import load_rows
 from egup_trainer.data.tokenization import check_disjoint
 from egup_trainer.errors import ConfigError, DataError
-
-
-def earlier_name(number: int) -> str:
-    """What the rows of an earlier request are called, by its number from 1."""
-    return f"earlier {number}"
+from egup_trainer.ledger import RUN_NAME
 
 
 def read_earlier(
@@ -30,28 +26,34 @@ def read_earlier(
         ConfigError: rows were given, and the model has no ledger.
         DataError: rows were given that are of no request in it, or stand in the retain set, which would teach them.
     """
-    from egup_trainer.ledger import LEDGER_NAME, read_ledger
+    from egup_trainer.ledger import LEDGER_NAME, read_ledger, read_secrets
     from egup_trainer.trainer.preparation import prepare_dataset, tokenizer_of
     from egup_trainer.trainer.record import fingerprint
 
-    numbers: dict[str, list[int]] = {}
-    for number, request in enumerate(read_ledger(model), start=1):
-        numbers.setdefault(request.fingerprint, []).append(number)
+    numbers = {request.fingerprint: number for number, request in enumerate(read_ledger(model), start=1)}
+    secrets = read_secrets(model)
     if given and not numbers:
         raise ConfigError(
             got=f"--earlier_forget for {model}, which has no {LEDGER_NAME}",
             expected="a model that was unlearned before",
             fix="leave it out",
         )
+    if given and not secrets:
+        raise ConfigError(
+            got=f"--earlier_forget for {model} without {RUN_NAME}",
+            expected="that file of its last run, which holds the secrets that the ledger's fingerprints are keyed by",
+            fix=f"copy it into {model}, or leave out --earlier_forget",
+        )
     found: dict[int, tuple[str, Any]] = {}
     tokenizer = tokenizer_of(model, config) if numbers else None
     for source in given if given is not None else _recorded_sources(model, data_dir):
         dataset = prepare_dataset(load_rows(source, data_dir), "earlier forget set", tokenizer, config)
-        requests = numbers.get(fingerprint(dataset), [])
+        prints = [fingerprint(dataset, secret) for secret in secrets]
+        requests = [numbers[each] for each in prints if each in numbers]
         found |= dict.fromkeys(requests, (source, dataset))
         if given and not requests:
             raise DataError(
-                got=f"rows of fingerprint {fingerprint(dataset)} in {source}",
+                got=f"rows of no earlier request in {source}",
                 expected=f"one of the ledger's: {', '.join(numbers)}",
                 fix="give as --earlier_forget the rows of an earlier request, all of them and in their order",
             )
@@ -68,7 +70,7 @@ def _recorded_sources(model: str, data_dir: str | None) -> list[str]:
     folder = Path(model).parent if is_merged(model) else Path(model)
     if not (folder / RUN_NAME).is_file():
         return []
-    sources = read_run(folder / RUN_NAME).sources
+    sources = read_sources(folder / RUN_NAME)
     named = dict.fromkeys(source for name, source in sources.items() if name not in ("retain", "proxy"))
     return [source for source in named if Path(source).exists() or (source.startswith("tofu:") and data_dir)]
 

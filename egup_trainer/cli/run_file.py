@@ -1,5 +1,6 @@
 """The whole record of a run, which `egup verify` and later runs read: command, rows, versions, machine, numbers."""
 
+import hashlib
 import json
 import shlex
 import shutil
@@ -9,15 +10,20 @@ from typing import Any
 
 from egup_trainer.errors import DataError
 from egup_trainer.files import write_file
-from egup_trainer.ledger import Request, read_ledger, write_ledger
+from egup_trainer.ledger import LEDGER_NAME, RUN_NAME, Request, read_ledger, read_secrets, write_ledger
+from egup_trainer.model_card import RECORD_NAME
 from egup_trainer.outcome import AFTER, MERGED
 from egup_trainer.secrecy import HIDDEN, is_secret, secrets_in, without_secrets
 from egup_trainer.typed import check_types
 
-RUN_NAME = "_run.json"
-"""Readable by the user alone, since it names paths; left out of what is pushed to a hub, as all `_*` is."""
 LOADING = ("dtype", "load_in_4bit", "load_in_8bit", "bnb_4bit_quant_type", "use_bnb_nested_quant")
 """Flags that decide which weights a model has."""
+MODEL_FILES = ("*config.json", "*token*.json", "vocab*", "merges.txt", "*.model", "*.tiktoken", "*.jinja", "*.py")
+MODEL_FILES += ("chat_template*", "additional_chat_templates/*", "model*.safetensors*", "pytorch_model*.bin*")
+MODEL_FILES += ("adapter_model.*", "*/adapter_*", RECORD_NAME, LEDGER_NAME)
+"""What transformers and PEFT read of a model's folder, and what tells of its requests."""
+_CHUNK = 1 << 24
+_EXPECTED = "the file _run.json that `egup unlearn` writes into its output folder"
 
 
 @dataclass(frozen=True)
@@ -40,6 +46,8 @@ class Run:
         probability: by when it was measured, then by set; text where it could not be.
         sources: where the rows came from, by set.
         rows: number and fingerprint, by set.
+        secrets: what the fingerprints are keyed by: the run's own, then those of earlier requests.
+        files: SHA-256 of the saved model's files by name, by when it was measured; see `digests_of`.
         reading: how rows were read.
         loading: how the model was loaded, see `LOADING`.
         mixed_precision: "no", "bf16" or "fp16".
@@ -50,6 +58,8 @@ class Run:
     probability: dict[str, dict[str, float] | str]
     sources: dict[str, str]
     rows: dict[str, dict[str, Any]]
+    secrets: list[str]
+    files: dict[str, dict[str, str]]
     reading: Reading
     loading: dict[str, bool | str | None]
     mixed_precision: str
@@ -82,15 +92,20 @@ def write_records(
     from egup_trainer.trainer.record import add_to_record, facts_of_rows, write_record
 
     folder = Path(args.output_dir)
-    facts = {name: facts_of_rows(rows) for name, rows in datasets.items()}
+    secrets, requests = read_secrets(folder), read_ledger(folder)
+    facts = {name: facts_of_rows(rows, secrets[0]) for name, rows in datasets.items()}
+    for number, request in enumerate(requests, start=1):
+        if (name := earlier_name(number)) in facts:
+            facts[name]["fingerprint"] = request.fingerprint
     record = add_to_record(folder, probability=probability, rows=facts)
-    requests = _with_probabilities(read_ledger(folder), probability, facts)
+    requests = _with_probabilities(requests, probability, facts)
     write_ledger(folder, requests)
     if MERGED in probability:
         merged = record | {"is_merged": True}
         write_record(merged, folder / MERGED)
         write_ledger(folder / MERGED, requests)
         write_model_card(folder / MERGED, model_card(merged, None, folder.resolve().name))
+    models = {AFTER: folder, **({MERGED: folder / MERGED} if MERGED in probability else {})}
     whole = record | run_facts(
         command=shlex.join(["egup", "unlearn", *_without_secrets(argv, secrets_in(vars(args)))]),
         config_file=_config_file(argv),
@@ -100,8 +115,39 @@ def write_records(
         reading={option.name: getattr(args, option.name) for option in fields(Reading)},
         loading={name: getattr(model_config, name) for name in LOADING},
         mixed_precision="bf16" if args.bf16 else "fp16" if args.fp16 else "no",
+        secrets=secrets,
+        files={when: digests_of(place, progress=not args.disable_tqdm) for when, place in models.items()},
     )
     write_file(folder / RUN_NAME, json.dumps(whole, indent=2, allow_nan=False) + "\n")
+
+
+def earlier_name(number: int) -> str:
+    """What the rows of an earlier request are called, by its number from 1."""
+    return f"earlier {number}"
+
+
+def digests_of(folder: Path, *, progress: bool) -> dict[str, str]:
+    """SHA-256 of the files in a saved model's folder that decide what the model says or what it was, by name.
+
+    Weights, configurations, tokenizer, chat template, code, record and ledger are among them; the model card, which
+    later evaluations change, is not.
+    """
+    from tqdm.auto import tqdm
+
+    paths = sorted({path for pattern in MODEL_FILES for path in folder.glob(pattern) if path.is_file()})
+    first = {path: path.relative_to(folder).parts[0] for path in paths}
+    paths = [path for path in paths if first[path] != MERGED and not first[path].startswith(("checkpoint-", "_"))]
+    digests = {}
+    size = sum(path.stat().st_size for path in paths)
+    with tqdm(total=size, desc="Digests of the files", unit="B", unit_scale=True, disable=not progress) as bar:
+        for path in paths:
+            digest = hashlib.sha256()
+            with path.open("rb") as file:
+                while chunk := file.read(_CHUNK):
+                    digest.update(chunk)
+                    bar.update(len(chunk))
+            digests[path.relative_to(folder).as_posix()] = digest.hexdigest()
+    return digests
 
 
 def forget_last_run(folder: Path) -> None:
@@ -126,13 +172,7 @@ def read_run(path: Path) -> Run:
     """
     from egup_trainer.model_card import RECORD_SCHEMA
 
-    expected = "the file _run.json that `egup unlearn` writes into its output folder"
-    try:
-        document = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise DataError(got=f"no readable file at {path}", expected=expected, fix="check the path") from error
-    except ValueError as error:
-        raise DataError(got=f"{path}, which is no whole JSON file", expected=expected, fix="get it anew") from error
+    document = _read_json(path)
     try:
         if document["schema_version"] != RECORD_SCHEMA:
             raise TypeError("schema_version")
@@ -144,18 +184,45 @@ def read_run(path: Path) -> Run:
         what = str(error).strip("'").partition(" of ")[0] or "something"
         raise DataError(
             got=f"{path}, whose {what} is missing or of another kind",
-            expected=f"{expected}, version {RECORD_SCHEMA}",
+            expected=f"{_EXPECTED}, version {RECORD_SCHEMA}",
             fix="name such a file",
         ) from error
     return run
 
 
+def read_sources(path: Path) -> dict[str, str]:
+    """Where the rows of a run came from, by set; empty if the record is that of a trainer in Python, who knows of none.
+
+    Raises:
+        DataError: as `read_run`.
+    """
+    return read_run(path).sources if "sources" in _read_json(path) else {}
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise DataError(got=f"no readable file at {path}", expected=_EXPECTED, fix="check the path") from error
+    except ValueError as error:
+        raise DataError(got=f"{path}, which is no whole JSON file", expected=_EXPECTED, fix="get it anew") from error
+
+
 def _check_parts(run: Run) -> None:
     """Raises `KeyError` where the parts of a record do not belong together."""
-    for when in (AFTER, MERGED):
-        measured = run.probability.get(when, {} if when == MERGED else None)
-        if not isinstance(measured, dict) or ((measured or when == AFTER) and measured.keys() != run.sources.keys()):
+    for when in (AFTER, MERGED) if run.probability.get(MERGED) else (AFTER,):
+        measured = run.probability.get(when)
+        if (
+            not isinstance(measured, dict)
+            or "forget" not in measured
+            or measured.keys() != run.sources.keys()
+            or not all(0 <= value <= 1 for value in measured.values())
+        ):
             raise KeyError("probability")
+        if not run.files.get(when):
+            raise KeyError("files")
+    if not run.secrets:
+        raise KeyError("secrets")
     for name in run.sources:
         run.rows[name]["fingerprint"]
 

@@ -1,12 +1,20 @@
-"""`egup verify`: measures a saved model again, and says whether it gives the numbers that its run recorded."""
+"""`egup verify`: whether a saved model has the files of its run, and whether it gives the numbers that it recorded."""
 
 import sys
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
-from egup_trainer.cli.common import RunArguments, load_on_device, parse, quiet_libraries, refuse_lora_flags, require
-from egup_trainer.cli.run_file import Run, read_run
+from egup_trainer.cli.common import (
+    RunArguments,
+    load_on_device,
+    one_line_errors,
+    parse,
+    quiet_libraries,
+    refuse_lora_flags,
+    require,
+)
+from egup_trainer.cli.run_file import MODEL_FILES, Run, digests_of, read_run
 from egup_trainer.errors import ConfigError, DataError, check_range
 from egup_trainer.outcome import AFTER, MERGED
 
@@ -33,29 +41,84 @@ class VerifyArguments(RunArguments):
 
 
 def main(argv: list[str]) -> int:
-    """Prints recorded and recomputed numbers side by side; returns 0 if they are equal, and 1 if not."""
+    """Compares files and numbers with the record.
+
+    Returns:
+        0 if files and numbers are equal, 1 if one of them is not. What cannot be checked is an error (exit code 2).
+    """
     quiet_libraries()
     from trl import ModelConfig
 
-    argv = argv if not argv or argv[0].startswith("-") else ["--record", *argv]
-    args, model_config = parse("verify", [VerifyArguments, ModelConfig], argv)
+    args, model_config = parse("verify", [VerifyArguments, ModelConfig], _with_record(argv))
     require("verify", record=args.record, model=args.model)
     check_range(args, ("tolerance",), low=0)
     check_range(args, ("per_device_eval_batch_size",), low=1, whole=True)
     refuse_lora_flags(model_config)
     run = read_run(Path(args.record))
     when, recorded = _recorded(run, args.model)
+    changes = _changes(run.files[when], _files_of(args, model_config))
+    _print_files(changes, len(run.files[when]))
     # A merged model was measured without autocast, as those who load it will.
     if when == AFTER:
         _load_as_then(model_config, run)
-    found = _measure(args, model_config, run, "no" if when == MERGED else run.mixed_precision)
+    try:
+        found = _measure(args, model_config, run, "no" if when == MERGED else run.mixed_precision)
+    except DataError as error:
+        if not changes:
+            raise
+        print(f"Numbers not measured: {error}")  # another tokenizer or template reads the rows otherwise
+        return 1
     _print_numbers(when, recorded, found)
     apart = [name for name in recorded if not abs(found[name] - recorded[name]) <= args.tolerance * recorded[name]]
     if apart:
-        print(f"Not equal: {', '.join(apart)}. Is it the model of this run?")
-        return 1
-    print(f"Equal, within a share of {args.tolerance:g}.")
-    return 0
+        print(f"Numbers not equal: {', '.join(apart)}. Is it the model of this run?")
+    else:
+        print(f"Numbers equal, within a share of {args.tolerance:g}.")
+    return 1 if apart or changes else 0
+
+
+def _with_record(argv: list[str]) -> list[str]:
+    """The words with --record before the record, where that stands without it."""
+    takes_no_value = ("--use_cpu", "--disable_tqdm")
+    before = ["", *argv]
+    alone = [
+        place
+        for place, word in enumerate(argv)
+        if not word.startswith("-") and (not before[place].startswith("--") or before[place] in takes_no_value)
+    ]
+    if not alone or any(word.partition("=")[0] == "--record" for word in argv):
+        return argv
+    place = 0 if alone[0] == 0 else alone[-1]
+    return ["--record", argv[place], *argv[:place], *argv[place + 1 :]]
+
+
+def _files_of(args: VerifyArguments, model_config: Any) -> dict[str, str]:
+    """Digests of the model's files; those of a hub model are fetched."""
+    folder = Path(str(args.model))
+    if not folder.is_dir():
+        from huggingface_hub import snapshot_download
+
+        from egup_trainer.modeling.loading import load_tokenizer
+
+        name, revision = str(args.model), model_config.model_revision
+        load_tokenizer(name, revision=revision)  # says what is wrong with a name that is none
+        with one_line_errors():
+            folder = Path(snapshot_download(name, revision=revision, allow_patterns=list(MODEL_FILES)))
+    return digests_of(folder, progress=not args.disable_tqdm)
+
+
+def _changes(recorded: dict[str, str], found: dict[str, str]) -> list[str]:
+    """The names of files that differ, with a word for those that are on one side alone."""
+    words = {**dict.fromkeys(recorded, ""), **dict.fromkeys(found.keys() - recorded.keys(), " (new)")}
+    words |= dict.fromkeys(recorded.keys() - found.keys(), " (missing)")
+    return [name + word for name, word in words.items() if recorded.get(name) != found.get(name)]
+
+
+def _print_files(changes: list[str], count: int) -> None:
+    if changes:
+        print(f"Files changed: {', '.join(changes)}.")
+    else:
+        print(f"Files equal: {count} of {count}.")
 
 
 def _recorded(run: Run, model: str) -> tuple[str, dict[str, float]]:
@@ -104,6 +167,7 @@ def _read_rows(args: VerifyArguments, run: Run, tokenizer: Any) -> dict[str, Any
     """The rows of the run, tokenized; others are refused."""
     from egup_trainer.data.sources import load_rows
     from egup_trainer.data.tokenization import Template, today, tokenize
+    from egup_trainer.modeling.probability import MOST_ROWS
     from egup_trainer.trainer.record import fingerprint
 
     reading, data_dir, datasets = run.reading, args.data_dir or run.data_dir, dict[str, Any]()
@@ -119,17 +183,22 @@ def _read_rows(args: VerifyArguments, run: Run, tokenizer: Any) -> dict[str, Any
             progress=not args.disable_tqdm,
         )
 
-    moved = {fingerprint(rows): rows for rows in (read(each, "earlier forget") for each in args.earlier_forget or [])}
+    own = run.secrets[0]
+    others = [read(each, "earlier forget") for each in args.earlier_forget or []]
+    moved = {fingerprint(rows, secret): rows for rows in others for secret in run.secrets}
     for name, source in run.sources.items():
         expected, is_earlier = run.rows[name]["fingerprint"], name not in ("forget", "retain", "proxy")
         rows = moved.get(expected) if is_earlier else None
         rows = read(getattr(args, name, None) or source, name) if rows is None else rows
-        if fingerprint(rows) != expected:
+        prints = [fingerprint(rows, secret) for secret in (run.secrets if is_earlier else [own])]
+        if expected not in prints:
             raise DataError(
-                got=f"{name} rows of fingerprint {fingerprint(rows)}",
+                got=f"{name} rows of fingerprint {prints[0]}",
                 expected=f"the run's, {expected}",
                 fix=f"give them as --{'earlier_forget' if is_earlier else name}, all of them and in their order",
             )
+        if len(rows) > MOST_ROWS:
+            print(f"Of the {len(rows)} {name} rows {MOST_ROWS} are measured, drawn with the run's seed.")
         datasets[name] = rows
     return datasets
 

@@ -4,7 +4,6 @@ import csv
 import io
 import json
 from collections.abc import Sequence
-from dataclasses import asdict
 
 from egup_trainer.report.models import Comparison
 from egup_trainer.report.remarks import remarks
@@ -31,7 +30,7 @@ def to_json(comparison: Comparison, parts: Sequence[Part], title: str) -> str:
                 "role": model.role.value,
                 "suite": model.evaluation.suite,
                 "split": model.evaluation.split,
-                "sets": {name: asdict(facts) for name, facts in model.evaluation.sets.items()},
+                "sets": {name: {"num_rows": facts.num_rows} for name, facts in model.evaluation.sets.items()},
                 "run": model.evaluation.run,
             }
             for model in comparison.models

@@ -1,9 +1,11 @@
 """What goes with a saved model: the record of the run, and a model card made from it."""
 
+from functools import cached_property
 from pathlib import Path
+from secrets import token_hex
 from typing import Any
 
-from egup_trainer.ledger import Request, read_ledger, write_ledger
+from egup_trainer.ledger import Request, read_ledger, read_secrets, write_ledger, write_secrets
 from egup_trainer.model_card import CardFacts, model_card, write_model_card
 from egup_trainer.trainer.mixed_in import MixedIn
 from egup_trainer.trainer.record import make_record, saved_step, write_record
@@ -19,6 +21,12 @@ class ModelCards(MixedIn):
 
     model_source: str | None = None
     """Folder or hub id that the model before unlearning came from."""
+    _is_saving = False
+
+    @cached_property
+    def secrets(self) -> list[str]:
+        """What fingerprints of rows are keyed by: this run's secret, then those of earlier requests."""
+        return [token_hex(32), *read_secrets(self.model_source)]
 
     def _save(self, output_dir: str | None = None, state_dict: dict | None = None) -> None:
         super()._save(output_dir, state_dict)
@@ -26,6 +34,8 @@ class ModelCards(MixedIn):
             folder, record = output_dir or self.args.output_dir, make_record(self)
             write_record(record, folder)
             write_ledger(folder, [*read_ledger(self.model_source), Request.of(record)])
+            if not self._is_saving:  # a checkpoint may be pushed to a hub with all its files
+                write_secrets(folder, self.secrets)
 
     def create_model_card(
         self,

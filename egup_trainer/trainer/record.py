@@ -1,6 +1,7 @@
 """The record of an unlearning run, kept beside the saved model: what was done with what, and no text of any row."""
 
 import hashlib
+import hmac
 import json
 from dataclasses import fields
 from datetime import datetime, timezone
@@ -63,7 +64,7 @@ def make_record(trainer: Any) -> dict[str, Any]:
         "clreg_weight": getattr(args, "clreg_weight", 0.0),
         "options": _options(args),
         "steps": saved_step(trainer),
-        "rows": {name: facts_of_rows(rows) for name, rows in sets.items()},
+        "rows": {name: facts_of_rows(rows, trainer.secrets[0]) for name, rows in sets.items()},
         "versions": package_versions(),
     }
 
@@ -85,21 +86,22 @@ def add_to_record(folder: str | Path, **facts: Any) -> dict[str, Any]:
     return record
 
 
-def facts_of_rows(rows: RowDataset) -> dict[str, Any]:
+def facts_of_rows(rows: RowDataset, secret: str) -> dict[str, Any]:
     """How many rows there are, and their fingerprint."""
-    return {"rows": len(_sources(rows)), "fingerprint": fingerprint(rows)}
+    return {"rows": len(_sources(rows)), "fingerprint": fingerprint(rows, secret)}
 
 
-def fingerprint(rows: RowDataset) -> str:
-    """Digest of the whole rows in their order, as the tokenizer makes them: 16 hexadecimal digits of SHA-256.
+def fingerprint(rows: RowDataset, secret: str) -> str:
+    """HMAC-SHA256 of the whole rows in their order, as the tokenizer makes them: its first 16 hexadecimal digits.
 
-    It depends neither on batches and padding nor on where long rows were cut. Who can guess every row of the set can
-    check the guess with it, which matters for a set of one or two short rows.
+    It depends neither on batches and padding nor on where long rows were cut. Who has the rows and the secret can
+    confirm it; without the secret, even a set of one short row cannot be found by guessing.
 
     Args:
         rows: tokenized rows.
+        secret: of the run, see `egup_trainer.ledger.read_secrets`.
     """
-    return hashlib.sha256(b"".join(key for _, key in _sources(rows))).hexdigest()[:16]
+    return hmac.new(secret.encode(), b"".join(key for _, key in _sources(rows)), hashlib.sha256).hexdigest()[:16]
 
 
 def saved_step(trainer: Any) -> int:

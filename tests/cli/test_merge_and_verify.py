@@ -1,7 +1,9 @@
 """`egup unlearn --merge` and `egup verify`: a stand-alone model, its numbers, and a record that can be checked."""
 
+import hashlib
 import json
 import os
+import re
 import shutil
 
 import pytest
@@ -15,9 +17,10 @@ from transformers import AutoModelForCausalLM
 from egup_trainer.cli.main import main
 from egup_trainer.data.sources import load_rows
 from egup_trainer.data.tokenization import tokenize
-from egup_trainer.modeling.loading import add_adapter, load_model
+from egup_trainer.modeling.loading import add_adapter, load_model, load_tokenizer
 from egup_trainer.modeling.merging import save_merged
 from egup_trainer.modeling.probability import drawn, probabilities_of
+from egup_trainer.trainer.record import fingerprint
 
 SPANS = {"forget": (0, 8), "retain": (20, 32), "proxy": (40, 46)}
 LORA = ("--use_peft", "--lora_r", "4", "--lora_target_modules", "all-linear")
@@ -156,16 +159,107 @@ def test_the_whole_record_repeats_a_run_and_is_the_users_alone(folder):
 )
 def test_a_model_gives_the_numbers_of_its_run(folder, capsys, run, model, flags):
     assert verify(folder, run, model, *flags) == 0
-    assert capsys.readouterr().out.splitlines()[-1] == "Equal, within a share of 0.001."
+    files, *_, numbers = capsys.readouterr().out.splitlines()
+    assert re.fullmatch(r"Files equal: (\d+) of \1\.", files)
+    assert numbers == "Numbers equal, within a share of 0.001."
 
 
 def test_another_model_does_not(folder, capsys):
     assert verify(folder, "whole", "model") == 1
-    assert capsys.readouterr().out.splitlines()[-1].startswith("Not equal: forget, retain")
+    assert capsys.readouterr().out.splitlines()[-1].startswith("Numbers not equal: forget, retain")
 
 
-def test_a_tolerance_that_is_wide_enough_lets_it_pass(folder, capsys):
-    assert verify(folder, "whole", "model", "--tolerance", "1e6") == 0
+def test_a_tolerance_that_is_wide_enough_lets_numbers_pass_but_no_files(folder, capsys):
+    assert verify(folder, "whole", "model", "--tolerance", "1e6") == 1
+    files, *_, numbers = capsys.readouterr().out.splitlines()
+    assert files.startswith("Files changed: ")
+    assert "model.safetensors" in files
+    assert "unlearning.json (missing)" in files
+    assert numbers == "Numbers equal, within a share of 1e+06."
+
+
+def edit_weights(path, change=lambda weights: None):
+    weights = load_file(path)
+    change(weights)
+    save_file(weights, path, {"format": "pt", "saved": "again"})
+
+
+def zero_unused_embedding(folder):
+    edit_weights(folder / "model.safetensors", lambda weights: weights["model.embed_tokens.weight"][-1].zero_())
+
+
+def edit_text(name, old, new):
+    def edit(folder):
+        text = (folder / name).read_text(encoding="utf-8")
+        assert old in text
+        (folder / name).write_text(text.replace(old, new), encoding="utf-8")
+
+    return edit
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        (zero_unused_embedding, "model.safetensors"),
+        (edit_text("egup_ledger.jsonl", '"rows": 8', '"rows": 9'), "egup_ledger.jsonl"),
+        (edit_text("unlearning.json", '"objective": "npo"', '"objective": "pdu"'), "unlearning.json"),
+        (edit_text("config.json", '"use_cache": ', '"use_caches": '), "config.json"),
+        (lambda folder: (folder / "modeling_x.py").write_text("x = 1"), "modeling_x.py (new)"),
+        (lambda folder: (folder / "egup_ledger.jsonl").unlink(), "egup_ledger.jsonl (missing)"),
+        (lambda folder: edit_weights(folder / "model.safetensors"), "model.safetensors"),
+        (edit_text("README.md", "unlearning", "learning"), ""),
+    ],
+)
+def test_files_that_are_not_those_of_the_run_are_named(folder, tmp_path, capsys, change, says):
+    shutil.copytree(folder / "whole", tmp_path / "copy")
+    change(tmp_path / "copy")
+    code = verify(folder, "whole", tmp_path / "copy")
+    files, *_, numbers = capsys.readouterr().out.splitlines()
+    if says == "":  # the model card is no part of the model
+        assert (code, files[:12]) == (0, "Files equal:")
+    else:
+        assert (code, files, numbers[:13]) == (1, f"Files changed: {says}.", "Numbers equal")
+
+
+def test_a_template_that_reads_the_rows_otherwise_is_a_difference_of_files(folder, tmp_path, capsys):
+    shutil.copytree(folder / "whole", tmp_path / "copy")
+    template = "{% for message in messages %}{{ message.content }} {% endfor %}"
+    (tmp_path / "copy" / "chat_template.jinja").write_text(template, encoding="utf-8")
+    assert verify(folder, "whole", tmp_path / "copy") == 1
+    files, numbers = capsys.readouterr().out.splitlines()
+    assert files.startswith("Files changed: chat_template.jinja")
+    assert numbers.startswith("Numbers not measured: got forget rows of fingerprint ")
+
+
+def test_an_adapter_and_a_merged_model_have_files_of_their_own(folder, tmp_path, capsys):
+    shutil.copytree(folder / "quantised" / "merged", tmp_path / "merged")
+    edit_weights(tmp_path / "merged" / "model.safetensors", lambda weights: weights["lm_head.weight"][-1].add_(1e-7))
+    assert verify(folder, "quantised", tmp_path / "merged") == 1
+    assert capsys.readouterr().out.startswith("Files changed: model.safetensors.\n")
+
+
+@pytest.mark.parametrize("place", range(4))
+def test_the_record_may_stand_anywhere_among_the_flags(folder, capsys, place):
+    words = ["--model", str(folder / "whole"), "--use_cpu", "--disable_tqdm"]
+    places = [0, 2, 3, 4]
+    words.insert(places[place], str(folder / "whole" / "_run.json"))
+    assert main(["verify", *words]) == 0
+
+
+def test_nobody_finds_a_published_fingerprint_by_guessing(folder):
+    run = record(folder, "whole/_run.json")
+    secret, expected = run["secrets"][0], run["rows"]["forget"]["fingerprint"]
+    rows = tokenize(load_rows(str(folder / "forget.jsonl")), load_tokenizer(str(folder / "whole")), name="forget")
+    assert (
+        fingerprint(rows, secret)
+        == expected
+        == record(folder, "whole/unlearning.json")["rows"]["forget"]["fingerprint"]
+    )
+    known = b"".join(row.source.key for row in rows.rows)
+    assert expected != hashlib.sha256(known).hexdigest()[:16]
+    published = [path for path in (folder / "whole").rglob("*") if path.is_file() and not path.name.startswith("_")]
+    assert len(published) > 5
+    assert not [path.name for path in published if secret.encode() in path.read_bytes()]
 
 
 def test_rows_elsewhere_are_found_and_other_rows_are_refused(folder, tmp_path, capsys):
@@ -302,6 +396,12 @@ def test_an_adapter_that_lacks_weights_is_refused(folder, tmp_path, capsys):
         (lambda run: run["probability"]["after"].update(forget="0.1"), "probability"),
         (lambda run: run["probability"]["after"].update(forget=float("inf")), "probability"),
         (lambda run: run["rows"].pop("forget"), "forget"),
+        (lambda run: (run["probability"]["after"].clear(), run["sources"].clear()), "probability"),
+        (lambda run: (run["probability"]["after"].pop("forget"), run["sources"].pop("forget")), "probability"),
+        (lambda run: run["probability"]["after"].update(forget=1.5), "probability"),
+        (lambda run: run.pop("files"), "files"),
+        (lambda run: run["files"].update(after={}), "files"),
+        (lambda run: run.update(secrets=[]), "secrets"),
     ],
 )
 def test_a_record_with_a_hole_verifies_nothing(folder, tmp_path, capsys, change, what):

@@ -1,5 +1,7 @@
 """The record of a run: what it holds, what it never holds, and what a fingerprint depends on."""
 
+import hashlib
+import hmac
 import json
 from datetime import date, timedelta
 from pathlib import Path
@@ -33,7 +35,7 @@ def test_the_record_of_a_run(make_trainer, base):
     rows = record.pop("rows")
     assert {name: part["rows"] for name, part in rows.items()} == {"forget": 10, "retain": 13, "proxy": 6}
     sets = (trainer.forget_rows, trainer.retain_rows, trainer.proxy_rows)
-    assert [part["fingerprint"] for part in rows.values()] == [fingerprint(each) for each in sets]
+    assert [part["fingerprint"] for part in rows.values()] == [fingerprint(each, trainer.secrets[0]) for each in sets]
     assert record == {
         "schema_version": 1,
         "author": "Ada Lorn",
@@ -146,23 +148,31 @@ def rows(tokenizer, records, **options):
 
 
 def test_a_fingerprint_tells_rows_and_their_order(tokenizer):
-    first, again = (fingerprint(rows(tokenizer, qa_rows(0, 5))) for _ in range(2))
+    first, again = (fingerprint(rows(tokenizer, qa_rows(0, 5)), "s") for _ in range(2))
     assert first == again
     assert len(first) == 16
     assert set(first) <= set("0123456789abcdef")
     changed = qa_rows(0, 5)
     changed[3]["answer"] += "!"
     others = [changed, qa_rows(0, 4), qa_rows(0, 6), list(reversed(qa_rows(0, 5))), [*qa_rows(0, 5), *qa_rows(0, 1)]]
-    assert len({first, *(fingerprint(rows(tokenizer, each)) for each in others)}) == 6
+    assert len({first, *(fingerprint(rows(tokenizer, each), "s") for each in others)}) == 6
+
+
+def test_a_fingerprint_is_keyed_by_the_secret(tokenizer):
+    one = rows(tokenizer, qa_rows(0, 1))
+    message = one.rows[0].source.key
+    assert fingerprint(one, "s") == hmac.new(b"s", message, "sha256").hexdigest()[:16]
+    assert fingerprint(one, "s") != fingerprint(one, "t")
+    assert hashlib.sha256(message).hexdigest()[:16] not in {fingerprint(one, ""), fingerprint(one, "s")}
 
 
 def test_a_fingerprint_depends_neither_on_padding_nor_on_where_rows_are_cut(tokenizer):
     texts = [{"text": " ".join(row["answer"] for row in qa_rows(0, 9))}, {"text": "Short."}]
     whole, cut = rows(tokenizer, texts), rows(tokenizer, texts, max_length=16)
     assert len(cut) > len(whole) == 2
-    before = fingerprint(whole)
+    before = fingerprint(whole, "s")
     RowCollator(tokenizer)([whole[0], whole[1]])
-    assert before == fingerprint(whole) == fingerprint(cut)
+    assert before == fingerprint(whole, "s") == fingerprint(cut, "s")
 
 
 def test_a_long_text_counts_as_one_row(make_model, tokenizer, config):
