@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from egup_trainer.cli.common import (
     RunArguments,
+    SourceArguments,
     check_output,
     load_on_device,
     one_line_errors,
@@ -28,7 +29,7 @@ _SETS = ("forget", "retain", "holdout")
 
 
 @dataclass
-class AuditArguments(RunArguments):
+class AuditArguments(SourceArguments, RunArguments):
     """Which rows, which models to compare with, which attacks, and how they are run."""
 
     forget: str | None = field(
@@ -39,7 +40,10 @@ class AuditArguments(RunArguments):
         default=None,
         metadata={"help": "Rows of the forget set's kind that no model saw, for probe and membership: a source alike."},
     )
-    data_dir: str | None = field(default=None, metadata={"help": "Local folder with TOFU's files, for tofu:NAME."})
+    drop_overlap: bool = field(
+        default=False,
+        metadata={"help": "Leave out retain and holdout rows that are forget rows, too, instead of refusing them."},
+    )
     retrained_model: str | None = field(
         default=None, metadata={"help": "Folder or hub id of a model that never saw the forget rows: the yardstick."}
     )
@@ -106,14 +110,16 @@ def _audit(args: AuditArguments, model_config: Any) -> "Audit":
     from accelerate import Accelerator
 
     from egup_trainer.audit.run import audit_model, plan_audit
-    from egup_trainer.data.sources import load_rows
+    from egup_trainer.data.sources import without_overlap
     from egup_trainer.modeling.loading import load_tokenizer
 
     name = model_config.model_name_or_path
     tokenizer = load_tokenizer(name, revision=model_config.model_revision)
     options = _options(args, args.template_for(tokenizer, name))
     given = ((name, getattr(args, name)) for name in _SETS)
-    rows: dict[str, Any] = {name: load_rows(source, args.data_dir) for name, source in given if source is not None}
+    rows: dict[str, Any] = {name: args.read(source) for name, source in given if source is not None}
+    if args.drop_overlap:
+        rows = without_overlap(**rows)
     plan_audit(**rows, attacks=args.attacks, options=options, name="model")  # before a model is loaded for nothing
     accelerator = Accelerator(cpu=args.use_cpu)
     if accelerator.num_processes > 1:

@@ -29,6 +29,32 @@ def quiet_libraries() -> None:
 
 
 @dataclass
+class SourceArguments:
+    """Where rows come from, besides their sources."""
+
+    data_dir: str | None = field(
+        default=None, metadata={"help": "Local folder with the files of TOFU, for tofu:NAME, or of MUSE."}
+    )
+    columns: str | None = field(
+        default=None,
+        metadata={
+            "help": "What columns are named in your files, such as question=q,answer=a: the usual name, then your own."
+        },
+    )
+
+    def read(self, source: str, max_rows: int | None = None) -> list[Any]:
+        """The rows of a source, or `max_rows` of them from its start.
+
+        Raises:
+            ConfigError: `columns` cannot be read.
+            DataError: the source cannot be read, or lacks one of the columns.
+        """
+        from egup_trainer.data.sources import load_rows, parse_columns
+
+        return load_rows(source, self.data_dir, parse_columns(self.columns), max_rows)
+
+
+@dataclass
 class MarkerArguments:
     """How rows are written: markers for a tokenizer without a chat template, a date for one with it."""
 

@@ -4,14 +4,14 @@ from pathlib import Path
 from typing import Any
 
 from egup_trainer.cli.run_file import earlier_name, is_merged, read_sources
-from egup_trainer.data.sources import load_rows
-from egup_trainer.data.tokenization import check_disjoint
+from egup_trainer.data.sources import load_rows, parse_columns
+from egup_trainer.data.tokenization import keep_apart
 from egup_trainer.errors import ConfigError, DataError
 from egup_trainer.ledger import RUN_NAME
 
 
 def read_earlier(
-    model: str, given: list[str] | None, rows: dict[str, Any], config: Any, data_dir: str | None
+    model: str, given: list[str] | None, rows: dict[str, Any], config: Any, row_args: Any
 ) -> dict[str, tuple[str, Any]]:
     """Source and tokenized rows of the model's earlier requests, by `earlier_name`.
 
@@ -20,7 +20,7 @@ def read_earlier(
         given: `--earlier_forget`; by default what the record beside the model names, where that is still there.
         rows: of this run; its retain rows are tokenized in place.
         config: the run's `EGUPConfig`.
-        data_dir: as for `load_rows`.
+        row_args: how rows are read.
 
     Raises:
         ConfigError: rows were given, and the model has no ledger.
@@ -46,8 +46,10 @@ def read_earlier(
         )
     found: dict[int, tuple[str, Any]] = {}
     tokenizer = tokenizer_of(model, config) if numbers else None
-    for source in given if given is not None else _recorded_sources(model, data_dir):
-        dataset = prepare_dataset(load_rows(source, data_dir), "earlier forget set", tokenizer, config)
+    sources, columns = (given, row_args.columns) if given is not None else _recorded_sources(model, row_args.data_dir)
+    for source in sources:
+        rows_of_source = load_rows(source, row_args.data_dir, parse_columns(columns))
+        dataset = prepare_dataset(rows_of_source, "earlier forget set", tokenizer, config)
         prints = [fingerprint(dataset, secret) for secret in secrets]
         requests = [numbers[each] for each in prints if each in numbers]
         found |= dict.fromkeys(requests, (source, dataset))
@@ -61,18 +63,21 @@ def read_earlier(
     if earlier and "retain_dataset" in rows:
         rows["retain_dataset"] = prepare_dataset(rows["retain_dataset"], "retain set", tokenizer, config)
         for name, (_, dataset) in earlier.items():
-            check_disjoint(dataset, f"{name} forget set", rows["retain_dataset"], "retain set")
+            rows["retain_dataset"] = keep_apart(
+                dataset, f"{name} forget set", rows["retain_dataset"], "retain set", drop=config.drop_overlap
+            )
     return earlier
 
 
-def _recorded_sources(model: str, data_dir: str | None) -> list[str]:
-    """Forget rows, earlier ones among them, that the record of the model's last run names, if they still lie there."""
+def _recorded_sources(model: str, data_dir: str | None) -> tuple[list[str], str | None]:
+    """Forget rows that the record of the model's last run names, earlier ones too, if they lie there; their columns."""
     folder = Path(model).parent if is_merged(model) else Path(model)
     if not (folder / RUN_NAME).is_file():
-        return []
-    sources = read_sources(folder / RUN_NAME)
+        return [], None
+    sources, columns = read_sources(folder / RUN_NAME)
     named = dict.fromkeys(source for name, source in sources.items() if name not in ("retain", "proxy"))
-    return [source for source in named if Path(source).exists() or (source.startswith("tofu:") and data_dir)]
+    here = [source for source in named if Path(source).exists() or (source.startswith("tofu:") and data_dir)]
+    return here, columns
 
 
 def tell_of_earlier(model: str, found: dict[str, Any]) -> list[str]:

@@ -29,7 +29,10 @@ class EvaluateArguments(SuiteArguments, RunArguments):
     suite: str | None = field(default=None, metadata={"help": "tofu, muse, or custom: your own rows."})
     forget: str | None = field(default=None, metadata={"help": "custom: the forget set, a source as for unlearn."})
     retain: str | None = field(default=None, metadata={"help": "custom: the retain set, a source alike."})
-    data_dir: str | None = field(default=None, metadata={"help": "Local folder with the suite's files."})
+    drop_overlap: bool = field(
+        default=False,
+        metadata={"help": "custom: leave out retain and holdout rows that are forget rows, too, not refuse them."},
+    )
     output: str | None = field(default=None, metadata={"help": "The results: a file that ends in .json."})
     name: str | None = field(default=None, metadata={"help": "Name of the model in tables (default: its folder)."})
     before: str | None = field(
@@ -144,9 +147,9 @@ def _evaluate(args: EvaluateArguments, model_config: Any) -> tuple[Any, Any]:
         args,
         forget=args.forget,
         retain=args.retain,
-        data_dir=args.data_dir,
         template=args.template,
         max_length=args.max_length,
+        drop_overlap=args.drop_overlap,
     )
     options = ScoringOptions(
         batch_size=args.per_device_eval_batch_size,

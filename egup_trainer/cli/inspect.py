@@ -3,18 +3,18 @@
 from dataclasses import dataclass, field
 from typing import Any
 
-from egup_trainer.cli.common import MarkerArguments, parse, quiet_libraries, require
+from egup_trainer.cli.common import MarkerArguments, SourceArguments, parse, quiet_libraries, require
 from egup_trainer.errors import ConfigError, check_range
 
 
 @dataclass
-class InspectArguments(MarkerArguments):
+class InspectArguments(SourceArguments, MarkerArguments):
     """Which rows, through which tokenizer."""
 
     model_name_or_path: str | None = field(default=None, metadata={"help": "Folder or hub id of the tokenizer."})
     forget: str | None = field(default=None, metadata={"help": "Rows to look at: a source as for `egup unlearn`."})
     index: int = field(default=0, metadata={"help": "Which sample to decode; 0 is the first."})
-    data_dir: str | None = field(default=None, metadata={"help": "Local folder with TOFU's files, for tofu:NAME."})
+    max_rows: int = field(default=1000, metadata={"help": "Most rows to read, from the start of the source."})
     max_length: int = field(default=1024, metadata={"help": "Most tokens in a sample."})
 
 
@@ -27,26 +27,28 @@ def main(argv: list[str]) -> None:
     quiet_libraries()
     (options,) = parse("inspect", [InspectArguments], argv)
     require("inspect", model_name_or_path=options.model_name_or_path, forget=options.forget)
-    check_range(options, ("max_length",), low=1, whole=True)
-    from egup_trainer.data.sources import load_rows
+    check_range(options, ("max_length", "max_rows"), low=1, whole=True)
     from egup_trainer.data.tokenization import tokenize
     from egup_trainer.modeling.loading import load_tokenizer
 
     tokenizer = load_tokenizer(options.model_name_or_path)
-    rows = load_rows(options.forget, options.data_dir)
-    template = options.template_for(tokenizer, options.model_name_or_path)
+    rows = options.read(options.forget, options.max_rows + 1)  # the one more tells whether these are all
+    shown, template = rows[: options.max_rows], options.template_for(tokenizer, options.model_name_or_path)
     samples = tokenize(
-        rows, tokenizer, name="forget set", max_length=options.max_length, template=template, progress=True
+        shown, tokenizer, name="forget set", max_length=options.max_length, template=template, progress=True
     ).rows
     if not 0 <= options.index < len(samples):
         raise ConfigError(
-            got=f"index={options.index}", expected=f"a number from 0 to {len(samples) - 1}", fix="set --index"
+            got=f"index={options.index}",
+            expected=f"a number from 0 to {len(samples) - 1}",
+            fix="set --index" if len(rows) <= options.max_rows else "set --index, or raise --max_rows",
         )
-    _print_counts(len(rows), samples, tokenizer)
+    count = f"{len(rows)}" if len(rows) <= options.max_rows else f"the first {options.max_rows} (see --max_rows)"
+    _print_counts(count, samples, tokenizer)
     _print_sample(samples[options.index], options.index, tokenizer)
 
 
-def _print_counts(num_rows: int, samples: list[Any], tokenizer: Any) -> None:
+def _print_counts(num_rows: str, samples: list[Any], tokenizer: Any) -> None:
     lengths = [len(sample) for sample in samples]
     scored = [int(sample.is_scored[1:].sum()) for sample in samples]
     markers = "chat template" if tokenizer.chat_template else "plain markers (the tokenizer has no chat template)"

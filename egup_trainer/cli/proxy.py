@@ -8,6 +8,7 @@ from typing import Any, cast
 
 from egup_trainer.cli.common import (
     RunArguments,
+    SourceArguments,
     check_output,
     load_on_device,
     one_line_errors,
@@ -23,12 +24,11 @@ AUTO = "auto"
 
 
 @dataclass
-class ProxyArguments(RunArguments):
+class ProxyArguments(SourceArguments, RunArguments):
     """Which rows, who writes, how much, and where it goes."""
 
     forget: str | None = field(default=None, metadata={"help": "Rows to forget: a source as for `egup unlearn`."})
     retain: str | None = field(default=None, metadata={"help": "Rows to keep, which proxies must not resemble either."})
-    data_dir: str | None = field(default=None, metadata={"help": "Local folder with TOFU's files, for tofu:NAME."})
     output: str | None = field(default=None, metadata={"help": "The proxies: a file that ends in .jsonl."})
     writer_model: str | None = field(
         default=None, metadata={"help": "Folder or hub id of the model that writes (default: the model itself)."}
@@ -140,11 +140,10 @@ def _write(
     **options: Any,
 ) -> Any:
     """Reads rows, loads models onto `place.device`, and has rows written as `template(tokenizer, model)` says."""
-    from egup_trainer.data.sources import load_rows
     from egup_trainer.proxies.writer import Writer, write_proxies
 
-    forget = load_rows(sources.forget, sources.data_dir)
-    retain = None if sources.retain is None else load_rows(sources.retain, sources.data_dir)
+    forget = sources.read(sources.forget)
+    retain = None if sources.retain is None else sources.read(sources.retain)
     name = model_config.model_name_or_path
     model, tokenizer = _load(name, model_config, place)
     written = template(tokenizer, name)

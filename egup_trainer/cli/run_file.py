@@ -35,6 +35,7 @@ class Reading:
     assistant_marker: str
     template_date: str | None
     seed: int
+    drop_overlap: bool
 
 
 @dataclass(frozen=True)
@@ -52,6 +53,7 @@ class Run:
         loading: how the model was loaded, see `LOADING`.
         mixed_precision: "no", "bf16" or "fp16".
         data_dir: as for `load_rows`.
+        columns: the flag --columns of the run.
     """
 
     adapter: dict[str, Any] | None
@@ -64,6 +66,7 @@ class Run:
     loading: dict[str, bool | str | None]
     mixed_precision: str
     data_dir: str | None
+    columns: str | None
 
 
 def write_records(
@@ -74,7 +77,7 @@ def write_records(
     argv: list[str],
     model_config: Any,
     sources: dict[str, str],
-    data_dir: str | None,
+    row_args: Any,
 ) -> None:
     """Completes the records beside the saved models, and writes the whole one.
 
@@ -85,7 +88,7 @@ def write_records(
         argv: the command's words.
         model_config: TRL's `ModelConfig` of the run.
         sources: where the rows came from, by set.
-        data_dir: as for `load_rows`.
+        row_args: the flags `data_dir` and `columns`.
     """
     from egup_trainer.model_card import model_card, write_model_card
     from egup_trainer.report.run_record import run_facts
@@ -111,7 +114,8 @@ def write_records(
         config_file=_config_file(argv),
         model_name_or_path=model_config.model_name_or_path,
         sources={name: _absolute(source) for name, source in sources.items()},
-        data_dir=None if data_dir is None else _absolute(data_dir),
+        data_dir=None if row_args.data_dir is None else _absolute(row_args.data_dir),
+        columns=row_args.columns,
         reading={option.name: getattr(args, option.name) for option in fields(Reading)},
         loading={name: getattr(model_config, name) for name in LOADING},
         mixed_precision="bf16" if args.bf16 else "fp16" if args.fp16 else "no",
@@ -190,13 +194,16 @@ def read_run(path: Path) -> Run:
     return run
 
 
-def read_sources(path: Path) -> dict[str, str]:
-    """Where the rows of a run came from, by set; empty if the record is that of a trainer in Python, who knows of none.
+def read_sources(path: Path) -> tuple[dict[str, str], str | None]:
+    """Where the rows of a run came from, by set, and its --columns; nothing if the run was one in Python.
 
     Raises:
         DataError: as `read_run`.
     """
-    return read_run(path).sources if "sources" in _read_json(path) else {}
+    if "sources" not in _read_json(path):
+        return {}, None
+    run = read_run(path)
+    return run.sources, run.columns
 
 
 def _read_json(path: Path) -> dict[str, Any]:

@@ -4,6 +4,7 @@ from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any, cast
 
+from egup_trainer.cli.common import SourceArguments
 from egup_trainer.errors import ConfigError, check_range, choose
 
 
@@ -26,7 +27,7 @@ _FLAGS = {  # what each suite reads; the first is what it cannot do without
 
 
 @dataclass
-class SuiteArguments:
+class SuiteArguments(SourceArguments):
     """What a suite needs besides its name. Which flags count depends on the suite."""
 
     forget_split: str | None = field(
@@ -52,22 +53,23 @@ def make_suite(
     *,
     forget: str | None,
     retain: str | None,
-    data_dir: str | None,
     template: Any,
     max_length: int,
+    drop_overlap: bool,
     option: str = "suite",
 ) -> Any:
     """The suite that the flags name.
 
     Args:
         suite: its name, as given by the flag `option`.
-        args, forget, retain, data_dir, template, max_length: its rows, and how they are written.
+        args, forget, retain, template, max_length: its rows, and how they are written.
+        drop_overlap: whether rows of the other sets that are forget rows are left out instead of refused.
 
     Raises:
         ConfigError: a flag that the suite needs is missing, or one is given that it does not read.
         DataError: rows cannot be read, or a forget row of suite custom stands in another set.
     """
-    from egup_trainer.data.sources import check_apart, load_rows
+    from egup_trainer.data.sources import check_apart, without_overlap
     from egup_trainer.evaluation.suites.custom import custom_suite
     from egup_trainer.evaluation.suites.muse import MuseCorpus, muse_suite
     from egup_trainer.evaluation.suites.tofu import tofu_suite
@@ -77,14 +79,17 @@ def make_suite(
     check_range(args, ("max_new_tokens",), low=1, whole=True)
     new_tokens = args.max_new_tokens or _NEW_TOKENS
     if name is SuiteName.TOFU:
-        return tofu_suite(cast(str, args.forget_split), data_dir, args.holdout, template, max_length, new_tokens)
+        holdout = None if args.holdout is None else args.read(args.holdout)
+        return tofu_suite(cast(str, args.forget_split), args.data_dir, holdout, template, max_length, new_tokens)
     if name is SuiteName.MUSE:
-        return muse_suite(choose(MuseCorpus, args.muse_corpus, "muse_corpus"), data_dir, max_length)
+        return muse_suite(choose(MuseCorpus, args.muse_corpus, "muse_corpus"), args.data_dir, max_length)
     rows = {
-        part: load_rows(source, data_dir)
+        part: args.read(source)
         for part, source in (("forget", forget), ("retain", retain), ("holdout", args.holdout))
         if source is not None
     }
+    if drop_overlap:
+        rows = without_overlap(**rows)
     check_apart(**rows)
     return custom_suite(**rows, template=template, max_length=max_length, max_new_tokens=new_tokens)
 

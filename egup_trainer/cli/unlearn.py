@@ -35,7 +35,6 @@ class RowArguments(SuiteArguments):
     eval: str | None = field(
         default=None, metadata={"help": "Rows to report eval_loss on, with --eval_strategy: a source alike."}
     )
-    data_dir: str | None = field(default=None, metadata={"help": "Local folder with TOFU's files, for tofu:NAME."})
     eval_suite: str | None = field(
         default=None,
         metadata={
@@ -84,7 +83,7 @@ def main(argv: list[str]) -> None:
     found = {"at the checkpoint" if trainer.resumed_from else BEFORE: probabilities.before, AFTER: probabilities.after}
     datasets, tokenizer = probabilities.datasets, trainer.processing_class
     del trainer, probabilities  # a merged model wants their memory
-    facts = {"argv": argv, "model_config": model_config, "sources": sources, "data_dir": row_args.data_dir}
+    facts = {"argv": argv, "model_config": model_config, "sources": sources, "row_args": row_args}
     write_records(config, found, datasets, **facts)
     if row_args.merge:
         found |= merge_and_measure(config, tokenizer, datasets, config.model_init_kwargs)
@@ -133,7 +132,6 @@ def _make_trainer(row_args: RowArguments, config: Any, model_config: Any) -> tup
     from trl import get_peft_config
 
     from egup_trainer.data.schema import Row
-    from egup_trainer.data.sources import load_rows
     from egup_trainer.evaluation.callback import SuiteCallback
     from egup_trainer.evaluation.evaluation import read_evaluation
     from egup_trainer.evaluation.relative import check_relations
@@ -154,7 +152,7 @@ def _make_trainer(row_args: RowArguments, config: Any, model_config: Any) -> tup
     if row_args.proxy == AUTO:
         row_args.proxy = auto_proxies(row_args, config, model_config)
     rows: dict[str, Any] = {
-        f"{name}_dataset": load_rows(source, row_args.data_dir)
+        f"{name}_dataset": row_args.read(source)
         for name in ("forget", "retain", "proxy", "eval")
         if (source := getattr(row_args, name)) is not None
     }
@@ -167,7 +165,7 @@ def _make_trainer(row_args: RowArguments, config: Any, model_config: Any) -> tup
     if suite is not None and "eval_dataset" not in rows:  # a Trainer evaluates only with rows of its own
         chosen = next((each for each in suite.row_sets if each.name == "retain"), suite.row_sets[0])
         rows["eval_dataset"] = [Row(row.prompt, row.answer) for row in chosen.rows]
-    earlier = read_earlier(model, row_args.earlier_forget, rows, config, row_args.data_dir)
+    earlier = read_earlier(model, row_args.earlier_forget, rows, config, row_args)
     with one_line_errors():
         trainer = EGUPTrainer(
             model, config, processing_class=tokenizer, peft_config=get_peft_config(model_config), **rows
@@ -201,8 +199,8 @@ def _suite(row_args: RowArguments, config: Any) -> Any:
         row_args,
         forget=row_args.forget if is_own else None,
         retain=row_args.retain if is_own else None,
-        data_dir=row_args.data_dir,
         template=config.template,
+        drop_overlap=config.drop_overlap,
         max_length=MAX_LENGTH,
         option="eval_suite",
     )

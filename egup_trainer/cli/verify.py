@@ -1,12 +1,13 @@
 """`egup verify`: whether a saved model has the files of its run, and whether it gives the numbers that it recorded."""
 
 import sys
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
 from egup_trainer.cli.common import (
     RunArguments,
+    SourceArguments,
     load_on_device,
     one_line_errors,
     parse,
@@ -20,7 +21,7 @@ from egup_trainer.outcome import AFTER, MERGED
 
 
 @dataclass
-class VerifyArguments(RunArguments):
+class VerifyArguments(SourceArguments, RunArguments):
     """The record, the model, and the rows."""
 
     record: str | None = field(
@@ -33,7 +34,6 @@ class VerifyArguments(RunArguments):
     earlier_forget: list[str] | None = field(
         default=None, metadata={"help": "Rows of earlier requests, alike: the files of all that have moved."}
     )
-    data_dir: str | None = field(default=None, metadata={"help": "Local folder with TOFU's files, for tofu:NAME."})
     tolerance: float = field(
         default=1e-3, metadata={"help": "How far a number may be from the recorded one, as a share of it."}
     )
@@ -165,17 +165,17 @@ def _measure(args: VerifyArguments, model_config: Any, run: Run, mixed_precision
 
 def _read_rows(args: VerifyArguments, run: Run, tokenizer: Any) -> dict[str, Any]:
     """The rows of the run, tokenized; others are refused."""
-    from egup_trainer.data.sources import load_rows
-    from egup_trainer.data.tokenization import Template, today, tokenize
+    from egup_trainer.data.tokenization import Template, keep_apart, today, tokenize
     from egup_trainer.modeling.probability import MOST_ROWS
     from egup_trainer.trainer.record import fingerprint
 
-    reading, data_dir, datasets = run.reading, args.data_dir or run.data_dir, dict[str, Any]()
+    reading, datasets = run.reading, dict[str, Any]()
+    args = replace(args, data_dir=args.data_dir or run.data_dir, columns=args.columns or run.columns)
     template = Template(reading.user_marker, reading.assistant_marker, date=reading.template_date or today())
 
     def read(source: str, name: str) -> Any:
         return tokenize(
-            load_rows(source, data_dir),
+            args.read(source),
             tokenizer,
             name=f"{name} set",
             max_length=reading.max_length,
@@ -186,10 +186,15 @@ def _read_rows(args: VerifyArguments, run: Run, tokenizer: Any) -> dict[str, Any
     own = run.secrets[0]
     others = [read(each, "earlier forget") for each in args.earlier_forget or []]
     moved = {fingerprint(rows, secret): rows for rows in others for secret in run.secrets}
-    for name, source in run.sources.items():
-        expected, is_earlier = run.rows[name]["fingerprint"], name not in ("forget", "retain", "proxy")
+    kept = ("retain", "proxy")  # last: rows of the other sets may have been left out of them
+    for name in sorted(run.sources, key=lambda each: each in kept):
+        source = run.sources[name]
+        expected, is_earlier = run.rows[name]["fingerprint"], name not in ("forget", *kept)
         rows = moved.get(expected) if is_earlier else None
         rows = read(getattr(args, name, None) or source, name) if rows is None else rows
+        if reading.drop_overlap and name in kept:
+            for other in datasets.keys() - kept if name == "retain" else ("forget",):
+                rows = keep_apart(datasets[other], f"{other} set", rows, f"{name} set", drop=True)
         prints = [fingerprint(rows, secret) for secret in (run.secrets if is_earlier else [own])]
         if expected not in prints:
             raise DataError(
@@ -200,7 +205,7 @@ def _read_rows(args: VerifyArguments, run: Run, tokenizer: Any) -> dict[str, Any
         if len(rows) > MOST_ROWS:
             print(f"Of the {len(rows)} {name} rows {MOST_ROWS} are measured, drawn with the run's seed.")
         datasets[name] = rows
-    return datasets
+    return {name: datasets[name] for name in run.sources}
 
 
 def _print_numbers(when: str, recorded: dict[str, float], found: dict[str, float]) -> None:

@@ -12,7 +12,7 @@ from typing import Any
 from egup_trainer.data.files import READERS, Record, iterate_records, records_of
 from egup_trainer.data.layouts import ALPACA, COLUMNS, OPTIONAL, PAIRS, name_of, to_row
 from egup_trainer.data.schema import Row
-from egup_trainer.errors import DataError, did_you_mean
+from egup_trainer.errors import ConfigError, DataError, did_you_mean
 
 logger = logging.getLogger(__name__)
 
@@ -99,7 +99,7 @@ def parse_columns(text: str | None) -> dict[str, str]:
     """Columns as the flag `--columns` names them.
 
     Raises:
-        DataError: the text is not made of pairs, or a name on the left is not one under which a column is read.
+        ConfigError: the text is not made of pairs, or a name on the left is not one under which a column is read.
 
     Example:
         >>> parse_columns("question=q,answer=a")
@@ -109,13 +109,13 @@ def parse_columns(text: str | None) -> dict[str, str]:
     for pair in (text or "").split(",") if text is not None else ():
         target, _, column = (part.strip() for part in pair.partition("="))
         if not target or not column or target in columns:
-            raise DataError(
+            raise ConfigError(
                 got=f"--columns {text}",
                 expected="pairs of two different names, such as question=q,answer=a",
                 fix="set --columns",
             )
         if target not in COLUMNS:
-            raise DataError(
+            raise ConfigError(
                 got=f"--columns with the name {target} on the left",
                 expected=f"one of {', '.join(COLUMNS)}",
                 fix=did_you_mean(target, COLUMNS, "write the name in the file on the right: question=NAME"),
@@ -227,8 +227,40 @@ def check_apart(forget: Iterable[Row], **others: Iterable[Row] | None) -> None:
                 raise DataError(
                     got=f"a row in both sets: row {place} of the forget set is row {number} of the {name} set",
                     expected=f"no row (prompt and answer) in both the forget set and the {name} set",
-                    fix="remove it from one of them",
+                    fix=f"remove it from one of them, or leave out such rows of the {name} set with --drop_overlap",
                 )
+
+
+def without_overlap(forget: list[Row], **others: list[Row] | None) -> dict[str, list[Row]]:
+    """The sets by name, the forget set among them; rows of the others that are forget rows, too, are left out.
+
+    Raises:
+        DataError: nothing is left of a set.
+    """
+    known, sets = {(row.prompt, row.answer) for row in forget}, {"forget": forget}
+    for name, rows in others.items():
+        if rows is not None:
+            sets[name] = [row for row in rows if (row.prompt, row.answer) not in known]
+            tell_dropped(len(sets[name]), len(rows), f"{name} set", "forget set")
+    return sets
+
+
+def tell_dropped(kept: int, given: int, name: str, other: str) -> None:
+    """Logs how many of the rows that were given are left out since they stand in another set, too.
+
+    Raises:
+        DataError: none are kept.
+    """
+    if not kept:
+        raise DataError(
+            got=f"no row in the {name} that is not in the {other}, too",
+            expected="other rows than those to forget",
+            fix=f"give another {name}",
+        )
+    if kept < given:
+        logger.warning(
+            "%d of %d rows of the %s are left out: they are in the %s, too.", given - kept, given, name, other
+        )
 
 
 def read_source(source: str, data_dir: str | Path | None = None) -> list[Record]:

@@ -12,6 +12,7 @@ import numpy as np
 from torch.utils.data import Dataset
 
 from egup_trainer.data.schema import IGNORE_INDEX, Message, Row, RowSource, TokenizedRow
+from egup_trainer.data.sources import tell_dropped
 from egup_trainer.errors import ConfigError, DataError, ModelError
 
 _SENTINEL = "EgupTrainerAnswerPlace"
@@ -250,6 +251,24 @@ def check_paraphrases(forget: RowDataset) -> None:
             )
 
 
+def keep_apart(first: RowDataset, first_name: str, second: RowDataset, second_name: str, *, drop: bool) -> RowDataset:
+    """The second data set, whose rows, prompt and answer, do not stand in the first one.
+
+    Args:
+        drop: whether such rows are left out, which is logged, instead of refused.
+
+    Raises:
+        DataError: a row stands in both and is not to be dropped, or no row is left.
+    """
+    if not drop:
+        check_disjoint(first, first_name, second, second_name)
+        return second
+    known = {row.source.key for row in first.rows}
+    kept = [row for row in second.rows if row.source.key not in known]
+    tell_dropped(*(len({row.source.number for row in rows}) for rows in (kept, second.rows)), second_name, first_name)
+    return RowDataset(kept)
+
+
 def check_disjoint(first: RowDataset, first_name: str, second: RowDataset, second_name: str) -> None:
     """Raises `DataError` if a row, prompt and answer, stands in both data sets."""
     positions = {row.source.key: row.source.number for row in first.rows}
@@ -259,7 +278,7 @@ def check_disjoint(first: RowDataset, first_name: str, second: RowDataset, secon
                 got=f"a row in both sets: row {positions[row.source.key]} of the {first_name} is row "
                 f"{row.source.number} of the {second_name}",
                 expected=f"no row (prompt and answer) in both the {first_name} and the {second_name}",
-                fix="remove it from one of them",
+                fix=f"remove it from one of them, or leave out such rows of the {second_name} with --drop_overlap",
             )
 
 

@@ -4,7 +4,6 @@ from typing import Any
 
 import torch
 
-from egup_trainer.data.sources import load_rows
 from egup_trainer.modeling.loading import model_init_kwargs
 from egup_trainer.planning.machine import Machine
 from egup_trainer.planning.plan import Job
@@ -34,13 +33,13 @@ def make_job(row_args: Any, args: Any, model_config: Any, stand_in: bool = False
 
     args.model_init_kwargs = {**model_init_kwargs(model_config, args.use_cpu), **(args.model_init_kwargs or {})}
     tokenizer = prepare_tokenizer(None, model_config.model_name_or_path, args)
-    forget = prepare_forget_set(load_rows(row_args.forget, row_args.data_dir), tokenizer, args)
-    kept = None if row_args.retain is None else load_rows(row_args.retain, row_args.data_dir)
+    forget = prepare_forget_set(row_args.read(row_args.forget), tokenizer, args)
+    kept = None if row_args.retain is None else row_args.read(row_args.retain)
     needs_retain = args.retain_loss != "none" and args.retain_weight > 0
     retain = prepare_retain_set(kept, forget, needs_retain, tokenizer, args)
     proxy = forget if stand_in else None
     if row_args.proxy is not None and not stand_in:
-        proxy = prepare_dataset(load_rows(row_args.proxy, row_args.data_dir), "proxy set", tokenizer, args)
+        proxy = prepare_dataset(row_args.read(row_args.proxy), "proxy set", tokenizer, args)
     machine = Machine.of(args.use_cpu, row_args.memory_gb)
     if machine.is_gpu and not torch.cuda.is_available():
         args.bf16 = not args.fp16  # what the run would take there unless told otherwise, and refuses here

@@ -109,6 +109,9 @@ class UnlearnConfig(TrainingArguments):
     max_length: int = _option(
         1024, "Most tokens in a sample, 8 or more. Longer answers are cut, longer plain texts split."
     )
+    drop_overlap: bool = _option(
+        False, "Leave out retain rows and proxies that are forget rows, too, instead of refusing them."
+    )
     user_marker: str = _option("Question: ", "Text before a user turn, for tokenizers without a chat template.")
     assistant_marker: str = _option("\nAnswer: ", "Text before the answer, for tokenizers without a chat template.")
     template_date: str | None = _option(

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from transformers import TrainerCallback
 
 from egup_trainer.data.collator import Part
-from egup_trainer.data.tokenization import RowDataset, check_disjoint, check_paraphrases
+from egup_trainer.data.tokenization import RowDataset, check_paraphrases, keep_apart
 from egup_trainer.errors import DataError
 from egup_trainer.guidance.embedding_cache import EmbeddingCache
 from egup_trainer.guidance.feature_table import Shelf
@@ -115,7 +115,7 @@ class EGUPTrainer(UnlearnTrainer):
         if dataset is None or not (self._wants_boundary(args) or args.stop_at_boundary):
             return None
         rows = prepare_dataset(dataset, "proxy set", tokenizer, args)
-        check_disjoint(forget_rows, "forget set", rows, "proxy set")
+        rows = keep_apart(forget_rows, "forget set", rows, "proxy set", drop=args.drop_overlap)
         if args.stop_at_boundary:
             refuse_too_few_rows(len(forget_rows), len(rows))
         return rows

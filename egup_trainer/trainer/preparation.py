@@ -14,7 +14,7 @@ from egup_trainer.data.alternates import REFUSALS, alternates_for, check_alterna
 from egup_trainer.data.files import records_of
 from egup_trainer.data.schema import Row
 from egup_trainer.data.sources import load_rows
-from egup_trainer.data.tokenization import RowDataset, check_disjoint, from_token_columns, tokenize
+from egup_trainer.data.tokenization import RowDataset, from_token_columns, keep_apart, tokenize
 from egup_trainer.errors import ConfigError, DataError, ModelError
 from egup_trainer.losses.base import Alternate
 from egup_trainer.losses.registry import forget_loss
@@ -128,8 +128,7 @@ def prepare_retain_set(data: Any, forget: RowDataset, needed: bool, tokenizer: A
     if data is None:
         return None
     rows = prepare_dataset(data, "retain set", tokenizer, args)
-    check_disjoint(forget, "forget set", rows, "retain set")
-    return rows
+    return keep_apart(forget, "forget set", rows, "retain set", drop=args.drop_overlap)
 
 
 def prepare_eval_datasets(data: Any, tokenizer: Any, args: Any) -> RowDataset | dict[str, RowDataset] | None:

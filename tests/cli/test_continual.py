@@ -105,7 +105,8 @@ def test_a_model_without_a_ledger_has_no_earlier_rows(folder, capsys):
 def test_what_was_to_be_forgotten_is_not_taught_again(folder, capsys):
     assert refusal(folder, capsys, "two", "third", "no", retain="mixed") == (
         "got a row in both sets: row 4 of the earlier 1 forget set is row 0 of the retain set; expected no row (prompt "
-        "and answer) in both the earlier 1 forget set and the retain set; remove it from one of them"
+        "and answer) in both the earlier 1 forget set and the retain set; remove it from one of them, "
+        "or leave out such rows of the retain set with --drop_overlap"
     )
 
 

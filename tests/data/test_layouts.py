@@ -12,7 +12,7 @@ import torch
 from egup_trainer.data.files import iterate_records
 from egup_trainer.data.schema import Message, Row
 from egup_trainer.data.sources import load_rows, parse_columns
-from egup_trainer.errors import DataError
+from egup_trainer.errors import DataError, EgupError
 
 TURNS = [{"role": "user", "content": "q"}, {"role": "assistant", "content": "a"}]
 LAYOUTS = {
@@ -180,7 +180,7 @@ def test_columns_can_be_named(caplog):
     ],
 )
 def test_columns_that_are_not_there_are_refused(text, says):
-    with pytest.raises(DataError) as caught:
+    with pytest.raises(EgupError) as caught:
         load_rows([{"q": "q", "a": "a"}], columns=parse_columns(text))
     assert str(caught.value).startswith(says)
 

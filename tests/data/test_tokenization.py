@@ -597,7 +597,8 @@ def test_a_row_in_both_sets_is_named_in_both(words):
     second = tokenize([qa("w5", "w6"), qa("w1", "w4"), qa("w3", "w4")], words, name="retain set")
     assert error_of(DataError, check_disjoint, first, "forget set", second, "retain set") == (
         "got a row in both sets: row 1 of the forget set is row 2 of the retain set; "
-        "expected no row (prompt and answer) in both the forget set and the retain set; remove it from one of them"
+        "expected no row (prompt and answer) in both the forget set and the retain set; remove it from one of them, "
+        "or leave out such rows of the retain set with --drop_overlap"
     )
 
 

@@ -353,13 +353,15 @@ def test_gradient_ascent_needs_no_retain_rows(make_model, tokenizer, config):
             {"retain_dataset": [*qa_rows(20, 22), qa_rows(3, 4)[0]]},
             DataError,
             "got a row in both sets: row 3 of the forget set is row 2 of the retain set; expected no row (prompt and "
-            "answer) in both the forget set and the retain set; remove it from one of them",
+            "answer) in both the forget set and the retain set; remove it from one of them, "
+            "or leave out such rows of the retain set with --drop_overlap",
         ),
         (
             {"proxy_dataset": qa_rows(5, 6)},
             DataError,
             "got a row in both sets: row 5 of the forget set is row 0 of the proxy set; expected no row (prompt and "
-            "answer) in both the forget set and the proxy set; remove it from one of them",
+            "answer) in both the forget set and the proxy set; remove it from one of them, "
+            "or leave out such rows of the proxy set with --drop_overlap",
         ),
         (
             {"args": TrainingArguments(output_dir="x", use_cpu=True)},

@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Any
 
+from egup_trainer.data.schema import Row
 from egup_trainer.data.sources import load_rows
 from egup_trainer.data.tokenization import Template
 from egup_trainer.errors import ConfigError, did_you_mean
@@ -18,7 +19,7 @@ FORGET_SPLITS = ("forget01", "forget05", "forget10")
 def tofu_suite(
     forget_split: str,
     data_dir: str | Path | None = None,
-    holdout: str | None = None,
+    holdout: str | list[Row] | None = None,
     template: Template | None = None,
     max_length: int = 1024,
     max_new_tokens: int = 200,
@@ -28,7 +29,7 @@ def tofu_suite(
     Args:
         forget_split: "forget01", "forget05" or "forget10"; the rows are those of its perturbed set.
         data_dir: folder with TOFU's files; without it they are read from the hub.
-        holdout: source of rows of the same kind that no model saw, for membership inference.
+        holdout: rows, or a source of them, of the same kind that no model saw, for membership inference.
         template: markers for tokenizers without a chat template.
         max_length: most tokens in a text.
         max_new_tokens: most tokens in a generation.
