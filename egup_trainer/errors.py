@@ -53,6 +53,17 @@ class StateError(EgupError):
     """A saved file does not belong to this run, or a folder cannot be written to."""
 
 
+def first_line(error: Exception) -> str:
+    """What an error of a library says first; a heading alone says nothing.
+
+    Example:
+        >>> first_line(ValueError("Errors:\\n  no such file")), first_line(KeyError())
+        ('Errors: no such file', 'KeyError')
+    """
+    first, *rest = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
+    return f"{first} {rest[0]}" if first.endswith(":") and rest else first
+
+
 def did_you_mean(name: Any, known: Iterable[str], otherwise: str) -> str:
     """What to do about an unknown `name`: the one of `known` that it looks like, as a question, or else `otherwise`.
 

@@ -18,9 +18,11 @@ from egup_trainer.data.schema import IGNORE_INDEX
 from egup_trainer.errors import ConfigError, ModelError
 from egup_trainer.modeling.answer_logps import HeadReading, LogitTransform
 from egup_trainer.modeling.hooks import capture, forward_through, hooked, is_gathered_by_hooks
+from egup_trainer.modeling.limits import virtual_tokens
 from egup_trainer.modeling.outputs import AnswerOutputs
 from egup_trainer.modeling.packing import Packer, RowLayout
 from egup_trainer.modeling.tied_gradient import TiedGradient
+from egup_trainer.modeling.trials import can_run, check_causal, lists_in_use
 
 
 def answer_positions(labels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -78,7 +80,7 @@ class AnswerReader:
         padding_free: whether rows share lines, so that little is padded; None for where the model can read them so.
 
     Raises:
-        ModelError: no output embedding or no decoder layers can be found.
+        ModelError: no output embedding or no decoder layers can be found, or the model is an encoder and a decoder.
         ConfigError: a layer is out of range.
 
     Example:
@@ -102,6 +104,12 @@ class AnswerReader:
                 expected="a causal language model",
                 fix="load it with AutoModelForCausalLM",
             )
+        if getattr(model.config, "is_encoder_decoder", False):
+            raise ModelError(
+                got=f"the model {type(model).__name__}, an encoder with a decoder",
+                expected="a causal language model, which reads question and answer as one text",
+                fix="use a decoder, such as Llama or GPT-2",
+            )
         layers = decoder_layers(model)
         self.layer_index = layer_index(feature_layer, len(layers))
         self.hidden_index = layer_index(hidden_layer, len(layers), "rmu_layer")
@@ -109,6 +117,21 @@ class AnswerReader:
         self._transform: LogitTransform | None = LogitTransform.of(model.config.get_text_config())
         self._transform_is_known = False
         self._packer = Packer(model, padding_free)
+        self._bare, self._is_tried = model, False
+        self._ahead = {0, virtual_tokens(model)}
+
+    def try_out(self, model: Callable[..., Any]) -> None:
+        """Tries once whether the model is one that can be scored token by token; its first call does so, too.
+
+        Args:
+            model: the model, which may be a wrapped one.
+
+        Raises:
+            ModelError: later tokens change what it says of earlier ones, or it cannot read tokens alone.
+        """
+        if not self._is_tried:
+            check_causal(model, self._bare)
+            self._is_tried = True
 
     def of(self, model: nn.Module) -> "AnswerReader":
         """A reader of another model of the same shape, with the same settings."""
@@ -136,6 +159,7 @@ class AnswerReader:
             with_hidden: whether to return the hidden states at answer tokens.
             embedding_noise: added to the embeddings of the last rows, shape (P, T, d) for the last P rows.
         """
+        self.try_out(model)
         layout = self._packer(model, input_ids, attention_mask)
         answers = AnswerPlaces.of(labels, layout)
         noise = None if embedding_noise is None else _add_noise(embedding_noise, layout, attention_mask)
@@ -160,10 +184,12 @@ class AnswerReader:
             embedding_hook: what is done to the embeddings, as a forward hook.
         """
         positions, rows, targets, counts = answers.positions, answers.rows, answers.targets, answers.counts
+        width = layout.inputs["input_ids"].shape[1]  # type: ignore[union-attr]
+        select = self._select(positions, width)
         captured: list[Tensor] = []
         states: list[Tensor] = []
         with ExitStack() as hooks:
-            hooks.enter_context(hooked(self.head.register_forward_pre_hook, _select(positions), with_kwargs=False))
+            hooks.enter_context(hooked(self.head.register_forward_pre_hook, select, with_kwargs=False))
             if with_features:
                 hooks.enter_context(hooked(self.layer.register_forward_hook, capture(captured)))
             if with_hidden:
@@ -171,8 +197,8 @@ class AnswerReader:
             if embedding_hook is not None:
                 hooks.enter_context(hooked(self.embedding.register_forward_hook, embedding_hook))
             logps, logits = self._logps(model, layout, targets, keep_logits)
-        features = _pool(_at(captured[0], positions + 1), rows, counts) if with_features else None
-        hidden = _at(states[0], positions + 1) if with_hidden else None
+        features = _pool(self._at(captured, positions + 1, width).float(), rows, counts) if with_features else None
+        hidden = self._at(states, positions + 1, width).float() if with_hidden else None
         return AnswerOutputs(logps, rows, counts, features, logits, targets, hidden, positions=layout.size)
 
     def _logps(
@@ -200,18 +226,53 @@ class AnswerReader:
                 return self._logps(model, layout, targets, keep_logits)
         return reading.logps(logits), None
 
+    def _select(self, positions: Tensor, width: int) -> Callable:
+        """What leaves the output embedding only the hidden states of `positions`."""
 
-def decoder_layers(model: nn.Module) -> nn.ModuleList:
+        def hook(module: nn.Module, args: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+            return (self._at([args[0]], positions, width).unsqueeze(0), *args[1:])  # (B, T, d) -> (1, N, d)
+
+        return hook
+
+    def _at(self, captured: list[Tensor], positions: Tensor, width: int) -> Tensor:
+        """Hidden states (B, T, d) at flat positions (N,) of lines that are `width` tokens long: (N, d).
+
+        The model may hold virtual tokens of an adapter before each line.
+
+        Raises:
+            ModelError: it holds anything else than one state for each token.
+        """
+        shape = captured[0].shape if captured else torch.Size()
+        ahead = shape[1] - width if len(shape) == 3 else -1
+        if ahead not in self._ahead:
+            raise ModelError(
+                got=f"hidden states of shape {tuple(shape)} for lines of {width} tokens",
+                expected="one hidden state for each token of the text",
+                fix="use another model, or another kind of adapter, such as LoRA",
+            )
+        moved = positions + (positions // width + 1) * ahead if ahead else positions
+        return captured[0].flatten(0, 1).index_select(0, moved)
+
+
+def decoder_layers(model: Any) -> nn.ModuleList:
     """The model's list of decoder layers.
 
+    It is the one list that is as long as the configuration says. Where there are several (a vision tower), or none (the
+    configuration counts an encoder's), it is the one with most weights of those that a text goes through.
+
     Raises:
-        ModelError: the model has no module list as long as its configuration says.
+        ModelError: there is no such list.
     """
-    config = model.config.get_text_config() if hasattr(model, "config") else None  # type: ignore[operator,union-attr]
+    config = model.config.get_text_config() if hasattr(model, "config") else None
     depth = getattr(config, "num_hidden_layers", None)
-    for module in model.modules():
-        if isinstance(module, nn.ModuleList) and len(module) == depth:
-            return module
+    found = [each for each in model.modules() if isinstance(each, nn.ModuleList) and len(each) == depth]
+    if len(found) != 1 and can_run(model):
+        found = lists_in_use(model)
+    elif len(found) > 1:
+        inside = set(model.get_decoder().modules())
+        found = [each for each in found if each in inside] or found
+    if found:
+        return max(found, key=lambda layers: sum(weight.numel() for weight in layers.parameters()))
     raise ModelError(
         got=f"the model {type(model).__name__} without a list of {depth} decoder layers",
         expected="a decoder-only transformer",
@@ -244,14 +305,6 @@ def layer_index(layer: float, depth: int, option: str = "feature_layer") -> int:
     return int(layer) % depth
 
 
-def _select(positions: Tensor) -> Callable:
-    def hook(module: nn.Module, args: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-        hidden = args[0]  # (B, T, d)
-        return (hidden.flatten(0, 1).index_select(0, positions).unsqueeze(0), *args[1:])  # (1, N, d)
-
-    return hook
-
-
 def _add_noise(noise: Tensor, layout: RowLayout, attention_mask: Tensor) -> Callable:
     real = attention_mask[-len(noise) :].bool()
     places, values = layout.places[-len(noise) :][real], noise[real]
@@ -260,11 +313,6 @@ def _add_noise(noise: Tensor, layout: RowLayout, attention_mask: Tensor) -> Call
         return embedded.flatten(0, 1).index_add(0, places, values.to(embedded)).view_as(embedded)
 
     return hook
-
-
-def _at(hidden: Tensor, positions: Tensor) -> Tensor:
-    """Hidden states (B, T, d) at flat positions (N,), in float32: (N, d)."""
-    return hidden.flatten(0, 1).index_select(0, positions).float()
 
 
 def _pool(states: Tensor, rows: Tensor, counts: Tensor) -> Tensor:

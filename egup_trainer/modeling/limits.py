@@ -7,6 +7,12 @@ from egup_trainer.data.schema import TokenizedRow
 from egup_trainer.errors import ModelError
 
 
+def virtual_tokens(model: Any) -> int:
+    """Tokens that an adapter puts before each text (prompt tuning and its kin); 0 for other adapters, or none."""
+    configs = getattr(model, "peft_config", {}).values()
+    return max((config.num_virtual_tokens for config in configs if config.is_prompt_learning), default=0)
+
+
 def check_positions(model: Any, needed: int, what: str, fix: str) -> None:
     """Raises `ModelError` if the model has fewer positions than tokens are needed.
 
@@ -15,7 +21,10 @@ def check_positions(model: Any, needed: int, what: str, fix: str) -> None:
         what: they are for, and `fix`: what to do, for the message.
     """
     positions = getattr(model.config.get_text_config(), "max_position_embeddings", None)
-    if positions is not None and needed > positions:
+    if positions is None or positions < 1:  # XLNet says -1: no limit
+        return
+    positions -= virtual_tokens(model)
+    if needed > positions:
         raise ModelError(
             got=f"{needed} tokens of {what} for a model of {positions} positions",
             expected=f"at most {positions} tokens",

@@ -7,7 +7,7 @@ from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any
 
-from egup_trainer.errors import ModelError
+from egup_trainer.errors import ModelError, first_line
 
 # What libraries raise for files that are missing, broken or of another model (RuntimeError: sizes that do not fit).
 _OF_FILES = (
@@ -240,7 +240,7 @@ def add_adapter(model: Any, peft_config: Any, revision: str | None = None) -> An
         return get_peft_model(model, peft_config, revision=revision)
     except ValueError as error:
         raise ModelError(
-            got=f"a peft_config that does not fit {type(model).__name__} ({_first_line(error)})",
+            got=f"a peft_config that does not fit {type(model).__name__} ({first_line(error)})",
             expected="target modules that the model has",
             fix="set --lora_target_modules",
         ) from error
@@ -259,7 +259,7 @@ def _load(from_pretrained: Callable[..., Any], what: str, name_or_path: str, **k
         raise
     except (*_OF_FILES, StrictDataclassError, SafetensorError) as error:
         raise ModelError(
-            got=f"{name_or_path}, from which no {what} could be loaded ({_first_line(error)})",
+            got=f"{name_or_path}, from which no {what} could be loaded ({first_line(error)})",
             expected=f"a local folder or hub id of {_with_article(what)}",
             fix="check the name, the files and the network",
         ) from error
@@ -267,9 +267,3 @@ def _load(from_pretrained: Callable[..., Any], what: str, name_or_path: str, **k
 
 def _with_article(what: str) -> str:
     return f"{'an' if what[0] in 'aeiou' else 'a'} {what}"
-
-
-def _first_line(error: Exception) -> str:
-    """What an error says first; a heading alone says nothing."""
-    first, *rest = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
-    return f"{first} {rest[0]}" if first.endswith(":") and rest else first

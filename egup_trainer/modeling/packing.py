@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from egup_trainer.errors import ModelError
 from egup_trainer.modeling.batches import evaluation_mode
+from egup_trainer.modeling.limits import virtual_tokens
 
 _WIDTHS = (1, 2, 3, 4)
 """How many of the longest rows a line may hold."""
@@ -125,11 +126,15 @@ class Packer:
 
     @property
     def takes_positions(self) -> bool:
-        """Whether the model takes position ids and counts nothing else along a line."""
+        """Whether the model takes position ids and counts nothing else along a line.
+
+        PEFT takes none where an adapter puts virtual tokens before a line, and has these before its first row alone.
+        """
         bare: Any = _without_adapters(self._bare)
         # Chunks are counted along a line in transformers 5.17, whatever rows it holds.
         chunks = getattr(bare.config.get_text_config(), "attention_chunk_size", None)
-        return "position_ids" in inspect.signature(bare.forward).parameters and chunks is None
+        counts_alone = chunks is None and not virtual_tokens(self._bare)
+        return "position_ids" in inspect.signature(bare.forward).parameters and counts_alone
 
     @torch.no_grad()
     def _keeps_rows_apart(self, model: Any, device: torch.device) -> bool:

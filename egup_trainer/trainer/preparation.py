@@ -1,6 +1,8 @@
 """What a trainer does to rows and model before `transformers.Trainer` sees them."""
 
+import re
 from collections.abc import Callable, Iterable, Mapping
+from copy import copy
 from functools import partial
 from itertools import chain
 from pathlib import Path
@@ -34,6 +36,7 @@ from egup_trainer.template_date import settled_date
 from egup_trainer.trainer.config import UnlearnConfig
 
 _Config = TypeVar("_Config", bound=UnlearnConfig)
+_CHANCE = re.compile("drop|jitter")
 Alternates = Callable[[list[Row]], list[str]]
 """Chooses for each row the answer that an objective prefers to the row's own."""
 
@@ -219,12 +222,36 @@ def refuse_detours(output: Path) -> None:
 
 
 def disable_dropout(model: Any) -> None:
-    """Sets every dropout of the model to 0, that of attention functions (a number on the module) among them."""
+    """Sets every dropout of the model to 0, and whatever else its modules do by chance in training.
+
+    That are dropout modules, and the numbers whose names hold "drop" or "jitter", which modules hand to functions. Some
+    read them from the configuration: they get one of their own, so that the model is saved with the one it came with.
+    """
+    quiet: dict[int, Any] = {}
     for module in model.modules():
-        if isinstance(module, nn.Dropout):
+        if isinstance(module, nn.modules.dropout._DropoutNd):
             module.p = 0.0
-        if isinstance(getattr(module, "attention_dropout", None), float):
-            module.attention_dropout = 0.0
+        _set_chances_to_0(vars(module))
+        config = vars(module).get("config")
+        if config is not None and module is not model and module is not _without_adapters(model):
+            if id(config) not in quiet:
+                quiet[id(config)] = copy(config)
+                _set_chances_to_0(vars(quiet[id(config)]))
+            module.config = quiet[id(config)]
+
+
+def _set_chances_to_0(values: dict[str, Any]) -> None:
+    """Sets numbers named so to 0, in place; some are kept by the name of the adapter that they belong to."""
+    for name, value in values.items():
+        if _CHANCE.search(name):
+            if isinstance(value, float):
+                values[name] = 0.0
+            elif isinstance(value, dict):
+                values[name] = {key: 0.0 if isinstance(each, float) else each for key, each in value.items()}
+
+
+def _without_adapters(model: Any) -> Any:
+    return model.get_base_model() if hasattr(model, "get_base_model") else model
 
 
 def source_of(model: Any) -> str | None:

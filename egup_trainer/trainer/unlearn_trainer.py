@@ -17,6 +17,7 @@ from egup_trainer.losses.registry import forget_loss, retain_loss
 from egup_trainer.modeling.forward import AnswerReader
 from egup_trainer.modeling.outputs import AnswerOutputs
 from egup_trainer.modeling.scan import RowScores, score_rows
+from egup_trainer.modeling.trials import can_run, check_training
 from egup_trainer.trainer.before import ModelBefore
 from egup_trainer.trainer.boundary import refuse_loss_without_boundary
 from egup_trainer.trainer.callbacks import OF_EACH_RUN
@@ -102,6 +103,10 @@ class UnlearnTrainer(ModelCards, WholeCheckpoints, StateInCheckpoints, RowLoader
             callbacks=callbacks,
             optimizers=optimizers,
         )
+        # The model is now where it is going to be trained, unless an engine is still to take it there.
+        check_training(self.model, args.disable_dropout)
+        if can_run(self.model):
+            self.reader.try_out(self.model)
         # compute_loss divides by the counts of the whole step; Trainer must neither count nor divide itself.
         self.model_accepts_loss_kwargs = self.loss_is_scaled_for_ga = False
         self.forget_loss = forget_loss(args.objective).from_config(args)

@@ -134,8 +134,8 @@ def test_6_one_forward_pass_serves_forget_and_retain_rows(make_plain_trainer, ma
     passes, ended = Counter(), {}
     for faulty in (True, False):
         model = make_model()
-        model.register_forward_hook(lambda *_, faulty=faulty: passes.update([faulty]))
         trainer = make_plain_trainer(model, **SGD)
+        model.register_forward_hook(lambda *_, faulty=faulty: passes.update([faulty]))
         if faulty:
             trainer.forward_parts = MethodType(part_by_part, trainer)
         trainer.train()

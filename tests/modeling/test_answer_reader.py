@@ -137,7 +137,7 @@ def test_one_forward_and_a_head_that_sees_answers_only(family, lively, rows, pad
     head.register_forward_hook(lambda module, args, output: widths.extend([args[0].shape[1], output.shape[1]]))
     reader = AnswerReader(model, padding_free=True)
     reader(model, **batch)
-    trial = 3, [8, 8, 14, 14, 14, 14]  # two short rows, apart and in one line
+    trial = 5, [8, 8] * 3 + [14, 14] * 2  # two short rows with other ends, apart and in one line
     assert (len(calls[: trial[0]]), widths[: len(trial[1])]) == trial
     del calls[: trial[0]], widths[: len(trial[1])]
     assert (len(calls), widths) == (1, [sum(NUM_TOKENS), 1])  # what it reads, and what the model goes on with
@@ -295,6 +295,7 @@ def test_hooks_are_gone_afterwards(lively, rows, pad):
 def test_hooks_are_gone_after_an_exception(lively, rows, pad):
     model, batch = lively(), pad(rows)
     reader, before = AnswerReader(model, padding_free=False), all_hooks(model)
+    reader.try_out(model)
 
     def fail(**inputs):
         assert all_hooks(model) != before  # armed

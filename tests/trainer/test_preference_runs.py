@@ -54,8 +54,8 @@ def test_a_step_follows_the_hand_written_gradient(make_model, make_trainer, obje
 @each_run
 def test_no_second_model_and_one_forward_pass_a_step(make_trainer, make_model, objective):
     model, calls = make_model(), []
-    model.register_forward_hook(lambda module, args, output: calls.append(module.training))
     trainer = make_trainer(model, objective=objective, clreg_weight=0.1, clreg_positives="views", **RUNS[objective])
+    model.register_forward_hook(lambda module, args, output: calls.append(module.training))
     trainer.train()
     assert trainer.before.reference.kind is ReferenceKind.CACHED
     assert sum(calls) == trainer.state.global_step == 6

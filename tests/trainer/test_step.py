@@ -158,8 +158,8 @@ def test_second_views_do_not_depend_on_the_cut_either(make_trainer, positives, m
 def test_npo_keeps_no_second_model_and_runs_one_forward_pass_a_step(make_trainer, make_model):
     model = make_model()
     calls = []
-    model.register_forward_hook(lambda module, args, output: calls.append(module.training))
     trainer = make_trainer(model, objective="npo", clreg_weight=0.1)
+    model.register_forward_hook(lambda module, args, output: calls.append(module.training))
     trainer.train()
     assert trainer.before.reference.kind is ReferenceKind.CACHED
     assert trainer.before.reference.frozen_copy is None

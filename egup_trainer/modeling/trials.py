@@ -1,0 +1,174 @@
+"""What is asked of the model itself, on two short rows, rather than of a list of names.
+
+A trial takes at most two passes over two rows of eight tokens. It leaves the model and the random number generators as
+they were. A model whose weights are not here (DeepSpeed ZeRO-3, `egup plan`) or that cannot run where they are is not
+tried.
+"""
+
+import random
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from egup_trainer.errors import ModelError, first_line
+from egup_trainer.modeling.batches import device_of, evaluation_mode
+
+_LENGTH = 8
+_SHARED = 4
+"""Tokens that rows have in common, before those that differ."""
+
+
+def can_run(model: Any) -> bool:
+    """Whether the bare model can be run as it is: its weights are here, on a device that its attention runs on."""
+    from torch._subclasses.fake_tensor import FakeTensor
+
+    weights = list(model.parameters())
+    if any(weight.is_meta or isinstance(weight, FakeTensor) or hasattr(weight, "ds_id") for weight in weights):
+        return False
+    attention = getattr(model.config.get_text_config(), "_attn_implementation", None) or ""
+    needs_gpu = "flash" in attention or "flex" in attention
+    return bool(weights) and not (needs_gpu and weights[0].device.type == "cpu")
+
+
+def differs(first: Tensor, second: Tensor, model: nn.Module) -> Tensor:
+    """At which positions logits (..., V) differ by more than rounding does: (...), bool.
+
+    Rounding is taken to be 1e-5 of the largest logit in float32, and 0.02 where weights or products have fewer bits.
+    """
+    is_rough = torch.backends.cuda.matmul.allow_tf32 and first.device.type == "cuda"
+    exact = all(weight.dtype == torch.float32 for weight in model.parameters()) and not is_rough
+    tolerance = (1e-5 if exact else 0.02) * first.abs().max()
+    return (first - second).abs().amax(dim=-1) > tolerance
+
+
+@torch.no_grad()
+def check_causal(model: Callable[..., Any], bare: Any) -> None:
+    """Raises `ModelError` if later tokens change the logits of earlier ones, so that a token sees itself.
+
+    Rounding may change some positions of a mixture of experts; only a model that changes all of them is refused.
+
+    Args:
+        model: what is called, which may be a wrapped model. Each process calls it equally often.
+        bare: the model inside.
+    """
+    ids = _rows(bare, device_of(bare, None))
+    other = ids.clone()
+    other[:, _SHARED:] = (ids[:, _SHARED:] + 3) % vocabulary_of(bare)
+    with evaluation_mode(bare):
+        logits, changed = (_logits(model, bare, each)[:, :_SHARED] for each in (ids, other))
+    if differs(logits, changed, bare).all():
+        raise ModelError(
+            got=f"the model {_name(bare)}, whose later tokens change what it says of earlier ones",
+            expected="a causal language model: a token that is scored must not be seen",
+            fix="use a decoder, such as Llama or GPT-2",
+        )
+
+
+def check_training(model: Any, without_dropout: bool) -> None:
+    """Raises `ModelError` if no weight that the logits depend on trains, or if chance is at work though it must not be.
+
+    Args:
+        model: the bare model, as it is going to be trained.
+        without_dropout: whether two passes in training mode must agree.
+    """
+    if not can_run(model):
+        if not any(weight.requires_grad for weight in model.parameters()):
+            _refuse_frozen(model)
+        return
+    ids = _rows(model, device_of(model, None))
+    with _training_mode(model), _same_random_numbers():
+        with torch.enable_grad():
+            first = _logits(model, model, ids)
+        if not first.requires_grad:
+            _refuse_frozen(model)
+        if not without_dropout:
+            return
+        with torch.no_grad():
+            second = _logits(model, model, ids)
+    if differs(first.detach(), second, model).any():
+        raise ModelError(
+            got=f"the model {_name(model)}, of which two passes in training mode differ",
+            expected="no dropout or other noise by the name of drop or jitter is left with disable_dropout",
+            fix="add --no_disable_dropout to train with it",
+        )
+
+
+def lists_in_use(model: Any) -> list[nn.ModuleList]:
+    """The lists of modules all of which take part in reading a text; a vision tower does not."""
+    called: set[nn.Module] = set()
+    handles = [module.register_forward_hook(lambda module, *_: called.add(module)) for module in model.modules()]
+    try:
+        with evaluation_mode(model), torch.no_grad():
+            _logits(model, model, _rows(model, device_of(model, None)))
+    finally:
+        for handle in handles:
+            handle.remove()
+    lists = (each for each in model.modules() if isinstance(each, nn.ModuleList))
+    return [each for each in lists if len(each) and called.issuperset(each)]
+
+
+def vocabulary_of(model: Any) -> int:
+    """Number of tokens that the model knows."""
+    return model.config.get_text_config().vocab_size
+
+
+def _rows(model: Any, device: torch.device) -> Tensor:
+    return torch.arange(2 * _LENGTH, device=device).view(2, _LENGTH) % vocabulary_of(model)
+
+
+def _logits(model: Callable[..., Any], bare: Any, ids: Tensor) -> Tensor:
+    """The logits of the rows' own tokens, (B, T, V), in float32."""
+    try:
+        logits = model(input_ids=ids, attention_mask=torch.ones_like(ids), use_cache=False).logits
+    except torch.OutOfMemoryError:
+        raise
+    except (ValueError, TypeError, AttributeError, LookupError, RuntimeError) as error:
+        raise ModelError(
+            got=f"the model {_name(bare)}, which cannot read rows of tokens ({first_line(error)})",
+            expected="a causal language model that needs nothing but the tokens of a text",
+            fix="use another model, or another kind of adapter, such as LoRA",
+        ) from error
+    return logits[:, -ids.shape[1] :].float()
+
+
+def _name(model: Any) -> str:
+    return type(model.get_base_model() if hasattr(model, "get_base_model") else model).__name__
+
+
+def _refuse_frozen(model: Any) -> None:
+    is_adapted = hasattr(model, "peft_config")
+    which = " by its active adapter" if is_adapted else ""
+    raise ModelError(
+        got=f"the model {_name(model)}, none of whose weights is trained{which}",
+        expected="weights that require gradients, on which the logits depend",
+        fix="load the adapter with PeftModel.from_pretrained(..., is_trainable=True)"
+        if is_adapted
+        else "call model.requires_grad_(True), or give a peft_config (--use_peft)",
+    )
+
+
+@contextmanager
+def _training_mode(model: nn.Module) -> Iterator[None]:
+    modes = {module: module.training for module in model.modules()}
+    model.train()
+    try:
+        yield
+    finally:
+        for module, mode in modes.items():
+            module.training = mode
+
+
+@contextmanager
+def _same_random_numbers() -> Iterator[None]:
+    """What is drawn within does not change what is drawn afterwards."""
+    states = random.getstate(), np.random.get_state()
+    try:
+        with torch.random.fork_rng(range(torch.cuda.device_count())):
+            yield
+    finally:
+        random.setstate(states[0])
+        np.random.set_state(states[1])
