@@ -56,6 +56,9 @@ class StateError(EgupError):
 def first_line(error: Exception) -> str:
     """What an error of a library says first; a heading alone says nothing.
 
+    Args:
+        error: as the library raised it.
+
     Example:
         >>> first_line(ValueError("Errors:\\n  no such file")), first_line(KeyError())
         ('Errors: no such file', 'KeyError')
