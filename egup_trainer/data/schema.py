@@ -74,6 +74,7 @@ class TokenizedRow:
         input_ids: token ids, shape (T,), int32.
         labels: the same ids where a token is scored, `IGNORE_INDEX` elsewhere, shape (T,), int32.
         truncated: whether the row was cut to the maximum length.
+        closed: whether the last token is the one that closes the answer, such as the end of the turn.
         paraphrase: the same prompt with the paraphrased answer, if the row had one.
         alternate: the same prompt with the answer that an objective prefers to the row's own, if one does.
         source: the row that the sample comes from; None for a filler.
@@ -82,6 +83,7 @@ class TokenizedRow:
     input_ids: np.ndarray
     labels: np.ndarray
     truncated: bool = False
+    closed: bool = False
     paraphrase: "TokenizedRow | Any" = None
     alternate: "TokenizedRow | Any" = None
     source: RowSource | Any = None

@@ -56,7 +56,7 @@ class RowSet:
     def settings(self) -> dict[str, Any]:
         """How the rows are written and answered, for the record: results made otherwise cannot be compared."""
         new_tokens = None if self.generation is None else self.generation.max_new_tokens
-        markers = [self.template.user, self.template.assistant, self.template.always]
+        markers = [self.template.user, self.template.assistant, self.template.always, self.template.closes]
         return {"max_length": self.max_length, "max_new_tokens": new_tokens, "markers": markers}
 
 

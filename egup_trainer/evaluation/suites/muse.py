@@ -6,6 +6,7 @@ forget, retain and holdout (text).
 """
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from enum import Enum
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,7 @@ from egup_trainer.evaluation.suites import plan
 from egup_trainer.evaluation.suites.plan import Plan, Scores, Suite
 
 SHOTS = 10
-_PLAIN = Template(user="", assistant="", always=True)  # MUSE's prompts are written out
+_PLAIN = Template(user="", assistant="", always=True, closes=False)  # MUSE's prompts are written out
 _FILES = ("{split}.jsonl", "{split}.json", "{split}.parquet", "{split}.csv", "{split}-00000-of-00001.parquet")
 
 
@@ -133,7 +134,12 @@ def _recital(record: Mapping[str, Any], number: int) -> Row:
         raise DataError(
             got=f"row {number} of verbmem without prompt and gt", expected="both columns", fix="check the file"
         )
-    return to_row({"prompt": record["prompt"], "completion": record["gt"]}, "verbmem", number)
+    row = to_row({"prompt": record["prompt"], "completion": record["gt"]}, "verbmem", number)
+    (prompt,) = row.prompt
+    if prompt.content[-1:].isspace() or row.answer[:1].isspace():
+        return row
+    # The two are cut from one text at a space, which neither of them has.
+    return replace(row, prompt=(replace(prompt, content=f"{prompt.content} "),))
 
 
 def _question(record: Mapping[str, Any], source: str, number: int) -> Row:
