@@ -9,6 +9,9 @@ import numpy as np
 IGNORE_INDEX = -100
 """Label of a token that is not scored (prompt and padding), as in all of transformers."""
 
+MAX_LENGTH = 2048
+"""Most tokens in a text that is evaluated, by default, in Python and on the command line alike."""
+
 NO_SAMPLE = -1
 """Sample id of a row that only fills up a batch; it has no scored token and counts nowhere."""
 

@@ -139,7 +139,7 @@ def test_tofu_rows_are_those_of_the_perturbed_files(tofu):
         assert {len(row.perturbed) for row in row_set.rows} == {perturbed}
         assert all((row.paraphrase is not None) == (perturbed == 5) for row in row_set.rows)
         assert row_set.generation == Generation(200, ())
-        assert (row_set.max_length, row_set.template) == (1024, Template())
+        assert (row_set.max_length, row_set.template) == (2048, Template())
         assert row_set.with_features is (perturbed == 5)
         assert not row_set.with_membership
     assert suite.row_sets[0].rows[0].answer.endswith("is Basil Mahfouz Al-Kuwaiti.")

@@ -11,7 +11,7 @@ from enum import Enum
 from pathlib import Path
 from typing import Any
 
-from egup_trainer.data.schema import Message, Row
+from egup_trainer.data.schema import MAX_LENGTH, Message, Row
 from egup_trainer.data.sources import read_source, to_row
 from egup_trainer.data.tokenization import Template
 from egup_trainer.errors import DataError
@@ -38,7 +38,7 @@ class MuseCorpus(Enum):
         return f"muse-bench/MUSE-{self.value.capitalize()}"
 
 
-def muse_suite(corpus: MuseCorpus, data_dir: str | Path | None = None, max_length: int = 2048) -> Suite:
+def muse_suite(corpus: MuseCorpus, data_dir: str | Path | None = None, max_length: int = MAX_LENGTH) -> Suite:
     """The MUSE suite: knowledge and verbatim memorization by ROUGE, and membership inference.
 
     Args:
