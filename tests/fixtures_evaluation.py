@@ -114,12 +114,8 @@ def plain_numbers(model, samples: list[tuple[torch.Tensor, torch.Tensor]]) -> di
     return {**whole, "features": whole.pop("states").mean(axis=0)}
 
 
-def plain_gradient_norm(model, samples: list[tuple[torch.Tensor, torch.Tensor]], closed: bool) -> float:
-    """Norm of d avg / d theta over all floating-point weights, by one backward pass through all pieces.
-
-    Args:
-        closed: whether the last token closes the answer, and is left out.
-    """
+def plain_gradient_norm(model, samples: list[tuple[torch.Tensor, torch.Tensor]]) -> float:
+    """Norm of d avg / d theta over all floating-point weights, by one backward pass through all pieces."""
     weights = [weight for weight in model.parameters() if weight.is_floating_point()]
     before = [weight.requires_grad for weight in weights]
     for weight in weights:
@@ -128,7 +124,7 @@ def plain_gradient_norm(model, samples: list[tuple[torch.Tensor, torch.Tensor]],
     for ids, labels in samples:
         logits = model(input_ids=ids).logits[0, :-1].float()
         losses.append(torch.nn.functional.cross_entropy(logits, labels[1:], reduction="none")[labels[1:] != -100])
-    gradients = torch.autograd.grad(torch.cat(losses)[: -1 if closed else None].mean(), weights, allow_unused=True)
+    gradients = torch.autograd.grad(torch.cat(losses).mean(), weights, allow_unused=True)
     for weight, required in zip(weights, before, strict=True):
         weight.requires_grad_(required)
     return float(sum(gradient.double().square().sum() for gradient in gradients if gradient is not None).sqrt())

@@ -9,9 +9,6 @@ import numpy as np
 IGNORE_INDEX = -100
 """Label of a token that is not scored (prompt and padding), as in all of transformers."""
 
-MAX_LENGTH = 2048
-"""Most tokens in a text that is evaluated, by default, in Python and on the command line alike."""
-
 NO_SAMPLE = -1
 """Sample id of a row that only fills up a batch; it has no scored token and counts nowhere."""
 
@@ -77,7 +74,6 @@ class TokenizedRow:
         input_ids: token ids, shape (T,), int32.
         labels: the same ids where a token is scored, `IGNORE_INDEX` elsewhere, shape (T,), int32.
         truncated: whether the row was cut to the maximum length.
-        closed: whether the last token is the one that closes the answer, such as the end of the turn.
         paraphrase: the same prompt with the paraphrased answer, if the row had one.
         alternate: the same prompt with the answer that an objective prefers to the row's own, if one does.
         source: the row that the sample comes from; None for a filler.
@@ -86,7 +82,6 @@ class TokenizedRow:
     input_ids: np.ndarray
     labels: np.ndarray
     truncated: bool = False
-    closed: bool = False
     paraphrase: "TokenizedRow | Any" = None
     alternate: "TokenizedRow | Any" = None
     source: RowSource | Any = None

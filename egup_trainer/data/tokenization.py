@@ -31,7 +31,6 @@ class Template:
         user: marker before a user turn.
         assistant: marker before an assistant turn, the scored answer among them.
         always: use the markers even where the tokenizer has a chat template.
-        closes: whether an answer gets an end-of-sequence token where nothing else closes it.
         date: the day, as YYYY-MM-DD, that a chat template writes where it asks for today's date. A model gives other
             numbers on another day, so it stays the day on which the template was made.
 
@@ -46,7 +45,6 @@ class Template:
     user: str = "Question: "
     assistant: str = "\nAnswer: "
     always: bool = False
-    closes: bool = True
     date: str = field(default_factory=today)
 
     def __post_init__(self) -> None:
@@ -126,11 +124,8 @@ def tokenize(
 ) -> RowDataset:
     """Tokenizes rows through the tokenizer's chat template, or through `template` where it has none.
 
-    The whole text is tokenized once. The answer's tokens are scored, those that reach into it from before or out of it
-    included, and the one token that closes it: the first special token that the chat template writes after the answer,
-    or else an end-of-sequence token, which is appended. Nothing follows it, and what the template writes between the
-    answer and its closing token, such as a space, is not scored. A plain-text row is not closed.
-
+    The whole text is tokenized once. A token is scored if it reaches past the start of the answer, so a token across
+    the seam is never lost. An end-of-sequence token closes the row (added if the template did not) and is scored.
     Longer question/answer rows are cut at `max_length`; a longer plain-text row is split into several samples that
     overlap by one token, so that every token of a long text is scored exactly once.
 
@@ -156,12 +151,11 @@ def tokenize(
             expected="a fast tokenizer, which tells the offsets of its tokens",
             fix="load it with AutoTokenizer.from_pretrained(..., use_fast=True)",
         )
-    writer = _Writer(tokenizer, template or Template(), special_ids(tokenizer))
     samples: list[TokenizedRow] = []
     for place, row in enumerate(tqdm(rows, desc=f"Tokenizing {name}", disable=not progress, leave=False, delay=2)):
         where = f"row {place if numbers is None else numbers[place]} of the {name}"
         alternate = None if alternates is None else alternates[place]
-        sample = _to_sample(row, writer, where, alternate)
+        sample = _to_sample(row, tokenizer, template or Template(), where, alternate)
         sample = replace(sample, source=RowSource.of(place, sample))
         if not row.prompt and max_length is not None and len(sample) > max_length >= 2:
             samples.extend(_split(sample, max_length))
@@ -288,22 +282,7 @@ def check_disjoint(first: RowDataset, first_name: str, second: RowDataset, secon
             )
 
 
-@dataclass(frozen=True)
-class _Writer:
-    """How rows become tokens.
-
-    Args:
-        tokenizer: of the model.
-        template: markers for tokenizers without a chat template.
-        special: ids of the tokenizer's special tokens.
-    """
-
-    tokenizer: Any
-    template: Template
-    special: frozenset[int]
-
-
-def _to_sample(row: Row, writer: _Writer, where: str, alternate: str | None) -> TokenizedRow:
+def _to_sample(row: Row, tokenizer: Any, template: Template, where: str, alternate: str | None) -> TokenizedRow:
     """The whole row, tokenized, and its prompt with the alternate answer; refused in words that name it."""
     from jinja2 import TemplateError
 
@@ -314,9 +293,9 @@ def _to_sample(row: Row, writer: _Writer, where: str, alternate: str | None) -> 
             fix="make one row of each answer",
         )
     try:
-        sample = _tokenize_row(row, writer)
+        sample = _tokenize_row(row, tokenizer, template)
         if alternate is not None:
-            sample = replace(sample, alternate=_tokenize_row(Row(row.prompt, alternate), writer))
+            sample = replace(sample, alternate=_tokenize_row(Row(row.prompt, alternate), tokenizer, template))
         return sample
     except TemplateError as error:
         raise DataError(
@@ -326,57 +305,28 @@ def _to_sample(row: Row, writer: _Writer, where: str, alternate: str | None) -> 
         ) from error
 
 
-def _tokenize_row(row: Row, writer: _Writer) -> TokenizedRow:
-    text, start, end, add_special_tokens = _render(row, writer.tokenizer, writer.template)
-    encoded = writer.tokenizer(text, add_special_tokens=add_special_tokens, return_offsets_mapping=True)
+def _tokenize_row(row: Row, tokenizer: Any, template: Template) -> TokenizedRow:
+    text, answer_start, add_special_tokens = _render(row, tokenizer, template)
+    encoded = tokenizer(text, add_special_tokens=add_special_tokens, return_offsets_mapping=True)
     ids = np.asarray(encoded["input_ids"], dtype=np.int32)
-    starts, ends = np.asarray(encoded["offset_mapping"], dtype=np.int64).reshape(-1, 2).T
-    # Some tokenizers leave white space out of the offsets, so such a token at the answer's end starts where it ends.
-    is_answer = (ends > start) & ~((starts >= end) & (ends > end))
-    last = int(is_answer.nonzero()[0][-1]) if is_answer.any() else -1
-    closing = _closing_token(ids, last, writer) if row.prompt else None
-    ids, is_scored = ids[: last + 1], is_answer[: last + 1]
-    if closing is not None:
-        between, token = closing
-        ids = np.concatenate([ids, between, [token]]).astype(np.int32)
-        is_scored = np.concatenate([is_scored, np.zeros(len(between), bool), [True]])
-    labels = np.where(is_scored, ids, IGNORE_INDEX).astype(np.int32)
+    ends = np.asarray([end for _, end in encoded["offset_mapping"]], dtype=np.int64)
+    labels = np.where(ends > answer_start, ids, IGNORE_INDEX).astype(np.int32)
+    eos = tokenizer.eos_token_id
+    if eos is not None and len(ids) and ids[-1] == eos:
+        labels[-1] = eos  # a tokenizer that adds its own end gives it the offsets (0, 0)
+    elif eos is not None:
+        ids, labels = np.append(ids, np.int32(eos)), np.append(labels, np.int32(eos))
     paraphrase = None
     if row.paraphrase is not None:
-        paraphrase = _tokenize_row(Row(row.prompt, row.paraphrase), writer)
-    # An answer whose own text ends with the end of a sequence is closed by it.
-    closed = closing is not None or (last > 0 and ids[last] in writer.special)
-    return TokenizedRow(ids, labels, closed=closed, paraphrase=paraphrase)
+        paraphrase = _tokenize_row(Row(row.prompt, row.paraphrase), tokenizer, template)
+    return TokenizedRow(ids, labels, paraphrase=paraphrase)
 
 
-def _closing_token(ids: np.ndarray, last: int, writer: _Writer) -> tuple[np.ndarray, int] | None:
-    """The tokens between an answer whose last token is `ids[last]` and the token that closes it, and that token.
-
-    None if nothing is to close the answer, or if it ends with such a token itself.
-    """
-    if not writer.template.closes or (last >= 0 and ids[last] in writer.special):
-        return None
-    after = ids[last + 1 :]
-    found = np.flatnonzero(np.isin(after, list(writer.special)))
-    if len(found):
-        return after[: found[0]], int(after[found[0]])
-    end = writer.tokenizer.eos_token_id
-    return None if end is None else (after[:0], end)
-
-
-def special_ids(tokenizer: Any) -> frozenset[int]:
-    """Tokens that mark the structure of a text, such as ends of turns; no ordinary text becomes one of them."""
-    added = {index for index, token in tokenizer.added_tokens_decoder.items() if token.special}
-    unknown = {tokenizer.unk_token_id} - {tokenizer.eos_token_id}  # one token is both in GPT-2
-    return frozenset({*added, *tokenizer.all_special_ids} - unknown)
-
-
-def _render(row: Row, tokenizer: Any, template: Template) -> tuple[str, int, int, bool]:
-    """Text of the whole row, where its answer starts and ends, and whether the tokenizer has to add special tokens."""
+def _render(row: Row, tokenizer: Any, template: Template) -> tuple[str, int, bool]:
+    """Text of the whole row, where its answer starts, and whether the tokenizer still has to add special tokens."""
     if not row.prompt or template.always or not tokenizer.chat_template:
         prompt = template.render(row.prompt)
-        text = prompt + row.answer
-        return text, len(prompt), len(text), True
+        return prompt + row.answer, len(prompt), True
     from jinja2 import TemplateError
 
     dated = template.dated(tokenizer)
@@ -390,22 +340,14 @@ def _render(row: Row, tokenizer: Any, template: Template) -> tuple[str, int, int
             raise TemplateError(str(error)) from error
 
     # Where the answer starts is asked of the template itself: some write a block for thinking before it, some trim it.
-    text, marked = write(row.answer), write(_SENTINEL)
-    start = marked.rfind(_SENTINEL)
-    after = marked[start + len(_SENTINEL) :]
-    end = len(text) - len(after)
-    if start < 0 or text[start:end] not in _as_written(row.answer) or not text.endswith(after):
+    text, start = write(row.answer), write(_SENTINEL).rfind(_SENTINEL)
+    if start < 0 or not text[start:].startswith((row.answer, row.answer.strip())):
         raise ModelError(
             got="a chat template whose text does not hold the answer",
             expected="a template that writes the last assistant turn as it is",
             fix="set tokenizer.chat_template, or to None for plain markers",
         )
-    return text, start, end, False
-
-
-def _as_written(answer: str) -> tuple[str, ...]:
-    """The ways in which templates write an answer: as it is, or without white space at one or both ends."""
-    return answer, answer.strip(), answer.lstrip(), answer.rstrip()
+    return text, start, False
 
 
 def _has_scored_token(labels: np.ndarray) -> bool:
@@ -420,16 +362,9 @@ def _cut(row: TokenizedRow, max_length: int | None, where: str) -> TokenizedRow:
         input_ids=row.input_ids[:max_length],
         labels=row.labels[:max_length],
         truncated=max_length is not None and len(row) > max_length,
-        closed=row.closed and (max_length is None or len(row) <= max_length),
         paraphrase=paraphrase,
         alternate=alternate,
     )
-    if not _has_scored_token(cut.labels) and len(row) == 1:
-        raise DataError(
-            got=f"a single token in {where}, which nothing precedes",
-            expected="two tokens or more",
-            fix="remove that row",
-        )
     if not _has_scored_token(cut.labels):
         raise DataError(
             got=f"no answer token in {where}, of whose {len(row)} tokens {len(cut)} are kept",
@@ -445,7 +380,6 @@ def _split(row: TokenizedRow, max_length: int) -> list[TokenizedRow]:
         ids, labels = row.input_ids[start : start + max_length], row.labels[start : start + max_length].copy()
         if start:
             labels[0] = IGNORE_INDEX  # scored at the end of the piece before
-        is_last = start + max_length >= len(row)
         # Another wording of the whole text is none of a piece.
-        pieces.append(replace(row, input_ids=ids, labels=labels, closed=row.closed and is_last, paraphrase=None))
+        pieces.append(replace(row, input_ids=ids, labels=labels, paraphrase=None))
     return pieces

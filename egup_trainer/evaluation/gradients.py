@@ -29,7 +29,6 @@ def gradient_norms(
     """L2 norm of the gradient of each text's mean negative log-likelihood over all floating-point weights: (N,).
 
     Formula: |sum over pieces of grad L| / n, with L the negative log-likelihood of a piece, n the tokens of the text.
-    The token that closes the answer is left out of both; NaN if there is no other.
 
     The forward pass fills `numbers`, too, so that no other one is needed for these texts.
 
@@ -49,16 +48,13 @@ def gradient_norms(
                 with torch.enable_grad():
                     with autocast_of(accelerator):
                         outputs = reader(model, **batch, keep_logits=True)
-                    kept = len(outputs.token_logps) - dataset.rows[piece].closed
-                    nll = -outputs.token_logps[:kept].sum()
-                    gradients = torch.autograd.grad(nll, weights, allow_unused=True)
+                    gradients = torch.autograd.grad(outputs.sum_nll.sum(), weights, allow_unused=True)
                 for total, gradient in zip(sums, gradients, strict=True):
                     if gradient is not None:
                         total += gradient
                 numbers.keep(torch.tensor([piece][: int(counts)], dtype=torch.long), outputs, batch["labels"])
             if counts:
-                pieces = texts[place].pieces
-                tokens = numbers.counts[list(pieces)].sum() - int(dataset.rows[pieces[-1]].closed)
+                tokens = numbers.counts[list(texts[place].pieces)].sum()
                 norms[place] = torch.stack([total.square().sum() for total in sums]).sum().sqrt() / tokens
     return norms
 

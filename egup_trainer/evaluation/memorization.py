@@ -156,22 +156,17 @@ def truth_ratio(scores: SetScores, form: TruthRatioForm) -> Metric:
 
 
 def exact_memorization(scores: SetScores, higher_is_better: bool) -> Metric:
-    """mean_i of the share of answer tokens that are the most likely ones (Tirumala et al. 2022, arXiv 2205.10770).
-
-    The token that closes the answer is left out.
-    """
-    values = {sample: float(text.hits.mean()) for sample, text in _contents(scores)}
+    """mean_i of the share of answer tokens that are the most likely ones (Tirumala et al. 2022, arXiv 2205.10770)."""
+    values = {sample: float(row.answers[0].hits.mean()) for sample, row in _with_numbers(scores)}
     return _mean_metric(scores, values, higher_is_better, "no row has a scored answer")
 
 
 def extraction_strength(scores: SetScores, higher_is_better: bool | None) -> Metric:
     """mean_i 1 - k/n for the smallest k from which on all tokens are the most likely ones; 0 if there is none.
 
-    The token that closes the answer is left out.
-
     Source: Carlini et al. 2021, arXiv 2012.07805, as used for unlearning by Wang et al. 2024, arXiv 2406.09179.
     """
-    values = {sample: strength(text.hits) for sample, text in _contents(scores)}
+    values = {sample: strength(row.answers[0].hits) for sample, row in _with_numbers(scores)}
     return _mean_metric(scores, values, higher_is_better, "no row has a scored answer")
 
 
@@ -187,15 +182,9 @@ def strength(hits: np.ndarray) -> float:
     return float(1 - first / len(hits))
 
 
-def _contents(scores: SetScores) -> list[tuple[int, TextScores]]:
-    """Answers without their closing tokens, by sample id.
-
-    Rows whose numbers are not finite are left out: the largest of such logits means nothing.
-    """
-    texts = {sample: row.answers[0] for sample, row in scores.samples.items()}
-    return [
-        (sample, text.content) for sample, text in texts.items() if math.isfinite(text.mean_nll) and len(text.content)
-    ]
+def _with_numbers(scores: SetScores) -> list[tuple[int, SampleScores]]:
+    """The rows of whose answers the model says numbers: of logits that are none, the largest tells nothing."""
+    return [(sample, row) for sample, row in scores.samples.items() if math.isfinite(row.answers[0].mean_nll)]
 
 
 def _right(row: SampleScores) -> TextScores:

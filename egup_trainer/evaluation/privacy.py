@@ -31,25 +31,21 @@ def zlib_ratio(row: SampleScores) -> float | None:
     return None if row.zlib_bytes is None else row.answers[0].mean_nll / row.zlib_bytes
 
 
-def min_k(row: SampleScores) -> float | None:
+def min_k(row: SampleScores) -> float:
     """Min-K%: minus the mean of the lowest max(1, int(k n)) log-probabilities, k = 0.4 (Shi et al. 2024, arXiv
-    2310.16789). The token that closes the answer is left out; None if there is no other.
+    2310.16789).
     """
-    logps = row.answers[0].content.token_logps
-    return lowest_mean(logps) if len(logps) else None
+    return lowest_mean(row.answers[0].token_logps)
 
 
 def min_k_plus_plus(row: SampleScores) -> float | None:
     """Min-K%++: the same over z = (log p - mu) / sigma (Zhang et al. 2024, arXiv 2404.02936)."""
-    z = row.answers[0].content.token_z
-    return None if z is None or not len(z) else lowest_mean(z)
+    z = row.answers[0].token_z
+    return None if z is None else lowest_mean(z)
 
 
 def gradnorm(row: SampleScores) -> float | None:
-    """|g| with g = the gradient of avg over all floating-point weights (Wang et al. 2024, arXiv 2402.17012).
-
-    The token that closes the answer is left out of avg.
-    """
+    """|g| with g = the gradient of avg over all floating-point weights (Wang et al. 2024, arXiv 2402.17012)."""
     return row.gradient_norm
 
 

@@ -14,7 +14,6 @@ class TextScores:
         hits: whether the most likely token is the answer's, shape (n,), bool.
         token_z: (log p - mu) / sigma with mu = sum p log p and sigma^2 = max(sum p log^2 p - mu^2, 1e-6) over the
             vocabulary at each position, shape (n,), float64; None where it was not asked for.
-        closed: whether the last token is the one that closes the answer.
 
     Example:
         >>> TextScores(np.log([0.5, 0.5]), np.array([True, False])).probability
@@ -24,18 +23,6 @@ class TextScores:
     token_logps: np.ndarray
     hits: np.ndarray
     token_z: np.ndarray | None = None
-    closed: bool = False
-
-    @property
-    def content(self) -> "TextScores":
-        """The same without the closing token, which a model that recites the middle of a text never predicts."""
-        if not self.closed:
-            return self
-        z = None if self.token_z is None else self.token_z[:-1]
-        return TextScores(self.token_logps[:-1], self.hits[:-1], z)
-
-    def __len__(self) -> int:
-        return len(self.token_logps)
 
     @property
     def mean_nll(self) -> float:

@@ -29,7 +29,6 @@ class TokenNumbers:
         self.wants_z, self.wants_features = wants_z.to(device), wants_features.to(device)
         total = int(self.counts.sum())
         self._flat = {name: torch.zeros(total, device=device) for name in ("logps", "hits", "z")}
-        self._closed = [row.closed for row in dataset.rows]
         self._features: OnRequest = None
 
     def keep(self, samples: Tensor, outputs: AnswerOutputs, labels: Tensor) -> None:
@@ -72,8 +71,7 @@ class TokenNumbers:
         merged = merge_processes({**self._flat, **features}, accelerator)
         flat = {name: merged[name].double().numpy() for name in self._flat}
         slots = self.wants_features.long().cumsum(0).cpu() - 1
-        z = self.wants_z.cpu()
-        return GatheredNumbers(flat, self.starts, self.counts, self._closed, z, slots, merged.get("features"))
+        return GatheredNumbers(flat, self.starts, self.counts, self.wants_z.cpu(), slots, merged.get("features"))
 
 
 class GatheredNumbers:
@@ -84,20 +82,18 @@ class GatheredNumbers:
         flat: dict[str, np.ndarray],
         starts: Tensor,
         counts: Tensor,
-        closed: list[bool],
         has_z: Tensor,
         feature_slots: Tensor,
         features: OnRequest,
     ):
         self._flat, self._starts, self._counts, self._has_z = flat, starts, counts, has_z
-        self._closed, self._feature_slots, self._features = closed, feature_slots, features
+        self._feature_slots, self._features = feature_slots, features
 
     def text(self, pieces: tuple[int, ...]) -> TextScores:
         """Numbers of a text that consists of the given samples."""
         slices = [slice(int(self._starts[piece]), int(self._starts[piece] + self._counts[piece])) for piece in pieces]
         logps, hits, z = (np.concatenate([self._flat[name][part] for part in slices]) for name in self._flat)
-        closed = self._closed[pieces[-1]]
-        return TextScores(logps, hits.astype(bool), z if self._has_z[pieces[0]] else None, closed)
+        return TextScores(logps, hits.astype(bool), z if self._has_z[pieces[0]] else None)
 
     def features(self, pieces: tuple[int, ...]) -> np.ndarray:
         """Mean hidden state over the answer tokens of a text, shape (d,)."""

@@ -55,8 +55,8 @@ PLAIN_TURNS = "{% for m in messages %}{{ m.content }}<eos>{% endfor %}"
 ROW = Row((Message("user", "Where?"),), "Aren")
 AFTER_ANSWER = {  # what is scored after the answer
     "ends with eos": "<|im_end|>",
-    "ends after eos": "<|im_end|>",
-    "no eos": "<eos>",
+    "ends after eos": "<|im_end|>\n<|im_end|>",  # as the reference does (design/metrics.md): the text ends otherwise
+    "no eos": "\n<eos>",
     "thinks when generating": "<|im_end|>",
     "thinks when given": "<|im_end|>",
 }
@@ -222,20 +222,19 @@ def test_a_chat_template_decides_the_text_and_only_the_answer_and_its_end_are_sc
     assert scored(tokenizer, one(tokenizer, qa("Who is it?", answer))) == answer + AFTER_ANSWER[name]
 
 
-def test_the_text_up_to_the_answer_is_that_of_the_chat_template(chat):
+def test_the_whole_text_is_that_of_the_chat_template(chat):
     for name in TEMPLATES:
         tokenizer = chat(name)
         turns = [{"role": "user", "content": "Who?"}, {"role": "assistant", "content": "Ada"}]
         text = tokenizer.apply_chat_template(turns, tokenize=False)
-        text = text[: text.rfind("Ada") + len("Ada")] + tokenizer.eos_token
+        text += "" if text.endswith(tokenizer.eos_token) else tokenizer.eos_token
         assert decoded(tokenizer, one(tokenizer, qa("Who?", "Ada")).input_ids) == text
 
 
 def test_plain_text_goes_round_the_chat_template(chat):
     tokenizer = chat("ends with eos")
     sample = one(tokenizer, Row((), "Ada Lorn"))
-    assert decoded(tokenizer, sample.input_ids) == "Ada Lorn"
-    assert not sample.closed
+    assert decoded(tokenizer, sample.input_ids) == "Ada Lorn<|im_end|>"
     assert (sample.labels == sample.input_ids).all()
 
 
@@ -246,7 +245,7 @@ def test_markers_may_be_used_although_there_is_a_chat_template(chat, with_specia
         assert decoded(chat(name), sample.input_ids) == f"U:Who?\nA:Ada{chat(name).eos_token}"
         assert scored(chat(name), sample) == f"Ada{chat(name).eos_token}"
     through_chat = one(chat("no eos"), row, template=replace(markers, always=False))
-    assert decoded(chat("no eos"), through_chat.input_ids) == "[user]\nWho?\n[assistant]\nAda<eos>"
+    assert decoded(chat("no eos"), through_chat.input_ids) == "[user]\nWho?\n[assistant]\nAda\n<eos>"
     starting = copy.deepcopy(with_special_tokens("<bos> $A"))  # written-out text gets the tokenizer's own start
     starting.chat_template = TEMPLATES["no eos"]
     assert decoded(starting, one(starting, row, template=markers).input_ids) == "<bos>U:Who?\nA:Ada<eos>"
@@ -259,17 +258,17 @@ def test_special_tokens_of_the_tokenizer_are_kept_and_the_end_stands_once(with_s
     sample = one(tokenizer, qa("Who?", "Ada"))
     assert decoded(tokenizer, sample.input_ids) == start + "Question: Who?\nAnswer: Ada<eos>"
     assert scored(tokenizer, sample) == " Ada<eos>"
-    plain = one(tokenizer, Row((), "Ada lives"))
-    assert decoded(tokenizer, plain.input_ids) == start + "Ada lives"
-    assert scored(tokenizer, plain) == "Ada lives"
+    plain = one(tokenizer, Row((), "Ada"))
+    assert decoded(tokenizer, plain.input_ids) == start + "Ada<eos>"
+    assert scored(tokenizer, plain) == "Ada<eos>"
 
 
 def test_a_chat_template_gets_no_special_tokens_of_the_tokenizer_on_top(with_special_tokens):
     tokenizer = with_special_tokens("<bos> $A <eos>")
     tokenizer.chat_template = "<bos>" + TEMPLATES["no eos"]
     sample = one(tokenizer, qa("Who?", "Ada"))
-    assert decoded(tokenizer, sample.input_ids) == "<bos>[user]\nWho?\n[assistant]\nAda<eos>"
-    assert scored(tokenizer, sample) == "Ada<eos>"
+    assert decoded(tokenizer, sample.input_ids) == "<bos>[user]\nWho?\n[assistant]\nAda\n<eos>"
+    assert scored(tokenizer, sample) == "Ada\n<eos>"
 
 
 def test_a_normalizing_wordpiece_tokenizer(wordpiece):
@@ -360,66 +359,6 @@ def test_real_tofu_rows(tofu, tokenizer, chat):
         assert scored(tokenizer, sample) == row.answer + "<|im_end|>"
 
 
-# What closes an answer
-
-
-CHATML = "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}{END}{% endfor %}"
-ENDS = {  # what a template writes after an answer: the tokens that are kept of it, and which of them is scored
-    "<|im_end|>\n": ("<|im_end|>", "<|im_end|>"),
-    "<|im_end|>\n<eos>": ("<|im_end|>", "<|im_end|>"),  # the end of the turn, not that of the sequence
-    "<|im_end|><|im_start|>user\n": ("<|im_end|>", "<|im_end|>"),
-    " <eos>": (" <eos>", "<eos>"),  # as Llama 2: the model writes the space, which is not part of the answer
-    "\n### End\n": ("<eos>", "<eos>"),  # ordinary tokens close nothing
-    "": ("<eos>", "<eos>"),
-}
-
-
-@pytest.mark.parametrize("end", ENDS)
-@pytest.mark.parametrize("eos", ["<eos>", "<|im_end|>"])
-def test_one_token_closes_an_answer_and_nothing_follows_it(tokenizer, end, eos):
-    chatty = copy.deepcopy(tokenizer)
-    chatty.add_tokens(["<|im_start|>", "<|im_end|>"], special_tokens=True)
-    chatty.eos_token = eos
-    chatty.chat_template = CHATML.replace("{END}", "{{ " + repr(end) + " }}")
-    kept, closing = (part if "<" in end else eos for part in ENDS[end])
-    perturbed = one(chatty, qa("Who?", "Ada Lorn", paraphrase="Lorn, Ada"))
-    for sample, answer in ((perturbed, "Ada Lorn"), (perturbed.paraphrase, "Lorn, Ada")):
-        assert sample.closed
-        assert decoded(chatty, sample.input_ids).endswith(f"assistant\n{answer}{kept}")
-        assert scored(chatty, sample) == answer + closing
-        assert sample.is_scored[-1]
-
-
-def test_an_end_inside_of_an_answer_does_not_close_it(chat):
-    tokenizer = chat("ends after eos")
-    for answer, expected in (("Ada<|im_end|>Bo", "Ada<|im_end|>Bo<|im_end|>"), ("Ada<|im_end|>", "Ada<|im_end|>")):
-        sample = one(tokenizer, qa("Who?", answer))
-        assert scored(tokenizer, sample) == expected
-        assert sample.closed
-
-
-def test_a_token_that_reaches_out_of_the_answer_is_scored():
-    # The answer ends with "b", the template goes on with "c", and "bc" is one token.
-    bpe = Tokenizer(models.BPE({"a": 0, "b": 1, "c": 2, "bc": 3, "<eos>": 4}, [("b", "c")]))
-    tokenizer = PreTrainedTokenizerFast(tokenizer_object=bpe, eos_token="<eos>")
-    tokenizer.chat_template = "{% for m in messages %}{{ m.content }}c{% endfor %}"
-    sample = one(tokenizer, qa("a", "ab"))
-    assert sample.input_ids.tolist() == [0, 2, 0, 3, 4]
-    assert sample.labels.tolist() == [-100, -100, 0, 3, 4]
-
-
-def test_a_template_that_trims_the_answer(chat):
-    tokenizer = copy.deepcopy(chat("ends after eos"))
-    tokenizer.chat_template = tokenizer.chat_template.replace("{{ m.content }}", "{{ m.content | trim }}")
-    assert scored(tokenizer, one(tokenizer, qa("Who?", " Ada \n"))) == "Ada<|im_end|>"
-
-
-def test_a_cut_row_is_not_closed(words):
-    rows = [qa("w1 w2", "w3 w4 w5", "w6")]
-    (sample,) = tokenize(rows, words, name="forget set", max_length=5, template=SHORT).rows
-    assert (sample.closed, sample.paraphrase.closed) == (False, True)
-
-
 # Lengths
 
 
@@ -476,18 +415,23 @@ def test_a_paraphrase_is_cut_to_the_maximum_length_too(words, answer, paraphrase
 
 
 def test_a_long_plain_text_is_split_with_one_token_of_overlap(words):
-    data = tokenize([text_row(3), text_row(8)], words, name="forget set", max_length=4)
-    assert [sample.input_ids.tolist() for sample in data.rows] == [[0, 1, 2], [0, 1, 2, 3], [3, 4, 5, 6], [6, 7]]
-    assert [sample.labels.tolist() for sample in data.rows] == [[0, 1, 2], [0, 1, 2, 3], [-100, 4, 5, 6], [-100, 7]]
+    data = tokenize([text_row(3), text_row(7)], words, name="forget set", max_length=4)
+    assert [sample.input_ids.tolist() for sample in data.rows] == [[0, 1, 2, 10], [0, 1, 2, 3], [3, 4, 5, 6], [6, 10]]
+    assert [sample.labels.tolist() for sample in data.rows] == [
+        [0, 1, 2, 10],
+        [0, 1, 2, 3],
+        [-100, 4, 5, 6],
+        [-100, 10],
+    ]
     assert [data[i][0] for i in range(4)] == [0, 1, 2, 3]
     assert not any(sample.truncated for sample in data.rows)
 
 
 @settings(max_examples=100, deadline=None)
-@given(count=st.integers(2, 60), max_length=st.integers(2, 30))
+@given(count=st.integers(1, 60), max_length=st.integers(2, 30))
 def test_splitting_scores_each_token_after_the_first_once_and_in_order(words, count, max_length):
     pieces = tokenize([text_row(count)], words, name="forget set", max_length=max_length).rows
-    whole = [i % 10 for i in range(count)]
+    whole = [i % 10 for i in range(count)] + [10]
     assert all(2 <= len(piece) <= max_length for piece in pieces)
     assert [int(label) for piece in pieces for label in piece.labels[1:]] == whole[1:]  # the first label never counts
     assert all(before.input_ids[-1] == after.input_ids[0] for before, after in pairwise(pieces))
@@ -498,18 +442,11 @@ def test_a_split_text_keeps_an_unscored_start_token(with_special_tokens):
     tokenizer = with_special_tokens("<bos> $A <eos>")
     pieces = tokenize([Row((), "Ada Lorn lives in Aren")], tokenizer, name="forget set", max_length=3).rows
     assert pieces[0].labels[0] == IGNORE_INDEX
-    assert "".join(decoded(tokenizer, piece.labels[1:]) for piece in pieces) == "Ada Lorn lives in Aren"
+    assert "".join(decoded(tokenizer, piece.labels[1:]) for piece in pieces) == "Ada Lorn lives in Aren<eos>"
 
 
 def test_a_plain_text_is_not_split_without_a_limit(words):
-    assert len(one(words, text_row(5000))) == 5000
-
-
-def test_a_text_of_one_token_is_refused(words):
-    assert error_of(DataError, tokenize, [text_row(2), text_row(1)], words, name="forget set") == (
-        "got a single token in row 1 of the forget set, which nothing precedes; expected two tokens or more; "
-        "remove that row"
-    )
+    assert len(one(words, text_row(5000))) == 5001
 
 
 # What cannot be tokenized

@@ -42,7 +42,7 @@ def plain_norms(model, tokenizer) -> list[float | None]:
     """Of forget and holdout rows; retain rows are neither members nor non-members."""
     forget, holdout, retain = invented_sets(new_tokens=0)
     found = [
-        plain_gradient_norm(model, samples_of(row, tokenizer, max_length=row_set.max_length), bool(row.prompt))
+        plain_gradient_norm(model, samples_of(row, tokenizer, max_length=row_set.max_length))
         for row_set in (forget, holdout)
         for row in row_set.rows
     ]

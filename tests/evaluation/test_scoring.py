@@ -100,10 +100,9 @@ def test_a_row_keeps_its_answers_in_order_and_what_they_are_compared_with(model,
 
 
 def test_every_token_of_a_long_text_counts_once(model, tokenizer):
-    """The pieces of a text are one text: n tokens, of which the first is not scored."""
+    """The pieces of a text are one text: n tokens after the first, the end of sequence among them."""
     text = score_sets(model, tokenizer, invented_sets(), options())["holdout"].samples[0].answers[0]
-    assert len(text.token_logps) == len(text.hits) == len(text.token_z) == len(tokenizer(LONG_TEXT)["input_ids"]) - 1
-    assert not text.closed
+    assert len(text.token_logps) == len(text.hits) == len(text.token_z) == len(tokenizer(LONG_TEXT)["input_ids"])
 
 
 def test_the_feature_layer_is_the_one_that_is_asked_for(model, tokenizer):
@@ -185,7 +184,7 @@ def test_the_template_decides_how_a_prompt_is_written(model, tokenizer):
     assert_same_numbers(found, plain)
     through_chat = score_sets(model, chatty, [RowSet("forget", [row], Template())], options())
     samples = samples_of(row, chatty)
-    assert tokenizer.decode(samples[0][0][0]) == "<user> Who is Ada?\n<assistant> Ada Lorn.<eos>"
+    assert tokenizer.decode(samples[0][0][0]) == "<user> Who is Ada?\n<assistant> Ada Lorn.\n<eos>"
     logps = through_chat["forget"].samples[0].answers[0].token_logps
     np.testing.assert_allclose(logps, plain_numbers(model, samples)["logps"], atol=1e-5)
 
@@ -312,9 +311,11 @@ def test_a_row_that_is_cut_to_nothing_is_named_by_its_own_number(model, tokenize
 
 
 def test_a_plain_text_without_a_scored_token_is_refused(model, tokenizer):
+    endless = copy.deepcopy(tokenizer)
+    endless.eos_token = None
     rows = [Row((), "Ada Lorn lives."), Row((), "a")]
-    message = error_of(DataError, score_sets, model, tokenizer, [RowSet("forget", rows)], options())
-    assert message.startswith("got a single token in row 1 of the forget set, which nothing precedes; expected")
+    message = error_of(DataError, score_sets, model, endless, [RowSet("forget", rows)], options())
+    assert message.startswith("got no answer token in row 1 of the forget set, of whose 1 tokens 1 are kept; expected")
 
 
 @pytest.mark.parametrize("max_length", [0, 1])
@@ -326,7 +327,7 @@ def test_a_length_that_leaves_no_token_of_a_plain_text_is_refused(model, tokeniz
 def test_texts_beyond_the_models_positions_are_refused(tokenizer):
     """GPT-2 looks positions up in a table: past its end there is nothing but an IndexError."""
     model, row_set = lively_model(tokenizer, "gpt2"), RowSet("forget", [Row((), LONG_TEXT * 6)])
-    tokens = len(tokenizer(LONG_TEXT * 6)["input_ids"])
+    tokens = len(tokenizer(LONG_TEXT * 6)["input_ids"]) + 1
     message = error_of(EgupError, score_sets, model, tokenizer, [row_set], options())
     assert f"{tokens} tokens" in message
     assert "128" in message

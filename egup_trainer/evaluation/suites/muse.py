@@ -6,12 +6,11 @@ forget, retain and holdout (text).
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from enum import Enum
 from pathlib import Path
 from typing import Any
 
-from egup_trainer.data.schema import MAX_LENGTH, Message, Row
+from egup_trainer.data.schema import Message, Row
 from egup_trainer.data.sources import read_source, to_row
 from egup_trainer.data.tokenization import Template
 from egup_trainer.errors import DataError
@@ -22,7 +21,7 @@ from egup_trainer.evaluation.suites import plan
 from egup_trainer.evaluation.suites.plan import Plan, Scores, Suite
 
 SHOTS = 10
-_PLAIN = Template(user="", assistant="", always=True, closes=False)  # MUSE's prompts are written out
+_PLAIN = Template(user="", assistant="", always=True)  # MUSE's prompts are written out
 _FILES = ("{split}.jsonl", "{split}.json", "{split}.parquet", "{split}.csv", "{split}-00000-of-00001.parquet")
 
 
@@ -38,7 +37,7 @@ class MuseCorpus(Enum):
         return f"muse-bench/MUSE-{self.value.capitalize()}"
 
 
-def muse_suite(corpus: MuseCorpus, data_dir: str | Path | None = None, max_length: int = MAX_LENGTH) -> Suite:
+def muse_suite(corpus: MuseCorpus, data_dir: str | Path | None = None, max_length: int = 2048) -> Suite:
     """The MUSE suite: knowledge and verbatim memorization by ROUGE, and membership inference.
 
     Args:
@@ -134,12 +133,7 @@ def _recital(record: Mapping[str, Any], number: int) -> Row:
         raise DataError(
             got=f"row {number} of verbmem without prompt and gt", expected="both columns", fix="check the file"
         )
-    row = to_row({"prompt": record["prompt"], "completion": record["gt"]}, "verbmem", number)
-    (prompt,) = row.prompt
-    if prompt.content[-1:].isspace() or row.answer[:1].isspace():
-        return row
-    # The two are cut from one text at a space, which neither of them has.
-    return replace(row, prompt=(replace(prompt, content=f"{prompt.content} "),))
+    return to_row({"prompt": record["prompt"], "completion": record["gt"]}, "verbmem", number)
 
 
 def _question(record: Mapping[str, Any], source: str, number: int) -> Row:
