@@ -8,6 +8,8 @@ from typing import Any, TypeVar
 
 _Choice = TypeVar("_Choice", bound=Enum)
 _INFINITY = float("inf")
+_MISSPELT, _SIMILAR, _GUESSES = 0.9, 0.78, 3
+"""Of `did_you_mean`: shares of letters in common, and most names that are offered."""
 
 
 class EgupError(ValueError):
@@ -68,14 +70,31 @@ def first_line(error: Exception) -> str:
 
 
 def did_you_mean(name: Any, known: Iterable[str], otherwise: str) -> str:
-    """What to do about an unknown `name`: the one of `known` that it looks like, as a question, or else `otherwise`.
+    """What to do about an unknown `name`, as a question: which of `known` begin with it, or have its words or spelling.
+
+    Args:
+        name: what was given.
+        known: what there is, with _ or - between words; of two that differ in these alone the first counts.
+        otherwise: what to say where nothing is like it.
 
     Example:
         >>> did_you_mean("npoo", ["npo", "rmu"], "set --objective"), did_you_mean("x", ["npo"], "set --objective")
         ('did you mean npo?', 'set --objective')
+        >>> did_you_mean("--model", ["--model_name_or_path", "--dtype"], "remove it")
+        'did you mean --model_name_or_path?'
     """
-    close = get_close_matches(str(name), list(known), n=1)
-    return f"did you mean {close[0]}?" if close else otherwise
+    names = {_plain(each): each for each in reversed(list(known))}
+    plain = _plain(name)
+    misspelt, similar = (get_close_matches(plain, names, n=1, cutoff=cutoff) for cutoff in (_MISSPELT, _SIMILAR))
+    begin = [each for each in names if len(plain) > 1 and each.startswith(plain)]
+    have_words = [each for each in names if set(plain.split("_")) <= set(each.split("_"))]
+    like = misspelt or begin or have_words or similar
+    guesses = [names[each] for each in sorted(like, key=len)[:_GUESSES]]
+    return f"did you mean {' or '.join(guesses)}?" if guesses else otherwise
+
+
+def _plain(name: Any) -> str:
+    return str(name).lower().lstrip("-").replace("-", "_")
 
 
 def choose(choices: type[_Choice], value: Any, name: str) -> _Choice:

@@ -1,4 +1,4 @@
-"""What a run left: names in its record, and what its log says of weights that stayed and retain rows that went."""
+"""What a run left: names in its record, and what its numbers say of weights that stayed and retain rows that went."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any, TypeGuard
@@ -7,10 +7,11 @@ BEFORE, AFTER, MERGED, IN_4BIT = "before", "after", "merged", "merged, in 4 bits
 """When the probabilities in a record were measured."""
 UNMOVED_ABOVE = 0.9
 """Share of unmoved weights from which on a run has changed almost nothing."""
-MOST_RISE = 2.0
-"""Retain loss at the end over that at the beginning from which on a run has damaged what it should keep."""
-LEAST_RISE = 0.1
-"""Nats a token, less than which is no damage."""
+MOST_LOSS = 0.1
+"""Share of their probability that rows may lose and still count as about as likely as before. Of a typical token it is
+a rise by about 0.1 nats, the limit within which `stop_at_boundary` holds retain rows (`stop_retain_rise`)."""
+LEAST_KNOWN = 0.1
+"""Probability below which a model cannot be said to know rows: one without any training is as unsure of all rows."""
 
 Log = Sequence[Mapping[str, Any]]
 """Rows as a Trainer keeps them in `state.log_history`."""
@@ -27,17 +28,27 @@ def unmoved_share(log: Log) -> float | None:
     return share if _is_number(share) and share > UNMOVED_ABOVE else None
 
 
-def retain_damage(log: Log) -> tuple[float, float] | None:
-    """First and last logged retain loss, nats a token, if it more than doubled; else None.
+def is_damaged(before: float, after: float) -> bool:
+    """Whether rows that were to be kept have lost more than a tenth of their mean probability.
 
     Example:
-        >>> retain_damage([{"retain_nll": 0.5}, {"retain_nll": 1.2}]), retain_damage([{"retain_nll": 0.5}])
-        ((0.5, 1.2), None)
+        >>> is_damaged(0.982, 0.489), is_damaged(0.982, 0.898)
+        (True, False)
     """
-    logged = [row["retain_nll"] for row in log if _is_number(row.get("retain_nll"))]
-    if logged and logged[-1] > max(MOST_RISE * logged[0], logged[0] + LEAST_RISE):
-        return logged[0], logged[-1]
-    return None
+    return after < (1 - MOST_LOSS) * before
+
+
+def knows_proxies(forget: float, proxy: float) -> bool:
+    """Whether a model gives proxies nearly the probability that it gives the forget rows, so that none are forgotten.
+
+    Args:
+        forget, proxy: mean probabilities under the model before unlearning.
+
+    Example:
+        >>> knows_proxies(0.98, 0.97), knows_proxies(0.98, 0.2), knows_proxies(0.003, 0.003)
+        (True, False, False)
+    """
+    return proxy >= LEAST_KNOWN and not is_damaged(forget, proxy)
 
 
 def _is_number(value: Any) -> TypeGuard[float]:

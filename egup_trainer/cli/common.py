@@ -4,12 +4,12 @@ import argparse
 import logging
 import warnings
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, NoReturn, get_type_hints
 
-from egup_trainer.errors import ConfigError, EgupError, did_you_mean
+from egup_trainer.errors import ConfigError, EgupError, did_you_mean, first_line
 from egup_trainer.files import check_writable, one_line_write_errors
 
 _HEAD = 1 << 16
@@ -129,9 +129,8 @@ def one_line_errors() -> Iterator[None]:
             fix="repair the file",
         ) from error
     except (ValueError, TypeError, OSError, ImportError) as error:
-        first_line = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise ConfigError(
-            got=f"options that cannot be used ({first_line})", expected="valid flags", fix="change them"
+            got=f"options that cannot be used ({first_line(error)})", expected="valid flags", fix="change them"
         ) from error
 
 
@@ -175,17 +174,17 @@ def check_output_dir(path: str | Path | None) -> None:
         ConfigError: there is a file of that name, or on the way to it.
         StateError: it cannot be written to.
     """
-    if (
-        path is not None
-        and not next(each for each in (Path(path), *Path(path).absolute().parents) if each.exists()).is_dir()
-    ):
+    if path is None:
+        return
+    with one_line_write_errors(f"--output_dir {path}"):  # a name may be too long
+        nearest = next(each for each in (Path(path), *Path(path).absolute().parents) if each.exists())
+    if not nearest.is_dir():
         raise ConfigError(
             got=f"--output_dir {path}, which is no folder and cannot become one",
             expected="a folder that is there or can be made",
             fix="choose another --output_dir",
         )
-    if path is not None:
-        check_writable(Path(path) / "_")
+    check_writable(Path(path) / "_")
 
 
 def refuse_lora_flags(model_config: Any) -> None:
@@ -261,10 +260,32 @@ def parse(command: str, dataclasses: list[Any], argv: list[str]) -> tuple[Any, .
             return super().set_defaults_with_config(**_as_flags(config, types))
 
     parser = FileParser(dataclasses, prog=f"egup {command}", allow_abbrev=False)
-    with one_line_errors():
-        *parsed, words = parser.parse_args_and_config(argv, return_remaining_strings=True)
+    try:
+        with one_line_errors():
+            *parsed, words = parser.parse_args_and_config(argv, return_remaining_strings=True)
+    except ConfigError as error:
+        raise _with_flags_in_the_way(error, parser, argv) from error
     parser.refuse_unknown(words, also_known=["--config"])
     return tuple(parsed)
+
+
+def _with_flags_in_the_way(error: ConfigError, parser: Any, argv: list[str]) -> ConfigError:
+    """The error of a library that does not say which flags it means, with those without which parsing succeeds."""
+    if not isinstance(error.__cause__, ValueError | TypeError | OSError | ImportError):
+        return error
+    starts = [place for place, word in enumerate(argv) if word.startswith("--")]
+    found = []
+    for start, end in zip(starts, [*starts[1:], len(argv)], strict=True):
+        with suppress(Exception):
+            parser.parse_args_and_config(argv[:start] + argv[end:], return_remaining_strings=True)
+            found.append(argv[start].partition("=")[0])
+    if not found:
+        return error
+    return ConfigError(
+        got=f"options that cannot be used ({first_line(error.__cause__)})",
+        expected="valid flags",
+        fix=f"change or leave out {' or '.join(dict.fromkeys(found))}",
+    )
 
 
 def _as_flags(config: dict[str, Any], types: dict[str, str]) -> dict[str, Any]:

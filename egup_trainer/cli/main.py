@@ -1,10 +1,18 @@
-"""The console script `egup`. Nothing heavy is imported before a command is known."""
+"""The console script `egup`. Nothing heavy is imported before a command is known.
 
+Whatever goes wrong in a command ends in one line on stderr. `EGUP_TRACEBACK=1` in the environment shows the whole
+traceback instead.
+"""
+
+import os
 import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from importlib import import_module
 
 from egup_trainer import __version__
-from egup_trainer.errors import EgupError, did_you_mean
+from egup_trainer.errors import EgupError, did_you_mean, first_line
 
 COMMANDS = {
     "unlearn": "make a model forget rows and keep others",
@@ -22,9 +30,31 @@ COMMANDS = {
 }
 
 
+TRACEBACK = "EGUP_TRACEBACK"
+"""Environment variable that shows tracebacks, for whoever looks for a fault."""
+_PATIENCE = 2.0
+"""Seconds that the other processes of a run leave to the first one, whose message is most often theirs, too."""
+
+
 def main(argv: list[str] | None = None) -> int:
-    """Runs a command; returns the exit code: 0, a command's own, or 2 for an error that one line on stderr explains."""
+    """Runs a command.
+
+    Returns:
+        The exit code: 0 or a command's own; 2 for an error that one line on stderr explains; 1 for an unexpected one,
+        of which one line says how to see more; 130 when interrupted; 141 when the reader of the output has gone.
+    """
     argv = sys.argv[1:] if argv is None else argv
+    try:
+        try:
+            with _no_errors_of_destructors():
+                return _run(argv)
+        finally:
+            sys.stdout.flush()  # so that a reader that has gone is noticed here, and not at Python's exit
+    except BrokenPipeError:
+        return _leave_a_closed_pipe()
+
+
+def _run(argv: list[str]) -> int:
     if not argv or argv[0] in ("-h", "--help"):
         print(_usage())
         return 0
@@ -37,11 +67,44 @@ def main(argv: list[str] | None = None) -> int:
         return _fail(f"got the unknown command {command}; expected one of {', '.join(COMMANDS)}; {hint}")
     try:
         return import_module(f"egup_trainer.cli.{command}").main(rest) or 0
-    except EgupError as error:
-        return _fail(str(error), command)
     except KeyboardInterrupt:
         print(f"egup {command}: interrupted", file=sys.stderr)
         return 130
+    except Exception as error:
+        if isinstance(error, BrokenPipeError) or os.environ.get(TRACEBACK):
+            raise
+        if isinstance(error, EgupError):
+            return _fail(str(error), command)
+        return _fail(_unexpected(error), command, code=1)
+
+
+def _unexpected(error: Exception) -> str:
+    """What to say of an error that no check has foreseen."""
+    kind, says = type(error).__name__, first_line(error)
+    if "OutOfMemory" in kind or isinstance(error, MemoryError):
+        fix = "lower the batch size, add --gradient_checkpointing, and see `egup plan`"
+        return f"got {kind} ({says}); expected enough memory; {fix}"
+    return f"got an unexpected {kind} ({says}); expected none; set {TRACEBACK}=1 to see where it comes from"
+
+
+@contextmanager
+def _no_errors_of_destructors() -> Iterator[None]:
+    """Keeps Python from printing errors in the `__del__` of libraries' half-made objects below our one line."""
+    hook = sys.unraisablehook
+    if not os.environ.get(TRACEBACK):
+        sys.unraisablehook = lambda unraisable: None
+    try:
+        yield
+    finally:
+        sys.unraisablehook = hook
+
+
+def _leave_a_closed_pipe() -> int:
+    """Ends as programs do when the reader of their output, such as `head`, has gone: without a word."""
+    with suppress(OSError, ValueError, AttributeError):  # a stream in memory has no file descriptor
+        # Python flushes stdout once more at its exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return 141
 
 
 def _usage() -> str:
@@ -50,10 +113,15 @@ def _usage() -> str:
     return "\n".join([*head, *lines, "", "`egup COMMAND --help` lists a command's flags."])
 
 
-def _fail(message: str, command: str = "") -> int:
+def _fail(message: str, command: str = "", code: int = 2) -> int:
+    rank = int(os.environ.get("RANK") or 0)
+    if rank:
+        # The launcher ends this process as soon as the first one has ended with the same error: it is said once.
+        time.sleep(_PATIENCE)
     one_line = " ".join(message.split())
-    print(f"egup{' ' + command if command else ''}: error: {one_line}", file=sys.stderr)
-    return 2
+    process = f" (process {rank})" if rank else ""
+    print(f"egup{' ' + command if command else ''}{process}: error: {one_line}", file=sys.stderr)
+    return code
 
 
 if __name__ == "__main__":

@@ -13,10 +13,9 @@ from egup_trainer.cli.proxy import AUTO, auto_proxies
 from egup_trainer.cli.run_file import forget_last_run, write_records
 from egup_trainer.cli.suites import MAX_LENGTH, SuiteArguments, SuiteName, make_suite
 from egup_trainer.errors import ConfigError, StateError, did_you_mean
-from egup_trainer.outcome import AFTER, BEFORE, MERGED
+from egup_trainer.files import one_line_write_errors
+from egup_trainer.outcome import AFTER, BEFORE, MERGED, is_damaged, knows_proxies
 
-_FORGOTTEN = 0.9
-"""Share of the probability before, above which rows count as not forgotten."""
 _SOURCES = "a file (.jsonl, .json, .csv, .parquet), a saved dataset, tofu:NAME, or a hub id owner/name[:config[:split]]"
 
 
@@ -98,17 +97,22 @@ def check_flags(row_args: RowArguments, config: Any, model_config: Any) -> None:
     from dataclasses import fields
 
     from egup_trainer.trainer.preparation import refuse_detours
+    from egup_trainer.trainer.refusals import refuse_to_evaluate_nothing
+    from egup_trainer.trainer.tryout import try_setup
 
     require("unlearn", model_name_or_path=model_config.model_name_or_path, forget=row_args.forget)
     if row_args.merge:
         refuse_to_merge_nothing(model_config)
     _refuse_quantised_weights_alone(model_config)
     check_output_dir(config.output_dir)
-    refuse_detours(Path(config.output_dir))
+    with one_line_write_errors(f"--output_dir {config.output_dir}"):
+        refuse_detours(Path(config.output_dir))
     for option in fields(model_config):
         unused = option.name.startswith("lora_") and not model_config.use_peft
         if unused and getattr(model_config, option.name) != option.default:
             raise ConfigError(got=f"--{option.name} without --use_peft", expected="both or none", fix="add --use_peft")
+    refuse_to_evaluate_nothing(config, has_rows=bool(row_args.eval or row_args.eval_suite))
+    try_setup(config)
 
 
 def _refuse_quantised_weights_alone(model_config: Any) -> None:
@@ -252,14 +256,28 @@ def _closing_lines(trainer: Any, seconds: float) -> list[str]:
 
 
 def _advice(found: dict[str, Any], learning_rate: float) -> list[str]:
-    """What to do about forget rows that are nearly as likely as before, as small models' are at a default rate."""
-    before, after = found.get(BEFORE, {}).get("forget"), found[AFTER]["forget"]
-    if before is None or after < _FORGOTTEN * before:
-        return []
-    return [
-        f"The forget rows are nearly as likely as before: raise --learning_rate ({learning_rate:g}), by a factor of 3 "
-        "or 10 at a time (10 for an adapter), or --num_train_epochs"
-    ]
+    """What to do about forget rows that are nearly as likely as before, and about retain rows that are much less so."""
+    from egup_trainer.report.comparison import format_probability
+
+    before, after, lines = found.get(BEFORE, {}), found[AFTER], []
+    if "forget" in before and not is_damaged(before["forget"], after["forget"]):
+        if "proxy" in before and knows_proxies(before["forget"], before["proxy"]):
+            lines.append(
+                "The forget rows are nearly as likely as before, since the model knew the proxies as well: give rows "
+                "that it never saw (--proxy), or leave the boundary out (--no_proxy_constraint)"
+            )
+        else:
+            lines.append(
+                f"The forget rows are nearly as likely as before: raise --learning_rate ({learning_rate:g}), by a "
+                "factor of 3 or 10 at a time (10 for an adapter), or --num_train_epochs"
+            )
+    if "retain" in before and is_damaged(before["retain"], after["retain"]):
+        first, last = format_probability(before["retain"]), format_probability(after["retain"])
+        lines.append(
+            f"The retain rows lost more than a tenth of their probability ({first} to {last}): lower --learning_rate, "
+            "raise --retain_weight, or train fewer epochs"
+        )
+    return lines
 
 
 def _print_summary(found: dict[str, Any], lines: list[str]) -> None:

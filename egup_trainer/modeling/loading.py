@@ -109,7 +109,7 @@ def _refuse_missing(names: Collection[str], what: str, name_or_path: str, model:
         )
 
 
-def load_config(name_or_path: str, revision: str = "main") -> Any:
+def load_config(name_or_path: str, *, trust_remote_code: bool = False, revision: str = "main") -> Any:
     """The configuration of a model, by which it can be built without its weights.
 
     Raises:
@@ -117,7 +117,13 @@ def load_config(name_or_path: str, revision: str = "main") -> Any:
     """
     from transformers import AutoConfig
 
-    return _load(AutoConfig.from_pretrained, "configuration", name_or_path, revision=revision)
+    return _load(
+        AutoConfig.from_pretrained,
+        "configuration",
+        name_or_path,
+        trust_remote_code=trust_remote_code,
+        revision=revision,
+    )
 
 
 def is_adapter(name_or_path: str) -> bool:
@@ -258,6 +264,13 @@ def _load(from_pretrained: Callable[..., Any], what: str, name_or_path: str, **k
     except OutOfMemoryError:
         raise
     except (*_OF_FILES, StrictDataclassError, SafetensorError) as error:
+        if "trust_remote_code" in str(error):
+            raise ModelError(
+                got=f"{name_or_path}, whose {what} is made by Python code in that folder",
+                expected="one of transformers' own classes: code that comes with a model is not run unasked",
+                fix="read the code; then allow it by --model_init_kwargs '{\"trust_remote_code\": true}' "
+                "(`egup unlearn` and `egup plan`), or load model and tokenizer in Python and pass them on",
+            ) from error
         raise ModelError(
             got=f"{name_or_path}, from which no {what} could be loaded ({first_line(error)})",
             expected=f"a local folder or hub id of {_with_article(what)}",

@@ -58,6 +58,7 @@ class Skeleton:
         """
         kwargs = dict(args.model_init_kwargs or {})
         revision, quantization = kwargs.get("revision") or "main", kwargs.get("quantization_config")
+        trust = {"trust_remote_code": kwargs.get("trust_remote_code", False)}
         saved_adapter = None
         if is_adapter(name):
             from peft import PeftConfig
@@ -65,12 +66,12 @@ class Skeleton:
             saved_adapter = PeftConfig.from_pretrained(name)
             saved_adapter.inference_mode = False
             name = saved_adapter.base_model_name_or_path
-        config = load_config(name, revision)
+        config = load_config(name, revision=revision, **trust)
         saved = item_size(getattr(config, "dtype", None))
         attention = kwargs.get("attn_implementation")
         config._attn_implementation = "eager" if attention == "eager" else "sdpa"
         with torch.device("meta"):  # adapters cannot be put on fake tensors
-            bare = _from_config(config, kwargs.get("dtype"))
+            bare = _from_config(config, kwargs.get("dtype"), trust)
             layers = _quantised_layers(bare, quantization)
             total, itself = sum(each.numel() for each in bare.parameters()), next(bare.parameters()).dtype.itemsize
             kept = total - sum(each.weight.numel() for each in layers)
@@ -143,12 +144,12 @@ def _make_fake(model: nn.Module, mode: FakeTensorMode) -> None:
                 table[name] = made[id(old)]
 
 
-def _from_config(config: Any, dtype: Any) -> nn.Module:
+def _from_config(config: Any, dtype: Any, trust: dict[str, bool]) -> nn.Module:
     from transformers import AutoModelForCausalLM
 
     named = dtype if dtype not in (None, "auto") else getattr(config, "dtype", None) if dtype == "auto" else None
     torch_type = getattr(torch, named) if isinstance(named, str) else named or torch.float32
-    return AutoModelForCausalLM.from_config(config, dtype=torch_type)
+    return AutoModelForCausalLM.from_config(config, dtype=torch_type, **trust)
 
 
 def _quantised_layers(model: Any, quantization: Any) -> list[Any]:

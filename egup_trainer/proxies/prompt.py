@@ -63,7 +63,7 @@ def examples_of(rows: Sequence[Row]) -> list[Example]:
             raise DataError(
                 got=f"{len(roles)} turns ({', '.join(roles)}) before the answer in row {number} of the forget set",
                 expected="a question and its answer, or a plain text: conversations cannot be written in context",
-                fix="give proxies of your own (--proxy FILE)",
+                fix="give proxies of your own (`egup unlearn --proxy FILE`)",
             )
         kind = Kind(row.prompt[0].content if len(roles) == 2 else None, bool(roles))
         question = tidy(row.prompt[-1].content) if roles else ""

@@ -61,7 +61,7 @@ class Writer:
             max_new_tokens=settings.max_new_tokens or self._new_tokens(examples),
             draws=Draws([(settings.seed, attempt) for attempt in attempts], settings.temperature, settings.top_p),
             batch_size=batch_size,
-            fix="lower --num_examples or --max_new_tokens",
+            fix="write proxies by `egup proxy` with a lower --num_examples or --max_new_tokens",
         )
         goes_on = not self.tokenizer.chat_template
         return [read_row(text, shown[0].kind, goes_on=goes_on) for text, shown in zip(texts, drawn, strict=True)]

@@ -3,7 +3,7 @@
 from typing import Any
 
 from egup_trainer.evaluation.evaluation import Evaluation
-from egup_trainer.outcome import BEFORE, IN_4BIT, MERGED, retain_damage, unmoved_share
+from egup_trainer.outcome import AFTER, BEFORE, IN_4BIT, MERGED, is_damaged, unmoved_share
 from egup_trainer.report.models import Comparison
 from egup_trainer.report.numbers import format_number
 
@@ -16,20 +16,25 @@ def remarks(comparison: Comparison) -> dict[str, list[str]]:
 
 def _remarks(evaluation: Evaluation) -> list[str]:
     found = []
-    share, damage = unmoved_share(evaluation.training), retain_damage(evaluation.training)
+    share = unmoved_share(evaluation.training)
     if share is not None:
         found.append(f"Training left {share:.1%} of the trainable weights where they were: almost nothing changed.")
-    if damage is not None:
-        first, last = map(format_number, damage)
-        found.append(f"The retain loss more than doubled in training, from {first} to {last} nats a token.")
     record = evaluation.run.get("unlearning")
     measured = record.get("probability") if isinstance(record, dict) else None
-    return found + (_of_quantising(measured) if isinstance(measured, dict) else [])
+    return found + (_of_damage(measured) + _of_quantising(measured) if isinstance(measured, dict) else [])
+
+
+def _of_damage(measured: dict[str, Any]) -> list[str]:
+    """Whether retain rows lost much of their probability."""
+    before, after = (_probability(measured.get(when), "retain") for when in (BEFORE, AFTER))
+    if before is None or after is None or not is_damaged(before, after):
+        return []
+    return [f"The mean probability of the retain rows fell from {format_number(before)} to {format_number(after)}."]
 
 
 def _of_quantising(measured: dict[str, Any]) -> list[str]:
     """Whether four bits bring the forgotten back; nothing where that was not tried."""
-    merged, quantised, before = (_forget(measured.get(when)) for when in (MERGED, IN_4BIT, BEFORE))
+    merged, quantised, before = (_probability(measured.get(when), "forget") for when in (MERGED, IN_4BIT, BEFORE))
     if merged is None:
         return []
     if quantised is None:
@@ -42,7 +47,7 @@ def _of_quantising(measured: dict[str, Any]) -> list[str]:
     return [f"Quantised: {numbers}; {max(back, 0.0):.0%} of what unlearning took away is back."]
 
 
-def _forget(values: Any) -> float | None:
-    """Probability of the forget rows, if there is one: results may hold anything here."""
-    found = values.get("forget") if isinstance(values, dict) else None
+def _probability(values: Any, rows: str) -> float | None:
+    """Probability of a set of rows, if there is one: results may hold anything here."""
+    found = values.get(rows) if isinstance(values, dict) else None
     return found if isinstance(found, int | float) else None

@@ -6,10 +6,11 @@ import torch
 from torch import Tensor
 from transformers import TrainerCallback
 
-from egup_trainer.errors import ConfigError
+from egup_trainer.errors import ConfigError, DataError
 from egup_trainer.guidance.features import FeatureSpace
 from egup_trainer.guidance.proxy_constraint import ProxyMatch, ProxyReference, nearest_proxies, proxy_boundary
 from egup_trainer.modeling.scan import RowScores
+from egup_trainer.outcome import knows_proxies
 
 _PROXIES, _RISE = "boundary_proxies", "needed_rise"
 
@@ -21,6 +22,21 @@ def refuse_loss_without_boundary(loss: Any) -> None:
             got="npo_beta=auto without proxy rows",
             expected="rows that the model never saw, which mark the boundary that beta is chosen from",
             fix="use EGUPTrainer with proxy_dataset (--proxy), or set --npo_beta to a number",
+        )
+
+
+def refuse_known_proxies(forget_nll: Tensor, boundary: Tensor) -> None:
+    """Raises `DataError` for proxies that are as likely as the forget rows: none of these would be forgotten.
+
+    Args:
+        forget_nll, boundary: l_i and b_i of the forget rows under the model before unlearning, (N_f,), nats per token.
+    """
+    forget, proxy = ((-nll).exp().mean().item() for nll in (forget_nll, boundary))
+    if knows_proxies(forget, proxy):
+        raise DataError(
+            got=f"proxies as likely before unlearning (probability {proxy:.3g}) as the forget rows ({forget:.3g})",
+            expected="rows that the model never saw, which it finds less likely: forgetting ends where they are",
+            fix="give other rows as proxies (--proxy), or leave the boundary out (--no_proxy_constraint)",
         )
 
 

@@ -15,6 +15,7 @@ from egup_trainer.losses.clreg import ClregPositives
 from egup_trainer.losses.registry import forget_loss, retain_loss
 from egup_trainer.secrecy import without_secrets
 from egup_trainer.trainer.refusals import (
+    check_mappings,
     check_numbers_of_training,
     check_sampling,
     default_to_non_reentrant_checkpointing,
@@ -143,6 +144,7 @@ class UnlearnConfig(TrainingArguments):
             self.bf16 = not self.fp16 and not self.use_cpu and _gpu_has_bf16()
         default_to_non_reentrant_checkpointing(self)
         super().__post_init__()
+        check_mappings(self)
         self._validate()
 
     def _validate(self) -> None:

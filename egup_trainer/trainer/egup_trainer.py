@@ -22,7 +22,7 @@ from egup_trainer.modeling.forward import AnswerReader
 from egup_trainer.modeling.outputs import AnswerOutputs
 from egup_trainer.modeling.probability import drawn
 from egup_trainer.modeling.scan import RowScores
-from egup_trainer.trainer.boundary import ProxyBoundary
+from egup_trainer.trainer.boundary import ProxyBoundary, refuse_known_proxies
 from egup_trainer.trainer.config import EGUPConfig
 from egup_trainer.trainer.noise import view_noise
 from egup_trainer.trainer.preparation import check_args, prepare_dataset, prepare_forget_set, prepare_tokenizer
@@ -49,7 +49,8 @@ class EGUPTrainer(UnlearnTrainer):
             compute_metrics: as in `UnlearnTrainer`; `args` is an `EGUPConfig`.
 
     Raises:
-        DataError: as in `UnlearnTrainer`, or a proxy row equals a forget row.
+        DataError: as in `UnlearnTrainer`, or a proxy row equals a forget row. `train` raises it before the first step
+            if the model knows the proxies as well as the forget rows.
 
     Example:
         >>> # trainer = EGUPTrainer("my-model", EGUPConfig("out", clreg_weight=0.1),
@@ -191,6 +192,8 @@ class EGUPTrainer(UnlearnTrainer):
             )
         boundary = self.boundary.use_scan(scores, space).to(device) if self.boundary else None
         boundary = boundary if self.args.proxy_constraint else None
+        if boundary is not None and "forget" in scores:
+            refuse_known_proxies(scores["forget"].mean_nll.to(boundary.device), boundary)
         self.guide = Guide(self.args, self.forget_loss.pulls_back, cache, boundary)
 
     @property

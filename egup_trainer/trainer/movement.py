@@ -1,4 +1,4 @@
-"""What a run did that nobody wants: weights that did not move, or retain rows that were forgotten, too.
+"""What a run did that nobody wants: weights that did not move.
 
 An update smaller than the precision of a weight rounds to nothing.
 """
@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from transformers import TrainerCallback
 
-from egup_trainer.outcome import UNMOVED_ABOVE, retain_damage
+from egup_trainer.outcome import UNMOVED_ABOVE
 from egup_trainer.trainer.scanning import is_spread_over_processes
 
 logger = logging.getLogger(__name__)
@@ -75,9 +75,8 @@ def share_unmoved(samples: list[WeightSample]) -> float:
 class WatchMovement(TrainerCallback):
     """Logs at the end of training, as `weights_unmoved`, which share of the trainable weights did not move.
 
-    Above 0.9 it warns, and where the last logged retain loss is more than twice the first. Counted from where `train`
-    began: after a resume that is the checkpoint, not the model before unlearning. `weights_unmoved` is not logged where
-    weights are spread over processes (FSDP, ZeRO-3), nor if no step was taken.
+    Above 0.9 it warns. Counted from where `train` began: after a resume that is the checkpoint, not the model before
+    unlearning. It is not logged where weights are spread over processes (FSDP, ZeRO-3), nor if no step was taken.
 
     Args:
         trainer: the trainer whose model is watched.
@@ -96,10 +95,7 @@ class WatchMovement(TrainerCallback):
 
     def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **kwargs: Any) -> None:
         """Measures after the last step, where Trainer sums up the run: in `on_train_end` trackers may have closed."""
-        if "train_runtime" not in logs or state.global_step == self._first_step:
-            return
-        _warn_of_damage(state)
-        if self._samples:
+        if self._samples and "train_runtime" in logs and state.global_step != self._first_step:
             self._measure(state)
 
     def _measure(self, state: Any) -> None:
@@ -116,13 +112,3 @@ class WatchMovement(TrainerCallback):
 
 def _entries(weight: nn.Parameter, places: Tensor) -> Tensor:
     return weight.detach().flatten()[places.to(weight.device)].cpu()
-
-
-def _warn_of_damage(state: Any) -> None:
-    damage = retain_damage(state.log_history)
-    if damage and state.is_world_process_zero:
-        first, last = damage
-        logger.warning(
-            f"got a retain loss of {last:.3g} nats a token at the end, {first:.3g} at the beginning; "
-            "expected it to stay; raise --retain_weight, lower --learning_rate, or train fewer epochs"
-        )

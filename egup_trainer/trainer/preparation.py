@@ -297,4 +297,6 @@ def tokenizer_of(model: Any, args: Any) -> Any:
             expected="the model's tokenizer",
             fix="pass it as processing_class",
         )
-    return load_tokenizer(name, revision=(args.model_init_kwargs or {}).get("revision", "main"))
+    kwargs = args.model_init_kwargs or {}
+    trust = kwargs.get("trust_remote_code", False)
+    return load_tokenizer(name, revision=kwargs.get("revision", "main"), trust_remote_code=trust)

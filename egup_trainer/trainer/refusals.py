@@ -9,6 +9,13 @@ from egup_trainer.errors import ConfigError, check_range
 from egup_trainer.guidance.proxy_constraint import ProxyForm
 from egup_trainer.losses.base import Alternate, ForgetLoss, Guidance
 
+_MOST = 10**9
+"""More rows or steps than any run has, and few enough for every library."""
+_LARGEST_SEED = 2**32 - 1
+"""NumPy takes no larger one."""
+_MOST_WORKERS = 1024
+"""So many worker processes do not bring a machine down."""
+
 
 def checkpointing_kwargs_name(config: TrainingArguments) -> str:
     """transformers 5.23 renamed the option and warns about the old name."""
@@ -27,13 +34,44 @@ def check_numbers_of_training(config: TrainingArguments) -> None:
     """Raises `ConfigError` for numbers of `TrainingArguments` with which training fails late, or does nothing."""
     counts = ("per_device_train_batch_size", "per_device_eval_batch_size", "gradient_accumulation_steps")
     sometimes = ("eval_accumulation_steps", "torch_empty_cache_steps", "dataloader_prefetch_factor")
-    check_range(config, (*counts, *sometimes), low=1, whole=True)
-    check_range(config, ("seed", "data_seed", "dataloader_num_workers"), low=0, whole=True)
-    check_range(config, ("max_steps",), low=-1, whole=True)  # -1: as many as the epochs have
+    check_range(config, (*counts, *sometimes), low=1, high=_MOST, whole=True)
+    check_range(config, ("seed", "data_seed"), low=0, high=_LARGEST_SEED, whole=True)
+    check_range(config, ("dataloader_num_workers",), low=0, high=_MOST_WORKERS, whole=True)
+    if config.max_steps == 0:  # transformers would take as many steps as with -1
+        raise ConfigError(
+            got="max_steps=0",
+            expected="1 or more, or -1 for as many steps as --num_train_epochs has",
+            fix="set --max_steps; to measure a model without training it, see `egup evaluate`",
+        )
+    check_range(config, ("max_steps",), low=-1, high=_MOST, whole=True)
     check_range(config, ("learning_rate", "weight_decay", "warmup_steps", "max_grad_norm", "eval_delay"), low=0)
     positive = ("num_train_epochs", "adam_epsilon", "logging_steps", "save_steps", "eval_steps")
     check_range(config, positive, low=0, low_is_allowed=False)
     check_range(config, ("adam_beta1", "adam_beta2"), low=0, high=1)
+
+
+def check_mappings(config: TrainingArguments) -> None:
+    """Raises `ConfigError` for text where a mapping is expected: transformers takes what has no braces as it is."""
+    for name in type(config)._VALID_DICT_FIELDS:
+        value = getattr(config, name)
+        if isinstance(value, str) and name != "deepspeed":  # which may name a file
+            raise ConfigError(
+                got=f"{name}={value}", expected="a mapping as JSON, in braces", fix=f"set --{name} or leave it out"
+            )
+
+
+def refuse_to_evaluate_nothing(config: TrainingArguments, has_rows: bool) -> None:
+    """Raises `ConfigError` if evaluations are asked for and there are no rows for them."""
+    if has_rows:
+        return
+    asked = {"eval_on_start": config.eval_on_start, "eval_strategy": config.eval_strategy != "no"}
+    for name in (name for name, is_asked in asked.items() if is_asked):
+        value = getattr(config, name)
+        raise ConfigError(
+            got=f"{name}={getattr(value, 'value', value)} without evaluation rows",
+            expected="rows to evaluate on",
+            fix=f"give eval_dataset (--eval or --eval_suite), or leave out --{name}",
+        )
 
 
 def refuse_what_would_do_nothing(config: TrainingArguments) -> None:

@@ -37,9 +37,11 @@ from egup_trainer.trainer.preparation import (
 )
 from egup_trainer.trainer.primal_dual import DualAscent
 from egup_trainer.trainer.publishing import ModelCards
+from egup_trainer.trainer.refusals import refuse_to_evaluate_nothing
 from egup_trainer.trainer.scanning import ScanRequest, run_scan
 from egup_trainer.trainer.state import StateInCheckpoints
 from egup_trainer.trainer.step import POSITIONS, StepCounts, StepLog
+from egup_trainer.trainer.tryout import try_setup
 
 
 class UnlearnTrainer(ModelCards, WholeCheckpoints, StateInCheckpoints, RowLoaders, Trainer):
@@ -88,7 +90,9 @@ class UnlearnTrainer(ModelCards, WholeCheckpoints, StateInCheckpoints, RowLoader
         self.retain_rows = prepare_retain_set(retain_dataset, self.forget_rows, needed, tokenizer, args)
         pairs = PairDataset(self.forget_rows, self.retain_rows)
         self.pair_sampler = make_pair_sampler(pairs, args.train_batch_size, args)
+        refuse_to_evaluate_nothing(args, has_rows=eval_dataset is not None)
         eval_rows = prepare_eval_datasets(eval_dataset, tokenizer, args)
+        try_setup(args, own_optimizer=optimizers[0] is not None)
         self.model_source = source_of(model)
         model = prepare_model(model, args, peft_config, (self.forget_rows, self.retain_rows))
         self.reader = self._make_reader(model, args)

@@ -132,6 +132,75 @@ REFUSED = {
         "got objective=task_vector with eval_strategy=epoch",
     ),
     "best of no evaluation": (["--load_best_model_at_end"], {}, "got load_best_model_at_end with eval_strategy=no"),
+    "optimizer's package": (
+        ["--optim", "galore_adamw"],
+        {},
+        "got optim=galore_adamw, with which training cannot be set up (You need to install `galore_torch`",
+    ),
+    "optimizer's arguments": (["--optim_args", "nonsense"], {}, "; change or leave out --optim_args"),
+    "optimizer's own range": (["--adam_beta2", "1"], {}, "got adam_beta2=1.0, with which training cannot be set up ("),
+    "logger's package": (
+        ["--report_to", "mlflow"],
+        {},
+        "(MLflowCallback requires mlflow to be installed. Run `pip install mlflow`.); expected options for which "
+        "transformers, accelerate and PyTorch have all that they need; change or leave out --report_to, or install "
+        "what is missing",
+    ),
+    "scheduler without arguments": (
+        ["--lr_scheduler_type", "warmup_stable_decay"],
+        {},
+        "got lr_scheduler_type=warmup_stable_decay, with which training cannot be set up (",
+    ),
+    "scheduler's argument": (["--lr_scheduler_kwargs", '{"x": 1}'], {}, "argument 'x'); expected options for which"),
+    "scheduler's arguments as a list": (
+        ["--lr_scheduler_kwargs", "[]"],
+        {},
+        "got lr_scheduler_kwargs=[]; expected a mapping as JSON, in braces; set --lr_scheduler_kwargs or leave it out",
+    ),
+    "scheduler's and another flag": (
+        ["--weight_decay", "0.1", "--lr_scheduler_type", "polynomial", "--lr_scheduler_kwargs", '{"lr_end": 1}'],
+        {},
+        "; change or leave out --lr_scheduler_kwargs",
+    ),
+    "kernels": (["--use_liger_kernel"], {}, "got use_liger_kernel=True, with which training cannot be set up ("),
+    "checkpointing's argument": (
+        ["--gradient_checkpointing", "--gradient_checkpointing_kwargs", '{"x": 1}'],
+        {},
+        "(Unexpected keyword arguments: x)",
+    ),
+    "compiler's mode": (["--torch_compile_mode", "fast"], {}, "(Unrecognized mode=fast, should be one of: "),
+    "best without a metric": (["--save_strategy", "best"], {}, "; change or leave out --save_strategy"),
+    "hub without a token": (
+        ["--push_to_hub", "--hub_token", "hf_x"],
+        {},
+        "got push_to_hub=True, with which training cannot be set up (",
+    ),
+    "evaluation at the start": (
+        ["--eval_on_start"],
+        {},
+        "got eval_on_start=True without evaluation rows; expected rows to evaluate on; give eval_dataset (--eval or "
+        "--eval_suite), or leave out --eval_on_start",
+    ),
+    "no steps": (
+        ["--max_steps", "0"],
+        {},
+        "got max_steps=0; expected 1 or more, or -1 for as many steps as --num_train_epochs has; set --max_steps; to "
+        "measure a model without training it, see `egup evaluate`",
+    ),
+    "more workers than a machine has": (["--dataloader_num_workers", "99999999"], {}, "got dataloader_num_workers="),
+    "flag of a library's own check": (
+        ["--tf32", "true"],
+        {},
+        "(--tf32 requires Ampere or a newer GPU arch, cuda>=11 and torch>=1.7); expected valid flags; change or leave "
+        "out --tf32",
+    ),
+    "beginning of flags": (
+        ["--model", "x"],
+        {},
+        "; did you mean --model_revision or --model_init_kwargs or --model_name_or_path?",
+    ),
+    "word of a flag": (["--batch_siz", "4"], {}, "; remove it"),
+    "name that is too long": (["--output_dir", "x" * 300], {}, "cannot be written (File name too long); expected"),
     "no retain": ([], {"retain": None}, "got no retain set; expected rows to keep"),
 }
 

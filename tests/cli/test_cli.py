@@ -181,7 +181,7 @@ def bad_inputs(tmp_path):
         "bad config file": (["--config", str(tmp_path / "no.yaml")], [], "got options that cannot be used"),
         "contradiction": (["--load_in_4bit", "--load_in_8bit"], [], "4 bit"),
         "bad tofu name": (["--forget", "tofu:forget11", "--data_dir", str(tmp_path)], ["forget"], "got tofu:forget11"),
-        "no eval rows": (["--eval_strategy", "epoch"], [], "got options that cannot be used (You have set"),
+        "no eval rows": (["--eval_strategy", "epoch"], [], "got eval_strategy=epoch without evaluation rows; expected"),
         "no such checkpoint": (["--resume_from_checkpoint", "/no/such"], [], "got no folder at /no/such; expected a"),
         "lora without peft": (["--lora_r", "8"], [], "got --lora_r without --use_peft; expected both or none"),
         "no paraphrase": (

@@ -73,7 +73,8 @@ def test_conversations_are_refused_without_their_text():
         examples_of([ADA, row])
     assert str(error.value) == (
         "got 3 turns (user, assistant, user) before the answer in row 1 of the forget set; expected a question and its "
-        "answer, or a plain text: conversations cannot be written in context; give proxies of your own (--proxy FILE)"
+        "answer, or a plain text: conversations cannot be written in context; give proxies of your own "
+        "(`egup unlearn --proxy FILE`)"
     )
 
 

@@ -275,7 +275,9 @@ def test_another_model_may_write(tokenizer, tmp_path):
 
 
 def test_prompts_longer_than_the_model_are_refused(whole, tmp_path):
-    with pytest.raises(ModelError, match=r"model of 512 positions; .*; lower --num_examples or --max_new_tokens"):
+    with pytest.raises(
+        ModelError, match=r"model of 512 positions; .*; lower --num_examples or --max_new_tokens of `egup proxy`"
+    ):
         write(tmp_path / "proxies.jsonl", replace(SETTINGS, max_new_tokens=500))
     write(tmp_path / "proxies.jsonl")  # other settings are no obstacle, since nothing was attempted
     assert lines_of(tmp_path / "proxies.jsonl") == lines_of(whole[0] / "proxies.jsonl")

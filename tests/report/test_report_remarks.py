@@ -27,19 +27,23 @@ def test_a_run_that_moved_or_went_wrong_elsewhere(share):
     assert said_of([{"weights_unmoved": share}]) == []
 
 
-def test_a_retain_loss_that_more_than_doubled():
-    assert said_of([{"retain_nll": 0.4}, {"retain_nll": 5.0}, {"retain_nll": 0.9}]) == [
-        "The retain loss more than doubled in training, from 0.400 to 0.900 nats a token."
-    ]
+def measured(before, after):
+    return {"before": {"forget": 0.9, "retain": before}, "after": {"forget": 0.1, "retain": after}}
 
 
-@pytest.mark.parametrize("last", [0.8, 0.3, "nan"])
-def test_a_retain_loss_that_did_not(last):
-    assert said_of([{"retain_nll": 0.4}, {"retain_nll": last}]) == []
+@pytest.mark.parametrize("log", [(), ({"retain_nll": 0.02}, {"retain_nll": 0.02})])
+def test_retain_rows_that_lost_more_than_a_tenth_of_their_probability(log):
+    """Measured: the windows of the log say nothing of what came after the last of them."""
+    assert said_of(log, measured(0.982, 0.489)) == ["The mean probability of the retain rows fell from 0.982 to 0.489."]
 
 
-def test_little_of_little_is_no_damage():
-    assert said_of([{"retain_nll": 0.01}, {"retain_nll": 0.1}]) == []
+@pytest.mark.parametrize("after", [0.898, 0.99, "nan", None])
+def test_retain_rows_that_did_not(after):
+    assert said_of([{"retain_nll": 0.02}, {"retain_nll": 0.11}], measured(0.982, after)) == []
+
+
+def test_retain_rows_of_a_resumed_run_whose_beginning_is_not_known():
+    assert said_of(probability={"at the checkpoint": {"retain": 0.9}, "after": {"retain": 0.1}}) == []
 
 
 def test_four_bits_that_bring_a_quarter_back():
@@ -72,9 +76,8 @@ def test_what_was_not_merged_is_not_remarked_on():
 
 
 def test_a_remark_stands_on_the_page_escaped():
-    evaluation = replace(make_evaluation("egup_clreg"), training=[{"retain_nll": 0.4}, {"retain_nll": 2.0}])
-    found = {"merged": {"forget": 0.1}, "merged, in 4 bits": "<script>"}
-    evaluation = replace(evaluation, run={"unlearning": {"probability": found}})
+    found = measured(0.9, 0.4) | {"merged": {"forget": 0.1}, "merged, in 4 bits": "<script>"}
+    evaluation = replace(make_evaluation("egup_clreg"), run={"unlearning": {"probability": found}})
     page = render_page(Comparison.of([evaluation], None), [], show_examples=False, title="x")
-    assert "The retain loss more than doubled in training, from 0.400 to 2.000 nats a token." in page
+    assert "The mean probability of the retain rows fell from 0.900 to 0.400." in page
     assert "is not known (&lt;script&gt;)." in page
