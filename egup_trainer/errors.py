@@ -61,6 +61,9 @@ def first_line(error: Exception) -> str:
     Args:
         error: as the library raised it.
 
+    Args:
+        error: any exception.
+
     Example:
         >>> first_line(ValueError("Errors:\\n  no such file")), first_line(KeyError())
         ('Errors: no such file', 'KeyError')
