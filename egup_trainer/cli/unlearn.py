@@ -12,7 +12,7 @@ from egup_trainer.cli.merging import merge_and_measure, refuse_to_merge_nothing
 from egup_trainer.cli.proxy import AUTO, auto_proxies
 from egup_trainer.cli.run_file import forget_last_run, write_records
 from egup_trainer.cli.suites import MAX_LENGTH, SuiteArguments, SuiteName, make_suite
-from egup_trainer.errors import ConfigError, StateError, did_you_mean
+from egup_trainer.errors import ConfigError, StateError, did_you_mean, first_line
 from egup_trainer.files import one_line_write_errors
 from egup_trainer.outcome import AFTER, BEFORE, MERGED, is_damaged, knows_proxies
 
@@ -112,7 +112,26 @@ def check_flags(row_args: RowArguments, config: Any, model_config: Any) -> None:
         if unused and getattr(model_config, option.name) != option.default:
             raise ConfigError(got=f"--{option.name} without --use_peft", expected="both or none", fix="add --use_peft")
     refuse_to_evaluate_nothing(config, has_rows=bool(row_args.eval or row_args.eval_suite))
+    _check_hub(config)
     try_setup(config)
+
+
+def _check_hub(config: Any) -> None:
+    """Raises `ConfigError` if the trained model could not be pushed to the hub as the flags ask."""
+    from huggingface_hub import HfApi
+    from huggingface_hub.utils import validate_repo_id
+
+    if not config.push_to_hub:
+        return
+    try:
+        validate_repo_id(config.hub_model_id or "model")
+        HfApi(token=config.hub_token).whoami()
+    except Exception as error:  # of the name, of the token, of any layer of the network
+        raise ConfigError(
+            got=f"--push_to_hub, and a hub that cannot be used ({first_line(error)})",
+            expected="a network, a token, and a name of the form owner/name",
+            fix="log in (`hf auth login`), set --hub_token or --hub_model_id, or leave out --push_to_hub",
+        ) from error
 
 
 def _refuse_quantised_weights_alone(model_config: Any) -> None:

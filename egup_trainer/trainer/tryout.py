@@ -11,8 +11,6 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
-from huggingface_hub import HfApi
-from huggingface_hub.utils import validate_repo_id
 from transformers import LlamaConfig, LlamaForCausalLM, Trainer
 from transformers.integrations import get_reporting_integration_callbacks
 from transformers.utils import is_liger_kernel_available
@@ -62,9 +60,6 @@ def _error_of(args: UnlearnConfig, own_optimizer: bool) -> Exception | None:
 
 def _set_up(args: UnlearnConfig, own_optimizer: bool) -> None:
     """Goes through what `Trainer` does between its construction and its first step."""
-    if args.push_to_hub:
-        validate_repo_id(args.hub_model_id or "model")
-        HfApi(token=args.hub_token).whoami()
     for callback in get_reporting_integration_callbacks(args.report_to):
         callback()
     if args.use_liger_kernel and not is_liger_kernel_available():

@@ -126,7 +126,7 @@ REFUSED = {
         NO_TOKENIZER + "Validation error for field 'hidden_size'",
     ),
     "other sizes": (lambda folder: change_json(folder / "config.json", hidden_size=48), NO_MODEL),
-    "own code": (own_code, NO_MODEL + "The repository {path} contains custom code"),
+    "own code": (own_code, "got {path}, whose causal language model is made by Python code in that folder; "),
     "no weights": (lambda folder: (folder / "model.safetensors").unlink(), NO_MODEL),
     "no tokenizer": (lambda folder: keep(folder, "config.json", "model.safetensors"), NO_TOKENIZER),
     "broken tokenizer": (lambda folder: write(folder / "tokenizer.json", "{"), NO_TOKENIZER),
@@ -197,6 +197,13 @@ def assert_spoilt_is_refused(case, folder, tmp_path, capsys):
 @pytest.mark.parametrize("name", REFUSED)
 def test_a_model_that_cannot_be_used_is_refused(folder, tmp_path, capsys, name):
     assert_spoilt_is_refused(REFUSED[name], folder, tmp_path, capsys)
+
+
+def test_a_plan_does_not_ask_to_run_a_model_s_code(folder, tmp_path, capsys, monkeypatch):
+    own_code(folder)
+    monkeypatch.setattr("builtins.input", lambda *_: pytest.fail("asked"))
+    words = ["plan", *unlearn_words(folder, tmp_path / "out")[1:], *source_flags(tmp_path)]
+    assert_refused(words, tmp_path, capsys, "; then allow it by --model_init_kwargs '{\"trust_remote_code\": true}'")
 
 
 @pytest.mark.parametrize("name", ADAPTERS)

@@ -173,7 +173,7 @@ REFUSED = {
     "hub without a token": (
         ["--push_to_hub", "--hub_token", "hf_x"],
         {},
-        "got push_to_hub=True, with which training cannot be set up (",
+        "got --push_to_hub, and a hub that cannot be used (",
     ),
     "evaluation at the start": (
         ["--eval_on_start"],
