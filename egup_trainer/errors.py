@@ -61,9 +61,6 @@ def first_line(error: Exception) -> str:
     Args:
         error: as the library raised it.
 
-    Args:
-        error: any exception.
-
     Example:
         >>> first_line(ValueError("Errors:\\n  no such file")), first_line(KeyError())
         ('Errors: no such file', 'KeyError')

@@ -25,7 +25,7 @@ def plan(base, tmp_path, monkeypatch):
 
 def test_it_says_what_a_run_takes_and_writes_nothing(plan, base, tmp_path, capsys):
     def files():
-        """All paths, and of files when they changed: whether a folder can be written to is tried by a file that goes."""
+        """All paths, and of files when they changed; a file that goes at once tries whether a folder can be written to."""
         return {path: path.is_file() and path.stat().st_mtime_ns for path in tmp_path.rglob("*")}
 
     before = files()
