@@ -25,7 +25,7 @@ def plan(base, tmp_path, monkeypatch):
 
 def test_it_says_what_a_run_takes_and_writes_nothing(plan, base, tmp_path, capsys):
     def files():
-        """All paths, and of files when they changed; a file that goes at once tries whether a folder can be written to."""
+        """All paths, and of files when they changed; folders change as it is tried whether they can be written to."""
         return {path: path.is_file() and path.stat().st_mtime_ns for path in tmp_path.rglob("*")}
 
     before = files()
