@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from torch.utils.data import Dataset
 
+from egup_trainer.data.rendering import render_chat, rendering
 from egup_trainer.data.schema import IGNORE_INDEX, Message, Row, RowSource, TokenizedRow
 from egup_trainer.data.sources import tell_dropped
 from egup_trainer.errors import ConfigError, DataError, ModelError
@@ -152,15 +153,16 @@ def tokenize(
             fix="load it with AutoTokenizer.from_pretrained(..., use_fast=True)",
         )
     samples: list[TokenizedRow] = []
-    for place, row in enumerate(tqdm(rows, desc=f"Tokenizing {name}", disable=not progress, leave=False, delay=2)):
-        where = f"row {place if numbers is None else numbers[place]} of the {name}"
-        alternate = None if alternates is None else alternates[place]
-        sample = _to_sample(row, tokenizer, template or Template(), where, alternate)
-        sample = replace(sample, source=RowSource.of(place, sample))
-        if not row.prompt and max_length is not None and len(sample) > max_length >= 2:
-            samples.extend(_split(sample, max_length))
-            continue
-        samples.append(_cut(sample, max_length, where))
+    with rendering(tokenizer):
+        for place, row in enumerate(tqdm(rows, desc=f"Tokenizing {name}", disable=not progress, leave=False, delay=2)):
+            where = f"row {place if numbers is None else numbers[place]} of the {name}"
+            alternate = None if alternates is None else alternates[place]
+            sample = _to_sample(row, tokenizer, template or Template(), where, alternate)
+            sample = replace(sample, source=RowSource.of(place, sample))
+            if not row.prompt and max_length is not None and len(sample) > max_length >= 2:
+                samples.extend(_split(sample, max_length))
+                continue
+            samples.append(_cut(sample, max_length, where))
     return RowDataset(samples)
 
 
@@ -327,17 +329,11 @@ def _render(row: Row, tokenizer: Any, template: Template) -> tuple[str, int, boo
     if not row.prompt or template.always or not tokenizer.chat_template:
         prompt = template.render(row.prompt)
         return prompt + row.answer, len(prompt), True
-    from jinja2 import TemplateError
-
     dated = template.dated(tokenizer)
     turns = [{"role": message.role, "content": message.content} for message in row.prompt]
 
     def write(answer: str) -> str:
-        try:
-            messages = [*turns, {"role": "assistant", "content": answer}]
-            return tokenizer.apply_chat_template(messages, chat_template=dated, tokenize=False)
-        except (TypeError, ArithmeticError) as error:  # of what the template computes
-            raise TemplateError(str(error)) from error
+        return render_chat(tokenizer, [*turns, {"role": "assistant", "content": answer}], chat_template=dated)
 
     # Where the answer starts is asked of the template itself: some write a block for thinking before it, some trim it.
     text, start = write(row.answer), write(_SENTINEL).rfind(_SENTINEL)

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from egup_trainer.data.rendering import render_chat
 from egup_trainer.data.schema import Message, Row
 from egup_trainer.data.tokenization import Template
 from egup_trainer.errors import DataError
@@ -94,10 +95,10 @@ def prompt_tokens(examples: Sequence[Example], tokenizer: Any, template: Templat
         f"{shown}\n\nWrite {what} of the same kind, language, style and length, about someone or something that you "
         f"invent and that is not named above. Repeat no fact from above. Write nothing else than\n{layout}"
     )
-    text = tokenizer.apply_chat_template(
+    text = render_chat(
+        tokenizer,
         [{"role": "user", "content": asked}],
         chat_template=(template or Template()).dated(tokenizer),
-        tokenize=False,
         add_generation_prompt=True,
         enable_thinking=False,
     )

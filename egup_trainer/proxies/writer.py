@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from egup_trainer.data.rendering import rendering
 from egup_trainer.data.schema import Row
 from egup_trainer.data.sources import load_rows
 from egup_trainer.data.tokenization import Template, writes_date
@@ -54,10 +55,12 @@ class Writer:
     ) -> list[Row | None]:
         """What can be read from each attempt, or None; each is drawn by (seed, attempt) alone."""
         drawn = [draw_examples(examples, settings.num_examples, settings.seed, attempt) for attempt in attempts]
+        with rendering(self.tokenizer):
+            prompts = [prompt_tokens(shown, self.tokenizer, self.template) for shown in drawn]
         texts = generate(
             self.model,
             self.tokenizer,
-            [prompt_tokens(shown, self.tokenizer, self.template) for shown in drawn],
+            prompts,
             max_new_tokens=settings.max_new_tokens or self._new_tokens(examples),
             draws=Draws([(settings.seed, attempt) for attempt in attempts], settings.temperature, settings.top_p),
             batch_size=batch_size,
