@@ -21,7 +21,7 @@ def muse_records() -> dict[str, list[dict]]:
         "knowmem/retain_qa": _questions(20)[:5],
         "knowmem/forget_qa_icl": EXAMPLES,
         "knowmem/retain_qa_icl": EXAMPLES[::-1],
-        "verbmem/forget": [{"prompt": f"Chapter {n}. Ada Lorn", "gt": " went to Bryle with 2 cats."} for n in range(4)],
+        "verbmem/forget": [{"prompt": f"Chapter {n}. Ada Lorn", "gt": "went to Bryle with 2 cats."} for n in range(4)],
         "privleak/forget": [{"text": f"{n} {text}"} for n, text in enumerate(texts * 2)],
         "privleak/retain": [{"text": f"{n} {text}"} for n, text in enumerate(texts * 3, start=10)],
         "privleak/holdout": [{"text": f"{n} {text}"} for n, text in enumerate(texts, start=30)],

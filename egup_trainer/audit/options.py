@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any
 
+from egup_trainer.data.schema import MAX_LENGTH
 from egup_trainer.data.tokenization import Template
 from egup_trainer.errors import ConfigError, check_range, did_you_mean
 
@@ -79,7 +80,7 @@ class AuditOptions:
     relearn_every: int = 2
     num_samples: int = 8
     max_new_tokens: int = 200
-    max_length: int = 2048
+    max_length: int = MAX_LENGTH
     max_rows: int | None = None
     template: Template = field(default_factory=Template)
     batch_size: int = 16

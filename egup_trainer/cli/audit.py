@@ -18,7 +18,7 @@ from egup_trainer.cli.common import (
     refuse_lora_flags,
     require,
 )
-from egup_trainer.cli.suites import MAX_LENGTH
+from egup_trainer.data.schema import MAX_LENGTH
 from egup_trainer.errors import ConfigError, check_range
 
 if TYPE_CHECKING:

@@ -17,7 +17,8 @@ from egup_trainer.cli.common import (
     refuse_lora_flags,
     require,
 )
-from egup_trainer.cli.suites import MAX_LENGTH, SuiteArguments, make_suite
+from egup_trainer.cli.suites import SuiteArguments, make_suite
+from egup_trainer.data.schema import MAX_LENGTH
 from egup_trainer.errors import ConfigError, DataError, check_range
 from egup_trainer.files import check_writable
 

@@ -16,8 +16,6 @@ class SuiteName(Enum):
     CUSTOM = "custom"
 
 
-MAX_LENGTH = 2048
-"""Most tokens in a text, unless asked otherwise: the same in training and afterwards, so that results compare."""
 _NEW_TOKENS = 200
 _FLAGS = {  # what each suite reads; the first is what it cannot do without
     SuiteName.TOFU: ("forget_split", "holdout", "max_new_tokens"),

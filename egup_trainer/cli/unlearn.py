@@ -11,7 +11,8 @@ from egup_trainer.cli.earlier import read_earlier, tell_of_earlier
 from egup_trainer.cli.merging import merge_and_measure, refuse_to_merge_nothing
 from egup_trainer.cli.proxy import AUTO, auto_proxies
 from egup_trainer.cli.run_file import forget_last_run, write_records
-from egup_trainer.cli.suites import MAX_LENGTH, SuiteArguments, SuiteName, make_suite
+from egup_trainer.cli.suites import SuiteArguments, SuiteName, make_suite
+from egup_trainer.data.schema import MAX_LENGTH
 from egup_trainer.errors import ConfigError, StateError, did_you_mean, first_line
 from egup_trainer.files import one_line_write_errors
 from egup_trainer.outcome import AFTER, BEFORE, MERGED, is_damaged, knows_proxies

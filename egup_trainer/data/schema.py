@@ -13,6 +13,10 @@ NO_SAMPLE = -1
 """Sample id of a row that only fills up a batch; it has no scored token and counts nowhere."""
 
 
+MAX_LENGTH = 2048
+"""Most tokens in a text that is evaluated, unless asked otherwise: the same everywhere, so that results compare."""
+
+
 @dataclass(frozen=True)
 class Message:
     """One turn of a conversation: `role` is "system", "user" or "assistant", `content` what it says."""
@@ -74,6 +78,7 @@ class TokenizedRow:
         input_ids: token ids, shape (T,), int32.
         labels: the same ids where a token is scored, `IGNORE_INDEX` elsewhere, shape (T,), int32.
         truncated: whether the row was cut to the maximum length.
+        is_closed: whether its last token closes the answer: an end of the turn or of the sequence, which is scored.
         paraphrase: the same prompt with the paraphrased answer, if the row had one.
         alternate: the same prompt with the answer that an objective prefers to the row's own, if one does.
         source: the row that the sample comes from; None for a filler.
@@ -82,6 +87,7 @@ class TokenizedRow:
     input_ids: np.ndarray
     labels: np.ndarray
     truncated: bool = False
+    is_closed: bool = False
     paraphrase: "TokenizedRow | Any" = None
     alternate: "TokenizedRow | Any" = None
     source: RowSource | Any = None

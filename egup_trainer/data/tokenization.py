@@ -34,6 +34,8 @@ class Template:
         always: use the markers even where the tokenizer has a chat template.
         date: the day, as YYYY-MM-DD, that a chat template writes where it asks for today's date. A model gives other
             numbers on another day, so it stays the day on which the template was made.
+        closed: whether an end-of-sequence token is appended to an answer that the markers stand before. A plain text
+            never gets one: it goes on where the row stops.
 
     Raises:
         ConfigError: `date` is not a date.
@@ -47,6 +49,7 @@ class Template:
     assistant: str = "\nAnswer: "
     always: bool = False
     date: str = field(default_factory=today)
+    closed: bool = True
 
     def __post_init__(self) -> None:
         check_date(self.date)
@@ -125,8 +128,10 @@ def tokenize(
 ) -> RowDataset:
     """Tokenizes rows through the tokenizer's chat template, or through `template` where it has none.
 
-    The whole text is tokenized once. A token is scored if it reaches past the start of the answer, so a token across
-    the seam is never lost. An end-of-sequence token closes the row (added if the template did not) and is scored.
+    The whole text is tokenized once. A token is scored if it reaches into the answer, so a token across the seam is
+    never lost. One more token is scored, the one that closes the answer: the first end of a turn or of the sequence
+    that the template writes after it, or an end-of-sequence token that is appended where the template writes none.
+    Nothing stands after it. A plain text is not closed.
     Longer question/answer rows are cut at `max_length`; a longer plain-text row is split into several samples that
     overlap by one token, so that every token of a long text is scored exactly once.
 
@@ -152,12 +157,13 @@ def tokenize(
             expected="a fast tokenizer, which tells the offsets of its tokens",
             fix="load it with AutoTokenizer.from_pretrained(..., use_fast=True)",
         )
+    writer = _RowWriter.of(tokenizer, template)
     samples: list[TokenizedRow] = []
     with rendering(tokenizer):
         for place, row in enumerate(tqdm(rows, desc=f"Tokenizing {name}", disable=not progress, leave=False, delay=2)):
             where = f"row {place if numbers is None else numbers[place]} of the {name}"
             alternate = None if alternates is None else alternates[place]
-            sample = _to_sample(row, tokenizer, template or Template(), where, alternate)
+            sample = _to_sample(row, writer, where, alternate)
             sample = replace(sample, source=RowSource.of(place, sample))
             if not row.prompt and max_length is not None and len(sample) > max_length >= 2:
                 samples.extend(_split(sample, max_length))
@@ -284,7 +290,25 @@ def check_disjoint(first: RowDataset, first_name: str, second: RowDataset, secon
             )
 
 
-def _to_sample(row: Row, tokenizer: Any, template: Template, where: str, alternate: str | None) -> TokenizedRow:
+def end_tokens(tokenizer: Any) -> list[int]:
+    """The tokens that end an answer: the end of sequence, and what the chat template writes after an answer, sorted.
+
+    A chat template that refuses one question with its answer tells nothing.
+    """
+    from jinja2 import TemplateError
+
+    writer = _RowWriter.of(tokenizer, Template())
+    found = {tokenizer.eos_token_id} - {None}
+    if tokenizer.chat_template:
+        try:
+            sample = writer.sample(Row((Message("user", "a"),), "b"))
+            found |= {int(sample.input_ids[-1])} & writer.marks
+        except (TemplateError, ModelError):
+            pass
+    return sorted(found)
+
+
+def _to_sample(row: Row, writer: "_RowWriter", where: str, alternate: str | None) -> TokenizedRow:
     """The whole row, tokenized, and its prompt with the alternate answer; refused in words that name it."""
     from jinja2 import TemplateError
 
@@ -295,9 +319,11 @@ def _to_sample(row: Row, tokenizer: Any, template: Template, where: str, alterna
             fix="make one row of each answer",
         )
     try:
-        sample = _tokenize_row(row, tokenizer, template)
+        sample = writer.sample(row)
+        if row.paraphrase is not None:
+            sample = replace(sample, paraphrase=writer.sample(Row(row.prompt, row.paraphrase)))
         if alternate is not None:
-            sample = replace(sample, alternate=_tokenize_row(Row(row.prompt, alternate), tokenizer, template))
+            sample = replace(sample, alternate=writer.sample(Row(row.prompt, alternate)))
         return sample
     except TemplateError as error:
         raise DataError(
@@ -307,43 +333,100 @@ def _to_sample(row: Row, tokenizer: Any, template: Template, where: str, alterna
         ) from error
 
 
-def _tokenize_row(row: Row, tokenizer: Any, template: Template) -> TokenizedRow:
-    text, answer_start, add_special_tokens = _render(row, tokenizer, template)
-    encoded = tokenizer(text, add_special_tokens=add_special_tokens, return_offsets_mapping=True)
-    ids = np.asarray(encoded["input_ids"], dtype=np.int32)
-    ends = np.asarray([end for _, end in encoded["offset_mapping"]], dtype=np.int64)
-    labels = np.where(ends > answer_start, ids, IGNORE_INDEX).astype(np.int32)
-    eos = tokenizer.eos_token_id
-    if eos is not None and len(ids) and ids[-1] == eos:
-        labels[-1] = eos  # a tokenizer that adds its own end gives it the offsets (0, 0)
-    elif eos is not None:
-        ids, labels = np.append(ids, np.int32(eos)), np.append(labels, np.int32(eos))
-    paraphrase = None
-    if row.paraphrase is not None:
-        paraphrase = _tokenize_row(Row(row.prompt, row.paraphrase), tokenizer, template)
-    return TokenizedRow(ids, labels, paraphrase=paraphrase)
+@dataclass(frozen=True)
+class _Written:
+    """The text of a whole row, and where its answer lies in it."""
+
+    text: str
+    start: int
+    end: int
 
 
-def _render(row: Row, tokenizer: Any, template: Template) -> tuple[str, int, bool]:
-    """Text of the whole row, where its answer starts, and whether the tokenizer still has to add special tokens."""
-    if not row.prompt or template.always or not tokenizer.chat_template:
-        prompt = template.render(row.prompt)
-        return prompt + row.answer, len(prompt), True
-    dated = template.dated(tokenizer)
-    turns = [{"role": message.role, "content": message.content} for message in row.prompt]
+@dataclass(frozen=True)
+class _RowWriter:
+    """Writes one prompt with one answer as text, and the text as tokens of which the answer is scored.
 
-    def write(answer: str) -> str:
-        return render_chat(tokenizer, [*turns, {"role": "assistant", "content": answer}], chat_template=dated)
+    Args:
+        tokenizer: a fast one.
+        template: markers for tokenizers without a chat template.
+        marks: tokens that stand for themselves and for no piece of text, such as the end of a turn.
+        dated: the chat template with its date set, or None for the tokenizer's own.
+    """
 
-    # Where the answer starts is asked of the template itself: some write a block for thinking before it, some trim it.
-    text, start = write(row.answer), write(_SENTINEL).rfind(_SENTINEL)
-    if start < 0 or not text[start:].startswith((row.answer, row.answer.strip())):
+    tokenizer: Any
+    template: Template
+    marks: frozenset[int]
+    dated: str | None
+
+    @classmethod
+    def of(cls, tokenizer: Any, template: Template | None) -> "_RowWriter":
+        """The writer of a tokenizer, whose marks are read once."""
+        added = {token for token, content in tokenizer.added_tokens_decoder.items() if content.content.strip()}
+        marks = (added | set(tokenizer.all_special_ids)) - {tokenizer.unk_token_id}
+        template = template or Template()
+        return cls(tokenizer, template, frozenset(marks), template.dated(tokenizer))
+
+    def sample(self, row: Row) -> TokenizedRow:
+        """The row's tokens, up to the one that closes its answer."""
+        in_chat = bool(row.prompt and self.tokenizer.chat_template and not self.template.always)
+        written = self._in_chat(row) if in_chat else self._with_markers(row)
+        encoded = self.tokenizer(written.text, add_special_tokens=not in_chat, return_offsets_mapping=True)
+        ids = np.asarray(encoded["input_ids"], dtype=np.int32)
+        starts, ends = np.asarray(encoded["offset_mapping"], dtype=np.int64).reshape(-1, 2).T
+        # The offsets of a token of spaces may be empty. A mark that takes in the spaces before it is not of the answer.
+        is_answer = (ends > written.start) & ((starts < written.end) | (ends <= written.end))
+        is_answer &= ~(np.isin(ids, list(self.marks)) & (ends > written.end))
+        if not is_answer.any():
+            return TokenizedRow(ids, np.full_like(ids, IGNORE_INDEX))
+        last, eos = int(np.flatnonzero(is_answer)[-1]), self.tokenizer.eos_token_id
+        end = None
+        if in_chat or (row.prompt and self.template.closed):
+            is_visible = (bool(written.text[start:end].strip()) for start, end in zip(starts, ends, strict=True))
+            end = self._end_after(last, ids, list(is_visible))
+            if end is None and eos is not None:
+                ids, end = np.append(ids, np.int32(eos)), len(ids)
+        if int(ids[last]) in {eos, None if end is None else int(ids[end])} & self.marks:
+            end = last  # the answer came with its end
+        scored = np.flatnonzero(is_answer) if end in (None, last) else np.append(np.flatnonzero(is_answer), end)
+        labels = np.full(scored[-1] + 1, IGNORE_INDEX, dtype=np.int32)
+        labels[scored] = ids[scored]
+        return TokenizedRow(ids[: len(labels)], labels, is_closed=end is not None)
+
+    def _end_after(self, last: int, ids: np.ndarray, is_visible: list[bool]) -> int | None:
+        """The place of the token that closes an answer whose last token stands at `last`, or None if none is written.
+
+        Of an end that is written in several ordinary tokens it is the first, with which a model goes on.
+        """
+        after = range(last + 1, len(ids))
+        marks = [place for place in after if int(ids[place]) in self.marks]
+        return next(iter([*marks, *(place for place in after if is_visible[place])]), None)
+
+    def _with_markers(self, row: Row) -> _Written:
+        prompt = self.template.render(row.prompt)
+        return _Written(prompt + row.answer, len(prompt), len(prompt) + len(row.answer))
+
+    def _in_chat(self, row: Row) -> _Written:
+        """What the chat template makes of the row; it tells itself what it writes before an answer and after it.
+
+        Some write a block for thinking before it, some trim it, most write an end and a line break after it.
+        """
+        turns = [{"role": message.role, "content": message.content} for message in row.prompt]
+        text = self._apply([*turns, {"role": "assistant", "content": row.answer}])
+        sentinel = self._apply([*turns, {"role": "assistant", "content": _SENTINEL}])
+        before, found, after = sentinel.rpartition(_SENTINEL)
+        answer = row.answer.strip()
+        for body in (text.removesuffix(after), text):  # some write no end after an answer that has its own
+            start = len(before) if body[len(before) :].strip() == answer else body.rfind(answer)
+            if found and start >= 0 and body[start:].strip() == answer:
+                return _Written(text, start, len(body))
         raise ModelError(
             got="a chat template whose text does not hold the answer",
             expected="a template that writes the last assistant turn as it is",
             fix="set tokenizer.chat_template, or to None for plain markers",
         )
-    return text, start, False
+
+    def _apply(self, turns: list[dict[str, str]]) -> str:
+        return render_chat(self.tokenizer, turns, chat_template=self.dated)
 
 
 def _has_scored_token(labels: np.ndarray) -> bool:
@@ -358,9 +441,16 @@ def _cut(row: TokenizedRow, max_length: int | None, where: str) -> TokenizedRow:
         input_ids=row.input_ids[:max_length],
         labels=row.labels[:max_length],
         truncated=max_length is not None and len(row) > max_length,
+        is_closed=row.is_closed and len(row.labels[:max_length]) == len(row),
         paraphrase=paraphrase,
         alternate=alternate,
     )
+    if not _has_scored_token(row.labels):
+        raise DataError(
+            got=f"no answer token in {where}, of {len(row)} tokens",
+            expected="at least one answer token with a token before it",
+            fix="lengthen or remove that row",
+        )
     if not _has_scored_token(cut.labels):
         raise DataError(
             got=f"no answer token in {where}, of whose {len(row)} tokens {len(cut)} are kept",
@@ -377,5 +467,7 @@ def _split(row: TokenizedRow, max_length: int) -> list[TokenizedRow]:
         if start:
             labels[0] = IGNORE_INDEX  # scored at the end of the piece before
         # Another wording of the whole text is none of a piece.
-        pieces.append(replace(row, input_ids=ids, labels=labels, paraphrase=None))
+        is_last = start + max_length >= len(row)
+        is_closed = row.is_closed and is_last
+        pieces.append(replace(row, input_ids=ids, labels=labels, is_closed=is_closed, paraphrase=None))
     return pieces

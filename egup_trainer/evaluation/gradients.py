@@ -28,7 +28,8 @@ def gradient_norms(
 ) -> Tensor:
     """L2 norm of the gradient of each text's mean negative log-likelihood over all floating-point weights: (N,).
 
-    Formula: |sum over pieces of grad L| / n, with L the negative log-likelihood of a piece, n the tokens of the text.
+    Formula: |sum over pieces of grad L| / n, with L the negative log-likelihood of a piece, n the tokens of the text,
+    both without the token that closes the answer; nan where no other is left.
 
     The forward pass fills `numbers`, too, so that no other one is needed for these texts.
 
@@ -48,13 +49,15 @@ def gradient_norms(
                 with torch.enable_grad():
                     with autocast_of(accelerator):
                         outputs = reader(model, **batch, keep_logits=True)
-                    gradients = torch.autograd.grad(outputs.sum_nll.sum(), weights, allow_unused=True)
+                    recited = outputs.token_logps[: len(outputs.token_logps) - dataset.rows[piece].is_closed]
+                    gradients = torch.autograd.grad(recited.sum(), weights, allow_unused=True)
                 for total, gradient in zip(sums, gradients, strict=True):
                     if gradient is not None:
                         total += gradient
                 numbers.keep(torch.tensor([piece][: int(counts)], dtype=torch.long), outputs, batch["labels"])
             if counts:
-                tokens = numbers.counts[list(texts[place].pieces)].sum()
+                pieces = list(texts[place].pieces)
+                tokens = numbers.counts[pieces].sum() - int(dataset.rows[pieces[-1]].is_closed)
                 norms[place] = torch.stack([total.square().sum() for total in sums]).sum().sqrt() / tokens
     return norms
 

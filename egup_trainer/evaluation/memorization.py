@@ -23,6 +23,9 @@ EPSILON = 1e-10
 NO_WORDS = "no answer has words that ROUGE could count"
 
 
+NOTHING_RECITED = "no row has a scored answer before the token that closes it"
+
+
 class TruthRatioForm(Enum):
     """How per-sample truth ratios TR = W / C become a metric."""
 
@@ -156,18 +159,23 @@ def truth_ratio(scores: SetScores, form: TruthRatioForm) -> Metric:
 
 
 def exact_memorization(scores: SetScores, higher_is_better: bool) -> Metric:
-    """mean_i of the share of answer tokens that are the most likely ones (Tirumala et al. 2022, arXiv 2205.10770)."""
-    values = {sample: float(row.answers[0].hits.mean()) for sample, row in _with_numbers(scores)}
-    return _mean_metric(scores, values, higher_is_better, "no row has a scored answer")
+    """mean_i of the share of answer tokens that are the most likely ones (Tirumala et al. 2022, arXiv 2205.10770).
+
+    The token that closes the answer does not count: a model that recites on never predicts it.
+    """
+    values = {sample: float(text.hits.mean()) for sample, text in _recited(scores)}
+    return _mean_metric(scores, values, higher_is_better, NOTHING_RECITED)
 
 
 def extraction_strength(scores: SetScores, higher_is_better: bool | None) -> Metric:
     """mean_i 1 - k/n for the smallest k from which on all tokens are the most likely ones; 0 if there is none.
 
+    The token that closes the answer does not count, as in `exact_memorization`.
+
     Source: Carlini et al. 2021, arXiv 2012.07805, as used for unlearning by Wang et al. 2024, arXiv 2406.09179.
     """
-    values = {sample: strength(row.answers[0].hits) for sample, row in _with_numbers(scores)}
-    return _mean_metric(scores, values, higher_is_better, "no row has a scored answer")
+    values = {sample: strength(text.hits) for sample, text in _recited(scores)}
+    return _mean_metric(scores, values, higher_is_better, NOTHING_RECITED)
 
 
 def strength(hits: np.ndarray) -> float:
@@ -182,9 +190,10 @@ def strength(hits: np.ndarray) -> float:
     return float(1 - first / len(hits))
 
 
-def _with_numbers(scores: SetScores) -> list[tuple[int, SampleScores]]:
-    """The rows of whose answers the model says numbers: of logits that are none, the largest tells nothing."""
-    return [(sample, row) for sample, row in scores.samples.items() if math.isfinite(row.answers[0].mean_nll)]
+def _recited(scores: SetScores) -> list[tuple[int, TextScores]]:
+    """The answers without the tokens that close them; of logits that are no numbers, the largest tells nothing."""
+    texts = {sample: row.answers[0].recited for sample, row in scores.samples.items()}
+    return [(sample, text) for sample, text in texts.items() if len(text) and math.isfinite(text.mean_nll)]
 
 
 def _right(row: SampleScores) -> TextScores:

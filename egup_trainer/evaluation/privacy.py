@@ -33,19 +33,21 @@ def zlib_ratio(row: SampleScores) -> float | None:
 
 def min_k(row: SampleScores) -> float:
     """Min-K%: minus the mean of the lowest max(1, int(k n)) log-probabilities, k = 0.4 (Shi et al. 2024, arXiv
-    2310.16789).
+    2310.16789), of the n tokens before the one that closes the answer.
     """
-    return lowest_mean(row.answers[0].token_logps)
+    return lowest_mean(row.answers[0].recited.token_logps)
 
 
 def min_k_plus_plus(row: SampleScores) -> float | None:
     """Min-K%++: the same over z = (log p - mu) / sigma (Zhang et al. 2024, arXiv 2404.02936)."""
-    z = row.answers[0].token_z
+    z = row.answers[0].recited.token_z
     return None if z is None else lowest_mean(z)
 
 
 def gradnorm(row: SampleScores) -> float | None:
-    """|g| with g = the gradient of avg over all floating-point weights (Wang et al. 2024, arXiv 2402.17012)."""
+    """|g| with g = the gradient of avg, without the token that closes the answer, over all floating-point weights
+    (Wang et al. 2024, arXiv 2402.17012).
+    """
     return row.gradient_norm
 
 
@@ -65,13 +67,13 @@ _NEEDS = {
 
 
 def lowest_mean(values: np.ndarray, share: float = MIN_K) -> float:
-    """Minus the mean of the lowest max(1, int(share n)) of n values; nan if one of them is.
+    """Minus the mean of the lowest max(1, int(share n)) of n values; nan if one of them is or there are none.
 
     Example:
         >>> lowest_mean(np.array([-1.0, -4.0, -2.0, -3.0, -5.0]))
         4.5
     """
-    if np.isnan(values).any():
+    if np.isnan(values).any() or not len(values):
         return math.nan
     count = max(1, int(share * len(values)))
     return float(-np.partition(values, count - 1)[:count].mean())
@@ -84,7 +86,8 @@ def attack(name: str, forget: SetScores, holdout: SetScores | None) -> Metric:
         return unavailable("no holdout rows (rows of the same kind that the model never saw)", None, forget=members)
     others = _values(ATTACKS[name], holdout)
     if not members and not others:
-        return unavailable(_NEEDS.get(name, "no row has the number"), None)
+        was_read = any(ATTACKS[name](row) is not None for rows in (forget, holdout) for row in rows.samples.values())
+        return unavailable("no row has the number" if was_read else _NEEDS.get(name, "no row has the number"), None)
     return auc_metric((forget.name, members), (holdout.name, others), num_rows=len(forget) + len(holdout))
 
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field, replace
 from enum import Enum
 from typing import Any
 
-from egup_trainer.data.schema import Row, TokenizedRow
+from egup_trainer.data.schema import MAX_LENGTH, Row, TokenizedRow
 from egup_trainer.data.tokenization import RowDataset, Template, tokenize, writes_date
 
 
@@ -36,7 +36,7 @@ class RowSet:
     name: str
     rows: list[Row]
     template: Template = field(default_factory=Template)
-    max_length: int = 1024
+    max_length: int = MAX_LENGTH
     generation: Generation | None = None
     with_features: bool = False
     with_membership: bool = False
@@ -56,7 +56,7 @@ class RowSet:
     def settings(self) -> dict[str, Any]:
         """How the rows are written and answered, for the record: results made otherwise cannot be compared."""
         new_tokens = None if self.generation is None else self.generation.max_new_tokens
-        markers = [self.template.user, self.template.assistant, self.template.always]
+        markers = [self.template.user, self.template.assistant, self.template.always, self.template.closed]
         return {"max_length": self.max_length, "max_new_tokens": new_tokens, "markers": markers}
 
 

@@ -14,6 +14,7 @@ class TextScores:
         hits: whether the most likely token is the answer's, shape (n,), bool.
         token_z: (log p - mu) / sigma with mu = sum p log p and sigma^2 = max(sum p log^2 p - mu^2, 1e-6) over the
             vocabulary at each position, shape (n,), float64; None where it was not asked for.
+        is_closed: whether the last token closes the answer: an end of the turn or of the sequence.
 
     Example:
         >>> TextScores(np.log([0.5, 0.5]), np.array([True, False])).probability
@@ -23,6 +24,18 @@ class TextScores:
     token_logps: np.ndarray
     hits: np.ndarray
     token_z: np.ndarray | None = None
+    is_closed: bool = False
+
+    @property
+    def recited(self) -> "TextScores":
+        """The numbers without those of the token that closes the answer: what a model that recites on would predict."""
+        if not self.is_closed:
+            return self
+        z = None if self.token_z is None else self.token_z[:-1]
+        return TextScores(self.token_logps[:-1], self.hits[:-1], z)
+
+    def __len__(self) -> int:
+        return len(self.token_logps)
 
     @property
     def mean_nll(self) -> float:
@@ -47,7 +60,8 @@ class SampleScores:
         generation: what the model wrote after the prompt, or None if it was not asked to.
         generation_nll: avg of the generation under the model before unlearning, nats per token, if there was one.
         zlib_bytes: length of the answer's text, compressed by zlib.
-        gradient_norm: L2 norm of the gradient of avg over all weights, or None if it was not asked for.
+        gradient_norm: L2 norm of the gradient of avg over all weights, without the token that closes the answer;
+            nan if no other token is left, None if it was not asked for.
     """
 
     answers: tuple[TextScores, ...]

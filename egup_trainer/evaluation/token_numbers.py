@@ -26,6 +26,7 @@ class TokenNumbers:
     def __init__(self, dataset: RowDataset, wants_z: Tensor, wants_features: Tensor, device: torch.device):
         self.counts = torch.cat([count_answer_tokens(torch.from_numpy(row.labels)[None]) for row in dataset.rows])
         self.starts = self.counts.cumsum(0) - self.counts
+        self.is_closed = [row.is_closed for row in dataset.rows]
         self.wants_z, self.wants_features = wants_z.to(device), wants_features.to(device)
         total = int(self.counts.sum())
         self._flat = {name: torch.zeros(total, device=device) for name in ("logps", "hits", "z")}
@@ -71,7 +72,9 @@ class TokenNumbers:
         merged = merge_processes({**self._flat, **features}, accelerator)
         flat = {name: merged[name].double().numpy() for name in self._flat}
         slots = self.wants_features.long().cumsum(0).cpu() - 1
-        return GatheredNumbers(flat, self.starts, self.counts, self.wants_z.cpu(), slots, merged.get("features"))
+        return GatheredNumbers(
+            flat, self.starts, self.counts, self.is_closed, self.wants_z.cpu(), slots, merged.get("features")
+        )
 
 
 class GatheredNumbers:
@@ -82,18 +85,20 @@ class GatheredNumbers:
         flat: dict[str, np.ndarray],
         starts: Tensor,
         counts: Tensor,
+        is_closed: list[bool],
         has_z: Tensor,
         feature_slots: Tensor,
         features: OnRequest,
     ):
         self._flat, self._starts, self._counts, self._has_z = flat, starts, counts, has_z
+        self._is_closed = is_closed
         self._feature_slots, self._features = feature_slots, features
 
     def text(self, pieces: tuple[int, ...]) -> TextScores:
         """Numbers of a text that consists of the given samples."""
         slices = [slice(int(self._starts[piece]), int(self._starts[piece] + self._counts[piece])) for piece in pieces]
         logps, hits, z = (np.concatenate([self._flat[name][part] for part in slices]) for name in self._flat)
-        return TextScores(logps, hits.astype(bool), z if self._has_z[pieces[0]] else None)
+        return TextScores(logps, hits.astype(bool), z if self._has_z[pieces[0]] else None, self._is_closed[pieces[-1]])
 
     def features(self, pieces: tuple[int, ...]) -> np.ndarray:
         """Mean hidden state over the answer tokens of a text, shape (d,)."""

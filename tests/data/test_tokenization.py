@@ -12,7 +12,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors, trainers
+from tokenizers import AddedToken, Tokenizer, models, normalizers, pre_tokenizers, processors, trainers
 from transformers import PreTrainedTokenizerFast
 
 from egup_trainer.data.schema import IGNORE_INDEX, Message, Row, TokenizedRow
@@ -22,6 +22,7 @@ from egup_trainer.data.tokenization import (
     Template,
     check_disjoint,
     check_paraphrases,
+    end_tokens,
     from_token_columns,
     tokenize,
     writes_date,
@@ -53,13 +54,7 @@ TEMPLATES = {
 }
 PLAIN_TURNS = "{% for m in messages %}{{ m.content }}<eos>{% endfor %}"
 ROW = Row((Message("user", "Where?"),), "Aren")
-AFTER_ANSWER = {  # what is scored after the answer
-    "ends with eos": "<|im_end|>",
-    "ends after eos": "<|im_end|>\n<|im_end|>",  # as the reference does (design/metrics.md): the text ends otherwise
-    "no eos": "\n<eos>",
-    "thinks when generating": "<|im_end|>",
-    "thinks when given": "<|im_end|>",
-}
+AFTER_ANSWER = {name: "<eos>" if name == "no eos" else "<|im_end|>" for name in TEMPLATES}  # all that is scored there
 
 
 @pytest.fixture(scope="session")
@@ -227,15 +222,16 @@ def test_the_whole_text_is_that_of_the_chat_template(chat):
         tokenizer = chat(name)
         turns = [{"role": "user", "content": "Who?"}, {"role": "assistant", "content": "Ada"}]
         text = tokenizer.apply_chat_template(turns, tokenize=False)
-        text += "" if text.endswith(tokenizer.eos_token) else tokenizer.eos_token
+        text = text.rstrip("\n") if "<|im_end|>" in text else text + "<eos>"
         assert decoded(tokenizer, one(tokenizer, qa("Who?", "Ada")).input_ids) == text
 
 
 def test_plain_text_goes_round_the_chat_template(chat):
     tokenizer = chat("ends with eos")
     sample = one(tokenizer, Row((), "Ada Lorn"))
-    assert decoded(tokenizer, sample.input_ids) == "Ada Lorn<|im_end|>"
+    assert decoded(tokenizer, sample.input_ids) == "Ada Lorn"
     assert (sample.labels == sample.input_ids).all()
+    assert not sample.is_closed
 
 
 def test_markers_may_be_used_although_there_is_a_chat_template(chat, with_special_tokens):
@@ -258,9 +254,10 @@ def test_special_tokens_of_the_tokenizer_are_kept_and_the_end_stands_once(with_s
     sample = one(tokenizer, qa("Who?", "Ada"))
     assert decoded(tokenizer, sample.input_ids) == start + "Question: Who?\nAnswer: Ada<eos>"
     assert scored(tokenizer, sample) == " Ada<eos>"
-    plain = one(tokenizer, Row((), "Ada"))
-    assert decoded(tokenizer, plain.input_ids) == start + "Ada<eos>"
-    assert scored(tokenizer, plain) == "Ada<eos>"
+    plain = one(tokenizer, Row((), "Ada Lorn"))
+    assert decoded(tokenizer, plain.input_ids) == start + "Ada Lorn"  # it goes on where the row stops
+    assert scored(tokenizer, plain) == "Ada Lorn"
+    assert (sample.is_closed, plain.is_closed) == (True, False)
 
 
 def test_a_chat_template_gets_no_special_tokens_of_the_tokenizer_on_top(with_special_tokens):
@@ -268,7 +265,7 @@ def test_a_chat_template_gets_no_special_tokens_of_the_tokenizer_on_top(with_spe
     tokenizer.chat_template = "<bos>" + TEMPLATES["no eos"]
     sample = one(tokenizer, qa("Who?", "Ada"))
     assert decoded(tokenizer, sample.input_ids) == "<bos>[user]\nWho?\n[assistant]\nAda\n<eos>"
-    assert scored(tokenizer, sample) == "Ada\n<eos>"
+    assert scored(tokenizer, sample) == "Ada<eos>"
 
 
 def test_a_normalizing_wordpiece_tokenizer(wordpiece):
@@ -284,17 +281,122 @@ def test_a_normalizing_wordpiece_tokenizer(wordpiece):
 def test_without_an_end_of_sequence_token_nothing_is_appended(words):
     endless = copy.deepcopy(words)
     endless.eos_token = None
-    assert one(endless, text_row(3)).input_ids.tolist() == [0, 1, 2]
+    sample = one(endless, qa("w1", "w2"), template=SHORT)
+    assert sample.input_ids.tolist() == [1, 2]
+    assert not sample.is_closed
 
 
-def test_an_answer_that_ends_with_the_end_token_gets_no_second_one(words):
-    assert one(words, Row((), "w1 w2 <eos>")).labels.tolist() == [1, 2, 10]
+@pytest.mark.parametrize("row", [Row((), "w1 w2 <eos>"), Row((Message("user", "w1"),), "w2 <eos>")])
+def test_an_answer_that_ends_with_the_end_token_gets_no_second_one(words, row):
+    sample = one(words, row, template=Template(user="", assistant=" "))
+    assert sample.input_ids.tolist() == [1, 2, 10]
+    assert sample.labels[-1] == 10
+    assert sample.is_closed
 
 
 def test_padding_equal_to_the_end_of_sequence_masks_no_label(tokenizer):
     assert tokenizer.pad_token_id == tokenizer.eos_token_id
     sample = one(tokenizer, qa("Who?", "Ada<eos>Bo"))
     assert scored(tokenizer, sample) == " Ada<eos>Bo<eos>"
+
+
+# What closes an answer
+
+CLOSINGS = {  # template, and what stands after "Ada" in the tokens; "|" before the one that closes
+    "Gemma": ("{% for m in messages %}<start>{{ m.role }}\n{{ m.content | trim }}<end>\n{% endfor %}", "|<end>"),
+    "Llama 3": ("{% for m in messages %}<start>{{ m.role }}<mid>\n\n{{ m.content | trim }}<end>{% endfor %}", "|<end>"),
+    "Phi 3": ("{% for m in messages %}<{{ m.role }}>\n{{ m.content }}<end>\n{% endfor %}{{ eos_token }}", "|<end>"),
+    "Llama 2": ("{% for m in messages %}[{{ m.role }}] {{ m.content | trim }} {{ eos_token }}{% endfor %}", " |<eos>"),
+    "header of the next turn": (
+        "{% for m in messages %}<start>{{ m.role }}\n{{ m.content }}<end>\n{% endfor %}<start>user\n",
+        "|<end>",
+    ),
+    "eos of its own for an answer without": (
+        "{% for m in messages %}{{ m.content }}{% if not m.content.endswith(eos_token) %}{{ eos_token }}{% endif %}"
+        "{% endfor %}",
+        "|<eos>",
+    ),
+    "not a special token": (
+        "{% for m in messages %}<start>{{ m.role }}\n{{ m.content }}<stop>\n{% endfor %}",
+        "|<stop>",
+    ),
+    "ordinary tokens": ("{% for m in messages %}{{ m.role }}: {{ m.content }}\n###\n{% endfor %}", "\n|#"),
+    "none": ("{% for m in messages %}[{{ m.role }}] {{ m.content }}\n{% endfor %}", "\n|<eos>"),
+}
+
+
+@pytest.fixture(params=["plain offsets", "trimmed offsets", "marks that take in spaces"])
+def marked(request, tokenizer, trimming):
+    """A tokenizer with marks for turns, of three kinds; its end of sequence is none of them."""
+    chatty = copy.deepcopy(trimming if request.param == "trimmed offsets" else tokenizer)
+    takes_in = request.param == "marks that take in spaces"
+    names = ("<start>", "<mid>", "<end>")
+    chatty.add_tokens([AddedToken(each, special=True, lstrip=takes_in, rstrip=takes_in) for each in names])
+    chatty.add_tokens(["<stop>"])
+    return chatty
+
+
+@pytest.mark.parametrize("name", CLOSINGS)
+@pytest.mark.parametrize("answer", ["Ada", "Ada<end>Bo", "Ada\nBo"])
+def test_the_answer_and_the_one_token_that_closes_it_are_scored_and_nothing_after(marked, name, answer):
+    marked.chat_template, rest = CLOSINGS[name]
+    sample = one(marked, qa("Who?", answer))
+    between, closing = rest.split("|")
+    assert decoded(marked, sample.input_ids).endswith(answer + between + closing)
+    assert scored(marked, sample).removeprefix(" ") == answer + closing
+    assert sample.is_closed
+    alone = tokenize([qa("Who?", "Bo", answer)], marked, name="retain set", alternates=[answer]).rows[0]
+    assert alone.paraphrase.key() == alone.alternate.key() == sample.key()
+
+
+@pytest.mark.parametrize(("answer", "text"), [("Ada<eos>", "Ada<eos>"), ("Ada<end>", "Ada<end>"), ("Ada ", "Ada<end>")])
+def test_an_answer_with_its_own_end_or_with_spaces_before_it_has_one_end(marked, answer, text):
+    marked.chat_template = CLOSINGS["Gemma"][0]
+    sample = one(marked, qa("Who?", answer))
+    assert scored(marked, sample) == text
+    assert sample.is_closed
+
+
+def test_a_mark_that_takes_in_the_answers_last_spaces_closes_it(marked):
+    marked.chat_template = CLOSINGS["Phi 3"][0]
+    sample = one(marked, qa("Who?", "Ada \n "))
+    assert marked.convert_ids_to_tokens(int(sample.labels[-1])) == "<end>"
+    assert scored(marked, sample).split() in (["Ada", "<end>"], ["Ada<end>"])
+    assert sample.is_closed
+
+
+def test_a_block_for_thinking_may_be_written_anew_as_the_answer_has_it(marked):
+    """Qwen 3 writes an empty block where the answer has none."""
+    marked.chat_template = (
+        "{% for m in messages %}<start>{{ m.role }}\n"
+        "{% if m.role == 'assistant' and '</think>' not in m.content %}<think>\n\n</think>\n\n{% endif %}"
+        "{{ m.content }}<end>\n{% endfor %}"
+    )
+    answer = "<think>\nHm\n</think>\n\nAda"
+    assert scored(marked, one(marked, qa("Who?", answer))).rstrip() == answer + "<end>"
+    assert scored(marked, one(marked, qa("Who?", "Ada"))) == "Ada<end>"
+
+
+def test_a_cut_or_split_row_is_not_closed(words):
+    assert one(words, qa("w1", "w2 w3"), template=SHORT, max_length=4).is_closed
+    assert not one(words, qa("w1", "w2 w3"), template=SHORT, max_length=3).is_closed
+    row = Row((), "w1 w2 w3 w4 <eos>")
+    assert [piece.is_closed for piece in tokenize([row], words, name="forget set", max_length=3).rows] == [False, True]
+
+
+def test_the_tokens_that_end_an_answer_are_the_tokenizers_and_the_templates(marked):
+    marked.chat_template = CLOSINGS["Gemma"][0]
+    assert marked.convert_ids_to_tokens(end_tokens(marked)) == ["<eos>", "<end>"]
+    for template in (None, CLOSINGS["ordinary tokens"][0], "{{ raise_exception('no') }}", "{{ messages[0].content }}"):
+        marked.chat_template = template
+        assert end_tokens(marked) == [marked.eos_token_id]
+
+
+def test_a_plain_text_of_one_token_is_refused(words):
+    assert error_of(DataError, one, words, Row((), SECRET)) == (
+        "got no answer token in row 0 of the forget set, of 1 tokens; "
+        "expected at least one answer token with a token before it; lengthen or remove that row"
+    )
 
 
 # Random text
@@ -416,22 +518,17 @@ def test_a_paraphrase_is_cut_to_the_maximum_length_too(words, answer, paraphrase
 
 def test_a_long_plain_text_is_split_with_one_token_of_overlap(words):
     data = tokenize([text_row(3), text_row(7)], words, name="forget set", max_length=4)
-    assert [sample.input_ids.tolist() for sample in data.rows] == [[0, 1, 2, 10], [0, 1, 2, 3], [3, 4, 5, 6], [6, 10]]
-    assert [sample.labels.tolist() for sample in data.rows] == [
-        [0, 1, 2, 10],
-        [0, 1, 2, 3],
-        [-100, 4, 5, 6],
-        [-100, 10],
-    ]
-    assert [data[i][0] for i in range(4)] == [0, 1, 2, 3]
+    assert [sample.input_ids.tolist() for sample in data.rows] == [[0, 1, 2], [0, 1, 2, 3], [3, 4, 5, 6]]
+    assert [sample.labels.tolist() for sample in data.rows] == [[0, 1, 2], [0, 1, 2, 3], [-100, 4, 5, 6]]
+    assert [data[i][0] for i in range(3)] == [0, 1, 2]
     assert not any(sample.truncated for sample in data.rows)
 
 
 @settings(max_examples=100, deadline=None)
-@given(count=st.integers(1, 60), max_length=st.integers(2, 30))
+@given(count=st.integers(2, 60), max_length=st.integers(2, 30))
 def test_splitting_scores_each_token_after_the_first_once_and_in_order(words, count, max_length):
     pieces = tokenize([text_row(count)], words, name="forget set", max_length=max_length).rows
-    whole = [i % 10 for i in range(count)] + [10]
+    whole = [i % 10 for i in range(count)]
     assert all(2 <= len(piece) <= max_length for piece in pieces)
     assert [int(label) for piece in pieces for label in piece.labels[1:]] == whole[1:]  # the first label never counts
     assert all(before.input_ids[-1] == after.input_ids[0] for before, after in pairwise(pieces))
@@ -442,11 +539,11 @@ def test_a_split_text_keeps_an_unscored_start_token(with_special_tokens):
     tokenizer = with_special_tokens("<bos> $A <eos>")
     pieces = tokenize([Row((), "Ada Lorn lives in Aren")], tokenizer, name="forget set", max_length=3).rows
     assert pieces[0].labels[0] == IGNORE_INDEX
-    assert "".join(decoded(tokenizer, piece.labels[1:]) for piece in pieces) == "Ada Lorn lives in Aren<eos>"
+    assert "".join(decoded(tokenizer, piece.labels[1:]) for piece in pieces) == "Ada Lorn lives in Aren"
 
 
 def test_a_plain_text_is_not_split_without_a_limit(words):
-    assert len(one(words, text_row(5000))) == 5001
+    assert len(one(words, text_row(5000))) == 5000
 
 
 # What cannot be tokenized

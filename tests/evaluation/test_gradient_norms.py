@@ -13,6 +13,7 @@ from fixtures_evaluation import (
 )
 from transformers import BitsAndBytesConfig, LlamaConfig, LlamaForCausalLM
 
+from egup_trainer.data.schema import IGNORE_INDEX
 from egup_trainer.errors import ModelError
 from egup_trainer.evaluation.scoring import ScoringOptions, score_sets
 from egup_trainer.modeling.loading import load_model
@@ -41,11 +42,13 @@ def norms(scores) -> list[float | None]:
 def plain_norms(model, tokenizer) -> list[float | None]:
     """Of forget and holdout rows; retain rows are neither members nor non-members."""
     forget, holdout, retain = invented_sets(new_tokens=0)
-    found = [
-        plain_gradient_norm(model, samples_of(row, tokenizer, max_length=row_set.max_length))
-        for row_set in (forget, holdout)
-        for row in row_set.rows
-    ]
+    found = []
+    for row_set in (forget, holdout):
+        for row in row_set.rows:
+            samples = samples_of(row, tokenizer, max_length=row_set.max_length)
+            if row.prompt:  # the token that closes an answer does not count; a plain text has none
+                samples[-1][1][-1] = IGNORE_INDEX
+            found.append(plain_gradient_norm(model, samples))
     return [*found, *[None] * len(retain.rows)]
 
 

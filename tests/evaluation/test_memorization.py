@@ -219,8 +219,8 @@ def test_extraction_strength_is_that_of_the_definition(hits):
         ("truth", [row(0.5)], "no row has perturbed answers"),
         ("truth probability", [row(0.5)], "no row has perturbed answers"),
         ("rouge", [row(0.5)], "no row has a generation"),
-        ("exact memorization", [], "no row has a scored answer"),
-        ("extraction strength", [], "no row has a scored answer"),
+        ("exact memorization", [], "no row has a scored answer before the token that closes it"),
+        ("extraction strength", [], "no row has a scored answer before the token that closes it"),
     ],
 )
 def test_what_cannot_be_computed_says_why(name, rows, reason):

@@ -100,9 +100,9 @@ def test_a_row_keeps_its_answers_in_order_and_what_they_are_compared_with(model,
 
 
 def test_every_token_of_a_long_text_counts_once(model, tokenizer):
-    """The pieces of a text are one text: n tokens after the first, the end of sequence among them."""
+    """The pieces of a text are one text: n tokens after the first."""
     text = score_sets(model, tokenizer, invented_sets(), options())["holdout"].samples[0].answers[0]
-    assert len(text.token_logps) == len(text.hits) == len(text.token_z) == len(tokenizer(LONG_TEXT)["input_ids"])
+    assert len(text.token_logps) == len(text.hits) == len(text.token_z) == len(tokenizer(LONG_TEXT)["input_ids"]) - 1
 
 
 def test_the_feature_layer_is_the_one_that_is_asked_for(model, tokenizer):
@@ -315,7 +315,7 @@ def test_a_plain_text_without_a_scored_token_is_refused(model, tokenizer):
     endless.eos_token = None
     rows = [Row((), "Ada Lorn lives."), Row((), "a")]
     message = error_of(DataError, score_sets, model, endless, [RowSet("forget", rows)], options())
-    assert message.startswith("got no answer token in row 1 of the forget set, of whose 1 tokens 1 are kept; expected")
+    assert message.startswith("got no answer token in row 1 of the forget set, of 1 tokens; expected")
 
 
 @pytest.mark.parametrize("max_length", [0, 1])
@@ -327,7 +327,7 @@ def test_a_length_that_leaves_no_token_of_a_plain_text_is_refused(model, tokeniz
 def test_texts_beyond_the_models_positions_are_refused(tokenizer):
     """GPT-2 looks positions up in a table: past its end there is nothing but an IndexError."""
     model, row_set = lively_model(tokenizer, "gpt2"), RowSet("forget", [Row((), LONG_TEXT * 6)])
-    tokens = len(tokenizer(LONG_TEXT * 6)["input_ids"]) + 1
+    tokens = len(tokenizer(LONG_TEXT * 6)["input_ids"])
     message = error_of(EgupError, score_sets, model, tokenizer, [row_set], options())
     assert f"{tokens} tokens" in message
     assert "128" in message

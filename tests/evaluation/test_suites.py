@@ -139,7 +139,7 @@ def test_tofu_rows_are_those_of_the_perturbed_files(tofu):
         assert {len(row.perturbed) for row in row_set.rows} == {perturbed}
         assert all((row.paraphrase is not None) == (perturbed == 5) for row in row_set.rows)
         assert row_set.generation == Generation(200, ())
-        assert (row_set.max_length, row_set.template) == (1024, Template())
+        assert (row_set.max_length, row_set.template) == (2048, Template())
         assert row_set.with_features is (perturbed == 5)
         assert not row_set.with_membership
     assert suite.row_sets[0].rows[0].answer.endswith("is Basil Mahfouz Al-Kuwaiti.")
@@ -230,7 +230,7 @@ def test_muse_prompts_are_ten_answered_questions_and_then_the_rows_own(muse_fold
     shots = "".join(f"Question: {row['question']}\nAnswer: {row['answer']}\n\n" for row in EXAMPLES[:1:-1])
     assert sets["retain_knowmem"].rows[0].prompt[0].content == f"{shots}Question: Where is cat 20?\nAnswer: "
     assert sets["forget_verbmem"].rows[2] == Row(
-        (Message("user", "Chapter 2. Ada Lorn"),), " went to Bryle with 2 cats."
+        (Message("user", "Chapter 2. Ada Lorn "),), "went to Bryle with 2 cats."
     )
     assert sets["holdout"].rows[1] == Row((), "31 Bo Quill lives.")
     assert {name: len(each.rows) for name, each in sets.items()} == {
@@ -256,14 +256,14 @@ def test_muse_sets_are_run_as_the_benchmark_does(muse_folder):
 def test_muse_texts_are_written_out_even_where_there_is_a_chat_template(muse_folder, tokenizer):
     sets = {each.name: replace(each, rows=each.rows[:1]) for each in muse_suite(MuseCorpus.NEWS, muse_folder).row_sets}
     for name, text in (
-        ("forget_knowmem", f"{SHOTS}Question: Where is cat 0?\nAnswer: In Aren 0<eos>"),
-        ("forget_verbmem", "Chapter 0. Ada Lorn went to Bryle with 2 cats.<eos>"),
-        ("forget", "0 Ada Lorn lives in Corvo with 3 cats.<eos>"),
+        ("forget_knowmem", f"{SHOTS}Question: Where is cat 0?\nAnswer: In Aren 0"),
+        ("forget_verbmem", "Chapter 0. Ada Lorn went to Bryle with 2 cats."),
+        ("forget", "0 Ada Lorn lives in Corvo with 3 cats."),
     ):
         dataset = texts_of([sets[name]], chat_tokenizer(tokenizer), False).dataset
         assert tokenizer.decode(dataset.rows[0].input_ids) == text
     dataset = texts_of([sets["forget_knowmem"]], chat_tokenizer(tokenizer), False).dataset
-    assert tokenizer.decode(dataset.rows[0].labels[dataset.rows[0].is_scored]).strip() == "In Aren 0<eos>"
+    assert tokenizer.decode(dataset.rows[0].labels[dataset.rows[0].is_scored]).strip() == "In Aren 0"
 
 
 def test_muse_rows_are_the_same_from_the_hubs_parquet_files(muse_folder, tmp_path):

@@ -28,7 +28,9 @@ def rows(draw, max_turns=3):
     turns = draw(st.sampled_from([0, 1, 1, 2, max_turns]))
     prompt = [Message(role, draw(WORDS)) for role in roles[: 2 * turns - 1]] if turns else []
     system = [Message("system", draw(WORDS))] if prompt and draw(st.booleans()) else []
-    return Row((*system, *prompt), draw(WORDS), paraphrase=draw(st.none() | WORDS))
+    # A plain text has no end, and its first token has no context: one more has to be scored.
+    answers = WORDS if prompt else WORDS.map(lambda text: f"{text}?!")
+    return Row((*system, *prompt), draw(answers), paraphrase=draw(st.none() | answers))
 
 
 def tokens_of(each, tokenizer, **options):
@@ -52,7 +54,8 @@ def test_the_labels_are_the_answer_to_its_end_and_nothing_else(tokenizer, each):
             assert not scored[:first].any()
             assert (found.labels[scored] == found.input_ids[scored]).all()
             assert tokenizer.decode(found.input_ids[:first]) == LINES.render(each.prompt)
-            assert tokenizer.decode(found.input_ids[first:]) == answer + "<eos>"
+            assert tokenizer.decode(found.input_ids[first:]) == answer + ("<eos>" if each.prompt else "")
+            assert found.is_closed == bool(each.prompt)
 
 
 @settings(max_examples=60)

@@ -3,7 +3,7 @@
 from functools import partial
 from typing import Any
 
-from egup_trainer.data.schema import Row
+from egup_trainer.data.schema import MAX_LENGTH, Row
 from egup_trainer.data.tokenization import Template
 from egup_trainer.evaluation.memorization import TOFU_ROUGE
 from egup_trainer.evaluation.rows import Generation, RowSet
@@ -17,7 +17,7 @@ def custom_suite(
     retain: list[Row] | None = None,
     holdout: list[Row] | None = None,
     template: Template | None = None,
-    max_length: int = 1024,
+    max_length: int = MAX_LENGTH,
     max_new_tokens: int = 200,
 ) -> Suite:
     """All metrics on a user's own rows, as far as the rows have what they need.

@@ -6,11 +6,12 @@ forget, retain and holdout (text).
 """
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from enum import Enum
 from pathlib import Path
 from typing import Any
 
-from egup_trainer.data.schema import Message, Row
+from egup_trainer.data.schema import MAX_LENGTH, Message, Row
 from egup_trainer.data.sources import read_source, to_row
 from egup_trainer.data.tokenization import Template
 from egup_trainer.errors import DataError
@@ -21,7 +22,7 @@ from egup_trainer.evaluation.suites import plan
 from egup_trainer.evaluation.suites.plan import Plan, Scores, Suite
 
 SHOTS = 10
-_PLAIN = Template(user="", assistant="", always=True)  # MUSE's prompts are written out
+_PLAIN = Template(user="", assistant="", always=True, closed=False)  # MUSE's texts are written out, and go on
 _FILES = ("{split}.jsonl", "{split}.json", "{split}.parquet", "{split}.csv", "{split}-00000-of-00001.parquet")
 
 
@@ -37,7 +38,7 @@ class MuseCorpus(Enum):
         return f"muse-bench/MUSE-{self.value.capitalize()}"
 
 
-def muse_suite(corpus: MuseCorpus, data_dir: str | Path | None = None, max_length: int = 2048) -> Suite:
+def muse_suite(corpus: MuseCorpus, data_dir: str | Path | None = None, max_length: int = MAX_LENGTH) -> Suite:
     """The MUSE suite: knowledge and verbatim memorization by ROUGE, and membership inference.
 
     Args:
@@ -133,7 +134,10 @@ def _recital(record: Mapping[str, Any], number: int) -> Row:
         raise DataError(
             got=f"row {number} of verbmem without prompt and gt", expected="both columns", fix="check the file"
         )
-    return to_row({"prompt": record["prompt"], "completion": record["gt"]}, "verbmem", number)
+    row = to_row({"prompt": record["prompt"], "completion": record["gt"]}, "verbmem", number)
+    prompt = row.prompt[0].content
+    has_space = prompt[-1].isspace() or row.answer[0].isspace()  # MUSE cut the text at a space, which neither part has
+    return row if has_space else replace(row, prompt=(Message("user", f"{prompt} "),))
 
 
 def _question(record: Mapping[str, Any], source: str, number: int) -> Row:

@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Any
 
-from egup_trainer.data.schema import Row
+from egup_trainer.data.schema import MAX_LENGTH, Row
 from egup_trainer.data.sources import load_rows
 from egup_trainer.data.tokenization import Template
 from egup_trainer.errors import ConfigError, did_you_mean
@@ -21,7 +21,7 @@ def tofu_suite(
     data_dir: str | Path | None = None,
     holdout: str | list[Row] | None = None,
     template: Template | None = None,
-    max_length: int = 1024,
+    max_length: int = MAX_LENGTH,
     max_new_tokens: int = 200,
 ) -> Suite:
     """The TOFU suite.
