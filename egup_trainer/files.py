@@ -1,6 +1,5 @@
 """Writing files so that a reader finds the old content or the new one, never a mixture and never a part."""
 
-import errno
 import os
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
@@ -77,20 +76,17 @@ def append_to_file(path: str | Path, text: str) -> int:
 
 
 def check_writable(path: str | Path) -> None:
-    """Tries whether a file can be written at `path`, which stays as it is; call it before long work.
+    """Tries whether something can be written at `path`, a file or a folder, which stays as it is; call it before work.
 
     Raises:
-        StateError: the folder cannot be made or written to, the disk is full, or there is a folder of that name.
+        StateError: the folder cannot be made or written to, or the disk is full.
     """
     path = Path(path).absolute()
-    folder = next(each for each in path.parents if os.path.lexists(each))
-    with one_line_write_errors(path):
-        if path.is_dir():
-            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
-        with tempfile.NamedTemporaryFile(dir=folder, prefix="_") as file:
-            file.write(bytes(_LEAST_SPACE))
-            file.flush()
-            os.fsync(file.fileno())
+    folder = path if path.is_dir() else next(each for each in path.parents if os.path.lexists(each))
+    with one_line_write_errors(path), tempfile.NamedTemporaryFile(dir=folder, prefix="_") as file:
+        file.write(bytes(_LEAST_SPACE))
+        file.flush()
+        os.fsync(file.fileno())
 
 
 def sync_folder(folder: str | Path) -> None:

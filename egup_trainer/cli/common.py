@@ -158,7 +158,10 @@ def check_output(path: Path, suffix: str, marks: str, read: Iterable[str | Path 
         )
     check_writable(path)
     with one_line_write_errors(path):
-        head = path.open("rb").read(_HEAD) if path.exists() else b""
+        head = b""
+        if path.exists():
+            with path.open("rb") as file:  # a folder of that name cannot be opened
+                head = file.read(_HEAD)
     if head and marks.encode() not in head:
         raise ConfigError(
             got=f"--output {path}, which would overwrite a file that this command did not write",
@@ -184,7 +187,7 @@ def check_output_dir(path: str | Path | None) -> None:
             expected="a folder that is there or can be made",
             fix="choose another --output_dir",
         )
-    check_writable(Path(path) / "_")
+    check_writable(path)
 
 
 def refuse_lora_flags(model_config: Any) -> None:

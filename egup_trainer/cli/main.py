@@ -44,14 +44,20 @@ def main(argv: list[str] | None = None) -> int:
         of which one line says how to see more; 130 when interrupted; 141 when the reader of the output has gone.
     """
     argv = sys.argv[1:] if argv is None else argv
+    code = 0
     try:
         try:
             with _no_errors_of_destructors():
-                return _run(argv)
+                code = _run(argv)
         finally:
             sys.stdout.flush()  # so that a reader that has gone is noticed here, and not at Python's exit
     except BrokenPipeError:
         return _leave_a_closed_pipe()
+    except OSError as error:  # such as a file on a full disk; what the command wrote elsewhere is there
+        _leave_a_closed_pipe()
+        what = f"got standard output that cannot be written ({error.strerror})"
+        return code or _fail(f"{what}; expected enough space, and permission to write; send it elsewhere")
+    return code
 
 
 def _run(argv: list[str]) -> int:

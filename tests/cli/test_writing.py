@@ -4,6 +4,9 @@ import errno
 import json
 import multiprocessing
 import os
+import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -210,6 +213,12 @@ def test_earlier_results_and_empty_files_may_be_overwritten(tmp_path):
         check_output(path, ".json", '"kind": "egup_trainer audit"')
 
 
+def test_a_folder_of_that_name_is_refused(tmp_path):
+    (tmp_path / "a.json").mkdir()
+    with pytest.raises(StateError, match=r"a\.json, which cannot be written \(Is a directory\)"):
+        check_output(tmp_path / "a.json", ".json", "x")
+
+
 @pytest.mark.parametrize("check", [lambda path: check_output(path, ".json", "x"), check_output_dir])
 def test_a_place_is_tried_before_the_work(tmp_path, monkeypatch, check):
     check(tmp_path / "new" / "a.json")
@@ -228,3 +237,27 @@ def test_what_safetensors_and_torch_raise_on_a_full_disk_is_one_line(tmp_path):
         with pytest.raises(StateError, match=r"a\.bin, which cannot be written"):
             files.write_file_with(tmp_path / "a.bin", write)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_nothing_is_written_but_by_the_one_writer():
+    writes = re.compile(r"\.write_text\(|\.write_bytes\(|\bopen\([^)]*\"[wax]|\.touch\(|json\.dump\(|\.save\(")
+    package = Path(files.__file__).parent
+    found = [
+        f"{path.relative_to(package)}: {line.strip()}"
+        for path in sorted(package.rglob("*.py"))
+        if path != Path(files.__file__)
+        for line in path.read_text(encoding="utf-8").split("\n")
+        if writes.search(line)
+    ]
+    assert [line for line in found if "os.devnull" not in line] == []
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="there is no /dev/full")
+@pytest.mark.parametrize("word", ["--version", "env"])
+def test_standard_output_on_a_full_disk_is_one_line(word):
+    with open("/dev/full", "w") as full:
+        command = [sys.executable, "-m", "egup_trainer.cli.main", word]
+        done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, check=False)
+    assert done.returncode in (1, 2)
+    (line,) = done.stderr.splitlines()
+    assert "No space left on device" in line
