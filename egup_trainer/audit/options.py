@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any
 
+from egup_trainer.data.long_rows import OnLongRow
 from egup_trainer.data.schema import MAX_LENGTH
 from egup_trainer.data.tokenization import Template
 from egup_trainer.errors import ConfigError, check_range, did_you_mean
@@ -63,6 +64,7 @@ class AuditOptions:
         num_samples: generations drawn for each row.
         max_new_tokens: most tokens in a generation.
         max_length: most tokens in a text.
+        on_long_row: what becomes of a longer text with a prompt.
         max_rows: most rows of each set, drawn by the seed; None for all.
         template: markers for tokenizers without a chat template.
         batch_size: rows in a forward pass, of up to 256 tokens.
@@ -81,6 +83,7 @@ class AuditOptions:
     num_samples: int = 8
     max_new_tokens: int = 200
     max_length: int = MAX_LENGTH
+    on_long_row: OnLongRow = OnLongRow.WINDOW
     max_rows: int | None = None
     template: Template = field(default_factory=Template)
     batch_size: int = 16

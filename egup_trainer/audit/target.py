@@ -42,7 +42,9 @@ class Target:
     def row_set(self, name: str, rows: list[Row] | None = None, **wanted: Any) -> RowSet:
         """Rows to score, of the set `name` unless others are given, with what is wanted of them."""
         rows = self.sets[name] if rows is None else rows
-        return RowSet(name, rows, template=self.options.template, max_length=self.options.max_length, **wanted)
+        options = self.options
+        reading = {"max_length": options.max_length, "on_long_row": options.on_long_row, "template": options.template}
+        return RowSet(name, rows, **reading, **wanted)
 
     def score(
         self, *row_sets: RowSet, model: nn.Module | None = None, feature_layer: float = 0.5
@@ -60,6 +62,7 @@ class Target:
             max_length=self.options.max_length,
             template=self.options.template,
             numbers=numbers,
+            on_long_row=self.options.on_long_row,
         )
         check_token_ids(self.model, dataset.rows, f"the {name}")
         return dataset

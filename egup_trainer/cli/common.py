@@ -9,7 +9,8 @@ from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, NoReturn, get_type_hints
 
-from egup_trainer.errors import ConfigError, EgupError, did_you_mean, first_line
+from egup_trainer.data.long_rows import OnLongRow
+from egup_trainer.errors import ConfigError, EgupError, choose, did_you_mean, first_line
 from egup_trainer.files import check_writable, one_line_write_errors
 
 _HEAD = 1 << 16
@@ -61,6 +62,7 @@ class MarkerArguments:
     user_marker: str = field(default="Question: ", metadata={"help": "As for `egup unlearn`."})
     assistant_marker: str = field(default="\nAnswer: ", metadata={"help": "As for `egup unlearn`."})
 
+    on_long_row: OnLongRow = field(default=OnLongRow.WINDOW, metadata={"help": "As for `egup unlearn`."})
     template_date: str | None = field(
         default=None,
         metadata={
@@ -68,6 +70,9 @@ class MarkerArguments:
             "results to compare with, or of the run that made the model, or else today."
         },
     )
+
+    def __post_init__(self) -> None:
+        self.on_long_row = choose(OnLongRow, self.on_long_row, "on_long_row")
 
     @property
     def template(self) -> Any:

@@ -113,7 +113,7 @@ def main(argv: list[str]) -> None:
         if args.update_model_card:
             update_metrics(folder, evaluation.values)
     finally:
-        _print(evaluation)  # also where the disk has filled up meanwhile
+        _print(evaluation, args.max_length)  # also where the disk has filled up meanwhile
     print(f"Written to {args.output}")
 
 
@@ -165,7 +165,8 @@ def _evaluate(args: EvaluateArguments, model_config: Any) -> tuple[Any, Any]:
     accelerator = Accelerator(cpu=args.use_cpu, mixed_precision="bf16" if args.bf16 else "no")
     tokenizer = load_tokenizer(model_config.model_name_or_path, revision=model_config.model_revision)
     dates = [each.writing.template_date for each in others.values()]
-    suite = suite.dated(args.template_for(tokenizer, model_config.model_name_or_path, dates).date)
+    template = args.template_for(tokenizer, model_config.model_name_or_path, dates)
+    suite = suite.reading(template.date, args.on_long_row)
     texts = texts_of(suite.row_sets, tokenizer, options.progress and accelerator.is_main_process)
     check_relations(plan_of(suite, options, name, texts), **others)  # before a model is loaded for nothing
     tasks = _lm_eval_tasks(args, accelerator)
@@ -231,9 +232,11 @@ def _log_history(folder: Path) -> list[dict[str, Any]]:
         ) from error
 
 
-def _print(evaluation: Any) -> None:
+def _print(evaluation: Any, max_length: int) -> None:
     from rich.console import Console
     from rich.table import Table
+
+    from egup_trainer.data.long_rows import long_rows_line
 
     table = Table(title=f"{evaluation.name}: {evaluation.suite} {evaluation.split or ''}", title_justify="left")
     for heading in ("metric", "value", "95% interval", "rows"):
@@ -249,3 +252,6 @@ def _print(evaluation: Any) -> None:
     console.print(table)
     for reason, names in lacking.items():
         console.print(f"No value for {', '.join(names)}: {reason}")
+    for name, facts in evaluation.sets.items():
+        if line := long_rows_line(name, facts.num_rows, facts.cut, facts.in_windows, max_length):
+            console.print(line, soft_wrap=True)

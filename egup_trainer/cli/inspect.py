@@ -34,9 +34,16 @@ def main(argv: list[str]) -> None:
     tokenizer = load_tokenizer(options.model_name_or_path)
     rows = options.read(options.forget, options.max_rows + 1)  # the one more tells whether these are all
     shown, template = rows[: options.max_rows], options.template_for(tokenizer, options.model_name_or_path)
-    samples = tokenize(
-        shown, tokenizer, name="forget set", max_length=options.max_length, template=template, progress=True
-    ).rows
+    dataset = tokenize(
+        shown,
+        tokenizer,
+        name="forget set",
+        max_length=options.max_length,
+        template=template,
+        progress=True,
+        on_long_row=options.on_long_row,
+    )
+    samples = dataset.rows
     if not 0 <= options.index < len(samples):
         raise ConfigError(
             got=f"index={options.index}",
@@ -44,15 +51,16 @@ def main(argv: list[str]) -> None:
             fix="set --index" if len(rows) <= options.max_rows else "set --index, or raise --max_rows",
         )
     count = f"{len(rows)}" if len(rows) <= options.max_rows else f"the first {options.max_rows} (see --max_rows)"
-    _print_counts(count, samples, tokenizer)
+    _print_counts(count, dataset, tokenizer)
     _print_sample(samples[options.index], options.index, tokenizer)
 
 
-def _print_counts(num_rows: str, samples: list[Any], tokenizer: Any) -> None:
+def _print_counts(num_rows: str, dataset: Any, tokenizer: Any) -> None:
+    samples = dataset.rows
     lengths = [len(sample) for sample in samples]
     scored = [int(sample.is_scored[1:].sum()) for sample in samples]
     markers = "chat template" if tokenizer.chat_template else "plain markers (the tokenizer has no chat template)"
-    print(f"rows: {num_rows}   samples: {len(samples)}   cut: {sum(sample.truncated for sample in samples)}")
+    print(f"rows: {num_rows}   samples: {len(samples)}   rows cut: {dataset.cut}   in windows: {dataset.in_windows}")
     print(f"tokens a sample: mean {sum(lengths) / len(lengths):.1f}, most {max(lengths)}")
     print(f"scored tokens a sample: mean {sum(scored) / len(scored):.1f}, least {min(scored)}, most {max(scored)}")
     print(f"written by: {markers}")

@@ -31,6 +31,7 @@ class Reading:
     """Options that decide which rows are read, and how."""
 
     max_length: int
+    on_long_row: str
     user_marker: str
     assistant_marker: str
     template_date: str | None

@@ -82,6 +82,7 @@ def main(argv: list[str]) -> None:
     lines = _closing_lines(trainer, seconds)
     found = {"at the checkpoint" if trainer.resumed_from else BEFORE: probabilities.before, AFTER: probabilities.after}
     datasets, tokenizer = probabilities.datasets, trainer.processing_class
+    lines += [line for name, rows in datasets.items() if (line := rows.long_rows_line(name, config.max_length))]
     del trainer, probabilities  # a merged model wants their memory
     facts = {"argv": argv, "model_config": model_config, "sources": sources, "row_args": row_args}
     write_records(config, found, datasets, **facts)
@@ -218,7 +219,7 @@ def _suite(row_args: RowArguments, config: Any) -> Any:
             fix="set --eval_strategy steps --eval_steps N",
         )
     is_own = row_args.eval_suite == SuiteName.CUSTOM.value  # the others have rows of their own
-    return make_suite(
+    suite = make_suite(
         row_args.eval_suite,
         row_args,
         forget=row_args.forget if is_own else None,
@@ -228,6 +229,7 @@ def _suite(row_args: RowArguments, config: Any) -> Any:
         max_length=MAX_LENGTH,
         option="eval_suite",
     )
+    return suite.reading(config.template.date, config.on_long_row)
 
 
 def _check_best(config: Any, suite: Any, retrained: Any) -> None:

@@ -16,7 +16,7 @@ from egup_trainer.cli.common import (
     require,
 )
 from egup_trainer.cli.run_file import MODEL_FILES, Run, digests_of, read_run
-from egup_trainer.errors import ConfigError, DataError, check_range
+from egup_trainer.errors import ConfigError, DataError, check_range, choose
 from egup_trainer.outcome import AFTER, MERGED
 
 
@@ -165,6 +165,7 @@ def _measure(args: VerifyArguments, model_config: Any, run: Run, mixed_precision
 
 def _read_rows(args: VerifyArguments, run: Run, tokenizer: Any) -> dict[str, Any]:
     """The rows of the run, tokenized; others are refused."""
+    from egup_trainer.data.long_rows import OnLongRow
     from egup_trainer.data.tokenization import Template, keep_apart, today, tokenize
     from egup_trainer.modeling.probability import MOST_ROWS
     from egup_trainer.trainer.record import fingerprint
@@ -180,6 +181,7 @@ def _read_rows(args: VerifyArguments, run: Run, tokenizer: Any) -> dict[str, Any
             name=f"{name} set",
             max_length=reading.max_length,
             template=template,
+            on_long_row=choose(OnLongRow, reading.on_long_row, "on_long_row"),
             progress=not args.disable_tqdm,
         )
 

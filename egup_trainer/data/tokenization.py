@@ -1,6 +1,7 @@
 """Row -> token ids and labels. One tokenization of the whole text; its offsets decide what is scored."""
 
 import json
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import date, datetime
@@ -11,6 +12,7 @@ from typing import Any
 import numpy as np
 from torch.utils.data import Dataset
 
+from egup_trainer.data.long_rows import OnLongRow, fit, long_rows_line
 from egup_trainer.data.rendering import render_chat, rendering
 from egup_trainer.data.schema import IGNORE_INDEX, Message, Row, RowSource, TokenizedRow
 from egup_trainer.data.sources import tell_dropped
@@ -114,6 +116,29 @@ class RowDataset(Dataset):
     def __getitem__(self, index: int) -> tuple[int, TokenizedRow]:
         return index, self.rows[index]
 
+    @property
+    def owners(self) -> list[int]:
+        """For each sample the place of the row that it is made of, from 0: a long row makes several samples."""
+        keys = [index if row.source is None else (row.source.number,) for index, row in enumerate(self.rows)]
+        places = {key: place for place, key in enumerate(dict.fromkeys(keys))}
+        return [places[key] for key in keys]
+
+    @property
+    def cut(self) -> int:
+        """How many rows were cut, or have a paraphrase or an alternate answer that was."""
+        parts = [[row, row.paraphrase, row.alternate] for row in self.rows]
+        is_cut = [any(part is not None and part.truncated for part in each) for each in parts]
+        return len({owner for owner, cut in zip(self.owners, is_cut, strict=True) if cut})
+
+    @property
+    def in_windows(self) -> int:
+        """How many rows make more than one sample."""
+        return sum(count > 1 for count in Counter(self.owners).values())
+
+    def long_rows_line(self, name: str, max_length: int) -> str | None:
+        """What to tell of rows that are longer than `max_length`; None if there are none."""
+        return long_rows_line(name, len(set(self.owners)), self.cut, self.in_windows, max_length)
+
 
 def tokenize(
     rows: Iterable[Row],
@@ -125,6 +150,7 @@ def tokenize(
     progress: bool = False,
     numbers: Sequence[int] | None = None,
     alternates: Sequence[str] | None = None,
+    on_long_row: OnLongRow = OnLongRow.WINDOW,
 ) -> RowDataset:
     """Tokenizes rows through the tokenizer's chat template, or through `template` where it has none.
 
@@ -132,8 +158,8 @@ def tokenize(
     never lost. One more token is scored, the one that closes the answer: the first end of a turn or of the sequence
     that the template writes after it, or an end-of-sequence token that is appended where the template writes none.
     Nothing stands after it. A plain text is not closed.
-    Longer question/answer rows are cut at `max_length`; a longer plain-text row is split into several samples that
-    overlap by one token, so that every token of a long text is scored exactly once.
+    A row that is longer than `max_length` makes several samples, which together score each answer token exactly once,
+    unless `on_long_row` says otherwise: see `egup_trainer.data.long_rows.fit`.
 
     Args:
         rows: typed rows.
@@ -144,6 +170,7 @@ def tokenize(
         progress: whether to show a progress bar.
         numbers: of the rows, for messages; by default their places.
         alternates: an answer for each row that an objective prefers to the row's own, to be tokenized with its prompt.
+        on_long_row: what becomes of a row with a prompt that is longer than `max_length`.
 
     Raises:
         ModelError: the tokenizer is slow (no offsets) or its chat template drops the answer.
@@ -165,18 +192,17 @@ def tokenize(
             alternate = None if alternates is None else alternates[place]
             sample = _to_sample(row, writer, where, alternate)
             sample = replace(sample, source=RowSource.of(place, sample))
-            if not row.prompt and max_length is not None and len(sample) > max_length >= 2:
-                samples.extend(_split(sample, max_length))
-                continue
-            samples.append(_cut(sample, max_length, where))
+            samples += fit(sample, max_length, on_long_row, where, is_plain=not row.prompt)
     return RowDataset(samples)
 
 
-def from_token_columns(records: Iterable[Mapping], name: str, max_length: int | None = None) -> RowDataset:
+def from_token_columns(
+    records: Iterable[Mapping], name: str, max_length: int | None = None, on_long_row: OnLongRow = OnLongRow.WINDOW
+) -> RowDataset:
     """Rows that come tokenized, with the columns `input_ids` and `labels` (-100 = not scored); maybe `attention_mask`.
 
     Tokens whose mask is 0 are padding and are left out. A row that is longer than `max_length` is treated as others
-    are: split if all of it is scored, as a plain text is, and cut otherwise.
+    are: split if all of it is scored, as a plain text is, and treated as `on_long_row` says otherwise.
 
     Raises:
         DataError: a column is not a list of whole numbers, the columns do not fit each other, or nothing is scored.
@@ -185,17 +211,14 @@ def from_token_columns(records: Iterable[Mapping], name: str, max_length: int | 
     for number, record in enumerate(records):
         where = f"row {number} of the {name}"
         sample = _without_padding(record, where)
-        if not _has_scored_token(sample.labels):
+        if not sample.is_scored[1:].any():
             raise DataError(
                 got=f"no scored token in {where}",
                 expected="a label that is not -100 on a token after the first",
                 fix="repair that row",
             )
         sample = replace(sample, source=RowSource.of(number, sample))
-        if sample.is_scored[1:].all() and max_length is not None and len(sample) > max_length >= 2:
-            samples.extend(_split(sample, max_length))
-            continue
-        samples.append(_cut(sample, max_length, where))
+        samples += fit(sample, max_length, on_long_row, where, is_plain=bool(sample.is_scored[1:].all()))
     return RowDataset(samples)
 
 
@@ -427,47 +450,3 @@ class _RowWriter:
 
     def _apply(self, turns: list[dict[str, str]]) -> str:
         return render_chat(self.tokenizer, turns, chat_template=self.dated)
-
-
-def _has_scored_token(labels: np.ndarray) -> bool:
-    return bool((labels[1:] != IGNORE_INDEX).any())  # the first token has no context to be predicted from
-
-
-def _cut(row: TokenizedRow, max_length: int | None, where: str) -> TokenizedRow:
-    paraphrase = row.paraphrase and _cut(row.paraphrase, max_length, f"the paraphrase in {where}")
-    alternate = row.alternate and _cut(row.alternate, max_length, f"the alternate answer in {where}")
-    cut = replace(
-        row,
-        input_ids=row.input_ids[:max_length],
-        labels=row.labels[:max_length],
-        truncated=max_length is not None and len(row) > max_length,
-        is_closed=row.is_closed and len(row.labels[:max_length]) == len(row),
-        paraphrase=paraphrase,
-        alternate=alternate,
-    )
-    if not _has_scored_token(row.labels):
-        raise DataError(
-            got=f"no answer token in {where}, of {len(row)} tokens",
-            expected="at least one answer token with a token before it",
-            fix="lengthen or remove that row",
-        )
-    if not _has_scored_token(cut.labels):
-        raise DataError(
-            got=f"no answer token in {where}, of whose {len(row)} tokens {len(cut)} are kept",
-            expected="at least one answer token",
-            fix="raise --max_length or shorten the prompt",
-        )
-    return cut
-
-
-def _split(row: TokenizedRow, max_length: int) -> list[TokenizedRow]:
-    pieces = []
-    for start in range(0, len(row) - 1, max_length - 1):
-        ids, labels = row.input_ids[start : start + max_length], row.labels[start : start + max_length].copy()
-        if start:
-            labels[0] = IGNORE_INDEX  # scored at the end of the piece before
-        # Another wording of the whole text is none of a piece.
-        is_last = start + max_length >= len(row)
-        is_closed = row.is_closed and is_last
-        pieces.append(replace(row, input_ids=ids, labels=labels, is_closed=is_closed, paraphrase=None))
-    return pieces

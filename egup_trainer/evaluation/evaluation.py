@@ -29,11 +29,15 @@ class SetFacts:
         fingerprint: of what the rows say.
         tokens: fingerprint of the tokens that the model reads; other ones give other numbers. None where no tokenizer
             was at hand.
+        cut: how many rows were longer than `max_length` and lost what did not fit.
+        in_windows: how many rows were longer and were read in several windows.
     """
 
     num_rows: int
     fingerprint: str
     tokens: str | None = None
+    cut: int = 0
+    in_windows: int = 0
 
 
 @dataclass(frozen=True)

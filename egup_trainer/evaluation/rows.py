@@ -6,6 +6,7 @@ from dataclasses import dataclass, field, replace
 from enum import Enum
 from typing import Any
 
+from egup_trainer.data.long_rows import OnLongRow
 from egup_trainer.data.schema import MAX_LENGTH, Row, TokenizedRow
 from egup_trainer.data.tokenization import RowDataset, Template, tokenize, writes_date
 
@@ -27,6 +28,7 @@ class RowSet:
         rows: the rows; a row's place is its sample id.
         template: markers for the prompt.
         max_length: most tokens in a text.
+        on_long_row: what becomes of a longer text with a prompt.
         generation: how generations are made, or None for none.
         with_features: whether the answers' features are read.
         with_membership: whether the numbers of membership inference are computed.
@@ -37,6 +39,7 @@ class RowSet:
     rows: list[Row]
     template: Template = field(default_factory=Template)
     max_length: int = MAX_LENGTH
+    on_long_row: OnLongRow = OnLongRow.WINDOW
     generation: Generation | None = None
     with_features: bool = False
     with_membership: bool = False
@@ -57,7 +60,8 @@ class RowSet:
         """How the rows are written and answered, for the record: results made otherwise cannot be compared."""
         new_tokens = None if self.generation is None else self.generation.max_new_tokens
         markers = [self.template.user, self.template.assistant, self.template.always, self.template.closed]
-        return {"max_length": self.max_length, "max_new_tokens": new_tokens, "markers": markers}
+        long = {"max_length": self.max_length, "on_long_row": self.on_long_row.value}
+        return {**long, "max_new_tokens": new_tokens, "markers": markers}
 
 
 class TextKind(Enum):
@@ -128,6 +132,12 @@ class Texts:
                 digest.update(b"".join(self.dataset.rows[piece].key() for piece in text.pieces))
         return digest.hexdigest()[:16]
 
+    def long_rows(self, row_set: str) -> dict[str, int]:
+        """How many rows of a set have a text that was `cut`, and how many have one that is read `in_windows`."""
+        texts = [text for text in self.texts if text.row_set == row_set]
+        cut = {text.sample for text in texts if any(self.dataset.rows[piece].truncated for piece in text.pieces)}
+        return {"cut": len(cut), "in_windows": len({text.sample for text in texts if len(text.pieces) > 1})}
+
 
 def texts_of(row_sets: list[RowSet], tokenizer: Any, progress: bool) -> Texts:
     """All texts of all sets, tokenized; each text is scored once, whatever the number of metrics.
@@ -147,6 +157,7 @@ def texts_of(row_sets: list[RowSet], tokenizer: Any, progress: bool) -> Texts:
             template=row_set.template,
             progress=progress,
             numbers=[text.sample for text, _ in expanded],
+            on_long_row=row_set.on_long_row,
         ).rows
         pieces: list[list[int]] = [[] for _ in expanded]
         for place, sample in enumerate(tokenized, start=len(samples)):

@@ -5,6 +5,7 @@ from typing import Any
 
 from torch import nn
 
+from egup_trainer.data.long_rows import OnLongRow
 from egup_trainer.data.schema import Row
 from egup_trainer.data.tokenization import tokenize
 from egup_trainer.errors import EgupError
@@ -80,7 +81,9 @@ def plan_of(suite: Suite, options: ScoringOptions, name: str, texts: Texts) -> E
 
 def facts_of(row_set: RowSet, texts: Texts) -> SetFacts:
     """Number of rows, and fingerprints of what they say and of the tokens that they become."""
-    return SetFacts(len(row_set.rows), row_set.fingerprint, texts.fingerprint(row_set.name))
+    return SetFacts(
+        len(row_set.rows), row_set.fingerprint, texts.fingerprint(row_set.name), **texts.long_rows(row_set.name)
+    )
 
 
 def compute(suite: Suite, scores: Scores, progress: bool = False) -> dict[str, Metric]:
@@ -113,7 +116,12 @@ def _with_generation_nlls(
         if not rows:
             continue
         generated = replace(
-            row_set, rows=list(rows.values()), generation=None, with_features=False, with_membership=False
+            row_set,
+            rows=list(rows.values()),
+            generation=None,
+            with_features=False,
+            with_membership=False,
+            on_long_row=OnLongRow.WINDOW,
         )
         read = score_sets(model, tokenizer, [generated], options, accelerator)[row_set.name]
         nlls = {sample: read.samples[place].answers[0].mean_nll for place, sample in enumerate(rows)}

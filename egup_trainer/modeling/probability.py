@@ -25,7 +25,12 @@ def probabilities(
         datasets: the rows by name.
         seed: draws which rows of a large set are scored.
     """
-    return {name: score(rows, drawn(len(rows), seed)).probability for name, rows in datasets.items()}
+    found = {}
+    for name, rows in datasets.items():
+        owners = torch.tensor(rows.owners)
+        ids = torch.isin(owners, drawn(int(owners.max()) + 1, seed)).nonzero().flatten()
+        found[name] = score(rows, ids).probability_of(owners[ids])
+    return found
 
 
 def probabilities_of(

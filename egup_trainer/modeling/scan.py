@@ -54,6 +54,13 @@ class RowScores:
         """Mean over rows of exp(-l_i)."""
         return self.mean_nll.neg().exp().mean().item()
 
+    def probability_of(self, owners: Tensor) -> float:
+        """Mean over rows of exp(-l_i); `owners` has the number of the row that each sample is made of, shape (N,)."""
+        _, places = owners.unique(return_inverse=True)
+        zeros = torch.zeros(int(places.max()) + 1)
+        nll, tokens = (zeros.index_add(0, places, each.float()) for each in (self.sum_nll, self.num_tokens))
+        return (nll / tokens.clamp_min(1)).neg().exp().mean().item()
+
 
 @torch.no_grad()
 def score_rows(

@@ -30,7 +30,10 @@ def to_json(comparison: Comparison, parts: Sequence[Part], title: str) -> str:
                 "role": model.role.value,
                 "suite": model.evaluation.suite,
                 "split": model.evaluation.split,
-                "sets": {name: {"num_rows": facts.num_rows} for name, facts in model.evaluation.sets.items()},
+                "sets": {
+                    name: {"num_rows": facts.num_rows, "cut": facts.cut, "in_windows": facts.in_windows}
+                    for name, facts in model.evaluation.sets.items()
+                },
                 "run": model.evaluation.run,
             }
             for model in comparison.models

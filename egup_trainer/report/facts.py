@@ -36,7 +36,12 @@ def _side_by_side(facts: dict[str, dict[str, str]]) -> list[Fact]:
 
 def _grouped(evaluation: Evaluation) -> dict[str, dict[str, str]]:
     single = {name: value for name, value in evaluation.run.items() if not isinstance(value, dict)}
-    rows = {name: str(facts.num_rows) for name, facts in evaluation.sets.items()}  # a plain digest could be guessed
+    rows = {  # no fingerprint: a plain digest could be guessed
+        name: str(facts.num_rows)
+        + (f", {facts.cut} cut" if facts.cut else "")
+        + (f", {facts.in_windows} in windows" if facts.in_windows else "")
+        for name, facts in evaluation.sets.items()
+    }
     nested = {name: _flat(value) for name, value in evaluation.run.items() if isinstance(value, dict)}
     return {"run": _flat({"suite": evaluation.suite, "split": evaluation.split, **single}), "rows": rows, **nested}
 

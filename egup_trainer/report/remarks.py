@@ -51,3 +51,21 @@ def _probability(values: Any, rows: str) -> float | None:
     """Probability of a set of rows, if there is one: results may hold anything here."""
     found = values.get(rows) if isinstance(values, dict) else None
     return found if isinstance(found, int | float) else None
+
+
+def cut_rows(evaluation: Evaluation) -> str:
+    """How many rows were cut, so that what is said of them does not hold for the whole rows; "" if none were."""
+    measured = {name: (facts.cut, facts.num_rows) for name, facts in evaluation.sets.items()}
+    record = evaluation.run.get("unlearning")
+    sets = record.get("rows") if isinstance(record, dict) else None
+    trained = {
+        name: (facts.get("cut"), facts.get("rows"))
+        for name, facts in (sets.items() if isinstance(sets, dict) else ())
+        if isinstance(facts, dict)
+    }
+    return "".join(
+        f" {cut} of {rows} {name} rows were cut at max_length: what was cut off was not {done}."
+        for done, counts in (("measured", measured), ("trained on", trained))
+        for name, (cut, rows) in counts.items()
+        if cut
+    )

@@ -5,6 +5,7 @@ from rich.text import Text
 
 from egup_trainer.report.models import Comparison, Model
 from egup_trainer.report.numbers import format_number
+from egup_trainer.report.remarks import cut_rows
 from egup_trainer.report.table import Part
 
 NO_GUARANTEE = "Approximate unlearning: no formal guarantee."
@@ -17,7 +18,7 @@ _MAIN += ("model_utility", "forget_quality", "privleak")
 
 def sentences(comparison: Comparison) -> dict[str, str]:
     """What the numbers say of each method, beside the retrained model and the model before; by the method's name."""
-    return {model.name: _sentence(model, comparison) for model in comparison.methods}
+    return {model.name: _sentence(model, comparison) + cut_rows(model.evaluation) for model in comparison.methods}
 
 
 def _sentence(model: Model, comparison: Comparison) -> str:

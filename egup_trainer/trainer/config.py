@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from transformers import TrainingArguments
 
+from egup_trainer.data.long_rows import OnLongRow
 from egup_trainer.data.tokenization import Template, check_date, today
 from egup_trainer.errors import ConfigError, check_layer, check_range, choose, read_number_or_auto
 from egup_trainer.guidance.entanglement import DriftReference
@@ -108,7 +109,12 @@ class UnlearnConfig(TrainingArguments):
     pdu_warmup_epochs: float = _option(0.0, "PDU: epochs in which the multiplier stays as it is; 0 or more.")
     task_vector_scale: float = _option(1.0, "Task vector: how far to go back, in what was learned; above 0.")
     max_length: int = _option(
-        1024, "Most tokens in a sample, 8 or more. Longer answers are cut, longer plain texts split."
+        1024, "Most tokens in a sample, 8 or more. Longer plain texts are split; of other rows see on_long_row."
+    )
+    on_long_row: OnLongRow = _option(
+        OnLongRow.WINDOW,
+        "What becomes of a row with a prompt that is longer than max_length: window (several samples, which together "
+        "score each answer token once), cut (what does not fit is left out) or error.",
     )
     drop_overlap: bool = _option(
         False, "Leave out retain rows and proxies that are forget rows, too, instead of refusing them."
@@ -160,6 +166,7 @@ class UnlearnConfig(TrainingArguments):
         check_range(self, ("max_length",), low=8, whole=True)
         check_range(self, ("kl_top_k",), low=0, whole=True)
         check_date(self.template_date)
+        self.on_long_row = choose(OnLongRow, self.on_long_row, "on_long_row")
         refuse_reentrant_checkpointing(self)
         refuse_to_publish_features(self)
         refuse_what_would_do_nothing(self)

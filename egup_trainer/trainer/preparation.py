@@ -1,5 +1,6 @@
 """What a trainer does to rows and model before `transformers.Trainer` sees them."""
 
+import logging
 import re
 from collections.abc import Callable, Iterable, Mapping
 from copy import copy
@@ -34,6 +35,8 @@ from egup_trainer.modeling.loading import (
 from egup_trainer.modeling.trainable import train_mlp_alone
 from egup_trainer.template_date import settled_date
 from egup_trainer.trainer.config import UnlearnConfig
+
+logger = logging.getLogger(__name__)
 
 _Config = TypeVar("_Config", bound=UnlearnConfig)
 _CHANCE = re.compile("drop|jitter")
@@ -103,9 +106,9 @@ def prepare_dataset(
             raise DataError(got=f"an empty {name}", expected="at least one row", fix="check the source")
         data = chain([first], records)
         if isinstance(first, Mapping) and "input_ids" in first:
-            return from_token_columns(data, name, args.max_length)
+            return _told(from_token_columns(data, name, args.max_length, args.on_long_row), name, args)
     rows = load_rows(data)
-    return tokenize(
+    dataset = tokenize(
         rows,
         tokenizer,
         name=name,
@@ -113,7 +116,16 @@ def prepare_dataset(
         template=args.template,
         progress=not args.disable_tqdm,
         alternates=None if alternates is None else alternates(rows),
+        on_long_row=args.on_long_row,
     )
+    return _told(dataset, name, args)
+
+
+def _told(dataset: RowDataset, name: str, args: Any) -> RowDataset:
+    """The rows, after a warning if some of them were cut."""
+    if dataset.cut and args.process_index == 0:
+        logger.warning("%s", dataset.long_rows_line(name, args.max_length))
+    return dataset
 
 
 def prepare_retain_set(data: Any, forget: RowDataset, needed: bool, tokenizer: Any, args: Any) -> RowDataset | None:

@@ -87,8 +87,9 @@ def add_to_record(folder: str | Path, **facts: Any) -> dict[str, Any]:
 
 
 def facts_of_rows(rows: RowDataset, secret: str) -> dict[str, Any]:
-    """How many rows there are, and their fingerprint."""
-    return {"rows": len(_sources(rows)), "fingerprint": fingerprint(rows, secret)}
+    """How many rows there are, and their fingerprint; and how many were `cut` or read `in_windows`, if any were."""
+    long_rows = {name: count for name in ("cut", "in_windows") if (count := getattr(rows, name))}
+    return {"rows": len(_sources(rows)), "fingerprint": fingerprint(rows, secret), **long_rows}
 
 
 def fingerprint(rows: RowDataset, secret: str) -> str:

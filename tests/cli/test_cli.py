@@ -276,7 +276,7 @@ def test_an_unknown_command_is_answered_with_a_guess(capsys):
 def test_inspect_sets_apart_what_is_scored_and_counts(model, rows, capsys):
     assert main(["inspect", "--model_name_or_path", model, "--forget", rows["forget"], "--index", "2"]) == 0
     row, printed = qa_rows(2, 3)[0], capsys.readouterr().out
-    assert "rows: 8   samples: 8   cut: 0" in printed
+    assert "rows: 8   samples: 8   rows cut: 0   in windows: 0" in printed
     assert "written by: plain markers" in printed
     before, scored = printed.split("\nscored, tokens ")
     assert row["question"] in before
@@ -288,8 +288,10 @@ def test_inspect_sets_apart_what_is_scored_and_counts(model, rows, capsys):
 def test_inspect_shows_the_cut(model, rows, capsys):
     words = ["inspect", "--model_name_or_path", model, "--forget", rows["forget"], "--max_length", "24"]
     assert main(words) == 0
+    assert "rows: 8   samples: 16   rows cut: 0   in windows: 8" in capsys.readouterr().out
+    assert main([*words, "--on_long_row", "cut"]) == 0
     printed = capsys.readouterr().out
-    assert "cut: 8" in printed
+    assert "rows: 8   samples: 8   rows cut: 8   in windows: 0" in printed
     assert "sample 0: 24 tokens, cut" in printed
 
 

@@ -4,7 +4,6 @@ import copy
 from dataclasses import replace
 from datetime import datetime
 from itertools import pairwise
-from types import SimpleNamespace
 
 import datasets
 import numpy as np
@@ -15,6 +14,8 @@ from hypothesis import strategies as st
 from tokenizers import AddedToken, Tokenizer, models, normalizers, pre_tokenizers, processors, trainers
 from transformers import PreTrainedTokenizerFast
 
+from egup_trainer import EGUPConfig
+from egup_trainer.data.long_rows import OnLongRow
 from egup_trainer.data.schema import IGNORE_INDEX, Message, Row, TokenizedRow
 from egup_trainer.data.sources import load_rows
 from egup_trainer.data.tokenization import (
@@ -379,7 +380,8 @@ def test_a_block_for_thinking_may_be_written_anew_as_the_answer_has_it(marked):
 
 def test_a_cut_or_split_row_is_not_closed(words):
     assert one(words, qa("w1", "w2 w3"), template=SHORT, max_length=4).is_closed
-    assert not one(words, qa("w1", "w2 w3"), template=SHORT, max_length=3).is_closed
+    cut = one(words, qa("w1", "w2 w3"), template=SHORT, max_length=3, on_long_row=OnLongRow.CUT)
+    assert not cut.is_closed
     row = Row((), "w1 w2 w3 w4 <eos>")
     assert [piece.is_closed for piece in tokenize([row], words, name="forget set", max_length=3).rows] == [False, True]
 
@@ -478,7 +480,7 @@ SHORT = Template(user="", assistant=" ")
     ],
 )
 def test_a_longer_row_is_cut_at_its_end(words, max_length, labels, truncated):
-    sample = one(words, qa("w1 w2", "w3 w4 w5"), max_length=max_length, template=SHORT)
+    sample = one(words, qa("w1 w2", "w3 w4 w5"), max_length=max_length, template=SHORT, on_long_row=OnLongRow.CUT)
     assert sample.labels.tolist() == labels
     assert sample.input_ids.tolist() == [1, 2, 3, 4, 5, 10][: len(labels)]
     assert sample.truncated is truncated
@@ -489,7 +491,8 @@ def test_a_cut_that_leaves_no_answer_is_refused(words, max_length):
     rows = [qa("w1", f"w2 {SECRET}"), qa("w1 w2", f"w3 {SECRET}")]
     kept = 0 if max_length == 1 else 1
     prompt = 1 + kept
-    assert error_of(DataError, tokenize, rows, words, name="forget set", max_length=max_length, template=SHORT) == (
+    options = {"max_length": max_length, "template": SHORT, "on_long_row": OnLongRow.CUT}
+    assert error_of(DataError, tokenize, rows, words, name="forget set", **options) == (
         f"got no answer token in row {kept} of the forget set, of whose {prompt + 3} tokens {max_length} are kept; "
         "expected at least one answer token; raise --max_length or shorten the prompt"
     )
@@ -511,7 +514,8 @@ def test_a_paraphrase_stands_after_the_same_prompt(words):
     ],
 )
 def test_a_paraphrase_is_cut_to_the_maximum_length_too(words, answer, paraphrase, labels):
-    sample = one(words, qa("w1 w2", answer, paraphrase), max_length=4, template=SHORT)
+    options = {"max_length": 4, "template": SHORT, "on_long_row": OnLongRow.CUT}
+    sample = one(words, qa("w1 w2", answer, paraphrase), **options)
     assert sample.paraphrase.labels.tolist() == labels
     assert sample.paraphrase.truncated is (len(labels) < len(paraphrase.split()) + 3)
 
@@ -670,19 +674,19 @@ def test_padding_of_token_rows_is_left_out_whatever_holds_them(kind):
     else:
         columns = {name: [list(map(int, record[name])) for record in PADDED] for name in PADDED[0]}
         records = datasets.Dataset.from_dict(columns).with_format(kind)
-    data = prepare_dataset(records, "forget set", None, SimpleNamespace(max_length=9))
+    data = prepare_dataset(records, "forget set", None, EGUPConfig("out", max_length=9))
     assert {row.key() for row in data.rows} == {TokenizedRow(np.int32([5, 6, 2]), np.int32([-100, 6, 2])).key()}
 
 
 def test_token_rows_are_cut_and_split_as_others_are():
     ids = list(range(1, 8))
     records = [{"input_ids": [0, *ids], "labels": [-100, -100, -100, *ids[2:]], "attention_mask": [0] + [1] * 7}]
-    (cut,) = from_token_columns(records, "forget set", max_length=4).rows
+    (cut,) = from_token_columns(records, "forget set", 4, OnLongRow.CUT).rows
     assert (cut.input_ids.tolist(), cut.labels.tolist(), cut.truncated) == ([1, 2, 3, 4], [-100, -100, 3, 4], True)
     pieces = from_token_columns([{"input_ids": ids, "labels": [-100, *ids[1:]]}], "forget set", max_length=4).rows
     assert [piece.input_ids.tolist() for piece in pieces] == [[1, 2, 3, 4], [4, 5, 6, 7]]
     assert [piece.labels.tolist() for piece in pieces] == [[-100, 2, 3, 4], [-100, 5, 6, 7]]
-    message = error_of(DataError, from_token_columns, records, "forget set", max_length=2)
+    message = error_of(DataError, from_token_columns, records, "forget set", 2, OnLongRow.CUT)
     assert message.startswith("got no answer token in row 0 of the forget set, of whose 7 tokens 2 are kept;")
 
 

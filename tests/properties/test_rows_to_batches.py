@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from egup_trainer.data.collator import PairCollator, Part, RowCollator, parts_of
+from egup_trainer.data.long_rows import OnLongRow
 from egup_trainer.data.pairing import Lengths, PairBatchSampler, PairDataset
 from egup_trainer.data.schema import IGNORE_INDEX, NO_SAMPLE, Message, Row, TokenizedRow
 from egup_trainer.data.tokenization import RowDataset, Template, from_token_columns, tokenize
@@ -67,9 +68,9 @@ def test_a_cut_row_is_the_start_of_the_whole_one_or_refused(tokenizer, each, max
     answers = [sample for sample in (whole, whole.paraphrase) if sample is not None]
     if not all(sample.is_scored[1:max_length].any() for sample in answers):
         with pytest.raises(DataError, match="no answer token in"):
-            tokens_of(each, tokenizer, max_length=max_length)
+            tokens_of(each, tokenizer, max_length=max_length, on_long_row=OnLongRow.CUT)
         return
-    (cut,) = tokens_of(each, tokenizer, max_length=max_length)
+    (cut,) = tokens_of(each, tokenizer, max_length=max_length, on_long_row=OnLongRow.CUT)
     for found, sample in zip([cut, cut.paraphrase], answers, strict=False):
         assert_same(found, TokenizedRow(sample.input_ids[:max_length], sample.labels[:max_length]))
         assert found.truncated == (len(sample) > max_length)

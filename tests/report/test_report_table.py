@@ -205,7 +205,7 @@ def test_json_and_csv_hold_the_numbers_of_the_table_and_no_text_of_a_row():
         ("egup_clreg", "method"),
         ("retrained", "retrained"),
     ]
-    assert document["models"][0]["sets"]["forget"] == {"num_rows": 60}
+    assert document["models"][0]["sets"]["forget"] == {"num_rows": 60, "cut": 0, "in_windows": 0}
     cell = document["metrics"]["forget_probability"]["egup_clreg"]
     metric = evaluations[2].metrics["forget_probability"]
     assert (cell["value"], [cell["low"], cell["high"]]) == (metric.value, list(metric.interval))

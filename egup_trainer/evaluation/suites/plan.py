@@ -3,6 +3,7 @@
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 
+from egup_trainer.data.long_rows import OnLongRow
 from egup_trainer.evaluation import entanglement, fluency, memorization, privacy
 from egup_trainer.evaluation.memorization import RougeForm, TruthRatioForm
 from egup_trainer.evaluation.metric import Metric
@@ -31,9 +32,11 @@ class Suite:
     row_sets: list[RowSet]
     plan: Callable[[Scores], Plan]
 
-    def dated(self, date: str) -> "Suite":
-        """The suite on the day, as YYYY-MM-DD, that chat templates write as today's."""
-        row_sets = [replace(each, template=replace(each.template, date=date)) for each in self.row_sets]
+    def reading(self, date: str, on_long_row: OnLongRow) -> "Suite":
+        """The suite with the date that chat templates write as today's, YYYY-MM-DD, and what becomes of long rows."""
+        row_sets = [
+            replace(each, template=replace(each.template, date=date), on_long_row=on_long_row) for each in self.row_sets
+        ]
         return replace(self, row_sets=row_sets)
 
 

@@ -1,0 +1,119 @@
+"""Rows longer than the model reads at once: each answer token is scored once, or what is left out is counted."""
+
+from collections import Counter
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from egup_trainer.data.long_rows import OnLongRow, fit, long_rows_line
+from egup_trainer.data.schema import IGNORE_INDEX, Message, Row, RowSource, TokenizedRow
+from egup_trainer.data.tokenization import from_token_columns, tokenize
+from egup_trainer.errors import DataError
+
+WORDS = " ".join(f"word{number}" for number in range(60))
+LONG, SHORT = Row((Message("user", "Where?"),), WORDS), Row((Message("user", "Who?"),), "Bo")
+
+
+def a_row(prompt: int, answer: int) -> TokenizedRow:
+    """A row whose ids are their own places, so that a window shows which tokens it holds."""
+    ids = np.arange(prompt + answer, dtype=np.int32)
+    row = TokenizedRow(ids, np.where(ids < prompt, IGNORE_INDEX, ids).astype(np.int32))
+    return TokenizedRow(row.input_ids, row.labels, source=RowSource.of(0, row))
+
+
+def windows_of(prompt, answer, max_length):
+    return fit(a_row(prompt, answer), max_length, OnLongRow.WINDOW, "row 0 of the forget set", is_plain=False)
+
+
+def test_windows_by_hand():
+    found = [(row.input_ids.tolist(), row.labels[row.is_scored].tolist()) for row in windows_of(2, 9, 8)]
+    assert found == [
+        ([0, 1, 2, 3, 4, 5, 6, 7], [2, 3, 4, 5, 6, 7]),
+        ([0, 1, 5, 6, 7, 8, 9, 10], [8, 9, 10]),
+    ]
+    # A prompt of more than half a window stands in the first alone.
+    found = [(row.input_ids.tolist(), row.labels[row.is_scored].tolist()) for row in windows_of(6, 6, 8)]
+    assert found == [
+        ([0, 1, 2, 3, 4, 5, 6, 7], [6, 7]),
+        ([4, 5, 6, 7, 8, 9, 10, 11], [8, 9, 10, 11]),
+    ]
+    # Of a prompt that is longer than a window, the end is read.
+    found = [(row.input_ids.tolist(), row.labels[row.is_scored].tolist()) for row in windows_of(20, 5, 8)]
+    assert found == [
+        ([16, 17, 18, 19, 20, 21, 22, 23], [20, 21, 22, 23]),
+        ([17, 18, 19, 20, 21, 22, 23, 24], [24]),
+    ]
+
+
+@given(st.integers(1, 40), st.integers(1, 60), st.integers(2, 30))
+def test_each_answer_token_is_scored_once_and_after_a_token_of_its_row(prompt, answer, max_length):
+    whole, samples = a_row(prompt, answer), windows_of(prompt, answer, max_length)
+    scored = Counter(int(token) for row in samples for token in row.labels[row.is_scored])
+    assert scored == Counter(range(prompt, prompt + answer))
+    for row in samples:
+        assert (len(row) <= max_length, row.source, row.truncated) == (True, whole.source, False)
+        assert (np.diff(row.input_ids) > 0).all()
+        assert not row.is_scored[0]
+        if prompt <= max_length // 2:
+            assert row.input_ids[:prompt].tolist() == list(range(prompt))
+
+
+def test_the_three_ways_with_a_long_row(tokenizer):
+    whole = tokenize([LONG], tokenizer, name="forget set").rows[0]
+    cut = tokenize([SHORT, LONG], tokenizer, name="forget set", max_length=64, on_long_row=OnLongRow.CUT)
+    read = tokenize([SHORT, LONG], tokenizer, name="forget set", max_length=64)
+    assert (len(cut), cut.cut, cut.in_windows) == (2, 1, 0)
+    assert (read.cut, read.in_windows, set(read.owners)) == (0, 1, {0, 1})
+    scored = [row.labels[row.is_scored] for row in read.rows[1:]]
+    assert np.concatenate(scored).tolist() == whole.labels[whole.is_scored].tolist()
+    assert all(len(row) <= 64 for row in read.rows)
+    assert [row.is_closed for row in read.rows[1:]] == [False] * (len(read) - 2) + [True]
+    assert {row.source.key for row in read.rows[1:]} == {whole.source.key}
+    with pytest.raises(DataError) as caught:
+        tokenize([SHORT, LONG], tokenizer, name="forget set", max_length=64, on_long_row=OnLongRow.ERROR)
+    assert str(caught.value) == (
+        f"got {len(whole)} tokens in row 1 of the forget set; expected at most max_length=64; set --max_length "
+        f"{len(whole)}, or --on_long_row window to read it in several windows"
+    )
+    assert len(tokenize([LONG], tokenizer, name="x", max_length=len(whole), on_long_row=OnLongRow.ERROR)) == 1
+
+
+def test_a_prompt_longer_than_a_window_leaves_no_row_out(tokenizer):
+    row = Row((Message("user", WORDS),), "Bo lives in Aren")
+    whole = tokenize([row], tokenizer, name="forget set").rows[0]
+    read = tokenize([row], tokenizer, name="forget set", max_length=16)
+    assert np.concatenate([each.labels[each.is_scored] for each in read.rows]).tolist() == (
+        whole.labels[whole.is_scored].tolist()
+    )
+    with pytest.raises(DataError, match="got no answer token in row 0 of the forget set, of whose"):
+        tokenize([row], tokenizer, name="forget set", max_length=16, on_long_row=OnLongRow.CUT)
+
+
+def test_what_cannot_be_windowed_is_cut_and_counted(tokenizer):
+    row = Row((Message("user", "Where?"),), "Aren", paraphrase=WORDS)
+    read = tokenize([row, row], tokenizer, name="forget set", max_length=64, alternates=[WORDS, "Bryle"])
+    assert (len(read), read.cut, read.in_windows) == (2, 2, 0)
+    assert len(read.rows[0].paraphrase) == len(read.rows[0].alternate) == 64
+    with pytest.raises(DataError, match="tokens in row 0 of the forget set; expected at most max_length=64"):
+        tokenize([row], tokenizer, name="forget set", max_length=64, on_long_row=OnLongRow.ERROR)
+
+
+def test_token_rows_are_windowed_alike():
+    ids = list(range(1, 31))
+    labels = [-100] * 4 + ids[4:20] + [-100] * 10
+    read = from_token_columns([{"input_ids": ids, "labels": labels}], "forget set", 8)
+    assert np.concatenate([row.labels[row.is_scored] for row in read.rows]).tolist() == ids[4:20]
+    assert (read.cut, read.in_windows) == (0, 1)
+
+
+def test_what_is_told_of_long_rows():
+    assert long_rows_line("forget", 8, 0, 0, 64) is None
+    assert long_rows_line("forget", 8, 0, 3, 64) == (
+        "forget: 3 of 8 rows are longer than max_length=64 tokens and read in windows"
+    )
+    assert long_rows_line("forget", 8, 2, 0, 64) == (
+        "forget: 2 of 8 rows are longer than max_length=64 tokens and were cut; what was cut off is neither trained "
+        "nor measured. Raise --max_length or set --on_long_row window"
+    )
