@@ -297,7 +297,7 @@ def test_results_made_with_other_settings_are_refused(planned):
         "evaluate both models on the same suite, split and rows"
     )
     cut = replace(a_suite(), row_sets=[replace(each, max_length=64) for each in a_suite().row_sets])
-    with pytest.raises(DataError, match="with forget max_length 64; expected forget max_length 1024"):
+    with pytest.raises(DataError, match="with forget max_length 64; expected forget max_length 2048"):
         check_relations(ours, retrained=planned(cut, "theirs"))
 
 
