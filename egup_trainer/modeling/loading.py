@@ -1,7 +1,9 @@
 """Model and tokenizer from a path or hub id, with LoRA and 4-bit, from TRL's `ModelConfig`."""
 
 import json
+import re
 from collections.abc import Callable, Collection
+from copy import copy
 from functools import cache, partial
 from pathlib import Path
 from pickle import UnpicklingError
@@ -23,6 +25,7 @@ _OF_FILES = (
 
 
 _MODEL = "causal language model"
+_PLAIN_NAME = re.compile(r"[\w.]+")
 
 
 def load_tokenizer(name_or_path: str, *, trust_remote_code: bool = False, revision: str = "main") -> Any:
@@ -228,7 +231,7 @@ def add_adapter(model: Any, peft_config: Any, revision: str | None = None) -> An
 
     Args:
         model: the model.
-        peft_config: kind and sizes of the adapter.
+        peft_config: kind and sizes of the adapter; left as it is.
         revision: of the model on the hub, which the saved adapter will name.
 
     Raises:
@@ -242,14 +245,33 @@ def add_adapter(model: Any, peft_config: Any, revision: str | None = None) -> An
             expected="one of the two",
             fix="merge the adapter first, or leave out peft_config (--use_peft) to train on with it",
         )
+    peft_config = copy(peft_config)
+    target = getattr(peft_config, "target_modules", None)
+    if isinstance(target, str) and target != "all-linear" and _PLAIN_NAME.fullmatch(target):
+        # PEFT takes a text for a pattern of a module's whole name, and TRL makes one of a list that holds one name.
+        peft_config.target_modules = [target]
     try:
         return get_peft_model(model, peft_config, revision=revision)
-    except ValueError as error:
-        raise ModelError(
-            got=f"a peft_config that does not fit {type(model).__name__} ({first_line(error)})",
-            expected="target modules that the model has",
-            fix="set --lora_target_modules",
-        ) from error
+    except (*_OF_FILES, re.error) as error:
+        raise _misfit(model, peft_config, error) from error
+
+
+def _misfit(model: Any, peft_config: Any, error: Exception) -> ModelError:
+    """What to say of an adapter that PEFT cannot put into the model."""
+    said = first_line(error)
+    kinds = ("Linear", "Conv1D")
+    linear = {name.rsplit(".", 1)[-1] for name, part in model.named_modules() if type(part).__name__.startswith(kinds)}
+    what = f"a peft_config that does not fit {type(model).__name__} ({said})"
+    if "dropout" in said:
+        return ModelError(got=what, expected="an adapter without dropout", fix="set --lora_dropout 0")
+    if not str(error).startswith("Target modules") and not isinstance(error, re.error):
+        return ModelError(got=what, expected=f"a {peft_config.peft_type.value} adapter of it", fix="change that option")
+    names = ", ".join(sorted(linear))
+    return ModelError(
+        got=what,
+        expected=f"target modules that the model has: all-linear, or some of {names}",
+        fix="set --lora_target_modules",
+    )
 
 
 def _load(from_pretrained: Callable[..., Any], what: str, name_or_path: str, **kwargs: Any) -> Any:

@@ -175,6 +175,11 @@ def prepare_model(model: Any, args: Any, peft_config: Any, row_sets: Iterable[Ro
     check_token_ids(model, rows, "the forget and retain sets")
     check_positions(model, max(map(len, rows), default=0), "a row", "lower --max_length")
     if peft_config is not None:
+        if (
+            args.disable_dropout
+        ):  # from the start: some layers, such as a mixture's experts, take no adapter with dropout
+            peft_config = copy(peft_config)
+            _set_chances_to_0(vars(peft_config))
         set_seed(args.seed)  # an adapter starts from random numbers; Trainer sets the seed only later
         model = add_adapter(model, peft_config, (args.model_init_kwargs or {}).get("revision"))
     if not hasattr(model, "peft_config"):
