@@ -48,11 +48,17 @@ def deal_batches(
 
 
 def deal_places(
-    lengths: Sequence[int], batch_size: int, accelerator: Any, description: str | None, unit: str = "row"
+    lengths: Sequence[int],
+    batch_size: int,
+    accelerator: Any,
+    description: str | None,
+    unit: str = "row",
+    of_one_length: bool = False,
 ) -> Iterator[tuple[Tensor, bool]]:
     """This process's batches as places in `lengths`, longest first, so that batches hold little padding.
 
     A batch has `batch_size` rows of up to 256 tokens; longer rows come fewer at a time, so that memory stays in bounds.
+    With `of_one_length`, rows of a batch are equally long, so that nothing is padded.
 
     Yields:
         Places, shape (B,), and whether they count: processes without a batch of their own repeat the last one, so that
@@ -60,7 +66,7 @@ def deal_places(
     """
     from tqdm.auto import tqdm
 
-    batches = _batches(lengths, batch_size)
+    batches = _batches(lengths, batch_size, of_one_length)
     rank, world = (accelerator.process_index, accelerator.num_processes) if accelerator else (0, 1)
     hidden = description is None or rank > 0
     with tqdm(total=len(lengths), desc=description, unit=unit, disable=hidden, leave=False) as bar:
@@ -69,11 +75,14 @@ def deal_places(
             bar.update(sum(map(len, batches[start : start + world])))
 
 
-def _batches(lengths: Sequence[int], batch_size: int) -> list[Tensor]:
+def _batches(lengths: Sequence[int], batch_size: int, of_one_length: bool) -> list[Tensor]:
     order = torch.tensor(lengths).argsort(descending=True, stable=True)
     batches, start = [], 0
     while start < len(order):
-        fitting = batch_size * _TOKENS_A_ROW // max(lengths[int(order[start])], _TOKENS_A_ROW)
+        longest = lengths[int(order[start])]
+        fitting = batch_size * _TOKENS_A_ROW // max(longest, _TOKENS_A_ROW)
+        if of_one_length:
+            fitting = min(fitting, lengths.count(longest))
         batches.append(order[start : start + max(fitting, 1)])
         start += len(batches[-1])
     return batches

@@ -1,16 +1,26 @@
 """What a model writes after prompts: greedily or drawn, in batches padded on the left, on any number of processes."""
 
+import logging
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
+from egup_trainer.data.schema import Message, Row
+from egup_trainer.data.tokenization import tokenize
+from egup_trainer.errors import DataError, ModelError
 from egup_trainer.modeling.batches import autocast_of, deal_places, device_of, evaluation_mode, merge_processes
 from egup_trainer.modeling.limits import check_positions
+from egup_trainer.modeling.trials import differs
+
+logger = logging.getLogger(__name__)
+_SHORT, _LONG = 3, 8
+"""Tokens of the two prompts that a model is tried with."""
 
 
 @dataclass(frozen=True)
@@ -47,6 +57,9 @@ def generate(
 ) -> list[str]:
     """The texts that the model writes after each prompt: cut at end-of-sequence, then at stop words, then stripped.
 
+    A text ends at the tokenizer's end of sequence and at the token with which its chat template closes an answer. What
+    the model's own `generation_config` says beyond that is not applied: the same weights write the same texts.
+
     Args:
         model: the bare model.
         tokenizer: decodes the new tokens.
@@ -68,12 +81,17 @@ def generate(
         return []
     needed = max(map(len, prompts)) + max_new_tokens
     check_positions(model, needed, "prompt and new tokens", fix)
-    device, ends = device_of(model, accelerator), _end_tokens(model, tokenizer)
+    device, ends = device_of(model, accelerator), end_tokens(tokenizer)
     padding = _padding(tokenizer, ends)
+    _tell_other_ends(model, ends)
     config = _greedy(max_new_tokens, ends, padding)
     written = torch.zeros(len(prompts), max_new_tokens, dtype=torch.long, device=device)
+    lengths = [len(prompt) for prompt in prompts]
+    with evaluation_mode(model):
+        batch_size, of_one_length = _batching(model, device, padding, accelerator, min(batch_size, len(prompts)))
     with evaluation_mode(model), _only_these_settings(model, config):
-        for places, counts in deal_places([len(prompt) for prompt in prompts], batch_size, accelerator, description):
+        dealt = deal_places(lengths, batch_size, accelerator, description, of_one_length=of_one_length)
+        for places, counts in dealt:
             ids, mask = _pad_left([prompts[place] for place in places.tolist()], padding)
             processors = [] if draws is None else [_Drawing(draws, places.tolist(), ids.shape[1], max_new_tokens)]
             with autocast_of(accelerator):
@@ -144,11 +162,78 @@ def _only_these_settings(model: nn.Module, config: Any) -> Iterator[None]:
             module.generation_config = settings
 
 
-def _end_tokens(model: Any, tokenizer: Any) -> list[int]:
-    """All tokens that end a sequence: models that chat have one for the turn, too."""
+def end_tokens(tokenizer: Any) -> list[int]:
+    """The tokens that end a text: the end of sequence, and the one with which the chat template closes an answer."""
+    found = {tokenizer.eos_token_id} - {None}
+    if getattr(tokenizer, "chat_template", None):
+        try:
+            (row,) = tokenize([Row((Message("user", "a"),), "b")], tokenizer, name="trial").rows
+        except (DataError, ModelError):  # a template that refuses this one tells nothing
+            return sorted(found)
+        found |= {int(row.input_ids[-1])} if row.closed else set()
+    return sorted(found)
+
+
+def _tell_other_ends(model: Any, ends: list[int]) -> None:
+    """Says once which end tokens of the model's generation_config are not applied."""
     configured = getattr(getattr(model, "generation_config", None), "eos_token_id", None)
-    found = configured if isinstance(configured, list | tuple) else [configured]
-    return sorted({token for token in (*found, tokenizer.eos_token_id) if token is not None})
+    others = sorted(set(configured if isinstance(configured, list | tuple) else [configured]) - {None, *ends})
+    if others:
+        ours, theirs = (", ".join(map(str, each)) or "none" for each in (ends, others))
+        _warn_once(
+            f"Texts end at the end tokens of tokenizer and chat template ({ours}), not at others that the model's "
+            f"generation_config names ({theirs})."
+        )
+
+
+@cache
+def _warn_once(message: str) -> None:
+    logger.warning(message)
+
+
+def _batching(model: Any, device: torch.device, padding: int, accelerator: Any, batch_size: int) -> tuple[int, bool]:
+    """How many prompts a batch may hold so that each is continued as it is alone, and whether only equally long ones.
+
+    Tried on two short prompts and two new tokens. Recurrent models read padding as text, an adapter's virtual tokens
+    stand before it, and some models (RWKV) mix up the rows of any batch.
+    """
+
+    def is_as_alone(other: np.ndarray) -> bool:
+        both = _first_logits(model, device, padding, accelerator, [other, short])
+        return not differs(alone, both[:, -1:], model).any()
+
+    if batch_size == 1:
+        return 1, False
+    long = np.arange(_LONG)
+    short = long[-_SHORT:]
+    alone = _first_logits(model, device, padding, accelerator, [short])
+    if is_as_alone(long):
+        return batch_size, False
+    return (batch_size if is_as_alone(long[:_SHORT]) else 1), True
+
+
+def _first_logits(
+    model: Any, device: torch.device, padding: int, accelerator: Any, prompts: list[np.ndarray]
+) -> Tensor:
+    """The logits of two new tokens after each prompt, (2, B, V), float32; what is written is always the same token."""
+    from transformers import LogitsProcessorList
+
+    config = _greedy(2, [], padding)
+    config.output_logits = config.return_dict_in_generate = True
+    ids, mask = _pad_left(prompts, padding)
+    with _only_these_settings(model, config), autocast_of(accelerator):
+        out = model.generate(
+            input_ids=ids.to(device),
+            attention_mask=mask.to(device),
+            generation_config=config,
+            logits_processor=LogitsProcessorList([_always_the_same]),
+            synced_gpus=accelerator is not None and accelerator.num_processes > 1,
+        )
+    return torch.stack(out.logits).float()
+
+
+def _always_the_same(input_ids: Tensor, scores: Tensor) -> Tensor:
+    return torch.full_like(scores, -torch.inf).index_fill(1, torch.tensor([1], device=scores.device), 0.0)
 
 
 def _padding(tokenizer: Any, ends: list[int]) -> int:

@@ -253,10 +253,10 @@ def add_adapter(model: Any, peft_config: Any, revision: str | None = None) -> An
     try:
         return get_peft_model(model, peft_config, revision=revision)
     except (*_OF_FILES, re.error) as error:
-        raise _misfit(model, peft_config, error) from error
+        raise _misfit(model, error) from error
 
 
-def _misfit(model: Any, peft_config: Any, error: Exception) -> ModelError:
+def _misfit(model: Any, error: Exception) -> ModelError:
     """What to say of an adapter that PEFT cannot put into the model."""
     said = first_line(error)
     kinds = ("Linear", "Conv1D")
@@ -264,9 +264,9 @@ def _misfit(model: Any, peft_config: Any, error: Exception) -> ModelError:
     what = f"a peft_config that does not fit {type(model).__name__} ({said})"
     if "dropout" in said:
         return ModelError(got=what, expected="an adapter without dropout", fix="set --lora_dropout 0")
-    if not str(error).startswith("Target modules") and not isinstance(error, re.error):
-        return ModelError(got=what, expected=f"a {peft_config.peft_type.value} adapter of it", fix="change that option")
-    names = ", ".join(sorted(linear))
+    if not said.startswith("Target module") and not isinstance(error, re.error):
+        return ModelError(got=what, expected="options that the model and this kind of adapter allow", fix="change them")
+    names = " ".join(sorted(linear))
     return ModelError(
         got=what,
         expected=f"target modules that the model has: all-linear, or some of {names}",

@@ -57,7 +57,7 @@ def check_causal(model: Callable[..., Any], bare: Any) -> None:
     """
     ids = _rows(bare, device_of(bare, None))
     other = ids.clone()
-    other[:, _SHARED:] = (ids[:, _SHARED:] + 3) % vocabulary_of(bare)
+    other[:, _SHARED:] = (ids[:, _SHARED:] + 3) % bare.config.get_text_config().vocab_size
     with evaluation_mode(bare):
         logits, changed = (_logits(model, bare, each)[:, :_SHARED] for each in (ids, other))
     if differs(logits, changed, bare).all():
@@ -111,13 +111,8 @@ def lists_in_use(model: Any) -> list[nn.ModuleList]:
     return [each for each in lists if len(each) and called.issuperset(each)]
 
 
-def vocabulary_of(model: Any) -> int:
-    """Number of tokens that the model knows."""
-    return model.config.get_text_config().vocab_size
-
-
 def _rows(model: Any, device: torch.device) -> Tensor:
-    return torch.arange(2 * _LENGTH, device=device).view(2, _LENGTH) % vocabulary_of(model)
+    return torch.arange(2 * _LENGTH, device=device).view(2, _LENGTH) % model.config.get_text_config().vocab_size
 
 
 def _logits(model: Callable[..., Any], bare: Any, ids: Tensor) -> Tensor:

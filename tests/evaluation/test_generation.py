@@ -8,6 +8,8 @@ import numpy as np
 import pytest
 import torch
 from fixtures_evaluation import chat_tokenizer, lively_model, plain_tokens, question, taught_model, with_adapter
+from peft import PromptTuningConfig, get_peft_model
+from transformers import RwkvConfig, RwkvForCausalLM
 
 from egup_trainer.data.schema import Message, Row
 from egup_trainer.data.tokenization import Template
@@ -15,6 +17,7 @@ from egup_trainer.errors import ModelError
 from egup_trainer.evaluation.generation import generate
 from egup_trainer.evaluation.rows import Generation, RowSet
 from egup_trainer.evaluation.scoring import ScoringOptions, score_sets
+from egup_trainer.modeling import generation
 from egup_trainer.modeling.loading import load_model
 
 TEXTS = [
@@ -111,12 +114,6 @@ def test_under_autocast_the_model_still_writes(model, tokenizer, prompts):
 # Settings saved with the model
 
 
-def ending_token(model, tokenizer, prompts) -> int:
-    """A token that the model writes within the first few of some texts, to be declared an end."""
-    tokens = [plain_tokens(model, prompt.tolist(), NEW) for prompt in prompts]
-    return next(token for token in tokens[0][2:4] if token not in tokens[0][:2])
-
-
 def saved_settings(tokens: list[int]) -> dict[str, dict]:
     """Settings that change what a model writes, by name; `tokens` are those that it writes without."""
     return {
@@ -151,15 +148,14 @@ def saved_settings(tokens: list[int]) -> dict[str, dict]:
         "prompt_lookup_num_tokens": {"prompt_lookup_num_tokens": 3},
         "pad_token_id": {"pad_token_id": tokens[0]},
         "bos_token_id": {"bos_token_id": 33},
+        "eos_token_id": {"eos_token_id": tokens[:8]},
     }
 
 
 @pytest.mark.parametrize("name", saved_settings([0]))
 def test_settings_saved_with_the_model_have_no_influence(model, tokenizer, prompts, name):
-    end = ending_token(model, tokenizer, prompts)
-    tokens = sorted({t for p in prompts for t in plain_tokens(model, p.tolist(), NEW)} - {end})
-    model.generation_config.eos_token_id = [end]
-    expected = plain_texts(model, tokenizer, prompts, ends=(end,))
+    tokens = sorted({t for p in prompts for t in plain_tokens(model, p.tolist(), NEW)})
+    expected = plain_texts(model, tokenizer, prompts)
     assert written(model, tokenizer, prompts) == expected
     before = model.generation_config.to_dict()
     for setting, value in saved_settings(tokens)[name].items():
@@ -198,42 +194,91 @@ def test_settings_in_an_old_models_configuration_have_no_influence(model, tokeni
 # Where a text ends
 
 
-def test_a_text_is_cut_at_the_first_end_token_of_several(model, tokenizer, prompts):
-    tokens = [plain_tokens(model, prompt.tolist(), NEW) for prompt in prompts]
-    ends = (tokens[0][3], tokens[2][5])
-    expected = plain_texts(model, tokenizer, prompts, ends=ends)
+def closed_by(tokenizer, end: int | None):
+    """The tokenizer with a chat template that closes answers with a token."""
+    other = copy.deepcopy(tokenizer)
+    if end is None:
+        other.chat_template = "{{ raise_exception('no system turn') }}"
+        return other
+    word = other.convert_ids_to_tokens(end)
+    other.add_special_tokens({"additional_special_tokens": [word]})
+    assert other.convert_tokens_to_ids(word) == end
+    other.chat_template = "{% for m in messages %}{{ m.role + ':' + m.content + '" + word + "\\n' }}{% endfor %}"
+    return other
+
+
+def test_a_text_ends_where_the_chat_template_closes_an_answer(model, tokenizer, prompts):
+    """As Llama 3 and Gemma do, whose tokenizer names another end."""
+    end = plain_tokens(model, prompts[0].tolist(), NEW)[3]
+    expected = plain_texts(model, tokenizer, prompts, ends=(end,))
     assert expected != plain_texts(model, tokenizer, prompts)
-    for chosen in (list(ends), ends):
-        model.generation_config.eos_token_id = chosen
-        assert written(model, tokenizer, prompts) == expected
-    model.generation_config.eos_token_id = ends[0]
-    assert written(model, tokenizer, prompts) == plain_texts(model, tokenizer, prompts, ends=ends[:1])
+    chat = closed_by(tokenizer, end)
+    assert generation.end_tokens(chat) == sorted({end, tokenizer.eos_token_id})
+    assert written(model, chat, prompts) == expected
+    assert generation.end_tokens(closed_by(tokenizer, None)) == [tokenizer.eos_token_id]
 
 
-def test_the_tokenizers_end_token_is_one_too(tokenizer, prompts):
-    """As where a chat model's turn ends otherwise than its texts; taught models know when to stop."""
+def test_a_text_ends_at_the_tokenizers_end_token(tokenizer, prompts):
+    """Taught models know when to stop."""
     model = taught_model(tokenizer)
     prompt = np.array(tokenizer("Question: Who is Ada?\nAnswer:")["input_ids"], dtype=np.int32)
     tokens = plain_tokens(model, prompt.tolist(), NEW)
     assert tokens.index(tokenizer.eos_token_id) > 0
-    model.generation_config.eos_token_id = 33
     given = [prompt, *prompts]
-    expected = plain_texts(model, tokenizer, given, ends=(33, tokenizer.eos_token_id))
-    assert written(model, tokenizer, given, batch_size=6) == expected
-    model.generation_config.eos_token_id = None
-    assert written(model, tokenizer, given, batch_size=6)[0] == expected[0]
+    expected = plain_texts(model, tokenizer, given, ends=(tokenizer.eos_token_id,))
+    for other in (33, [33, tokenizer.eos_token_id], None):
+        model.generation_config.eos_token_id = other
+        assert written(model, tokenizer, given, batch_size=6) == expected
+
+
+def test_end_tokens_that_the_model_adds_are_told_once(model, tokenizer, prompts, caplog):
+    generation._warn_once.cache_clear()
+    model.generation_config.eos_token_id = [33, tokenizer.eos_token_id, 7]
+    for _ in range(2):
+        written(model, tokenizer, prompts[:1])
+    assert caplog.messages == [
+        f"Texts end at the end tokens of tokenizer and chat template ({tokenizer.eos_token_id}), not at others that the "
+        "model's generation_config names (7, 33)."
+    ]
 
 
 def test_a_text_that_ends_at_once_is_empty(model, tokenizer, prompts):
-    model.generation_config.eos_token_id = plain_tokens(model, prompts[1].tolist(), 1)
-    assert written(model, tokenizer, prompts)[1] == ""
+    other = copy.deepcopy(tokenizer)
+    other.eos_token = tokenizer.convert_ids_to_tokens(plain_tokens(model, prompts[1].tolist(), 1)[0])
+    assert written(model, other, prompts)[1] == ""
 
 
 def test_without_any_end_token_all_is_written(model, tokenizer, prompts):
     endless = copy.deepcopy(tokenizer)
     endless.eos_token = endless.pad_token = None
-    model.generation_config.eos_token_id = None
     assert written(model, endless, prompts) == plain_texts(model, tokenizer, prompts)
+
+
+# Models that read no padding
+
+SMALL = {"vocab_size": 256, "hidden_size": 32, "num_hidden_layers": 2}
+
+
+def recurrent(kind: str, tokenizer):
+    torch.manual_seed(0)
+    if kind == "rwkv":  # mixes up the rows of any batch
+        model = RwkvForCausalLM(RwkvConfig(**SMALL, attention_hidden_size=32, context_length=64))
+    else:
+        config = PromptTuningConfig(num_virtual_tokens=4, task_type="CAUSAL_LM")
+        model = get_peft_model(lively_model(tokenizer), config)
+    for weight in model.parameters():
+        if weight.dim() == 2:
+            weight.data.mul_(6)
+    return model.eval()
+
+
+@pytest.mark.parametrize("kind", ["rwkv", "prompt tuning"])
+def test_a_model_that_reads_padding_as_text_gets_none(kind, tokenizer, prompts):
+    model = recurrent(kind, tokenizer)
+    given = [(prompt % 256)[:length] for prompt, length in zip(prompts, (4, 7, 4, 6, 7), strict=True)]
+    alone = [written(model, tokenizer, [prompt])[0] for prompt in given]
+    assert len(set(alone)) > 2
+    assert written(model, tokenizer, given, batch_size=5) == alone
 
 
 class Speller:
@@ -258,7 +303,9 @@ class Reciter(torch.nn.Module):
         self.tokens = torch.tensor([tokens])
         self.config = SimpleNamespace(get_text_config=lambda: SimpleNamespace())
 
-    def generate(self, input_ids, **options):
+    def generate(self, input_ids, generation_config, **options):
+        if generation_config.return_dict_in_generate:
+            return SimpleNamespace(logits=(torch.zeros(len(input_ids), 4),) * generation_config.max_new_tokens)
         return torch.cat([input_ids, self.tokens.expand(len(input_ids), -1)], dim=1)
 
 

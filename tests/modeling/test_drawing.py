@@ -21,9 +21,12 @@ class Dice(torch.nn.Module):
         self.config = SimpleNamespace(get_text_config=lambda: SimpleNamespace())
 
     def generate(self, input_ids, generation_config, logits_processor, **options):
+        logits = self.logits.expand(len(input_ids), -1)
         for _ in range(generation_config.max_new_tokens):
-            scores = logits_processor(input_ids, self.logits.expand(len(input_ids), -1))
+            scores = logits_processor(input_ids, logits)
             input_ids = torch.cat([input_ids, scores.argmax(dim=-1, keepdim=True)], dim=1)
+        if generation_config.return_dict_in_generate:
+            return SimpleNamespace(logits=(logits,) * generation_config.max_new_tokens)
         return input_ids
 
 

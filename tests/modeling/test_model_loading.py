@@ -6,6 +6,7 @@ import pytest
 import torch
 from fixtures_audit import wide_model
 from peft import LoraConfig, PeftModel
+from transformers import MixtralConfig, MixtralForCausalLM
 
 from egup_trainer.errors import ModelError
 from egup_trainer.modeling.loading import add_adapter, load_model, load_tokenizer, model_init_kwargs
@@ -129,7 +130,32 @@ def test_unknown_target_modules_are_named(make_model):
     message = str(caught.value)
     assert message.startswith("got a peft_config that does not fit LlamaForCausalLM (")
     assert "no_such_layer" in message
-    assert message.endswith("); expected target modules that the model has; set --lora_target_modules")
+    assert message.endswith(
+        "); expected target modules that the model has: all-linear, or some of down_proj gate_proj k_proj lm_head "
+        "o_proj q_proj up_proj v_proj; set --lora_target_modules"
+    )
+
+
+@pytest.mark.parametrize("name", ["q_proj", "self_attn.q_proj", r".*\.q_proj"])
+def test_one_target_is_a_name_or_a_pattern(name, make_model):
+    """TRL makes a text of a list of one name, and PEFT takes a text for a pattern of the whole name."""
+    model = add_adapter(make_model(), LoraConfig(target_modules=name))
+    layers = make_model().config.num_hidden_layers
+    assert sum(each.endswith("q_proj.lora_A.default") for each, _ in model.named_modules()) == layers
+
+
+def test_dropout_that_an_adapter_cannot_have_is_named_and_the_remedy_works():
+    sizes = {"vocab_size": 64, "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 1}
+    heads = {"num_attention_heads": 4, "num_key_value_heads": 2, "num_local_experts": 2, "num_experts_per_tok": 1}
+    model = MixtralForCausalLM(MixtralConfig(**sizes, **heads))
+    with pytest.raises(ModelError, match=r"; expected an adapter without dropout; set --lora_dropout 0$"):
+        add_adapter(model, LoraConfig(target_modules="all-linear", lora_dropout=0.05))
+    add_adapter(model, LoraConfig(target_modules="all-linear", lora_dropout=0))
+
+
+def test_other_misfits_name_no_target_modules(make_model):
+    with pytest.raises(ModelError, match=r"options that the model and this kind of adapter allow; change them$"):
+        add_adapter(make_model(), LoraConfig(target_modules=["q_proj"], r=0))
 
 
 def test_flags_of_trl_become_arguments(saved):
