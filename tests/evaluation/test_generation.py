@@ -237,8 +237,8 @@ def test_end_tokens_that_the_model_adds_are_told_once(model, tokenizer, prompts,
     for _ in range(2):
         written(model, tokenizer, prompts[:1])
     assert caplog.messages == [
-        f"Texts end at the end tokens of tokenizer and chat template ({tokenizer.eos_token_id}), not at others that the "
-        "model's generation_config names (7, 33)."
+        f"Texts end at the end tokens of tokenizer and chat template ({tokenizer.eos_token_id}), not at others that "
+        "the model's generation_config names (7, 33)."
     ]
 
 
