@@ -182,7 +182,7 @@ def tokenize(
         raise ModelError(
             got=f"the slow tokenizer {type(tokenizer).__name__}",
             expected="a fast tokenizer, which tells the offsets of its tokens",
-            fix="load it with AutoTokenizer.from_pretrained(..., use_fast=True)",
+            fix="load it with AutoTokenizer.from_pretrained; if that is slow, use a model with a tokenizer.json",
         )
     writer = _RowWriter.of(tokenizer, template)
     samples: list[TokenizedRow] = []

@@ -559,7 +559,7 @@ def test_a_slow_tokenizer_is_refused():
 
     assert error_of(ModelError, tokenize, [qa("q", SECRET)], Slow(), name="forget set") == (
         "got the slow tokenizer Slow; expected a fast tokenizer, which tells the offsets of its tokens; "
-        "load it with AutoTokenizer.from_pretrained(..., use_fast=True)"
+        "load it with AutoTokenizer.from_pretrained; if that is slow, use a model with a tokenizer.json"
     )
 
 
