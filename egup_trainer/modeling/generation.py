@@ -75,8 +75,6 @@ def generate(
     Raises:
         ModelError: the model has fewer positions than a prompt and its new tokens need.
     """
-    from transformers import LogitsProcessorList
-
     if not prompts:
         return []
     needed = max(map(len, prompts)) + max_new_tokens
@@ -94,14 +92,7 @@ def generate(
         for places, counts in dealt:
             ids, mask = _pad_left([prompts[place] for place in places.tolist()], padding)
             processors = [] if draws is None else [_Drawing(draws, places.tolist(), ids.shape[1], max_new_tokens)]
-            with autocast_of(accelerator):
-                out = model.generate(  # type: ignore[operator]
-                    input_ids=ids.to(device),
-                    attention_mask=mask.to(device),
-                    generation_config=config,
-                    logits_processor=LogitsProcessorList(processors),
-                    synced_gpus=accelerator is not None and accelerator.num_processes > 1,
-                )
+            out = _write(model, config, ids.to(device), mask.to(device), processors, accelerator)
             if counts:
                 new = out[:, ids.shape[1] :]
                 # Shifted by one, so that 0 is "nothing written": a sum over processes then puts the whole together.
@@ -212,23 +203,28 @@ def _batching(model: Any, device: torch.device, padding: int, accelerator: Any, 
     return (batch_size if is_as_alone(long[:_SHORT]) else 1), True
 
 
+def _write(model: Any, config: Any, ids: Tensor, mask: Tensor, processors: list[Any], accelerator: Any) -> Any:
+    from transformers import LogitsProcessorList
+
+    with autocast_of(accelerator):
+        return model.generate(
+            input_ids=ids,
+            attention_mask=mask,
+            generation_config=config,
+            logits_processor=LogitsProcessorList(processors),
+            synced_gpus=accelerator is not None and accelerator.num_processes > 1,
+        )
+
+
 def _first_logits(
     model: Any, device: torch.device, padding: int, accelerator: Any, prompts: list[np.ndarray]
 ) -> Tensor:
     """The logits of two new tokens after each prompt, (2, B, V), float32; what is written is always the same token."""
-    from transformers import LogitsProcessorList
-
     config = _greedy(2, [], padding)
     config.output_logits = config.return_dict_in_generate = True
     ids, mask = _pad_left(prompts, padding)
-    with _only_these_settings(model, config), autocast_of(accelerator):
-        out = model.generate(
-            input_ids=ids.to(device),
-            attention_mask=mask.to(device),
-            generation_config=config,
-            logits_processor=LogitsProcessorList([_always_the_same]),
-            synced_gpus=accelerator is not None and accelerator.num_processes > 1,
-        )
+    with _only_these_settings(model, config):
+        out = _write(model, config, ids.to(device), mask.to(device), [_always_the_same], accelerator)
     return torch.stack(out.logits).float()
 
 
