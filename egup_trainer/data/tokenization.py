@@ -320,9 +320,9 @@ def end_tokens(tokenizer: Any) -> list[int]:
     """
     from jinja2 import TemplateError
 
-    writer = _RowWriter.of(tokenizer, Template())
     found = {tokenizer.eos_token_id} - {None}
-    if tokenizer.chat_template:
+    if getattr(tokenizer, "chat_template", None):
+        writer = _RowWriter.of(tokenizer, Template())
         try:
             sample = writer.sample(Row((Message("user", "a"),), "b"))
             found |= {int(sample.input_ids[-1])} & writer.marks

@@ -11,9 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from egup_trainer.data.schema import Message, Row
-from egup_trainer.data.tokenization import tokenize
-from egup_trainer.errors import DataError, ModelError
+from egup_trainer.data.tokenization import end_tokens
 from egup_trainer.modeling.batches import autocast_of, deal_places, device_of, evaluation_mode, merge_processes
 from egup_trainer.modeling.limits import check_positions
 from egup_trainer.modeling.trials import differs
@@ -151,18 +149,6 @@ def _only_these_settings(model: nn.Module, config: Any) -> Iterator[None]:
     finally:
         for module, settings in zip(owners, saved, strict=True):
             module.generation_config = settings
-
-
-def end_tokens(tokenizer: Any) -> list[int]:
-    """The tokens that end a text: the end of sequence, and the one with which the chat template closes an answer."""
-    found = {tokenizer.eos_token_id} - {None}
-    if getattr(tokenizer, "chat_template", None):
-        try:
-            (row,) = tokenize([Row((Message("user", "a"),), "b")], tokenizer, name="trial").rows
-        except (DataError, ModelError):  # a template that refuses this one tells nothing
-            return sorted(found)
-        found |= {int(row.input_ids[-1])} if row.closed else set()
-    return sorted(found)
 
 
 def _tell_other_ends(model: Any, ends: list[int]) -> None:
