@@ -19,7 +19,7 @@ from egup_trainer.errors import ConfigError, EgupError, first_line
 from egup_trainer.trainer.config import UnlearnConfig
 from egup_trainer.trainer.refusals import checkpointing_kwargs_name
 
-_TOKENS = [[0, 1]]
+_ROWS = [{"input_ids": [0, 1]}]
 
 
 def try_setup(args: UnlearnConfig, own_optimizer: bool = False) -> None:
@@ -69,7 +69,7 @@ def _set_up(args: UnlearnConfig, own_optimizer: bool) -> None:
         here = copy.copy(args)
         here.output_dir, here.report_to, here.push_to_hub = folder, [], False
         here.optim_target_modules = args.optim_target_modules and "all-linear"  # its layers have names of their own
-        trainer = Trainer(LlamaForCausalLM(config), here, train_dataset=_TOKENS, eval_dataset=_TOKENS)
+        trainer = Trainer(LlamaForCausalLM(config), here, train_dataset=_ROWS, eval_dataset=_ROWS)
         trainer.get_train_dataloader()
         if not (own_optimizer or trainer.is_deepspeed_enabled):  # DeepSpeed makes its own of its configuration
             trainer.create_optimizer_and_scheduler(num_training_steps=max(args.max_steps, 1))
@@ -82,7 +82,7 @@ def _set_up(args: UnlearnConfig, own_optimizer: bool) -> None:
 def _try_checkpointing(model: Any, args: UnlearnConfig) -> None:
     model.gradient_checkpointing_enable(getattr(args, checkpointing_kwargs_name(args)))
     model.train()
-    model(torch.tensor(_TOKENS, device=model.device)).logits.sum().backward()
+    model(torch.tensor([[0, 1]], device=model.device)).logits.sum().backward()
 
 
 def _with(args: UnlearnConfig, name: str, value: Any) -> UnlearnConfig:
