@@ -10,6 +10,8 @@ from egup_trainer.errors import StateError
 
 PRIVATE, READABLE = 0o600, 0o644
 """Modes: readable by the user alone, or by everyone as far as the user's umask allows."""
+UNFINISHED = "_unfinished"
+"""In the folder of a model: a run there has not ended, or was killed, and the files may not belong together."""
 _LEAST_SPACE = 4096
 _SHOWN = 40
 """Bytes that a disk must have room for, and how much of a file's name stands in that of its temporary file."""
@@ -93,8 +95,18 @@ def sync_folder(folder: str | Path) -> None:
     """Syncs every file below a folder, and the folders themselves, to the disk; call it before renaming the folder."""
     for parent, _, names in os.walk(folder):
         for name in names:
-            _sync(Path(parent) / name)
-        _sync(Path(parent))
+            sync(Path(parent) / name)
+        sync(Path(parent))
+
+
+def refuse_unfinished(folder: str | Path) -> None:
+    """Raises `StateError` for the folder of a model whose run has not ended."""
+    if (Path(folder) / UNFINISHED).is_file():
+        raise StateError(
+            got=f"{folder}, where a run has not ended (or was killed, so that its files may not belong together)",
+            expected="a finished model, or a checkpoint",
+            fix="wait for that run, or start it again (--resume_from_checkpoint true if it has checkpoints)",
+        )
 
 
 @contextmanager
@@ -146,7 +158,7 @@ def _write(writers: Mapping[Path, Callable[[Path], None]], private: bool) -> Non
                 temporary[path] = Path(name)
                 write(temporary[path])
                 temporary[path].chmod(PRIVATE if private else READABLE & ~_umask())
-                _sync(temporary[path])
+                sync(temporary[path])
         first, *others = writers
         with _in_turn(first.parent):
             for path in others:
@@ -157,7 +169,7 @@ def _write(writers: Mapping[Path, Callable[[Path], None]], private: bool) -> Non
                     temporary[path].replace(path)
                     del temporary[path]
         for folder in {path.parent for path in writers}:
-            _sync(folder)
+            sync(folder)
     finally:
         for left in temporary.values():
             left.unlink(missing_ok=True)
@@ -190,7 +202,7 @@ def _write_bytes(path: Path, data: bytes) -> None:
     path.write_bytes(data)
 
 
-def _sync(path: Path) -> None:
+def sync(path: Path) -> None:
     """fsync; some file systems cannot sync a folder, which is then as safe as they make it."""
     try:
         handle = os.open(path, os.O_RDONLY)

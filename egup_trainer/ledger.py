@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from egup_trainer.errors import DataError
-from egup_trainer.files import write_file
+from egup_trainer.files import refuse_unfinished, write_file
 from egup_trainer.outcome import AFTER
 from egup_trainer.typed import check_types
 
@@ -69,6 +69,8 @@ def read_ledger(source: str | Path | None) -> list[Request]:
     Raises:
         DataError: the file holds something else, is of another version of this package, or was changed.
     """
+    if source is not None:
+        refuse_unfinished(source)
     path = _ledger_of(source)
     if path is None:
         return []

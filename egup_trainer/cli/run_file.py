@@ -3,13 +3,12 @@
 import hashlib
 import json
 import shlex
-import shutil
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
 from egup_trainer.errors import DataError
-from egup_trainer.files import write_file
+from egup_trainer.files import refuse_unfinished, write_file
 from egup_trainer.ledger import LEDGER_NAME, RUN_NAME, Request, read_ledger, read_secrets, write_ledger
 from egup_trainer.model_card import RECORD_NAME
 from egup_trainer.outcome import AFTER, MERGED
@@ -155,13 +154,6 @@ def digests_of(folder: Path, *, progress: bool) -> dict[str, str]:
     return digests
 
 
-def forget_last_run(folder: Path) -> None:
-    """Removes what an earlier run in the folder wrote of its model, which the next one replaces."""
-    (folder / RUN_NAME).unlink(missing_ok=True)
-    if is_merged(folder / MERGED):
-        shutil.rmtree(folder / MERGED)
-
-
 def is_merged(folder: str | Path) -> bool:
     """Whether a merged model of `egup unlearn` lies there."""
     from egup_trainer.model_card import read_record
@@ -177,6 +169,7 @@ def read_run(path: Path) -> Run:
     """
     from egup_trainer.model_card import RECORD_SCHEMA
 
+    refuse_unfinished(path.parent)
     document = _read_json(path)
     try:
         if document["schema_version"] != RECORD_SCHEMA:

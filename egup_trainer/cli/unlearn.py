@@ -1,7 +1,10 @@
 """`egup unlearn`: rows to forget, rows to keep, a model in; an unlearned model out."""
 
+import shutil
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -10,7 +13,7 @@ from egup_trainer.cli.common import check_output_dir, one_line_errors, parse, qu
 from egup_trainer.cli.earlier import read_earlier, tell_of_earlier
 from egup_trainer.cli.merging import merge_and_measure, refuse_to_merge_nothing
 from egup_trainer.cli.proxy import AUTO, auto_proxies
-from egup_trainer.cli.run_file import forget_last_run, write_records
+from egup_trainer.cli.run_file import write_records
 from egup_trainer.cli.suites import SuiteArguments, SuiteName, make_suite
 from egup_trainer.data.schema import MAX_LENGTH
 from egup_trainer.errors import ConfigError, StateError, did_you_mean, first_line
@@ -68,37 +71,88 @@ def main(argv: list[str]) -> None:
     row_args, config, model_config = parse("unlearn", [RowArguments, EGUPConfig, ModelConfig], argv)
     check_flags(row_args, config, model_config)
     resume = _resume_from(config)
+    with _output_folder(config, resume):
+        found, lines, failure = _run(row_args, config, model_config, resume, argv)
+    if MERGED in found:
+        lines.append(f"Merged model in {Path(config.output_dir) / MERGED}")
+    if found:
+        lines += _advice(found, config.learning_rate)
+        _print_summary(found, lines + tell_of_earlier(model_config.model_name_or_path, found))
+    if failure is not None:
+        raise failure
+
+
+@contextmanager
+def _output_folder(config: Any, resume: Any) -> Iterator[None]:
+    """Holds the output folder for this run, from before the model is loaded to after the last file is in its place."""
+    from egup_trainer.trainer.output_folder import alone_in, refuse_finished
+
+    if not config.should_save:
+        yield
+        return
+    with alone_in(config.output_dir):
+        goes_on = resume is not None and (resume is not True or any(Path(config.output_dir).glob("checkpoint-*")))
+        if not goes_on and not config.overwrite_output_dir:
+            refuse_finished(config.output_dir)
+        yield
+
+
+def _run(
+    row_args: RowArguments, config: Any, model_config: Any, resume: Any, argv: list[str]
+) -> tuple[dict[str, Any], list[str], Any]:
+    """Trains and saves the model with all that goes with it, which appears together; then uploads it, if at all.
+
+    Returns:
+        What was measured, on the first process (empty on others), lines to close with, and the error that kept the
+        model from being merged.
+    """
+    from accelerate import PartialState
+
+    from egup_trainer.trainer.output_folder import appearing_together, mark_unfinished
+
     trainer, probabilities, sources = _make_trainer(row_args, config, model_config)
-    if trainer.is_world_process_zero():
-        forget_last_run(Path(config.output_dir))
+    if config.should_save:
+        mark_unfinished(config.output_dir)
     start = time.perf_counter()
     trainer.train(resume_from_checkpoint=resume)
-    seconds = time.perf_counter() - start
-    trainer.save_model()
-    trainer.create_model_card()
-    trainer.save_state()
-    if not trainer.is_world_process_zero():
-        return
-    lines = _closing_lines(trainer, seconds)
-    found = {"at the checkpoint" if trainer.resumed_from else BEFORE: probabilities.before, AFTER: probabilities.after}
-    datasets, tokenizer = probabilities.datasets, trainer.processing_class
+    lines = _closing_lines(trainer, time.perf_counter() - start)
+    datasets = probabilities.datasets
     lines += [line for name, rows in datasets.items() if (line := rows.long_rows_line(name, config.max_length))]
-    del trainer, probabilities  # a merged model wants their memory
     facts = {"argv": argv, "model_config": model_config, "sources": sources, "row_args": row_args}
-    write_records(config, found, datasets, **facts)
-    if row_args.merge:
-        found |= merge_and_measure(config, tokenizer, datasets, config.model_init_kwargs)
-        write_records(config, found, datasets, **facts)
-        lines.append(f"Merged model in {Path(config.output_dir) / MERGED}")
-    lines += _advice(found, config.learning_rate)
-    _print_summary(found, lines + tell_of_earlier(model_config.model_name_or_path, found))
+    failure, wait = None, PartialState().wait_for_everyone
+    output, is_first, tokenizer = config.output_dir, trainer.is_world_process_zero(), trainer.processing_class
+    found = {"at the checkpoint" if trainer.resumed_from else BEFORE: probabilities.before, AFTER: probabilities.after}
+    uploaded = trainer if config.push_to_hub else None  # a merged model wants the memory of all other trainers
+    with appearing_together(output, config.should_save, wait) as config.output_dir, one_line_write_errors(output):
+        config.output_dir = str(config.output_dir)
+        trainer.save_model()
+        trainer.create_model_card()
+        trainer.save_state()
+        trainer.let_go()
+        wait()
+        if is_first:
+            del trainer, probabilities
+            write_records(config, found, datasets, **facts)
+        if is_first and row_args.merge:
+            try:
+                found |= merge_and_measure(config, tokenizer, datasets, config.model_init_kwargs)
+                write_records(config, found, datasets, **facts)
+            except Exception as error:  # what was trained is kept
+                found.pop(MERGED, None)
+                shutil.rmtree(Path(config.output_dir) / MERGED, ignore_errors=True)
+                failure = error
+    config.output_dir = output
+    if uploaded is not None and is_first:
+        uploaded.is_saved = True
+        uploaded.push_to_hub(commit_message="Model save")
+    return found if is_first else {}, lines, failure
 
 
 def check_flags(row_args: RowArguments, config: Any, model_config: Any) -> None:
     """Raises `ConfigError` for flags that are missing or have nothing to act on."""
     from dataclasses import fields
 
-    from egup_trainer.trainer.preparation import refuse_detours
+    from egup_trainer.trainer.preparation import check_output_folder, refuse_detours
     from egup_trainer.trainer.refusals import refuse_to_evaluate_nothing
     from egup_trainer.trainer.tryout import try_setup
 
@@ -109,6 +163,7 @@ def check_flags(row_args: RowArguments, config: Any, model_config: Any) -> None:
     check_output_dir(config.output_dir)
     with one_line_write_errors(f"--output_dir {config.output_dir}"):
         refuse_detours(Path(config.output_dir))
+    check_output_folder(Path(model_config.model_name_or_path), Path(config.output_dir))
     for option in fields(model_config):
         unused = option.name.startswith("lora_") and not model_config.use_peft
         if unused and getattr(model_config, option.name) != option.default:

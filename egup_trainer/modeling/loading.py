@@ -10,6 +10,7 @@ from pickle import UnpicklingError
 from typing import Any
 
 from egup_trainer.errors import ModelError, first_line
+from egup_trainer.files import refuse_unfinished
 
 # What libraries raise for files that are missing, broken or of another model (RuntimeError: sizes that do not fit).
 _OF_FILES = (
@@ -277,6 +278,7 @@ def _misfit(model: Any, error: Exception) -> ModelError:
 def _load(from_pretrained: Callable[..., Any], what: str, name_or_path: str, **kwargs: Any) -> Any:
     if name_or_path.startswith((".", "/")) and not Path(name_or_path).is_dir():
         raise ModelError(got=f"no folder at {name_or_path}", expected=f"a saved {what}", fix="check the path")
+    refuse_unfinished(name_or_path)
     from huggingface_hub.errors import StrictDataclassError
     from safetensors import SafetensorError
     from torch import OutOfMemoryError

@@ -5,6 +5,7 @@ import json
 import logging
 import os
 import shutil
+import weakref
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager, nullcontext
@@ -13,11 +14,14 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, rotate_checkpoints
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, HubStrategy
 
 from egup_trainer.errors import StateError
-from egup_trainer.files import is_of_the_disk, sync_folder, write_file
+from egup_trainer.files import is_of_the_disk, one_line_write_errors, sync_folder, write_file
+from egup_trainer.ledger import write_secrets
 from egup_trainer.trainer.mixed_in import MixedIn
+from egup_trainer.trainer.output_folder import STAGING as PUBLISHING
+from egup_trainer.trainer.output_folder import alone_in, appearing_together, copy_model, is_taken, refuse_finished
 from egup_trainer.trainer.state import STATE_NAME, refuse_other_conditions
 
 logger = logging.getLogger(__name__)
@@ -26,7 +30,6 @@ LIST_NAME = "egup_files.json"
 """In a checkpoint: size and SHA-256 of each of its files, written when all are there."""
 STAGING = "_saving"
 """In the output folder: where a checkpoint is written. A name that is never uploaded."""
-LOCK_NAME = "_lock"
 _TRAINER_STATE = "trainer_state.json"
 _NONE, _NOT_READ = -1, -2  # instead of a checkpoint's steps
 
@@ -36,7 +39,12 @@ class WholeCheckpoints(MixedIn):
 
     resumed_from: str | None = None
     """The checkpoint that `train` went on from, or None if it started at the beginning."""
+    saved_to: set[Path]
+    """Folders that hold a model which this trainer has saved."""
+    is_saved = False
+    """Whether the model stands in the output folder with more than `save_model` writes: an upload does not save it."""
     _is_saving = False
+    _hold: Any = None
 
     def train(self, resume_from_checkpoint: str | bool | None = None, *args: Any, **kwargs: Any) -> Any:
         """Trains as `transformers.Trainer` does.
@@ -53,7 +61,64 @@ class WholeCheckpoints(MixedIn):
         self.take_conditions()
         with self._alone():
             self.resumed_from = self._checked(resume_from_checkpoint) if resume_from_checkpoint else None
-            return super().train(self.resumed_from, *args, **kwargs)
+            if not self.resumed_from and not self.args.overwrite_output_dir:
+                self._refuse_finished()
+            result = super().train(self.resumed_from, *args, **kwargs)
+            self._hold_until_saved()
+            return result
+
+    def _refuse_finished(self) -> None:
+        """Stops all processes if the output folder holds a finished model that this trainer has not saved."""
+        refusal = None
+        if self.args.should_save and Path(self.args.output_dir).resolve() not in self.saved_to:
+            try:
+                refuse_finished(self.args.output_dir)
+            except StateError as error:
+                refusal = error
+        self._stop_together(refusal, is_taken(self.args.output_dir))
+
+    def _hold_until_saved(self) -> None:
+        """Keeps other runs out of the output folder between `train` and `save_model`, as long as the trainer lives."""
+        if self.args.should_save and self._hold is None:
+            held = ExitStack()
+            held.enter_context(alone_in(self.args.output_dir))
+            self._hold = weakref.finalize(self, held.close)
+
+    def let_go(self) -> None:
+        """Lets other runs into the output folder again."""
+        if self._hold is not None:
+            self._hold()
+            self._hold = None
+
+    def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
+        """Saves the model as `transformers.Trainer` does, with record, ledger and card. All files appear together.
+
+        Args:
+            output_dir: the folder, by default that of the run. What an earlier model left there goes when the new files
+                are all written.
+        """
+        if _internal_call and self.is_saved:
+            return
+        target = Path(output_dir or self.args.output_dir)
+        if self._is_saving or target.parent.name == PUBLISHING:  # it will appear with more
+            super().save_model(str(target), _internal_call=True)
+            return
+        with self.appearing_together(target) as stage, one_line_write_errors(target):
+            super().save_model(str(stage), _internal_call=True)
+            self.write_card(stage)
+        if target.resolve() == Path(self.args.output_dir).resolve():
+            self.let_go()
+        if self.args.push_to_hub and not _internal_call:
+            self.push_to_hub(commit_message="Model save")
+
+    @contextmanager
+    def appearing_together(self, target: Path) -> Iterator[Path]:
+        """As the function of that name, for all processes of this trainer."""
+        known, wait = target.resolve() in self.saved_to, self.accelerator.wait_for_everyone
+        with appearing_together(target, self.args.should_save, wait, is_again=known) as stage:
+            yield stage
+            wait()
+        self.saved_to.add(target.resolve())
 
     def _checked(self, wanted: str | Path | bool) -> str | None:
         """The checkpoint to resume from, the same on every process: whole, and of a run under the same conditions.
@@ -106,7 +171,7 @@ class WholeCheckpoints(MixedIn):
                 held.enter_context(alone_in(self.args.output_dir) if self.args.should_save else nullcontext())
             except StateError as error:
                 refusal = error
-            self._stop_together(refusal, _is_taken(self.args.output_dir))
+            self._stop_together(refusal, is_taken(self.args.output_dir))
             yield
 
     def _run_epoch(self, *args: Any, **kwargs: Any) -> None:
@@ -139,8 +204,15 @@ class WholeCheckpoints(MixedIn):
             self._push_from_checkpoint(str(folder / name))
 
     def _push_from_checkpoint(self, checkpoint_folder: str) -> None:
-        if not self._is_saving:  # an upload walks through the folder in which names still change
-            super()._push_from_checkpoint(checkpoint_folder)
+        if self._is_saving:  # an upload walks through the folder in which names still change
+            return
+        if self.args.should_save and self.args.hub_strategy != HubStrategy.END:  # else weights go beside another record
+            folder = Path(self.args.output_dir)
+            with appearing_together(folder, is_again=folder.resolve() in self.saved_to) as stage:
+                copy_model(Path(checkpoint_folder), stage)
+                write_secrets(stage, self.secrets)
+            self.saved_to.add(folder.resolve())
+        super()._push_from_checkpoint(checkpoint_folder)
 
     def _clear(self, staging: Path) -> None:
         """Removes what a run that died left behind."""
@@ -161,35 +233,29 @@ class WholeCheckpoints(MixedIn):
         shutil.rmtree(final, ignore_errors=True)  # of an earlier run in this folder
         staged.replace(final)
         shutil.rmtree(staged.parent, ignore_errors=True)
-        rotate_checkpoints(
-            output_dir=str(folder),
-            save_total_limit=self.args.save_total_limit,
-            best_model_checkpoint=state.best_model_checkpoint,
-            use_mtime=False,  # a clock may be set back
-        )
+        later = [path for path in _checkpoints_in(folder) if _steps_of(path) > state.global_step]
+        if self.args.overwrite_output_dir and self.resumed_from is None:  # they are of the run that was there before
+            for path in later:
+                shutil.rmtree(path, ignore_errors=True)
+        remove_old(folder, state.global_step, self.args.save_total_limit, state.best_model_checkpoint)
 
 
-@contextmanager
-def alone_in(folder: str) -> Iterator[None]:
-    """Holds an output folder for one run; the system lets go of it if the process dies.
+def remove_old(folder: Path, step: int, limit: int | None, best: str | None) -> None:
+    """Removes the checkpoints of a run with the fewest steps, whatever the clock says of them.
 
-    Raises:
-        StateError: another run holds it.
+    Args:
+        folder: the output folder.
+        step: of the last checkpoint. Those with more steps are of another run, and stay.
+        limit: how many are kept, the last one and the best one always.
+        best: the best checkpoint.
     """
-    from filelock import FileLock, Timeout
-
-    Path(folder).mkdir(parents=True, exist_ok=True)
-    lock = FileLock(Path(folder) / LOCK_NAME, timeout=0)
-    try:
-        lock.acquire()
-    except Timeout:
-        raise _is_taken(folder) from None
-    except (OSError, NotImplementedError) as error:
-        logger.warning("No lock can be had in %s (%s): do not start a second run there.", folder, error)
-    try:
-        yield
-    finally:
-        lock.release()
+    if not limit or limit < 0:
+        return
+    found = [path for path in _checkpoints_in(folder) if _steps_of(path) <= step]
+    always = {str(found[0]), best}
+    others = [path for path in found if str(path) not in always]
+    for path in others[max(0, limit - (len(found) - len(others))) :]:
+        shutil.rmtree(path, ignore_errors=True)
 
 
 def write_list(folder: Path) -> None:
@@ -292,12 +358,6 @@ def _is_refused(wanted: str | Path | bool) -> StateError:
         got=f"a checkpoint (resume_from_checkpoint={wanted}) that another process refuses",
         expected="one that all processes can resume from",
         fix="read what that process says",
-    )
-
-
-def _is_taken(folder: str) -> StateError:
-    return StateError(
-        got=f"a run that is writing to {folder}", expected="one run a folder", fix="set another --output_dir"
     )
 
 

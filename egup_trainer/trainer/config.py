@@ -142,6 +142,11 @@ class UnlearnConfig(TrainingArguments):
     model_init_kwargs: dict | str | None = _option(
         None, "Arguments of from_pretrained as JSON, when the model is given as a path."
     )
+    overwrite_output_dir: bool = _option(
+        False,
+        "Replace the finished model that OUTPUT_DIR holds, and its record, once the run has ended. Without it such a "
+        "folder is refused.",
+    )
     card_author: str | None = _option(None, "Who unlearned, for the model card.")
 
     def __post_init__(self) -> None:

@@ -3,6 +3,8 @@
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from transformers import Trainer
 
     from egup_trainer.data.collator import RowCollator
@@ -19,8 +21,12 @@ if TYPE_CHECKING:
         forget_loss: ForgetLoss
         forget_rows: RowDataset
         model: Any  # a model of transformers, perhaps inside an adapter
+        secrets: list[str]
         retain_rows: RowDataset | Any  # None if no part reads retain rows
         train_dataset: PairDataset
+
+        def write_card(self, folder: Path) -> None:
+            """Writes the model's card into a folder."""
 
         def state_keepers(self) -> list[Any]:
             """All that has a `state_dict` to be kept with the run."""

@@ -27,7 +27,6 @@ from egup_trainer.modeling.loading import (
     add_adapter,
     base_folder,
     check_4bit_layers,
-    is_adapter,
     keep_gradients_of_4bit_layers,
     load_model,
     load_tokenizer,
@@ -182,8 +181,6 @@ def prepare_model(model: Any, args: Any, peft_config: Any, row_sets: Iterable[Ro
             _set_chances_to_0(vars(peft_config))
         set_seed(args.seed)  # an adapter starts from random numbers; Trainer sets the seed only later
         model = add_adapter(model, peft_config, (args.model_init_kwargs or {}).get("revision"))
-    if not hasattr(model, "peft_config"):
-        refuse_old_adapter(Path(args.output_dir))
     keep_gradients_of_4bit_layers(model)
     if forget_loss(args.objective).trains_mlp_alone and not getattr(model, "peft_config", None):
         train_mlp_alone(model, layer_index(args.rmu_layer, len(decoder_layers(model)), "rmu_layer"))
@@ -208,16 +205,6 @@ def check_output_folder(model: Path, output: Path) -> None:
                 expected="folders apart: the input model is never touched",
                 fix="change --output_dir",
             )
-
-
-def refuse_old_adapter(output: Path) -> None:
-    """Raises `ConfigError` for a whole model that would be saved beside an adapter: the adapter would be loaded."""
-    if is_adapter(str(output)):
-        raise ConfigError(
-            got=f"an adapter in {output}, where a whole model is to be saved",
-            expected="a folder without one: whoever loads the folder would get the adapter",
-            fix="change --output_dir, or empty it",
-        )
 
 
 def refuse_detours(output: Path) -> None:

@@ -33,9 +33,22 @@ class ModelCards(MixedIn):
         if self.args.should_save:
             folder, record = output_dir or self.args.output_dir, make_record(self)
             write_record(record, folder)
-            write_ledger(folder, [*read_ledger(self.model_source), Request.of(record)])
+            write_ledger(folder, [*self._earlier_requests, Request.of(record)])
             if not self._is_saving:  # a checkpoint may be pushed to a hub with all its files
                 write_secrets(folder, self.secrets)
+
+    @cached_property
+    def _earlier_requests(self) -> list[Request]:
+        """Those that the model before unlearning has been through; its folder may be the one that is written to."""
+        return read_ledger(self.model_source)
+
+    def write_card(self, folder: Path) -> None:
+        """Writes README.md into the folder of a saved model, on the first process."""
+        if self.is_world_process_zero():
+            write_model_card(folder, model_card(make_record(self), metrics_of(self), self._title()))
+
+    def _title(self) -> str:
+        return Path(self.args.hub_model_id or Path(self.args.output_dir).resolve()).name
 
     def create_model_card(
         self,
@@ -61,7 +74,7 @@ class ModelCards(MixedIn):
         if not self.is_world_process_zero():
             return
         facts = CardFacts(language, license, tags, finetuned_from, tasks, dataset_tags, dataset, dataset_args)
-        name = model_name or Path(self.args.hub_model_id or Path(self.args.output_dir).resolve()).name
+        name = model_name or self._title()
         write_model_card(self.args.output_dir, model_card(make_record(self), metrics_of(self), name, facts))
 
 

@@ -31,7 +31,7 @@ _ALWAYS_RECORDED = (
 )
 # These stand in the record under names of their own, or may name a folder of this machine.
 _LEFT_OUT = {"objective", "retain_loss", "clreg_weight", *_EGUP_PARTS}
-_LEFT_OUT |= {"card_author", "idk_answers", "scan_cache_dir", "model_init_kwargs"}
+_LEFT_OUT |= {"card_author", "idk_answers", "scan_cache_dir", "model_init_kwargs", "overwrite_output_dir"}
 
 
 def make_record(trainer: Any) -> dict[str, Any]:

@@ -93,7 +93,7 @@ class UnlearnTrainer(ModelCards, WholeCheckpoints, StateInCheckpoints, RowLoader
         refuse_to_evaluate_nothing(args, has_rows=eval_dataset is not None)
         eval_rows = prepare_eval_datasets(eval_dataset, tokenizer, args)
         try_setup(args, own_optimizer=optimizers[0] is not None)
-        self.model_source = source_of(model)
+        self.model_source, self.saved_to = source_of(model), set()
         model = prepare_model(model, args, peft_config, (self.forget_rows, self.retain_rows))
         self.reader = self._make_reader(model, args)
         super().__init__(

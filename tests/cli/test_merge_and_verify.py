@@ -17,6 +17,7 @@ from transformers import AutoModelForCausalLM
 from egup_trainer.cli.main import main
 from egup_trainer.data.sources import load_rows
 from egup_trainer.data.tokenization import tokenize
+from egup_trainer.ledger import read_ledger
 from egup_trainer.modeling.loading import add_adapter, load_model, load_tokenizer
 from egup_trainer.modeling.merging import save_merged
 from egup_trainer.modeling.probability import drawn, probabilities_of
@@ -349,19 +350,30 @@ def test_a_config_file_is_in_the_record_but_for_its_tokens(folder):
     assert whole["reading"]["max_length"] == 64
 
 
-def test_a_whole_model_is_not_saved_beside_an_adapter(folder, capsys):
-    assert unlearn(folder, "adapter") == 2
-    assert capsys.readouterr().err.splitlines()[-1] == (
-        f"egup unlearn: error: got an adapter in {folder / 'adapter'}, where a whole model is to be saved; expected a "
-        "folder without one: whoever loads the folder would get the adapter; change --output_dir, or empty it"
-    )
-
-
-def test_what_an_earlier_run_merged_does_not_outlive_the_next(folder):
+def test_a_finished_folder_is_left_as_it_is_unless_it_is_to_be_overwritten(folder, capsys):
+    """Refused at once, and by a run that is refused later; replaced whole, with what an earlier run merged."""
+    out = folder / "twice"
     assert unlearn(folder, "twice", *LORA, "--merge") == 0
-    assert unlearn(folder, "twice", *LORA) == 0
-    assert not (folder / "twice" / "merged").exists()
+    before = {path: path.read_bytes() for path in out.rglob("*") if path.is_file()}
+    first = read_ledger(out)
+    capsys.readouterr()
+    assert unlearn(folder, "twice") == 2
+    assert capsys.readouterr().err.splitlines()[-1] == (
+        f"egup unlearn: error: got the output folder {out}, which holds a finished model; expected one without, or a "
+        "checkpoint there to resume from; set another --output_dir, or add --overwrite_output_dir: that model and its "
+        "record are then replaced once the run has ended"
+    )
+    assert unlearn(folder, "twice", "--overwrite_output_dir", "--eval_strategy", "steps") == 2  # no rows to evaluate
+    assert {path: path.read_bytes() for path in out.rglob("*") if path.is_file()} == before
+    assert unlearn(folder, "twice", "--overwrite_output_dir") == 0
+    names = {path.name for path in out.iterdir()}
+    assert not names & {"merged", "adapter_config.json", "adapter_model.safetensors", "_lock", "_publishing"}
+    assert not names & {"_unfinished", "_scan"}
     assert "merged" not in record(folder, "twice/_run.json")["probability"]
+    assert record(folder, "twice/unlearning.json")["adapter"] is None
+    assert read_ledger(out / "_overwritten" / "1") == first
+    assert record(folder, "twice/_overwritten/1/_run.json")["adapter"] is not None
+    assert verify(folder, "twice", "twice") == 0
 
 
 def test_the_base_of_an_adapter_is_not_written_to(folder, capsys):

@@ -15,7 +15,8 @@ from transformers import TrainerCallback
 
 from egup_trainer.errors import StateError
 from egup_trainer.trainer import checkpoints
-from egup_trainer.trainer.checkpoints import LIST_NAME, LOCK_NAME, STAGING, alone_in, last_whole, missing_from
+from egup_trainer.trainer.checkpoints import LIST_NAME, STAGING, last_whole, missing_from
+from egup_trainer.trainer.output_folder import LOCK_NAME, alone_in
 
 STEPS = {"save_strategy": "steps", "save_steps": 1, "num_train_epochs": 2}
 
@@ -135,10 +136,10 @@ def test_a_refusal_of_the_first_process_stops_all(make_trainer, monkeypatch):
 
 
 def test_where_the_file_system_has_no_locks_a_run_says_so_and_goes_on(tmp_path, monkeypatch, caplog):
-    def refuse(self):
+    def refuse(*_):
         raise OSError(37, "No locks available")
 
-    monkeypatch.setattr("filelock.FileLock.acquire", refuse)
+    monkeypatch.setattr("fcntl.flock", refuse)
     with alone_in(str(tmp_path)):
         pass
     assert f"No lock can be had in {tmp_path} ([Errno 37] No locks available)" in caplog.text
@@ -155,7 +156,12 @@ def test_a_checkpoint_is_pushed_under_its_name_when_all_is_done(make_trainer, mo
         ),
     )
     trainer.train()
-    assert pushed == [(f"checkpoint-{step}", ["_lock", "_scan", f"checkpoint-{step}"]) for step in (1, 2, 3)]
+    of_the_model = ["config.json", "egup_ledger.jsonl", "generation_config.json", "model.safetensors"]
+    of_the_model += ["tokenizer.json", "tokenizer_config.json", "training_args.bin", "unlearning.json"]
+    expected = [["_lock", "_run.json", "_scan", f"checkpoint-{step}", *of_the_model] for step in (1, 2, 3)]
+    assert pushed == [(names[3], names) for names in expected]
+    record = json.loads((Path(trainer.args.output_dir) / "unlearning.json").read_text())
+    assert record["steps"] == 3  # weights are never beside the record of others
 
 
 def test_a_disk_that_fills_up_at_the_last_file_is_told_like_any_other(make_trainer, monkeypatch):
@@ -201,14 +207,9 @@ class SeeFolder(TrainerCallback):
 
 def test_old_checkpoints_go_when_the_new_one_is_there(make_trainer, monkeypatch):
     watch, lasting = SeeFolder(), []
-    rotate = checkpoints.rotate_checkpoints
+    remove = checkpoints.remove_old
     monkeypatch.setattr(
-        checkpoints,
-        "rotate_checkpoints",
-        lambda output_dir, **options: (
-            lasting.append(last_whole(Path(output_dir))),
-            rotate(output_dir=output_dir, **options),
-        ),
+        checkpoints, "remove_old", lambda folder, *rest: (lasting.append(last_whole(folder)), remove(folder, *rest))
     )
     trainer = make_trainer(callbacks=[watch], save_total_limit=1, **STEPS)
     trainer.train()
@@ -295,7 +296,7 @@ def test_an_error_that_is_not_of_the_disk_is_left_as_it_is(make_trainer, monkeyp
 
 
 HOLD = """
-from egup_trainer.trainer.checkpoints import alone_in
+from egup_trainer.trainer.output_folder import alone_in
 with alone_in({!r}):
     print("held", flush=True)
     input()
