@@ -184,6 +184,8 @@ def check_output_dir(path: str | Path | None) -> None:
     """
     if path is None:
         return
+    if not str(path):
+        raise ConfigError(got="an empty --output_dir", expected="a folder", fix="name one, or leave out --output_dir")
     with one_line_write_errors(f"--output_dir {path}"):  # a name may be too long
         nearest = next(each for each in (Path(path), *Path(path).absolute().parents) if each.exists())
     if not nearest.is_dir():

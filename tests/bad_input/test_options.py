@@ -200,6 +200,7 @@ REFUSED = {
         "; did you mean --model_revision or --model_init_kwargs or --model_name_or_path?",
     ),
     "word of a flag": (["--batch_siz", "4"], {}, "; remove it"),
+    "no name": (["--output_dir="], {}, "got an empty --output_dir; expected a folder; name one, or leave out"),
     "name that is too long": (["--output_dir", "x" * 300], {}, "cannot be written (File name too long); expected"),
     "no retain": ([], {"retain": None}, "got no retain set; expected rows to keep"),
 }
