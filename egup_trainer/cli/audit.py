@@ -1,7 +1,7 @@
 """`egup audit`: tries to bring the forgotten rows back, and reports how far it gets."""
 
 import gc
-import sys
+import shlex
 import time
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
@@ -84,7 +84,7 @@ def main(argv: list[str]) -> None:
     with one_line_errors():
         audit = _audit(args, model_config)
     facts = run_facts(
-        command=" ".join(["egup audit", *argv]),
+        command=shlex.join(["egup", "audit", *argv]),
         model=model_config.model_name_or_path,
         retrained_model=args.retrained_model,
         model_before=args.model_before,
@@ -154,8 +154,9 @@ def _options(args: AuditArguments, template: Any) -> Any:
 
 
 def _print(audit: "Audit") -> None:
-    from rich.console import Console
     from rich.table import Table
+
+    from egup_trainer.cli.terminal import terminal
 
     models = {"unlearned": audit, "retrained": audit.retrained, "before": audit.before}
     present = {role: each for role, each in models.items() if each is not None}
@@ -173,12 +174,12 @@ def _print(audit: "Audit") -> None:
                 table.add_row(first, name, *map(_cell, values))
                 first = ""
         table.add_section()
-    console = Console(file=sys.stdout)
+    console = terminal()
     console.print(table)
     lines = [f"No value for {', '.join(names)}: {reason}" for reason, names in lacking.items()]
     lines += [f"Not run: {attack.value}: {each.reason}" for attack, each in audit.findings.items() if each.reason]
     for line in lines:
-        console.print(line, markup=False, highlight=False, soft_wrap=True)
+        console.print(line, soft_wrap=True)
 
 
 def _cell(metric: "Metric | None") -> str:

@@ -25,8 +25,7 @@ def main(argv: list[str]) -> None:
     check_output(options.output.with_suffix(".json"), ".json", '"kind": "egup_trainer comparison"', read)
     check_output(options.output.with_suffix(".csv"), ".csv", "model,metric,value,low,high")
 
-    from rich.console import Console
-
+    from egup_trainer.cli.terminal import terminal
     from egup_trainer.report.models import Comparison
     from egup_trainer.report.page import write_report
     from egup_trainer.report.summary import main_table
@@ -34,7 +33,7 @@ def main(argv: list[str]) -> None:
 
     evaluations, retrained = _read(files, options.retrained)
     audits = _read_audits(options.audit)
-    console = Console()
+    console = terminal()
     with console.status("Drawing"):
         written = write_report(
             options.output,
@@ -45,7 +44,7 @@ def main(argv: list[str]) -> None:
             title=options.title,
         )
     console.print(main_table(table_parts(Comparison.of(evaluations, retrained)), options.title))
-    console.print(f"Written: {', '.join(map(str, written))}", markup=False, highlight=False, soft_wrap=True)
+    console.print(f"Written: {', '.join(map(str, written))}", soft_wrap=True)
 
 
 def _parser() -> OneLineParser:
@@ -77,7 +76,7 @@ def _parser() -> OneLineParser:
     parser.add_argument(
         "--show_examples",
         action="store_true",
-        help="Show texts of rows and generations, if `egup evaluate` kept them; only you can read the files then.",
+        help="Show texts of rows and generations, if `egup evaluate` kept them.",
     )
     parser.add_argument("--title", default="Unlearning report", help="Title of the page.")
     return parser

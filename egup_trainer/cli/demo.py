@@ -29,18 +29,17 @@ def main(argv: list[str]) -> None:
     check_range(options, ("seed",), low=0, whole=True)
 
     os.environ.setdefault("CUDA_VISIBLE_DEVICES", "0")  # one process trains on one GPU at most
-    from rich.console import Console
-
+    from egup_trainer.cli.terminal import terminal
     from egup_trainer.demo.settings import demo_experiment
     from egup_trainer.report.comparison import comparison_table, plot_comparison
     from egup_trainer.report.run_record import run_facts, write_results
 
     quiet_libraries()
-    console = Console()
+    console = terminal()
     start = time.perf_counter()
     experiment = demo_experiment(options.seed)
     facts = run_facts(command=f"egup demo --seed {options.seed}", settings=experiment.settings())
-    rows = _run(experiment, options.output_dir, facts, lambda text: console.print(f"[bold]{text}[/bold]"))
+    rows = _run(experiment, options.output_dir, facts, lambda text: console.print(text, style="bold"))
     seconds = time.perf_counter() - start
     write_results(options.output_dir / "results.json", rows, {**facts, "seconds": seconds})
     plot_comparison(rows, options.output_dir / "comparison.png", _TITLE)

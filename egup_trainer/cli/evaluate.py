@@ -1,7 +1,7 @@
 """`egup evaluate`: a model and a suite in; every metric, as JSON and as a table, out."""
 
 import json
-import sys
+import shlex
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -102,7 +102,7 @@ def main(argv: list[str]) -> None:
     if not accelerator.is_main_process:
         return
     facts = run_facts(
-        command=" ".join(["egup evaluate", *argv]),
+        command=shlex.join(["egup", "evaluate", *argv]),
         model=model_config.model_name_or_path,
         processes=accelerator.num_processes,
         seconds=round(time.perf_counter() - start, 3),
@@ -232,10 +232,18 @@ def _log_history(folder: Path) -> list[dict[str, Any]]:
         ) from error
 
 
+def _rows(metric: Any) -> str:
+    return (
+        f"{metric.num_samples} of {metric.num_samples + metric.num_skipped}"
+        if metric.num_skipped
+        else str(metric.num_samples)
+    )
+
+
 def _print(evaluation: Any, max_length: int) -> None:
-    from rich.console import Console
     from rich.table import Table
 
+    from egup_trainer.cli.terminal import terminal
     from egup_trainer.data.long_rows import long_rows_line
 
     table = Table(title=f"{evaluation.name}: {evaluation.suite} {evaluation.split or ''}", title_justify="left")
@@ -247,8 +255,8 @@ def _print(evaluation: Any, max_length: int) -> None:
             lacking.setdefault(str(metric.reason), []).append(name)
             continue
         interval = "" if metric.interval is None else f"{metric.interval[0]:.4g} to {metric.interval[1]:.4g}"
-        table.add_row(name, f"{metric.value:.4g}", interval, str(metric.num_samples))
-    console = Console(file=sys.stdout)
+        table.add_row(name, f"{metric.value:.4g}", interval, _rows(metric))
+    console = terminal()
     console.print(table)
     for reason, names in lacking.items():
         console.print(f"No value for {', '.join(names)}: {reason}")

@@ -1,6 +1,5 @@
 """`egup ledger`: the requests to forget that a model has been through, and whether their rows came back."""
 
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -32,10 +31,10 @@ def main(argv: list[str]) -> None:
 
 
 def _print(requests: list[Any], folder: Path) -> None:
-    from rich.console import Console
     from rich.table import Table
     from rich.text import Text
 
+    from egup_trainer.cli.terminal import terminal
     from egup_trainer.ledger import last_measured
     from egup_trainer.outcome import AFTER, BEFORE
     from egup_trainer.report.comparison import format_probability
@@ -50,7 +49,7 @@ def _print(requests: list[Any], folder: Path) -> None:
         numbers = [request.probability.get(BEFORE), request.probability.get(AFTER), last_measured(requests, place)]
         facts = [place + 1, request.date, request.rows, request.fingerprint, request.objective, request.steps]
         table.add_row(*(Text(str(fact)) for fact in facts), *map(shown, numbers))
-    console = Console(file=sys.stdout)
+    console = terminal()
     console.print(table)
     console.print(
         "before, after, last measured: probability of the forget rows' answers around their own request, and after the "

@@ -12,6 +12,7 @@ from contextlib import contextmanager, suppress
 from importlib import import_module
 
 from egup_trainer import __version__
+from egup_trainer.cli.terminal import printable
 from egup_trainer.errors import EgupError, did_you_mean, first_line
 
 COMMANDS = {
@@ -124,7 +125,7 @@ def _fail(message: str, command: str = "", code: int = 2) -> int:
     if rank:
         # The launcher ends this process as soon as the first one has ended with the same error: it is said once.
         time.sleep(_PATIENCE)
-    one_line = " ".join(message.split())
+    one_line = printable(" ".join(message.split()))
     process = f" (process {rank})" if rank else ""
     print(f"egup{' ' + command if command else ''}{process}: error: {one_line}", file=sys.stderr)
     return code

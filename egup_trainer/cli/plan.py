@@ -1,6 +1,5 @@
 """`egup plan`: what `egup unlearn` with the same flags will take in memory and time, before anything is trained."""
 
-import sys
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -66,9 +65,9 @@ def estimate(plan_args: PlanArguments, config: Any, model_config: Any) -> tuple[
 
 def _print(job: Any, plan: Any, changes: list[Any]) -> None:
     """A table of parts by phase, then one of changes that would make it fit."""
-    from rich.console import Console
     from rich.table import Table
 
+    from egup_trainer.cli.terminal import terminal
     from egup_trainer.planning.plan import PARTS
 
     table = Table(title="Memory, GB", title_justify="left")
@@ -79,7 +78,7 @@ def _print(job: Any, plan: Any, changes: list[Any]) -> None:
             table.add_row(part, *(_gb(parts.get(part, 0)) for parts in plan.phases.values()))
     table.add_section()
     table.add_row("together", *map(_gb, plan.peaks.values()))
-    console = Console(file=sys.stdout)
+    console = terminal()
     console.print(table)
     if not changes:
         return
@@ -133,8 +132,8 @@ def _gb(size: int) -> str:
 
 
 def _print_lines(lines: list[str]) -> None:
-    from rich.console import Console
+    from egup_trainer.cli.terminal import terminal
 
-    console = Console(file=sys.stdout)
+    console = terminal()
     for line in lines:
-        console.print(line, soft_wrap=True, markup=False, highlight=False)
+        console.print(line, soft_wrap=True)

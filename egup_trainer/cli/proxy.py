@@ -1,6 +1,5 @@
 """`egup proxy`: a model and its forget rows in; rows of their kind that it never saw out."""
 
-import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -166,11 +165,10 @@ def _load(name: str, model_config: Any, place: Any) -> tuple[Any, Any]:
 
 
 def _print(quality: Any, output: str) -> None:
-    from rich.console import Console
-
+    from egup_trainer.cli.terminal import terminal
     from egup_trainer.proxies.quality import quality_table
 
-    console = Console(file=sys.stdout)
+    console = terminal()
     console.print(quality_table(quality))
     if quality.warning:
         console.print(quality.warning)

@@ -1,7 +1,6 @@
 """`egup unlearn`: rows to forget, rows to keep, a model in; an unlearned model out."""
 
 import shutil
-import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -359,9 +358,9 @@ def _advice(found: dict[str, Any], learning_rate: float) -> list[str]:
 
 def _print_summary(found: dict[str, Any], lines: list[str]) -> None:
     """A table with a column for each time that the rows were scored, then the lines."""
-    from rich.console import Console
     from rich.table import Table
 
+    from egup_trainer.cli.terminal import terminal
     from egup_trainer.report.comparison import format_probability
 
     table = Table(title="Probability of answers", title_justify="left")
@@ -370,7 +369,7 @@ def _print_summary(found: dict[str, Any], lines: list[str]) -> None:
         table.add_column(heading, justify="left" if heading == "rows" else "right")
     for name in found[AFTER]:
         table.add_row(name, *(format_probability(values[name]) for values in measured.values()))
-    console = Console(file=sys.stdout)
+    console = terminal()
     console.print(table)
     for line in [*lines, *(f"{when}: {text}" for when, text in found.items() if when not in measured)]:
-        console.print(line, soft_wrap=True, markup=False)
+        console.print(line, soft_wrap=True)

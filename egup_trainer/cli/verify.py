@@ -1,6 +1,5 @@
 """`egup verify`: whether a saved model has the files of its run, and whether it gives the numbers that it recorded."""
 
-import sys
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
@@ -212,8 +211,9 @@ def _read_rows(args: VerifyArguments, run: Run, tokenizer: Any) -> dict[str, Any
 
 def _print_numbers(when: str, recorded: dict[str, float], found: dict[str, float]) -> None:
     """A table of both."""
-    from rich.console import Console
     from rich.table import Table
+
+    from egup_trainer.cli.terminal import terminal
 
     table = Table(title="Probability of answers", title_justify="left")
     for heading in ("rows", f"recorded ({when})", "now", "off by"):
@@ -221,4 +221,4 @@ def _print_numbers(when: str, recorded: dict[str, float], found: dict[str, float
     for name, value in recorded.items():
         off = abs(found[name] - value) / value if value else float(found[name] != value)
         table.add_row(name, f"{value:.6g}", f"{found[name]:.6g}", f"{off:.1e}")
-    Console(file=sys.stdout).print(table)
+    terminal().print(table)

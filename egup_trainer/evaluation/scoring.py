@@ -1,5 +1,6 @@
 """A model's numbers on named row sets: each text is run once, whatever the number of metrics."""
 
+import math
 import zlib
 from dataclasses import dataclass
 from typing import Any
@@ -123,19 +124,29 @@ class _Scoring:
             norms = dict(zip(members, merge_processes({"": values}, self.accelerator)[""].tolist(), strict=True))
             todo = todo[~is_member]
         if len(todo):
-            self._run(todo, reader, collator, numbers, with_features=bool(featured))
+            self._run(todo, reader, collator, numbers, bool(featured), self.options.batch_size)
+            # A row without finite numbers takes others along where it shares a line or padding with them: 0 * NaN.
+            lost = numbers.drop_lost(self.accelerator, todo) if self.options.batch_size > 1 else todo[:0]
+            if len(lost):
+                self._run(lost, reader, collator, numbers, bool(featured), 1)
         return norms, numbers.gather(self.accelerator)
 
     @torch.no_grad()
     def _run(
-        self, ids: Tensor, reader: AnswerReader, collator: RowCollator, numbers: TokenNumbers, with_features: bool
+        self,
+        ids: Tensor,
+        reader: AnswerReader,
+        collator: RowCollator,
+        numbers: TokenNumbers,
+        with_features: bool,
+        batch_size: int,
     ) -> None:
         for places, batch in deal_batches(
             self.model,
             self.dataset,
             ids,
             collator,
-            batch_size=self.options.batch_size,
+            batch_size=batch_size,
             accelerator=self.accelerator,
             description=self._title("Scoring texts"),
         ):
@@ -187,12 +198,13 @@ def _collect(
     samples = {}
     for sample, row in enumerate(row_set.rows):
         answers, paraphrases, perturbed = (by_kind.get((sample, kind), []) for kind in TextKind)
+        scored = tuple(numbers.text(text.pieces) for text in answers)
         samples[sample] = SampleScores(
-            answers=tuple(numbers.text(text.pieces) for text in answers),
+            answers=scored,
             paraphrase=next((numbers.text(text.pieces) for text in paraphrases), None),
             perturbed=tuple(numbers.text(text.pieces) for text in perturbed),
             references=(row.answer, *row.alternatives),
-            generation=generations.get(sample),
+            generation=None if math.isnan(scored[0].mean_nll) else generations.get(sample),
             zlib_bytes=len(zlib.compress(row.answer.encode("utf-8"))),
             gradient_norm=norms.get(answers[0]),
         )

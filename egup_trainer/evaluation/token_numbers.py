@@ -66,6 +66,24 @@ class TokenNumbers:
         wanted = self.wants_features[samples]
         self._features[slots[samples[wanted]]] = features[: len(samples)][wanted]
 
+    def drop_lost(self, accelerator: object, ids: Tensor) -> Tensor:
+        """Which of the samples `ids` have numbers that are not finite on any process; all forget these samples."""
+        owners = torch.arange(len(self.counts)).repeat_interleave(self.counts).to(self._flat["logps"].device)
+        is_lost = torch.zeros(len(self.counts), device=owners.device)
+        for values in self._flat.values():
+            is_lost[owners[~values.isfinite()]] = 1
+        slots = self.wants_features.long().cumsum(0) - 1
+        if self._features is not None:
+            is_lost[self.wants_features.clone()] += (~self._features.isfinite().all(dim=1)).float()
+        found = merge_processes({"": is_lost}, accelerator)[""] > 0
+        lost = ids[found[ids]]
+        dropped = torch.zeros_like(found).index_fill(0, lost, True).to(owners.device)
+        for values in self._flat.values():
+            values[dropped[owners]] = 0
+        if self._features is not None:
+            self._features[slots[dropped & self.wants_features]] = 0
+        return lost
+
     def gather(self, accelerator: object) -> "GatheredNumbers":
         """The numbers of all processes, on the CPU."""
         features = {} if self._features is None else {"features": self._features}

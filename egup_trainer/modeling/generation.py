@@ -227,6 +227,7 @@ def _pad_left(prompts: list[np.ndarray], padding: int) -> tuple[Tensor, Tensor]:
     ids = torch.full((len(prompts), width), padding, dtype=torch.long)
     mask = torch.zeros_like(ids)
     for place, prompt in enumerate(prompts):
+        ids[place] = int(prompt[0])  # no token of another row or of none: where its embedding is NaN, 0 * NaN is too
         ids[place, width - len(prompt) :] = torch.from_numpy(prompt.astype(np.int64))
         mask[place, width - len(prompt) :] = 1
     return ids, mask

@@ -1,10 +1,12 @@
-"""What a model cannot read: tokens that it does not know, and texts longer than its positions."""
+"""What a model cannot read, and weights that it cannot be saved with."""
 
 from collections.abc import Iterable
 from typing import Any
 
+from torch import Tensor, nn
+
 from egup_trainer.data.schema import TokenizedRow
-from egup_trainer.errors import ModelError
+from egup_trainer.errors import ModelError, NumberError
 
 
 def virtual_tokens(model: Any) -> int:
@@ -48,4 +50,25 @@ def check_token_ids(model: Any, rows: Iterable[TokenizedRow], what: str) -> None
             got=f"token {largest} in {what} for a model of {known} tokens",
             expected="the model's own tokenizer",
             fix="check the tokenizer's files, or resize the model's embeddings",
+        )
+
+
+def refuse_infinite_weights(model: nn.Module, state_dict: dict[str, Any] | None = None) -> None:
+    """Raises `NumberError` if a weight is not a finite number: such a model has not forgotten, it is broken.
+
+    Args:
+        model: the model.
+        state_dict: its weights where an engine has gathered them; by default those that the model holds.
+    """
+    named = dict(model.named_parameters()) if state_dict is None else state_dict
+    wrong = [
+        name
+        for name, weight in named.items()
+        if isinstance(weight, Tensor) and weight.is_floating_point() and not weight.isfinite().all()
+    ]
+    if wrong:
+        raise NumberError(
+            got=f"{len(wrong)} weight tensors that are not finite, such as {wrong[0]}: nothing is saved of this model",
+            expected="finite numbers",
+            fix="lower --learning_rate, train without fp16, or start from another model if it had them before",
         )

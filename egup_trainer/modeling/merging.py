@@ -5,6 +5,7 @@ from typing import Any
 
 from torch import nn
 
+from egup_trainer.modeling.limits import refuse_infinite_weights
 from egup_trainer.modeling.loading import load_model
 
 
@@ -21,6 +22,7 @@ def save_merged(adapter: str | Path, output: str | Path, **model_init_kwargs: An
 
     Raises:
         ModelError: the adapter or its base model cannot be loaded.
+        NumberError: a merged weight is not a finite number.
 
     Example:
         >>> # save_merged("unlearned", "unlearned/merged", dtype="bfloat16")
@@ -28,7 +30,9 @@ def save_merged(adapter: str | Path, output: str | Path, **model_init_kwargs: An
     model = load_model(str(adapter), **model_init_kwargs)
     if getattr(model.get_base_model(), "is_quantized", False):
         model = _of_floats(adapter, model)
-    merged(model).save_pretrained(output)
+    alone = merged(model)
+    refuse_infinite_weights(alone)  # a sum may be too large for the numbers that it is written in
+    alone.save_pretrained(output)
 
 
 def _of_floats(adapter: str | Path, model: Any) -> Any:

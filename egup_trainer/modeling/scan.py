@@ -2,7 +2,9 @@
 
 import hashlib
 import json
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -111,8 +113,35 @@ def score_rows(
             _keep_tokens(LikelyTokens.of(outputs.logits, likely), rows, places, results)
         del outputs, values  # before the next forward pass
     merged = merge_processes(results, accelerator)
+    if batch_size > 1:
+        options: dict[str, Any] = {"with_features": with_features, "projection": projection, "likely": likely}
+        alone = partial(score_rows, model, reader, dataset, collator, batch_size=1, accelerator=accelerator, **options)
+        _score_lost_rows_alone(merged, places, wanted, alone)
     tokens = LikelyTokens(**{name: merged.pop(name) for name in ("ids", "logps")}) if likely else None
     return RowScores(**{"features": torch.zeros(len(wanted), 0), **merged}, likely=tokens)
+
+
+def _score_lost_rows_alone(
+    merged: dict[str, Tensor], places: TokenPlaces | None, wanted: Tensor, score: Callable[..., RowScores]
+) -> None:
+    """Scores the rows without finite numbers again, each alone, and puts the results into the whole tables.
+
+    One row whose numbers are not finite takes others along: in a line that they share, and through padding, a weight of
+    0 times NaN is NaN.
+    """
+    lost = ~merged["sum_nll"].isfinite()
+    if "features" in merged:
+        lost |= ~merged["features"].isfinite().all(dim=1)
+    if not lost.any():
+        return
+    ids = lost.nonzero().flatten()
+    again = score(ids=wanted[ids])
+    merged["sum_nll"][ids] = again.sum_nll
+    if "features" in merged:
+        merged["features"][ids] = again.features
+    if places is not None:
+        for name, value in vars(again.likely).items():
+            merged[name][places.of_rows(ids)] = value
 
 
 def _keep_tokens(found: LikelyTokens, rows: Tensor, places: TokenPlaces, results: dict[str, Tensor]) -> None:

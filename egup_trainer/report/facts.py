@@ -3,8 +3,7 @@
 from dataclasses import dataclass
 from typing import Any
 
-from egup_trainer.evaluation.evaluation import Evaluation
-from egup_trainer.report.models import Comparison
+from egup_trainer.report.models import Comparison, Model
 
 _ABSENT = "-"
 
@@ -24,7 +23,7 @@ class Fact:
 
 def fact_groups(comparison: Comparison) -> dict[str, list[Fact]]:
     """Facts by group: "run" and "rows", then one group for each fact that has facts within it, such as versions."""
-    found = {model.name: _grouped(model.evaluation) for model in comparison.models}
+    found = {model.name: _grouped(model) for model in comparison.models}
     groups = dict.fromkeys(group for facts in found.values() for group in facts)
     return {group: _side_by_side({name: facts.get(group, {}) for name, facts in found.items()}) for group in groups}
 
@@ -34,15 +33,16 @@ def _side_by_side(facts: dict[str, dict[str, str]]) -> list[Fact]:
     return [Fact(name, {model: each.get(name, _ABSENT) for model, each in facts.items()}) for name in names]
 
 
-def _grouped(evaluation: Evaluation) -> dict[str, dict[str, str]]:
-    single = {name: value for name, value in evaluation.run.items() if not isinstance(value, dict)}
+def _grouped(model: Model) -> dict[str, dict[str, str]]:
+    evaluation, run = model.evaluation, model.run
+    single = {name: value for name, value in run.items() if not isinstance(value, dict)}
     rows = {  # no fingerprint: a plain digest could be guessed
         name: str(facts.num_rows)
         + (f", {facts.cut} cut" if facts.cut else "")
         + (f", {facts.in_windows} in windows" if facts.in_windows else "")
         for name, facts in evaluation.sets.items()
     }
-    nested = {name: _flat(value) for name, value in evaluation.run.items() if isinstance(value, dict)}
+    nested = {name: _flat(value) for name, value in run.items() if isinstance(value, dict)}
     return {"run": _flat({"suite": evaluation.suite, "split": evaluation.split, **single}), "rows": rows, **nested}
 
 

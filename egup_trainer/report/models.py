@@ -1,8 +1,11 @@
 """The models of a report and the part that each plays in it."""
 
+import re
+import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import Enum
+from typing import Any
 
 from egup_trainer.errors import ConfigError
 from egup_trainer.evaluation.evaluation import Evaluation
@@ -28,6 +31,11 @@ class Model:
         """Its name, which no other model of the comparison has."""
         return self.evaluation.name
 
+    @property
+    def run(self) -> dict[str, Any]:
+        """Facts of the run, in which paths are their last part: a report may be passed on."""
+        return without_folders(self.evaluation.run)
+
     def value(self, metric: str) -> float | None:
         """Value of a metric, or None where it could not be computed or was not asked for."""
         found = self.evaluation.metrics.get(metric)
@@ -37,6 +45,40 @@ class Model:
         """Per-sample numbers behind a metric, by sample id; empty where there are none."""
         found = self.evaluation.metrics.get(metric)
         return {} if found is None else found.values.get(set_name, {})
+
+
+_IS_PATH = re.compile(r"(~|\.{0,2}[/\\]|[A-Za-z]:[/\\])|\S+$")  # others hold paths among their words
+
+
+def without_folders(fact: Any) -> Any:
+    """A fact in which a path, also each one in a command, is its last part; a hub id loses its owner.
+
+    Example:
+        >>> without_folders({"command": "egup evaluate --model_name_or_path /home/ada/m --forget='../a b/f.jsonl'"})
+        {'command': 'egup evaluate --model_name_or_path m --forget=f.jsonl'}
+    """
+    if isinstance(fact, dict):
+        return {name: without_folders(value) for name, value in fact.items()}
+    if isinstance(fact, list):
+        return [without_folders(value) for value in fact]
+    if not isinstance(fact, str) or not set(fact) & set("/\\"):
+        return fact
+    return _last_part(fact) if _IS_PATH.match(fact) else " ".join(map(_last_part, _words(fact)))
+
+
+def _words(command: str) -> list[str]:
+    lexer = shlex.shlex(command, posix=True)
+    lexer.whitespace_split, lexer.escape, lexer.commenters = True, "", ""  # a backslash is a part of a path
+    try:
+        return list(lexer)
+    except ValueError:  # a quotation mark that does not end
+        return command.split()
+
+
+def _last_part(word: str) -> str:
+    flag, equals, value = word.partition("=") if word.startswith("-") else ("", "", word)
+    parts = [] if set(value) & set("<>|") else [part for part in re.split(r"[/\\]", value) if part]
+    return flag + equals + (parts[-1] if parts else value)
 
 
 @dataclass(frozen=True)

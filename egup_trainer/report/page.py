@@ -44,7 +44,8 @@ def write_report(
     show_examples: bool = False,
     title: str = DEFAULT_TITLE,
 ) -> list[Path]:
-    """Writes a comparison as HTML, and its numbers beside it as JSON and CSV; all of them whole, or none.
+    """Writes a comparison as HTML, and its numbers beside it as JSON and CSV; all of them whole, or none, and
+    readable by the user alone.
 
     Args:
         path: of the HTML file; the others have its name and the endings .json and .csv.
@@ -52,8 +53,7 @@ def write_report(
             such as forget quality, are as they stand in them.
         retrained: of the model that never saw the forget rows.
         audits: of the unlearned models, for a section of their own.
-        show_examples: whether to show texts of rows and generations, where the evaluations hold them. The files are
-            then readable by the user alone.
+        show_examples: whether to show texts of rows and generations, where the evaluations hold them.
         title: of the page.
 
     Returns:
@@ -74,7 +74,7 @@ def write_report(
         path.with_suffix(".json"): to_json(comparison, numbers, title),
         path.with_suffix(".csv"): to_csv(numbers),
     }
-    write_files(contents, private=show_examples)
+    write_files(contents)
     return list(contents)
 
 

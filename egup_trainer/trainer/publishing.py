@@ -7,6 +7,7 @@ from typing import Any
 
 from egup_trainer.ledger import Request, read_ledger, read_secrets, write_ledger, write_secrets
 from egup_trainer.model_card import CardFacts, model_card, write_model_card
+from egup_trainer.modeling.limits import refuse_infinite_weights
 from egup_trainer.trainer.mixed_in import MixedIn
 from egup_trainer.trainer.record import make_record, saved_step, write_record
 
@@ -29,6 +30,8 @@ class ModelCards(MixedIn):
         return [token_hex(32), *read_secrets(self.model_source)]
 
     def _save(self, output_dir: str | None = None, state_dict: dict | None = None) -> None:
+        if self.args.should_save:
+            refuse_infinite_weights(self.model, state_dict)
         super()._save(output_dir, state_dict)
         if self.args.should_save:
             folder, record = output_dir or self.args.output_dir, make_record(self)

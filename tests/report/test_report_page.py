@@ -207,10 +207,28 @@ def test_three_files_are_written_whole_into_a_new_folder(small, tmp_path):
     assert written[2].read_text(encoding="utf-8").splitlines()[1] == "x,forget_rouge,0.5,,,0,0,,,False"
 
 
-def test_files_with_texts_of_rows_are_for_the_user_alone(small, tmp_path):
-    for show_examples, others_may_read in ((False, True), (True, False)):
-        for path in write_report(tmp_path / "report.html", small, show_examples=show_examples):
-            assert bool(stat.S_IMODE(path.stat().st_mode) & 0o044) is others_may_read
+@pytest.mark.parametrize("show_examples", [False, True])
+def test_the_files_are_for_the_user_alone(small, tmp_path, show_examples):
+    for path in write_report(tmp_path / "report.html", small, show_examples=show_examples):
+        assert stat.S_IMODE(path.stat().st_mode) == 0o600
+
+
+def test_no_file_says_where_things_lie(small, tmp_path):
+    """Command lines and the model's path stood in them whole."""
+    run = {
+        "command": "egup evaluate --model_name_or_path /home/ada/secret/m --forget='../my rows/f.jsonl' --suite custom",
+        "model": "/home/ada/secret folder/m",
+        "unlearning": {"options": {"idk": "C:\\ada\\secret\\idk.txt"}},
+    }
+    path, *others = write_report(tmp_path / "report.html", [replace(small[0], run=run), *small[1:]])
+    for text in [each.read_text(encoding="utf-8") for each in (path, *others)]:
+        assert not any(part in text for part in ("/home", "secret", "my rows"))
+    document = json.loads(others[0].read_text(encoding="utf-8"))
+    assert document["models"][0]["run"] == {
+        "command": "egup evaluate --model_name_or_path m --forget=f.jsonl --suite custom",
+        "model": "m",
+        "unlearning": {"options": {"idk": "idk.txt"}},
+    }
 
 
 def test_if_one_file_cannot_be_made_the_old_ones_stay(small, tmp_path, monkeypatch):

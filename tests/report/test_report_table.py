@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+from math import nan
 
 import pytest
 from fixtures_report import make_evaluation, make_evaluations
@@ -10,7 +11,7 @@ from rich.console import Console
 
 from egup_trainer.errors import ConfigError
 from egup_trainer.evaluation.evaluation import Evaluation, SetFacts
-from egup_trainer.evaluation.metric import Metric, unavailable
+from egup_trainer.evaluation.metric import Metric, mean_metric, unavailable
 from egup_trainer.report.exports import to_csv, to_json
 from egup_trainer.report.labels import _KNOWN, Section, describe
 from egup_trainer.report.models import Comparison, Role
@@ -174,6 +175,80 @@ def test_a_sentence_tells_of_forgetting_and_utility_beside_the_other_models():
     }
 
 
+def of_rows(name, metric, values, num_rows=8, set_name="forget", **others):
+    kept = dict(enumerate(values)) if isinstance(values, list) else values
+    metrics = {metric: mean_metric(set_name, kept, num_rows=num_rows, higher_is_better=False, without="no row has it")}
+    return model(name, **metrics, **others)
+
+
+TWIN = of_rows("twin", "forget_probability", [0.03, 0.05, 0.04, 0.03, 0.2, 0.03, 0.04, 0.05])
+BEFORE = of_rows("before", "forget_probability", [0.9] * 8)
+
+
+def test_rows_above_the_retrained_models_own_range_are_named():
+    """Two rows of eight at .5 were "as far as the retrained model": the mean hid them."""
+    hidden = of_rows("hidden", "forget_probability", [0.01, 0.5, 0.01, 0.01, 0.01, 0.51, 0.01, 0.01])
+    even = of_rows("even", "forget_probability", [0.06] * 7 + [0.2])  # .2 is the highest, not above it
+    comparison = Comparison.of([BEFORE, hidden, even], TWIN)
+    found = sentences(comparison)
+    assert found["hidden"].endswith(
+        "(retrained 0.059, before 0.900). On average it forgets less than the retrained model: above its 95% interval. "
+        "2 of 8 rows are above the highest value of the retrained model (0.200): rows 5 (0.510), 1 (0.500)."
+    )
+    assert found["even"].endswith(
+        "It forgets as far as the retrained model: within its 95% interval. "
+        "No row is above the highest value of the retrained model (0.200)."
+    )
+    rows = json.loads(to_json(comparison, table_parts(comparison), "Title"))["forget_rows"]["hidden"]
+    assert (rows["above"], rows["highest"], rows["num_rows"]) == ({"5": 0.51, "1": 0.5}, 0.2, 8)
+
+
+def test_without_a_retrained_model_the_rows_never_seen_give_the_range():
+    never_seen = {
+        "holdout_probability": mean_metric("holdout", {0: 0.1}, num_rows=1, higher_is_better=None, without="")
+    }
+    ours = of_rows("ours", "forget_probability", [0.05, 0.11], num_rows=2, **never_seen)
+    assert sentences(Comparison.of([ours], None))["ours"] == (
+        "forget probability 0.080. "
+        "1 of 2 rows is above the highest value of the rows never seen (0.100): row 1 (0.110)."
+    )
+
+
+def test_rows_without_a_number_are_named_and_never_taken_for_forgotten():
+    some = of_rows("some", "forget_probability", {0: 0.04, 2: 0.04, 3: nan}, num_rows=4)
+    none = of_rows("none", "forget_probability", {0: nan}, num_rows=4, forget_rouge=Metric(0.0, False))
+    found = sentences(Comparison.of([some], TWIN))["some"], sentences(Comparison.of([none], None))["none"]
+    assert found[0].endswith("(0.200). 2 of 4 rows are without a number: rows 1, 3.")
+    assert found[1] == "no forget probability (no row has a finite number); forget rouge 0.000."
+
+
+def test_many_rows_are_counted_and_twenty_named():
+    ours = of_rows("ours", "forget_probability", [0.5 + row / 1000 for row in range(30)], num_rows=30)
+    sentence = sentences(Comparison.of([ours], TWIN))["ours"]
+    assert "30 of 30 rows are above" in sentence
+    assert sentence.endswith("11 (0.511), 10 (0.510) and 10 more.")
+
+
+@pytest.mark.parametrize(
+    ("name", "written"),
+    [
+        ("=HYPERLINK(1)", "'=HYPERLINK(1)"),
+        ("+1", "'+1"),
+        ("-1", "'-1"),
+        ("@SUM(A1)", "'@SUM(A1)"),
+        ("  =1", "  '=1"),
+        ("\t=1", "\t'=1"),
+        ("a;=1", "a;'=1"),
+        ("\uff1d1", "'\uff1d1"),
+        ("a=1-b", "a=1-b"),
+    ],
+)
+def test_no_name_is_a_formula_in_the_csv(name, written):
+    text = to_csv(table_parts(Comparison.of([model(name, forget_rouge=Metric(-0.5, False))], None)))
+    (line,) = csv.DictReader(io.StringIO(text))
+    assert (line["model"], line["value"]) == (written, "-0.5")
+
+
 def test_a_sentence_takes_what_the_suite_has():
     muse = model("a", forget_verbmem_rouge=Metric(0.25, False), retain_knowmem_rouge=Metric(0.5, True))
     assert sentences(Comparison.of([muse], None)) == {"a": "forget verbmem rouge 0.250; retain knowmem rouge 0.500."}
@@ -215,7 +290,9 @@ def test_json_and_csv_hold_the_numbers_of_the_table_and_no_text_of_a_row():
     for line in lines:
         cell = document["metrics"][line["metric"]][line["model"]]
         assert line["value"] == ("" if cell["value"] is None else str(cell["value"]))
-    assert document.keys() == {"kind", "schema_version", "title", "note", "summary", "remarks", "models", "metrics"}
+    assert document.keys() == {
+        *("kind", "schema_version", "title", "note", "summary", "forget_rows", "remarks", "models", "metrics")
+    }
     assert document["models"][0].keys() == {"name", "role", "suite", "split", "sets", "run"}
 
 
