@@ -267,7 +267,8 @@ def _how(record: dict[str, Any]) -> str:
         f"{_CLREG}: " + (f"weight {record['clreg_weight']:g}" if record["clreg_weight"] else "not used"),
         *(f"`{name}`: `{json.dumps(value)}`" for name, value in record["options"].items()),
     ]
-    sizes = ", ".join(f"{name} {value}" for name, value in (record["adapter"] or {}).items())
+    told = {name: value for name, value in (record["adapter"] or {}).items() if name not in ("active", "base")}
+    sizes = ", ".join(f"{name} {value}" for name, value in told.items())
     weights = f"an adapter ({sizes})" if sizes else "all weights"
     versions = ", ".join(f"{name} {version}" for name, version in record["versions"].items())
     listed = "".join(f"- {line}\n" for line in method)

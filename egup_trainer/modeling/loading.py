@@ -9,8 +9,11 @@ from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any
 
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
+
 from egup_trainer.errors import ModelError, first_line
 from egup_trainer.files import refuse_unfinished
+from egup_trainer.modeling.base_weights import weights_digest
 
 # What libraries raise for files that are missing, broken or of another model (RuntimeError: sizes that do not fit).
 _OF_FILES = (
@@ -26,17 +29,23 @@ _OF_FILES = (
 
 
 _MODEL = "causal language model"
+_TOKENIZER = "tokenizer_config.json"
+_RECORD = "unlearning.json"
+"""The record of a run beside its model, as `egup_trainer.model_card` names it."""
 _PLAIN_NAME = re.compile(r"[\w.]+")
 
 
 def load_tokenizer(name_or_path: str, *, trust_remote_code: bool = False, revision: str = "main") -> Any:
-    """The model's tokenizer.
+    """The model's tokenizer. That of one of several adapters lies in the folder above it.
 
     Raises:
         ModelError: there is none, or it cannot be read.
     """
     from transformers import AutoTokenizer
 
+    folder = Path(name_or_path)
+    if is_adapter(name_or_path) and not (folder / _TOKENIZER).is_file() and (folder.parent / _TOKENIZER).is_file():
+        name_or_path = str(folder.parent)
     return _load(
         AutoTokenizer.from_pretrained, "tokenizer", name_or_path, trust_remote_code=trust_remote_code, revision=revision
     )
@@ -46,7 +55,7 @@ def load_model(name_or_path: str, **model_init_kwargs: Any) -> Any:
     """A causal language model, in float32 unless `dtype` says otherwise, from safetensors files alone.
 
     Args:
-        name_or_path: folder or hub id of a model, or folder of an adapter (its base model is loaded with it).
+        name_or_path: folder or hub id of a model, or folder of one or more adapters (the base model is loaded, too).
         model_init_kwargs: for `AutoModelForCausalLM.from_pretrained`.
 
     Raises:
@@ -71,9 +80,57 @@ def _load_whole(name_or_path: str, **kwargs: Any) -> Any:
 
 
 def _load_with_base(path: str, **kwargs: Any) -> Any:
+    """The adapters saved in a folder, in their base model; those that were active are active again."""
+    first, *others = adapter_folders(path)
+    model = _load_first_adapter(str(first), "default" if first == Path(path) else first.name, **kwargs)
+    for folder in others:
+        _load(partial(model.load_adapter, adapter_name=folder.name, is_trainable=True), "adapter", str(folder))
+        _refuse_missing_adapter_weights(model, str(folder), folder.name)
+    if others:
+        model.base_model.set_adapter(_active_adapters(Path(path), list(model.peft_config)))
+    return model
+
+
+def _adapter_facts(path: Path) -> dict[str, Any]:
+    """What the record of a run says of the adapters saved beside it; empty without a record."""
+    for folder in (path, path.parent):  # one of several adapters lies below the record
+        try:
+            return dict(json.loads((folder / _RECORD).read_text(encoding="utf-8"))["adapter"])
+        except (OSError, ValueError, KeyError, TypeError):
+            continue
+    return {}
+
+
+def _refuse_other_base(path: str, base: str) -> None:
+    """Raises `ModelError` if other weights lie where an adapter finds its base model, such as by a relative path."""
+    expected, found = _adapter_facts(Path(path)).get("base"), weights_digest(base)
+    if None not in (expected, found) and found != expected:
+        raise ModelError(
+            got=f"other weights in {Path(base).resolve()} than those that the adapter {path} was trained on",
+            expected="its base model",
+            fix="put that model there, or name its folder as base_model_name_or_path in adapter_config.json",
+        )
+
+
+def _active_adapters(path: Path, names: list[str]) -> list[str]:
+    """Which of several adapters were active when they were saved, by the record of their run.
+
+    Raises:
+        ModelError: no record says it.
+    """
+    active = _adapter_facts(path).get("active", [])
+    if not active or not set(active) <= set(names):
+        raise ModelError(
+            got=f"{path} with the adapters {', '.join(names)}, and no record of which of them are active",
+            expected="one adapter, or the folder of a run of this package",
+            fix=f"name the folder of one of them, such as {path / names[-1]}",
+        )
+    return active
+
+
+def _load_first_adapter(path: str, name: str, **kwargs: Any) -> Any:
     """An adapter all of whose weights were there, in its base model, alike."""
-    from peft import PeftConfig, PeftModel, get_peft_model_state_dict
-    from peft.utils import load_peft_weights
+    from peft import PeftConfig, PeftModel
 
     if not (Path(path) / "adapter_model.safetensors").is_file():
         raise ModelError(
@@ -86,18 +143,25 @@ def _load_with_base(path: str, **kwargs: Any) -> Any:
             expected="its folder or hub id in adapter_config.json",
             fix="fill in base_model_name_or_path there",
         )
+    _refuse_other_base(path, config.base_model_name_or_path)
     base = _load_whole(config.base_model_name_or_path, **{**kwargs, "revision": config.revision or "main"})
     _grow_embeddings(base, path)
-    model = _load(partial(PeftModel.from_pretrained, base), "adapter", path, is_trainable=True)
-    _refuse_missing(
-        get_peft_model_state_dict(model).keys() - load_peft_weights(path, device="cpu"), "adapter", path, model
-    )
+    model = _load(partial(PeftModel.from_pretrained, base), "adapter", path, adapter_name=name, is_trainable=True)
+    _refuse_missing_adapter_weights(model, path, name)
     return model
+
+
+def _refuse_missing_adapter_weights(model: Any, path: str, name: str) -> None:
+    from peft import get_peft_model_state_dict
+    from peft.utils import load_peft_weights
+
+    expected = get_peft_model_state_dict(model, adapter_name=name).keys()
+    _refuse_missing(expected - load_peft_weights(path, device="cpu"), "adapter", path, model)
 
 
 def _grow_embeddings(base: Any, path: str) -> None:
     """As many embeddings as the tokenizer saved with an adapter has tokens, where training had added some."""
-    if (Path(path) / "tokenizer_config.json").is_file():
+    if (Path(path) / _TOKENIZER).is_file():
         count = len(load_tokenizer(path))
         if count > base.get_input_embeddings().weight.shape[0]:
             base.resize_token_embeddings(count)
@@ -131,8 +195,21 @@ def load_config(name_or_path: str, *, trust_remote_code: bool = False, revision:
 
 
 def is_adapter(name_or_path: str) -> bool:
-    """Whether a saved adapter lies there."""
-    return (Path(name_or_path) / "adapter_config.json").is_file()
+    """Whether one or more saved adapters lie there."""
+    return bool(adapter_folders(name_or_path))
+
+
+def adapter_folders(name_or_path: str | Path) -> list[Path]:
+    """Folders of the adapters saved there: PEFT gives each adapter that is not called "default" one of its own.
+
+    Empty for a whole model and for a hub id.
+    """
+    folder = Path(name_or_path)
+    if not folder.is_dir() or (folder / "config.json").is_file():
+        return []
+    below = sorted(path.parent for path in folder.glob("*/adapter_config.json"))
+    own = [path for path in below if not path.name.startswith((PREFIX_CHECKPOINT_DIR, "_"))]
+    return [path for path in (folder, *own) if (path / "adapter_config.json").is_file()]
 
 
 def base_folder(adapter: Path) -> list[Path]:

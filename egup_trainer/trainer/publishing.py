@@ -46,8 +46,8 @@ class ModelCards(MixedIn):
         return read_ledger(self.model_source)
 
     def write_card(self, folder: Path) -> None:
-        """Writes README.md into the folder of a saved model, on the first process."""
-        if self.is_world_process_zero():
+        """Writes README.md into the folder of a saved model, on the processes that save it."""
+        if self.args.should_save:
             write_model_card(folder, model_card(make_record(self), metrics_of(self), self._title()))
 
     def _title(self) -> str:

@@ -14,6 +14,7 @@ from transformers import TrainingArguments
 from egup_trainer.data.tokenization import RowDataset
 from egup_trainer.files import write_file
 from egup_trainer.model_card import RECORD_NAME, RECORD_SCHEMA, read_record
+from egup_trainer.modeling.base_weights import weights_digest
 from egup_trainer.trainer.config import EGUPConfig, UnlearnConfig
 from egup_trainer.versions import package_versions
 
@@ -152,4 +153,6 @@ def _adapter_of(model: Any) -> dict[str, Any] | None:
         return None
     config = model.active_peft_config
     sizes = {name: getattr(config, name) for name in ("r", "lora_alpha") if hasattr(config, name)}
-    return {"type": config.peft_type.value, **sizes}
+    several = {"active": list(model.active_adapters)} if len(model.peft_config) > 1 else {}
+    base = weights_digest(config.base_model_name_or_path or "")
+    return {"type": config.peft_type.value, **sizes, **several, **({} if base is None else {"base": base})}

@@ -5,10 +5,12 @@ import json
 import pytest
 import torch
 from fixtures_audit import wide_model
-from peft import LoraConfig, PeftModel
+from peft import LoraConfig, PeftModel, get_peft_model
 from transformers import MixtralConfig, MixtralForCausalLM
 
 from egup_trainer.errors import ModelError
+from egup_trainer.model_card import RECORD_NAME
+from egup_trainer.modeling.base_weights import weights_digest
 from egup_trainer.modeling.loading import add_adapter, load_model, load_tokenizer, model_init_kwargs
 
 TOKENS = torch.tensor([[5, 6, 7, 8]])
@@ -176,3 +178,77 @@ def test_flags_of_trl_for_four_bits(tokenizer, tmp_path):
     wide_model(tokenizer).save_pretrained(tmp_path)
     loaded = load_model(str(tmp_path), **kwargs)
     assert isinstance(loaded.model.layers[0].mlp.up_proj, bitsandbytes.nn.Linear4bit)
+
+
+@pytest.fixture
+def two_adapters(saved, tmp_path):
+    """A folder with two adapters that say something, saved in subfolders, and the model that they were saved from."""
+    base = load_model(saved[1])
+    config = LoraConfig(r=2, target_modules=["q_proj"], task_type="CAUSAL_LM")
+    model = get_peft_model(base, config, adapter_name="first")
+    model.add_adapter("second", config)
+    torch.manual_seed(0)
+    with torch.no_grad():
+        for name, weight in model.named_parameters():
+            if "lora_B" in name:
+                weight.normal_()
+    model.save_pretrained(tmp_path / "out")
+    return tmp_path / "out", model
+
+
+@pytest.mark.parametrize("active", [["first"], ["second"], ["first", "second"]])
+def test_adapters_in_subfolders_are_read_by_the_folders_name(two_adapters, active):
+    folder, model = two_adapters
+    (folder / RECORD_NAME).write_text(json.dumps({"adapter": {"active": active}}))
+    (folder / "checkpoint-3").mkdir()
+    (folder / "checkpoint-3" / "adapter_config.json").write_text("{}")  # a checkpoint is no adapter of the model's
+    model.base_model.set_adapter(active)
+    ids = torch.arange(3, 12)[None]
+    with torch.no_grad():
+        expected = model.eval()(ids).logits
+        assert torch.equal(load_model(str(folder)).eval()(ids).logits, expected)
+        if len(active) == 1:
+            assert torch.equal(load_model(str(folder / active[0])).eval()(ids).logits, expected)
+
+
+def test_the_record_says_which_adapters_are_active(two_adapters):
+    folder, _ = two_adapters
+    with pytest.raises(ModelError) as caught:
+        load_model(str(folder))
+    assert str(caught.value) == (
+        f"got {folder} with the adapters first, second, and no record of which of them are active; expected one "
+        f"adapter, or the folder of a run of this package; name the folder of one of them, such as {folder / 'second'}"
+    )
+    load_model(str(folder / "second"))
+
+
+def test_an_adapter_finds_the_tokenizer_above_it(two_adapters, tokenizer):
+    folder, _ = two_adapters
+    tokenizer.save_pretrained(folder)
+    assert load_tokenizer(str(folder / "first")).get_vocab() == tokenizer.get_vocab()
+
+
+def test_an_adapter_on_other_base_weights_is_refused(two_adapters, saved):
+    folder, _ = two_adapters
+    (folder / RECORD_NAME).write_text(json.dumps({"adapter": {"active": ["first"], "base": weights_digest(saved[1])}}))
+    load_model(str(folder))
+    other = load_model(saved[1])
+    with torch.no_grad():
+        other.model.layers[0].mlp.up_proj.weight.add_(1e-3)
+    other.save_pretrained(saved[1])
+    for name in (folder, folder / "first"):
+        with pytest.raises(ModelError) as caught:
+            load_model(str(name))
+        assert str(caught.value) == (
+            f"got other weights in {saved[1]} than those that the adapter {folder / 'first'} was trained on; expected "
+            "its base model; put that model there, or name its folder as base_model_name_or_path in adapter_config.json"
+        )
+
+
+def test_a_digest_of_weights_does_not_depend_on_how_files_are_cut(saved, tmp_path):
+    model, whole = load_model(saved[1]), weights_digest(saved[1])
+    model.save_pretrained(tmp_path / "cut", max_shard_size="20KB")
+    assert len(list((tmp_path / "cut").glob("*.safetensors"))) > 1
+    assert weights_digest(tmp_path / "cut") == whole
+    model.to(torch.bfloat16).save_pretrained(tmp_path / "half")
+    assert weights_digest(tmp_path / "half") not in (None, whole)
