@@ -98,7 +98,7 @@ def main(argv: list[str]) -> None:
         check_writable(folder / CARD_NAME)
     start = time.perf_counter()
     with one_line_errors():
-        evaluation, accelerator = _evaluate(args, model_config)
+        evaluation, accelerator, other_rows = _evaluate(args, model_config, record)
     if not accelerator.is_main_process:
         return
     facts = run_facts(
@@ -107,6 +107,7 @@ def main(argv: list[str]) -> None:
         processes=accelerator.num_processes,
         seconds=round(time.perf_counter() - start, 3),
         **({} if record is None else {"unlearning": record}),
+        **({} if other_rows is None else {"other_rows": other_rows}),
     )
     try:
         write_evaluation(Path(args.output), replace(evaluation, run=facts, training=training))
@@ -114,6 +115,8 @@ def main(argv: list[str]) -> None:
             update_metrics(folder, evaluation.values)
     finally:
         _print(evaluation, args.max_length)  # also where the disk has filled up meanwhile
+    if other_rows is not None:
+        print(other_rows)
     print(f"Written to {args.output}")
 
 
@@ -132,8 +135,8 @@ def _check(args: EvaluateArguments, model_config: Any) -> None:
     refuse_lora_flags(model_config)
 
 
-def _evaluate(args: EvaluateArguments, model_config: Any) -> tuple[Any, Any]:
-    """The evaluation, and the `Accelerator` that it was done with."""
+def _evaluate(args: EvaluateArguments, model_config: Any, record: dict[str, Any] | None) -> tuple[Any, Any, str | None]:
+    """The evaluation, the `Accelerator` that it was done with, and a line if its rows are not those of the record."""
     from accelerate import Accelerator
 
     from egup_trainer.evaluation.evaluation import read_evaluation
@@ -184,7 +187,33 @@ def _evaluate(args: EvaluateArguments, model_config: Any) -> tuple[Any, Any]:
     )
     if tasks:
         evaluation = _with_lm_eval(evaluation, tasks, model, tokenizer, args)
-    return with_relations(evaluation, **others), accelerator
+    other_rows = None if record is None else _other_rows(suite, tokenizer, model_config.model_name_or_path, record)
+    return with_relations(evaluation, **others), accelerator, other_rows
+
+
+def _other_rows(suite: Any, tokenizer: Any, folder: str, record: dict[str, Any]) -> str | None:
+    """A line that says so where the forget rows are not those that the model's record names; else None.
+
+    Their number tells, and their fingerprint where the secret that keys it is still at hand.
+    """
+    from egup_trainer.data.schema import Row
+    from egup_trainer.data.tokenization import tokenize
+    from egup_trainer.ledger import read_secrets
+    from egup_trainer.trainer.record import fingerprint
+
+    rows = next((each for each in suite.row_sets if each.name == "forget"), None)
+    forgotten = record.get("rows", {}).get("forget", {})
+    if rows is None or "rows" not in forgotten:
+        return None
+    has = f"The record of {Path(folder).name} is of {forgotten['rows']} forget rows"
+    if len(rows.rows) != forgotten["rows"]:
+        return f"{has}, and {len(rows.rows)} were evaluated: these numbers are of other rows."
+    secrets = read_secrets(folder)
+    answers = [Row(row.prompt, row.answer) for row in rows.rows]
+    tokenized = tokenize(answers, tokenizer, name="forget set", max_length=rows.max_length, template=rows.template)
+    if not secrets or fingerprint(tokenized, secrets[0]) == forgotten["fingerprint"]:
+        return None
+    return f"{has}, and as many others were evaluated, or the same in another form: their fingerprints differ."
 
 
 def _lm_eval_tasks(args: EvaluateArguments, accelerator: Any) -> list[Any]:
