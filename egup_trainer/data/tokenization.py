@@ -19,6 +19,9 @@ from egup_trainer.data.sources import tell_dropped
 from egup_trainer.errors import ConfigError, DataError, ModelError
 
 _SENTINEL = "EgupTrainerAnswerPlace"
+_NO_TEMPLATE = (
+    "remove it for plain markers (chat_template.jinja in the tokenizer's folder, or tokenizer.chat_template = None)"
+)
 
 
 def today() -> str:
@@ -352,7 +355,7 @@ def _to_sample(row: Row, writer: "_RowWriter", where: str, alternate: str | None
         raise DataError(
             got=f"{where}, which the chat template refuses",
             expected="roles and turns that the template knows",
-            fix="change the row, or set tokenizer.chat_template to None for plain markers",
+            fix=f"change the row, or {_NO_TEMPLATE}",
         ) from error
 
 
@@ -445,7 +448,7 @@ class _RowWriter:
         raise ModelError(
             got="a chat template whose text does not hold the answer",
             expected="a template that writes the last assistant turn as it is",
-            fix="set tokenizer.chat_template, or to None for plain markers",
+            fix=f"repair the template, or {_NO_TEMPLATE}",
         )
 
     def _apply(self, turns: list[dict[str, str]]) -> str:

@@ -579,7 +579,8 @@ def test_a_chat_template_that_drops_the_answer_is_refused(tokenizer, template):
     assert error_of(ModelError, tokenize, [qa("q", SECRET)], dropping, name="forget set") == (
         "got a chat template whose text does not hold the answer; "
         "expected a template that writes the last assistant turn as it is; "
-        "set tokenizer.chat_template, or to None for plain markers"
+        "repair the template, or remove it for plain markers (chat_template.jinja in the tokenizer's folder, or "
+        "tokenizer.chat_template = None)"
     )
 
 
@@ -746,7 +747,8 @@ def test_a_row_that_the_chat_template_refuses_is_named(tokenizer):
     strict.chat_template = "{{ raise_exception('System role not supported') }}"
     assert error_of(DataError, tokenize, [qa("q", SECRET)], strict, name="forget set") == (
         "got row 0 of the forget set, which the chat template refuses; expected roles and turns that the template "
-        "knows; change the row, or set tokenizer.chat_template to None for plain markers"
+        "knows; change the row, or remove it for plain markers (chat_template.jinja in the tokenizer's folder, or "
+        "tokenizer.chat_template = None)"
     )
 
 
