@@ -492,7 +492,7 @@ def test_a_usage_error_ends_in_one_line_with_code_2(tmp_path, capsys, name):
             "2; set --feature_layer",
         ),
         (
-            ["--max_length", "12"],
+            ["--max_length", "12", "--on_long_row", "cut"],
             "got no answer token in row 0 of the forget set, of whose 34 tokens 12 are kept; expected at least one "
             "answer token; raise --max_length or shorten the prompt",
         ),

@@ -23,6 +23,7 @@ from fixtures_evaluation import (
     taught_model,
 )
 
+from egup_trainer.data.long_rows import OnLongRow
 from egup_trainer.data.schema import Row
 from egup_trainer.data.tokenization import Template
 from egup_trainer.errors import DataError, EgupError, ModelError
@@ -196,6 +197,7 @@ def test_the_template_decides_how_a_prompt_is_written(model, tokenizer):
 def padded(monkeypatch):
     """Each row in a line of its own, so that what a model was called with tells which rows they were."""
     monkeypatch.setattr("egup_trainer.modeling.forward.Packer", lambda model, _: Packer(model, padding_free=False))
+    monkeypatch.setattr("egup_trainer.modeling.forward.check_causal", lambda *_: None)  # its two rows are no texts
 
 
 def rows_run(model, run):
@@ -304,7 +306,8 @@ def test_a_row_that_is_cut_to_nothing_is_named_by_its_own_number(model, tokenize
     """Not by the place of one of its texts: rows before it have several."""
     rows = [*invented_sets(0)[0].rows, question("word " * 40, SECRET)]
     length = len(samples_of(rows[-1], tokenizer)[0][1])
-    assert error_of(DataError, score_sets, model, tokenizer, [RowSet("forget", rows, max_length=30)], options()) == (
+    row_set = RowSet("forget", rows, max_length=30, on_long_row=OnLongRow.CUT)
+    assert error_of(DataError, score_sets, model, tokenizer, [row_set], options()) == (
         f"got no answer token in row 5 of the forget set, of whose {length} tokens 30 are kept; "
         "expected at least one answer token; raise --max_length or shorten the prompt"
     )
