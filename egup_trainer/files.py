@@ -1,10 +1,12 @@
 """Writing files so that a reader finds the old content or the new one, never a mixture and never a part."""
 
+import hashlib
 import os
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 from egup_trainer.errors import StateError
 
@@ -12,6 +14,7 @@ PRIVATE, READABLE = 0o600, 0o644
 """Modes: readable by the user alone, or by everyone as far as the user's umask allows."""
 UNFINISHED = "_unfinished"
 """In the folder of a model: a run there has not ended, or was killed, and the files may not belong together."""
+_BLOCK = 1 << 24
 _LEAST_SPACE = 4096
 _SHOWN = 40
 """Bytes that a disk must have room for, and how much of a file's name stands in that of its temporary file."""
@@ -89,6 +92,22 @@ def check_writable(path: str | Path) -> None:
         file.write(bytes(_LEAST_SPACE))
         file.flush()
         os.fsync(file.fileno())
+
+
+def file_digest(path: str | Path, progress: Callable[[int], Any] | None = None) -> str:
+    """SHA-256 of a file, in hexadecimal digits.
+
+    Args:
+        path: the file.
+        progress: told the number of bytes after each block that was read.
+    """
+    digest = hashlib.sha256()
+    with open(path, "rb") as file:
+        while block := file.read(_BLOCK):
+            digest.update(block)
+            if progress is not None:
+                progress(len(block))
+    return digest.hexdigest()
 
 
 def sync_folder(folder: str | Path) -> None:

@@ -43,7 +43,11 @@ class Target:
         """Rows to score, of the set `name` unless others are given, with what is wanted of them."""
         rows = self.sets[name] if rows is None else rows
         options = self.options
-        reading = {"max_length": options.max_length, "on_long_row": options.on_long_row, "template": options.template}
+        reading: dict[str, Any] = {
+            "max_length": options.max_length,
+            "on_long_row": options.on_long_row,
+            "template": options.template,
+        }
         return RowSet(name, rows, **reading, **wanted)
 
     def score(

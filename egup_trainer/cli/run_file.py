@@ -1,6 +1,5 @@
 """The whole record of a run, which `egup verify` and later runs read: command, rows, versions, machine, numbers."""
 
-import hashlib
 import json
 import shlex
 from dataclasses import dataclass, fields, replace
@@ -8,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from egup_trainer.errors import DataError
-from egup_trainer.files import refuse_unfinished, write_file
+from egup_trainer.files import file_digest, refuse_unfinished, write_file
 from egup_trainer.ledger import LEDGER_NAME, RUN_NAME, Request, read_ledger, read_secrets, write_ledger
 from egup_trainer.model_card import RECORD_NAME
 from egup_trainer.outcome import AFTER, MERGED
@@ -17,11 +16,19 @@ from egup_trainer.typed import check_types
 
 LOADING = ("dtype", "load_in_4bit", "load_in_8bit", "bnb_4bit_quant_type", "use_bnb_nested_quant")
 """Flags that decide which weights a model has."""
-MODEL_FILES = ("*config.json", "*token*.json", "vocab*", "merges.txt", "*.model", "*.tiktoken", "*.jinja", "*.py")
+MODEL_FILES: tuple[str, ...] = (
+    "*config.json",
+    "*token*.json",
+    "vocab*",
+    "merges.txt",
+    "*.model",
+    "*.tiktoken",
+    "*.jinja",
+    "*.py",
+)
 MODEL_FILES += ("chat_template*", "additional_chat_templates/*", "model*.safetensors*", "pytorch_model*.bin*")
 MODEL_FILES += ("adapter_model.*", "*/adapter_*", RECORD_NAME, LEDGER_NAME)
 """What transformers and PEFT read of a model's folder, and what tells of its requests."""
-_CHUNK = 1 << 24
 _EXPECTED = "the file _run.json that `egup unlearn` writes into its output folder"
 
 
@@ -145,12 +152,7 @@ def digests_of(folder: Path, *, progress: bool) -> dict[str, str]:
     size = sum(path.stat().st_size for path in paths)
     with tqdm(total=size, desc="Digests of the files", unit="B", unit_scale=True, disable=not progress) as bar:
         for path in paths:
-            digest = hashlib.sha256()
-            with path.open("rb") as file:
-                while chunk := file.read(_CHUNK):
-                    digest.update(chunk)
-                    bar.update(len(chunk))
-            digests[path.relative_to(folder).as_posix()] = digest.hexdigest()
+            digests[path.relative_to(folder).as_posix()] = file_digest(path, bar.update)
     return digests
 
 

@@ -238,7 +238,7 @@ def _make_trainer(row_args: RowArguments, config: Any, model_config: Any) -> tup
     suite = _suite(row_args, config)
     retrained = None if row_args.retrained is None else read_evaluation(row_args.retrained)
     texts = None if suite is None else texts_of(suite.row_sets, tokenizer, not config.disable_tqdm)
-    if suite is not None and retrained is not None:
+    if suite is not None and texts is not None and retrained is not None:
         check_relations(plan_of(suite, ScoringOptions(), "the model in training", texts), retrained=retrained)
     _check_best(config, suite, retrained)
     if suite is not None and "eval_dataset" not in rows:  # a Trainer evaluates only with rows of its own

@@ -128,7 +128,7 @@ def _dialogue(messages: object, where: str, before: list[Message] | None = None)
             expected='a non-empty list of {"role": ..., "content": ...}',
             fix="repair that row",
         )
-    *turns, last = [*(before or ()), *(_turn(message, where) for message in messages)]
+    *turns, last = [*(before or []), *(_turn(message, where) for message in messages)]
     if last.role != "assistant":
         raise DataError(
             got=f"a last message of role {last.role} in {where}",
@@ -139,17 +139,17 @@ def _dialogue(messages: object, where: str, before: list[Message] | None = None)
 
 
 def _turn(message: object, where: str) -> Message:
-    is_mapping = isinstance(message, Mapping)
-    is_sharegpt = is_mapping and "role" not in message and "from" in message
+    turn = message if isinstance(message, Mapping) else {"role": type(message).__name__}
+    is_sharegpt = "role" not in turn and "from" in turn
     role_key, text_key = ("from", "value") if is_sharegpt else ("role", "content")
-    role = message.get(role_key) if is_mapping else type(message).__name__
-    if not is_mapping or str(role).lower() not in _ROLE_OF:
+    role = turn.get(role_key)
+    if not isinstance(message, Mapping) or str(role).lower() not in _ROLE_OF:
         raise DataError(
             got=f"a message of role {name_of(role)} in {where}",
             expected=f"a role among {', '.join(_ROLES)}",
             fix="repair that row",
         )
-    return Message(_ROLE_OF[str(role).lower()], _text(message.get(text_key), text_key, where))
+    return Message(_ROLE_OF[str(role).lower()], _text(turn.get(text_key), text_key, where))
 
 
 def _optional(record: Mapping, where: str) -> dict[str, Any]:
@@ -215,8 +215,7 @@ def _turn_list(value: object) -> list | None:
     value = _plain(value)
     if isinstance(value, str) and re.match(r"\s*\[\s*\{", value):
         value = _listed(value)
-        is_spelled_out = isinstance(value, list) and all(isinstance(each, dict) for each in value)
-        return value if is_spelled_out else None
+        return value if isinstance(value, list) and all(isinstance(each, dict) for each in value) else None
     return value if isinstance(value, list) else None
 
 

@@ -59,8 +59,7 @@ def load_rows(
         >>> load_rows([{"question": "Who?", "answer": "Nobody."}])[0].answer
         'Nobody.'
     """
-    is_named = isinstance(source, str | Path)
-    if is_named:
+    if isinstance(source, str | Path):
         name = str(source)
         records: Iterable[Any] = _records(name, data_dir)
     elif isinstance(source, Mapping):
@@ -72,7 +71,7 @@ def load_rows(
     else:
         name, records = "the given data set", records_of(source)
     names = _Names(name, {} if name.startswith("tofu:") else dict(columns or {}))
-    rows = _to_rows(islice(records, max_rows), names, is_bounded=is_named)
+    rows = _to_rows(islice(records, max_rows), names, is_bounded=isinstance(source, str | Path))
     if not rows:
         raise DataError(got=f"no rows in {name}", expected="at least one row", fix="check the source")
     names.tell()

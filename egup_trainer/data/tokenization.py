@@ -255,7 +255,7 @@ def _without_padding(record: Mapping, where: str) -> TokenizedRow:
 
 def _whole_numbers(record: Mapping, column: str, where: str) -> np.ndarray:
     """A column of one row as numbers of shape (T,), int32."""
-    value = record.get(column)
+    value: Any = record.get(column)
     try:
         numbers = np.asarray(value.tolist() if hasattr(value, "tolist") else value)
     except ValueError:  # lists of different lengths
@@ -299,7 +299,8 @@ def keep_apart(first: RowDataset, first_name: str, second: RowDataset, second_na
         return second
     known = {row.source.key for row in first.rows}
     kept = [row for row in second.rows if row.source.key not in known]
-    tell_dropped(*(len({row.source.number for row in rows}) for rows in (kept, second.rows)), second_name, first_name)
+    left, given = (len({row.source.number for row in rows}) for rows in (kept, second.rows))
+    tell_dropped(left, given, second_name, first_name)
     return RowDataset(kept)
 
 

@@ -1,6 +1,5 @@
 """Checkpoints that are whole or not there: written aside, listed file by file, then renamed; and one run a folder."""
 
-import hashlib
 import json
 import logging
 import os
@@ -17,7 +16,7 @@ from safetensors import SafetensorError
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, HubStrategy
 
 from egup_trainer.errors import StateError
-from egup_trainer.files import is_of_the_disk, one_line_write_errors, sync_folder, write_file
+from egup_trainer.files import file_digest, is_of_the_disk, one_line_write_errors, sync_folder, write_file
 from egup_trainer.ledger import write_secrets
 from egup_trainer.trainer.mixed_in import MixedIn
 from egup_trainer.trainer.output_folder import STAGING as PUBLISHING
@@ -150,7 +149,7 @@ class WholeCheckpoints(MixedIn):
         if wanted is True:
             found = last_whole(Path(self.args.output_dir), (STATE_NAME,), warn=self.is_world_process_zero())
         else:
-            found = Path(wanted)
+            found = Path(str(wanted))
             refuse_unless_whole(found)
         if found is not None and self.is_world_process_zero():
             refuse_other_conditions(found, self.conditions)
@@ -298,8 +297,7 @@ def _facts_of(files: list[Path]) -> list[tuple[int, str]]:
 
 
 def _size_and_digest(path: Path) -> tuple[int, str]:
-    with path.open("rb") as file:
-        return path.stat().st_size, hashlib.file_digest(file, "sha256").hexdigest()
+    return path.stat().st_size, file_digest(path)
 
 
 def refuse_unless_whole(folder: Path) -> None:

@@ -21,9 +21,14 @@ if TYPE_CHECKING:
         forget_loss: ForgetLoss
         forget_rows: RowDataset
         model: Any  # a model of transformers, perhaps inside an adapter
-        secrets: list[str]
+        conditions: Any  # `egup_trainer.trainer.state.Conditions`
+        config_class: type[UnlearnConfig]
+        secrets: Any  # a list of texts
         retain_rows: RowDataset | Any  # None if no part reads retain rows
         train_dataset: PairDataset
+
+        def take_conditions(self) -> None:
+            """Notes the conditions under which the run is made."""
 
         def write_card(self, folder: Path) -> None:
             """Writes the model's card into a folder."""
