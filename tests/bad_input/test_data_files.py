@@ -104,11 +104,6 @@ REFUSED = {
         json.dumps({"messages": [{"role": "user", "content": SECRET}]}),
         "got a last message of role user in row 0 of",
     ),
-    "huge prompt": (
-        "a.jsonl",
-        one(question="Where does Ada live? " * 5000),
-        "got no answer token in row 1 of the forget set, of whose",
-    ),
     "open quote": ("a.csv", f'question,answer\n"{SECRET},b\n', "got {path}, which is not CSV (unexpected end of data)"),
     "more cells than names": ("a.csv", f"question,answer\na,b,{SECRET}\n", "(row 0 has more values than the header)"),
     "fewer cells than names": ("a.csv", "question,answer\na\n", "got a NoneType as answer in row 0 of"),

@@ -43,13 +43,13 @@ ACCEPTED = {
 def test_an_odd_file_gives_the_same_rows(no_weights, tmp_path, capsys, name):
     file, content = ACCEPTED[name]
     plain = shown(no_weights, write(tmp_path / "plain.jsonl", LINES), capsys)
-    assert plain.startswith("rows: 8   samples: 8   cut: 0")
+    assert plain.startswith("rows: 8   samples: 8   rows cut: 0")
     assert shown(no_weights, write(tmp_path / file, content), capsys) == plain
 
 
 def test_rows_that_are_there_twice_count_twice(no_weights, tmp_path, capsys):
     path = write(tmp_path / "twice.jsonl", LINES + LINES)
-    assert shown(no_weights, path, capsys).startswith("rows: 16   samples: 16   cut: 0")
+    assert shown(no_weights, path, capsys).startswith("rows: 16   samples: 16   rows cut: 0")
 
 
 def test_a_control_character_that_is_escaped_is_text(no_weights, tmp_path, capsys):
@@ -62,7 +62,9 @@ def test_a_control_character_that_is_escaped_is_text(no_weights, tmp_path, capsy
 def test_a_huge_text_is_split_and_scored_whole(no_weights, tmp_path, capsys):
     path = write(tmp_path / "book.jsonl", json_lines([{"text": "Where does Ada live? " * 2000}]))
     printed = shown(no_weights, path, capsys, "--max_length", "512")
-    found = re.match(r"rows: 1   samples: (\d+)   cut: 0\ntokens a sample: mean ([\d.]+), most 512", printed)
+    found = re.match(
+        r"rows: 1   samples: (\d+)   rows cut: 0   in windows: \d+\ntokens a sample: mean ([\d.]+), most 512", printed
+    )
     samples = int(found[1])
     assert samples > 20
     assert samples == math.ceil((samples * float(found[2]) - samples) / 511)  # neighbours share one token
@@ -70,4 +72,4 @@ def test_a_huge_text_is_split_and_scored_whole(no_weights, tmp_path, capsys):
 
 def test_a_huge_answer_is_cut_and_said_to_be(no_weights, tmp_path, capsys):
     path = write(tmp_path / "long.jsonl", json_lines([{"question": "Where?", "answer": "Here, and there. " * 5000}]))
-    assert shown(no_weights, path, capsys).startswith("rows: 1   samples: 1   cut: 1\n")
+    assert shown(no_weights, path, capsys, "--on_long_row", "cut").startswith("rows: 1   samples: 1   rows cut: 1")

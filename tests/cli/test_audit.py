@@ -167,7 +167,8 @@ def test_compare_takes_audits(folders, rows, tmp_path, capsys):
         ),
     ],
 )
-def test_what_cannot_be_is_refused_before_a_model_is_loaded(flags, message, rows, tmp_path, capsys):
+def test_what_cannot_be_is_refused_before_a_model_is_loaded(flags, message, rows, tmp_path, capsys, tokenizer):
+    tokenizer.save_pretrained(tmp_path / "no model")
     assert run(tmp_path / "no model", rows, tmp_path / "a.json", *flags) == 2
     assert errors(capsys) == [f"egup audit: error: {message}"]
     assert not (tmp_path / "a.json").exists()

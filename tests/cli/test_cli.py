@@ -168,7 +168,11 @@ def bad_inputs(tmp_path):
         ),
         "unreadable file": (["--forget", str(tmp_path / "no.jsonl")], ["forget"], "got no readable file at"),
         "broken file": (["--forget", file("b.jsonl", "{")], ["forget"], "got line 1 of"),
-        "cut answer": (["--forget", long, "--max_length", "16"], ["forget"], "got no answer token in row 0 of the"),
+        "cut answer": (
+            ["--forget", long, "--max_length", "16", "--on_long_row", "cut"],
+            ["forget"],
+            "got no answer token in row 0 of the",
+        ),
         "no forget": ([], ["forget"], "got no --forget; expected it to be given"),
         "no retain": ([], ["retain"], "got no retain set; expected rows to keep"),
         "unknown flag": (["--objectiv", "npo"], [], "got the unknown flag --objectiv; expected a flag of"),
@@ -252,8 +256,7 @@ def test_a_failing_command_leaves_with_code_2_and_no_traceback(tmp_path):
     assert run.returncode == 2
     assert run.stdout == ""
     assert run.stderr.splitlines() == [
-        "egup unlearn: error: got no readable file at f.jsonl (No such file or directory); expected .json, .jsonl, "
-        ".csv, .parquet, or a folder written by datasets' save_to_disk; check the path and its permissions"
+        f"egup unlearn: error: got no folder at {tmp_path / 'nope'}; expected a saved tokenizer; check the path"
     ]
 
 

@@ -193,7 +193,7 @@ def test_unlearn_writes_its_proxies_once_and_trains_with_them(folder, sources, t
 
     content = written.read_bytes()
     monkeypatch.setattr(Writer, "write", lambda *args: pytest.fail("proxies were written again"))
-    assert unlearn(folder, sources, output, "--seed", "3") == 0
+    assert unlearn(folder, sources, output, "--seed", "3", "--overwrite_output_dir") == 0
     assert written.read_bytes() == content
 
 
@@ -201,7 +201,7 @@ def test_other_settings_make_other_proxies_in_their_place(folder, sources, tmp_p
     output = tmp_path / "out" / "_proxy" / "proxies.jsonl"
     assert unlearn(folder, sources, tmp_path / "out", "--seed", "3") == 0
     first = output.read_bytes()
-    assert unlearn(folder, sources, tmp_path / "out", "--seed", "4") == 0
+    assert unlearn(folder, sources, tmp_path / "out", "--seed", "4", "--overwrite_output_dir") == 0
     assert output.read_bytes() != first
     assert json.loads(output.read_text().splitlines()[0])["seed"] == 4
 

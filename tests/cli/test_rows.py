@@ -103,7 +103,7 @@ def test_inspect_reads_no_more_rows_than_it_is_to_show(good_model, tmp_path, cap
     datasets.Dataset.from_dict({"question": ["Who?"] * 200_000, "answer": ["Ada."] * 200_000}).to_parquet(path)
     words = ["inspect", "--model_name_or_path", str(good_model), "--forget", str(path)]
     assert main(words) == 0
-    assert capsys.readouterr().out.startswith("rows: the first 1000 (see --max_rows)   samples: 1000   cut: 0\n")
+    assert capsys.readouterr().out.startswith("rows: the first 1000 (see --max_rows)   samples: 1000   rows cut: 0")
     assert main([*words, "--max_rows", "3", "--index", "2"]) == 0
     assert re.match(r"rows: the first 3 .*\n(.*\n){4}sample 2", capsys.readouterr().out)
     says = "got index=3; expected a number from 0 to 2; set --index, or raise --max_rows"

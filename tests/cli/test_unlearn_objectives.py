@@ -2,9 +2,9 @@
 
 import pytest
 from test_cli import model, rows, unlearn  # noqa: F401
-from transformers import AutoModelForCausalLM
 
 from egup_trainer import UnlearnConfig, UnlearnTrainer
+from egup_trainer.modeling.loading import load_model
 
 
 def forget_line(printed):
@@ -20,7 +20,7 @@ def test_the_summary_of_a_task_vector_is_of_the_negated_model(model, rows, tmp_p
     assert unlearn(model, rows, output, *flags, *adapter) == 0
     before, after = forget_line(capsys.readouterr().out)
     assert after < 0.99 * before
-    saved = AutoModelForCausalLM.from_pretrained(output)
+    saved = load_model(str(output))
     judge = UnlearnTrainer(
         saved, UnlearnConfig(str(tmp_path / "judge"), use_cpu=True), rows["forget"], rows["retain"],
         processing_class=tokenizer,

@@ -367,7 +367,10 @@ def test_a_model_without_decoder_layers_is_refused():
         def __init__(self):
             super().__init__()
             self.parts = nn.ModuleList([nn.Linear(2, 2)])
-            self.config = SimpleNamespace(get_text_config=lambda: SimpleNamespace(num_hidden_layers=3))
+            self.config = SimpleNamespace(get_text_config=lambda: SimpleNamespace(num_hidden_layers=3, vocab_size=8))
+
+        def forward(self, input_ids, **_):
+            return SimpleNamespace(logits=torch.zeros(*input_ids.shape, 8))
 
     with pytest.raises(ModelError) as caught:
         decoder_layers(Flat())

@@ -64,7 +64,7 @@ def test_l_and_features_are_those_of_the_row_alone(tokenizer):
     assert nll[1].item() == pytest.approx(-logps[start - 1 :].mean().item(), rel=1e-5)
     torch.testing.assert_close(features[1], out.hidden_states[2][0, start:].mean(0), rtol=1e-4, atol=1e-5)
 
-    text = tokenizer(LONG_TEXT)["input_ids"] + [tokenizer.eos_token_id]
+    text = tokenizer(LONG_TEXT)["input_ids"]
     pieces = [torch.tensor([text[at : at + 16]]) for at in range(0, len(text) - 1, 15)]
     with torch.no_grad():
         losses = [model(piece, labels=piece).loss.item() * (piece.shape[1] - 1) for piece in pieces]

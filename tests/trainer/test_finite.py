@@ -50,7 +50,7 @@ def test_a_loss_that_is_not_finite_is_named_with_its_sample(make_trainer, value,
         f"numbers; {FIX}"
     )
     assert trainer.state.global_step == 1
-    assert last_whole(Path(trainer.args.output_dir)).endswith("checkpoint-1")
+    assert last_whole(Path(trainer.args.output_dir)).name == "checkpoint-1"
 
 
 def test_where_the_rows_are_finite_all_of_the_batch_are_named(make_trainer):
@@ -83,13 +83,3 @@ def test_a_gradient_that_is_not_finite_reaches_no_weight(make_trainer, max_grad_
         f"numbers; {FIX}"
     )
     assert furthest(before, weights_of(trainer)) == 0
-
-
-def test_a_run_that_forgets_its_retain_rows_says_so(make_trainer, caplog):
-    make_trainer(
-        objective="grad_ascent", retain_loss="none", proxy_constraint=False, learning_rate=3e-2, num_train_epochs=8
-    ).train()
-    assert "expected it to stay; raise --retain_weight, lower --learning_rate, or train fewer epochs" in caplog.text
-    caplog.clear()
-    make_trainer().train()
-    assert "expected it to stay" not in caplog.text
