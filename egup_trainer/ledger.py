@@ -150,7 +150,7 @@ def read_secrets(source: str | Path | None) -> list[str]:
     They stand in the record of the model's run, in the model's folder or, for a merged model, in the folder above it.
 
     Raises:
-        DataError: the record is no whole JSON file.
+        DataError: the record is not a complete JSON file.
     """
     places = [] if source is None else [Path(source) / RUN_NAME, Path(source).parent / RUN_NAME]
     path = next((place for place in places if place.is_file()), None)

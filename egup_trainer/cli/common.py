@@ -90,7 +90,7 @@ class MarkerArguments:
             recorded: dates of results that it is compared with.
 
         Raises:
-            ConfigError: `template_date` is no date, or the tokenizer's chat template writes none.
+            ConfigError: `template_date` is not a date, or the tokenizer's chat template writes none.
         """
         from egup_trainer.template_date import settled_date
 

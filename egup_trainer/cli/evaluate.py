@@ -17,7 +17,7 @@ from egup_trainer.cli.common import (
     refuse_lora_flags,
     require,
 )
-from egup_trainer.cli.suites import SuiteArguments, make_suite
+from egup_trainer.cli.suites import SuiteArguments, SuiteName, make_suite
 from egup_trainer.data.schema import MAX_LENGTH
 from egup_trainer.errors import ConfigError, DataError, check_range
 from egup_trainer.files import check_writable
@@ -122,6 +122,12 @@ def main(argv: list[str]) -> None:
 
 def _check(args: EvaluateArguments, model_config: Any) -> None:
     require("evaluate", model_name_or_path=model_config.model_name_or_path, suite=args.suite, output=args.output)
+    if args.drop_overlap and args.suite != SuiteName.CUSTOM.value:
+        raise ConfigError(
+            got=f"--drop_overlap with --suite {args.suite}",
+            expected="--suite custom, whose rows are yours to drop",
+            fix="leave out --drop_overlap",
+        )
     check_range(args, ("show_examples",), low=0, whole=True)
     check_range(args, ("per_device_eval_batch_size", "max_length"), low=1, whole=True)
     others = [args.retrained, args.before, args.reference]

@@ -191,7 +191,7 @@ def strength(hits: np.ndarray) -> float:
 
 
 def _recited(scores: SetScores) -> list[tuple[int, TextScores]]:
-    """The answers without the tokens that close them; of logits that are no numbers, the largest tells nothing."""
+    """The answers without the tokens that close them. Rows whose logits are not numbers are left out."""
     texts = {sample: row.answers[0].recited for sample, row in scores.samples.items()}
     return [(sample, text) for sample, text in texts.items() if len(text) and math.isfinite(text.mean_nll)]
 

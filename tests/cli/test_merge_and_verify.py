@@ -216,7 +216,7 @@ def test_files_that_are_not_those_of_the_run_are_named(folder, tmp_path, capsys,
     change(tmp_path / "copy")
     code = verify(folder, "whole", tmp_path / "copy")
     files, *_, numbers = capsys.readouterr().out.splitlines()
-    if says == "":  # the model card is no part of the model
+    if says == "":  # the model card is not part of the model
         assert (code, files[:12]) == (0, "Files equal:")
     else:
         assert (code, files, numbers[:13]) == (1, f"Files changed: {says}.", "Numbers equal")

@@ -108,3 +108,12 @@ def test_inspect_reads_no_more_rows_than_it_is_to_show(good_model, tmp_path, cap
     assert re.match(r"rows: the first 3 .*\n(.*\n){4}sample 2", capsys.readouterr().out)
     says = "got index=3; expected a number from 0 to 2; set --index, or raise --max_rows"
     assert_refused([*words, "--max_rows", "3", "--index", "3"], tmp_path, capsys, says)
+
+
+def test_rows_of_a_benchmark_are_not_dropped(tmp_path, capsys):
+    words = ["evaluate", "--model_name_or_path", str(tmp_path), "--suite", "tofu", "--forget_split", "forget01"]
+    assert main([*words, "--output", str(tmp_path / "a.json"), "--drop_overlap"]) == 2
+    assert capsys.readouterr().err.splitlines() == [
+        "egup evaluate: error: got --drop_overlap with --suite tofu; expected --suite custom, whose rows are yours to "
+        "drop; leave out --drop_overlap"
+    ]

@@ -1,4 +1,4 @@
-"""A run whose weights are no numbers at its end says so, and certifies nothing."""
+"""A run whose weights are not numbers at its end says so, and certifies nothing."""
 
 import math
 from pathlib import Path
