@@ -29,10 +29,10 @@ class EgupError(ValueError):
 
     def __init__(self, *, got: str, expected: str, fix: str):
         super().__init__(f"got {got}; expected {expected}; {fix}")
-        self._parts = {"got": got, "expected": expected, "fix": fix}
+        self.got, self.expected, self.fix = got, expected, fix
 
     def __reduce__(self) -> tuple:  # data-loader workers send errors through pickle
-        return partial(type(self), **self._parts), ()
+        return partial(type(self), got=self.got, expected=self.expected, fix=self.fix), ()
 
 
 class ConfigError(EgupError):
