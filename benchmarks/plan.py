@@ -24,7 +24,7 @@ from egup_trainer.cli.common import quiet_libraries
 from egup_trainer.report.run_record import run_facts
 
 RESULTS = Line(tables.RESULTS / "plan.jsonl", "cpu")
-PAGE = Path(__file__).parents[1] / "docs" / "planning.md"
+PAGE = Path(__file__).parents[1] / "docs" / "scaling.md"
 GUIDED = ("--inter_entanglement", "--intra_entanglement", "--clreg_weight", "0.1")
 LORA = ("--use_peft", "--lora_r", "8")
 GIVEN_BACK, AT_ONCE = "tofu_full", {"MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "65536"}

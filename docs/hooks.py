@@ -49,10 +49,8 @@ def notebooks() -> dict[str, Path]:
 
 
 def on_config(config: Any) -> Any:
-    """Lists the notebooks below the page that tells of them."""
-    for entry in config.nav:
-        if "Notebooks" in entry:
-            entry["Notebooks"] = ["notebooks.md", *(f"notebooks/{name}.ipynb" for name in notebooks())]
+    """Appends the notebooks to the navigation."""
+    config.nav.append({"Notebooks": [f"notebooks/{name}.ipynb" for name in notebooks()]})
     return config
 
 

@@ -56,7 +56,7 @@ def _divergence(before: Tensor, now: Tensor, logps_of: Any) -> tuple[float, Tens
 
 
 def main() -> None:
-    """Measures, writes the results and the table of docs/speed.md, and prints it."""
+    """Measures, writes the results and the table of docs/scaling.md, and prints it."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.gemma.likely", description=__doc__.split("\n")[0])
     add_data_dir(parser)
     parser.add_argument("--work_dir", type=Path, default=Path("study_work/gemma"), help="Where the models are.")

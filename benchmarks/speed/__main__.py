@@ -38,7 +38,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=3, help="Timed steps of each run.")
     parser.add_argument("--shapes", nargs="+", choices=SHAPES, help="Which shapes (default: all that the machine can).")
     parser.add_argument(
-        "--report", action="store_true", help="Write docs/speed.md from the committed results, no more."
+        "--report", action="store_true", help="Write docs/scaling.md from the committed results, no more."
     )
     options = parser.parse_args()
     quiet_libraries()

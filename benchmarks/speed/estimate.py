@@ -1,6 +1,6 @@
 """On paper: a step of a large model under FSDP2, by the sizes of what is computed and sent.
 
-`python -m benchmarks.speed.estimate` writes the table of docs/distributed.md. Nothing here was measured: it is what the
+`python -m benchmarks.speed.estimate` writes the table of docs/scaling.md. Nothing here was measured: it is what the
 assumptions say, so that they can be argued with.
 """
 
@@ -9,7 +9,7 @@ from pathlib import Path
 
 from benchmarks import markdown
 
-PAGE = Path(__file__).parents[2] / "docs" / "distributed.md"
+PAGE = Path(__file__).parents[2] / "docs" / "scaling.md"
 
 
 @dataclass(frozen=True)

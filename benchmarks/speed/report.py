@@ -1,4 +1,4 @@
-"""docs/speed.md's table, from the committed results alone."""
+"""docs/scaling.md's table, from the committed results alone."""
 
 from pathlib import Path
 from typing import Any
@@ -8,7 +8,7 @@ from benchmarks.speed.measure import ratio
 from benchmarks.tables import Line, read_table
 
 RESULTS = tables.RESULTS / "speed"
-PAGE = Path(__file__).parents[2] / "docs" / "speed.md"
+PAGE = Path(__file__).parents[2] / "docs" / "scaling.md"
 QUICK_RESULTS = Line(RESULTS / "quick.jsonl", "cpu")
 LOAD_RESULTS = Line(RESULTS / "load.jsonl", "cpu")
 AIMS = {

@@ -17,7 +17,7 @@ def commands_page() -> str:
 
 def _section(name: str, text: str) -> str:
     parser = parser_of(name)
-    parts = [f"## egup {name}", f"{text[:1].upper()}{text[1:]}."]
+    parts = [f"### egup {name}", f"{text[:1].upper()}{text[1:]}."]
     if parser is None:
         return "\n\n".join(parts)
     owners = {action: _owner(action, parser) for action in flags_of(parser)}

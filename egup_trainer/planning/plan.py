@@ -22,7 +22,7 @@ MAPPED, LIBRARIES = "model files", "libraries"
 PARTS = (WEIGHTS, ADAPTERS, GRADIENTS, OPTIMIZER, ACTIVATIONS, LOGITS, KEPT, MAPPED, LIBRARIES)
 LOADING, SCAN, STEP = "loading", "scan", "step"
 MARGIN = 0.2
-"""By how much an estimate may be off: what docs/planning.md holds them to."""
+"""By how much an estimate may be off: what docs/scaling.md holds them to."""
 
 _FINGERPRINT = 3 * 8 * (1 << 22)
 """Most bytes that summing up a weight takes: three tensors of whole numbers."""

@@ -1,6 +1,6 @@
 """What a written row must be to serve as a proxy, as far as its text shows it. Each filter learns from the forget rows.
 
-Thresholds and their sources stand in docs/proxies.md.
+Thresholds and their sources stand in docs/data.md.
 """
 
 import re

@@ -93,7 +93,7 @@ def write_proxies(
     """Has rows written that are like the forget rows, about things that no model saw.
 
     A model is shown some forget rows at a time and asked for another one about something that it invents; what it
-    writes is read and filtered (docs/proxies.md). Each attempt is a pure function of the settings' seed and its number.
+    writes is read and filtered (docs/data.md). Each attempt is a pure function of the settings' seed and its number.
     Attempts are kept on disk beside `output` as they come, without texts that were rejected: the same call goes on
     where one was cut short, and does nothing again that is done.
 

@@ -1,4 +1,4 @@
-"""What docs/planning.md says of estimates, against the committed results."""
+"""What docs/scaling.md says of estimates, against the committed results."""
 
 import pytest
 

@@ -53,9 +53,9 @@ def test_a_field_without_a_text_is_refused():
 
 def test_every_command_and_flag_is_on_the_page():
     page = commands_page()
-    assert [line for line in page.splitlines() if line.startswith("## ")] == [f"## egup {name}" for name in COMMANDS]
+    assert [line for line in page.splitlines() if line.startswith("### ")] == [f"### egup {name}" for name in COMMANDS]
     for name in COMMANDS:
-        section = page.split(f"## egup {name}\n")[1].split("\n## ")[0]
+        section = page.split(f"### egup {name}\n")[1].split("\n### ")[0]
         parser = parser_of(name)
         flags = [] if parser is None else [action.option_strings for action in parser._actions]
         for spellings in flags:
@@ -63,7 +63,7 @@ def test_every_command_and_flag_is_on_the_page():
 
 
 def test_flags_of_libraries_are_folded_and_own_ones_stand_open():
-    section = commands_page().split("## egup proxy\n")[1].split("\n## ")[0]
+    section = commands_page().split("### egup proxy\n")[1].split("\n### ")[0]
     own, folded = section.split("??? note", maxsplit=1)
     assert "| `--num_rows` | `64` | Proxies to write. |" in own
     assert "`--load_in_4bit`" in folded

@@ -29,8 +29,9 @@ def test_every_page_is_built_and_its_generated_parts_are_filled_in(site):
         if page.parent.name == "docs":
             text = (site / f"{page.stem}.html").read_text(encoding="utf-8")
             assert "generated:" not in text, page.name
-    assert "<code>--forget</code>" in (site / "commands.html").read_text(encoding="utf-8")
-    assert "<code>proxy_neighbors</code>" in (site / "configuration.html").read_text(encoding="utf-8")
+    reference = (site / "reference.html").read_text(encoding="utf-8")
+    assert "<code>--forget</code>" in reference
+    assert "<code>proxy_neighbors</code>" in reference
     assert "register_forget_loss" in (site / "api.html").read_text(encoding="utf-8")
 
 
