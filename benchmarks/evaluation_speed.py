@@ -24,7 +24,7 @@ from egup_trainer.evaluation.run import evaluate_model
 from egup_trainer.evaluation.scoring import ScoringOptions
 from egup_trainer.evaluation.suites.plan import Suite
 from egup_trainer.evaluation.suites.tofu import tofu_suite
-from egup_trainer.modeling.batches import deal_batches
+from egup_trainer.modeling.batches import iter_batches
 from egup_trainer.report.run_record import run_facts
 
 VOCABULARY = 32_000
@@ -43,7 +43,7 @@ def floor_of(model: Any, tokenizer: Any, suite: Suite, batch_size: int) -> dict[
     def forward() -> None:
         ids = torch.arange(len(dataset))
         with torch.no_grad():
-            for _, batch in deal_batches(model, dataset, ids, RowCollator(tokenizer), batch_size=batch_size):
+            for _, batch in iter_batches(model, dataset, ids, RowCollator(tokenizer), batch_size=batch_size):
                 _ = float(model(**batch).loss)
 
     def write() -> None:

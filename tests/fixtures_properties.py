@@ -10,8 +10,8 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from egup_trainer.losses.base import ReferenceOutputs
-from egup_trainer.modeling.likely_tokens import LikelyTokens
 from egup_trainer.modeling.outputs import AnswerOutputs
+from egup_trainer.modeling.top_k_logps import TopKLogProbs
 
 FAR = 1e4
 """Logits, hidden states and nats go so far to both sides: answers that are certain, and hopeless ones."""
@@ -117,7 +117,7 @@ def join(rows: list[AnswerRow], likely: int | None = None) -> Joined:
         logits=before,
         hidden=torch.cat([row.hidden_before for row in rows]),
         alternate_nll=torch.tensor([row.alternate_nll for row in rows]),
-        likely=None if likely is None else LikelyTokens.of(before, likely),
+        top_k_logps=None if likely is None else TopKLogProbs.of(before, likely),
     )
     return Joined(outputs, reference, [logits, hidden, alternates], [sizes, sizes, alternate_sizes])
 

@@ -24,8 +24,8 @@ from benchmarks.tofu import add_data_dir
 from egup_trainer.cli.common import quiet_libraries
 from egup_trainer.data.collator import RowCollator
 from egup_trainer.modeling.forward import AnswerReader
-from egup_trainer.modeling.likely_tokens import LikelyTokens, coarse_logps
 from egup_trainer.modeling.loading import load_model, load_tokenizer
+from egup_trainer.modeling.top_k_logps import TopKLogProbs, coarse_logps
 from egup_trainer.report.run_record import run_facts
 
 TOP_K = (1, 4, 16, 64, 256)
@@ -37,7 +37,7 @@ def errors(before: Tensor, now: Tensor) -> dict[int, dict[str, float]]:
     exact, gradient = _divergence(before.log_softmax(-1), now, lambda logits: logits.log_softmax(-1))
     found = {}
     for k in TOP_K:
-        likely = LikelyTokens.of(before, k)
+        likely = TopKLogProbs.of(before, k)
         seen, coarse = _divergence(likely.logps, now, lambda logits, ids=likely.ids: coarse_logps(logits, ids))
         found[k] = {
             "exact": exact,

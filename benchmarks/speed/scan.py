@@ -41,7 +41,7 @@ def compare_scan(shape: str, rows: SpeedRows, rounds: int) -> dict[str, Any]:
     reader, collator = AnswerReader(model), RowCollator(rows.tokenizer)
     sets = {"forget": rows.forget, "retain": rows.retain, "proxy": rows.proxy}
     requests = {
-        name: ScanRequest(each, torch.arange(len(each)), with_features=True, likely=TOP_K * (name == "retain"))
+        name: ScanRequest(each, torch.arange(len(each)), with_features=True, top_k=TOP_K * (name == "retain"))
         for name, each in sets.items()
     }
     options = {"batch_size": BATCH, "accelerator": accelerator, "collator": collator}

@@ -10,7 +10,7 @@ from egup_trainer.audit.audit import Finding
 from egup_trainer.audit.target import Target
 from egup_trainer.evaluation.memorization import NO_WORDS, rouge_score
 from egup_trainer.evaluation.metric import mean_metric
-from egup_trainer.modeling.generation import Draws, generate
+from egup_trainer.modeling.generation import Sampling, generate
 
 
 def sampling(target: Target) -> Finding:
@@ -34,7 +34,7 @@ def sampling(target: Target) -> Finding:
         target.model,
         target.tokenizer,
         [prompt for prompt in prompts for _ in range(times)],
-        draws=Draws([[options.seed, sample, draw] for sample in asked for draw in range(times)]),
+        sampling=Sampling([[options.seed, sample, draw] for sample in asked for draw in range(times)]),
         description=options.title("Drawing generations"),
         **shared,
     )

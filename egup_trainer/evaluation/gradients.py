@@ -11,7 +11,7 @@ from egup_trainer.data.collator import RowCollator
 from egup_trainer.data.tokenization import RowDataset
 from egup_trainer.evaluation.rows import Text
 from egup_trainer.evaluation.token_numbers import TokenNumbers
-from egup_trainer.modeling.batches import autocast_of, deal_places, device_of, evaluation_mode
+from egup_trainer.modeling.batches import autocast_of, device_of, evaluation_mode, iter_indices
 from egup_trainer.modeling.forward import AnswerReader
 from egup_trainer.modeling.loading import keep_gradients_of_4bit_layers
 
@@ -41,7 +41,7 @@ def gradient_norms(
     device = device_of(model, accelerator)
     norms = torch.zeros(len(texts), device=device)
     with evaluation_mode(model), _all_require_gradients(model) as weights:
-        for places, counts in deal_places(lengths, 1, accelerator, description):
+        for places, counts in iter_indices(lengths, 1, accelerator, description):
             place = int(places)
             sums = [torch.zeros_like(weight, dtype=torch.float32) for weight in weights]
             for piece in texts[place].pieces:

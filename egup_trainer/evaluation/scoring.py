@@ -17,7 +17,7 @@ from egup_trainer.evaluation.gradients import gradient_norms
 from egup_trainer.evaluation.rows import RowSet, Text, TextKind, Texts, texts_of
 from egup_trainer.evaluation.scores import SampleScores, SetScores
 from egup_trainer.evaluation.token_numbers import GatheredNumbers, TokenNumbers
-from egup_trainer.modeling.batches import autocast_of, deal_batches, device_of, is_first, merge_processes
+from egup_trainer.modeling.batches import autocast_of, device_of, is_first, iter_batches, merge_processes
 from egup_trainer.modeling.forward import AnswerReader
 from egup_trainer.modeling.limits import check_positions, check_token_ids
 
@@ -141,7 +141,7 @@ class _Scoring:
         with_features: bool,
         batch_size: int,
     ) -> None:
-        for places, batch in deal_batches(
+        for places, batch in iter_batches(
             self.model,
             self.dataset,
             ids,

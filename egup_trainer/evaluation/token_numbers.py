@@ -8,7 +8,7 @@ from egup_trainer.data.tokenization import RowDataset
 from egup_trainer.evaluation.scores import TextScores
 from egup_trainer.modeling.batches import merge_processes
 from egup_trainer.modeling.forward import answer_positions, count_answer_tokens
-from egup_trainer.modeling.outputs import AnswerOutputs, OnRequest
+from egup_trainer.modeling.outputs import AnswerOutputs, required
 
 _MOST_LOGITS = 1 << 24  # numbers of a (tokens, vocabulary) block that are worked on at once
 
@@ -30,7 +30,7 @@ class TokenNumbers:
         self.wants_z, self.wants_features = wants_z.to(device), wants_features.to(device)
         total = int(self.counts.sum())
         self._flat = {name: torch.zeros(total, device=device) for name in ("logps", "hits", "z")}
-        self._features: OnRequest = None
+        self._features: Tensor | None = None
 
     def keep(self, samples: Tensor, outputs: AnswerOutputs, labels: Tensor) -> None:
         """Takes over the numbers of a batch.
@@ -51,12 +51,12 @@ class TokenNumbers:
         firsts = outputs.num_tokens.long().cumsum(0) - outputs.num_tokens.long()  # (B,)
         within = torch.arange(len(outputs.token_rows), device=device) - firsts[outputs.token_rows]
         slots = self.starts.to(device)[owners] + within[kept]
-        targets = answer_positions(labels)[2]
+        targets, logits = answer_positions(labels)[2], required(outputs.logits, "logits").detach()
         self._flat["logps"][slots] = outputs.token_logps.detach()[kept]
-        self._flat["hits"][slots] = (outputs.logits.argmax(dim=-1) == targets)[kept].float()
+        self._flat["hits"][slots] = (logits.argmax(dim=-1) == targets)[kept].float()
         chosen = kept & self.wants_z[samples[outputs.token_rows.clamp_max(len(samples) - 1)]]
         if chosen.any():
-            z = standardise(outputs.token_logps.detach()[chosen], outputs.logits.detach()[chosen])
+            z = standardise(outputs.token_logps.detach()[chosen], logits[chosen])
             self._flat["z"][slots[chosen[kept]]] = z
         if outputs.features is not None:
             self._keep_features(samples, outputs.features.detach())
@@ -64,7 +64,7 @@ class TokenNumbers:
     def _keep_features(self, samples: Tensor, features: Tensor) -> None:
         slots = self.wants_features.long().cumsum(0) - 1
         wanted = self.wants_features[samples]
-        self._features[slots[samples[wanted]]] = features[: len(samples)][wanted]
+        required(self._features, "features")[slots[samples[wanted]]] = features[: len(samples)][wanted]
 
     def drop_lost(self, accelerator: object, ids: Tensor) -> Tensor:
         """Which of the samples `ids` have numbers that are not finite on any process; all forget these samples."""
@@ -106,7 +106,7 @@ class GatheredNumbers:
         is_closed: list[bool],
         has_z: Tensor,
         feature_slots: Tensor,
-        features: OnRequest,
+        features: Tensor | None,
     ):
         self._flat, self._starts, self._counts, self._has_z = flat, starts, counts, has_z
         self._is_closed = is_closed
@@ -121,7 +121,7 @@ class GatheredNumbers:
     def features(self, pieces: tuple[int, ...]) -> np.ndarray:
         """Mean hidden state over the answer tokens of a text, shape (d,)."""
         weights = self._counts[list(pieces)].float()
-        rows = self._features[self._feature_slots[list(pieces)]]  # (P, d)
+        rows = required(self._features, "features")[self._feature_slots[list(pieces)]]  # (P, d)
         return (weights @ rows / weights.sum()).numpy()
 
 

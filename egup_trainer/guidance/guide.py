@@ -15,7 +15,7 @@ from egup_trainer.guidance.entanglement import (
 )
 from egup_trainer.guidance.feature_table import Shelf
 from egup_trainer.guidance.proxy_constraint import ProxyForm, proxy_effort
-from egup_trainer.modeling.outputs import AnswerOutputs, OnRequest
+from egup_trainer.modeling.outputs import AnswerOutputs, required
 
 _CACHE, _BOUNDARY, _STRENGTH = "cache.", "boundary", "strength"
 
@@ -36,11 +36,11 @@ class Sight:
     forget_ids: Tensor
     retain_ids: Tensor
     weights: Tensor
-    forget_features: OnRequest = None
-    retain_features: OnRequest = None
-    entanglement: OnRequest = None
-    drift: OnRequest = None
-    boundary_gap: OnRequest = None
+    forget_features: Tensor | Any = None
+    retain_features: Tensor | Any = None
+    entanglement: Tensor | Any = None
+    drift: Tensor | Any = None
+    boundary_gap: Tensor | Any = None
 
     def detached(self) -> "Sight":
         """The same values without the graph that made them."""
@@ -69,7 +69,7 @@ class Guide:
     ):
         self.options, self.pulls_back = options, pulls_back
         self.cache: EmbeddingCache | Any = cache
-        self.boundary: OnRequest = boundary
+        self.boundary: Tensor | Any = boundary
         self.strength = torch.tensor(float(options.proxy_lambda)) if strength is None else strength
 
     def look(
@@ -88,7 +88,7 @@ class Guide:
         self, cache: EmbeddingCache, sight: Sight, forget: AnswerOutputs, retain: AnswerOutputs | None
     ) -> Sight:
         options = self.options
-        phi = cache.space(forget.features)  # (B, k)
+        phi = cache.space(required(forget.features, "features"))  # (B, k)
         seen = phi.detach()
         start = cache.initial if options.drift_reference.value == "initial" else cache.latest
         entanglement = inter_sample_entanglement(seen, cache.bank, options.inter_neighbors)
@@ -103,7 +103,7 @@ class Guide:
             sight,
             weights=weights,
             forget_features=phi,
-            retain_features=None if retain is None else cache.space(retain.features),
+            retain_features=None if retain is None else cache.space(required(retain.features, "features")),
             entanglement=entanglement,
             drift=moved,
         )

@@ -7,9 +7,9 @@ from typing import Any
 
 from torch import Tensor
 
-from egup_trainer.modeling.likely_tokens import LikelyTokens
-from egup_trainer.modeling.outputs import AnswerOutputs, OnRequest
+from egup_trainer.modeling.outputs import AnswerOutputs
 from egup_trainer.modeling.reference import Need
+from egup_trainer.modeling.top_k_logps import TopKLogProbs
 
 
 class Unit(str, Enum):
@@ -48,17 +48,17 @@ class ReferenceOutputs:
     Args:
         sum_nll: L_i^0, shape (B,), if the loss has `Need.NLL`.
         logits: logits at the answer positions, shape (N, V), if the loss has `Need.LOGITS`.
-        likely: the most likely tokens at the answer positions, if the loss has `Need.LIKELY` and the model is not at
-            hand, which otherwise gives `logits`.
+        top_k_logps: the most likely tokens at the answer positions, if the loss has `Need.TOP_K` and the model is not
+            at hand, which otherwise gives `logits`.
         hidden: hidden states at the answer tokens, shape (N, d), if the loss has `Need.HIDDEN`.
         alternate_nll: L^0 of the rows' alternate answers, shape (B,), if the loss has `Need.NLL` and an alternate.
     """
 
-    sum_nll: OnRequest = None
-    logits: OnRequest = None
-    hidden: OnRequest = None
-    alternate_nll: OnRequest = None
-    likely: LikelyTokens | None = None
+    sum_nll: Tensor | None = None
+    logits: Tensor | None = None
+    hidden: Tensor | None = None
+    alternate_nll: Tensor | None = None
+    top_k_logps: TopKLogProbs | None = None
 
 
 class ForgetLoss(ABC):

@@ -4,9 +4,9 @@ from torch import Tensor
 from torch.nn.functional import kl_div
 
 from egup_trainer.losses.base import ReferenceOutputs, RetainLoss
-from egup_trainer.modeling.likely_tokens import coarse_logps
-from egup_trainer.modeling.outputs import AnswerOutputs
+from egup_trainer.modeling.outputs import AnswerOutputs, required
 from egup_trainer.modeling.reference import Need
+from egup_trainer.modeling.top_k_logps import coarse_logps
 
 
 class RetainNLL(RetainLoss):
@@ -32,18 +32,19 @@ class RetainKL(RetainLoss):
     forward pass without gradient over the retain rows, the divergence is exact. With its k most likely tokens it is
     that of k + 1 classes (ours), the last of them all other tokens together: never more than the exact one.
 
-    Inputs: `outputs.logits` (N, V); `reference.likely` of N tokens, or `reference.logits` (N, V).
+    Inputs: `outputs.logits` (N, V); `reference.top_k_logps` of N tokens, or `reference.logits` (N, V).
     """
 
-    needs = frozenset({Need.LIKELY})
+    needs = frozenset({Need.TOP_K})
 
     def __call__(self, outputs: AnswerOutputs, reference: ReferenceOutputs) -> Tensor:
-        if reference.likely is not None:
-            before = reference.likely.logps  # (N, k + 1)
-            now = coarse_logps(outputs.logits, reference.likely.ids)  # (N, k + 1)
+        logits = required(outputs.logits, "logits")
+        if reference.top_k_logps is not None:
+            before = reference.top_k_logps.logps  # (N, k + 1)
+            now = coarse_logps(logits, reference.top_k_logps.ids)  # (N, k + 1)
         else:
-            before = reference.logits.log_softmax(-1)  # (N, V)
-            now = outputs.logits.log_softmax(-1)  # (N, V)
+            before = required(reference.logits, "logits").log_softmax(-1)  # (N, V)
+            now = logits.log_softmax(-1)  # (N, V)
         return outputs.sum_per_row(kl_div(now, before, reduction="none", log_target=True).sum(-1))
 
 
@@ -67,4 +68,5 @@ class RetainFeatures(RetainLoss):
     needs = frozenset({Need.HIDDEN})
 
     def __call__(self, outputs: AnswerOutputs, reference: ReferenceOutputs) -> Tensor:
-        return outputs.sum_per_row((outputs.hidden - reference.hidden).square().mean(dim=-1))
+        moved = required(outputs.hidden, "hidden") - required(reference.hidden, "hidden")  # (N, d)
+        return outputs.sum_per_row(moved.square().mean(dim=-1))

@@ -13,7 +13,7 @@ from egup_trainer.data.tokenization import RowDataset
 _TOKENS_A_ROW = 256
 
 
-def deal_batches(
+def iter_batches(
     model: nn.Module,
     dataset: RowDataset,
     ids: Tensor,
@@ -41,13 +41,13 @@ def deal_batches(
     lengths = [len(dataset.rows[index]) for index in ids.tolist()]
     device = device_of(model, accelerator)
     with evaluation_mode(model):
-        for places, counts in deal_places(lengths, batch_size, accelerator, description):
+        for places, counts in iter_indices(lengths, batch_size, accelerator, description):
             batch = collator([dataset[index] for index in ids[places].tolist()])
             kept = places if counts else places[:0]
             yield kept.to(device), {name: value.to(device) for name, value in batch.items()}
 
 
-def deal_places(
+def iter_indices(
     lengths: Sequence[int],
     batch_size: int,
     accelerator: Any,

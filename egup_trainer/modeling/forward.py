@@ -16,12 +16,12 @@ from torch import Tensor, nn
 
 from egup_trainer.data.schema import IGNORE_INDEX
 from egup_trainer.errors import ConfigError, ModelError
-from egup_trainer.modeling.answer_logps import HeadReading, LogitTransform
 from egup_trainer.modeling.hooks import capture, forward_through, hooked, is_gathered_by_hooks
 from egup_trainer.modeling.limits import virtual_tokens
+from egup_trainer.modeling.memory.answer_logps import HeadReading, LogitTransform
+from egup_trainer.modeling.memory.packing import Packer, RowLayout
+from egup_trainer.modeling.memory.tied_gradient import TiedGradient
 from egup_trainer.modeling.outputs import AnswerOutputs
-from egup_trainer.modeling.packing import Packer, RowLayout
-from egup_trainer.modeling.tied_gradient import TiedGradient
 from egup_trainer.modeling.trials import can_run, check_causal, lists_in_use
 
 
@@ -45,7 +45,7 @@ def count_answer_tokens(labels: Tensor) -> Tensor:
 
 
 @dataclass(frozen=True)
-class AnswerPlaces:
+class AnswerPositions:
     """Where the N answer tokens of B rows are predicted in the lines that the model reads.
 
     Args:
@@ -61,7 +61,7 @@ class AnswerPlaces:
     counts: Tensor
 
     @classmethod
-    def of(cls, labels: Tensor, layout: RowLayout) -> "AnswerPlaces":
+    def of(cls, labels: Tensor, layout: RowLayout) -> "AnswerPositions":
         """Those of labels, shape (B, T)."""
         answers, rows, targets = answer_positions(labels)
         counts = torch.bincount(rows, minlength=len(labels)).float()
@@ -161,7 +161,7 @@ class AnswerReader:
         """
         self.try_out(model)
         layout = self._packer(model, input_ids, attention_mask)
-        answers = AnswerPlaces.of(labels, layout)
+        answers = AnswerPositions.of(labels, layout)
         noise = None if embedding_noise is None else _add_noise(embedding_noise, layout, attention_mask)
         return self.read(model, layout, answers, with_features, keep_logits, with_hidden, noise)
 
@@ -169,7 +169,7 @@ class AnswerReader:
         self,
         model: Callable[..., Any],
         layout: RowLayout,
-        answers: "AnswerPlaces",
+        answers: "AnswerPositions",
         with_features: bool = True,
         keep_logits: bool = False,
         with_hidden: bool = False,

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from egup_trainer.data.tokenization import end_tokens
-from egup_trainer.modeling.batches import autocast_of, deal_places, device_of, evaluation_mode, merge_processes
+from egup_trainer.modeling.batches import autocast_of, device_of, evaluation_mode, iter_indices, merge_processes
 from egup_trainer.modeling.limits import check_positions
 from egup_trainer.modeling.trials import differs
 
@@ -22,7 +22,7 @@ _SHORT, _LONG = 3, 8
 
 
 @dataclass(frozen=True)
-class Draws:
+class Sampling:
     """How tokens are drawn, each prompt's by its own seed.
 
     The n-th token of a prompt is the one at which the summed probabilities pass the n-th number that its seed gives.
@@ -47,7 +47,7 @@ def generate(
     *,
     max_new_tokens: int,
     stop_words: tuple[str, ...] = (),
-    draws: Draws | None = None,
+    sampling: Sampling | None = None,
     batch_size: int,
     accelerator: Any = None,
     description: str | None = None,
@@ -64,7 +64,7 @@ def generate(
         prompts: token ids of each prompt, at least one.
         max_new_tokens: most tokens in a text.
         stop_words: a text ends before the first of these.
-        draws: how tokens are drawn, or None for the most likely ones.
+        sampling: how tokens are sampled, or None for the most likely ones.
         batch_size: prompts in a batch.
         accelerator: the `Accelerator` of a run on several processes, or None for one process.
         description: title of the progress bar, or None for no bar.
@@ -86,10 +86,10 @@ def generate(
     with evaluation_mode(model):
         batch_size, of_one_length = _batching(model, device, padding, accelerator, min(batch_size, len(prompts)))
     with evaluation_mode(model), _only_these_settings(model, config):
-        dealt = deal_places(lengths, batch_size, accelerator, description, of_one_length=of_one_length)
+        dealt = iter_indices(lengths, batch_size, accelerator, description, of_one_length=of_one_length)
         for places, counts in dealt:
             ids, mask = _pad_left([prompts[place] for place in places.tolist()], padding)
-            processors = [] if draws is None else [_Drawing(draws, places.tolist(), ids.shape[1], max_new_tokens)]
+            processors = [] if sampling is None else [_Sampler(sampling, places.tolist(), ids.shape[1], max_new_tokens)]
             out = _write(model, config, ids.to(device), mask.to(device), processors, accelerator)
             if counts:
                 new = out[:, ids.shape[1] :]
@@ -99,26 +99,26 @@ def generate(
     return [_to_text(row, tokenizer, ends, stop_words) for row in rows]
 
 
-class _Drawing:
+class _Sampler:
     """Leaves each row of a batch the one token that is drawn for it, so that a greedy search takes it.
 
     Args:
-        places: of the batch's prompts among those that `draws` has seeds of.
+        places: of the batch's prompts among those that `sampling` has seeds of.
         width: tokens in the padded prompts.
         length: most new tokens.
     """
 
-    def __init__(self, draws: Draws, places: list[int], width: int, length: int):
-        self.draws, self.width = draws, width
-        rows = [np.random.default_rng(draws.seeds[place]).random(length) for place in places]
+    def __init__(self, sampling: Sampling, places: list[int], width: int, length: int):
+        self.sampling, self.width = sampling, width
+        rows = [np.random.default_rng(sampling.seeds[place]).random(length) for place in places]
         self.numbers = np.stack(rows)  # (B, n)
 
     def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
         step = input_ids.shape[1] - self.width
         numbers = torch.from_numpy(self.numbers[:, step : step + 1]).to(scores.device, torch.float32)  # (B, 1)
-        likely = (scores.float() / self.draws.temperature).softmax(dim=-1)  # (B, V)
+        likely = (scores.float() / self.sampling.temperature).softmax(dim=-1)  # (B, V)
         likely, tokens = likely.sort(dim=-1, descending=True)
-        may_come = likely.cumsum(dim=-1) - likely < self.draws.top_p
+        may_come = likely.cumsum(dim=-1) - likely < self.sampling.top_p
         sums = (likely * may_come).cumsum(dim=-1)
         passed = (sums <= numbers * sums[:, -1:]).sum(dim=-1, keepdim=True)  # (B, 1)
         last = may_come.sum(dim=-1, keepdim=True) - 1  # a number that float32 rounds to 1 passes all sums

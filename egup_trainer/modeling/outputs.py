@@ -2,12 +2,37 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, TypeAlias
+from typing import TypeVar
 
 from torch import Tensor
 
-OnRequest: TypeAlias = Tensor | Any
-"""A tensor if it was asked for, else None. Types cannot say that who reads it has asked for it: hence `Any`."""
+from egup_trainer.errors import ConfigError
+
+_Value = TypeVar("_Value")
+
+
+def required(value: _Value | None, name: str) -> _Value:
+    """`value`, which is None unless it was asked for.
+
+    Args:
+        value: a field of `AnswerOutputs`, or of another object whose fields are filled on request.
+        name: the name of the field, for the message.
+
+    Raises:
+        ConfigError: it was not asked for.
+
+    Example:
+        >>> required(None, "logits")
+        Traceback (most recent call last):
+        egup_trainer.errors.ConfigError: got no `logits`; expected a loss that declares what it reads; declare it, ...
+    """
+    if value is None:
+        raise ConfigError(
+            got=f"no `{name}`",
+            expected="a loss that declares what it reads",
+            fix="declare it, as docs/extending.md shows",
+        )
+    return value
 
 
 @dataclass(frozen=True)
@@ -35,11 +60,11 @@ class AnswerOutputs:
     token_logps: Tensor
     token_rows: Tensor
     num_tokens: Tensor
-    features: OnRequest = None
-    logits: OnRequest = None
-    token_ids: OnRequest = None
-    hidden: OnRequest = None
-    alternate: "AnswerOutputs | Any" = None
+    features: Tensor | None = None
+    logits: Tensor | None = None
+    token_ids: Tensor | None = None
+    hidden: Tensor | None = None
+    alternate: "AnswerOutputs | None" = None
     positions: int = 0
 
     def sum_per_row(self, token_values: Tensor) -> Tensor:
@@ -59,7 +84,7 @@ class AnswerOutputs:
     def split(self, sizes: list[int]) -> list["AnswerOutputs"]:
         """Parts of consecutive rows, of the given numbers of rows, of a joined batch (which has no `alternate` yet)."""
         token_sizes = [int(part.sum()) for part in self.num_tokens.split(sizes)]
-        starts = [sum(sizes[:place]) for place in range(len(sizes))]
+        starts = [sum(sizes[:index]) for index in range(len(sizes))]
 
         def cut(values: Tensor | None, lengths: list[int]) -> Sequence[Tensor | None]:
             return values.split(lengths) if values is not None else [None] * len(sizes)

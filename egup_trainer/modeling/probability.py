@@ -28,7 +28,7 @@ def probabilities(
     found = {}
     for name, rows in datasets.items():
         owners = torch.tensor(rows.owners)
-        ids = torch.isin(owners, drawn(int(owners.max()) + 1, seed)).nonzero().flatten()
+        ids = torch.isin(owners, sample_ids(int(owners.max()) + 1, seed)).nonzero().flatten()
         found[name] = score(rows, ids).probability_of(owners[ids])
     return found
 
@@ -57,11 +57,11 @@ def probabilities_of(
     )
 
 
-def drawn(of: int, seed: int, count: int = MOST_ROWS) -> Tensor:
+def sample_ids(of: int, seed: int, count: int = MOST_ROWS) -> Tensor:
     """`count` of the numbers below `of` in ascending order, or all of them if there are no more, int64.
 
     Example:
-        >>> drawn(3, seed=5)
+        >>> sample_ids(3, seed=5)
         tensor([0, 1, 2])
     """
     return torch.randperm(of, generator=torch.Generator().manual_seed(seed))[:count].sort().values

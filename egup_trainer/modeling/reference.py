@@ -19,9 +19,10 @@ class Need(str, Enum):
 
     NLL = "nll"
     """L_i^0 of each forget row: numbers, taken once by the scan."""
-    LIKELY = "likely"
+    TOP_K = "top_k"
     """Distributions at answer positions, of which the most likely tokens will do. For a retain loss alone, the scan's
     numbers may serve; otherwise the model."""
+    LIKELY = TOP_K  # the name in version 0.1
     LOGITS = "logits"
     """Whole distributions at answer positions: the model itself must be at hand."""
     HIDDEN = "hidden"
@@ -31,7 +32,7 @@ class Need(str, Enum):
 NEEDS_OF_THE_MODEL = frozenset({Need.LOGITS, Need.HIDDEN})
 """Needs that no cached number serves."""
 
-NEEDS_OF_LOGITS = frozenset({Need.LOGITS, Need.LIKELY})
+NEEDS_OF_LOGITS = frozenset({Need.LOGITS, Need.TOP_K})
 """Needs for which a model that is run must give its logits."""
 
 
@@ -41,7 +42,7 @@ class ReferenceKind(str, Enum):
     NONE = "none"
     CACHED = "cached"
     """A number a row."""
-    LIKELY_TOKENS = "likely_tokens"
+    TOP_K = "likely_tokens"
     """The most likely tokens at each answer token."""
     ADAPTER_OFF = "adapter_off"
     """The model being trained, without its adapter."""
@@ -62,7 +63,7 @@ def choose_reference(needs: frozenset[Need], model: nn.Module, size_of_tokens: f
     if adapters_are_identity(model):
         return ReferenceKind.ADAPTER_OFF
     if not needs & NEEDS_OF_THE_MODEL and size_of_tokens < size_of(model):
-        return ReferenceKind.LIKELY_TOKENS
+        return ReferenceKind.TOP_K
     return ReferenceKind.FROZEN_COPY
 
 

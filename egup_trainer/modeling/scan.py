@@ -15,9 +15,10 @@ from egup_trainer.data.collator import RowCollator
 from egup_trainer.data.tokenization import RowDataset
 from egup_trainer.errors import StateError
 from egup_trainer.files import one_line_write_errors, write_file_with
-from egup_trainer.modeling.batches import autocast_of, deal_batches, merge_processes
+from egup_trainer.modeling.batches import autocast_of, iter_batches, merge_processes
 from egup_trainer.modeling.forward import AnswerReader
-from egup_trainer.modeling.likely_tokens import LikelyTokens, TokenPlaces
+from egup_trainer.modeling.outputs import required
+from egup_trainer.modeling.top_k_logps import TokenOffsets, TopKLogProbs
 
 _CHUNK = 1 << 22
 _NAMES_AND_VERSIONS = (
@@ -38,13 +39,13 @@ class RowScores:
         sum_nll: L_i, shape (N,), nats.
         num_tokens: n_i, shape (N,).
         features: mean hidden state over answer tokens, shape (N, d), or projected, (N, k); float32; or empty, (N, 0).
-        likely: the most likely tokens at all answer tokens, row after row, or None if not asked for.
+        top_k_logps: the most likely tokens at all answer tokens, row after row, or None if not asked for.
     """
 
     sum_nll: Tensor
     num_tokens: Tensor
     features: Tensor
-    likely: LikelyTokens | Any = None
+    top_k_logps: TopKLogProbs | None = None
 
     @property
     def mean_nll(self) -> Tensor:
@@ -76,7 +77,7 @@ def score_rows(
     ids: Tensor | None = None,
     with_features: bool = False,
     projection: Tensor | None = None,
-    likely: int = 0,
+    top_k: int = 0,
     description: str | None = None,
 ) -> RowScores:
     """Scores rows in evaluation mode; every process ends with all results.
@@ -91,17 +92,17 @@ def score_rows(
         ids: which rows, shape (N,); all by default.
         with_features: whether to read features.
         projection: what features are multiplied by as they are read, shape (d, k), so that only (N, k) are ever held.
-        likely: how many of the most likely tokens to keep at each answer token.
+        top_k: how many of the most likely tokens to keep at each answer token.
         description: title of the progress bar, or None for no bar.
     """
     wanted = torch.arange(len(dataset)) if ids is None else ids
-    places = TokenPlaces.of(dataset, wanted.tolist()) if likely else None
+    places = TokenOffsets.of(dataset, wanted.tolist()) if top_k else None
     results: dict[str, Tensor] = {}
-    for rows, batch in deal_batches(
+    for rows, batch in iter_batches(
         model, dataset, wanted, collator, batch_size=batch_size, accelerator=accelerator, description=description
     ):
         with autocast_of(accelerator):
-            outputs = reader(model, **batch, with_features=with_features, keep_logits=bool(likely))
+            outputs = reader(model, **batch, with_features=with_features, keep_logits=bool(top_k))
         values = {"sum_nll": outputs.sum_nll, "num_tokens": outputs.num_tokens, "features": outputs.features}
         if outputs.features is not None and projection is not None:
             values["features"] = outputs.features @ projection.to(outputs.features.device)
@@ -110,19 +111,19 @@ def score_rows(
                 whole = results.setdefault(name, value.new_zeros(len(wanted), *value.shape[1:]))
                 whole[rows] = value[: len(rows)]
         if places is not None:
-            _keep_tokens(LikelyTokens.of(outputs.logits, likely), rows, places, results)
+            _keep_tokens(TopKLogProbs.of(required(outputs.logits, "logits"), top_k), rows, places, results)
         del outputs, values  # before the next forward pass
     merged = merge_processes(results, accelerator)
     if batch_size > 1:
-        options: dict[str, Any] = {"with_features": with_features, "projection": projection, "likely": likely}
+        options: dict[str, Any] = {"with_features": with_features, "projection": projection, "top_k": top_k}
         alone = partial(score_rows, model, reader, dataset, collator, batch_size=1, accelerator=accelerator, **options)
         _score_lost_rows_alone(merged, places, wanted, alone)
-    tokens = LikelyTokens(**{name: merged.pop(name) for name in ("ids", "logps")}) if likely else None
-    return RowScores(**{"features": torch.zeros(len(wanted), 0), **merged}, likely=tokens)
+    tokens = TopKLogProbs(**{name: merged.pop(name) for name in ("ids", "logps")}) if top_k else None
+    return RowScores(**{"features": torch.zeros(len(wanted), 0), **merged}, top_k_logps=tokens)
 
 
 def _score_lost_rows_alone(
-    merged: dict[str, Tensor], places: TokenPlaces | None, wanted: Tensor, score: Callable[..., RowScores]
+    merged: dict[str, Tensor], places: TokenOffsets | None, wanted: Tensor, score: Callable[..., RowScores]
 ) -> None:
     """Scores the rows without finite numbers again, each alone, and puts the results into the whole tables.
 
@@ -140,11 +141,11 @@ def _score_lost_rows_alone(
     if "features" in merged:
         merged["features"][ids] = again.features
     if places is not None:
-        for name, value in vars(again.likely).items():
+        for name, value in vars(again.top_k_logps).items():
             merged[name][places.of_rows(ids)] = value
 
 
-def _keep_tokens(found: LikelyTokens, rows: Tensor, places: TokenPlaces, results: dict[str, Tensor]) -> None:
+def _keep_tokens(found: TopKLogProbs, rows: Tensor, places: TokenOffsets, results: dict[str, Tensor]) -> None:
     """Puts what a batch found, whose rows are those of that order, into the whole tables."""
     where = places.of_rows(rows)
     for name, value in vars(found).items():

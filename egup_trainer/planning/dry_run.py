@@ -12,11 +12,11 @@ from egup_trainer.data.collator import Part, parts_of
 from egup_trainer.losses.base import ReferenceOutputs
 from egup_trainer.losses.registry import forget_loss, retain_loss
 from egup_trainer.modeling.batches import evaluation_mode
-from egup_trainer.modeling.forward import AnswerPlaces, AnswerReader
-from egup_trainer.modeling.likely_tokens import LikelyTokens
+from egup_trainer.modeling.forward import AnswerPositions, AnswerReader
+from egup_trainer.modeling.memory.packing import Packer, RowLayout, padded
 from egup_trainer.modeling.outputs import AnswerOutputs
-from egup_trainer.modeling.packing import Packer, RowLayout, padded
 from egup_trainer.modeling.reference import NEEDS_OF_LOGITS, Need
+from egup_trainer.modeling.top_k_logps import TopKLogProbs
 from egup_trainer.planning.skeleton import Skeleton, shapes_alone
 from egup_trainer.planning.tally import Tally
 
@@ -98,7 +98,7 @@ def run_scan(skeleton: Skeleton, batch: Batch, args: Any, reading: Reading) -> d
     layout = layout_of(skeleton, batch, args.padding_free)
     kind_of = lambda tensor: LOGITS if tensor.ndim and tensor.shape[-1] == vocabulary else ACTIVATIONS  # noqa: E731
     known = [*model.parameters(), *model.buffers()]
-    places = AnswerPlaces.of(batch["labels"], layout)
+    places = AnswerPositions.of(batch["labels"], layout)
     reading = replace(reading, logits=bool(reading.likely), hidden=False)
     with ExitStack() as stack:
         for each in (shapes_alone(type(model).__name__), skeleton.mode, torch.no_grad(), evaluation_mode(model)):
@@ -119,11 +119,11 @@ class _Step:
         self._retain_loss = kind() if kind and args.retain_weight else None
         with _disable_current_modes():  # values are needed here
             self._layout = layout_of(skeleton, batch, args.padding_free)
-            self._places = AnswerPlaces.of(batch["labels"], self._layout)
+            self._places = AnswerPositions.of(batch["labels"], self._layout)
             self._rows = parts_of(batch)
             counts = self._places.counts.long()
             self._tokens = {part: int(counts[rows].sum()) for part, rows in self._rows.items()}
-            self._apart: dict[Part, tuple[RowLayout, AnswerPlaces]] = {
+            self._apart: dict[Part, tuple[RowLayout, AnswerPositions]] = {
                 part: _cut(batch, rows, skeleton, args)
                 for part, rows in self._rows.items()
                 if part in (Part.FORGET, Part.RETAIN)
@@ -166,10 +166,10 @@ class _Step:
         """What the loss knows of the model before unlearning, which may take a pass over the part's rows."""
         number = torch.zeros_like(outputs.num_tokens)
         known = ReferenceOutputs(sum_nll=number, alternate_nll=number)
-        if Need.LIKELY in needs and self._reading.likely:
+        if Need.TOP_K in needs and self._reading.likely:
             size, k = len(outputs.token_logps), self._reading.likely
-            likely = LikelyTokens(torch.zeros(size, k, dtype=torch.int32), torch.zeros(size, k + 1))
-            return replace(known, likely=likely)
+            likely = TopKLogProbs(torch.zeros(size, k, dtype=torch.int32), torch.zeros(size, k + 1))
+            return replace(known, top_k_logps=likely)
         if needs <= {Need.NLL}:
             return known
         reading = Reading(features=False, logits=bool(needs & NEEDS_OF_LOGITS), hidden=Need.HIDDEN in needs)
@@ -178,13 +178,13 @@ class _Step:
         return replace(known, logits=read.logits, hidden=read.hidden)
 
 
-def _cut(batch: Batch, rows: slice, skeleton: Skeleton, args: Any) -> tuple[RowLayout, AnswerPlaces]:
+def _cut(batch: Batch, rows: slice, skeleton: Skeleton, args: Any) -> tuple[RowLayout, AnswerPositions]:
     part = {name: batch[name][rows] for name in ("input_ids", "attention_mask", "labels")}
     layout = layout_of(skeleton, part, args.padding_free)
-    return layout, AnswerPlaces.of(part["labels"], layout)
+    return layout, AnswerPositions.of(part["labels"], layout)
 
 
-def _read(skeleton: Skeleton, args: Any, layout: RowLayout, places: AnswerPlaces, reading: Reading) -> AnswerOutputs:
+def _read(skeleton: Skeleton, args: Any, layout: RowLayout, places: AnswerPositions, reading: Reading) -> AnswerOutputs:
     """What the trainer's reader makes of a layout, in fake tensors of its shapes."""
     lines, width = layout.inputs["input_ids"].shape  # type: ignore[union-attr]
     ids = torch.zeros(lines, width, dtype=torch.long)
@@ -193,7 +193,7 @@ def _read(skeleton: Skeleton, args: Any, layout: RowLayout, places: AnswerPlaces
     shapes = RowLayout({"input_ids": ids, "position_ids": ids, "attention_mask": mask}, ids)
     tokens, rows = len(places.positions), len(places.counts)
     index = torch.zeros(3, tokens, dtype=torch.long)
-    fakes = AnswerPlaces(index[0], index[1], index[2], torch.ones(rows))
+    fakes = AnswerPositions(index[0], index[1], index[2], torch.ones(rows))
     reader = ShapeReader(skeleton, args)
     return reader.read(skeleton.model, shapes, fakes, reading.features, reading.logits, reading.hidden)
 

@@ -8,8 +8,8 @@ from egup_trainer.data.tokenization import RowDataset
 from egup_trainer.guidance.proxy_constraint import ProxyMatch
 from egup_trainer.losses.clreg import ClregPositives
 from egup_trainer.losses.registry import forget_loss, retain_loss
-from egup_trainer.modeling.likely_tokens import TokenPlaces, size_of_table
 from egup_trainer.modeling.reference import NEEDS_OF_LOGITS, NEEDS_OF_THE_MODEL, Need, ReferenceKind
+from egup_trainer.modeling.top_k_logps import TokenOffsets, top_k_bytes
 from egup_trainer.planning.dry_run import Reading
 from egup_trainer.planning.sizes import bytes_of_features, bytes_of_scan
 from egup_trainer.planning.skeleton import Skeleton
@@ -50,11 +50,11 @@ def needs_of(skeleton: Skeleton, rows: Rows, args: Any) -> Needs:
     boundary = rows.proxy is not None and (args.proxy_constraint or loss.needs_boundary)
     nearest = boundary and args.proxy_match is ProxyMatch.NEAREST
     features = bool(args.inter_entanglement or args.intra_entanglement or args.clreg_weight or nearest)
-    likely = Need.LIKELY in retain_needs and Need.LIKELY not in loss.needs and args.kl_top_k
-    table = size_of_table(TokenPlaces.of(rows.retain).total, args.kl_top_k) if likely and rows.retain else inf
+    likely = Need.TOP_K in retain_needs and Need.TOP_K not in loss.needs and args.kl_top_k
+    table = top_k_bytes(TokenOffsets.of(rows.retain).total, args.kl_top_k) if likely and rows.retain else inf
     copy = sum(skeleton.weights.values())
     reference = _reference(needs, skeleton, table, copy)
-    kept = {ReferenceKind.LIKELY_TOKENS: table, ReferenceKind.FROZEN_COPY: copy}.get(reference, 0)
+    kept = {ReferenceKind.TOP_K: table, ReferenceKind.FROZEN_COPY: copy}.get(reference, 0)
     if loss.is_negated:
         kept += sum(weight.numel() * weight.element_size() for weight in skeleton.trained)
     k = args.cache_dim or skeleton.model.config.get_text_config().hidden_size
@@ -63,7 +63,7 @@ def needs_of(skeleton: Skeleton, rows: Rows, args: Any) -> Needs:
     if features:
         kept += bytes_of_features(len(rows.forget), sampled, args.bank_size, k)
     reads_logits = loss.reads_logits or bool(needs & NEEDS_OF_LOGITS)
-    stands_in = args.kl_top_k if reference is ReferenceKind.LIKELY_TOKENS else 0
+    stands_in = args.kl_top_k if reference is ReferenceKind.TOP_K else 0
     drawn_to = args.clreg_positives if args.clreg_weight else ClregPositives.FORGET
     return Needs(
         Reading(features, reads_logits, loss.reads_hidden or Need.HIDDEN in needs, stands_in),
@@ -86,5 +86,5 @@ def _reference(needs: frozenset[Need], skeleton: Skeleton, table: float, copy: i
     if skeleton.adapter_is_fresh:
         return ReferenceKind.ADAPTER_OFF
     if not needs & NEEDS_OF_THE_MODEL and table < copy:
-        return ReferenceKind.LIKELY_TOKENS
+        return ReferenceKind.TOP_K
     return ReferenceKind.FROZEN_COPY

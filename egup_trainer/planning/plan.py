@@ -7,7 +7,7 @@ import torch
 
 from egup_trainer.data.collator import RowCollator
 from egup_trainer.errors import ConfigError
-from egup_trainer.modeling.batches import deal_places
+from egup_trainer.modeling.batches import iter_indices
 from egup_trainer.modeling.forward import count_answer_tokens
 from egup_trainer.modeling.reference import ReferenceKind
 from egup_trainer.planning.dry_run import ACTIVATIONS, GRADIENTS, LOGITS, layout_of, run_scan, run_step
@@ -133,7 +133,7 @@ def _scan(skeleton: Skeleton, rows: Rows, args: Any, needs: Needs) -> dict[str, 
     collator, most = RowCollator(rows.tokenizer), {ACTIVATIONS: 0, LOGITS: 0}
     for dataset in needs.scanned.values():
         lengths = [len(row) for row in dataset.rows]
-        places, _ = next(iter(deal_places(lengths, args.per_device_eval_batch_size, None, None)))
+        places, _ = next(iter(iter_indices(lengths, args.per_device_eval_batch_size, None, None)))
         batch = collator([dataset[index] for index in places.tolist()])
         found = run_scan(skeleton, batch, args, needs.reading)
         most = max(most, found, key=lambda each: sum(each.values()))

@@ -14,7 +14,7 @@ from egup_trainer.data.sources import load_rows
 from egup_trainer.data.tokenization import Template, writes_date
 from egup_trainer.errors import ModelError, StateError
 from egup_trainer.files import write_files
-from egup_trainer.modeling.generation import Draws, generate
+from egup_trainer.modeling.generation import Sampling, generate
 from egup_trainer.modeling.scan import scan_fingerprint
 from egup_trainer.proxies.attempts import AttemptLog, attempts_path, record_of
 from egup_trainer.proxies.judge import Judge, Scorer, Verdict
@@ -62,7 +62,7 @@ class Writer:
             self.tokenizer,
             prompts,
             max_new_tokens=settings.max_new_tokens or self._new_tokens(examples),
-            draws=Draws([(settings.seed, attempt) for attempt in attempts], settings.temperature, settings.top_p),
+            sampling=Sampling([(settings.seed, attempt) for attempt in attempts], settings.temperature, settings.top_p),
             batch_size=batch_size,
             fix="write proxies by `egup proxy` with a lower --num_examples or --max_new_tokens",
         )

@@ -12,9 +12,10 @@ from egup_trainer.data.collator import Part, parts_of
 from egup_trainer.data.tokenization import RowDataset
 from egup_trainer.losses.base import ForgetLoss, ReferenceOutputs, RetainLoss
 from egup_trainer.modeling.forward import AnswerReader
-from egup_trainer.modeling.likely_tokens import LikelyTokens, TokenPlaces, size_of_table
+from egup_trainer.modeling.outputs import required
 from egup_trainer.modeling.reference import NEEDS_OF_LOGITS, Need, Reference, ReferenceKind, choose_reference
 from egup_trainer.modeling.scan import RowScores
+from egup_trainer.modeling.top_k_logps import TokenOffsets, TopKLogProbs, top_k_bytes
 from egup_trainer.trainer.scanning import ScanRequest
 
 logger = logging.getLogger(__name__)
@@ -35,7 +36,7 @@ class ModelBefore:
     Attributes:
         reference: the model itself, if a loss needs it.
         nll: L^0 of the forget rows ("forget") and of their alternates ("alternate"), each (N_f,), once scanned.
-        likely: the most likely tokens of the retain rows' answers, if they stand for the model, once scanned.
+        top_k_logps: the most likely tokens of the retain rows' answers, if they stand for the model, once scanned.
     """
 
     def __init__(
@@ -53,14 +54,14 @@ class ModelBefore:
         self._scanned = (_FORGET, _ALTERNATE) if forget_loss.alternate else (_FORGET,)
         self.reads_logits = forget_loss.reads_logits or bool(needs & NEEDS_OF_LOGITS)
         self.reads_hidden = forget_loss.reads_hidden or Need.HIDDEN in needs
-        serves = top_k and Need.LIKELY in retain_needs and Need.LIKELY not in forget_loss.needs
-        self._places: TokenPlaces | Any = TokenPlaces.of(retain_rows) if serves else None
-        size = size_of_table(self._places.total, top_k) if self._places else inf
+        serves = top_k and Need.TOP_K in retain_needs and Need.TOP_K not in forget_loss.needs
+        self._places: TokenOffsets | Any = TokenOffsets.of(retain_rows) if serves else None
+        size = top_k_bytes(self._places.total, top_k) if self._places else inf
         self._retain_rows, self._top_k = retain_rows, top_k
         self.reference = Reference(choose_reference(needs, model, size), model, reader)
         logger.info("The model before unlearning is kept as: %s", self.reference.kind.value)
         self.nll: dict[str, Tensor] = {}
-        self.likely: LikelyTokens | None = None
+        self.top_k_logps: TopKLogProbs | None = None
 
     def scan_requests(self, rows: RowDataset) -> dict[str, ScanRequest]:
         """The forget rows, and their alternates, if a loss needs their numbers; all retain rows, for their tokens."""
@@ -70,20 +71,20 @@ class ModelBefore:
             if _ALTERNATE in self._scanned:
                 alternates = RowDataset([row.alternate for row in rows.rows])
                 requests[_ALTERNATE] = ScanRequest(alternates, torch.arange(len(rows)))
-        if self.reference.kind is ReferenceKind.LIKELY_TOKENS:
+        if self.reference.kind is ReferenceKind.TOP_K:
             all_rows = torch.arange(len(self._retain_rows))
-            requests[_RETAIN] = ScanRequest(self._retain_rows, all_rows, likely=self._top_k)
+            requests[_RETAIN] = ScanRequest(self._retain_rows, all_rows, top_k=self._top_k)
         return requests
 
     def use_scan(self, scores: dict[str, RowScores], device: torch.device) -> None:
         """Takes over the numbers of the scan."""
         if Need.NLL in self._needs[Part.FORGET]:
             self.nll = {name: scores[name].sum_nll.to(device) for name in self._scanned}
-        if self.reference.kind is ReferenceKind.LIKELY_TOKENS:
-            self._use_tokens(scores[_RETAIN].likely.to(device))
+        if self.reference.kind is ReferenceKind.TOP_K:
+            self._use_tokens(required(scores[_RETAIN].top_k_logps, "top_k_logps").to(device))
 
-    def _use_tokens(self, likely: LikelyTokens) -> None:
-        self.likely, self._places = likely, self._places.to(likely.ids.device)
+    def _use_tokens(self, top_k_logps: TopKLogProbs) -> None:
+        self.top_k_logps, self._places = top_k_logps, self._places.to(top_k_logps.ids.device)
 
     def outputs(self, model: Any, inputs: dict[str, Tensor], part: Part) -> ReferenceOutputs:
         """What a part's loss may know of its rows in a joined batch.
@@ -94,8 +95,9 @@ class ModelBefore:
         needs, ids = self._needs[part], inputs[part.value]
         nll = {name: values[ids.clamp_min(0)] for name, values in self.nll.items()} if Need.NLL in needs else {}
         known = ReferenceOutputs(nll.get(_FORGET), alternate_nll=nll.get(_ALTERNATE))
-        if self.likely is not None and Need.LIKELY in needs:
-            return replace(known, likely=self.likely.at(self._places.of_rows(ids[ids >= 0])))  # a filler has no tokens
+        if self.top_k_logps is not None and Need.TOP_K in needs:
+            places = self._places.of_rows(ids[ids >= 0])  # a filler has no tokens
+            return replace(known, top_k_logps=self.top_k_logps.at(places))
         if needs <= {Need.NLL}:
             return known
         rows = parts_of(inputs)[part]
@@ -106,7 +108,7 @@ class ModelBefore:
     def state_dict(self) -> dict[str, Tensor]:
         """The numbers by name, for a checkpoint."""
         numbers = {name + _NLL_BEFORE: values for name, values in self.nll.items()}
-        tokens = vars(self.likely) if self.likely else {}
+        tokens = vars(self.top_k_logps) if self.top_k_logps else {}
         return numbers | {_LIKELY_BEFORE + name: values for name, values in tokens.items()}
 
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
@@ -115,4 +117,4 @@ class ModelBefore:
         self.nll = {name: state[key] for name, key in names.items() if key in state}
         tokens: dict[str, Any] = {name: state.get(_LIKELY_BEFORE + name) for name in ("ids", "logps")}
         if tokens["ids"] is not None:
-            self._use_tokens(LikelyTokens(**tokens))
+            self._use_tokens(TopKLogProbs(**tokens))

@@ -19,8 +19,8 @@ from egup_trainer.losses.base import Unit
 from egup_trainer.losses.clreg import ClregPositives, contrastive_loss, retain_anchor_loss
 from egup_trainer.losses.registry import forget_loss
 from egup_trainer.modeling.forward import AnswerReader
-from egup_trainer.modeling.outputs import AnswerOutputs
-from egup_trainer.modeling.probability import drawn
+from egup_trainer.modeling.outputs import AnswerOutputs, required
+from egup_trainer.modeling.probability import sample_ids
 from egup_trainer.modeling.scan import RowScores
 from egup_trainer.trainer.boundary import ProxyBoundary, refuse_known_proxies
 from egup_trainer.trainer.config import EGUPConfig
@@ -168,8 +168,8 @@ class EGUPTrainer(UnlearnTrainer):
         return requests
 
     def _retain_sample(self) -> Tensor:
-        """As many retain rows as the bank holds, drawn with the run's seed; their ids in order."""
-        return drawn(len(self.retain_rows), self.args.seed, self.args.bank_size)
+        """As many retain rows as the bank holds, sampled with the run's seed; their ids in order."""
+        return sample_ids(len(self.retain_rows), self.args.seed, self.args.bank_size)
 
     def use_scan(self, scores: dict[str, RowScores]) -> None:
         """Builds the feature cache, the retain bank and the boundary."""
@@ -236,7 +236,7 @@ class EGUPTrainer(UnlearnTrainer):
     def _clreg_terms(self, sight: Sight, parts: dict[Part, AnswerOutputs], counts: StepCounts) -> dict[str, Tensor]:
         args, cache = self.args, self.guide.cache
         if Part.POSITIVE in parts:
-            positives = cache.space(parts[Part.POSITIVE].features)
+            positives = cache.space(required(parts[Part.POSITIVE].features, "features"))
             is_positive = torch.eye(len(positives), dtype=torch.bool, device=positives.device)
         else:
             positives = cache.latest[counts.forget_ids]

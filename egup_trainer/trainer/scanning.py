@@ -11,8 +11,8 @@ from torch import Tensor
 from egup_trainer.data.collator import RowCollator
 from egup_trainer.data.tokenization import RowDataset
 from egup_trainer.modeling.forward import AnswerReader
-from egup_trainer.modeling.likely_tokens import LikelyTokens
 from egup_trainer.modeling.scan import RowScores, bit_sum, load_scan, save_scan, scan_fingerprint, score_rows
+from egup_trainer.modeling.top_k_logps import TopKLogProbs
 
 
 @dataclass(frozen=True)
@@ -23,13 +23,13 @@ class ScanRequest:
         dataset: the data set.
         ids: which of its rows, shape (N,).
         with_features: whether features are read, too.
-        likely: how many of the most likely tokens to keep at each answer token.
+        top_k: how many of the most likely tokens to keep at each answer token.
     """
 
     dataset: RowDataset
     ids: Tensor
     with_features: bool = False
-    likely: int = 0
+    top_k: int = 0
 
 
 def run_scan(
@@ -64,7 +64,7 @@ def run_scan(
                 ids=request.ids,
                 with_features=request.with_features,
                 projection=projection,
-                likely=request.likely,
+                top_k=request.top_k,
                 description=f"Scanning {name} rows" if progress else None,
             )
             for name, request in requests.items()
@@ -75,7 +75,7 @@ def run_scan(
         return scan()
     settings = {
         "layer": reader.layer_index,
-        "read": [(name, request.with_features, request.likely) for name, request in sorted(requests.items())],
+        "read": [(name, request.with_features, request.top_k) for name, request in sorted(requests.items())],
         "mixed_precision": str(accelerator.mixed_precision),
         "projection": None if projection is None else (*projection.shape, bit_sum(projection)),
     }
@@ -104,7 +104,7 @@ def _on_all_processes(found: bool, accelerator: Any) -> bool:
 def _pack(scores: dict[str, RowScores]) -> dict[str, Tensor]:
     packed: dict[str, Tensor] = {}
     for name, score in scores.items():
-        fields = {**vars(score), **(vars(score.likely) if score.likely else {})}
+        fields = {**vars(score), **(vars(score.top_k_logps) if score.top_k_logps else {})}
         packed |= {f"{name}.{field}": value for field, value in fields.items() if isinstance(value, Tensor)}
     return packed
 
@@ -113,6 +113,6 @@ def _unpack(tensors: dict[str, Tensor], requests: dict[str, ScanRequest]) -> dic
     scores = {}
     for name, request in requests.items():
         fields = {field: tensors[f"{name}.{field}"] for field in ("sum_nll", "num_tokens", "features")}
-        likely = LikelyTokens(tensors[f"{name}.ids"], tensors[f"{name}.logps"]) if request.likely else None
-        scores[name] = RowScores(**fields, likely=likely)
+        top_k_logps = TopKLogProbs(tensors[f"{name}.ids"], tensors[f"{name}.logps"]) if request.top_k else None
+        scores[name] = RowScores(**fields, top_k_logps=top_k_logps)
     return scores

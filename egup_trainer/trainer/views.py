@@ -7,7 +7,7 @@ from torch import Tensor
 from transformers import TrainerCallback
 
 from egup_trainer.data.tokenization import RowDataset
-from egup_trainer.modeling.probability import MOST_ROWS, drawn
+from egup_trainer.modeling.probability import MOST_ROWS, sample_ids
 from egup_trainer.modeling.scan import RowScores
 
 
@@ -55,7 +55,7 @@ class RowViews(TrainerCallback):
 
     Args:
         trainer: the `EGUPTrainer` whose rows are looked at; add the callback when the trainer is made.
-        most_rows: of larger sets so many rows are drawn, with the run's seed.
+        most_rows: of larger sets so many rows are sampled, with the run's seed.
 
     Attributes:
         views: in the order of steps.
@@ -102,4 +102,4 @@ class RowViews(TrainerCallback):
         return RowScores(scores.sum_nll.to(device), scores.num_tokens.to(device), scores.features.to(device))
 
     def _drawn(self, rows: RowDataset | None) -> Tensor:
-        return drawn(0 if rows is None else len(rows), self.trainer.args.seed, self.most_rows)
+        return sample_ids(0 if rows is None else len(rows), self.trainer.args.seed, self.most_rows)

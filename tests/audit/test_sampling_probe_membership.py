@@ -13,7 +13,7 @@ from egup_trainer.audit.target import Target
 from egup_trainer.data.schema import Row
 from egup_trainer.evaluation.memorization import rouge_score
 from egup_trainer.evaluation.metric import area_under_curve
-from egup_trainer.modeling.generation import Draws, generate
+from egup_trainer.modeling.generation import Sampling, generate
 
 SETS = {"forget": FORGET, "retain": RETAIN, "holdout": HOLDOUT}
 
@@ -34,7 +34,9 @@ def test_best_and_mean_are_those_of_each_rows_draws(make_model, tokenizer):
     row = dataset(FORGET, tokenizer).rows[sample]
     prompt = row.input_ids[: int((row.labels != -100).argmax())]
     options = {"max_new_tokens": 12, "batch_size": 1}
-    texts = generate(model, tokenizer, [prompt] * 3, draws=Draws([[0, sample, draw] for draw in range(3)]), **options)
+    texts = generate(
+        model, tokenizer, [prompt] * 3, sampling=Sampling([[0, sample, draw] for draw in range(3)]), **options
+    )
     scores = [rouge_score(FORGET[sample].answer, text) for text in texts]
     assert found["best_rouge"].values["forget"][sample] == pytest.approx(max(scores))
     assert found["mean_rouge"].values["forget"][sample] == pytest.approx(np.mean(scores))
@@ -43,10 +45,10 @@ def test_best_and_mean_are_those_of_each_rows_draws(make_model, tokenizer):
 
 
 def test_best_is_at_least_greedy_where_greedy_is_among_the_draws(make_model, tokenizer, monkeypatch):
-    def draw_greedily_once(model, tokenizer, prompts, *, draws=None, **options):
-        drawn = generate(model, tokenizer, prompts, draws=draws, **options)
+    def draw_greedily_once(model, tokenizer, prompts, *, sampling=None, **options):
+        drawn = generate(model, tokenizer, prompts, sampling=sampling, **options)
         greedy = generate(model, tokenizer, prompts, **options)
-        return [greedy[i] if draws is None or draws.seeds[i][-1] == 0 else text for i, text in enumerate(drawn)]
+        return [greedy[i] if sampling is None or sampling.seeds[i][-1] == 0 else text for i, text in enumerate(drawn)]
 
     monkeypatch.setattr(module, "generate", draw_greedily_once)
     found = {

@@ -20,7 +20,7 @@ from egup_trainer.data.tokenization import tokenize
 from egup_trainer.ledger import read_ledger
 from egup_trainer.modeling.loading import add_adapter, load_model, load_tokenizer
 from egup_trainer.modeling.merging import save_merged
-from egup_trainer.modeling.probability import drawn, probabilities_of
+from egup_trainer.modeling.probability import probabilities_of, sample_ids
 from egup_trainer.trainer.record import fingerprint
 
 SPANS = {"forget": (0, 8), "retain": (20, 32), "proxy": (40, 46)}
@@ -303,10 +303,14 @@ def test_no_record_at_all(folder, capsys):
 
 
 def test_a_sample_is_drawn_with_the_seed():
-    assert drawn(3, seed=1).tolist() == [0, 1, 2]
-    assert len(drawn(1000, seed=1)) == len(set(drawn(1000, seed=1).tolist())) == 400
-    assert drawn(1000, seed=1).tolist() == drawn(1000, seed=1).tolist() == sorted(drawn(1000, seed=1).tolist())
-    assert drawn(1000, seed=1).tolist() != drawn(1000, seed=2).tolist()
+    assert sample_ids(3, seed=1).tolist() == [0, 1, 2]
+    assert len(sample_ids(1000, seed=1)) == len(set(sample_ids(1000, seed=1).tolist())) == 400
+    assert (
+        sample_ids(1000, seed=1).tolist()
+        == sample_ids(1000, seed=1).tolist()
+        == sorted(sample_ids(1000, seed=1).tolist())
+    )
+    assert sample_ids(1000, seed=1).tolist() != sample_ids(1000, seed=2).tolist()
 
 
 def test_no_file_that_a_run_leaves_holds_a_row(folder):

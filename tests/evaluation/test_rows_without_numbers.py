@@ -52,7 +52,7 @@ def test_only_the_row_itself_is_skipped_whatever_the_batch(broken, make_model, t
 def test_a_scan_loses_only_the_row_itself(broken, make_model, tokenizer, likely):
     rows, collator = tokenize(ROWS, tokenizer, name="rows"), RowCollator(tokenizer)
     together, alone = (
-        score_rows(model, AnswerReader(model), rows, collator, batch_size=size, with_features=True, likely=likely)
+        score_rows(model, AnswerReader(model), rows, collator, batch_size=size, with_features=True, top_k=likely)
         for model, size in ((broken, 6), (make_model(), 1))
     )
     kept = torch.tensor([row for row in range(6) if row != BROKEN])
@@ -60,4 +60,4 @@ def test_a_scan_loses_only_the_row_itself(broken, make_model, tokenizer, likely)
     torch.testing.assert_close(together.sum_nll[kept], alone.sum_nll[kept])
     torch.testing.assert_close(together.features[kept], alone.features[kept])
     if likely:
-        assert together.likely.logps.isfinite().all(dim=1).sum() == sum(alone.num_tokens[kept])
+        assert together.top_k_logps.logps.isfinite().all(dim=1).sum() == sum(alone.num_tokens[kept])

@@ -29,7 +29,7 @@ from egup_trainer.data.tokenization import Template
 from egup_trainer.errors import DataError, EgupError, ModelError
 from egup_trainer.evaluation.rows import RowSet
 from egup_trainer.evaluation.scoring import ScoringOptions, score_sets
-from egup_trainer.modeling.packing import Packer
+from egup_trainer.modeling.memory.packing import Packer
 
 SECRET = "XYZZYSECRET"  # stands in rows only: no message may repeat it
 

@@ -18,7 +18,7 @@ from egup_trainer.losses.base import ReferenceOutputs
 from egup_trainer.losses.forget.misdirection import RMU
 from egup_trainer.losses.forget.self_targets import UNDIAL
 from egup_trainer.losses.retain import RetainKL
-from egup_trainer.modeling.batches import deal_places
+from egup_trainer.modeling.batches import iter_indices
 from egup_trainer.modeling.forward import answer_positions
 from egup_trainer.modeling.outputs import AnswerOutputs
 
@@ -158,9 +158,9 @@ def test_5_only_the_matrices_that_train_have_gradients(make_plain_trainer):
 def test_7_all_processes_evaluate(batch_size):
     """With real processes: tests/invariants/test_evaluation_processes.py."""
     lengths = list(range(5, 26))
-    alone = list(deal_places(lengths, batch_size, None, None))  # process 0 of a run in which the others wait
+    alone = list(iter_indices(lengths, batch_size, None, None))  # process 0 of a run in which the others wait
     dealt = [
-        list(deal_places(lengths, batch_size, SimpleNamespace(process_index=rank, num_processes=2), None))
+        list(iter_indices(lengths, batch_size, SimpleNamespace(process_index=rank, num_processes=2), None))
         for rank in range(2)
     ]
     assert [len(batches) for batches in dealt] == [ceil(len(alone) / 2)] * 2

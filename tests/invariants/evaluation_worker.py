@@ -13,7 +13,7 @@ from egup_trainer.evaluation.rows import texts_of
 from egup_trainer.evaluation.run import evaluate_model
 from egup_trainer.evaluation.scoring import ScoringOptions, score_sets
 from egup_trainer.evaluation.suites.custom import custom_suite
-from egup_trainer.modeling.batches import deal_places
+from egup_trainer.modeling.batches import iter_indices
 
 RUNS = ((1, True), (3, False), (16, True))
 """Batch size, and whether with gradient norms (and the model wrapped for training)."""
@@ -22,7 +22,7 @@ RUNS = ((1, True), (3, False), (16, True))
 def batches(tokenizer, batch_size: int, accelerator: Accelerator) -> list[tuple[list[int], bool]]:
     """This process's share of all texts, and which of its batches count."""
     lengths = [len(row) for row in texts_of(invented_sets(), tokenizer, False).dataset.rows]
-    return [(places.tolist(), counts) for places, counts in deal_places(lengths, batch_size, accelerator, None)]
+    return [(places.tolist(), counts) for places, counts in iter_indices(lengths, batch_size, accelerator, None)]
 
 
 def record(folder: Path, accelerator: Accelerator, name: str, found: object) -> None:

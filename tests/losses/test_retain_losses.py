@@ -7,8 +7,8 @@ import torch
 
 from egup_trainer.losses.base import ReferenceOutputs
 from egup_trainer.losses.retain import RetainKL, RetainNLL
-from egup_trainer.modeling.likely_tokens import LikelyTokens
 from egup_trainer.modeling.reference import Need
+from egup_trainer.modeling.top_k_logps import TopKLogProbs
 
 P = torch.tensor([0.7, 0.2, 0.1])  # before unlearning
 Q = torch.tensor([0.2, 0.2, 0.6])  # now
@@ -38,12 +38,12 @@ def test_a_step_makes_the_retain_answer_more_likely(nll_after_step):
 def test_kl_goes_from_before_to_now(answers):
     assert abs(KL_P_Q - KL_Q_P) > 0.01  # else the direction would not show
     assert divergence(answers, Q.log()[None], P.log()[None], [[-1.0]]).tolist() == pytest.approx([KL_P_Q], rel=1e-5)
-    assert RetainKL.needs == frozenset({Need.LIKELY})
+    assert RetainKL.needs == frozenset({Need.TOP_K})
 
 
 def test_kl_of_the_likely_tokens_is_that_of_the_classes_they_make(answers):
     out = answers([[-1.0]], logits=Q.log()[None] + 2)
-    values = RetainKL()(out, ReferenceOutputs(likely=LikelyTokens.of(P.log()[None], k=1)))
+    values = RetainKL()(out, ReferenceOutputs(top_k_logps=TopKLogProbs.of(P.log()[None], k=1)))
     assert values.tolist() == pytest.approx([0.7 * log(0.7 / 0.2) + 0.3 * log(0.3 / 0.8)], rel=1e-5)
     assert 0 < values.item() < KL_P_Q
 
@@ -52,7 +52,7 @@ def test_kl_of_all_tokens_is_exact(answers):
     generator = torch.Generator().manual_seed(0)
     before, now = torch.randn(2, 4, 9, generator=generator)
     gradients = []
-    for known in (ReferenceOutputs(likely=LikelyTokens.of(before, k=8)), ReferenceOutputs(logits=before)):
+    for known in (ReferenceOutputs(top_k_logps=TopKLogProbs.of(before, k=8)), ReferenceOutputs(logits=before)):
         logits = now.clone().requires_grad_()
         values = RetainKL()(answers([[-1.0] * 3, [-1.0]], logits=logits), known)
         values.sum().backward()

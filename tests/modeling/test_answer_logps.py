@@ -5,8 +5,8 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from egup_trainer.modeling import answer_logps as module
-from egup_trainer.modeling.answer_logps import LogitTransform, answer_logps
+from egup_trainer.modeling.memory import answer_logps as module
+from egup_trainer.modeling.memory.answer_logps import LogitTransform, answer_logps
 
 TRANSFORMS = [LogitTransform(), LogitTransform(0.25), LogitTransform(cap=5.0), LogitTransform(3.0, 30.0)]
 

@@ -12,10 +12,10 @@ from egup_trainer.data.collator import RowCollator
 from egup_trainer.data.tokenization import RowDataset
 from egup_trainer.modeling.batches import (
     autocast_of,
-    deal_batches,
-    deal_places,
     device_of,
     evaluation_mode,
+    iter_batches,
+    iter_indices,
     merge_processes,
 )
 
@@ -27,7 +27,7 @@ def process(rank: int, world: int):
 
 def dealt(lengths, batch_size, accelerator=None):
     """The batches of a process as lists of places, and which of them count."""
-    pairs = [(places.tolist(), counts) for places, counts in deal_places(lengths, batch_size, accelerator, None)]
+    pairs = [(places.tolist(), counts) for places, counts in iter_indices(lengths, batch_size, accelerator, None)]
     return [places for places, _ in pairs], [counts for _, counts in pairs]
 
 
@@ -93,7 +93,7 @@ def model(make_model):
 
 def test_a_batch_holds_the_rows_of_the_ids_at_its_places(model, dataset):
     ids = torch.tensor([2, 1, 4])
-    batches = list(deal_batches(model, dataset, ids, RowCollator(None), batch_size=2))
+    batches = list(iter_batches(model, dataset, ids, RowCollator(None), batch_size=2))
     assert [places.tolist() for places, _ in batches] == [[1, 2], [0]]
     for places, batch in batches:
         rows = [dataset.rows[index] for index in ids[places]]
@@ -106,7 +106,7 @@ def test_a_batch_holds_the_rows_of_the_ids_at_its_places(model, dataset):
 
 def test_a_repeated_batch_is_run_but_has_no_places(model, dataset):
     batches = list(
-        deal_batches(model, dataset, torch.arange(5), RowCollator(None), batch_size=2, accelerator=process(1, 2))
+        iter_batches(model, dataset, torch.arange(5), RowCollator(None), batch_size=2, accelerator=process(1, 2))
     )
     assert [places.tolist() for places, _ in batches] == [[0, 4], []]
     assert len(batches[1][1]["input_ids"]) == 1
@@ -115,10 +115,10 @@ def test_a_repeated_batch_is_run_but_has_no_places(model, dataset):
 @pytest.mark.parametrize("training", [True, False])
 def test_the_model_is_in_evaluation_mode_for_the_pass_alone(model, dataset, training):
     model.train(training)
-    modes = [model.training for _ in deal_batches(model, dataset, torch.arange(5), RowCollator(None), batch_size=2)]
+    modes = [model.training for _ in iter_batches(model, dataset, torch.arange(5), RowCollator(None), batch_size=2)]
     assert modes == [False, False, False]
     assert model.training is training
-    passing = deal_batches(model, dataset, torch.arange(5), RowCollator(None), batch_size=2)
+    passing = iter_batches(model, dataset, torch.arange(5), RowCollator(None), batch_size=2)
     next(passing)
     assert not model.training
     passing.close()  # as an error in the loop does
@@ -133,15 +133,15 @@ def test_the_mode_comes_back_after_an_error(model):
 
 
 def test_the_bar_counts_rows_and_only_the_first_process_has_one(capsys):
-    for _ in deal_places([3, 2, 1], 2, None, "Scoring", unit="text"):
+    for _ in iter_indices([3, 2, 1], 2, None, "Scoring", unit="text"):
         pass
     shown = capsys.readouterr().err
     assert "Scoring" in shown
     assert "/3" in shown
     assert "text" in shown
-    for _ in deal_places([3, 2, 1], 2, process(1, 2), "Scoring"):
+    for _ in iter_indices([3, 2, 1], 2, process(1, 2), "Scoring"):
         pass
-    for _ in deal_places([3, 2, 1], 2, process(0, 2), None):
+    for _ in iter_indices([3, 2, 1], 2, process(0, 2), None):
         pass
     assert capsys.readouterr().err == ""
 

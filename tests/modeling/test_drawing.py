@@ -9,7 +9,7 @@ import pytest
 import torch
 from fixtures_evaluation import lively_model
 
-from egup_trainer.modeling.generation import Draws, generate
+from egup_trainer.modeling.generation import Sampling, generate
 
 
 class Dice(torch.nn.Module):
@@ -38,9 +38,9 @@ class Speller:
 
 
 def drawn(model, num_prompts, new=1, first=0, batch_size=64, **options):
-    draws = Draws([(7, number) for number in range(first, first + num_prompts)], **options)
+    draws = Sampling([(7, number) for number in range(first, first + num_prompts)], **options)
     prompts = [np.array([1] * (1 + number % 3)) for number in range(num_prompts)]
-    return generate(model, Speller(), prompts, max_new_tokens=new, draws=draws, batch_size=batch_size)
+    return generate(model, Speller(), prompts, max_new_tokens=new, sampling=draws, batch_size=batch_size)
 
 
 @pytest.mark.parametrize(
@@ -74,8 +74,8 @@ def test_what_is_drawn_hangs_on_the_prompts_own_seed_alone(tokenizer, name):
     prompts = [np.array(tokenizer(text)["input_ids"]) for text in ("Where", "Who is Bo?", "Ada Lorn", "And whose?")]
 
     def texts(seeds, batch_size=4, chosen=prompts):
-        draws = Draws(seeds, temperature=2.0, top_p=0.9)
-        return generate(model, tokenizer, chosen, max_new_tokens=12, draws=draws, batch_size=batch_size)
+        draws = Sampling(seeds, temperature=2.0, top_p=0.9)
+        return generate(model, tokenizer, chosen, max_new_tokens=12, sampling=draws, batch_size=batch_size)
 
     seeds = [(0, number) for number in range(4)]
     expected = texts(seeds)

@@ -9,7 +9,7 @@ from transformers import BloomConfig, BloomForCausalLM, MambaConfig, MambaForCau
 
 from egup_trainer.errors import ModelError
 from egup_trainer.modeling.forward import AnswerReader
-from egup_trainer.modeling.packing import Packer, fill_lines, packed, padded
+from egup_trainer.modeling.memory.packing import Packer, fill_lines, packed, padded
 
 FAMILIES = ["llama", "qwen3", "gemma3", "gpt2", "granite", "cohere"]
 OTHERS = {

@@ -9,7 +9,7 @@ from torch import nn
 from torch.nn.functional import embedding, linear
 from torch.utils.checkpoint import checkpoint
 
-from egup_trainer.modeling.tied_gradient import TiedGradient
+from egup_trainer.modeling.memory.tied_gradient import TiedGradient
 
 IDS = torch.tensor([[1, 4, 1], [0, 4, 4]])
 
@@ -91,7 +91,7 @@ def test_autocast_projects_in_half_precision_and_adds_in_float32(weight):
     ids=["bias", "max_norm", "scale_grad_by_freq", "another weight"],
 )
 def test_what_it_does_not_know_runs_as_ever(weight, change, monkeypatch):
-    monkeypatch.setattr("egup_trainer.modeling.tied_gradient._Projection.apply", None)
+    monkeypatch.setattr("egup_trainer.modeling.memory.tied_gradient._Projection.apply", None)
     with TiedGradient():
         change(weight)
 

@@ -16,7 +16,7 @@ from egup_trainer.errors import ModelError
 from egup_trainer.modeling.forward import AnswerReader, decoder_layers
 from egup_trainer.modeling.limits import check_positions
 from egup_trainer.modeling.loading import add_adapter
-from egup_trainer.modeling.packing import Packer
+from egup_trainer.modeling.memory.packing import Packer
 from egup_trainer.modeling.trials import can_run, check_training
 from egup_trainer.trainer.preparation import disable_dropout
 

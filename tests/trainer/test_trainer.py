@@ -137,10 +137,10 @@ def test_the_kl_reference_of_a_full_model_is_its_most_likely_tokens(make_trainer
     options |= {"save_strategy": "steps", "save_steps": 3}
     trainer = make_trainer(output_dir=str(tmp_path / "whole"), **options)
     trainer.train()
-    assert trainer.before.reference.kind is ReferenceKind.LIKELY_TOKENS
+    assert trainer.before.reference.kind is ReferenceKind.TOP_K
     assert "The model before unlearning is kept as: likely_tokens" in caplog.text
     assert trainer.before.reference.frozen_copy is None
-    assert trainer.before.likely.ids.shape[1] == 4
+    assert trainer.before.top_k_logps.ids.shape[1] == 4
     kept = [row["loss_retain"] for row in trainer.state.log_history if "loss_retain" in row]
     assert kept[0] == pytest.approx(0, abs=1e-6)
     assert kept[-1] > 1e-4
@@ -151,7 +151,7 @@ def test_the_kl_reference_of_a_full_model_is_its_most_likely_tokens(make_trainer
 
 def test_with_all_tokens_kept_a_run_is_that_with_a_copy(make_trainer):
     ends = []
-    for top_k, kind in ((10**6, ReferenceKind.LIKELY_TOKENS), (0, ReferenceKind.FROZEN_COPY)):
+    for top_k, kind in ((10**6, ReferenceKind.TOP_K), (0, ReferenceKind.FROZEN_COPY)):
         trainer = make_trainer(objective="grad_diff", retain_loss="kl", kl_top_k=top_k, optim="sgd", learning_rate=0.1)
         trainer.before.reference.kind = kind
         trainer.train()
@@ -161,7 +161,7 @@ def test_with_all_tokens_kept_a_run_is_that_with_a_copy(make_trainer):
 
 def test_a_forget_loss_that_reads_distributions_gets_a_model(make_trainer, monkeypatch):
     class Likely(ForgetLoss):
-        needs = frozenset({Need.LIKELY})
+        needs = frozenset({Need.TOP_K})
 
         def __call__(self, outputs, reference):
             assert reference.logits.shape == outputs.logits.shape  # of the forget rows, not the retain rows' tokens

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from egup_trainer.losses.base import ForgetLoss, ReferenceOutputs
-from egup_trainer.modeling.outputs import AnswerOutputs
+from egup_trainer.modeling.outputs import AnswerOutputs, required
 
 
 class RMU(ForgetLoss):
@@ -45,8 +45,9 @@ class RMU(ForgetLoss):
         return cls(steering=config.rmu_steering, seed=config.seed)
 
     def __call__(self, outputs: AnswerOutputs, reference: ReferenceOutputs) -> Tensor:
-        target = self.steering * self.direction(outputs.hidden.shape[-1]).to(outputs.hidden)  # (d,)
-        distances = (outputs.hidden - target).square().mean(dim=-1)  # (N,)
+        hidden = required(outputs.hidden, "hidden")
+        target = self.steering * self.direction(hidden.shape[-1]).to(hidden)  # (d,)
+        distances = (hidden - target).square().mean(dim=-1)  # (N,)
         return outputs.sum_per_row(distances) / outputs.num_tokens.clamp_min(1)
 
     def direction(self, size: int) -> Tensor:

@@ -8,7 +8,7 @@ from torch.nn.functional import logsigmoid
 
 from egup_trainer.errors import DataError
 from egup_trainer.losses.base import ForgetLoss, ReferenceOutputs, Unit
-from egup_trainer.modeling.outputs import AnswerOutputs
+from egup_trainer.modeling.outputs import AnswerOutputs, required
 from egup_trainer.modeling.reference import Need
 
 
@@ -78,6 +78,7 @@ class NPO(ForgetLoss):
         return NPO(math.log(3) / needed_rise, per_token=True)
 
     def __call__(self, outputs: AnswerOutputs, reference: ReferenceOutputs) -> Tensor:
-        rise = outputs.sum_nll - reference.sum_nll  # (B,) how much less likely the answer has become
+        # (B,) how much less likely the answer has become
+        rise = outputs.sum_nll - required(reference.sum_nll, "sum_nll")
         values = -2 / self.beta * logsigmoid(self.beta * rise)
         return values / outputs.num_tokens.clamp_min(1) if self.unit is Unit.MEAN else values

@@ -6,7 +6,7 @@ from torch import Tensor
 from torch.nn.functional import logsigmoid
 
 from egup_trainer.losses.base import Alternate, ForgetLoss, ReferenceOutputs, Unit
-from egup_trainer.modeling.outputs import AnswerOutputs
+from egup_trainer.modeling.outputs import AnswerOutputs, required
 from egup_trainer.modeling.reference import Need
 
 
@@ -48,8 +48,10 @@ class DPO(ForgetLoss):
         return cls(beta=config.dpo_beta)
 
     def __call__(self, outputs: AnswerOutputs, reference: ReferenceOutputs) -> Tensor:
-        rise = outputs.sum_nll - reference.sum_nll  # (B,) how much less likely the answer has become
-        alternate_rise = outputs.alternate.sum_nll - reference.alternate_nll  # (B,)
+        # (B,) how much less likely the answer has become
+        rise = outputs.sum_nll - required(reference.sum_nll, "sum_nll")
+        alternate = required(outputs.alternate, "alternate")
+        alternate_rise = alternate.sum_nll - required(reference.alternate_nll, "alternate_nll")  # (B,)
         return -2 / self.beta * logsigmoid(self.beta * (rise - alternate_rise))
 
 

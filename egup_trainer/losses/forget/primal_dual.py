@@ -3,7 +3,7 @@
 from torch import Tensor
 
 from egup_trainer.losses.base import ForgetLoss, ReferenceOutputs
-from egup_trainer.modeling.outputs import AnswerOutputs
+from egup_trainer.modeling.outputs import AnswerOutputs, required
 
 
 class PDU(ForgetLoss):
@@ -30,5 +30,6 @@ class PDU(ForgetLoss):
     constrains_retain = True
 
     def __call__(self, outputs: AnswerOutputs, reference: ReferenceOutputs) -> Tensor:
-        margins = outputs.logits.amax(dim=-1) - outputs.logits.mean(dim=-1)  # (N,)
+        logits = required(outputs.logits, "logits")
+        margins = logits.amax(dim=-1) - logits.mean(dim=-1)  # (N,)
         return outputs.sum_per_row(margins.square()) / outputs.num_tokens.clamp_min(1)

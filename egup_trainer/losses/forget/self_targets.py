@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from egup_trainer.losses.base import ForgetLoss, ReferenceOutputs
-from egup_trainer.modeling.outputs import AnswerOutputs
+from egup_trainer.modeling.outputs import AnswerOutputs, required
 from egup_trainer.modeling.reference import Need
 
 
@@ -34,7 +34,8 @@ class CEU(ForgetLoss):
     reads_logits = True
 
     def __call__(self, outputs: AnswerOutputs, reference: ReferenceOutputs) -> Tensor:
-        target = without_answer(outputs.logits.detach(), outputs.token_ids, strength=float("inf"))  # (N, V)
+        logits, token_ids = required(outputs.logits, "logits"), required(outputs.token_ids, "token_ids")
+        target = without_answer(logits.detach(), token_ids, strength=float("inf"))  # (N, V)
         return cross_entropy(outputs, target)
 
 
@@ -73,7 +74,8 @@ class UNDIAL(ForgetLoss):
         return cls(strength=config.undial_strength)
 
     def __call__(self, outputs: AnswerOutputs, reference: ReferenceOutputs) -> Tensor:
-        return cross_entropy(outputs, without_answer(reference.logits, outputs.token_ids, self.strength))
+        logits, token_ids = required(reference.logits, "logits"), required(outputs.token_ids, "token_ids")
+        return cross_entropy(outputs, without_answer(logits, token_ids, self.strength))
 
 
 def without_answer(logits: Tensor, token_ids: Tensor, strength: float) -> Tensor:
@@ -84,5 +86,5 @@ def without_answer(logits: Tensor, token_ids: Tensor, strength: float) -> Tensor
 
 def cross_entropy(outputs: AnswerOutputs, target: Tensor) -> Tensor:
     """Mean over each row's answer tokens of -sum_v q_v log p_v: (N, V) -> (B,)."""
-    losses = -(target * outputs.logits.log_softmax(dim=-1)).sum(dim=-1)  # (N,)
+    losses = -(target * required(outputs.logits, "logits").log_softmax(dim=-1)).sum(dim=-1)  # (N,)
     return outputs.sum_per_row(losses) / outputs.num_tokens.clamp_min(1)

@@ -17,7 +17,7 @@ BYTES_OF_A_NUMBER = 4
 
 
 @dataclass(frozen=True)
-class LikelyTokens:
+class TopKLogProbs:
     """The k most likely tokens at each of N answer positions.
 
     Args:
@@ -29,11 +29,11 @@ class LikelyTokens:
     logps: Tensor
 
     @classmethod
-    def of(cls, logits: Tensor, k: int) -> "LikelyTokens":
+    def of(cls, logits: Tensor, k: int) -> "TopKLogProbs":
         """Those of logits (N, V), at most V - 1 of them.
 
         Example:
-            >>> LikelyTokens.of(torch.tensor([[0.0, 2.0, 1.0]]), k=1).ids
+            >>> TopKLogProbs.of(torch.tensor([[0.0, 2.0, 1.0]]), k=1).ids
             tensor([[1]], dtype=torch.int32)
         """
         k = min(k, logits.shape[-1] - 1)
@@ -43,13 +43,13 @@ class LikelyTokens:
             parts.append((ids.int(), coarse_logps(part, ids)))
         return cls(*(torch.cat(values) for values in zip(*parts, strict=True)))
 
-    def at(self, places: Tensor) -> "LikelyTokens":
+    def at(self, places: Tensor) -> "TopKLogProbs":
         """Those of some positions, shape (M,)."""
-        return LikelyTokens(self.ids[places], self.logps[places])
+        return TopKLogProbs(self.ids[places], self.logps[places])
 
-    def to(self, device: torch.device) -> "LikelyTokens":
+    def to(self, device: torch.device) -> "TopKLogProbs":
         """The same on a device."""
-        return LikelyTokens(self.ids.to(device), self.logps.to(device))
+        return TopKLogProbs(self.ids.to(device), self.logps.to(device))
 
 
 def coarse_logps(logits: Tensor, ids: Tensor) -> Tensor:
@@ -64,7 +64,7 @@ def coarse_logps(logits: Tensor, ids: Tensor) -> Tensor:
     return torch.cat([logits.gather(1, ids), others], dim=-1).log_softmax(dim=-1)
 
 
-class TokenPlaces:
+class TokenOffsets:
     """Where the answer tokens of each row stand in a table of all rows' tokens, row after row.
 
     Args:
@@ -75,7 +75,7 @@ class TokenPlaces:
         self._counts, self._starts = counts, counts.cumsum(0) - counts
 
     @classmethod
-    def of(cls, dataset: RowDataset, ids: Iterable[int] | None = None) -> "TokenPlaces":
+    def of(cls, dataset: RowDataset, ids: Iterable[int] | None = None) -> "TokenOffsets":
         """Those of some rows of a data set, or of all."""
         rows = [dataset.rows[index] for index in (range(len(dataset)) if ids is None else ids)]
         return cls(torch.cat([count_answer_tokens(torch.as_tensor(row.labels)[None]) for row in rows]))
@@ -89,7 +89,7 @@ class TokenPlaces:
         """Places of the tokens of some rows, in the order of the rows: (B,) -> (N,).
 
         Example:
-            >>> TokenPlaces(torch.tensor([2, 1, 3])).of_rows(torch.tensor([2, 0]))
+            >>> TokenOffsets(torch.tensor([2, 1, 3])).of_rows(torch.tensor([2, 0]))
             tensor([3, 4, 5, 0, 1])
         """
         device, rows = rows.device, rows.to(self._counts.device)
@@ -97,11 +97,11 @@ class TokenPlaces:
         firsts = (self._starts[rows] - (counts.cumsum(0) - counts)).repeat_interleave(counts)
         return (firsts + torch.arange(len(firsts), device=firsts.device)).to(device)
 
-    def to(self, device: torch.device) -> "TokenPlaces":
+    def to(self, device: torch.device) -> "TokenOffsets":
         """The same on a device."""
-        return TokenPlaces(self._counts.to(device))
+        return TokenOffsets(self._counts.to(device))
 
 
-def size_of_table(tokens: int, k: int) -> int:
+def top_k_bytes(tokens: int, k: int) -> int:
     """Bytes that the k most likely tokens of so many positions take."""
     return tokens * (2 * k + 1) * BYTES_OF_A_NUMBER
