@@ -134,7 +134,7 @@ def test_every_flag_that_is_named_exists(page):
 def test_readme_and_pages_have_what_is_looked_for():
     readme = [words for block in blocks(ROOT / "README.md") for words in block.commands]
     assert [words[:2] for words in readme if words[0] == "make"] == [["make", "demo"], ["make", "test"]]
-    assert {words[1] for words in readme if words[0] == "egup"} == {"unlearn", "evaluate", "compare", "inspect"}
+    assert {words[1] for words in readme if words[0] == "egup"} == {"unlearn", "evaluate", "compare"}
     assert sum(block.is_python for page in PAGES for block in blocks(page)) >= 12
 
 
