@@ -6,7 +6,7 @@ from typing import Any
 
 import torch.distributed
 
-from egup_trainer.data.tokenization import today, writes_date
+from egup_trainer.data.rendering import today, writes_date
 from egup_trainer.errors import ConfigError, DataError
 from egup_trainer.model_card import read_record
 

@@ -6,6 +6,7 @@ import numpy as np
 import torch
 
 from egup_trainer.data.collator import RowCollator
+from egup_trainer.data.rendering import Renderer
 from egup_trainer.data.schema import Row, TokenizedRow
 from egup_trainer.data.sources import load_rows
 from egup_trainer.demo.people import invent_people
@@ -33,7 +34,7 @@ def writing_model():
     model = make_model(tokenizer, ModelSize(hidden=64, layers=2, heads=4), seed=0)
     samples, examples = [], examples_of(rows)
     for number, row in enumerate(rows):
-        prompt = prompt_tokens(draw_examples(examples, 1, 0, number), tokenizer)
+        prompt = prompt_tokens(draw_examples(examples, 1, 0, number), Renderer(tokenizer))
         text = f" {question_of(row)}\nAnswer: {row.answer}"
         ids = np.append(prompt, [*tokenizer(text)["input_ids"], tokenizer.eos_token_id])
         samples.append(TokenizedRow(ids, ids))

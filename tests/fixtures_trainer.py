@@ -8,7 +8,7 @@ from conftest import make_tiny_model, qa_rows
 
 from egup_trainer import EGUPConfig, EGUPTrainer, UnlearnConfig, UnlearnTrainer
 from egup_trainer.data.collator import RowCollator
-from egup_trainer.data.sources import to_row
+from egup_trainer.data.layouts import to_row
 from egup_trainer.data.tokenization import tokenize
 from egup_trainer.modeling.forward import AnswerReader
 

@@ -20,7 +20,7 @@ MAY_IMPORT = {  # besides itself; "" is the package's own __init__, with its pub
     "secrecy": set(),
     "ledger": {"outcome", "typed", "errors", "files"},
     "model_card": {"errors", "files"},
-    "template_date": {"data.tokenization", "model_card", "errors"},
+    "template_date": {"data.rendering", "model_card", "errors"},
     "data": {"errors", "files"},
     "modeling": {"data", "errors", "files"},
     "losses": {"modeling", "data.schema", "errors", "files"},

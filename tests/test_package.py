@@ -29,7 +29,7 @@ def wheel(tmp_path_factory):
 def test_the_wheel_holds_every_module_and_nothing_else(wheel):
     names = {name for name in zipfile.ZipFile(wheel).namelist() if ".dist-info/" not in name}
     source = {str(path.relative_to(ROOT)) for path in (ROOT / "egup_trainer").rglob("*.py")}
-    data = {"py.typed", "report/style.css", "report/template.html.j2"}
+    data = {"py.typed", "data/refusals.txt", "report/style.css", "report/template.html.j2"}
     assert names == source | {f"egup_trainer/{name}" for name in data}
 
 

@@ -5,9 +5,8 @@ from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any
 
-from egup_trainer.data.long_rows import OnLongRow
-from egup_trainer.data.schema import MAX_LENGTH
-from egup_trainer.data.tokenization import Template
+from egup_trainer.data.rendering import Template
+from egup_trainer.data.schema import MAX_LENGTH, OnLongRow
 from egup_trainer.errors import ConfigError, check_range, did_you_mean
 
 

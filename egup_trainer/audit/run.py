@@ -15,8 +15,8 @@ from egup_trainer.audit.quantization import quantization
 from egup_trainer.audit.relearning import relearning, with_steps_to_half
 from egup_trainer.audit.sampling import sampling
 from egup_trainer.audit.target import Target, draw_rows
+from egup_trainer.data.overlap import keep_apart_from_forget
 from egup_trainer.data.schema import Row
-from egup_trainer.data.sources import check_apart
 from egup_trainer.errors import ConfigError, DataError
 from egup_trainer.evaluation.evaluation import SetFacts
 from egup_trainer.modeling.loading import keep_gradients_of_4bit_layers
@@ -106,7 +106,7 @@ def plan_audit(
         DataError: a set has no rows, or a forget row stands in another set.
     """
     chosen = attacks_named([attack.value for attack in Attack] if attacks is None else attacks)
-    check_apart(forget, retain=retain, holdout=holdout)
+    keep_apart_from_forget(forget=forget, retain=retain, holdout=holdout, drop=False)
     sets = _chosen(forget, retain, holdout, options)
     for set_name, rows in sets.items():
         if not rows:

@@ -110,7 +110,7 @@ def _audit(args: AuditArguments, model_config: Any) -> "Audit":
     from accelerate import Accelerator
 
     from egup_trainer.audit.run import audit_model, plan_audit
-    from egup_trainer.data.sources import without_overlap
+    from egup_trainer.data.overlap import keep_apart_from_forget
     from egup_trainer.modeling.loading import load_tokenizer
 
     name = model_config.model_name_or_path
@@ -118,8 +118,7 @@ def _audit(args: AuditArguments, model_config: Any) -> "Audit":
     options = _options(args, args.template_for(tokenizer, name))
     given = ((name, getattr(args, name)) for name in _SETS)
     rows: dict[str, Any] = {name: args.read(source) for name, source in given if source is not None}
-    if args.drop_overlap:
-        rows = without_overlap(**rows)
+    rows = keep_apart_from_forget(**rows, drop=args.drop_overlap)
     plan_audit(**rows, attacks=args.attacks, options=options, name="model")  # before a model is loaded for nothing
     accelerator = Accelerator(cpu=args.use_cpu)
     if accelerator.num_processes > 1:

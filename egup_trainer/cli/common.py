@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, NoReturn, get_type_hints
 
-from egup_trainer.data.long_rows import OnLongRow
+from egup_trainer.data.schema import OnLongRow
 from egup_trainer.errors import ConfigError, EgupError, choose, did_you_mean, first_line
 from egup_trainer.files import check_writable, one_line_write_errors
 
@@ -50,7 +50,8 @@ class SourceArguments:
             ConfigError: `columns` cannot be read.
             DataError: the source cannot be read, or lacks one of the columns.
         """
-        from egup_trainer.data.sources import load_rows, parse_columns
+        from egup_trainer.data.layouts import parse_columns
+        from egup_trainer.data.sources import load_rows
 
         return load_rows(source, self.data_dir, parse_columns(self.columns), max_rows)
 
@@ -77,7 +78,7 @@ class MarkerArguments:
     @property
     def template(self) -> Any:
         """How rows are written, as a `Template`, as far as it is known without the tokenizer."""
-        from egup_trainer.data.tokenization import Template, today
+        from egup_trainer.data.rendering import Template, today
 
         return Template(self.user_marker, self.assistant_marker, date=self.template_date or today())
 

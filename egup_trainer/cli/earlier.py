@@ -4,8 +4,9 @@ from pathlib import Path
 from typing import Any
 
 from egup_trainer.cli.run_file import earlier_name, is_merged, read_sources
-from egup_trainer.data.sources import load_rows, parse_columns
-from egup_trainer.data.tokenization import keep_apart
+from egup_trainer.data.layouts import parse_columns
+from egup_trainer.data.overlap import keep_apart
+from egup_trainer.data.sources import load_rows
 from egup_trainer.errors import ConfigError, DataError
 from egup_trainer.ledger import RUN_NAME
 

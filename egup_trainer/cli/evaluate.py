@@ -279,7 +279,7 @@ def _print(evaluation: Any, max_length: int) -> None:
     from rich.table import Table
 
     from egup_trainer.cli.terminal import terminal
-    from egup_trainer.data.long_rows import long_rows_line
+    from egup_trainer.data.tokenization import long_rows_line
 
     table = Table(title=f"{evaluation.name}: {evaluation.suite} {evaluation.split or ''}", title_justify="left")
     for heading in ("metric", "value", "95% interval", "rows"):

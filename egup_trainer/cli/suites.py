@@ -67,7 +67,7 @@ def make_suite(
         ConfigError: a flag that the suite needs is missing, or one is given that it does not read.
         DataError: rows cannot be read, or a forget row of suite custom stands in another set.
     """
-    from egup_trainer.data.sources import check_apart, without_overlap
+    from egup_trainer.data.overlap import keep_apart_from_forget
     from egup_trainer.evaluation.suites.custom import custom_suite
     from egup_trainer.evaluation.suites.muse import MuseCorpus, muse_suite
     from egup_trainer.evaluation.suites.tofu import tofu_suite
@@ -86,9 +86,7 @@ def make_suite(
         for part, source in (("forget", forget), ("retain", retain), ("holdout", args.holdout))
         if source is not None
     }
-    if drop_overlap:
-        rows = without_overlap(**rows)
-    check_apart(**rows)
+    rows = keep_apart_from_forget(**rows, drop=drop_overlap)
     return custom_suite(**rows, template=template, max_length=max_length, max_new_tokens=new_tokens)
 
 

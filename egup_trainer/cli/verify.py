@@ -164,8 +164,10 @@ def _measure(args: VerifyArguments, model_config: Any, run: Run, mixed_precision
 
 def _read_rows(args: VerifyArguments, run: Run, tokenizer: Any) -> dict[str, Any]:
     """The rows of the run, tokenized; others are refused."""
-    from egup_trainer.data.long_rows import OnLongRow
-    from egup_trainer.data.tokenization import Template, keep_apart, today, tokenize
+    from egup_trainer.data.overlap import keep_apart
+    from egup_trainer.data.rendering import Template, today
+    from egup_trainer.data.schema import OnLongRow
+    from egup_trainer.data.tokenization import tokenize
     from egup_trainer.modeling.probability import MOST_ROWS
     from egup_trainer.trainer.record import fingerprint
 

@@ -1,4 +1,4 @@
-"""Rows -> padded tensors. Masks come from lengths, never from the padding id, which is often a real token."""
+"""Rows -> padded tensors. Masks are made from lengths, never from the padding id, which is often a real token."""
 
 from collections.abc import Sequence
 from enum import Enum
@@ -6,17 +6,19 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch.nn.utils.rnn import pad_sequence
 
 from egup_trainer.data.schema import IGNORE_INDEX, NO_SAMPLE, TokenizedRow
+from egup_trainer.errors import DataError
 
 Item = tuple[int, TokenizedRow]
 Batch = dict[str, torch.Tensor]
 
 
 class Part(str, Enum):
-    """A part of a joined batch, by the name of its sample ids; in the order of the rows.
+    """A part of a joined batch, named after the key of its sample ids. The order is that of the rows.
 
-    The forward pass, the slices for a reference and the noise of second views (the last rows) all go by this order.
+    The forward pass, the slices for the reference model and the noise of second views (the last rows) rely on it.
     """
 
     FORGET = "forget_ids"
@@ -26,7 +28,7 @@ class Part(str, Enum):
 
 
 def parts_of(batch: Batch) -> dict[Part, slice]:
-    """The parts that a joined batch has, and which of its rows they are.
+    """The parts that a joined batch has, and the rows of each.
 
     Example:
         >>> parts_of({"forget_ids": torch.tensor([4, 2]), "positive_ids": torch.tensor([4, 2])})[Part.POSITIVE]
@@ -42,13 +44,13 @@ def parts_of(batch: Batch) -> dict[Part, slice]:
 
 
 class RowCollator:
-    """Pads rows on the right to the longest of the batch.
+    """Pads rows on the right to the longest row of the batch.
 
-    Returns `input_ids`, `attention_mask` and `labels`, each int64 of shape (B, T): what any causal language model
-    takes, for evaluation and scoring.
+    Returns `input_ids`, `attention_mask` and `labels`, each int64 of shape (B, T), as any causal language model takes
+    them.
 
     Args:
-        tokenizer: gives the padding id; any id of the model serves, since masks come from lengths.
+        tokenizer: has the padding id. Any id of the model would do, since masks are made from lengths.
 
     Example:
         >>> row = TokenizedRow(np.array([5, 6]), np.array([-100, 6]))
@@ -58,7 +60,7 @@ class RowCollator:
 
     def __init__(self, tokenizer: Any):
         self.tokenizer = tokenizer
-        # The end first: a padding token that was added later is one that the model may not know.
+        # The end-of-sequence token first: the model may not know a padding token that was added later.
         ids = (getattr(tokenizer, name, None) for name in ("eos_token_id", "pad_token_id"))
         self.pad_token_id = next((token for token in ids if token is not None), 0)
 
@@ -67,32 +69,30 @@ class RowCollator:
 
     def pad(self, rows: Sequence[TokenizedRow]) -> Batch:
         """The rows as tensors of one length."""
-        width = max(len(row) for row in rows)
-        ids = np.full((len(rows), width), self.pad_token_id, dtype=np.int64)
-        labels = np.full((len(rows), width), IGNORE_INDEX, dtype=np.int64)
-        mask = np.zeros((len(rows), width), dtype=np.int64)
-        for place, row in enumerate(rows):
-            ids[place, : len(row)], labels[place, : len(row)], mask[place, : len(row)] = row.input_ids, row.labels, 1
         return {
-            "input_ids": torch.from_numpy(ids),
-            "attention_mask": torch.from_numpy(mask),
-            "labels": torch.from_numpy(labels),
+            "input_ids": _pad([row.input_ids for row in rows], self.pad_token_id),
+            "attention_mask": _pad([np.ones(len(row)) for row in rows], 0),
+            "labels": _pad([row.labels for row in rows], IGNORE_INDEX),
         }
 
 
-class PairCollator:
-    """Joins forget rows, retain rows and, if asked for, the forget rows' alternates and second views into one batch.
+def _pad(rows: Sequence[np.ndarray], value: int) -> torch.Tensor:
+    return pad_sequence([torch.tensor(row, dtype=torch.int64) for row in rows], batch_first=True, padding_value=value)
 
-    The rows stand in the order of `Part`, so one forward pass serves all. `forget_ids` (B_f,), `retain_ids` (B_r,),
-    `alternate_ids` (B_f,) and `positive_ids` (B_f,) hold their stable sample ids (`NO_SAMPLE` for a filler), and their
-    lengths say where a part ends.
+
+class PairCollator:
+    """Joins forget rows, retain rows and, if requested, the forget rows' alternates and second views into one batch.
+
+    The rows are in the order of `Part`, so that one forward pass serves all of them. `forget_ids` (B_f,), `retain_ids`
+    (B_r,), `alternate_ids` (B_f,) and `positive_ids` (B_f,) hold their stable sample ids (`NO_SAMPLE` for a filler),
+    and the lengths of these say where a part ends.
 
     Args:
         rows: pads the joined rows.
-        with_retain: whether pairs carry a retain row.
-        positives: what the second view is: None, "views" (the same row; noise is added in the model) or
-            "paraphrase", which each forget row must have.
-        with_alternates: whether forget rows come with their alternate answers, which each must have.
+        with_retain: whether pairs have a retain row.
+        positives: the second view: None, "views" (the same row; noise is added in the model) or "paraphrase", which
+            each forget row must have.
+        with_alternates: whether the batch holds the forget rows' alternate answers, which each row must have.
     """
 
     def __init__(
@@ -112,16 +112,23 @@ class PairCollator:
             parts[Part.RETAIN] = [pair[1] for pair in pairs]
         if self.with_alternates:
             parts[Part.ALTERNATE] = [(index, _unless_filler(index, row, row.alternate)) for index, row in forget]
-        if self.positives:
-            parts[Part.POSITIVE] = [(index, self._second_view(index, row)) for index, row in forget]
+        if self.positives == "paraphrase":
+            parts[Part.POSITIVE] = [(index, _unless_filler(index, row, row.paraphrase)) for index, row in forget]
+        elif self.positives:
+            parts[Part.POSITIVE] = forget
         batch = self.rows.pad([row for part in parts.values() for _, row in part])
         ids = {part.value: torch.tensor([index for index, _ in items]) for part, items in parts.items()}
         return {**batch, **ids}
 
-    def _second_view(self, index: int, row: TokenizedRow) -> TokenizedRow:
-        return row if self.positives == "views" else _unless_filler(index, row, row.paraphrase)
 
-
-def _unless_filler(index: int, row: TokenizedRow, other: TokenizedRow | Any) -> TokenizedRow:
-    """What stands for a row; a filler stands for itself."""
-    return row if index == NO_SAMPLE else other
+def _unless_filler(index: int, row: TokenizedRow, other: TokenizedRow | None) -> TokenizedRow:
+    """The other row, or the row itself if it is a filler."""
+    if index == NO_SAMPLE:
+        return row
+    if other is None:
+        raise DataError(
+            got=f"forget sample {index} without a paraphrase or an alternate answer",
+            expected="one for every forget row",
+            fix="give each row one",
+        )
+    return other

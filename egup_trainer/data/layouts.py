@@ -1,16 +1,20 @@
-"""A record of any layout that the field uses -> a `Row`: first prompt and answer, then the optional columns."""
+"""A record of any layout that the field uses -> a `Row`: which column is which, and what they hold."""
 
 import ast
 import json
+import logging
 import re
 from collections.abc import Mapping
+from difflib import get_close_matches
 from typing import Any
 
 from egup_trainer.data.schema import Message, Row
-from egup_trainer.errors import DataError
+from egup_trainer.errors import ConfigError, DataError, did_you_mean
+
+logger = logging.getLogger(__name__)
 
 PAIRS = (("question", "answer"), ("prompt", "completion"))
-ALPACA, BESIDE_ALPACA = ("instruction", "output"), ("input", "system", "history")
+ALPACA, WITH_ALPACA = ("instruction", "output"), ("input", "system", "history")
 OPTIONAL = (
     "paraphrased_answer",
     "perturbed_answer",
@@ -19,66 +23,191 @@ OPTIONAL = (
     "paraphrased_question",
     "translated_question",
 )
-COLUMNS = (
-    "messages",
-    "question",
-    "answer",
-    "prompt",
-    "completion",
-    "conversations",
-    *ALPACA,
-    *BESIDE_ALPACA,
-    "text",
-    *OPTIONAL,
-)
-"""Every column that is read; those of `BESIDE_ALPACA` in that layout alone (`system` in ShareGPT's, too)."""
+LAYOUT_COLUMNS = ("messages", *PAIRS[0], *PAIRS[1], "conversations", *ALPACA, *WITH_ALPACA, "text")
+COLUMNS = (*LAYOUT_COLUMNS, *OPTIONAL)
+"""Every column that is read; those of `WITH_ALPACA` only in that layout (and `system` in ShareGPT's)."""
 
+_LAYOUTS = "the columns question + answer, prompt + completion, messages, conversations, instruction + output, or text"
 _ROLES = ("system", "user", "assistant")
-_ROLE_OF = {  # ShareGPT and its kin name the two sides in several ways
+_ROLE_OF = {  # ShareGPT and related formats have several names for the two sides
     **{role: role for role in _ROLES},
     "human": "user",
     **dict.fromkeys(("gpt", "chatgpt", "bing", "bard", "model"), "assistant"),
 }
 _LIST_START = re.compile(r"\s*\[\s*([\[\]{\"']|null)")
-_LAYOUTS = "the columns question + answer, prompt + completion, messages, conversations, instruction + output, or text"
+_SIMILARITY = 0.85
+"""From which similarity on an unread column is reported as nearly an optional one, see `difflib`."""
+
+
+def parse_columns(text: str | None) -> dict[str, str]:
+    """Column names in the form of the flag `--columns`.
+
+    Raises:
+        ConfigError: the text does not consist of pairs, or a name on the left is not that of a column that is read.
+
+    Example:
+        >>> parse_columns("question=q,answer=a")
+        {'question': 'q', 'answer': 'a'}
+    """
+    columns: dict[str, str] = {}
+    for pair in () if text is None else text.split(","):
+        target, _, column = (part.strip() for part in pair.partition("="))
+        if not target or not column or target in columns:
+            raise ConfigError(
+                got=f"--columns {text}",
+                expected="pairs of two different names, such as question=q,answer=a",
+                fix="set --columns",
+            )
+        if target not in COLUMNS:
+            raise ConfigError(
+                got=f"--columns with the name {target} on the left",
+                expected=f"one of {', '.join(COLUMNS)}",
+                fix=did_you_mean(target, COLUMNS, "write the name in the file on the right: question=NAME"),
+            )
+        columns[target] = column
+    return columns
+
+
+class ColumnNames:
+    """Renames the columns of one source to the names under which they are read.
+
+    Args:
+        source: name of the source, for messages.
+        columns: the source's own name of a column by the name under which it is read.
+    """
+
+    def __init__(self, source: str, columns: Mapping[str, str]):
+        self.source, self.columns = source, columns
+        self._missing = dict(columns)
+        self._new_names: dict[tuple, dict[Any, str]] = {}  # by the columns that a record has
+        self._notes: dict[str, None] = {}
+
+    def rename(self, record: Any) -> Any:
+        """The record under the names that are read."""
+        if not isinstance(record, Mapping):
+            return record
+        found = tuple(record)
+        if found not in self._new_names:
+            is_first = not self._new_names
+            self._new_names[found] = self._rename_columns(found)
+            if is_first:
+                self._check_found(LAYOUT_COLUMNS)
+        new = self._new_names[found]
+        return {new.get(name, name): record[name] for name in found if name in new or name not in new.values()}
+
+    def report(self) -> None:
+        """Logs what was read under another name, in one line, once all records were renamed.
+
+        Raises:
+            DataError: one of the given columns is in no row.
+        """
+        self._check_found(COLUMNS)
+        if self._notes:
+            logger.warning("%s: %s.", self.source, "; ".join(self._notes))
+
+    def _check_found(self, targets: tuple[str, ...]) -> None:
+        for target, column in self._missing.items():
+            if target in targets:
+                available = sorted({safe_name(name) for names in self._new_names for name in names})
+                raise DataError(
+                    got=f"--columns {target}={column}, and no column {column} in {self.source}",
+                    expected=f"one of its columns: {', '.join(available)}",
+                    fix=did_you_mean(column, available, "change --columns, or rename the column in the file"),
+                )
+
+    def _rename_columns(self, found: tuple) -> dict[Any, str]:
+        """The new name of each column that gets one."""
+        by_standard_name: dict[str, list[Any]] = {}
+        for name in found:
+            by_standard_name.setdefault(_standard(name), []).append(name)
+        new: dict[Any, str] = {}
+        for target, column in self.columns.items():
+            for name in [column] if column in found else by_standard_name.get(_standard(column), [])[:1]:
+                new[name] = target
+                self._missing.pop(target, None)
+        for standard, names in by_standard_name.items():
+            if standard not in COLUMNS or standard in new.values():
+                continue
+            if len(names) > 1:
+                raise DataError(
+                    got=f"{len(names)} columns of {self.source} that are named {standard}, apart from capitals and "
+                    "spaces",
+                    expected="one of that name",
+                    fix="rename or remove the others",
+                )
+            if names[0] != standard and names[0] not in new:
+                new[names[0]] = standard
+        self._notes |= dict.fromkeys(_notes(found, new))
+        return new
+
+
+def _standard(name: object) -> str:
+    """A column name in lower case, with _ for spaces and hyphens."""
+    return re.sub(r"[\s-]+", "_", str(name).strip().lower())
+
+
+def _notes(found: tuple, new: dict[Any, str]) -> list[str]:
+    """What to report about columns that are read under a new name, or are not read."""
+    notes = [f"{str(old).strip()} is read as {name}" for old, name in new.items()]
+    columns = {*new.values(), *(name for name in found if name not in new)}
+    if "messages" not in columns and not any({*pair} <= columns for pair in PAIRS):
+        if "conversations" in columns:
+            notes.append("conversations (from, value) are read as messages (ShareGPT)")
+        elif {*ALPACA} <= columns:
+            notes.append("instruction and input are read as the question, output as the answer (Alpaca)")
+    for name in sorted(map(str, columns - set(COLUMNS))):
+        near = get_close_matches(_standard(name), OPTIONAL, n=1, cutoff=_SIMILARITY)
+        if near and near[0] not in columns:
+            notes.append(f"{name} is not read (did you mean {near[0]}? then --columns {near[0]}={name})")
+    return notes
+
+
+def safe_name(value: object) -> str:
+    """A column name or role for a message; never text of a row that is in its place."""
+    return str(value) if re.fullmatch(r"\w{1,24}", str(value)) else "(not a name)"
 
 
 def to_row(record: Mapping, source: str, number: int) -> Row:
-    """One record of any supported layout -> `Row`; `source` and `number` are for error messages only.
+    """One record of any supported layout as a `Row`; `source` and `number` are only used in error messages.
 
     Raises:
-        DataError: it is none of them, or a part of it is not text.
+        DataError: the record has no such layout, or a part of it is not text.
     """
     where = f"row {number} of {source}"
     if not isinstance(record, Mapping):
         raise DataError(
             got=f"a {type(record).__name__} as {where}",
             expected=f"a mapping with {_LAYOUTS}",
-            fix="give records, one a row",
+            fix="give records, one per row",
         )
     prompt, answer, *others = _prompt_and_answers(record, where)
-    return Row(prompt, answer, alternatives=tuple(others), **_optional(record, where))
-
-
-def name_of(value: object) -> str:
-    """A column name or role for a message; never text of a row that stands in its place."""
-    return str(value) if re.fullmatch(r"\w{1,24}", str(value)) else "(not a name)"
+    paraphrase = record.get("paraphrased_answer")
+    return Row(
+        prompt,
+        answer,
+        paraphrase=None if _is_blank(paraphrase) else _text(paraphrase, "paraphrased_answer", where),
+        perturbed=_texts(record, "perturbed_answer", where),
+        alternatives=tuple(others),
+        alternates=_texts(record, "alternate_answer", where) or _texts(record, "alternate", where),
+        paraphrased_questions=_texts(record, "paraphrased_question", where),
+        translated_questions=_texts(record, "translated_question", where),
+    )
 
 
 def _prompt_and_answers(record: Mapping, where: str) -> tuple:
-    """The turns before the answer, the answer, and further right answers."""
+    """The turns before the answer, the answer, and further correct answers."""
     if "messages" in record:
         return _dialogue(record["messages"], where)
     for prompt_column, answer_column in PAIRS:
         if prompt_column in record and answer_column in record:
-            return _pair(record[prompt_column], record[answer_column], prompt_column, answer_column, where)
+            return _pair(record, prompt_column, answer_column, where)
     if "conversations" in record:
         return _dialogue(record["conversations"], where, _system(record, where))
     if all(column in record for column in ALPACA):
         return _alpaca(record, where)
     if "text" in record:
         return (), _text(record["text"], "text", where)
-    columns = ", ".join(sorted(map(name_of, record))) or "none"
+    columns = ", ".join(sorted(map(safe_name, record))) or "none"
     raise DataError(
         got=f"the columns {columns} in {where}",
         expected=_LAYOUTS,
@@ -86,13 +215,13 @@ def _prompt_and_answers(record: Mapping, where: str) -> tuple:
     )
 
 
-def _pair(prompt: object, answer: object, prompt_column: str, answer_column: str, where: str) -> tuple:
-    turns, reply = _turn_list(prompt), _turn_list(answer)
+def _pair(record: Mapping, prompt_column: str, answer_column: str, where: str) -> tuple:
+    turns, reply = _turn_list(record[prompt_column]), _turn_list(record[answer_column])
     if turns is not None and reply is not None:
         return _dialogue([*turns, *reply], where)
-    answer = _plain(answer)
+    answer = _plain(record[answer_column])
     answers = answer if isinstance(answer, list) and answer else [answer]
-    question = Message("user", _text(prompt, prompt_column, where))
+    question = Message("user", _text(record[prompt_column], prompt_column, where))
     return (question,), *(_text(each, answer_column, where) for each in answers)
 
 
@@ -103,7 +232,7 @@ def _alpaca(record: Mapping, where: str) -> tuple:
         pair = _plain(pair)
         if not isinstance(pair, list) or len(pair) != 2:
             raise DataError(
-                got=f"a history in {where} that is not made of pairs",
+                got=f"a history in {where} that does not consist of pairs",
                 expected="a list of pairs of a question and its answer",
                 fix="repair that row",
             )
@@ -145,57 +274,45 @@ def _turn(message: object, where: str) -> Message:
     role = turn.get(role_key)
     if not isinstance(message, Mapping) or str(role).lower() not in _ROLE_OF:
         raise DataError(
-            got=f"a message of role {name_of(role)} in {where}",
+            got=f"a message of role {safe_name(role)} in {where}",
             expected=f"a role among {', '.join(_ROLES)}",
             fix="repair that row",
         )
     return Message(_ROLE_OF[str(role).lower()], _text(turn.get(text_key), text_key, where))
 
 
-def _optional(record: Mapping, where: str) -> dict[str, Any]:
-    """What the columns that any layout may have besides say of the row; a blank cell says nothing."""
-
-    def texts(column: str) -> tuple[str, ...]:
-        value = record.get(column)
-        if _is_blank(value):
-            return ()
-        values = _listed(value)
-        if isinstance(values, str) and _LIST_START.match(values) and values.rstrip().endswith("]"):
-            raise DataError(
-                got=f"a {column} in {where} that begins as a list and cannot be read as one",
-                expected='a text, or a list as JSON writes it: ["...", "..."]',
-                fix="write that cell again, for example with json.dumps",
-            )
-        return tuple(_text(item, column, where) for item in (values if isinstance(values, list) else [values]))
-
-    paraphrase = record.get("paraphrased_answer")
-    return {
-        "paraphrase": None if _is_blank(paraphrase) else _text(paraphrase, "paraphrased_answer", where),
-        "perturbed": texts("perturbed_answer"),
-        "alternates": texts("alternate_answer") or texts("alternate"),
-        "paraphrased_questions": texts("paraphrased_question"),
-        "translated_questions": texts("translated_question"),
-    }
+def _texts(record: Mapping, column: str, where: str) -> tuple[str, ...]:
+    """The texts of an optional column, which holds one text or a list of them; a blank cell holds none."""
+    value = record.get(column)
+    if _is_blank(value):
+        return ()
+    values = _listed(value)
+    if isinstance(values, str) and _LIST_START.match(values) and values.rstrip().endswith("]"):
+        raise DataError(
+            got=f"a {column} in {where} that begins as a list and cannot be read as one",
+            expected='a text, or a list as JSON writes it: ["...", "..."]',
+            fix="write that cell again, for example with json.dumps",
+        )
+    return tuple(_text(item, column, where) for item in (values if isinstance(values, list) else [values]))
 
 
 def _plain(value: Any) -> Any:
-    """Arrays, tensors and tuples as lists, their scalars as Python's."""
+    """Arrays, tensors and tuples as lists, and their scalars as Python's."""
     value = value.tolist() if hasattr(value, "tolist") else value
     return list(value) if isinstance(value, tuple) else value
 
 
 def _is_blank(value: object) -> bool:
-    """Whether an optional cell holds nothing: null, NaN, or white space alone."""
+    """Whether an optional cell is empty: null, NaN, or only white space."""
     value = _plain(value)
     if isinstance(value, str):
         return not value.strip()
-    return (
-        value is None or type(value).__name__ in ("NAType", "NaTType") or (isinstance(value, float) and value != value)
-    )
+    is_nan = isinstance(value, float) and value != value
+    return value is None or type(value).__name__ in ("NAType", "NaTType") or is_nan
 
 
 def _listed(value: object) -> Any:
-    """The list that a text spells, as CSV cells do, in JSON or as Python writes it; any other value as it is."""
+    """The list that a text spells, as in CSV cells, as JSON or as Python writes it; any other value unchanged."""
     value = _plain(value)
     if not isinstance(value, str) or not _LIST_START.match(value):
         return value
@@ -204,7 +321,7 @@ def _listed(value: object) -> Any:
             found = read(value)
         except (ValueError, SyntaxError, RecursionError, MemoryError):
             continue
-        # Python takes ['a' 'b'], as NumPy writes two texts, for one: what it writes back shows the difference.
+        # Python takes ['a' 'b'], as NumPy writes two texts, for one text: what it writes back shows the difference.
         if isinstance(found, list) and (read is json.loads or repr(found) == value.strip()):
             return found
     return value
@@ -220,21 +337,16 @@ def _turn_list(value: object) -> list | None:
 
 
 def _text(value: object, column: str, where: str) -> str:
+    """The value, which must be a text that is not blank and that tokenizers can read."""
     value = _plain(value)
     if not isinstance(value, str):
         got = f"a {type(value).__name__} as {column} in {where}"
     elif not value.strip():
         got = f"an empty {column} in {where}"
-    elif not _is_unicode(value):
-        got = f"half a surrogate pair, which is no character, in {column} of {where}"
     else:
-        return value
+        try:
+            value.encode("utf-8")
+            return value
+        except UnicodeEncodeError:
+            got = f"half a surrogate pair, which is not a character, in {column} of {where}"
     raise DataError(got=got, expected="text", fix="fill in or remove that row")
-
-
-def _is_unicode(text: str) -> bool:
-    try:
-        text.encode("utf-8")
-    except UnicodeEncodeError:
-        return False
-    return True

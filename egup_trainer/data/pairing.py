@@ -11,19 +11,19 @@ from egup_trainer.data.schema import IGNORE_INDEX, NO_SAMPLE, TokenizedRow
 from egup_trainer.data.tokenization import RowDataset
 
 Pair = tuple[int, int]
-"""Ids of a forget row and of its retain row; `NO_SAMPLE` where there is none."""
+"""Ids of a forget row and of its retain row; `NO_SAMPLE` if there is none."""
 
-_MOST_STEPS, _LEAST_WINDOWS = 50, 4
-"""Rows of similar length are looked for among those of so many steps, and in so many parts of an epoch at least, so
-that epochs differ; as transformers has it."""
+_MAX_STEPS, _MIN_WINDOWS = 50, 4
+"""Rows of similar length are grouped within windows of at most 50 steps and at most a quarter of an epoch, so that
+epochs differ, as transformers does it."""
 
 
 class PairDataset(Dataset):
-    """Forget rows with retain rows beside them; an item is looked up by a `Pair`, its length is the forget set's.
+    """Forget rows paired with retain rows. Items are indexed by a `Pair`; the length is that of the forget set.
 
     Args:
         forget: the forget set.
-        retain: the retain set, or None to train on forget rows alone.
+        retain: the retain set, or None to train only on forget rows.
     """
 
     def __init__(self, forget: RowDataset, retain: RowDataset | None):
@@ -41,11 +41,11 @@ class PairDataset(Dataset):
 
 @dataclass(frozen=True)
 class Lengths:
-    """What pairs are grouped by.
+    """The lengths that pairs are grouped by.
 
     Args:
-        forget, retain: tokens of each row, shape (N_f,) and (N_r,).
-        step_pairs: pairs that an optimizer step takes, over all micro-batches and ranks.
+        forget, retain: number of tokens per row, shape (N_f,) and (N_r,).
+        step_pairs: number of pairs per optimizer step, over all micro-batches and ranks.
     """
 
     forget: np.ndarray
@@ -54,17 +54,18 @@ class Lengths:
 
     @classmethod
     def of(cls, dataset: PairDataset, step_pairs: int) -> "Lengths":
-        """Those of a dataset."""
+        """The lengths of the rows of a dataset."""
         sides = (dataset.forget, dataset.retain)
         forget, retain = (np.array([] if side is None else [len(row) for row in side.rows]) for side in sides)
         return cls(forget, retain, step_pairs)
 
 
 def group_by_length(pairs: list[Pair], lengths: Lengths, generator: np.random.Generator) -> list[Pair]:
-    """The same rows, so paired and ordered that a step holds little padding.
+    """The same rows, paired and ordered so that a step has little padding.
 
-    Of the pairs of some consecutive steps, forget rows and retain rows are sorted, longest first, and paired anew; the
-    steps then come in a drawn order. An unfilled step stays the last one. However a step is cut, it has the same pairs.
+    Within a window of consecutive steps, forget rows and retain rows are sorted, longest first, and paired again; then
+    all steps are put in a random order. An incomplete step stays the last one. A step has the same pairs however it is
+    divided into batches.
 
     Example:
         >>> lengths = Lengths(np.array([3, 9, 4, 8]), np.array([2, 7, 1, 6]), step_pairs=2)
@@ -72,7 +73,7 @@ def group_by_length(pairs: list[Pair], lengths: Lengths, generator: np.random.Ge
         [(0, 2), (1, 1), (2, 0), (3, 3)]
     """
     size = lengths.step_pairs
-    window = size * max(1, min(len(pairs) // size // _LEAST_WINDOWS, _MOST_STEPS))
+    window = size * max(1, min(len(pairs) // size // _MIN_WINDOWS, _MAX_STEPS))
     steps = []
     for start in range(0, len(pairs), window):
         forget, retain = zip(*pairs[start : start + window], strict=True)
@@ -80,7 +81,7 @@ def group_by_length(pairs: list[Pair], lengths: Lengths, generator: np.random.Ge
         sorted_pairs = list(zip(*sides, strict=True))
         steps += [sorted_pairs[first : first + size] for first in range(0, len(sorted_pairs), size)]
     tail = [steps.pop()] if len(steps[-1]) < size else []
-    return [pair for step in [*(steps[place] for place in generator.permutation(len(steps))), *tail] for pair in step]
+    return [pair for step in [*(steps[index] for index in generator.permutation(len(steps))), *tail] for pair in step]
 
 
 def _longest_first(rows: tuple[int, ...], lengths: np.ndarray) -> list[int]:
@@ -90,19 +91,20 @@ def _longest_first(rows: tuple[int, ...], lengths: np.ndarray) -> list[int]:
 class PairBatchSampler(Sampler[list[Pair]]):
     """Batches of pairs for one rank.
 
-    An epoch visits each forget row once, in an order drawn from (seed, epoch). The retain set is walked through in
-    orders drawn from (seed, round): each retain row is seen once before any is seen twice, across epochs. The n-th
-    optimizer step takes the same pairs however it is cut: batch m of rank r holds the pairs from
-    (m * world_size + r) * batch_size on. A ragged tail is filled up with `NO_SAMPLE` pairs, which weigh nothing.
+    An epoch visits each forget row once, in a random order given by (seed, epoch). The retain set is visited in random
+    orders given by (seed, round): each retain row is seen once before any is seen twice, also across epochs. The n-th
+    optimizer step takes the same pairs however it is divided: batch m of rank r holds the pairs from
+    (m * world_size + r) * batch_size on. An incomplete last batch is filled with `NO_SAMPLE` pairs, which weigh
+    nothing.
 
     Args:
-        num_forget: rows in the forget set.
-        num_retain: rows in the retain set; 0 if there is none.
-        batch_size: pairs in a batch on one rank.
+        num_forget: number of rows in the forget set.
+        num_retain: number of rows in the retain set; 0 if there is none.
+        batch_size: number of pairs per batch on one rank.
         seed: seed of all orders.
-        rank, world_size: which share of each batch of the whole world this rank takes.
-        drop_last: leave out the tail of an epoch that does not fill a batch on every rank.
-        lengths: if given, a step takes rows of similar length, see `group_by_length`.
+        rank, world_size: which part of the pairs this rank takes.
+        drop_last: whether to leave out the end of an epoch that does not fill a batch on every rank.
+        lengths: if given, each step takes rows of similar length, see `group_by_length`.
 
     Example:
         >>> sampler = PairBatchSampler(num_forget=3, num_retain=2, batch_size=2, seed=0)
@@ -128,7 +130,7 @@ class PairBatchSampler(Sampler[list[Pair]]):
         self.epoch = 0
 
     def set_epoch(self, epoch: int) -> None:
-        """Chooses the order of the next iteration."""
+        """Selects the order of the next iteration."""
         self.epoch = epoch
 
     def __len__(self) -> int:
@@ -143,17 +145,17 @@ class PairBatchSampler(Sampler[list[Pair]]):
             yield batch + [(NO_SAMPLE, NO_SAMPLE)] * (self.batch_size - len(batch))
 
     def pairs(self, epoch: int) -> list[Pair]:
-        """All pairs of an epoch, in the order in which the whole world sees them."""
+        """All pairs of an epoch, in the order in which all ranks together see them."""
         forget = np.random.default_rng([self.seed, 0, epoch]).permutation(self.num_forget)
-        pairs = [(int(row), self._retain_at(epoch * self.num_forget + place)) for place, row in enumerate(forget)]
+        pairs = [(int(row), self._retain_at(epoch * self.num_forget + index)) for index, row in enumerate(forget)]
         if self.lengths is None:
             return pairs
         return group_by_length(pairs, self.lengths, np.random.default_rng([self.seed, 2, epoch]))
 
-    def _retain_at(self, place: int) -> int:
+    def _retain_at(self, position: int) -> int:
         if not self.num_retain:
             return NO_SAMPLE
-        round_number, offset = divmod(place, self.num_retain)
+        round_number, offset = divmod(position, self.num_retain)
         return int(_retain_order(self.seed, round_number, self.num_retain)[offset])
 
 

@@ -1,77 +1,209 @@
-"""Chat templates, rendered in a process of their own: one that never ends, or fills memory, is stopped.
+"""Row -> text, through the tokenizer's chat template or through plain markers, and where in the text the answer is.
 
-A template comes with a model and is a program. Nothing inside this process can stop it: `"x" * 10**10` is one call.
+A chat template comes with a model and is a program, so it is rendered in a process of its own: one that never ends, or
+fills the memory, is stopped. Nothing inside this process could stop it: `"x" * 10**10` is a single call.
 """
 
+import json
 import os
 import signal
 import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
-from contextvars import ContextVar
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from datetime import date, datetime
+from functools import cache
 from multiprocessing import Pipe
 from multiprocessing.connection import Connection
 from pathlib import Path
+from string import ascii_letters
 from typing import Any
 
-from egup_trainer.errors import ModelError
+from egup_trainer.data.schema import Message, Row
+from egup_trainer.errors import ConfigError, ModelError
 
-MOST_SECONDS, MOST_BYTES = 10, 2**30
-"""Of computing, and of memory, that one rendering may take."""
-MORE_CHARACTERS = 1_000_000
-"""By how much a rendered text may be longer than ten times its turns."""
+MAX_SECONDS, MAX_BYTES = 10, 2**30
+"""Limits of one rendering: seconds of computing, and bytes of memory."""
+MAX_EXTRA_CHARACTERS = 1_000_000
+"""How many more characters a rendered text may have than ten times its turns."""
 _PATIENCE = 60.0
-"""Seconds after which a process that does not even compute is given up, such as on a machine that stands still."""
+"""Seconds to wait for a process that does not even compute, such as on a suspended machine."""
 
+_SENTINEL = "EgupTrainerAnswerPlace"
+USE_MARKERS = (
+    "remove it for plain markers (chat_template.jinja in the tokenizer's folder, or tokenizer.chat_template = None)"
+)
 Turns = list[dict[str, str]]
 
 
-@contextmanager
-def rendering(tokenizer: Any) -> Iterator["_Renderer"]:
-    """Keeps one process for all that `render_chat` renders inside with this tokenizer; it starts with the first."""
-    current = _CURRENT.get()
-    if current is not None and current.tokenizer is tokenizer:
-        yield current
-        return
-    renderer = _Renderer(tokenizer)
-    token = _CURRENT.set(renderer)
-    try:
-        yield renderer
-    finally:
-        _CURRENT.reset(token)
-        renderer.close()
+def today() -> str:
+    """Today's date, as YYYY-MM-DD."""
+    return date.today().isoformat()
 
 
-def render_chat(tokenizer: Any, turns: Turns, **options: Any) -> str:
-    """What `tokenizer.apply_chat_template` makes of the turns, as text.
+@dataclass(frozen=True)
+class Template:
+    """How a prompt is written: markers for a tokenizer without a chat template, and the date for one with it.
 
     Args:
-        tokenizer: has the template, if `options` do not name another one.
-        turns: of the conversation.
-        options: of `apply_chat_template`.
+        user: marker before a user turn.
+        assistant: marker before an assistant turn, including the scored answer.
+        always: use the markers even if the tokenizer has a chat template.
+        date: the day, as YYYY-MM-DD, that a chat template writes where it asks for today's date. A model gives other
+            numbers on another day, so it stays the day on which the template was made.
+        closed: whether an end-of-sequence token is appended to an answer that follows the markers. A plain text never
+            gets one: it continues where the row stops.
 
     Raises:
-        ModelError: the template takes too long or too much memory, or writes far more than the turns hold.
-        jinja2.TemplateError: the template refuses the turns, or fails on them.
+        ConfigError: `date` is not a date.
+
+    Example:
+        >>> Template().render([Message("user", "Who?")])
+        'Question: Who?\\nAnswer: '
     """
-    with rendering(tokenizer) as renderer:
-        return renderer.render(turns, options)
+
+    user: str = "Question: "
+    assistant: str = "\nAnswer: "
+    always: bool = False
+    date: str = field(default_factory=today)
+    closed: bool = True
+
+    def __post_init__(self) -> None:
+        check_date(self.date)
+
+    def render(self, prompt: Sequence[Message]) -> str:
+        """The prompt's text, up to and including the marker before the answer ("" for a plain-text row)."""
+        text = ""
+        for message in prompt:
+            marker = {"user": self.user, "assistant": self.assistant, "system": ""}[message.role]
+            text += marker + message.content + ("" if message.role == "user" else "\n")
+        return text + self.assistant if prompt else ""
 
 
-class _Renderer:
-    """A process that renders what it is sent, within limits. It is a fork, so it has the tokenizer as it is now."""
+def check_date(value: str | None) -> None:
+    """Raises `ConfigError` if the value of template_date is given and is not a date as YYYY-MM-DD."""
+    try:
+        valid = value is None or date.fromisoformat(value).isoformat() == value
+    except ValueError:
+        valid = False
+    if not valid:
+        raise ConfigError(
+            got=f"template_date={value}", expected="a date as YYYY-MM-DD", fix=f"set it as in template_date={today()}"
+        )
 
-    def __init__(self, tokenizer: Any):
-        self.tokenizer = tokenizer
+
+def writes_date(tokenizer: Any) -> bool:
+    """Whether the tokenizer's chat template asks for today's date."""
+    return "strftime_now" in str(getattr(tokenizer, "chat_template", None))
+
+
+@cache
+def _date_macro(date: str) -> str:
+    """A macro that replaces `strftime_now`, the function that transformers gives to chat templates.
+
+    It replaces each directive of a format, such as %d, by its text at the start of that day. A macro is needed because
+    transformers passes only plain data, and no functions, to a chat template.
+    """
+    day = datetime.fromisoformat(date)
+    directives = [f"%{flag}{letter}" for flag in ("", *"-_0^#") for letter in ascii_letters]
+    texts = {each: text for each in directives if (text := day.strftime(each)) != each}
+    pairs = json.dumps([("%%", "\0"), *texts.items(), ("\0", "%")])
+    return (
+        "{% macro strftime_now(format) %}{% set all = namespace(text=format) %}"
+        f"{{% for old, new in {pairs} %}}{{% set all.text = all.text.replace(old, new) %}}{{% endfor %}}"
+        "{{ all.text }}{% endmacro %}\n"  # transformers drops a line break after a block
+    )
+
+
+@dataclass(frozen=True)
+class RenderedRow:
+    """The text of a row, and the span of its answer.
+
+    Args:
+        text: prompt, answer and whatever the template writes around them.
+        start, end: the answer is `text[start:end]`.
+        is_chat: whether the chat template wrote it.
+    """
+
+    text: str
+    start: int
+    end: int
+    is_chat: bool
+
+
+class Renderer:
+    """Writes rows and conversations as text. Chat templates run in one child process, which starts with the first.
+
+    It is a context manager: the process ends with the block. The process is a fork, so it has the tokenizer as it was
+    at the first rendering.
+
+    Args:
+        tokenizer: has the chat template, or none.
+        template: markers for a tokenizer without a chat template, and the date.
+    """
+
+    def __init__(self, tokenizer: Any, template: Template | None = None):
+        self.tokenizer, self.template = tokenizer, template or Template()
         self._pipe: Connection | None = None
         self._child = 0
 
-    def render(self, turns: Turns, options: dict[str, Any]) -> str:
+    def __enter__(self) -> "Renderer":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._close()
+
+    def row(self, row: Row) -> RenderedRow:
+        """The row as text.
+
+        Raises:
+            ModelError: the chat template does not keep the answer as it is, or goes beyond its limits.
+            jinja2.TemplateError: the chat template refuses the row.
+        """
+        if row.prompt and self.tokenizer.chat_template and not self.template.always:
+            return self._chat_row(row)
+        prompt = self.template.render(row.prompt)
+        return RenderedRow(prompt + row.answer, len(prompt), len(prompt) + len(row.answer), is_chat=False)
+
+    def _chat_row(self, row: Row) -> RenderedRow:
+        """A second rendering with a sentinel as the answer shows what the template writes before and after an answer.
+
+        Some templates write a block for thinking before it, some trim it, most write an end and a line break after it.
+        """
+        turns = [{"role": message.role, "content": message.content} for message in row.prompt]
+        text = self.chat([*turns, {"role": "assistant", "content": row.answer}])
+        sentinel = self.chat([*turns, {"role": "assistant", "content": _SENTINEL}])
+        before, found, after = sentinel.rpartition(_SENTINEL)
+        answer = row.answer.strip()
+        for body in (text.removesuffix(after), text):  # some write no end after an answer that has its own
+            start = len(before) if body[len(before) :].strip() == answer else body.rfind(answer)
+            if found and start >= 0 and body[start:].strip() == answer:
+                return RenderedRow(text, start, len(body), is_chat=True)
+        raise ModelError(
+            got="a chat template whose text does not hold the answer",
+            expected="a template that writes the last assistant turn as it is",
+            fix=f"repair the template, or {USE_MARKERS}",
+        )
+
+    def chat(self, turns: Turns, **options: Any) -> str:
+        """What `tokenizer.apply_chat_template` makes of the turns, as text, on the template's date.
+
+        Args:
+            turns: of the conversation.
+            options: of `apply_chat_template`.
+
+        Raises:
+            ModelError: the template takes too long or too much memory, or writes far more than the turns hold.
+            jinja2.TemplateError: the template refuses the turns, or fails on them.
+        """
         from jinja2 import TemplateError
 
-        # Without forks, as on Windows, the length alone has a limit.
-        ask = self._ask if hasattr(os, "fork") else _answer
-        kind, text = ask(self.tokenizer, turns, options)
+        if writes_date(self.tokenizer):
+            dated = _date_macro(self.template.date) + self.tokenizer.get_chat_template()
+            options = {"chat_template": dated, **options}
+        # Without forks, as on Windows, only the length is limited.
+        ask = self._ask if hasattr(os, "fork") else self._answer
+        kind, text = ask(turns, options)
         if kind == "error":
             raise TemplateError(text)
         if kind == "limit":
@@ -82,8 +214,53 @@ class _Renderer:
             )
         return text
 
-    def close(self) -> None:
-        """Ends the process."""
+    def _answer(self, turns: Turns, options: dict[str, Any]) -> tuple[str, str]:
+        """ "text" and what the template wrote, "error" and its message, or "limit" and which limit it exceeded."""
+        try:
+            text = self.tokenizer.apply_chat_template(turns, tokenize=False, **options)
+        except MemoryError:
+            raise
+        except Exception as error:  # a template is a program, which can fail in every way
+            return "error", f"{type(error).__name__}: {error}"
+        if len(text) > MAX_EXTRA_CHARACTERS + 10 * sum(len(turn["content"]) for turn in turns):
+            return "limit", f"writes {len(text):,} characters for one row"
+        return "text", text
+
+    def _ask(self, turns: Turns, options: dict[str, Any]) -> tuple[str, str]:
+        """The child's answer."""
+        if self._pipe is None:
+            self._pipe = self._start()
+        try:
+            self._pipe.send((turns, options))
+            if self._pipe.poll(_PATIENCE):
+                return self._pipe.recv()
+        except (EOFError, BrokenPipeError, ConnectionResetError):  # the system ended it at its limit
+            pass
+        self._close()
+        return "limit", f"does not end within {MAX_SECONDS} seconds of computing"
+
+    def _start(self) -> Connection:
+        ours, theirs = Pipe()
+        # The fork takes no lock of other threads, and the library tokenizers need not warn of it.
+        was_set = "TOKENIZERS_PARALLELISM" in os.environ
+        os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", DeprecationWarning)
+                self._child = os.fork()
+        finally:
+            if not was_set:
+                del os.environ["TOKENIZERS_PARALLELISM"]
+        if self._child == 0:
+            try:
+                ours.close()
+                self._serve(theirs)
+            finally:
+                os._exit(0)
+        theirs.close()
+        return ours
+
+    def _close(self) -> None:
         if self._pipe is not None:
             self._pipe.close()
             with suppress(ProcessLookupError, ChildProcessError):
@@ -91,82 +268,25 @@ class _Renderer:
                 os.waitpid(self._child, 0)
             self._pipe = None
 
-    def _ask(self, _: Any, turns: Turns, options: dict[str, Any]) -> tuple[str, str]:
-        pipe = self._pipe or self._start()
-        try:
-            pipe.send((turns, options))
-            if pipe.poll(_PATIENCE):
-                return pipe.recv()
-        except (EOFError, BrokenPipeError, ConnectionResetError):  # the system ended it at its limit
-            pass
-        self.close()
-        return "limit", f"does not end within {MOST_SECONDS} seconds of computing"
+    def _serve(self, pipe: Connection) -> None:
+        """The child's loop: renders within its limits until the parent is gone."""
+        import resource
 
-    def _start(self) -> Connection:
-        ours, theirs = Pipe()
-        with warnings.catch_warnings(), _quiet_tokenizers():
-            warnings.simplefilter("ignore", DeprecationWarning)  # other threads: the fork takes none of their locks
-            self._child = os.fork()
-        if self._child == 0:
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+        with suppress(OSError, ValueError):  # the system may not say how much memory is in use, or may set no limit
+            size = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+            resource.setrlimit(resource.RLIMIT_AS, (size + MAX_BYTES, resource.getrlimit(resource.RLIMIT_AS)[1]))
+        while True:
             try:
-                ours.close()
-                _serve(theirs, self.tokenizer)
-            finally:
-                os._exit(0)
-        theirs.close()
-        self._pipe = ours
-        return ours
-
-
-_CURRENT: ContextVar[_Renderer | None] = ContextVar("renderer", default=None)
-
-
-def _serve(pipe: Connection, tokenizer: Any) -> None:
-    """Renders until the other side is gone."""
-    import resource
-
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    with suppress(OSError, ValueError):  # where the system does not tell how much there is already, or sets no limit
-        size = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
-        resource.setrlimit(resource.RLIMIT_AS, (size + MOST_BYTES, resource.getrlimit(resource.RLIMIT_AS)[1]))
-    while True:
-        try:
-            turns, options = pipe.recv()
-        except EOFError:
-            return
-        used = resource.getrusage(resource.RUSAGE_SELF)
-        seconds = int(used.ru_utime + used.ru_stime) + 1 + MOST_SECONDS
-        resource.setrlimit(resource.RLIMIT_CPU, (seconds, resource.getrlimit(resource.RLIMIT_CPU)[1]))
-        try:
-            answer = _answer(tokenizer, turns, options)
-        except MemoryError:
-            answer = "limit", f"takes more than {MOST_BYTES / 1e9:.1f} GB of memory"
-        pipe.send(answer)
-
-
-def _answer(tokenizer: Any, turns: Turns, options: dict[str, Any]) -> tuple[str, str]:
-    """ "text" and what the template wrote, "error" and what it said, or "limit" and how it went beyond one."""
-    try:
-        text = tokenizer.apply_chat_template(turns, tokenize=False, **options)
-    except MemoryError:
-        raise
-    except Exception as error:  # a template is a program, which can fail in every way
-        return "error", f"{type(error).__name__}: {error}"
-    if len(text) > MORE_CHARACTERS + 10 * sum(len(turn["content"]) for turn in turns):
-        return "limit", f"writes {len(text):,} characters for one row"
-    return "text", text
-
-
-@contextmanager
-def _quiet_tokenizers() -> Iterator[None]:
-    """Has the library tokenizers print no warning of a fork that was not announced to it."""
-    name = "TOKENIZERS_PARALLELISM"
-    if name in os.environ:
-        yield
-        return
-    os.environ[name] = "true"
-    try:
-        yield
-    finally:
-        del os.environ[name]
+                turns, options = pipe.recv()
+            except EOFError:
+                return
+            used = resource.getrusage(resource.RUSAGE_SELF)
+            seconds = int(used.ru_utime + used.ru_stime) + 1 + MAX_SECONDS
+            resource.setrlimit(resource.RLIMIT_CPU, (seconds, resource.getrlimit(resource.RLIMIT_CPU)[1]))
+            try:
+                answer = self._answer(turns, options)
+            except MemoryError:
+                answer = "limit", f"takes more than {MAX_BYTES / 1e9:.1f} GB of memory"
+            pipe.send(answer)

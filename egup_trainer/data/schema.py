@@ -2,6 +2,7 @@
 
 import hashlib
 from dataclasses import dataclass
+from enum import Enum
 from typing import Any
 
 import numpy as np
@@ -10,16 +11,28 @@ IGNORE_INDEX = -100
 """Label of a token that is not scored (prompt and padding), as in all of transformers."""
 
 NO_SAMPLE = -1
-"""Sample id of a row that only fills up a batch; it has no scored token and counts nowhere."""
-
+"""Sample id of a filler row, which only completes a batch: it has no scored token and counts nowhere."""
 
 MAX_LENGTH = 2048
-"""Most tokens in a text that is evaluated, unless asked otherwise: the same everywhere, so that results compare."""
+"""Default maximum number of tokens per evaluated text. It is the same everywhere, so that results can be compared."""
+
+
+class OnLongRow(str, Enum):
+    """What to do with a row that has a prompt and is longer than `max_length`. A longer plain text is always split."""
+
+    ERROR = "error"
+    CUT = "cut"
+    WINDOW = "window"
 
 
 @dataclass(frozen=True)
 class Message:
-    """One turn of a conversation: `role` is "system", "user" or "assistant", `content` what it says."""
+    """One turn of a conversation.
+
+    Args:
+        role: "system", "user" or "assistant".
+        content: the text of the turn.
+    """
 
     role: str
     content: str
@@ -29,17 +42,17 @@ class Message:
 class Row:
     """One sample: the turns before the answer, and the answer that is scored.
 
-    A question/answer row has one user turn; a chat row has all turns but the last; a plain-text row has none.
+    A question/answer row has one user turn, a chat row has all turns but the last, and a plain-text row has none.
 
     Args:
         prompt: turns that the model is given. They are never scored.
         answer: the text that is scored and unlearned (or retained).
         paraphrase: another wording of the answer, if the data has one (used by `clreg_positives="paraphrase"`).
-        perturbed: wrong answers in the paraphrase's wording, if the data has them; evaluation compares with them.
-        alternatives: further right answers, for evaluation alone.
-        alternates: other answers, wrong but of the same kind, if the data has them (used by `objective="altpo"`).
-        paraphrased_questions: other wordings of the last user turn, for audits alone.
-        translated_questions: the last user turn in other languages, for audits alone.
+        perturbed: wrong answers in the wording of the paraphrase, for evaluation.
+        alternatives: further correct answers, for evaluation only.
+        alternates: other answers, wrong but of the same kind (used by `objective="altpo"`).
+        paraphrased_questions: other wordings of the last user turn, for audits only.
+        translated_questions: the last user turn in other languages, for audits only.
     """
 
     prompt: tuple[Message, ...]
@@ -54,10 +67,10 @@ class Row:
 
 @dataclass(frozen=True)
 class RowSource:
-    """The row that a sample comes from: a long text makes several samples.
+    """The row that a sample was made from. A long row makes several samples.
 
     Args:
-        number: place of the row in its source.
+        number: index of the row in its source.
         key: digest of the whole row; equal for two rows with the same prompt and the same answer.
     """
 
@@ -66,7 +79,7 @@ class RowSource:
 
     @classmethod
     def of(cls, number: int, row: "TokenizedRow") -> "RowSource":
-        """The source of a row that is still whole."""
+        """The source of a row that was not split yet."""
         return cls(number, hashlib.blake2b(row.key(), digest_size=16).digest())
 
 
@@ -80,16 +93,16 @@ class TokenizedRow:
         truncated: whether the row was cut to the maximum length.
         is_closed: whether its last token closes the answer: an end of the turn or of the sequence, which is scored.
         paraphrase: the same prompt with the paraphrased answer, if the row had one.
-        alternate: the same prompt with the answer that an objective prefers to the row's own, if one does.
-        source: the row that the sample comes from; None for a filler.
+        alternate: the same prompt with the answer that the objective prefers to the row's own, if there is one.
+        source: the row that the sample was made from; None for a filler.
     """
 
     input_ids: np.ndarray
     labels: np.ndarray
     truncated: bool = False
     is_closed: bool = False
-    paraphrase: "TokenizedRow | Any" = None
-    alternate: "TokenizedRow | Any" = None
+    paraphrase: "TokenizedRow | None" = None
+    alternate: "TokenizedRow | None" = None
     source: RowSource | Any = None
 
     def __len__(self) -> int:
@@ -101,5 +114,5 @@ class TokenizedRow:
         return self.labels != IGNORE_INDEX
 
     def key(self) -> bytes:
-        """Bytes that are equal for two samples with the same tokens, scored alike."""
+        """Bytes that are equal for two samples with the same tokens and the same scored positions."""
         return self.input_ids.tobytes() + b"|" + self.labels.tobytes()

@@ -1,110 +1,19 @@
-"""Row -> token ids and labels. One tokenization of the whole text; its offsets decide what is scored."""
+"""Text -> token ids and labels -> samples of at most `max_length` tokens.
 
-import json
+The whole text of a row is tokenized once, and the offsets of its tokens decide which of them are scored.
+"""
+
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from datetime import date, datetime
-from functools import cache
-from string import ascii_letters
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 from torch.utils.data import Dataset
 
-from egup_trainer.data.long_rows import OnLongRow, fit, long_rows_line
-from egup_trainer.data.rendering import render_chat, rendering
-from egup_trainer.data.schema import IGNORE_INDEX, Message, Row, RowSource, TokenizedRow
-from egup_trainer.data.sources import tell_dropped
-from egup_trainer.errors import ConfigError, DataError, ModelError
-
-_SENTINEL = "EgupTrainerAnswerPlace"
-_NO_TEMPLATE = (
-    "remove it for plain markers (chat_template.jinja in the tokenizer's folder, or tokenizer.chat_template = None)"
-)
-
-
-def today() -> str:
-    """Today's date, as YYYY-MM-DD."""
-    return date.today().isoformat()
-
-
-@dataclass(frozen=True)
-class Template:
-    """How a prompt is written: the markers for a tokenizer without a chat template, and the date for one with it.
-
-    Args:
-        user: marker before a user turn.
-        assistant: marker before an assistant turn, the scored answer among them.
-        always: use the markers even where the tokenizer has a chat template.
-        date: the day, as YYYY-MM-DD, that a chat template writes where it asks for today's date. A model gives other
-            numbers on another day, so it stays the day on which the template was made.
-        closed: whether an end-of-sequence token is appended to an answer that the markers stand before. A plain text
-            never gets one: it goes on where the row stops.
-
-    Raises:
-        ConfigError: `date` is not a date.
-
-    Example:
-        >>> Template().render([Message("user", "Who?")])
-        'Question: Who?\\nAnswer: '
-    """
-
-    user: str = "Question: "
-    assistant: str = "\nAnswer: "
-    always: bool = False
-    date: str = field(default_factory=today)
-    closed: bool = True
-
-    def __post_init__(self) -> None:
-        check_date(self.date)
-
-    def dated(self, tokenizer: Any) -> str | None:
-        """The tokenizer's chat template with `date` for today's; None, which stands for itself, if it asks for none."""
-        return _date_macro(self.date) + tokenizer.get_chat_template() if writes_date(tokenizer) else None
-
-    def render(self, prompt: Sequence[Message]) -> str:
-        """The prompt's text, up to and including the marker before the answer ("" for a plain-text row)."""
-        text = ""
-        for message in prompt:
-            marker = {"user": self.user, "assistant": self.assistant, "system": ""}[message.role]
-            text += marker + message.content + ("" if message.role == "user" else "\n")
-        return text + self.assistant if prompt else ""
-
-
-@cache
-def _date_macro(date: str) -> str:
-    """A macro that takes the place of the function `strftime_now`, which transformers gives to chat templates.
-
-    It replaces each directive of a format, such as %d, by its text at the start of that day. Functions cannot be passed
-    to a chat template: transformers lets it see plain data alone.
-    """
-    day = datetime.fromisoformat(date)
-    directives = [f"%{flag}{letter}" for flag in ("", *"-_0^#") for letter in ascii_letters]
-    texts = {each: text for each in directives if (text := day.strftime(each)) != each}
-    pairs = json.dumps([("%%", "\0"), *texts.items(), ("\0", "%")])
-    return (
-        "{% macro strftime_now(format) %}{% set all = namespace(text=format) %}"
-        f"{{% for old, new in {pairs} %}}{{% set all.text = all.text.replace(old, new) %}}{{% endfor %}}"
-        "{{ all.text }}{% endmacro %}\n"  # transformers drops a line break after a block
-    )
-
-
-def check_date(value: str | None) -> None:
-    """Raises `ConfigError` for the value of template_date if it is given and is not a date as YYYY-MM-DD."""
-    try:
-        valid = value is None or date.fromisoformat(value).isoformat() == value
-    except ValueError:
-        valid = False
-    if not valid:
-        raise ConfigError(
-            got=f"template_date={value}", expected="a date as YYYY-MM-DD", fix=f"set it as in template_date={today()}"
-        )
-
-
-def writes_date(tokenizer: Any) -> bool:
-    """Whether the tokenizer's chat template asks for today's date."""
-    return "strftime_now" in str(getattr(tokenizer, "chat_template", None))
+from egup_trainer.data.rendering import USE_MARKERS, Renderer, Template
+from egup_trainer.data.schema import IGNORE_INDEX, Message, OnLongRow, Row, RowSource, TokenizedRow
+from egup_trainer.errors import DataError, ModelError
 
 
 class RowDataset(Dataset):
@@ -121,10 +30,10 @@ class RowDataset(Dataset):
 
     @property
     def owners(self) -> list[int]:
-        """For each sample the place of the row that it is made of, from 0: a long row makes several samples."""
+        """For each sample the index of the row that it was made from, counted from 0: a long row makes several."""
         keys = [index if row.source is None else (row.source.number,) for index, row in enumerate(self.rows)]
-        places = {key: place for place, key in enumerate(dict.fromkeys(keys))}
-        return [places[key] for key in keys]
+        indices = {key: index for index, key in enumerate(dict.fromkeys(keys))}
+        return [indices[key] for key in keys]
 
     @property
     def cut(self) -> int:
@@ -139,8 +48,21 @@ class RowDataset(Dataset):
         return sum(count > 1 for count in Counter(self.owners).values())
 
     def long_rows_line(self, name: str, max_length: int) -> str | None:
-        """What to tell of rows that are longer than `max_length`; None if there are none."""
+        """See the function `long_rows_line`."""
         return long_rows_line(name, len(set(self.owners)), self.cut, self.in_windows, max_length)
+
+
+def long_rows_line(name: str, rows: int, cut: int, in_windows: int, max_length: int) -> str | None:
+    """What to report about the rows of a set that are longer than `max_length`; None if there are none."""
+    if cut:
+        return (
+            f"{name}: {cut} of {rows} rows are longer than max_length={max_length} tokens and were cut. The rest of "
+            "them is neither trained nor measured: raise --max_length or set --on_long_row window."
+        )
+    if in_windows:
+        long = f"{in_windows} of {rows} rows are longer than max_length={max_length} tokens"
+        return f"{name}: {long} and are read in windows."
+    return None
 
 
 def tokenize(
@@ -155,25 +77,25 @@ def tokenize(
     alternates: Sequence[str] | None = None,
     on_long_row: OnLongRow = OnLongRow.WINDOW,
 ) -> RowDataset:
-    """Tokenizes rows through the tokenizer's chat template, or through `template` where it has none.
+    """Tokenizes rows through the tokenizer's chat template, or through `template` if it has none.
 
-    The whole text is tokenized once. A token is scored if it reaches into the answer, so a token across the seam is
-    never lost. One more token is scored, the one that closes the answer: the first end of a turn or of the sequence
-    that the template writes after it, or an end-of-sequence token that is appended where the template writes none.
-    Nothing stands after it. A plain text is not closed.
+    The whole text is tokenized once. A token is scored if it reaches into the answer, so a token across the boundary
+    between prompt and answer is never lost. One more token is scored, the one that closes the answer: the first end of
+    a turn or of the sequence that the chat template writes after it, or an end-of-sequence token, which is appended if
+    the template writes none. Nothing follows it. A plain text is not closed.
     A row that is longer than `max_length` makes several samples, which together score each answer token exactly once,
-    unless `on_long_row` says otherwise: see `egup_trainer.data.long_rows.fit`.
+    unless `on_long_row` says otherwise: see `fit`.
 
     Args:
         rows: typed rows.
         tokenizer: a fast `PreTrainedTokenizerBase`.
         name: what the rows are ("forget set", ...), for messages.
-        max_length: most tokens in a sample; None for no limit.
+        max_length: maximum number of tokens per sample; None for no limit.
         template: markers for tokenizers without a chat template.
         progress: whether to show a progress bar.
-        numbers: of the rows, for messages; by default their places.
-        alternates: an answer for each row that an objective prefers to the row's own, to be tokenized with its prompt.
-        on_long_row: what becomes of a row with a prompt that is longer than `max_length`.
+        numbers: the rows' numbers in messages; by default their indices.
+        alternates: for each row an answer that the objective prefers to the row's own, tokenized with its prompt.
+        on_long_row: what to do with a row that has a prompt and is longer than `max_length`.
 
     Raises:
         ModelError: the tokenizer is slow (no offsets) or its chat template drops the answer.
@@ -184,28 +106,241 @@ def tokenize(
     if not getattr(tokenizer, "is_fast", False):
         raise ModelError(
             got=f"the slow tokenizer {type(tokenizer).__name__}",
-            expected="a fast tokenizer, which tells the offsets of its tokens",
+            expected="a fast tokenizer, which knows the offsets of its tokens",
             fix="load it with AutoTokenizer.from_pretrained; if that is slow, use a model with a tokenizer.json",
         )
-    writer = _RowWriter.of(tokenizer, template)
     samples: list[TokenizedRow] = []
-    with rendering(tokenizer):
-        for place, row in enumerate(tqdm(rows, desc=f"Tokenizing {name}", disable=not progress, leave=False, delay=2)):
-            where = f"row {place if numbers is None else numbers[place]} of the {name}"
-            alternate = None if alternates is None else alternates[place]
-            sample = _to_sample(row, writer, where, alternate)
-            sample = replace(sample, source=RowSource.of(place, sample))
+    with Renderer(tokenizer, template) as renderer:
+        encoder = _RowEncoder.of(renderer)
+        for index, row in enumerate(tqdm(rows, desc=f"Tokenizing {name}", disable=not progress, leave=False, delay=2)):
+            where = f"row {index if numbers is None else numbers[index]} of the {name}"
+            sample = encoder.encode_with_others(row, where, None if alternates is None else alternates[index])
+            sample = replace(sample, source=RowSource.of(index, sample))
             samples += fit(sample, max_length, on_long_row, where, is_plain=not row.prompt)
     return RowDataset(samples)
+
+
+@dataclass(frozen=True)
+class _RowEncoder:
+    """Turns one prompt with one answer into tokens, of which the answer is scored.
+
+    Args:
+        renderer: writes rows as text.
+        control_tokens: ids of tokens that do not stand for a piece of text, such as the end of a turn.
+    """
+
+    renderer: Renderer
+    control_tokens: frozenset[int]
+
+    @classmethod
+    def of(cls, renderer: Renderer) -> "_RowEncoder":
+        """The encoder for the renderer's tokenizer."""
+        tokenizer = renderer.tokenizer
+        added = {token for token, content in tokenizer.added_tokens_decoder.items() if content.content.strip()}
+        return cls(renderer, frozenset((added | set(tokenizer.all_special_ids)) - {tokenizer.unk_token_id}))
+
+    def encode_with_others(self, row: Row, where: str, alternate: str | None) -> TokenizedRow:
+        """The whole row, and its prompt with the paraphrase and with the alternate answer.
+
+        Raises:
+            DataError: the row has several answers, or the chat template refuses it.
+        """
+        from jinja2 import TemplateError
+
+        if row.alternatives:
+            raise DataError(
+                got=f"{1 + len(row.alternatives)} answers in {where}",
+                expected="one, which is scored",
+                fix="make one row of each answer",
+            )
+        try:
+            sample = self.encode(row)
+            if row.paraphrase is not None:
+                sample = replace(sample, paraphrase=self.encode(Row(row.prompt, row.paraphrase)))
+            if alternate is not None:
+                sample = replace(sample, alternate=self.encode(Row(row.prompt, alternate)))
+            return sample
+        except TemplateError as error:
+            raise DataError(
+                got=f"{where}, which the chat template refuses",
+                expected="roles and turns that the template knows",
+                fix=f"change the row, or {USE_MARKERS}",
+            ) from error
+
+    def encode(self, row: Row) -> TokenizedRow:
+        """The row's tokens, up to the one that closes its answer."""
+        tokenizer, text = self.renderer.tokenizer, self.renderer.row(row)
+        encoded = tokenizer(text.text, add_special_tokens=not text.is_chat, return_offsets_mapping=True)
+        ids = np.asarray(encoded["input_ids"], dtype=np.int32)
+        starts, ends = np.asarray(encoded["offset_mapping"], dtype=np.int64).reshape(-1, 2).T
+        # The offsets of a token of spaces may be empty, and a control token may take in the spaces before it.
+        is_answer = (ends > text.start) & ((starts < text.end) | (ends <= text.end))
+        is_answer &= ~(np.isin(ids, list(self.control_tokens)) & (ends > text.end))
+        if not is_answer.any():
+            return TokenizedRow(ids, np.full_like(ids, IGNORE_INDEX))
+        last, eos = int(np.flatnonzero(is_answer)[-1]), tokenizer.eos_token_id
+        end = None
+        if text.is_chat or (row.prompt and self.renderer.template.closed):
+            is_visible = [bool(text.text[start:end].strip()) for start, end in zip(starts, ends, strict=True)]
+            end = self._end_after(last, ids, is_visible)
+            if end is None and eos is not None:
+                ids, end = np.append(ids, np.int32(eos)), len(ids)
+        if int(ids[last]) in {eos, None if end is None else int(ids[end])} & self.control_tokens:
+            end = last  # the answer came with its end
+        scored = np.flatnonzero(is_answer) if end in (None, last) else np.append(np.flatnonzero(is_answer), end)
+        labels = np.full(scored[-1] + 1, IGNORE_INDEX, dtype=np.int32)
+        labels[scored] = ids[scored]
+        return TokenizedRow(ids[: len(labels)], labels, is_closed=end is not None)
+
+    def _end_after(self, last: int, ids: np.ndarray, is_visible: list[bool]) -> int | None:
+        """Index of the token that closes an answer whose last token is at `last`, or None if there is none.
+
+        If the end is written in several ordinary tokens, it is the first of them, with which a model would go on.
+        """
+        after = range(last + 1, len(ids))
+        controls = [index for index in after if int(ids[index]) in self.control_tokens]
+        return next(iter([*controls, *(index for index in after if is_visible[index])]), None)
+
+
+def end_tokens(tokenizer: Any) -> list[int]:
+    """The tokens that end an answer: the end of sequence, and what the chat template writes after an answer, sorted.
+
+    A chat template that refuses one question with its answer adds none.
+    """
+    from jinja2 import TemplateError
+
+    found = {tokenizer.eos_token_id} - {None}
+    if getattr(tokenizer, "chat_template", None):
+        with Renderer(tokenizer) as renderer:
+            encoder = _RowEncoder.of(renderer)
+            try:
+                sample = encoder.encode(Row((Message("user", "a"),), "b"))
+                found |= {int(sample.input_ids[-1])} & encoder.control_tokens
+            except (TemplateError, ModelError):
+                pass
+    return sorted(found)
+
+
+# Rows that are longer than the model reads at once
+
+
+def fit(
+    row: TokenizedRow, max_length: int | None, on_long_row: OnLongRow, where: str, is_plain: bool
+) -> list[TokenizedRow]:
+    """The samples of at most `max_length` tokens that a row makes; together they score each answer token exactly once.
+
+    Only `OnLongRow.CUT` leaves out the answer tokens that do not fit. A paraphrase or an alternate answer is never read
+    in windows, since there is one for each sample: what does not fit of it is left out, too.
+
+    Args:
+        row: the whole row.
+        max_length: maximum number of tokens per sample; None for no limit.
+        on_long_row: what to do with a longer row.
+        where: which row it is, for messages.
+        is_plain: whether it is a plain text, which is split into pieces that overlap by one token.
+
+    Raises:
+        DataError: the row is longer and `on_long_row` is "error", or no answer token is left.
+    """
+    if max_length is not None and on_long_row is OnLongRow.ERROR and not is_plain:
+        longest = max(len(each) for each in (row, row.paraphrase, row.alternate) if each is not None)
+        if longest > max_length:
+            raise DataError(
+                got=f"{longest} tokens in {where}",
+                expected=f"at most max_length={max_length}",
+                fix=f"set --max_length {longest}, or --on_long_row window to read it in several windows",
+            )
+    if max_length is not None and len(row) > max_length >= 2 and _has_scored_token(row.labels):
+        if is_plain:
+            return _pieces(row, max_length)
+        if on_long_row is OnLongRow.WINDOW:
+            return [_cut_others(each, max_length, where) for each in _windows(row, max_length)]
+    return [_cut(row, max_length, where)]
+
+
+def _has_scored_token(labels: np.ndarray) -> bool:
+    return bool((labels[1:] != IGNORE_INDEX).any())  # the first token has no context to be predicted from
+
+
+def _cut(row: TokenizedRow, max_length: int | None, where: str) -> TokenizedRow:
+    cut = replace(
+        row,
+        input_ids=row.input_ids[:max_length],
+        labels=row.labels[:max_length],
+        truncated=max_length is not None and len(row) > max_length,
+        is_closed=row.is_closed and len(row.labels[:max_length]) == len(row),
+    )
+    if not _has_scored_token(row.labels):
+        raise DataError(
+            got=f"no answer token in {where}, of {len(row)} tokens",
+            expected="at least one answer token with a token before it",
+            fix="lengthen or remove that row",
+        )
+    if not _has_scored_token(cut.labels):
+        raise DataError(
+            got=f"no answer token in {where}, of whose {len(row)} tokens {len(cut)} are kept",
+            expected="at least one answer token",
+            fix="raise --max_length or shorten the prompt",
+        )
+    return _cut_others(cut, max_length, where)
+
+
+def _cut_others(row: TokenizedRow, max_length: int | None, where: str) -> TokenizedRow:
+    """The sample with its paraphrase and alternate answer cut."""
+    paraphrase = row.paraphrase and _cut(row.paraphrase, max_length, f"the paraphrase in {where}")
+    alternate = row.alternate and _cut(row.alternate, max_length, f"the alternate answer in {where}")
+    return replace(row, paraphrase=paraphrase, alternate=alternate)
+
+
+def _pieces(row: TokenizedRow, max_length: int) -> list[TokenizedRow]:
+    pieces = []
+    for start in range(0, len(row) - 1, max_length - 1):
+        ids, labels = row.input_ids[start : start + max_length], row.labels[start : start + max_length].copy()
+        if start:
+            labels[0] = IGNORE_INDEX  # scored at the end of the piece before
+        is_closed = row.is_closed and start + max_length >= len(row)
+        # A paraphrase of the whole text is not one of a piece.
+        pieces.append(replace(row, input_ids=ids, labels=labels, is_closed=is_closed, paraphrase=None))
+    return pieces
+
+
+def _windows(row: TokenizedRow, max_length: int) -> list[TokenizedRow]:
+    """The row's first `max_length` tokens, then windows of the prompt, of tokens scored before, and of tokens to score.
+
+    A prompt that takes more than half of a window appears only in the first one; if the prompt is longer than a window,
+    only its end does. Half of what the prompt leaves is context, so each token is scored with at least that much.
+    """
+    scored = 1 + np.flatnonzero(row.labels[1:] != IGNORE_INDEX)
+    first, end = int(scored[0]), int(scored[-1]) + 1
+    half = max_length // 2
+    head = np.arange(first if first <= half else 0)
+    start = 0 if first < max_length else first - half
+    done, windows = first, [np.arange(start, min(start + max_length, end))]
+    while (last := int(windows[-1][-1]) + 1) < end:
+        room = max_length - len(head)
+        stop = min(last + room - room // 2, end)
+        begin = max(stop - room, len(head))
+        windows.append(np.concatenate([head, np.arange(begin, stop)]))
+    samples = []
+    for indices in windows:
+        labels = np.where(indices >= done, row.labels[indices], IGNORE_INDEX).astype(np.int32)
+        done = int(indices[-1]) + 1
+        if _has_scored_token(labels):
+            is_closed = row.is_closed and done == len(row)
+            samples.append(replace(row, input_ids=row.input_ids[indices], labels=labels, is_closed=is_closed))
+    return samples
+
+
+# Rows that come tokenized
 
 
 def from_token_columns(
     records: Iterable[Mapping], name: str, max_length: int | None = None, on_long_row: OnLongRow = OnLongRow.WINDOW
 ) -> RowDataset:
-    """Rows that come tokenized, with the columns `input_ids` and `labels` (-100 = not scored); maybe `attention_mask`.
+    """Tokenized rows with the columns `input_ids` and `labels` (-100 = not scored), and optionally `attention_mask`.
 
-    Tokens whose mask is 0 are padding and are left out. A row that is longer than `max_length` is treated as others
-    are: split if all of it is scored, as a plain text is, and treated as `on_long_row` says otherwise.
+    Tokens whose mask is 0 are padding and are left out. A row that is longer than `max_length` is treated like any
+    other: it is split if all of it is scored, as a plain text is, and otherwise treated as `on_long_row` says.
 
     Raises:
         DataError: a column is not a list of whole numbers, the columns do not fit each other, or nothing is scored.
@@ -233,7 +368,7 @@ def _without_padding(record: Mapping, where: str) -> TokenizedRow:
     if not len(ids) == len(labels) == len(mask):
         raise DataError(
             got=f"{len(ids)} input_ids, {len(labels)} labels and an attention_mask of {len(mask)} in {where}",
-            expected="one of each for a token",
+            expected="one of each per token",
             fix="repair that row",
         )
     kept = np.flatnonzero(mask)
@@ -241,13 +376,13 @@ def _without_padding(record: Mapping, where: str) -> TokenizedRow:
         raise DataError(
             got=f"an attention_mask in {where} that is not one run of 1 with 0 before and after it",
             expected="1 for each token of the row, and 0 for padding at its ends",
-            fix="repair that row, or leave the attention_mask out if there is no padding",
+            fix="repair that row, or leave out the attention_mask if there is no padding",
         )
     ids, labels = ids[kept], labels[kept]
     if (ids < 0).any() or ((labels != IGNORE_INDEX) & (labels != ids)).any():
         raise DataError(
             got=f"an id below 0, or a label that is neither -100 nor its own token, in {where}",
-            expected="labels that are not shifted: each is -100 or the token at its own place",
+            expected="labels that are not shifted: each is -100 or the token at the same index",
             fix="repair that row",
         )
     return TokenizedRow(ids, labels)
@@ -268,7 +403,7 @@ def _whole_numbers(record: Mapping, column: str, where: str) -> np.ndarray:
         kind = type(value).__name__ if numbers.dtype.kind == "O" else f"{numbers.dtype} numbers"
         raise DataError(
             got=f"{'no ' + column if value is None else f'{column} as {kind}{shape}'} in {where}",
-            expected="a flat list of whole numbers, one for each token",
+            expected="a flat list of whole numbers, one per token",
             fix="repair that row",
         )
     return numbers.astype(np.int32)
@@ -283,174 +418,3 @@ def check_paraphrases(forget: RowDataset) -> None:
                 expected="one in every forget row, for clreg_positives=paraphrase, and no text longer than max_length",
                 fix="use clreg_positives=forget or views",
             )
-
-
-def keep_apart(first: RowDataset, first_name: str, second: RowDataset, second_name: str, *, drop: bool) -> RowDataset:
-    """The second data set, whose rows, prompt and answer, do not stand in the first one.
-
-    Args:
-        drop: whether such rows are left out, which is logged, instead of refused.
-
-    Raises:
-        DataError: a row stands in both and is not to be dropped, or no row is left.
-    """
-    if not drop:
-        check_disjoint(first, first_name, second, second_name)
-        return second
-    known = {row.source.key for row in first.rows}
-    kept = [row for row in second.rows if row.source.key not in known]
-    left, given = (len({row.source.number for row in rows}) for rows in (kept, second.rows))
-    tell_dropped(left, given, second_name, first_name)
-    return RowDataset(kept)
-
-
-def check_disjoint(first: RowDataset, first_name: str, second: RowDataset, second_name: str) -> None:
-    """Raises `DataError` if a row, prompt and answer, stands in both data sets."""
-    positions = {row.source.key: row.source.number for row in first.rows}
-    for row in second.rows:
-        if row.source.key in positions:
-            raise DataError(
-                got=f"a row in both sets: row {positions[row.source.key]} of the {first_name} is row "
-                f"{row.source.number} of the {second_name}",
-                expected=f"no row (prompt and answer) in both the {first_name} and the {second_name}",
-                fix=f"remove it from one of them, or leave out such rows of the {second_name} with --drop_overlap",
-            )
-
-
-def end_tokens(tokenizer: Any) -> list[int]:
-    """The tokens that end an answer: the end of sequence, and what the chat template writes after an answer, sorted.
-
-    A chat template that refuses one question with its answer tells nothing.
-    """
-    from jinja2 import TemplateError
-
-    found = {tokenizer.eos_token_id} - {None}
-    if getattr(tokenizer, "chat_template", None):
-        writer = _RowWriter.of(tokenizer, Template())
-        try:
-            sample = writer.sample(Row((Message("user", "a"),), "b"))
-            found |= {int(sample.input_ids[-1])} & writer.marks
-        except (TemplateError, ModelError):
-            pass
-    return sorted(found)
-
-
-def _to_sample(row: Row, writer: "_RowWriter", where: str, alternate: str | None) -> TokenizedRow:
-    """The whole row, tokenized, and its prompt with the alternate answer; refused in words that name it."""
-    from jinja2 import TemplateError
-
-    if row.alternatives:
-        raise DataError(
-            got=f"{1 + len(row.alternatives)} answers in {where}",
-            expected="one, which is scored",
-            fix="make one row of each answer",
-        )
-    try:
-        sample = writer.sample(row)
-        if row.paraphrase is not None:
-            sample = replace(sample, paraphrase=writer.sample(Row(row.prompt, row.paraphrase)))
-        if alternate is not None:
-            sample = replace(sample, alternate=writer.sample(Row(row.prompt, alternate)))
-        return sample
-    except TemplateError as error:
-        raise DataError(
-            got=f"{where}, which the chat template refuses",
-            expected="roles and turns that the template knows",
-            fix=f"change the row, or {_NO_TEMPLATE}",
-        ) from error
-
-
-@dataclass(frozen=True)
-class _Written:
-    """The text of a whole row, and where its answer lies in it."""
-
-    text: str
-    start: int
-    end: int
-
-
-@dataclass(frozen=True)
-class _RowWriter:
-    """Writes one prompt with one answer as text, and the text as tokens of which the answer is scored.
-
-    Args:
-        tokenizer: a fast one.
-        template: markers for tokenizers without a chat template.
-        marks: tokens that stand for themselves and for no piece of text, such as the end of a turn.
-        dated: the chat template with its date set, or None for the tokenizer's own.
-    """
-
-    tokenizer: Any
-    template: Template
-    marks: frozenset[int]
-    dated: str | None
-
-    @classmethod
-    def of(cls, tokenizer: Any, template: Template | None) -> "_RowWriter":
-        """The writer of a tokenizer, whose marks are read once."""
-        added = {token for token, content in tokenizer.added_tokens_decoder.items() if content.content.strip()}
-        marks = (added | set(tokenizer.all_special_ids)) - {tokenizer.unk_token_id}
-        template = template or Template()
-        return cls(tokenizer, template, frozenset(marks), template.dated(tokenizer))
-
-    def sample(self, row: Row) -> TokenizedRow:
-        """The row's tokens, up to the one that closes its answer."""
-        in_chat = bool(row.prompt and self.tokenizer.chat_template and not self.template.always)
-        written = self._in_chat(row) if in_chat else self._with_markers(row)
-        encoded = self.tokenizer(written.text, add_special_tokens=not in_chat, return_offsets_mapping=True)
-        ids = np.asarray(encoded["input_ids"], dtype=np.int32)
-        starts, ends = np.asarray(encoded["offset_mapping"], dtype=np.int64).reshape(-1, 2).T
-        # The offsets of a token of spaces may be empty. A mark that takes in the spaces before it is not of the answer.
-        is_answer = (ends > written.start) & ((starts < written.end) | (ends <= written.end))
-        is_answer &= ~(np.isin(ids, list(self.marks)) & (ends > written.end))
-        if not is_answer.any():
-            return TokenizedRow(ids, np.full_like(ids, IGNORE_INDEX))
-        last, eos = int(np.flatnonzero(is_answer)[-1]), self.tokenizer.eos_token_id
-        end = None
-        if in_chat or (row.prompt and self.template.closed):
-            is_visible = (bool(written.text[start:end].strip()) for start, end in zip(starts, ends, strict=True))
-            end = self._end_after(last, ids, list(is_visible))
-            if end is None and eos is not None:
-                ids, end = np.append(ids, np.int32(eos)), len(ids)
-        if int(ids[last]) in {eos, None if end is None else int(ids[end])} & self.marks:
-            end = last  # the answer came with its end
-        scored = np.flatnonzero(is_answer) if end in (None, last) else np.append(np.flatnonzero(is_answer), end)
-        labels = np.full(scored[-1] + 1, IGNORE_INDEX, dtype=np.int32)
-        labels[scored] = ids[scored]
-        return TokenizedRow(ids[: len(labels)], labels, is_closed=end is not None)
-
-    def _end_after(self, last: int, ids: np.ndarray, is_visible: list[bool]) -> int | None:
-        """The place of the token that closes an answer whose last token stands at `last`, or None if none is written.
-
-        Of an end that is written in several ordinary tokens it is the first, with which a model goes on.
-        """
-        after = range(last + 1, len(ids))
-        marks = [place for place in after if int(ids[place]) in self.marks]
-        return next(iter([*marks, *(place for place in after if is_visible[place])]), None)
-
-    def _with_markers(self, row: Row) -> _Written:
-        prompt = self.template.render(row.prompt)
-        return _Written(prompt + row.answer, len(prompt), len(prompt) + len(row.answer))
-
-    def _in_chat(self, row: Row) -> _Written:
-        """What the chat template makes of the row; it tells itself what it writes before an answer and after it.
-
-        Some write a block for thinking before it, some trim it, most write an end and a line break after it.
-        """
-        turns = [{"role": message.role, "content": message.content} for message in row.prompt]
-        text = self._apply([*turns, {"role": "assistant", "content": row.answer}])
-        sentinel = self._apply([*turns, {"role": "assistant", "content": _SENTINEL}])
-        before, found, after = sentinel.rpartition(_SENTINEL)
-        answer = row.answer.strip()
-        for body in (text.removesuffix(after), text):  # some write no end after an answer that has its own
-            start = len(before) if body[len(before) :].strip() == answer else body.rfind(answer)
-            if found and start >= 0 and body[start:].strip() == answer:
-                return _Written(text, start, len(body))
-        raise ModelError(
-            got="a chat template whose text does not hold the answer",
-            expected="a template that writes the last assistant turn as it is",
-            fix=f"repair the template, or {_NO_TEMPLATE}",
-        )
-
-    def _apply(self, turns: list[dict[str, str]]) -> str:
-        return render_chat(self.tokenizer, turns, chat_template=self.dated)

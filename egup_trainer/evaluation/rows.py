@@ -6,9 +6,9 @@ from dataclasses import dataclass, field, replace
 from enum import Enum
 from typing import Any
 
-from egup_trainer.data.long_rows import OnLongRow
-from egup_trainer.data.schema import MAX_LENGTH, Row, TokenizedRow
-from egup_trainer.data.tokenization import RowDataset, Template, tokenize, writes_date
+from egup_trainer.data.rendering import Template, writes_date
+from egup_trainer.data.schema import MAX_LENGTH, OnLongRow, Row, TokenizedRow
+from egup_trainer.data.tokenization import RowDataset, tokenize
 
 
 @dataclass(frozen=True)

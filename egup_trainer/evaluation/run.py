@@ -5,8 +5,7 @@ from typing import Any
 
 from torch import nn
 
-from egup_trainer.data.long_rows import OnLongRow
-from egup_trainer.data.schema import Row
+from egup_trainer.data.schema import OnLongRow, Row
 from egup_trainer.data.tokenization import tokenize
 from egup_trainer.errors import EgupError
 from egup_trainer.evaluation.evaluation import Evaluation, Example, SetFacts

@@ -6,8 +6,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from egup_trainer.data.layouts import to_row
 from egup_trainer.data.schema import Row
-from egup_trainer.data.sources import to_row
 from egup_trainer.errors import StateError
 from egup_trainer.files import append_to_file, one_line_write_errors, write_file
 from egup_trainer.proxies.filters import Rejection

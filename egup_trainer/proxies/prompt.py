@@ -4,13 +4,11 @@ import random
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
-from egup_trainer.data.rendering import render_chat
+from egup_trainer.data.rendering import Renderer
 from egup_trainer.data.schema import Message, Row
-from egup_trainer.data.tokenization import Template
 from egup_trainer.errors import DataError
 
 QUESTION, ANSWER, PASSAGE = "Question:", "Answer:", "Passage:"
@@ -81,9 +79,9 @@ def draw_examples(examples: Sequence[Example], number: int, seed: int, attempt: 
     return [first, *generator.sample(others, min(number - 1, len(others)))]
 
 
-def prompt_tokens(examples: Sequence[Example], tokenizer: Any, template: Template | None = None) -> np.ndarray:
+def prompt_tokens(examples: Sequence[Example], renderer: Renderer) -> np.ndarray:
     """Token ids of the prompt: through the chat template, or else as a text to go on with; shape (T,)."""
-    has_question = examples[0].kind.has_question
+    tokenizer, has_question = renderer.tokenizer, examples[0].kind.has_question
     shown = "\n\n".join(map(str, examples))
     if not tokenizer.chat_template:
         what = "Questions and answers" if has_question else "Passages"
@@ -95,13 +93,8 @@ def prompt_tokens(examples: Sequence[Example], tokenizer: Any, template: Templat
         f"{shown}\n\nWrite {what} of the same kind, language, style and length, about someone or something that you "
         f"invent and that is not named above. Repeat no fact from above. Write nothing else than\n{layout}"
     )
-    text = render_chat(
-        tokenizer,
-        [{"role": "user", "content": asked}],
-        chat_template=(template or Template()).dated(tokenizer),
-        add_generation_prompt=True,
-        enable_thinking=False,
-    )
+    turns = [{"role": "user", "content": asked}]
+    text = renderer.chat(turns, add_generation_prompt=True, enable_thinking=False)
     return np.asarray(tokenizer(text, add_special_tokens=False)["input_ids"], dtype=np.int64)
 
 

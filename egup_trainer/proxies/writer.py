@@ -8,10 +8,9 @@ from typing import Any
 
 import numpy as np
 
-from egup_trainer.data.rendering import rendering
+from egup_trainer.data.rendering import Renderer, Template, writes_date
 from egup_trainer.data.schema import Row
 from egup_trainer.data.sources import load_rows
-from egup_trainer.data.tokenization import Template, writes_date
 from egup_trainer.errors import ModelError, StateError
 from egup_trainer.files import write_files
 from egup_trainer.modeling.generation import Sampling, generate
@@ -55,8 +54,8 @@ class Writer:
     ) -> list[Row | None]:
         """What can be read from each attempt, or None; each is drawn by (seed, attempt) alone."""
         drawn = [draw_examples(examples, settings.num_examples, settings.seed, attempt) for attempt in attempts]
-        with rendering(self.tokenizer):
-            prompts = [prompt_tokens(shown, self.tokenizer, self.template) for shown in drawn]
+        with Renderer(self.tokenizer, self.template) as renderer:
+            prompts = [prompt_tokens(shown, renderer) for shown in drawn]
         texts = generate(
             self.model,
             self.tokenizer,

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from transformers import TrainingArguments
 
-from egup_trainer.data.long_rows import OnLongRow
-from egup_trainer.data.tokenization import Template, check_date, today
+from egup_trainer.data.rendering import Template, check_date, today
+from egup_trainer.data.schema import OnLongRow
 from egup_trainer.errors import ConfigError, check_layer, check_range, choose, read_number_or_auto
 from egup_trainer.guidance.entanglement import DriftReference
 from egup_trainer.guidance.proxy_constraint import ProxyForm, ProxyMatch, ProxyReference

@@ -8,7 +8,8 @@ from torch import Tensor, nn
 from transformers import TrainerCallback
 
 from egup_trainer.data.collator import Part
-from egup_trainer.data.tokenization import RowDataset, check_paraphrases, keep_apart
+from egup_trainer.data.overlap import keep_apart
+from egup_trainer.data.tokenization import RowDataset, check_paraphrases
 from egup_trainer.errors import DataError
 from egup_trainer.guidance.embedding_cache import EmbeddingCache
 from egup_trainer.guidance.feature_table import Shelf

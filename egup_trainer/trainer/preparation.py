@@ -14,10 +14,10 @@ from transformers import set_seed
 from transformers.trainer_utils import get_last_checkpoint
 
 from egup_trainer.data.alternates import REFUSALS, alternates_for, check_alternates, read_refusals, refusals_for
-from egup_trainer.data.files import records_of
+from egup_trainer.data.overlap import keep_apart
 from egup_trainer.data.schema import Row
-from egup_trainer.data.sources import load_rows
-from egup_trainer.data.tokenization import RowDataset, from_token_columns, keep_apart, tokenize
+from egup_trainer.data.sources import load_rows, records_of
+from egup_trainer.data.tokenization import RowDataset, from_token_columns, tokenize
 from egup_trainer.errors import ConfigError, DataError, ModelError
 from egup_trainer.losses.base import Alternate
 from egup_trainer.losses.registry import forget_loss

@@ -88,7 +88,7 @@ REFUSED = {
     "no answers": ("a.jsonl", one(answer=[]), "got a list as answer in row 1 of"),
     "two answers": ("a.jsonl", one(answer=["a", SECRET]), "got 2 answers in row 1 of the forget set; expected one"),
     "blank answer": ("a.jsonl", one(answer=" \n\t"), "got an empty answer in row 1 of"),
-    "half a surrogate": ("a.jsonl", one(answer="a\ud800"), "got half a surrogate pair, which is no character, in"),
+    "half a surrogate": ("a.jsonl", one(answer="a\ud800"), "got half a surrogate pair, which is not a character, in"),
     "number in perturbed": ("a.jsonl", one(perturbed_answer=["a", 3]), "got a int as perturbed_answer in row 1 of"),
     "blank in perturbed": ("a.jsonl", one(perturbed_answer=["a", ""]), "got an empty perturbed_answer in row 1 of"),
     "blank text": ("a.jsonl", '{"text": " "}', "got an empty text in row 0 of"),
@@ -231,9 +231,9 @@ def test_a_forget_row_in_another_set_is_refused_by_what_measures(no_weights, tmp
 @pytest.mark.parametrize(
     ("content", "says"),
     [
-        (None, "got no refusals from {path} (FileNotFoundError); expected a text file in UTF-8, one refusal a line"),
+        (None, "got no refusals from {path} (FileNotFoundError); expected a UTF-8 text file with one refusal per line"),
         ("Zoë".encode("latin-1"), "got no refusals from {path} (UnicodeDecodeError)"),
-        ("\ufeff\n \n", "got no refusal in {path}; expected one a line; check --idk_answers"),
+        ("\ufeff\n \n", "got no refusal in {path}; expected one per line; check --idk_answers"),
     ],
 )
 def test_refusals_that_cannot_be_used_are_refused(no_weights, tmp_path, capsys, content, says):

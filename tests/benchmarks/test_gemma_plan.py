@@ -19,7 +19,7 @@ from benchmarks.runner import open_pieces
 from benchmarks.study.plan import Record
 from benchmarks.study.summary import GAP_METRICS
 from benchmarks.study.world import Rows
-from egup_trainer.data.sources import to_row
+from egup_trainer.data.layouts import to_row
 from egup_trainer.errors import ConfigError, ModelError
 from egup_trainer.modeling.loading import load_model
 

@@ -15,8 +15,8 @@ from fixtures_muse import EXAMPLES, write_muse
 
 from egup_trainer.cli import evaluate
 from egup_trainer.cli.main import main
+from egup_trainer.data.rendering import Template
 from egup_trainer.data.sources import load_rows
-from egup_trainer.data.tokenization import Template
 from egup_trainer.evaluation.evaluation import read_evaluation
 from egup_trainer.evaluation.run import evaluate_model
 from egup_trainer.evaluation.scoring import ScoringOptions

@@ -6,7 +6,7 @@ import pytest
 from fixtures_trainer import qa_rows
 
 from egup_trainer.cli.evaluate import _other_rows
-from egup_trainer.data.sources import to_row
+from egup_trainer.data.layouts import to_row
 from egup_trainer.data.tokenization import tokenize
 from egup_trainer.evaluation.suites.custom import custom_suite
 from egup_trainer.trainer.record import facts_of_rows

@@ -16,7 +16,7 @@ from egup_trainer import files
 from egup_trainer.audit.audit import Audit
 from egup_trainer.cli.common import check_output, check_output_dir
 from egup_trainer.cli.main import main
-from egup_trainer.data.sources import to_row
+from egup_trainer.data.layouts import to_row
 from egup_trainer.errors import ConfigError, StateError
 from egup_trainer.evaluation.evaluation import Evaluation, read_evaluation, write_evaluation
 from egup_trainer.ledger import Request, read_ledger, write_ledger

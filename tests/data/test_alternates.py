@@ -50,7 +50,8 @@ def test_a_file_that_cannot_be_read(content, got, tmp_path):
     with pytest.raises(DataError) as caught:
         read_refusals(path)
     assert str(caught.value) == (
-        f"got no refusals from {path} ({got}); expected a text file in UTF-8, one refusal a line; check --idk_answers"
+        f"got no refusals from {path} ({got}); expected a UTF-8 text file with one refusal per line; "
+        "check --idk_answers"
     )
 
 
@@ -59,7 +60,7 @@ def test_a_file_without_a_refusal(tmp_path):
     path.write_text("\n  \n")
     with pytest.raises(DataError) as caught:
         read_refusals(path)
-    assert str(caught.value) == f"got no refusal in {path}; expected one a line; check --idk_answers"
+    assert str(caught.value) == f"got no refusal in {path}; expected one per line; check --idk_answers"
 
 
 def test_alternates_come_before_perturbed_answers():

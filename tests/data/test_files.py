@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from egup_trainer.data.files import read_records
+from egup_trainer.data.sources import read_path
 from egup_trainer.errors import DataError
 
 SECRET = "XYZZYSECRET"  # stands in rows only: no message may repeat it
@@ -74,26 +74,30 @@ def write(tmp_path):
     return make
 
 
+def records(path):
+    return list(read_path(path))
+
+
 def error_of(path):
     with pytest.raises(DataError) as caught:
-        read_records(path)
+        records(path)
     assert SECRET not in str(caught.value)
     return str(caught.value)
 
 
 @pytest.mark.parametrize(("name", "writer"), WRITERS)
 def test_each_format_gives_the_rows_in_their_order(write, name, writer):
-    assert read_records(write(name, writer(ROWS))) == ROWS
+    assert records(write(name, writer(ROWS))) == ROWS
 
 
 @pytest.mark.parametrize(("name", "writer"), WRITERS[:-1])
 def test_a_byte_order_mark_is_no_part_of_the_text(write, name, writer):
-    assert read_records(write(name, b"\xef\xbb\xbf" + writer(ROWS))) == ROWS
+    assert records(write(name, b"\xef\xbb\xbf" + writer(ROWS))) == ROWS
 
 
 @pytest.mark.parametrize(("name", "writer"), [("A.JSON", as_json_list), ("A.Csv", as_csv), ("A.PARQUET", as_parquet)])
 def test_the_suffix_may_be_in_capitals(write, name, writer):
-    assert read_records(write(name, writer(ROWS))) == ROWS
+    assert records(write(name, writer(ROWS))) == ROWS
 
 
 @settings(max_examples=25, deadline=None)
@@ -109,11 +113,11 @@ def test_any_text_survives_any_format(tmp_path_factory, texts):
     for name, writer in WRITERS:
         path = tmp_path_factory.getbasetemp() / name
         path.write_bytes(writer(rows))
-        assert read_records(path) == rows
+        assert records(path) == rows
 
 
 def test_blank_lines_and_windows_line_ends_are_skipped(write):
-    assert read_records(write("a.jsonl", '\r\n{"text": "a"}\r\n  \r\n\n{"text": "b"}\r\n')) == [
+    assert records(write("a.jsonl", '\r\n{"text": "a"}\r\n  \r\n\n{"text": "b"}\r\n')) == [
         {"text": "a"},
         {"text": "b"},
     ]
@@ -121,28 +125,28 @@ def test_blank_lines_and_windows_line_ends_are_skipped(write):
 
 @pytest.mark.parametrize("content", ["", "\n \n", " [] \n"])
 def test_an_empty_json_file_has_no_records(write, content):
-    assert read_records(write("a.json", content)) == []
+    assert records(write("a.json", content)) == []
 
 
 @pytest.mark.parametrize("content", ["", "question,answer\n"])
 def test_a_csv_file_without_rows_has_no_records(write, content):
-    assert read_records(write("a.csv", content)) == []
+    assert records(write("a.csv", content)) == []
 
 
 def test_csv_fields_may_hold_commas_quotes_and_line_ends(write):
     path = write("a.csv", 'question,answer\r\nWho?,"a, ""b""\nc"\r\n')
-    assert read_records(path) == [{"question": "Who?", "answer": 'a, "b"\nc'}]
+    assert records(path) == [{"question": "Who?", "answer": 'a, "b"\nc'}]
 
 
 def test_a_csv_field_may_be_as_long_as_a_book(write):
     # Python's csv module stops at 131072 characters a field unless it is told otherwise; plain texts are longer.
-    assert read_records(write("a.csv", "text\n" + "a" * 200_000 + "\n")) == [{"text": "a" * 200_000}]
+    assert records(write("a.csv", "text\n" + "a" * 200_000 + "\n")) == [{"text": "a" * 200_000}]
 
 
 def test_a_saved_dataset_folder_is_read(tmp_path):
     datasets.disable_progress_bars()
     datasets.Dataset.from_list(ROWS).save_to_disk(tmp_path / "saved")
-    assert read_records(tmp_path / "saved") == ROWS
+    assert records(tmp_path / "saved") == ROWS
 
 
 def test_a_saved_folder_of_splits_names_a_split(tmp_path):
@@ -153,7 +157,7 @@ def test_a_saved_folder_of_splits_names_a_split(tmp_path):
         f"got a DatasetDict in {tmp_path}/saved with the splits train, test; expected a single Dataset; "
         f"name one split's folder, for example {tmp_path}/saved/train"
     )
-    assert read_records(tmp_path / "saved" / "train") == [{"text": SECRET}]
+    assert records(tmp_path / "saved" / "train") == [{"text": SECRET}]
 
 
 def test_a_folder_of_something_else_is_refused(write, tmp_path):
@@ -210,7 +214,7 @@ def test_bytes_that_are_not_utf8_are_counted_from_the_start_of_the_file(write, n
     )
 
 
-SHAPE = "expected one JSON object a line, or one list of objects; repair that line"
+SHAPE = "expected one JSON object per line, or one list of objects; repair that line"
 OBJECT = 'expected a JSON object such as {"question": "...", "answer": "..."}; repair that line'
 BROKEN_JSON = [
     (
@@ -251,7 +255,7 @@ def test_broken_json_is_named_by_line_or_item(write, content, got, rest):
 def test_broken_csv_is_refused(write, content, reason):
     path = write("a.csv", content)
     assert error_of(path) == (
-        f"got {path}, which is not CSV ({reason}); expected a header line, and values set apart by commas, "
+        f"got {path}, which is not CSV ({reason}); expected a header line, and values separated by commas, "
         "semicolons or tabs; repair the file"
     )
 

@@ -9,9 +9,9 @@ import pandas
 import pytest
 import torch
 
-from egup_trainer.data.files import iterate_records
+from egup_trainer.data.layouts import parse_columns
 from egup_trainer.data.schema import Message, Row
-from egup_trainer.data.sources import load_rows, parse_columns
+from egup_trainer.data.sources import load_rows, read_path
 from egup_trainer.errors import DataError, EgupError
 
 TURNS = [{"role": "user", "content": "q"}, {"role": "assistant", "content": "a"}]
@@ -204,7 +204,7 @@ def test_a_part_of_a_file_is_decoded_alone(tmp_path, monkeypatch):
     path = tmp_path / "a.parquet"
     datasets.Dataset.from_dict({"text": ["a"] * 100_000}).to_parquet(path)
     assert load_rows(path, max_rows=2) == [Row((), "a")] * 2
-    records = iterate_records(path)
+    records = read_path(path)
     assert next(records) == {"text": "a"}
     monkeypatch.setattr("egup_trainer.data.sources.MAX_ROWS", 5000)
     with pytest.raises(DataError, match=r"^got more than 5,000 rows, or 1,073,741,824 characters of them, in "):

@@ -7,9 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from egup_trainer.data.long_rows import OnLongRow, fit, long_rows_line
-from egup_trainer.data.schema import IGNORE_INDEX, Message, Row, RowSource, TokenizedRow
-from egup_trainer.data.tokenization import from_token_columns, tokenize
+from egup_trainer.data.schema import IGNORE_INDEX, Message, OnLongRow, Row, RowSource, TokenizedRow
+from egup_trainer.data.tokenization import fit, from_token_columns, long_rows_line, tokenize
 from egup_trainer.errors import DataError
 
 WORDS = " ".join(f"word{number}" for number in range(60))
@@ -111,9 +110,9 @@ def test_token_rows_are_windowed_alike():
 def test_what_is_told_of_long_rows():
     assert long_rows_line("forget", 8, 0, 0, 64) is None
     assert long_rows_line("forget", 8, 0, 3, 64) == (
-        "forget: 3 of 8 rows are longer than max_length=64 tokens and read in windows"
+        "forget: 3 of 8 rows are longer than max_length=64 tokens and are read in windows."
     )
     assert long_rows_line("forget", 8, 2, 0, 64) == (
-        "forget: 2 of 8 rows are longer than max_length=64 tokens and were cut; what was cut off is neither trained "
-        "nor measured. Raise --max_length or set --on_long_row window"
+        "forget: 2 of 8 rows are longer than max_length=64 tokens and were cut. The rest of them is neither trained "
+        "nor measured: raise --max_length or set --on_long_row window."
     )

@@ -6,8 +6,9 @@ from pathlib import Path
 import datasets
 import pytest
 
+from egup_trainer.data.layouts import to_row
 from egup_trainer.data.schema import Message, Row
-from egup_trainer.data.sources import load_rows, read_source, to_row
+from egup_trainer.data.sources import load_rows, read_source
 from egup_trainer.errors import DataError
 
 SECRET = "XYZZYSECRET"  # stands in rows only: no message may repeat it

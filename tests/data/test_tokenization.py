@@ -15,19 +15,11 @@ from tokenizers import AddedToken, Tokenizer, models, normalizers, pre_tokenizer
 from transformers import PreTrainedTokenizerFast
 
 from egup_trainer import EGUPConfig
-from egup_trainer.data.long_rows import OnLongRow
-from egup_trainer.data.schema import IGNORE_INDEX, Message, Row, TokenizedRow
+from egup_trainer.data.overlap import keep_apart
+from egup_trainer.data.rendering import Template, writes_date
+from egup_trainer.data.schema import IGNORE_INDEX, Message, OnLongRow, Row, TokenizedRow
 from egup_trainer.data.sources import load_rows
-from egup_trainer.data.tokenization import (
-    RowDataset,
-    Template,
-    check_disjoint,
-    check_paraphrases,
-    end_tokens,
-    from_token_columns,
-    tokenize,
-    writes_date,
-)
+from egup_trainer.data.tokenization import RowDataset, check_paraphrases, end_tokens, from_token_columns, tokenize
 from egup_trainer.errors import ConfigError, DataError, ModelError
 from egup_trainer.trainer.preparation import prepare_dataset
 
@@ -558,7 +550,7 @@ def test_a_slow_tokenizer_is_refused():
         is_fast = False
 
     assert error_of(ModelError, tokenize, [qa("q", SECRET)], Slow(), name="forget set") == (
-        "got the slow tokenizer Slow; expected a fast tokenizer, which tells the offsets of its tokens; "
+        "got the slow tokenizer Slow; expected a fast tokenizer, which knows the offsets of its tokens; "
         "load it with AutoTokenizer.from_pretrained; if that is slow, use a model with a tokenizer.json"
     )
 
@@ -697,7 +689,7 @@ def test_token_rows_are_cut_and_split_as_others_are():
 def test_a_row_in_both_sets_is_named_in_both(words):
     first = tokenize([qa("w1", "w2"), qa("w3", "w4")], words, name="forget set")
     second = tokenize([qa("w5", "w6"), qa("w1", "w4"), qa("w3", "w4")], words, name="retain set")
-    assert error_of(DataError, check_disjoint, first, "forget set", second, "retain set") == (
+    assert error_of(DataError, keep_apart, first, "forget set", second, "retain set", drop=False) == (
         "got a row in both sets: row 1 of the forget set is row 2 of the retain set; "
         "expected no row (prompt and answer) in both the forget set and the retain set; remove it from one of them, "
         "or leave out such rows of the retain set with --drop_overlap"
@@ -707,29 +699,31 @@ def test_a_row_in_both_sets_is_named_in_both(words):
 def test_sets_that_share_questions_or_answers_are_disjoint(words):
     first = tokenize([qa("w1", "w2"), qa("w1", "w2")], words, name="forget set")  # twice in one set is allowed
     second = tokenize([qa("w1", "w3"), qa("w3", "w2"), qa("w1 w2", "w3")], words, name="retain set")
-    check_disjoint(first, "forget set", second, "retain set")
-    check_disjoint(first, "forget set", RowDataset([]), "retain set")
+    keep_apart(first, "forget set", second, "retain set", drop=False)
+    keep_apart(first, "forget set", RowDataset([]), "retain set", drop=False)
 
 
 def test_the_same_tokens_with_another_seam_are_another_row(words):
     first = tokenize([qa("w1", "w2 w3")], words, name="forget set", template=SHORT)
     second = tokenize([qa("w1 w2", "w3")], words, name="retain set", template=SHORT)
     assert first.rows[0].input_ids.tolist() == second.rows[0].input_ids.tolist()
-    check_disjoint(first, "forget set", second, "retain set")
+    keep_apart(first, "forget set", second, "retain set", drop=False)
 
 
 def test_different_long_texts_with_equal_tails_are_disjoint(words):
     # Both are split, and both leave the last piece [w9, end].
     first = tokenize([Row((), "w1 w2 w3 w9")], words, name="forget set", max_length=4)
     second = tokenize([Row((), "w4 w5 w6 w9")], words, name="retain set", max_length=4)
-    check_disjoint(first, "forget set", second, "retain set")
+    keep_apart(first, "forget set", second, "retain set", drop=False)
 
 
 def test_the_split_tofu_sets_are_disjoint_and_a_set_is_not_disjoint_from_itself(tofu, tokenizer):
     forget = tokenize(load_rows(tofu("forget01")), tokenizer, name="forget set")
     retain = tokenize(load_rows(tofu("retain_perturbed")), tokenizer, name="retain set")
-    check_disjoint(forget, "forget set", retain, "retain set")
-    assert error_of(DataError, check_disjoint, forget, "a", forget, "b").startswith("got a row in both sets: row ")
+    keep_apart(forget, "forget set", retain, "retain set", drop=False)
+    assert error_of(DataError, keep_apart, forget, "a", forget, "b", drop=False).startswith(
+        "got a row in both sets: row "
+    )
 
 
 def test_a_forget_row_without_a_paraphrase_is_named(words):

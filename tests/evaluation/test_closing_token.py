@@ -13,8 +13,9 @@ import torch
 from fixtures_evaluation import lively_model
 from fixtures_scores import set_of, text
 
+from egup_trainer.data.rendering import Template
 from egup_trainer.data.schema import Message, Row
-from egup_trainer.data.tokenization import Template, tokenize
+from egup_trainer.data.tokenization import tokenize
 from egup_trainer.evaluation import memorization, privacy
 from egup_trainer.evaluation.rows import RowSet
 from egup_trainer.evaluation.scores import SampleScores, TextScores

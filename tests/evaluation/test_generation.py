@@ -11,8 +11,8 @@ from fixtures_evaluation import chat_tokenizer, lively_model, plain_tokens, ques
 from peft import PromptTuningConfig, get_peft_model
 from transformers import RwkvConfig, RwkvForCausalLM
 
+from egup_trainer.data.rendering import Template
 from egup_trainer.data.schema import Message, Row
-from egup_trainer.data.tokenization import Template
 from egup_trainer.errors import ModelError
 from egup_trainer.evaluation.generation import generate
 from egup_trainer.evaluation.rows import Generation, RowSet

@@ -9,8 +9,8 @@ from conftest import make_tokenizer
 from fixtures_scores import row, set_of, text
 from tokenizers import normalizers
 
+from egup_trainer.data.rendering import Template
 from egup_trainer.data.schema import Message, Row
-from egup_trainer.data.tokenization import Template
 from egup_trainer.errors import DataError
 from egup_trainer.evaluation.evaluation import (
     Evaluation,

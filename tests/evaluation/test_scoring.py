@@ -23,9 +23,8 @@ from fixtures_evaluation import (
     taught_model,
 )
 
-from egup_trainer.data.long_rows import OnLongRow
-from egup_trainer.data.schema import Row
-from egup_trainer.data.tokenization import Template
+from egup_trainer.data.rendering import Template
+from egup_trainer.data.schema import OnLongRow, Row
 from egup_trainer.errors import DataError, EgupError, ModelError
 from egup_trainer.evaluation.rows import RowSet
 from egup_trainer.evaluation.scoring import ScoringOptions, score_sets

@@ -12,9 +12,9 @@ from conftest import SHARED, qa_rows
 from fixtures_evaluation import chat_tokenizer, question, taught_model
 from fixtures_muse import EXAMPLES, SHOTS, muse_records, write_muse
 
+from egup_trainer.data.rendering import Template
 from egup_trainer.data.schema import Message, Row
 from egup_trainer.data.sources import load_rows
-from egup_trainer.data.tokenization import Template
 from egup_trainer.errors import ConfigError, DataError
 from egup_trainer.evaluation.memorization import RougeForm, rouge_score
 from egup_trainer.evaluation.rows import Generation, RowSet, texts_of

@@ -10,10 +10,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from egup_trainer.data.collator import PairCollator, Part, RowCollator, parts_of
-from egup_trainer.data.long_rows import OnLongRow
 from egup_trainer.data.pairing import Lengths, PairBatchSampler, PairDataset
-from egup_trainer.data.schema import IGNORE_INDEX, NO_SAMPLE, Message, Row, TokenizedRow
-from egup_trainer.data.tokenization import RowDataset, Template, from_token_columns, tokenize
+from egup_trainer.data.rendering import Template
+from egup_trainer.data.schema import IGNORE_INDEX, NO_SAMPLE, Message, OnLongRow, Row, TokenizedRow
+from egup_trainer.data.tokenization import RowDataset, from_token_columns, tokenize
 from egup_trainer.errors import DataError
 from egup_trainer.modeling.forward import answer_positions, count_answer_tokens
 

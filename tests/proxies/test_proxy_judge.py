@@ -7,9 +7,9 @@ import torch
 from conftest import qa_rows
 from fixtures_evaluation import LONG_TEXT, lively_model
 
+from egup_trainer.data.rendering import Template
 from egup_trainer.data.schema import Message, Row
 from egup_trainer.data.sources import load_rows
-from egup_trainer.data.tokenization import Template
 from egup_trainer.proxies.filters import Rejection
 from egup_trainer.proxies.judge import Judge, Scorer, Verdict, near_duplicate_cosine
 from egup_trainer.proxies.settings import ProxySettings

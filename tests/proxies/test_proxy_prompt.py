@@ -4,6 +4,7 @@ import pytest
 from conftest import qa_rows
 from fixtures_evaluation import chat_tokenizer
 
+from egup_trainer.data.rendering import Renderer
 from egup_trainer.data.schema import Message, Row
 from egup_trainer.data.sources import load_rows
 from egup_trainer.errors import DataError
@@ -21,7 +22,7 @@ def text_of(prompt, tokenizer):
 
 
 def test_a_plain_prompt_ends_where_a_question_has_to_come(tokenizer):
-    assert text_of(prompt_tokens(examples_of([ADA, BO]), tokenizer), tokenizer) == (
+    assert text_of(prompt_tokens(examples_of([ADA, BO]), Renderer(tokenizer)), tokenizer) == (
         "Questions and answers of one kind, each about something else.\n\n"
         "Question: Who is Ada?\nAnswer: Ada bakes.\n\nQuestion: Who is Bo?\nAnswer: Bo bakes.\n\nQuestion:"
     )
@@ -29,7 +30,7 @@ def test_a_plain_prompt_ends_where_a_question_has_to_come(tokenizer):
 
 def test_plain_texts_make_a_prompt_of_passages(tokenizer):
     rows = [Row((), "Ada bakes.\n\n\nShe sings."), Row((), "Bo  sleeps.")]
-    assert text_of(prompt_tokens(examples_of(rows), tokenizer), tokenizer) == (
+    assert text_of(prompt_tokens(examples_of(rows), Renderer(tokenizer)), tokenizer) == (
         "Passages of one kind, each about something else.\n\n"
         "Passage: Ada bakes.\nShe sings.\n\nPassage: Bo sleeps.\n\nPassage:"
     )
@@ -37,13 +38,13 @@ def test_plain_texts_make_a_prompt_of_passages(tokenizer):
 
 def test_a_chat_model_is_asked_through_its_template(tokenizer):
     chatty = chat_tokenizer(tokenizer)
-    assert text_of(prompt_tokens(examples_of([ADA]), chatty), tokenizer) == (
+    assert text_of(prompt_tokens(examples_of([ADA]), Renderer(chatty)), tokenizer) == (
         "<user> Question: Who is Ada?\nAnswer: Ada bakes.\n\n"
         "Write one more question with its answer of the same kind, language, style and length, about someone or "
         "something that you invent and that is not named above. Repeat no fact from above. Write nothing else than\n"
         "Question: ...\nAnswer: ...\n<assistant> "
     )
-    assert text_of(prompt_tokens(examples_of([Row((), "Bo.")]), chatty), tokenizer).endswith(
+    assert text_of(prompt_tokens(examples_of([Row((), "Bo.")]), Renderer(chatty)), tokenizer).endswith(
         "Write nothing else than\nPassage: ...\n<assistant> "
     )
 

@@ -3,8 +3,8 @@
 from functools import partial
 from typing import Any
 
+from egup_trainer.data.rendering import Template
 from egup_trainer.data.schema import MAX_LENGTH, Row
-from egup_trainer.data.tokenization import Template
 from egup_trainer.evaluation.memorization import TOFU_ROUGE
 from egup_trainer.evaluation.rows import Generation, RowSet
 from egup_trainer.evaluation.suites import plan

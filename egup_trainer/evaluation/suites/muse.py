@@ -11,9 +11,10 @@ from enum import Enum
 from pathlib import Path
 from typing import Any
 
+from egup_trainer.data.layouts import to_row
+from egup_trainer.data.rendering import Template
 from egup_trainer.data.schema import MAX_LENGTH, Message, Row
-from egup_trainer.data.sources import read_source, to_row
-from egup_trainer.data.tokenization import Template
+from egup_trainer.data.sources import read_source
 from egup_trainer.errors import DataError
 from egup_trainer.evaluation import memorization
 from egup_trainer.evaluation.memorization import MUSE_ROUGE

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 
-from egup_trainer.data.long_rows import OnLongRow
+from egup_trainer.data.schema import OnLongRow
 from egup_trainer.evaluation import entanglement, fluency, memorization, privacy
 from egup_trainer.evaluation.memorization import RougeForm, TruthRatioForm
 from egup_trainer.evaluation.metric import Metric

@@ -3,9 +3,9 @@
 from pathlib import Path
 from typing import Any
 
+from egup_trainer.data.rendering import Template
 from egup_trainer.data.schema import MAX_LENGTH, Row
 from egup_trainer.data.sources import load_rows
-from egup_trainer.data.tokenization import Template
 from egup_trainer.errors import ConfigError, did_you_mean
 from egup_trainer.evaluation.memorization import TOFU_ROUGE
 from egup_trainer.evaluation.rows import Generation, RowSet

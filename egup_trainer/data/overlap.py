@@ -1,0 +1,75 @@
+"""Rows, by prompt and answer, that are in two sets."""
+
+import logging
+from typing import Any, TypeVar
+
+from egup_trainer.data.schema import Row
+from egup_trainer.data.tokenization import RowDataset
+from egup_trainer.errors import DataError
+
+logger = logging.getLogger(__name__)
+Rows = TypeVar("Rows", list[Row], RowDataset)
+
+
+def keep_apart(first: Rows, first_name: str, second: Rows, second_name: str, *, drop: bool) -> Rows:
+    """The second set, of which no row, prompt and answer, is in the first one.
+
+    Args:
+        first, second: the sets.
+        first_name, second_name: what they are, for messages, such as "forget set".
+        drop: whether to leave out such rows, which is logged, or to raise an error.
+
+    Raises:
+        DataError: a row is in both sets and is not to be dropped, or no row is left.
+
+    Example:
+        >>> forget, retain = [Row((), "a")], [Row((), "b"), Row((), "a")]
+        >>> keep_apart(forget, "forget set", retain, "retain set", drop=True)
+        [Row(prompt=(), answer='b', paraphrase=None, perturbed=(), alternatives=(), alternates=(), \
+paraphrased_questions=(), translated_questions=())]
+    """
+    known = {key: number for key, number, _ in _keyed(first)}
+    rows = _keyed(second)
+    shared = {number: known[key] for key, number, _ in rows if key in known}
+    if shared and not drop:
+        number, first_number = next(iter(shared.items()))
+        raise DataError(
+            got=f"a row in both sets: row {first_number} of the {first_name} is row {number} of the {second_name}",
+            expected=f"no row (prompt and answer) in both the {first_name} and the {second_name}",
+            fix=f"remove it from one of them, or leave out such rows of the {second_name} with --drop_overlap",
+        )
+    kept = [row for key, _, row in rows if key not in known]
+    if drop and not kept:
+        raise DataError(
+            got=f"no row in the {second_name} that is not in the {first_name}, too",
+            expected="other rows than those to forget",
+            fix=f"give another {second_name}",
+        )
+    if shared:
+        total = len({number for _, number, _ in rows})
+        logger.warning(
+            "%d of %d rows of the %s are left out: they are in the %s, too.",
+            len(shared),
+            total,
+            second_name,
+            first_name,
+        )
+    return RowDataset(kept) if isinstance(second, RowDataset) else kept
+
+
+def keep_apart_from_forget(*, drop: bool, **sets: list[Row] | None) -> dict[str, list[Row]]:
+    """The given sets by name, after `keep_apart` of each from the set named "forget"."""
+    forget = sets.pop("forget") or []
+    others = {
+        name: keep_apart(forget, "forget set", rows, f"{name} set", drop=drop)
+        for name, rows in sets.items()
+        if rows is not None
+    }
+    return {"forget": forget, **others}
+
+
+def _keyed(rows: list[Row] | RowDataset) -> list[tuple[Any, int, Any]]:
+    """For each sample what tells its row from others, the number of that row, and the sample."""
+    if isinstance(rows, RowDataset):
+        return [(row.source.key, row.source.number, row) for row in rows.rows]
+    return [((row.prompt, row.answer), number, row) for number, row in enumerate(rows)]
