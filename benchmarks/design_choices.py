@@ -16,7 +16,8 @@ from egup_trainer.demo.experiment import run
 from egup_trainer.demo.settings import METHODS, demo_experiment
 from egup_trainer.losses.forget.npo import NPO
 from egup_trainer.losses.registry import register_forget_loss
-from egup_trainer.report.run_record import results_document, run_facts
+from egup_trainer.records.facts import run_facts
+from egup_trainer.report.run_record import results_document
 
 TABLE = RESULTS / "design_choices.jsonl"
 DEMO = METHODS["egup_clreg"]

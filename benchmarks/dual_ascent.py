@@ -14,7 +14,8 @@ from benchmarks.tables import RESULTS, Line
 from egup_trainer.cli.common import quiet_libraries
 from egup_trainer.demo.experiment import BOTH_ENTANGLEMENTS, measure, prepare, train_all
 from egup_trainer.demo.settings import demo_experiment
-from egup_trainer.report.run_record import results_document, run_facts
+from egup_trainer.records.facts import run_facts
+from egup_trainer.report.run_record import results_document
 
 FIXED = {"objective": "grad_diff", **BOTH_ENTANGLEMENTS}
 METHODS = {"fixed": FIXED} | {f"dual_rate={rate}": {**FIXED, "proxy_dual_rate": rate} for rate in (0.02, 0.1, 0.5)}

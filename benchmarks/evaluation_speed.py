@@ -25,7 +25,7 @@ from egup_trainer.evaluation.scoring import ScoringOptions
 from egup_trainer.evaluation.suites.plan import Suite
 from egup_trainer.evaluation.suites.tofu import tofu_suite
 from egup_trainer.modeling.batches import iter_batches
-from egup_trainer.report.run_record import run_facts
+from egup_trainer.records.facts import run_facts
 
 VOCABULARY = 32_000
 

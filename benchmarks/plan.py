@@ -21,7 +21,7 @@ from benchmarks.tables import Line
 from benchmarks.tofu import add_data_dir
 from benchmarks.tofu_small import AUTHORS, tofu_experiment
 from egup_trainer.cli.common import quiet_libraries
-from egup_trainer.report.run_record import run_facts
+from egup_trainer.records.facts import run_facts
 
 RESULTS = Line(tables.RESULTS / "plan.jsonl", "cpu")
 PAGE = Path(__file__).parents[1] / "docs" / "scaling.md"

@@ -33,7 +33,7 @@ from benchmarks import tables
 from benchmarks.tables import Line, read_table
 from egup_trainer import EGUPConfig, EGUPTrainer, UnlearnConfig, UnlearnTrainer
 from egup_trainer.cli.common import quiet_libraries
-from egup_trainer.report.run_record import run_facts
+from egup_trainer.records.facts import run_facts
 
 TABLE = tables.RESULTS / "regression.jsonl"
 TOLERANCE = 1e-6

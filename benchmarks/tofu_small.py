@@ -16,8 +16,9 @@ from egup_trainer.cli.common import quiet_libraries
 from egup_trainer.data.sources import load_rows
 from egup_trainer.demo.experiment import BOTH_ENTANGLEMENTS, UNGUIDED, Experiment, run
 from egup_trainer.demo.twins import ModelSize, Schedule
+from egup_trainer.records.facts import run_facts
 from egup_trainer.report.comparison import comparison_table, plot_comparison
-from egup_trainer.report.run_record import results_document, run_facts
+from egup_trainer.report.run_record import results_document
 
 ROWS_AN_AUTHOR = 20
 AUTHORS = (6, 18, 6)

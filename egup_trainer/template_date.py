@@ -8,7 +8,7 @@ import torch.distributed
 
 from egup_trainer.data.rendering import today, writes_date
 from egup_trainer.errors import ConfigError, DataError
-from egup_trainer.model_card import read_record
+from egup_trainer.records.io import read_record
 
 
 def settled_date(

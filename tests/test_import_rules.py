@@ -9,29 +9,24 @@ ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = "egup_trainer"
 FILES = sorted((ROOT / PACKAGE).rglob("*.py"))
 EVERYTHING = {"data", "modeling", "losses", "guidance", "trainer", "evaluation", "audit", "report", "demo", "cli", ""}
-EVERYTHING |= {"planning", "proxies", "model_card", "ledger", "outcome", "typed", "versions", "errors", "files"}
-EVERYTHING |= {"secrecy", "template_date"}
+EVERYTHING |= {"planning", "proxies", "records", "model_card", "typed", "errors", "files", "template_date"}
 MAY_IMPORT = {  # besides itself; "" is the package's own __init__, with its public names
     "errors": set(),
     "files": {"errors"},
-    "versions": set(),
-    "outcome": set(),
     "typed": set(),
-    "secrecy": set(),
-    "ledger": {"outcome", "typed", "errors", "files"},
-    "model_card": {"errors", "files"},
-    "template_date": {"data.rendering", "model_card", "errors"},
+    "records": {"data.tokenization", "modeling.base_weights", "errors", "files"},
+    "model_card": {"records"},
+    "template_date": {"data.rendering", "records", "errors"},
     "data": {"errors", "files"},
     "modeling": {"data", "errors", "files"},
     "losses": {"modeling", "data.schema", "errors", "files"},
     "guidance": {"modeling", "data.schema", "errors", "files"},
-    "trainer": {"data", "modeling", "losses", "guidance", "model_card", "ledger", "outcome", "versions", "errors"}
-    | {"files", "secrecy", "template_date"},
+    "trainer": {"data", "modeling", "losses", "guidance", "records", "errors", "files", "template_date"},
     "planning": {"data", "modeling", "losses", "guidance", "trainer", "errors", "files"},
     "proxies": {"data", "modeling", "guidance.features", "errors", "files"},
     "evaluation": {"data", "modeling", "typed", "errors", "files"},
     "audit": {"data", "modeling", "evaluation", "typed", "errors", "files"},
-    "report": {"evaluation", "audit", "model_card", "outcome", "versions", "errors", "files"},
+    "report": {"evaluation", "audit", "records.outcome", "errors", "files"},
     "demo": EVERYTHING - {"cli"},
     "cli": EVERYTHING,
     "__main__": EVERYTHING,

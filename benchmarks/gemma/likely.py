@@ -26,7 +26,7 @@ from egup_trainer.data.collator import RowCollator
 from egup_trainer.modeling.forward import AnswerReader
 from egup_trainer.modeling.loading import load_model, load_tokenizer
 from egup_trainer.modeling.top_k_logps import TopKLogProbs, coarse_logps
-from egup_trainer.report.run_record import run_facts
+from egup_trainer.records.facts import run_facts
 
 TOP_K = (1, 4, 16, 64, 256)
 BATCH = 8

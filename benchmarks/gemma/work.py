@@ -29,7 +29,7 @@ from egup_trainer.evaluation.relative import with_relations
 from egup_trainer.evaluation.run import evaluate_model
 from egup_trainer.evaluation.scoring import ScoringOptions
 from egup_trainer.modeling.loading import load_model, load_tokenizer
-from egup_trainer.report.run_record import run_facts
+from egup_trainer.records.facts import run_facts
 from egup_trainer.trainer.callbacks import BarOnly
 from egup_trainer.trainer.config import EGUPConfig
 from egup_trainer.trainer.egup_trainer import EGUPTrainer

@@ -18,7 +18,7 @@ from benchmarks.speed.shapes import SHAPES, Tuning
 from benchmarks.tables import Line
 from benchmarks.tofu import add_data_dir
 from egup_trainer.cli.common import quiet_libraries
-from egup_trainer.report.run_record import run_facts
+from egup_trainer.records.facts import run_facts
 
 QUICK = (
     (Case("llama_32k", batch=8, optim="sgd"), ("floor", "sft", "npo", "npo_kl", "egup"), 3, 1),

@@ -21,7 +21,7 @@ from typing import Any
 from benchmarks.speed.report import RESULTS
 from benchmarks.tables import Line
 from benchmarks.tofu import add_data_dir
-from egup_trainer.report.run_record import run_facts
+from egup_trainer.records.facts import run_facts
 
 COLLECTIVES = {"all_reduce": 0, "all_gather": 1, "all_gather_into_tensor": 1, "broadcast": 0, "gather": 0, "reduce": 0}
 """Each with the place of the tensor that a process gives."""

@@ -28,7 +28,7 @@ from egup_trainer.data.collator import RowCollator
 from egup_trainer.guidance.features import random_projection
 from egup_trainer.modeling.forward import AnswerReader
 from egup_trainer.modeling.scan import score_rows
-from egup_trainer.report.run_record import run_facts
+from egup_trainer.records.facts import run_facts
 from egup_trainer.trainer.scanning import ScanRequest, run_scan
 
 BATCH, DIMENSIONS, TOP_K = 16, 256, 64

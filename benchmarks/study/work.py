@@ -20,7 +20,7 @@ from egup_trainer.errors import StateError
 from egup_trainer.evaluation.evaluation import Evaluation, read_evaluation, write_evaluation
 from egup_trainer.evaluation.relative import with_relations
 from egup_trainer.modeling.loading import load_model, load_tokenizer
-from egup_trainer.report.run_record import run_facts
+from egup_trainer.records.facts import run_facts
 
 SETS = {"before": ("forget", "retain"), "retrained": ("retain",)}
 """What each of a seed's two models learns."""

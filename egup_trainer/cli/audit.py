@@ -78,7 +78,7 @@ def main(argv: list[str]) -> None:
 
     args, model_config = parse("audit", [AuditArguments, ModelConfig], argv)
     _check(args, model_config)
-    from egup_trainer.report.run_record import run_facts
+    from egup_trainer.records.facts import run_facts
 
     start = time.perf_counter()
     with one_line_errors():

@@ -31,8 +31,9 @@ def main(argv: list[str]) -> None:
     os.environ.setdefault("CUDA_VISIBLE_DEVICES", "0")  # one process trains on one GPU at most
     from egup_trainer.cli.terminal import terminal
     from egup_trainer.demo.settings import demo_experiment
+    from egup_trainer.records.facts import run_facts
     from egup_trainer.report.comparison import comparison_table, plot_comparison
-    from egup_trainer.report.run_record import run_facts, write_results
+    from egup_trainer.report.run_record import write_results
 
     quiet_libraries()
     console = terminal()

@@ -3,12 +3,13 @@
 from pathlib import Path
 from typing import Any
 
-from egup_trainer.cli.run_file import earlier_name, is_merged, read_sources
+from egup_trainer.cli.run_file import earlier_name
 from egup_trainer.data.layouts import parse_columns
 from egup_trainer.data.overlap import keep_apart
 from egup_trainer.data.sources import load_rows
 from egup_trainer.errors import ConfigError, DataError
-from egup_trainer.ledger import RUN_NAME
+from egup_trainer.records.io import is_merged, read_sources
+from egup_trainer.records.schema import RUN_NAME
 
 
 def read_earlier(
@@ -27,9 +28,10 @@ def read_earlier(
         ConfigError: rows were given, and the model has no ledger.
         DataError: rows were given that are of no request in it, or stand in the retain set, which would teach them.
     """
-    from egup_trainer.ledger import LEDGER_NAME, read_ledger, read_secrets
+    from egup_trainer.records.facts import fingerprint
+    from egup_trainer.records.io import read_ledger, read_secrets
+    from egup_trainer.records.schema import LEDGER_NAME
     from egup_trainer.trainer.preparation import prepare_dataset, tokenizer_of
-    from egup_trainer.trainer.record import fingerprint
 
     numbers = {request.fingerprint: number for number, request in enumerate(read_ledger(model), start=1)}
     secrets = read_secrets(model)
@@ -88,8 +90,8 @@ def tell_of_earlier(model: str, found: dict[str, Any]) -> list[str]:
         model: folder of the model that was unlearned.
         found: probabilities by when they were measured, then by set.
     """
-    from egup_trainer.ledger import last_measured, read_ledger
-    from egup_trainer.outcome import AFTER
+    from egup_trainer.records.io import last_measured, read_ledger
+    from egup_trainer.records.outcome import AFTER
     from egup_trainer.report.comparison import format_probability
 
     requests, lines = read_ledger(model), []

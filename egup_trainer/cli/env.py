@@ -9,7 +9,7 @@ from egup_trainer.cli.common import OneLineParser
 def main(argv: list[str]) -> None:
     """Prints a fact a line."""
     OneLineParser(prog="egup env", description="Prints versions and machine, for a bug report.").parse_args(argv)
-    from egup_trainer.report.run_record import run_facts
+    from egup_trainer.records.facts import run_facts
 
     facts = run_facts()
     for name, value in {**facts["versions"], **facts["machine"], **_of_torch(), **_of_launch()}.items():

@@ -83,8 +83,10 @@ def main(argv: list[str]) -> None:
     args, model_config = parse("evaluate", [EvaluateArguments, ModelConfig], argv)
     _check(args, model_config)
     from egup_trainer.evaluation.evaluation import write_evaluation
-    from egup_trainer.model_card import CARD_NAME, read_record, update_metrics
-    from egup_trainer.report.run_record import run_facts
+    from egup_trainer.records.card import update_metrics
+    from egup_trainer.records.facts import run_facts
+    from egup_trainer.records.io import read_record
+    from egup_trainer.records.schema import CARD_NAME
 
     folder = Path(model_config.model_name_or_path)
     record, training = read_record(folder), _log_history(folder)
@@ -204,8 +206,8 @@ def _other_rows(suite: Any, tokenizer: Any, folder: str, record: dict[str, Any])
     """
     from egup_trainer.data.schema import Row
     from egup_trainer.data.tokenization import tokenize
-    from egup_trainer.ledger import read_secrets
-    from egup_trainer.trainer.record import fingerprint
+    from egup_trainer.records.facts import fingerprint
+    from egup_trainer.records.io import read_secrets
 
     rows = next((each for each in suite.row_sets if each.name == "forget"), None)
     forgotten = record.get("rows", {}).get("forget", {})

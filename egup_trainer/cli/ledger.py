@@ -18,7 +18,8 @@ def main(argv: list[str]) -> None:
     )
     parser.add_argument("model", type=Path, metavar="MODEL", help="The folder of a model that was unlearned.")
     folder = parser.parse_args(argv).model
-    from egup_trainer.ledger import LEDGER_NAME, read_ledger
+    from egup_trainer.records.io import read_ledger
+    from egup_trainer.records.schema import LEDGER_NAME
 
     requests = read_ledger(folder)
     if not requests:
@@ -35,8 +36,8 @@ def _print(requests: list[Any], folder: Path) -> None:
     from rich.text import Text
 
     from egup_trainer.cli.terminal import terminal
-    from egup_trainer.ledger import last_measured
-    from egup_trainer.outcome import AFTER, BEFORE
+    from egup_trainer.records.io import last_measured
+    from egup_trainer.records.outcome import AFTER, BEFORE
     from egup_trainer.report.comparison import format_probability
 
     def shown(value: float | None) -> str:

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from egup_trainer.errors import ConfigError, ModelError
-from egup_trainer.outcome import IN_4BIT, MERGED
+from egup_trainer.records.outcome import IN_4BIT, MERGED
 
 
 def refuse_to_merge_nothing(model_config: Any) -> None:

@@ -17,7 +17,7 @@ from egup_trainer.cli.suites import SuiteArguments, SuiteName, make_suite
 from egup_trainer.data.schema import MAX_LENGTH
 from egup_trainer.errors import ConfigError, StateError, did_you_mean, first_line
 from egup_trainer.files import one_line_write_errors
-from egup_trainer.outcome import AFTER, BEFORE, MERGED, is_damaged, knows_proxies
+from egup_trainer.records.outcome import AFTER, BEFORE, MERGED, is_damaged, knows_proxies
 
 _SOURCES = "a file (.jsonl, .json, .csv, .parquet), a saved dataset, tofu:NAME, or a hub id owner/name[:config[:split]]"
 

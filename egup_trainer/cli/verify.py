@@ -14,9 +14,11 @@ from egup_trainer.cli.common import (
     refuse_lora_flags,
     require,
 )
-from egup_trainer.cli.run_file import MODEL_FILES, Run, digests_of, read_run
+from egup_trainer.cli.run_file import MODEL_FILES, digests_of
 from egup_trainer.errors import ConfigError, DataError, check_range, choose
-from egup_trainer.outcome import AFTER, MERGED
+from egup_trainer.records.io import read_run
+from egup_trainer.records.outcome import AFTER, MERGED
+from egup_trainer.records.schema import Run
 
 
 @dataclass
@@ -169,7 +171,7 @@ def _read_rows(args: VerifyArguments, run: Run, tokenizer: Any) -> dict[str, Any
     from egup_trainer.data.schema import OnLongRow
     from egup_trainer.data.tokenization import tokenize
     from egup_trainer.modeling.probability import MOST_ROWS
-    from egup_trainer.trainer.record import fingerprint
+    from egup_trainer.records.facts import fingerprint
 
     reading, datasets = run.reading, dict[str, Any]()
     args = replace(args, data_dir=args.data_dir or run.data_dir, columns=args.columns or run.columns)

@@ -31,7 +31,7 @@ _OF_FILES = (
 _MODEL = "causal language model"
 _TOKENIZER = "tokenizer_config.json"
 _RECORD = "unlearning.json"
-"""The record of a run beside its model, as `egup_trainer.model_card` names it."""
+"""The record of a run beside its model, as `egup_trainer.records.schema` names it."""
 _PLAIN_NAME = re.compile(r"[\w.]+")
 
 

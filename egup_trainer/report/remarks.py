@@ -3,7 +3,7 @@
 from typing import Any
 
 from egup_trainer.evaluation.evaluation import Evaluation
-from egup_trainer.outcome import AFTER, BEFORE, IN_4BIT, MERGED, is_damaged, unmoved_share
+from egup_trainer.records.outcome import AFTER, BEFORE, IN_4BIT, MERGED, is_damaged, unmoved_share
 from egup_trainer.report.models import Comparison
 from egup_trainer.report.numbers import format_number
 

@@ -1,14 +1,11 @@
 """Results as JSON: one row a model, and the facts of the run that made them."""
 
 import json
-import os
-import platform
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from egup_trainer.files import write_file
-from egup_trainer.versions import package_versions
 
 SCHEMA_VERSION = 1
 
@@ -24,21 +21,6 @@ class ResultRow:
 
     name: str
     metrics: dict[str, float | None]
-
-
-def run_facts(**facts: Any) -> dict[str, Any]:
-    """What is needed to judge or repeat a run: versions, machine, and the given facts."""
-    import torch
-
-    device = torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu"
-    machine = {
-        "system": platform.system(),
-        "processor": platform.machine(),
-        "cores": os.cpu_count(),
-        "threads": torch.get_num_threads(),
-        "device": device,
-    }
-    return {"versions": package_versions(), "machine": machine, **facts}
 
 
 def results_document(rows: list[ResultRow], run: dict[str, Any]) -> dict[str, Any]:

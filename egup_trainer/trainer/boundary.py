@@ -10,7 +10,7 @@ from egup_trainer.errors import ConfigError, DataError
 from egup_trainer.guidance.features import FeatureSpace
 from egup_trainer.guidance.proxy_constraint import ProxyMatch, ProxyReference, nearest_proxies, proxy_boundary
 from egup_trainer.modeling.scan import RowScores
-from egup_trainer.outcome import knows_proxies
+from egup_trainer.records.outcome import knows_proxies
 
 _PROXIES, _RISE = "boundary_proxies", "needed_rise"
 

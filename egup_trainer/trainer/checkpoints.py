@@ -17,7 +17,7 @@ from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, HubStrategy
 
 from egup_trainer.errors import StateError
 from egup_trainer.files import file_digest, is_of_the_disk, one_line_write_errors, sync_folder, write_file
-from egup_trainer.ledger import write_secrets
+from egup_trainer.records.io import write_secrets
 from egup_trainer.trainer.mixed_in import MixedIn
 from egup_trainer.trainer.output_folder import STAGING as PUBLISHING
 from egup_trainer.trainer.output_folder import alone_in, appearing_together, copy_model, is_taken, refuse_finished

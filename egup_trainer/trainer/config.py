@@ -14,7 +14,7 @@ from egup_trainer.guidance.entanglement import DriftReference
 from egup_trainer.guidance.proxy_constraint import ProxyForm, ProxyMatch, ProxyReference
 from egup_trainer.losses.clreg import ClregPositives
 from egup_trainer.losses.registry import forget_loss, retain_loss
-from egup_trainer.secrecy import without_secrets
+from egup_trainer.records.redaction import without_credentials
 from egup_trainer.trainer.refusals import (
     check_mappings,
     check_numbers_of_training,
@@ -189,7 +189,7 @@ class UnlearnConfig(TrainingArguments):
 
     def __getstate__(self) -> dict[str, Any]:
         """What is pickled, as into training_args.bin beside the model: all options but access tokens."""
-        return without_secrets(vars(self), hidden=None)
+        return without_credentials(vars(self), hidden=None)
 
     def __copy__(self) -> "UnlearnConfig":
         """A copy that keeps its tokens: copies are made by way of what is pickled otherwise."""
@@ -205,10 +205,10 @@ class UnlearnConfig(TrainingArguments):
 
     def to_dict(self) -> dict[str, Any]:
         """The options by name, as logs and trackers show them: without access tokens."""
-        return without_secrets(super().to_dict())
+        return without_credentials(super().to_dict())
 
     def __str__(self) -> str:
-        lines = (f"{name}={value},\n" for name, value in sorted(without_secrets(asdict(self)).items()))
+        lines = (f"{name}={value},\n" for name, value in sorted(without_credentials(asdict(self)).items()))
         return f"{type(self).__name__}(\n{''.join(lines)})"
 
     __repr__ = __str__

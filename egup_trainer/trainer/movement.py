@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from transformers import TrainerCallback
 
-from egup_trainer.outcome import UNMOVED_ABOVE
+from egup_trainer.records.outcome import UNMOVED_ABOVE
 from egup_trainer.trainer.scanning import is_spread_over_processes
 
 logger = logging.getLogger(__name__)

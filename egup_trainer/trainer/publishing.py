@@ -5,11 +5,12 @@ from pathlib import Path
 from secrets import token_hex
 from typing import Any
 
-from egup_trainer.ledger import Request, read_ledger, read_secrets, write_ledger, write_secrets
-from egup_trainer.model_card import CardFacts, model_card, write_model_card
 from egup_trainer.modeling.limits import refuse_infinite_weights
+from egup_trainer.records.card import CardFacts, model_card, write_model_card
+from egup_trainer.records.facts import make_record, saved_step
+from egup_trainer.records.io import read_ledger, read_secrets, write_ledger, write_record, write_secrets
+from egup_trainer.records.schema import Request
 from egup_trainer.trainer.mixed_in import MixedIn
-from egup_trainer.trainer.record import make_record, saved_step, write_record
 
 _NOT_A_METRIC = ("_runtime", "_samples_per_second", "_steps_per_second", "_model_preparation_time")
 

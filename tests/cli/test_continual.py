@@ -9,7 +9,7 @@ from conftest import qa_rows
 from fixtures_audit import wide_model
 
 from egup_trainer.cli.main import main
-from egup_trainer.ledger import read_ledger
+from egup_trainer.records.io import read_ledger
 
 SPANS = {"first": (0, 6), "second": (6, 12), "third": (12, 18), "retain": (20, 32), "mixed": (4, 12)}
 

@@ -12,6 +12,7 @@ from conftest import SHARED, qa_rows
 from fixtures_audit import wide_model
 from fixtures_evaluation import lively_model, with_adapter
 from fixtures_muse import EXAMPLES, write_muse
+from fixtures_records import RECORD
 
 from egup_trainer.cli import evaluate
 from egup_trainer.cli.main import main
@@ -21,8 +22,8 @@ from egup_trainer.evaluation.evaluation import read_evaluation
 from egup_trainer.evaluation.run import evaluate_model
 from egup_trainer.evaluation.scoring import ScoringOptions
 from egup_trainer.evaluation.suites.custom import custom_suite
-from egup_trainer.model_card import RECORD_NAME, RECORD_SCHEMA
 from egup_trainer.modeling.loading import load_model
+from egup_trainer.records.schema import RECORD_NAME
 
 SECRET = "XYZZYSECRET"  # stands in rows only: no message may repeat it
 ROWS = {"forget": qa_rows(0, 5), "retain": qa_rows(20, 27), "holdout": qa_rows(40, 44)}
@@ -163,12 +164,11 @@ def test_texts_are_kept_if_they_are_asked_for(folder, rows, tmp_path):
 def test_what_training_left_beside_the_model_is_kept_with_the_results(folder, rows, tokenizer, tmp_path):
     unlearned = Path(save(lively_model(tokenizer), tokenizer, tmp_path / "model"))
     (unlearned / "trainer_state.json").write_text(json.dumps({"log_history": [{"loss": 0.5, "step": 1}], "epoch": 1}))
-    record = {"schema_version": RECORD_SCHEMA, "objective": "npo"}
-    (unlearned / RECORD_NAME).write_text(json.dumps(record))
+    (unlearned / RECORD_NAME).write_text(json.dumps(RECORD))
     assert run(unlearned, rows, tmp_path / "r.json", without=("retain", "holdout")) == 0
     found = read_evaluation(tmp_path / "r.json")
     assert found.training == [{"loss": 0.5, "step": 1}]
-    assert found.run["unlearning"] == record
+    assert found.run["unlearning"] == RECORD
 
 
 @pytest.mark.parametrize("text", ["{", "[]", '{"epoch": 1}', '{"log_history": 3}'])

@@ -17,11 +17,11 @@ from transformers import AutoModelForCausalLM
 from egup_trainer.cli.main import main
 from egup_trainer.data.sources import load_rows
 from egup_trainer.data.tokenization import tokenize
-from egup_trainer.ledger import read_ledger
 from egup_trainer.modeling.loading import add_adapter, load_model, load_tokenizer
 from egup_trainer.modeling.merging import save_merged
 from egup_trainer.modeling.probability import probabilities_of, sample_ids
-from egup_trainer.trainer.record import fingerprint
+from egup_trainer.records.facts import fingerprint
+from egup_trainer.records.io import read_ledger
 
 SPANS = {"forget": (0, 8), "retain": (20, 32), "proxy": (40, 46)}
 LORA = ("--use_peft", "--lora_r", "4", "--lora_target_modules", "all-linear")
@@ -283,9 +283,9 @@ def test_an_adapter_that_was_not_merged_is_asked_for(folder, capsys):
 @pytest.mark.parametrize(
     ("text", "says"),
     [
-        ("{", "which is no whole JSON file; expected the file _run.json that"),
-        ("[]", "is missing or of another kind; expected the file _run.json"),
-        (json.dumps({"schema_version": 1, "rows": {}}), "whose reading is missing or of another kind; expected"),
+        ("{", "which is not a complete JSON file; expected the file _run.json that"),
+        ("[]", "which is not a JSON object; expected the file _run.json"),
+        (json.dumps({"schema_version": 1, "rows": {}}), "whose adapter is missing or has the wrong type; expected"),
     ],
 )
 def test_what_is_no_record_is_refused(folder, tmp_path, capsys, text, says):
@@ -406,12 +406,12 @@ def test_an_adapter_that_lacks_weights_is_refused(folder, tmp_path, capsys):
     [
         (lambda run: run.pop("adapter"), "adapter"),
         (lambda run: run.pop("mixed_precision"), "mixed_precision"),
-        (lambda run: run["reading"].pop("seed"), "seed"),
+        (lambda run: run["reading"].pop("seed"), "reading"),
         (lambda run: run["probability"].pop("after"), "probability"),
         (lambda run: run["probability"]["after"].pop("forget"), "probability"),
         (lambda run: run["probability"]["after"].update(forget="0.1"), "probability"),
         (lambda run: run["probability"]["after"].update(forget=float("inf")), "probability"),
-        (lambda run: run["rows"].pop("forget"), "forget"),
+        (lambda run: run["rows"].pop("forget"), "rows"),
         (lambda run: (run["probability"]["after"].clear(), run["sources"].clear()), "probability"),
         (lambda run: (run["probability"]["after"].pop("forget"), run["sources"].pop("forget")), "probability"),
         (lambda run: run["probability"]["after"].update(forget=1.5), "probability"),
@@ -426,7 +426,7 @@ def test_a_record_with_a_hole_verifies_nothing(folder, tmp_path, capsys, change,
     (tmp_path / "_run.json").write_text(json.dumps(run), encoding="utf-8")
     assert main(["verify", str(tmp_path / "_run.json"), "--model", str(folder / "whole"), "--use_cpu"]) == 2
     (line,) = capsys.readouterr().err.splitlines()
-    assert f"_run.json, whose {what} is missing or of another kind; expected the file _run.json" in line
+    assert f"_run.json, whose {what} is missing or has the wrong type; expected the file _run.json" in line
 
 
 def test_a_run_that_starts_at_the_beginning_is_not_called_resumed(folder):

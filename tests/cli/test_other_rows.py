@@ -9,7 +9,7 @@ from egup_trainer.cli.evaluate import _other_rows
 from egup_trainer.data.layouts import to_row
 from egup_trainer.data.tokenization import tokenize
 from egup_trainer.evaluation.suites.custom import custom_suite
-from egup_trainer.trainer.record import facts_of_rows
+from egup_trainer.records.facts import facts_of_rows
 
 SECRET = "5" * 64
 ROWS = [to_row(row, "rows", place) for place, row in enumerate(qa_rows(0, 6))]

@@ -19,17 +19,17 @@ from egup_trainer.cli.main import main
 from egup_trainer.data.layouts import to_row
 from egup_trainer.errors import ConfigError, StateError
 from egup_trainer.evaluation.evaluation import Evaluation, read_evaluation, write_evaluation
-from egup_trainer.ledger import Request, read_ledger, write_ledger
-from egup_trainer.model_card import write_model_card
 from egup_trainer.modeling.scan import load_scan, save_scan
 from egup_trainer.proxies.attempts import AttemptLog
 from egup_trainer.proxies.filters import Rejection
 from egup_trainer.proxies.judge import Verdict
+from egup_trainer.records.card import write_model_card
+from egup_trainer.records.io import read_ledger, write_ledger, write_record
+from egup_trainer.records.schema import Request
 from egup_trainer.report.comparison import plot_comparison
 from egup_trainer.report.page import write_report
 from egup_trainer.report.run_record import ResultRow, write_results
 from egup_trainer.trainer.checkpoints import write_list
-from egup_trainer.trainer.record import write_record
 from egup_trainer.trainer.state import Conditions, save_state
 
 ROW = ResultRow("before", {"forget_probability": 0.5, "retain_probability": 0.5})

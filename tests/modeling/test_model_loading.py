@@ -9,9 +9,9 @@ from peft import LoraConfig, PeftModel, get_peft_model
 from transformers import MixtralConfig, MixtralForCausalLM
 
 from egup_trainer.errors import ModelError
-from egup_trainer.model_card import RECORD_NAME
 from egup_trainer.modeling.base_weights import weights_digest
 from egup_trainer.modeling.loading import add_adapter, load_model, load_tokenizer, model_init_kwargs
+from egup_trainer.records.schema import RECORD_NAME
 
 TOKENS = torch.tensor([[5, 6, 7, 8]])
 HINT = "check the name, the files and the network"

@@ -5,8 +5,9 @@ import json
 import pytest
 from rich.console import Console
 
+from egup_trainer.records.facts import run_facts
 from egup_trainer.report.comparison import comparison_table, format_probability, plot_comparison
-from egup_trainer.report.run_record import ResultRow, run_facts, write_results
+from egup_trainer.report.run_record import ResultRow, write_results
 
 ROWS = [
     ResultRow("before", {"forget_probability": 0.9, "retain_probability": 0.95, "seconds": 1.25}),

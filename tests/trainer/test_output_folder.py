@@ -11,8 +11,8 @@ from transformers import AutoModelForCausalLM
 
 from egup_trainer.errors import ConfigError, StateError
 from egup_trainer.files import UNFINISHED
-from egup_trainer.ledger import read_ledger
 from egup_trainer.modeling.loading import load_model, load_tokenizer
+from egup_trainer.records.io import read_ledger
 from egup_trainer.trainer.output_folder import STAGING, alone_in
 from egup_trainer.trainer.preparation import refuse_detours
 

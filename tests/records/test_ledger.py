@@ -1,4 +1,4 @@
-"""The ledger: requests in their order, by fingerprint, taken along from model to model."""
+"""The ledger: requests in order, by fingerprint, taken along from model to model."""
 
 import hashlib
 import json
@@ -7,16 +7,9 @@ from pathlib import Path
 import pytest
 
 from egup_trainer.errors import DataError
-from egup_trainer.ledger import (
-    LEDGER_NAME,
-    Request,
-    last_measured,
-    read_ledger,
-    read_secrets,
-    write_ledger,
-    write_secrets,
-)
-from egup_trainer.trainer.record import fingerprint
+from egup_trainer.records.facts import fingerprint
+from egup_trainer.records.io import last_measured, read_ledger, read_secrets, write_ledger, write_secrets
+from egup_trainer.records.schema import LEDGER_NAME, Request
 
 FIRST = Request("2026-01-01", 3, "ab", "npo", 10, {"torch": "2"}, {"before": 0.9, "after": 0.1})
 SECOND = Request("2026-02-01", 4, "cd", "dpo", 20, {}, {"after": 0.2}, {"ab": {"before": 0.1, "after": 0.15}})
@@ -47,12 +40,9 @@ def test_a_broken_line_is_named(tmp_path, line):
     write_ledger(tmp_path, [FIRST])
     with (tmp_path / LEDGER_NAME).open("a", encoding="utf-8") as file:
         file.write(line + "\n")
-    with pytest.raises(DataError) as stop:
+    with pytest.raises(DataError) as error:
         read_ledger(tmp_path)
-    assert str(stop.value) == (
-        f"got line 2 of {tmp_path / LEDGER_NAME}, which is no request in schema 2; expected the file as this version "
-        "of the trainer writes it; restore it; what it tells of earlier requests can be had from nowhere else"
-    )
+    assert f"line 2 of {tmp_path / LEDGER_NAME}" in error.value.got
 
 
 THIRD = Request("2026-03-01", 5, "ef", "npo", 30, {}, {"after": 0.3})
@@ -73,13 +63,9 @@ def test_a_line_that_was_changed_removed_or_moved_is_found(tmp_path, change, num
     write_ledger(tmp_path, [FIRST, SECOND, THIRD])
     path = tmp_path / LEDGER_NAME
     path.write_text("\n".join(change(path.read_text().split("\n")[:-1])) + "\n")
-    with pytest.raises(DataError) as stop:
+    with pytest.raises(DataError) as error:
         read_ledger(tmp_path)
-    assert str(stop.value) == (
-        f"got line {number} of {path}, which does not follow from the lines before it; expected each line as its run "
-        "wrote it: one was changed, removed or moved; restore it; what it tells of earlier requests can be had from "
-        "nowhere else"
-    )
+    assert f"line {number} of {path}, which does not follow" in error.value.got
 
 
 def test_each_line_holds_the_digest_of_the_line_before(tmp_path):

@@ -13,7 +13,8 @@ from peft import LoraConfig
 from egup_trainer import UnlearnConfig, UnlearnTrainer, load_rows
 from egup_trainer.data.collator import RowCollator
 from egup_trainer.data.tokenization import tokenize
-from egup_trainer.trainer.record import fingerprint, make_record, read_record, saved_step, write_record
+from egup_trainer.records.facts import fingerprint, make_record, saved_step
+from egup_trainer.records.io import read_record, write_record
 
 
 def test_the_record_of_a_run(make_trainer, base):
