@@ -1,6 +1,5 @@
 """A run that is to be killed: everything on, a checkpoint at each step, resumed from whatever is there."""
 
-import sys
 from pathlib import Path
 
 import conftest
@@ -20,10 +19,9 @@ OPTIONS = {
 """By kind of run, what differs from the others. One that is to stop early starts from a model that knows no row."""
 
 
-class SayWhenStarted(TrainerCallback):
+class TellWhenStarted(TrainerCallback):
     def on_step_begin(self, args, state, control, **kwargs):
-        if state.is_world_process_zero:
-            print("step", state.global_step, flush=True)
+        (Path(args.output_dir) / "started").touch()
 
 
 def make_bases(folder: Path) -> None:
@@ -93,7 +91,7 @@ def main(folder: Path, kind: str) -> None:
         rows(40, 46),
         processing_class=tokenizer,
         peft_config=adapter,
-        callbacks=[SayWhenStarted()],
+        callbacks=[TellWhenStarted()],
     )
     trainer.train(resume_from_checkpoint=True)
     if trainer.accelerator.is_main_process:
@@ -101,7 +99,3 @@ def main(folder: Path, kind: str) -> None:
         steps = {"steps": torch.tensor(trainer.state.global_step)}
         torch.save({**weights_of(trainer), **state, **steps}, folder / "end.partial")
         (folder / "end.partial").replace(folder / "end.pt")
-
-
-if __name__ == "__main__":
-    make_bases(Path(sys.argv[1])) if sys.argv[2] == "bases" else main(Path(sys.argv[1]), sys.argv[2])

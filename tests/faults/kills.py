@@ -13,6 +13,7 @@ import signal
 import subprocess
 import sys
 import time
+from multiprocessing import connection
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -21,6 +22,8 @@ import torch
 TESTS = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(TESTS), str(TESTS.parent)]
 import conftest  # noqa: E402
+import kill_worker  # noqa: E402
+from processes import join_group, start_group  # noqa: E402
 
 from egup_trainer.evaluation.evaluation import read_evaluation  # noqa: E402
 
@@ -34,32 +37,22 @@ def run(folder: Path, kind: str, kill_after: float | None = None) -> float | Non
         Seconds from the first step to the end, or None if the run was killed.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    start = [sys.executable]
-    if kind == "two processes":
-        start += ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
-    paths = [str(TESTS), str(TESTS.parent), os.environ.get("PYTHONPATH", "")]
-    with (folder / "stderr.log").open("a") as errors:
-        process = subprocess.Popen(
-            [*start, str(TESTS / "faults" / "kill_worker.py"), str(folder), kind],
-            env={**os.environ, "PYTHONPATH": os.pathsep.join(paths), "OMP_NUM_THREADS": "1"},
-            stdout=subprocess.PIPE,
-            stderr=errors,
-            text=True,
-            start_new_session=True,
-        )
-    with process:
-        process.stdout.readline()
-        begin = time.perf_counter()
-        try:
-            process.communicate(timeout=kill_after)
-        except subprocess.TimeoutExpired:
-            os.killpg(process.pid, signal.SIGKILL)
-            process.wait()
-            return None
-        end = time.perf_counter()
-    if process.returncode:
-        raise RuntimeError((folder / "stderr.log").read_text()[-3000:])
-    return end - begin
+    work = (kill_worker.make_bases, folder) if kind == "bases" else (kill_worker.main, folder, kind)
+    started = folder / "started"
+    started.unlink(missing_ok=True)
+    group = start_group(*work, processes=2 if kind == "two processes" else 1, log=folder / "log")
+    while not started.exists() and any(process.is_alive() for process in group):
+        time.sleep(0.005)
+    begin = time.perf_counter()
+    ends = [process.sentinel for process in group]
+    if kill_after is not None and len(connection.wait(ends, kill_after)) < len(group):
+        for process in group:
+            process.kill()
+            process.join()
+        return None
+    if join_group(group):
+        raise RuntimeError((folder / "log").read_text()[-3000:])
+    return time.perf_counter() - begin
 
 
 def ending(folder: Path) -> dict[str, torch.Tensor]:

@@ -1,6 +1,5 @@
-"""Run under torchrun by tests of DDP, FSDP2 and DeepSpeed: trains on this process's share, and writes how it ended."""
+"""A process of the tests of DDP, FSDP2 and DeepSpeed: trains on its share and writes how it ended."""
 
-import sys
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 
@@ -113,8 +112,3 @@ def main(folder: Path, batch: int, accumulation: int, resume: str, kind: str, fo
         "batches": list(trainer.pair_sampler),
     }
     torch.save(record, folder / f"rank{trainer.accelerator.process_index}.pt")
-
-
-if __name__ == "__main__":
-    folder, batch, accumulation, resume, kind, forget, rate = sys.argv[1:]
-    main(Path(folder), int(batch), int(accumulation), resume, kind, int(forget), float(rate))

@@ -1,14 +1,11 @@
 """Two processes end where one does: real processes, DDP over gloo."""
 
-import os
-import subprocess
-import sys
 from pathlib import Path
 
+import ddp_worker
 import pytest
 import torch
-
-TESTS = Path(__file__).resolve().parents[1]
+from processes import run_group
 
 
 def launch(
@@ -23,13 +20,8 @@ def launch(
 ) -> list[dict]:
     """Records of all processes of a run on so many forget rows."""
     folder.mkdir(exist_ok=True)
-    options = [str(folder), str(batch), str(accumulation), resume, kind, str(forget), str(rate)]
-    worker = [str(TESTS / "invariants" / "ddp_worker.py"), *options]
-    start = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(processes)]
-    paths = [str(TESTS), str(TESTS.parent), os.environ.get("PYTHONPATH", "")]
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(paths), "OMP_NUM_THREADS": "1"}
-    done = subprocess.run([*start, *worker], env=environment, capture_output=True, text=True, timeout=300)
-    assert done.returncode == 0, done.stderr[-3000:]
+    options = (folder, batch, accumulation, resume, kind, forget, rate)
+    run_group(ddp_worker.main, *options, processes=processes, log=folder / "log")
     return [torch.load(folder / f"rank{rank}.pt") for rank in range(processes)]
 
 
