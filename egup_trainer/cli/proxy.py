@@ -115,8 +115,8 @@ def auto_proxies(row_args: Any, config: Any, model_config: Any) -> str:
 
 
 def _check(args: ProxyArguments, model_config: Any) -> Any:
-    from egup_trainer.proxies.quality import quality_path
     from egup_trainer.proxies.settings import ProxySettings
+    from egup_trainer.proxies.writer import quality_path
 
     require("proxy", model_name_or_path=model_config.model_name_or_path, forget=args.forget, output=args.output)
     refuse_lora_flags(model_config)
@@ -166,10 +166,9 @@ def _load(name: str, model_config: Any, place: Any) -> tuple[Any, Any]:
 
 def _print(quality: Any, output: str) -> None:
     from egup_trainer.cli.terminal import terminal
-    from egup_trainer.proxies.quality import quality_table
 
     console = terminal()
-    console.print(quality_table(quality))
+    console.print(quality.table())
     if quality.warning:
         console.print(quality.warning)
     console.print(f"Written to {output}", soft_wrap=True)

@@ -12,8 +12,7 @@ from fixtures_proxies import people_rows, writing_model
 from egup_trainer import load_rows
 from egup_trainer.cli import proxy
 from egup_trainer.cli.main import main
-from egup_trainer.proxies.attempts import record_of
-from egup_trainer.proxies.writer import Writer
+from egup_trainer.proxies.writer import Writer, record_of
 
 FORGET, RETAIN = people_rows()
 QUICK = ("--num_rows", "3", "--num_examples", "1", "--seed", "3", "--use_cpu")
@@ -88,7 +87,7 @@ def test_proxies_are_written_and_spoken_of(folder, sources, tmp_path, capsys):
         "rejected: a name of the forget rows",
         "rejected: the words of a forget or retain row",
         "rejected: the features of a forget or retain row",
-        "rejected: near a proxy before it",
+        "rejected: similar to an earlier proxy",
         "mean l of the proxies",
         "mean l of the forget rows",
     ]

@@ -20,9 +20,9 @@ from egup_trainer.data.layouts import to_row
 from egup_trainer.errors import ConfigError, StateError
 from egup_trainer.evaluation.evaluation import Evaluation, read_evaluation, write_evaluation
 from egup_trainer.modeling.scan import load_scan, save_scan
-from egup_trainer.proxies.attempts import AttemptLog
 from egup_trainer.proxies.filters import Rejection
 from egup_trainer.proxies.judge import Verdict
+from egup_trainer.proxies.writer import AttemptLog
 from egup_trainer.records.card import write_model_card
 from egup_trainer.records.io import read_ledger, write_ledger, write_record
 from egup_trainer.records.schema import Request

@@ -1,12 +1,26 @@
-"""Each filter on rows that it must let pass and rows that it must not."""
+"""Each filter on rows that it must let pass and rows that it must not; ROUGE-L against rouge-score."""
 
 import pytest
-from conftest import SHARED
+from conftest import SHARED, qa_rows
+from hypothesis import given
+from hypothesis import strategies as st
+from rouge_score.rouge_scorer import RougeScorer
 
 from egup_trainer.data.schema import Message, Row
 from egup_trainer.data.sources import load_rows
+from egup_trainer.data.words import words_of
 from egup_trainer.demo.people import invent_people
-from egup_trainer.proxies.filters import Kept, Language, Lengths, Names, Rejection, TextFilters, Words, is_echo, text_of
+from egup_trainer.proxies.filters import (
+    Kept,
+    Language,
+    Lengths,
+    Names,
+    NearestText,
+    Rejection,
+    TextFilters,
+    Words,
+    is_echo,
+)
 from egup_trainer.proxies.prompt import examples_of
 
 
@@ -23,24 +37,16 @@ FORGET = [
     qa("Who taught Ada Lorn to sing?", "It was her aunt in the old town who taught Ada Lorn to sing."),
     qa("When was Bo Quill born?", "Bo Quill was born on the third day of May, in the year 1901."),
 ]
-RETAIN = [
-    qa("Which bird does Cleo Marsh keep?", "Cleo Marsh keeps a grey heron in the garden of the house by the sea.")
-]
-GOOD = qa("What did Ines Vale sell?", "Ines Vale sold the salt of a mine in the hills, and was known for it.")
-
-
-@pytest.fixture(scope="module")
-def filters():
-    return TextFilters(FORGET, RETAIN)
-
-
-def test_a_good_row_passes(filters):
-    assert filters.rejection(GOOD) is None
+HERON = "keeps a grey heron in the garden of the house by the sea."
+RETAIN = [qa("Which bird does Cleo Marsh keep?", f"Cleo Marsh {HERON}")]
+SALT = "sold the salt of a mine in the hills, and was known for it."
+GOOD = qa("What did Ines Vale sell?", f"Ines Vale {SALT}")
 
 
 @pytest.mark.parametrize(
     ("row", "reason"),
     [
+        (GOOD, None),
         (None, Rejection.UNREADABLE),
         (qa("What did Ines Vale sell?", "The salt."), Rejection.LENGTH),
         (qa("What did Ines Vale sell?", GOOD.answer * 3), Rejection.LENGTH),
@@ -51,53 +57,26 @@ def test_a_good_row_passes(filters):
             Rejection.LANGUAGE,
         ),
         (qa("Что продавала Инес?", "Инес продавала соль из шахты, и она этим жила долго."), Rejection.LANGUAGE),
-        (
-            qa("What did Ada Lorn sell?", "She sold the salt of a mine in the hills, and was known for it."),
-            Rejection.NAME,
-        ),
+        (qa("What did Ada Lorn sell?", f"She {SALT}"), Rejection.NAME),
         (
             qa("Where does Eda Loon live?", "Eda Loon lives in a small house by the sea, with two cats."),
             Rejection.WORDS,
         ),
-        (
-            qa(
-                "Which bird does Dov Ember keep?", "Dov Ember keeps a grey heron in the garden of the house by the sea."
-            ),
-            Rejection.WORDS,
-        ),
+        (qa("Which bird does Dov Ember keep?", f"Dov Ember {HERON}"), Rejection.WORDS),
     ],
 )
-def test_each_filter_rejects_for_its_own_reason(filters, row, reason):
-    assert filters.rejection(row) is reason
-
-
-def test_every_reason_but_those_of_the_judge_is_tested_above():
-    assert [reason.name for reason in Rejection][-2:] == ["FEATURES", "REPEAT"]
-    assert len(Rejection) == 8
-
-
-# Lengths
+def test_each_filter_rejects_for_its_own_reason(row, reason):
+    assert TextFilters(FORGET, RETAIN).rejection(row) is reason
 
 
 def test_lengths_reach_from_half_the_short_to_twice_the_long():
-    rows = examples_of([qa("x" * 20, "y" * 10 * number) for number in range(1, 22)])
-    lengths = Lengths.of(rows)
+    lengths = Lengths.of(examples_of([qa("x" * 20, "y" * 10 * number) for number in range(1, 22)]))
     assert lengths == Lengths(question=(10.0, 40.0), answer=(10.0, 400.0))  # 5th and 95th percentile: 20 and 200
-    assert not lengths.rejects(qa("x" * 10, "y" * 400))
-    assert lengths.rejects(qa("x" * 9, "y" * 400))
-    assert lengths.rejects(qa("x" * 10, "y" * 401))
-    assert lengths.rejects(qa("x" * 41, "y" * 10))
-    assert lengths.rejects(qa("x" * 10, "y" * 9))
-
-
-def test_a_long_text_sets_the_length_of_its_passages():
+    for question, answer, is_rejected in [(10, 400, 0), (9, 400, 1), (10, 401, 1), (41, 10, 1), (10, 9, 1)]:
+        assert lengths.rejects(qa("x" * question, "y" * answer)) == is_rejected
     lengths = Lengths.of(examples_of([Row((), "Kaia counts the boats in the harbour. " * 200)]))
-    assert lengths.question == (0, 0)
+    assert lengths.question == (0, 0)  # a long text sets the length of its passages
     assert lengths.answer[1] < 1600
-    assert not lengths.rejects(Row((), "A boat is a thing that floats, and so is a duck. " * 15))
-
-
-# The answer against the question
 
 
 @pytest.mark.parametrize(
@@ -115,9 +94,6 @@ def test_an_answer_says_something_of_its_own(row, expected):
     assert is_echo(row) is expected
 
 
-# Language
-
-
 def language_of(*texts: str) -> Language:
     return Language(examples_of([Row((), text) for text in texts]))
 
@@ -126,8 +102,7 @@ def test_scripts_and_common_words_are_those_of_the_forget_rows():
     language = language_of("The cat sat on the mat.", "The dog ran on a road.", "On the hill: a house (Ω).")
     assert language.scripts == {"LATIN", "GREEK"}  # 1 of 49 letters is Greek: above a hundredth
     assert language.common == {"the", "on", "a"}
-    # Common shares 3/6, 3/6, 4/7; a quarter of the median is .125.
-    assert language.least_common == pytest.approx(0.125)
+    assert language.min_common == pytest.approx(0.125)  # a quarter of the median of 3/6, 3/6 and 4/7
 
 
 @pytest.mark.parametrize(
@@ -145,13 +120,10 @@ def test_rows_of_another_language_or_script_are_rejected(text, expected):
     assert language.rejects(Row((), text)) is expected
 
 
-def test_scripts_without_spaces_have_a_profile_too():
+def test_scripts_without_spaces_have_common_words_too():
     language = language_of("猫は東京に住む。", "犬は京都に住む。", "鳥は山に住む。")
     assert not language.rejects(Row((), "魚は海に住む。"))
     assert language.rejects(Row((), "The fish lives in the sea."))
-
-
-# Names
 
 
 @pytest.mark.parametrize(
@@ -160,7 +132,7 @@ def test_scripts_without_spaces_have_a_profile_too():
         ("I met Ada Lorn there.", True),
         ("It is Ada Lorn\u2019s boat.", True),
         ("It was called Silver Moon.", True),
-        ("It was called Harbour Lights.", False),  # harbour is a word like others
+        ("It was called Harbour Lights.", False),  # harbour is an ordinary word
         ("Mr Van Dyke came.", True),  # a part of Jan Van Dyke
         ("It is by J. Keats.", True),
         ("Ada came, and Lorn went.", False),
@@ -171,74 +143,124 @@ def test_scripts_without_spaces_have_a_profile_too():
     ],
 )
 def test_names_of_two_words_must_not_come_back(text, expected):
-    names = Names(
-        [
-            "The Harbour Master knew Ada Lorn.",
-            "A master of the harbour wrote Harbour Lights and Silver Moon.",
-            "Bo Quill's dog",
-            "Jan Van Dyke",
-            "J. Keats",
-        ]
-    )
+    texts = ["The Harbour Master knew Ada Lorn.", "A master of the harbour wrote Harbour Lights and Silver Moon."]
+    names = Names([*texts, "Bo Quill's dog", "Jan Van Dyke", "J. Keats"])
     assert names.rejects(Row((), text)) is expected
 
 
 # Words
 
 
-def test_rows_written_to_a_pattern_are_compared_by_their_own_nearness():
-    """ROUGE-L of 8 words in common of 9 each to the nearest: 16/18 = .89; a fixed .7 would let no row pass."""
+def test_rows_that_follow_a_pattern_are_compared_by_their_own_similarity():
+    """Each shares 8 of 9 words with the nearest: ROUGE-L 16/18 = .89. A fixed .7 would let no row pass."""
     rows = [Row((), f"The colour of box number {n} is a shade") for n in ("one", "two", "three")]
     words = Words(rows, [])
-    assert words.most_like == pytest.approx(8 / 9)
+    assert words.max_rouge == pytest.approx(8 / 9)
     assert not words.rejects(Row((), "The colour of box number four is a shade"))
     assert words.rejects(Row((), "The colour of box number two is a shade"))
-    assert Words([*rows, *rows], []).most_like == 0.9  # duplicates do not open the door
-    assert Words(FORGET, RETAIN).most_like == 0.7
+    assert Words([*rows, *rows], []).max_rouge == 0.9  # duplicates do not open the door
+    assert Words(FORGET, RETAIN).max_rouge == 0.7
 
 
-def test_a_known_question_is_known_whatever_the_answer():
+def test_a_known_question_or_thirteen_known_words_make_a_duplicate():
+    other = "Some long answer of many other words that nobody has ever seen."
     words = Words([qa("Who  is ADA?", "A baker.")], [])
-    assert words.rejects(qa("who is Ada", "Some long answer of many other words that nobody has ever seen."))
-    assert not words.rejects(qa("Who is Bo", "Some long answer of many other words that nobody has ever seen."))
+    assert words.rejects(qa("who is Ada", other))
+    assert not words.rejects(qa("Who is Bo", other))
+    text = [f"word{letter}" for letter in "abcdefghijklmnopqrst"]
+    words = Words([Row((), " ".join([*text, *map(str, range(99))]))], [])
+    assert words.rejects(Row((), "other " + " ".join(text[3:16]).upper() + " words"))
+    assert not words.rejects(Row((), " ".join(text[3:15]) + " other words"))
+    assert not words.rejects(Row((), " ".join([*text[:12], "x", *text[12:20]])))
 
 
 def test_proxies_must_differ_from_each_other():
-    kept = Kept(most_like=0.7)
+    kept = Kept(max_rouge=0.7)
     assert not kept.rejects(GOOD)
     kept.add(GOOD)
     assert kept.rejects(GOOD)
     assert kept.rejects(qa(GOOD.prompt[0].content.upper(), "Something else altogether."))
-    assert kept.rejects(qa("What did Jon Frost sell?", GOOD.answer.replace("Ines Vale", "Jon Frost")))
+    assert kept.rejects(qa("What did Jon Frost sell?", f"Jon Frost {SALT}"))
     assert not kept.rejects(qa("What did Jon Frost sell?", "Jon Frost sold the wool of his own sheep."))
-    texts = Kept(most_like=0.7)
-    texts.add(Row((), "Ada bakes."))
-    assert not texts.rejects(Row((), "Bo sings."))  # two texts without a question do not share one
+    kept.add(Row((), "Ada bakes."))
+    assert not kept.rejects(Row((), "Bo sings."))  # two texts without a question do not share one
+
+
+def test_words_of_many_scripts():
+    assert words_of("Zoë's 2nd—book_x") == ["zoë", "s", "2nd", "book", "x"]
+    assert words_of("Она живёт в Риге") == ["она", "живёт", "в", "риге"]
+    assert words_of("東京に住む。OK") == ["東", "京", "に", "住", "む", "ok"]
+    assert words_of("…!") == []
+    assert words_of("ភ្នំពេញ") == ["ភ្", "នំ", "ពេ", "ញ"]  # Khmer has no spaces: marks stay with their letter
+    assert words_of("दिल्ली में") == ["दिल्ली", "में"]
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        ("a b c d", 1.0),
+        ("A, B; c. D!", 1.0),
+        ("a c", 2 * 2 / 6),  # a c of a b c d
+        ("d c b a", 2 * 1 / 8),  # four words in common, one in order
+        ("a a a a", 2 * 1 / 8),
+        ("x y", 0.0),
+        ("", 0.0),
+    ],
+)
+def test_rouge_by_hand(text, value):
+    assert NearestText(["a b c d"]).rouge(text) == pytest.approx(value)
+
+
+def test_the_nearest_counts_and_one_can_be_left_out():
+    texts = NearestText(["a b c d", "a b x y", "q"])
+    assert texts.rouge("a b c z") == pytest.approx(6 / 8)
+    assert texts.rouge("a b c z", without=0) == pytest.approx(4 / 8)
+    assert NearestText().rouge("a") == 0
+    texts.add("a b c z")
+    assert texts.rouge("a b c z") == 1
+
+
+@given(
+    st.lists(st.lists(st.sampled_from("abcde"), max_size=8), min_size=1, max_size=6),
+    st.lists(st.sampled_from("abcdef")),
+)
+def test_bounds_lose_nothing(texts, words):
+    scorer, text = RougeScorer(["rougeL"]), " ".join(words)
+    plain = max(scorer.score(" ".join(each), text)["rougeL"].fmeasure for each in texts)
+    assert NearestText(map(" ".join, texts)).rouge(text) == pytest.approx(plain)
+
+
+def test_real_rows_are_compared_as_the_library_does():
+    texts, scorer = [row["answer"] for row in qa_rows(0, 40)], RougeScorer(["rougeL"])
+    for index in (0, 7, 21):
+        plain = [scorer.score(each, texts[index])["rougeL"].fmeasure for each in texts]
+        plain.pop(index)
+        assert NearestText(texts).rouge(texts[index], without=index) == pytest.approx(max(plain))
+
+
+def test_a_part_of_a_long_text_is_found():
+    """Against the whole text ROUGE-L would be small: it counts the words that are not shared."""
+    long = " ".join(f"word{number}" for number in range(600))
+    assert NearestText([long]).rouge(" ".join(f"word{number}" for number in range(150, 300))) == 1
+    assert NearestText([long, "a b"]).rouge(long, without=0) == 0
 
 
 # On many rows
 
 
 def test_unseen_rows_of_the_same_kind_pass_and_copies_do_not():
-    """Real rows about invented authors: nearly all of unknown ones pass, none of known ones does."""
+    """Real rows about invented authors: nearly all unknown ones pass, and none of the known ones."""
     folder = SHARED / "data" / "tofu"
     if not folder.is_dir():
         pytest.skip("the TOFU rows are not at hand")
     forget, retain = (load_rows(f"tofu:{name}", folder) for name in ("forget05", "retain95"))
     filters = TextFilters(forget, retain[:600])
-    unseen = [filters.rejection(row) for row in retain[600:700]]
-    assert unseen.count(None) >= 90
-    copies = [filters.rejection(row) for row in (*forget[:50], *retain[:50])]
-    assert copies.count(None) == 0
+    assert [filters.rejection(row) for row in retain[600:700]].count(None) >= 90
+    assert [filters.rejection(row) for row in (*forget[:50], *retain[:50])].count(None) == 0
 
 
-def test_rows_to_a_pattern_still_find_proxies():
+def test_rows_that_follow_a_pattern_still_find_proxies():
     people = invent_people(seed=1)
     filters = TextFilters(load_rows(people.forget), load_rows(people.retain))
-    found = [filters.rejection(row) for row in load_rows(people.proxy)]
-    assert found.count(None) >= 30  # of 60
+    assert [filters.rejection(row) for row in load_rows(people.proxy)].count(None) >= 30  # of 60
     assert [filters.rejection(row) for row in load_rows(people.forget)].count(None) == 0
-
-
-def test_a_rows_text_is_question_and_answer():
-    assert (text_of(qa("Who?", "Ada.")), text_of(Row((), "Ada."))) == ("Who? Ada.", "Ada.")

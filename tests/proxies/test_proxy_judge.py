@@ -24,9 +24,6 @@ def at_angles(*degrees: float) -> torch.Tensor:
     return torch.stack([radians.cos(), radians.sin()], dim=1)
 
 
-# Cosines
-
-
 def test_the_cosine_of_near_duplicates_follows_the_rows():
     """The nearest row is 20 degrees away from two of them, 21 degrees from the others."""
     features = at_angles(0, 20, 100, 121)
@@ -35,16 +32,10 @@ def test_the_cosine_of_near_duplicates_follows_the_rows():
     expected = middle + 3 * 1.4826 * (near - middle).abs().median()
     assert near_duplicate_cosine(features) == pytest.approx(expected.item())
     assert near_duplicate_cosine(features) == pytest.approx(0.9336, abs=1e-4)
-
-
-def test_it_stays_within_its_bounds():
     assert near_duplicate_cosine(at_angles(0, 90, 180)) == 0.9
     assert near_duplicate_cosine(at_angles(0, 1, 2, 3)) == 0.98
     assert near_duplicate_cosine(at_angles(0)) == 0.9
     assert near_duplicate_cosine(at_angles(0, 0, 90, 180, 270)) == 0.9  # two alike among five
-
-
-# Scores
 
 
 def test_l_and_features_are_those_of_the_row_alone(tokenizer):
@@ -70,9 +61,6 @@ def test_l_and_features_are_those_of_the_row_alone(tokenizer):
         losses = [model(piece, labels=piece).loss.item() * (piece.shape[1] - 1) for piece in pieces]
     nll, _ = scorer([Row((), "Leo."), Row((), LONG_TEXT)], "rows")
     assert nll[1].item() == pytest.approx(sum(losses) / (len(text) - 1), rel=1e-5)
-
-
-# Verdicts
 
 
 FORGET = [
@@ -105,7 +93,7 @@ def test_rows_near_by_features_are_rejected_and_texts_come_first():
     scorer = FixedScorer(**KNOWN, Ines=(6.0, 50.0), Dov=(7.0, 91.0))
     judge = Judge(FORGET, [], scorer, progress=False)
     assert judge.forget_nll == 2
-    assert judge.most_cosine == 0.9
+    assert judge.max_cosine == 0.9
     verdicts = judge(5, [None, FIRST, FORGET[0], SECOND, FIRST])
     assert verdicts == [
         Verdict(5, Rejection.UNREADABLE),

@@ -1,5 +1,6 @@
 """Proxies from beginning to end, written by a small model that can, and by one that cannot."""
 
+import copy
 import json
 from dataclasses import replace
 from types import SimpleNamespace
@@ -15,9 +16,8 @@ from egup_trainer.errors import ConfigError, ModelError, StateError
 from egup_trainer.proxies import writer as writer_module
 from egup_trainer.proxies.filters import Rejection, TextFilters
 from egup_trainer.proxies.judge import Verdict
-from egup_trainer.proxies.quality import Quality
 from egup_trainer.proxies.settings import ProxySettings
-from egup_trainer.proxies.writer import Writer
+from egup_trainer.proxies.writer import Quality, Writer
 
 FORGET, RETAIN = people_rows()
 
@@ -27,6 +27,12 @@ def write(output, settings=SETTINGS, *, forget=FORGET, retain=RETAIN, **options)
     return write_proxies(
         model, tokenizer, forget, retain, output=output, settings=settings, **{"progress": False, **options}
     )
+
+
+def tiny_model(tokenizer):
+    model = make_tiny_model(tokenizer)
+    model.config.max_position_embeddings = 2048
+    return model
 
 
 def lines_of(path) -> list[dict]:
@@ -54,9 +60,6 @@ def count_writes(monkeypatch):
 
     monkeypatch.setattr(Writer, "write", counted)
     return seen, plan
-
-
-# What comes out
 
 
 def test_the_files_hold_what_was_asked_for(whole):
@@ -102,11 +105,7 @@ def test_the_numbers_are_those_of_the_attempts(whole):
         labels[:, : len(tokenizer(prompt)["input_ids"])] = -100
         expected.append(model(input_ids=ids, labels=labels).loss.item())
     assert numbers["forget_nll"] == pytest.approx(sum(expected) / len(expected), rel=1e-4)
-
-
-def test_the_model_is_as_it_was(whole):
-    model, _ = writing_model()
-    assert model.generation_config.max_new_tokens is None
+    assert model.generation_config.max_new_tokens is None  # the model is as it was
     assert not model.training
 
 
@@ -119,9 +118,6 @@ def test_the_batch_size_changes_nothing(whole, tmp_path, batch_size):
 def test_another_seed_writes_other_rows(whole, tmp_path):
     proxies = write(tmp_path / "proxies.jsonl", replace(SETTINGS, seed=4))
     assert not set(proxies.rows) & set(whole[1].rows)
-
-
-# Going on
 
 
 @pytest.mark.parametrize("ending", ["", '{"attempt": 3, "row": {"ques'])
@@ -181,21 +177,14 @@ def test_more_rows_can_be_asked_for_later(whole, tmp_path, count_writes):
 def test_attempts_of_another_run_are_refused(whole, change, count_writes):
     folder, proxies = whole
     before = {path.name: path.read_bytes() for path in folder.iterdir()}
-    with pytest.raises(StateError) as error:
+    with pytest.raises(StateError, match="of other settings, rows or weights") as error:
         write(folder / "proxies.jsonl", **change)
-    message = str(error.value)
-    assert message.startswith(
-        f"got {folder}/proxies.attempts.jsonl of other settings, rows or weights; expected the digest "
-    )
-    assert message.endswith("; choose another --output, or delete that file and its proxies to start afresh")
-    assert proxies.quality.digest not in message
+    assert proxies.quality.digest not in str(error.value)
     assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
     assert count_writes[0] == []
 
 
 def test_other_weights_make_another_run(whole):
-    import copy
-
     model, tokenizer = writing_model()
     model = copy.deepcopy(model)
     model.lm_head.weight.data[0, 0] += 1e-3
@@ -205,19 +194,11 @@ def test_other_weights_make_another_run(whole):
 
 def test_files_of_others_are_refused(tmp_path):
     (tmp_path / "mine.jsonl").write_text('{"text": "SECRET"}\n')
-    with pytest.raises(StateError) as error:
+    with pytest.raises(StateError, match=r"mine.jsonl without attempts beside it"):
         write(tmp_path / "mine.jsonl")
-    assert str(error.value) == (
-        f"got the file {tmp_path}/mine.jsonl without attempts beside it; expected a new file, or one that `egup proxy` "
-        "wrote; choose another --output"
-    )
     (tmp_path / "other.attempts.jsonl").write_text('{"text": "SECRET"}\n')
-    with pytest.raises(StateError) as error:
+    with pytest.raises(StateError, match=r"other.attempts.jsonl, which holds no attempts"):
         write(tmp_path / "other.jsonl")
-    assert str(error.value) == (
-        f"got {tmp_path}/other.attempts.jsonl, which holds no attempts; expected a file that `egup proxy` wrote; "
-        "delete it"
-    )
 
 
 @pytest.mark.parametrize("old", ["", '{"digest": "0", "forget_nll": 1}\n{"attempt": 0, "rejected": "name"}\n', "x"])
@@ -228,21 +209,12 @@ def test_what_a_run_made_for_itself_it_may_replace(whole, tmp_path, old):
     assert (tmp_path / "proxies.jsonl").read_bytes() == (whole[0] / "proxies.jsonl").read_bytes()
 
 
-# Too weak
-
-
 def test_a_model_that_cannot_write_ends_in_one_line_without_a_rows_text(tokenizer, tmp_path, capsys, caplog):
-    model = make_tiny_model(tokenizer)
-    model.config.max_position_embeddings = 1024
+    model = tiny_model(tokenizer)
     settings = ProxySettings(num_rows=40, max_attempts=12, max_new_tokens=24)
-    with pytest.raises(ModelError) as error:
+    says = r"0 usable rows of 12 attempts by LlamaForCausalLM \(most of the others: not in the format\); .*at least 10"
+    with pytest.raises(ModelError, match=says):
         write_proxies(model, tokenizer, FORGET, RETAIN, output=tmp_path / "p.jsonl", settings=settings, batch_size=5)
-    assert str(error.value) == (
-        "got 0 usable rows of 12 attempts by LlamaForCausalLM (most of the others: not in the format); expected at "
-        "least 10: the model is too weak to write such rows; give rows that it never saw instead (`egup unlearn "
-        "--proxy` with a holdout file or tofu:NAME), or have a stronger local model write them (`egup proxy "
-        "--writer_model`)"
-    )
     assert (tmp_path / "p.jsonl").read_text() == ""
     numbers = json.loads((tmp_path / "p.quality.json").read_text())
     assert (numbers["kept"], numbers["attempts"], numbers["proxy_nll"]) == (0, 12, None)
@@ -264,8 +236,7 @@ def test_what_a_weak_model_did_write_stays(tmp_path):
 
 def test_another_model_may_write(tokenizer, tmp_path):
     """The writer writes with its own tokenizer; the model to unlearn scores with its own."""
-    model = make_tiny_model(tokenizer)
-    model.config.max_position_embeddings = 1024
+    model = tiny_model(tokenizer)
     writer = Writer(*writing_model(), "the-writer")
     found = write_proxies(
         model, tokenizer, FORGET, RETAIN, output=tmp_path / "p.jsonl", settings=SETTINGS, writer=writer, progress=False
@@ -282,9 +253,6 @@ def test_prompts_longer_than_the_model_are_refused(whole, tmp_path):
         write(tmp_path / "proxies.jsonl", replace(SETTINGS, max_new_tokens=500))
     write(tmp_path / "proxies.jsonl")  # other settings are no obstacle, since nothing was attempted
     assert lines_of(tmp_path / "proxies.jsonl") == lines_of(whole[0] / "proxies.jsonl")
-
-
-# Other kinds of rows
 
 
 class Reciter(torch.nn.Module):
@@ -318,8 +286,7 @@ NEW = [
 
 
 def test_plain_texts_are_written_as_passages(tokenizer, tmp_path):
-    model = make_tiny_model(tokenizer)
-    model.config.max_position_embeddings = 2048
+    model = tiny_model(tokenizer)
     reciter = Reciter(model, tokenizer, NEW)
     settings = ProxySettings(num_rows=2, num_examples=2, max_attempts=4)
     found = write_proxies(
@@ -344,8 +311,7 @@ def test_plain_texts_are_written_as_passages(tokenizer, tmp_path):
 
 
 def test_a_system_turn_stays_with_the_rows(tokenizer, tmp_path):
-    model = make_tiny_model(tokenizer)
-    model.config.max_position_embeddings = 2048
+    model = tiny_model(tokenizer)
     rows = [Row((Message("system", "Be brief."), *row.prompt), row.answer) for row in FORGET]
     text = " What prize did Ulrike Sommer receive?\nAnswer: Ulrike Sommer received the Golden Pear in 1811."
     found = write_proxies(
@@ -359,9 +325,6 @@ def test_a_system_turn_stays_with_the_rows(tokenizer, tmp_path):
     )
     assert [message.role for message in found.rows[0].prompt] == ["system", "user"]
     assert load_rows(tmp_path / "p.jsonl") == found.rows
-
-
-# Settings and numbers
 
 
 def test_settings_out_of_range_are_refused():
@@ -378,15 +341,9 @@ def test_a_quarter_and_eight_rows_are_the_least(num_rows, least, budget):
 
 
 @pytest.mark.parametrize(("nlls", "warns"), [((2.0, 3.0), True), ((2.0, 4.0), False), ((), False)])
-def test_proxies_that_are_no_further_than_forget_rows_are_spoken_of(nlls, warns):
+def test_proxies_as_likely_as_forget_rows_give_a_warning(nlls, warns):
     row = Row((), "Ada.")
     verdicts = [Verdict(n, None, row, nll) for n, nll in enumerate(nlls)] + [Verdict(9, Rejection.NAME)]
     quality = Quality.of(verdicts, writer="w", asked_for=2, forget_nll=2.5, digest="d")
-    assert quality.warning == (
-        "The proxies are no further from the model (l 2.50) than the forget rows (2.50): a boundary from them asks for "
-        "no forgetting. Either the model does not know the forget rows, or its own texts are too likely to it: take "
-        "rows of a holdout set instead."
-        if warns
-        else None
-    )
+    assert (quality.warning is not None) == warns
     assert (quality.kept, quality.attempts, quality.rejected[Rejection.NAME]) == (len(nlls), len(nlls) + 1, 1)
