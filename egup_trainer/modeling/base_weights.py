@@ -1,18 +1,18 @@
-"""Which weights an adapter was trained on: a digest that is quick to make and does not depend on how files are cut."""
+"""A digest of the weights that an adapter was trained on: quick, and independent of how files are sharded."""
 
 import hashlib
 from functools import cache
 from pathlib import Path
 
 _SAMPLES = 64
-"""Most slices along the first dimension that are read of a tensor."""
+"""Maximum number of slices along the first dimension that are read of a tensor."""
 
 
 def weights_digest(name_or_path: str | Path) -> str | None:
-    """Digest of the weights in a local folder; None for a hub id, whose revision an adapter names, and without files.
+    """Digest of the weights in a local folder; None without files, or for a hub id, which has a revision instead.
 
-    It covers name, type and shape of each tensor and evenly spaced slices of its values. Another model, another step of
-    its training and another precision have other digests; a change of single rows between the slices goes unseen.
+    It covers the name, type and shape of each tensor and evenly spaced slices of its values. Another model, training
+    step or precision gives another digest; a change of single rows between the slices is not noticed.
 
     Example:
         >>> weights_digest("no/such/folder") is None
@@ -25,7 +25,7 @@ def weights_digest(name_or_path: str | Path) -> str | None:
 
 @cache
 def _digest(files: tuple[tuple[Path, int, int], ...]) -> str:
-    """The digest of files as they were then: records of a run's checkpoints ask for the same one again."""
+    """Cached, since each checkpoint of a run asks for the digest of the same files."""
     import torch
     from safetensors import safe_open
 
@@ -36,8 +36,9 @@ def _digest(files: tuple[tuple[Path, int, int], ...]) -> str:
                 part = file.get_slice(name)
                 shape = part.get_shape()
                 facts = f"{name} {part.get_dtype()} {shape}".encode()
-                for place in range(0, shape[0] if shape else 1, max(1, (shape[0] if shape else 1) // _SAMPLES)):
-                    values = part[place : place + 1] if shape else file.get_tensor(name)
+                rows = shape[0] if shape else 1
+                for row in range(0, rows, max(1, rows // _SAMPLES)):
+                    values = part[row : row + 1] if shape else file.get_tensor(name)
                     facts += values.contiguous().flatten().view(torch.uint8).numpy().tobytes()
                 tensors[name] = hashlib.sha256(facts).digest()
     return hashlib.sha256(b"".join(tensors[name] for name in sorted(tensors))).hexdigest()

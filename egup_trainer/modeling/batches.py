@@ -1,4 +1,4 @@
-"""A pass over rows on any number of processes: who runs which batch, and how the results come together."""
+"""A pass over rows on any number of processes: which process runs which batch, and how results are merged."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from egup_trainer.data.collator import RowCollator
 from egup_trainer.data.tokenization import RowDataset
 
-_TOKENS_A_ROW = 256
+_TOKENS_PER_ROW = 256
 
 
 def iter_batches(
@@ -28,22 +28,22 @@ def iter_batches(
     Args:
         model: the model that the caller runs on each batch.
         dataset: the rows.
-        ids: which of them, shape (N,).
-        collator: pads them.
-        batch_size: rows in a batch.
+        ids: which rows, shape (N,).
+        collator: pads the rows.
+        batch_size: rows per batch.
         accelerator: the `Accelerator` of a run on several processes, or None for one process.
         description: title of the progress bar, or None for no bar.
 
     Yields:
-        Places in `ids` of the batch's rows, shape (B,), and the batch. Every process gets equally many batches: the
-        last one may be a repetition, whose places are empty.
+        Indices into `ids` of the batch's rows, shape (B,), and the batch. Every process gets equally many batches: the
+        last one may be a repetition, whose indices are empty.
     """
     lengths = [len(dataset.rows[index]) for index in ids.tolist()]
     device = device_of(model, accelerator)
     with evaluation_mode(model):
-        for places, counts in iter_indices(lengths, batch_size, accelerator, description):
-            batch = collator([dataset[index] for index in ids[places].tolist()])
-            kept = places if counts else places[:0]
+        for indices, counts in iter_indices(lengths, batch_size, accelerator, description):
+            batch = collator([dataset[index] for index in ids[indices].tolist()])
+            kept = indices if counts else indices[:0]
             yield kept.to(device), {name: value.to(device) for name, value in batch.items()}
 
 
@@ -55,14 +55,14 @@ def iter_indices(
     unit: str = "row",
     of_one_length: bool = False,
 ) -> Iterator[tuple[Tensor, bool]]:
-    """This process's batches as places in `lengths`, longest first, so that batches hold little padding.
+    """Batches of this process as indices into `lengths`, longest rows first, so that batches hold little padding.
 
-    A batch has `batch_size` rows of up to 256 tokens; longer rows come fewer at a time, so that memory stays in bounds.
-    With `of_one_length`, rows of a batch are equally long, so that nothing is padded.
+    A batch has `batch_size` rows of up to 256 tokens, and fewer longer rows, which bounds the memory. With
+    `of_one_length`, the rows of a batch are equally long, so that nothing is padded.
 
     Yields:
-        Places, shape (B,), and whether they count: processes without a batch of their own repeat the last one, so that
-        all call the model equally often.
+        Indices, shape (B,), and whether they count: processes without a batch of their own repeat the last one, so that
+        all processes call the model equally often.
     """
     from tqdm.auto import tqdm
 
@@ -80,7 +80,7 @@ def _batches(lengths: Sequence[int], batch_size: int, of_one_length: bool) -> li
     batches, start = [], 0
     while start < len(order):
         longest = lengths[int(order[start])]
-        fitting = batch_size * _TOKENS_A_ROW // max(longest, _TOKENS_A_ROW)
+        fitting = batch_size * _TOKENS_PER_ROW // max(longest, _TOKENS_PER_ROW)
         if of_one_length:
             fitting = min(fitting, lengths.count(longest))
         batches.append(order[start : start + max(fitting, 1)])
@@ -89,28 +89,28 @@ def _batches(lengths: Sequence[int], batch_size: int, of_one_length: bool) -> li
 
 
 def merge_processes(results: dict[str, Tensor], accelerator: Any) -> dict[str, Tensor]:
-    """Whole results on the CPU: a row was run by one process and is zero on the others, so the sum is the whole."""
+    """All results on the CPU: one process ran a row, and the others have zeros for it, so that the sum has them all."""
     return {name: (accelerator.reduce(whole, "sum") if accelerator else whole).cpu() for name, whole in results.items()}
 
 
 def is_first(accelerator: Any) -> bool:
-    """Whether this process is the one that speaks."""
+    """Whether this is the process that logs and writes."""
     return accelerator is None or accelerator.is_main_process
 
 
 def device_of(model: nn.Module, accelerator: Any) -> torch.device:
-    """Where batches go."""
+    """The device that batches go to."""
     return accelerator.device if accelerator else next(model.parameters()).device
 
 
 def autocast_of(accelerator: Any) -> Any:
-    """The run's autocast, or nothing."""
+    """The autocast of the run, or a context that does nothing."""
     return accelerator.autocast() if accelerator else nullcontext()
 
 
 @contextmanager
 def evaluation_mode(model: nn.Module) -> Iterator[None]:
-    """The model in evaluation mode, and as it was afterwards."""
+    """Puts the model in evaluation mode and restores its mode afterwards."""
     was_training = model.training
     model.eval()
     try:

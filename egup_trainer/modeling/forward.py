@@ -1,13 +1,13 @@
 """One forward pass over a joined batch: log-probabilities at answer positions and features of one layer.
 
-The vocabulary projection is the largest tensor of a step. It is computed at answer positions only, by a hook that
-picks those hidden states right before the output embedding. Log-probabilities are read there, too, and the model goes
-on with the logits of one position; what models do after it (soft-capping, scaling) is done to all, and compared at that
-one position. A model that does something else is read the plain way.
+The vocabulary projection is the largest tensor of a step. It is computed at answer positions only: a hook selects these
+hidden states right before the output embedding. The log-probabilities are computed there, too, and the model goes on
+with the logits of one position. What a model does to its logits afterwards (soft-capping, scaling) is applied to all
+positions and checked at that one. A model that does something else is read the plain way.
 """
 
-from collections.abc import Callable
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,7 +16,6 @@ from torch import Tensor, nn
 
 from egup_trainer.data.schema import IGNORE_INDEX
 from egup_trainer.errors import ConfigError, ModelError
-from egup_trainer.modeling.hooks import capture, forward_through, hooked, is_gathered_by_hooks
 from egup_trainer.modeling.limits import virtual_tokens
 from egup_trainer.modeling.memory.answer_logps import HeadReading, LogitTransform
 from egup_trainer.modeling.memory.packing import Packer, RowLayout
@@ -26,21 +25,21 @@ from egup_trainer.modeling.trials import can_run, check_causal, lists_in_use
 
 
 def answer_positions(labels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Where answers are predicted: the one place of the package that shifts labels and drops `IGNORE_INDEX`.
+    """Where answers are predicted. Nothing else in the package shifts labels or drops `IGNORE_INDEX`.
 
     Args:
         labels: shape (B, T), int64.
 
     Returns:
-        Flat positions into (B * T,) whose logits predict an answer token, the rows of these, and the answer tokens
-        themselves, each of shape (N,). The answer token of position p stands at p + 1.
+        Flat positions into (B * T,) whose logits predict an answer token, the row of each, and the answer tokens
+        themselves, each of shape (N,). The answer token of position p is at p + 1.
     """
-    rows, places = (labels[:, 1:] != IGNORE_INDEX).nonzero(as_tuple=True)
-    return rows * labels.shape[1] + places, rows, labels[rows, places + 1]
+    rows, columns = (labels[:, 1:] != IGNORE_INDEX).nonzero(as_tuple=True)
+    return rows * labels.shape[1] + columns, rows, labels[rows, columns + 1]
 
 
 def count_answer_tokens(labels: Tensor) -> Tensor:
-    """Answer tokens of each row: (B, T) -> (B,)."""
+    """Number of answer tokens of each row: (B, T) -> (B,)."""
     return torch.bincount(answer_positions(labels)[1], minlength=len(labels))
 
 
@@ -49,10 +48,10 @@ class AnswerPositions:
     """Where the N answer tokens of B rows are predicted in the lines that the model reads.
 
     Args:
-        positions: flat places into the lines, shape (N,).
+        positions: flat indices into the lines, shape (N,).
         rows: the row of each token, shape (N,).
         targets: the tokens, shape (N,).
-        counts: answer tokens of each row, shape (B,), float32.
+        counts: number of answer tokens of each row, shape (B,), float32.
     """
 
     positions: Tensor
@@ -62,25 +61,25 @@ class AnswerPositions:
 
     @classmethod
     def of(cls, labels: Tensor, layout: RowLayout) -> "AnswerPositions":
-        """Those of labels, shape (B, T)."""
+        """The positions for labels of shape (B, T)."""
         answers, rows, targets = answer_positions(labels)
         counts = torch.bincount(rows, minlength=len(labels)).float()
-        return cls(layout.places.flatten()[answers], rows, targets, counts)
+        return cls(layout.indices.flatten()[answers], rows, targets, counts)
 
 
 class AnswerReader:
     """Runs a model and reads what losses need, in one pass.
 
     Args:
-        model: the bare model (not wrapped by DDP or the like), with or without adapters. Its modules are hooked
-            for the length of a call only.
+        model: the bare model (not wrapped by DDP or the like), with or without adapters. Its modules have hooks only
+            during a call.
         feature_layer: the decoder layer that features are read from: a whole number is an index (0 first, -1 last), a
             fraction between 0 and 1 is a share of the depth.
-        hidden_layer: the decoder layer that hidden states of single tokens are read from, alike.
-        padding_free: whether rows share lines, so that little is padded; None for where the model can read them so.
+        hidden_layer: the decoder layer that hidden states of single tokens are read from, in the same notation.
+        padding_free: whether rows share lines to save padding; None does so if the model can read such lines.
 
     Raises:
-        ModelError: no output embedding or no decoder layers can be found, or the model is an encoder and a decoder.
+        ModelError: the model has no output embedding or decoder layers, or is an encoder with a decoder.
         ConfigError: a layer is out of range.
 
     Example:
@@ -118,23 +117,23 @@ class AnswerReader:
         self._transform_is_known = False
         self._packer = Packer(model, padding_free)
         self._bare, self._is_tried = model, False
-        self._ahead = {0, virtual_tokens(model)}
+        self._num_virtual = {0, virtual_tokens(model)}
 
     def try_out(self, model: Callable[..., Any]) -> None:
-        """Tries once whether the model is one that can be scored token by token; its first call does so, too.
+        """Checks once whether the model can be scored token by token; the first call of the reader does so, too.
 
         Args:
-            model: the model, which may be a wrapped one.
+            model: the model, which may be wrapped.
 
         Raises:
-            ModelError: later tokens change what it says of earlier ones, or it cannot read tokens alone.
+            ModelError: later tokens change the logits of earlier ones, or the model needs more than tokens.
         """
         if not self._is_tried:
             check_causal(model, self._bare)
             self._is_tried = True
 
     def of(self, model: nn.Module) -> "AnswerReader":
-        """A reader of another model of the same shape, with the same settings."""
+        """A reader with the same settings, for another model of the same shape."""
         return AnswerReader(model, self.layer_index, self.hidden_index, self._packer.padding_free)
 
     def __call__(
@@ -149,7 +148,7 @@ class AnswerReader:
         with_hidden: bool = False,
         embedding_noise: Tensor | None = None,
     ) -> AnswerOutputs:
-        """Runs `model`, which may be a wrapped one (DDP, FSDP, DeepSpeed), once.
+        """Runs `model`, which may be wrapped (DDP, FSDP, DeepSpeed), once.
 
         Args:
             model: called with the rows as `Packer` lays them out.
@@ -169,51 +168,63 @@ class AnswerReader:
         self,
         model: Callable[..., Any],
         layout: RowLayout,
-        answers: "AnswerPositions",
+        answers: AnswerPositions,
         with_features: bool = True,
         keep_logits: bool = False,
         with_hidden: bool = False,
         embedding_hook: Callable | None = None,
     ) -> AnswerOutputs:
-        """Reads rows that are laid out already; no shape here depends on a value.
+        """Reads rows that are laid out already; no shape in here depends on a value.
 
         Args:
             model, with_features, keep_logits, with_hidden: as for a call.
             layout: how the model reads the rows.
-            answers: where their answers stand.
-            embedding_hook: what is done to the embeddings, as a forward hook.
+            answers: where their answers are predicted.
+            embedding_hook: a forward hook on the input embedding.
         """
-        positions, rows, targets, counts = answers.positions, answers.rows, answers.targets, answers.counts
+        positions, rows, counts = answers.positions, answers.rows, answers.counts
         width = layout.inputs["input_ids"].shape[1]  # type: ignore[union-attr]
-        select = self._select(positions, width)
-        captured: list[Tensor] = []
-        states: list[Tensor] = []
+        features: list[Tensor] = []
+        hidden: list[Tensor] = []
+
+        def select(module: nn.Module, args: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+            """Gives the output embedding the hidden states of `positions` alone: (B, T, d) -> (1, N, d)."""
+            return (self._at([args[0]], positions, width).unsqueeze(0), *args[1:])
+
         with ExitStack() as hooks:
-            hooks.enter_context(hooked(self.head.register_forward_pre_hook, select, with_kwargs=False))
+            hooks.enter_context(self.head.register_forward_pre_hook(select))
             if with_features:
-                hooks.enter_context(hooked(self.layer.register_forward_hook, capture(captured)))
+                hooks.enter_context(self.layer.register_forward_hook(_capture(features)))
             if with_hidden:
-                hooks.enter_context(hooked(self.hidden_layer.register_forward_hook, capture(states)))
+                hooks.enter_context(self.hidden_layer.register_forward_hook(_capture(hidden)))
             if embedding_hook is not None:
-                hooks.enter_context(hooked(self.embedding.register_forward_hook, embedding_hook))
-            logps, logits = self._logps(model, layout, targets, keep_logits)
-        features = _pool(self._at(captured, positions + 1, width).float(), rows, counts) if with_features else None
-        hidden = self._at(states, positions + 1, width).float() if with_hidden else None
-        return AnswerOutputs(logps, rows, counts, features, logits, targets, hidden, positions=layout.size)
+                hooks.enter_context(self.embedding.register_forward_hook(embedding_hook))
+            logps, logits = self._logps(model, layout, answers.targets, keep_logits)
+        return AnswerOutputs(
+            logps,
+            rows,
+            counts,
+            _pool(self._at(features, positions + 1, width).float(), rows, counts) if with_features else None,
+            logits,
+            answers.targets,
+            self._at(hidden, positions + 1, width).float() if with_hidden else None,
+            positions=layout.size,
+        )
 
     def _logps(
         self, model: Callable[..., Any], layout: RowLayout, targets: Tensor, keep_logits: bool
     ) -> tuple[Tensor, Tensor | None]:
         """Log-probabilities (N,), and the logits (N, V) if they are to be kept."""
-        plain = is_gathered_by_hooks(self.head)
+        # DeepSpeed ZeRO-3 gathers weights for the backward pass only where a module's output has a gradient.
+        plain = any(hasattr(weight, "ds_id") for weight in self.head.parameters())
         reading = None if plain or keep_logits or self._transform is None else HeadReading(targets, self._transform)
         tied = TiedGradient()
-        with ExitStack() as ways:
+        with ExitStack() as wrappers:
             for module in () if plain else (self.embedding, self.head):
-                ways.enter_context(forward_through(module, tied.around))
+                wrappers.enter_context(_wrapped_forward(module, tied.around))
             if reading:
-                # Inside of the output embedding's forward, where wrappers hold its weights.
-                ways.enter_context(forward_through(self.head, reading.after))
+                # Within the forward of the output embedding, where wrappers such as FSDP hold its weights.
+                wrappers.enter_context(_wrapped_forward(self.head, reading.after))
             logits = model(**layout.inputs, use_cache=False).logits
         logits = logits.reshape(-1, logits.shape[-1])  # (1, N, V) -> (N, V)
         if reading is None or not reading.is_done:
@@ -226,39 +237,31 @@ class AnswerReader:
                 return self._logps(model, layout, targets, keep_logits)
         return reading.logps(logits), None
 
-    def _select(self, positions: Tensor, width: int) -> Callable:
-        """What leaves the output embedding only the hidden states of `positions`."""
-
-        def hook(module: nn.Module, args: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-            return (self._at([args[0]], positions, width).unsqueeze(0), *args[1:])  # (B, T, d) -> (1, N, d)
-
-        return hook
-
     def _at(self, captured: list[Tensor], positions: Tensor, width: int) -> Tensor:
         """Hidden states (B, T, d) at flat positions (N,) of lines that are `width` tokens long: (N, d).
 
-        The model may hold virtual tokens of an adapter before each line.
+        An adapter may put virtual tokens before each line.
 
         Raises:
-            ModelError: it holds anything else than one state for each token.
+            ModelError: the model holds anything else than one state per token.
         """
-        shape = captured[0].shape if captured else torch.Size()
-        ahead = shape[1] - width if len(shape) == 3 else -1
-        if ahead not in self._ahead:
+        states = captured[0] if captured else torch.empty(0)
+        num_virtual = states.shape[1] - width if states.dim() == 3 else -1
+        if num_virtual not in self._num_virtual:
             raise ModelError(
-                got=f"hidden states of shape {tuple(shape)} for lines of {width} tokens",
+                got=f"hidden states of shape {tuple(states.shape)} for lines of {width} tokens",
                 expected="one hidden state for each token of the text",
                 fix="use another model, or another kind of adapter, such as LoRA",
             )
-        moved = positions + (positions // width + 1) * ahead if ahead else positions
-        return captured[0].flatten(0, 1).index_select(0, moved)
+        moved = positions + (positions // width + 1) * num_virtual if num_virtual else positions
+        return states.flatten(0, 1).index_select(0, moved)
 
 
 def decoder_layers(model: Any) -> nn.ModuleList:
     """The model's list of decoder layers.
 
-    It is the one list that is as long as the configuration says. Where there are several (a vision tower), or none (the
-    configuration counts an encoder's), it is the one with most weights of those that a text goes through.
+    This is the list that is as long as the configuration says. If there are several (a vision tower) or none (the
+    configuration counts an encoder's layers), it is the list with the most weights among those that read a text.
 
     Raises:
         ModelError: there is no such list.
@@ -285,7 +288,7 @@ def layer_index(layer: float, depth: int, option: str = "feature_layer") -> int:
 
     Args:
         layer: an index, or a share of the depth.
-        option: where the number comes from, for the message.
+        option: the option that the number comes from, for the message.
 
     Raises:
         ConfigError: there is no such layer.
@@ -305,12 +308,36 @@ def layer_index(layer: float, depth: int, option: str = "feature_layer") -> int:
     return int(layer) % depth
 
 
+def _capture(into: list[Tensor]) -> Callable:
+    """A forward hook that keeps the output of a module."""
+
+    def hook(module: nn.Module, args: Any, output: Any) -> None:
+        into.append(output[0] if isinstance(output, tuple) else output)
+
+    return hook
+
+
+@contextmanager
+def _wrapped_forward(module: nn.Module, wrap: Callable[[Callable], Callable]) -> Iterator[None]:
+    """The module with its forward wrapped; an instance's own forward, as wrappers set it, comes back afterwards."""
+    own = module.__dict__.get("forward")
+    module.forward = wrap(module.forward)
+    try:
+        yield
+    finally:
+        if own is None:
+            del module.__dict__["forward"]
+        else:
+            module.forward = own
+
+
 def _add_noise(noise: Tensor, layout: RowLayout, attention_mask: Tensor) -> Callable:
+    """A forward hook that adds noise (P, T, d) to the embeddings of the last P rows."""
     real = attention_mask[-len(noise) :].bool()
-    places, values = layout.places[-len(noise) :][real], noise[real]
+    indices, values = layout.indices[-len(noise) :][real], noise[real]
 
     def hook(module: nn.Module, args: Any, embedded: Tensor) -> Tensor:
-        return embedded.flatten(0, 1).index_add(0, places, values.to(embedded)).view_as(embedded)
+        return embedded.flatten(0, 1).index_add(0, indices, values.to(embedded)).view_as(embedded)
 
     return hook
 

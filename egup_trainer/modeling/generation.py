@@ -1,4 +1,4 @@
-"""What a model writes after prompts: greedily or drawn, in batches padded on the left, on any number of processes."""
+"""Text generation: greedy or sampled, in batches padded on the left, on any number of processes."""
 
 import logging
 from collections.abc import Iterator, Sequence
@@ -18,20 +18,20 @@ from egup_trainer.modeling.trials import differs
 
 logger = logging.getLogger(__name__)
 _SHORT, _LONG = 3, 8
-"""Tokens of the two prompts that a model is tried with."""
+"""Number of tokens of the two prompts that a model is tried with."""
 
 
 @dataclass(frozen=True)
 class Sampling:
-    """How tokens are drawn, each prompt's by its own seed.
+    """How tokens are sampled, with one seed per prompt.
 
-    The n-th token of a prompt is the one at which the summed probabilities pass the n-th number that its seed gives.
-    So what is drawn for a prompt does not depend on the prompts beside it, as far as the model's numbers do not.
+    The n-th token of a prompt is the one at which the cumulative probability exceeds the n-th random number of its
+    seed. What is sampled for a prompt therefore does not depend on the other prompts of its batch.
 
     Args:
-        seeds: of each prompt, whole numbers of at least 0.
+        seeds: the seed of each prompt, whole numbers of at least 0.
         temperature: divides the logits; above 0.
-        top_p: tokens are drawn from the fewest whose probabilities sum to this; above 0, at most 1.
+        top_p: tokens are sampled from the fewest whose probabilities sum to this; above 0, at most 1.
     """
 
     seeds: Sequence[Sequence[int]]
@@ -53,22 +53,22 @@ def generate(
     description: str | None = None,
     fix: str = "lower --max_new_tokens or shorten the prompts",
 ) -> list[str]:
-    """The texts that the model writes after each prompt: cut at end-of-sequence, then at stop words, then stripped.
+    """The text that the model generates after each prompt: cut at end of sequence, then at stop words, then stripped.
 
-    A text ends at the tokenizer's end of sequence and at the token with which its chat template closes an answer. What
-    the model's own `generation_config` says beyond that is not applied: the same weights write the same texts.
+    A text ends at the tokenizer's end of sequence and at the token with which its chat template closes an answer. The
+    rest of the model's own `generation_config` is not applied, so that the same weights generate the same texts.
 
     Args:
         model: the bare model.
         tokenizer: decodes the new tokens.
         prompts: token ids of each prompt, at least one.
-        max_new_tokens: most tokens in a text.
+        max_new_tokens: maximum number of tokens per text.
         stop_words: a text ends before the first of these.
-        sampling: how tokens are sampled, or None for the most likely ones.
-        batch_size: prompts in a batch.
+        sampling: how tokens are sampled, or None for greedy search.
+        batch_size: prompts per batch.
         accelerator: the `Accelerator` of a run on several processes, or None for one process.
         description: title of the progress bar, or None for no bar.
-        fix: what to do about too few positions, for the message.
+        fix: what to do if the model has too few positions, for the message.
 
     Raises:
         ModelError: the model has fewer positions than a prompt and its new tokens need.
@@ -78,50 +78,52 @@ def generate(
     needed = max(map(len, prompts)) + max_new_tokens
     check_positions(model, needed, "prompt and new tokens", fix)
     device, ends = device_of(model, accelerator), end_tokens(tokenizer)
-    padding = _padding(tokenizer, ends)
-    _tell_other_ends(model, ends)
+    padding = next((token for token in (*ends, tokenizer.pad_token_id) if token is not None), 0)
+    _warn_of_other_ends(model, ends)
     config = _greedy(max_new_tokens, ends, padding)
     written = torch.zeros(len(prompts), max_new_tokens, dtype=torch.long, device=device)
     lengths = [len(prompt) for prompt in prompts]
     with evaluation_mode(model):
         batch_size, of_one_length = _batching(model, device, padding, accelerator, min(batch_size, len(prompts)))
     with evaluation_mode(model), _only_these_settings(model, config):
-        dealt = iter_indices(lengths, batch_size, accelerator, description, of_one_length=of_one_length)
-        for places, counts in dealt:
-            ids, mask = _pad_left([prompts[place] for place in places.tolist()], padding)
-            processors = [] if sampling is None else [_Sampler(sampling, places.tolist(), ids.shape[1], max_new_tokens)]
-            out = _write(model, config, ids.to(device), mask.to(device), processors, accelerator)
+        batches = iter_indices(lengths, batch_size, accelerator, description, of_one_length=of_one_length)
+        for indices, counts in batches:
+            ids, mask = _pad_left([prompts[index] for index in indices.tolist()], padding)
+            processors = []
+            if sampling is not None:
+                processors = [_Sampler(sampling, indices.tolist(), ids.shape[1], max_new_tokens)]
+            out = _generate(model, config, ids.to(device), mask.to(device), processors, accelerator)
             if counts:
                 new = out[:, ids.shape[1] :]
-                # Shifted by one, so that 0 is "nothing written": a sum over processes then puts the whole together.
-                written[places.to(device), : new.shape[1]] = new + 1
+                # Shifted by one, so that 0 is "nothing written" and the sum over processes is the whole result.
+                written[indices.to(device), : new.shape[1]] = new + 1
     rows = merge_processes({"written": written}, accelerator)["written"] - 1
     return [_to_text(row, tokenizer, ends, stop_words) for row in rows]
 
 
 class _Sampler:
-    """Leaves each row of a batch the one token that is drawn for it, so that a greedy search takes it.
+    """A logits processor that leaves one sampled token per row, which a greedy search then takes.
 
     Args:
-        places: of the batch's prompts among those that `sampling` has seeds of.
-        width: tokens in the padded prompts.
-        length: most new tokens.
+        indices: of the batch's prompts among those that `sampling` has seeds for.
+        width: number of tokens of the padded prompts.
+        length: maximum number of new tokens.
     """
 
-    def __init__(self, sampling: Sampling, places: list[int], width: int, length: int):
+    def __init__(self, sampling: Sampling, indices: list[int], width: int, length: int):
         self.sampling, self.width = sampling, width
-        rows = [np.random.default_rng(sampling.seeds[place]).random(length) for place in places]
+        rows = [np.random.default_rng(sampling.seeds[index]).random(length) for index in indices]
         self.numbers = np.stack(rows)  # (B, n)
 
     def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
         step = input_ids.shape[1] - self.width
         numbers = torch.from_numpy(self.numbers[:, step : step + 1]).to(scores.device, torch.float32)  # (B, 1)
-        likely = (scores.float() / self.sampling.temperature).softmax(dim=-1)  # (B, V)
-        likely, tokens = likely.sort(dim=-1, descending=True)
-        may_come = likely.cumsum(dim=-1) - likely < self.sampling.top_p
-        sums = (likely * may_come).cumsum(dim=-1)
+        probabilities = (scores.float() / self.sampling.temperature).softmax(dim=-1)  # (B, V)
+        probabilities, tokens = probabilities.sort(dim=-1, descending=True)
+        in_nucleus = probabilities.cumsum(dim=-1) - probabilities < self.sampling.top_p
+        sums = (probabilities * in_nucleus).cumsum(dim=-1)
         passed = (sums <= numbers * sums[:, -1:]).sum(dim=-1, keepdim=True)  # (B, 1)
-        last = may_come.sum(dim=-1, keepdim=True) - 1  # a number that float32 rounds to 1 passes all sums
+        last = in_nucleus.sum(dim=-1, keepdim=True) - 1  # a number that float32 rounds to 1 passes all sums
         chosen = tokens.gather(1, passed.minimum(last))
         return torch.full_like(scores, -torch.inf).scatter(1, chosen, 0.0)
 
@@ -136,9 +138,9 @@ def _greedy(max_new_tokens: int, ends: list[int], padding: int) -> Any:
 
 @contextmanager
 def _only_these_settings(model: nn.Module, config: Any) -> Iterator[None]:
-    """Puts the settings in the place of those saved with the model, such as sampling or suppressed tokens.
+    """Replaces the settings that were saved with the model, such as sampling or suppressed tokens.
 
-    Given to `generate` as an argument, settings that they leave open would be filled in from the model's.
+    If they were given to `generate` as an argument, it would fill in unset values from the model's settings.
     """
     owners = [module for module in model.modules() if "generation_config" in vars(module)]
     saved = [module.generation_config for module in owners]
@@ -151,15 +153,15 @@ def _only_these_settings(model: nn.Module, config: Any) -> Iterator[None]:
             module.generation_config = settings
 
 
-def _tell_other_ends(model: Any, ends: list[int]) -> None:
-    """Says once which end tokens of the model's generation_config are not applied."""
+def _warn_of_other_ends(model: Any, ends: list[int]) -> None:
+    """Warns once of end tokens in the model's generation_config that are not applied."""
     configured = getattr(getattr(model, "generation_config", None), "eos_token_id", None)
     others = sorted(set(configured if isinstance(configured, list | tuple) else [configured]) - {None, *ends})
     if others:
         ours, theirs = (", ".join(map(str, each)) or "none" for each in (ends, others))
         _warn_once(
-            f"Texts end at the end tokens of tokenizer and chat template ({ours}), not at others that the model's "
-            f"generation_config names ({theirs})."
+            f"Texts end at the end tokens of the tokenizer and its chat template ({ours}), not at the others in the "
+            f"model's generation_config ({theirs})."
         )
 
 
@@ -169,10 +171,10 @@ def _warn_once(message: str) -> None:
 
 
 def _batching(model: Any, device: torch.device, padding: int, accelerator: Any, batch_size: int) -> tuple[int, bool]:
-    """How many prompts a batch may hold so that each is continued as it is alone, and whether only equally long ones.
+    """How many prompts a batch may hold so that each is continued as it would be alone, and whether of one length only.
 
-    Tried on two short prompts and two new tokens. Recurrent models read padding as text, an adapter's virtual tokens
-    stand before it, and some models (RWKV) mix up the rows of any batch.
+    This is tried with two short prompts and two new tokens. Recurrent models read padding as text, the virtual tokens
+    of an adapter come before the padding, and some models (RWKV) mix the rows of any batch.
     """
 
     def is_as_alone(other: np.ndarray) -> bool:
@@ -189,7 +191,7 @@ def _batching(model: Any, device: torch.device, padding: int, accelerator: Any, 
     return (batch_size if is_as_alone(long[:_SHORT]) else 1), True
 
 
-def _write(model: Any, config: Any, ids: Tensor, mask: Tensor, processors: list[Any], accelerator: Any) -> Any:
+def _generate(model: Any, config: Any, ids: Tensor, mask: Tensor, processors: list[Any], accelerator: Any) -> Any:
     from transformers import LogitsProcessorList
 
     with autocast_of(accelerator):
@@ -205,31 +207,27 @@ def _write(model: Any, config: Any, ids: Tensor, mask: Tensor, processors: list[
 def _first_logits(
     model: Any, device: torch.device, padding: int, accelerator: Any, prompts: list[np.ndarray]
 ) -> Tensor:
-    """The logits of two new tokens after each prompt, (2, B, V), float32; what is written is always the same token."""
+    """The logits of two new tokens after each prompt, (2, B, V), float32; both tokens are always the same one."""
     config = _greedy(2, [], padding)
     config.output_logits = config.return_dict_in_generate = True
     ids, mask = _pad_left(prompts, padding)
     with _only_these_settings(model, config):
-        out = _write(model, config, ids.to(device), mask.to(device), [_always_the_same], accelerator)
+        out = _generate(model, config, ids.to(device), mask.to(device), [_always_token_one], accelerator)
     return torch.stack(out.logits).float()
 
 
-def _always_the_same(input_ids: Tensor, scores: Tensor) -> Tensor:
+def _always_token_one(input_ids: Tensor, scores: Tensor) -> Tensor:
     return torch.full_like(scores, -torch.inf).index_fill(1, torch.tensor([1], device=scores.device), 0.0)
-
-
-def _padding(tokenizer: Any, ends: list[int]) -> int:
-    return next((token for token in (*ends, tokenizer.pad_token_id) if token is not None), 0)
 
 
 def _pad_left(prompts: list[np.ndarray], padding: int) -> tuple[Tensor, Tensor]:
     width = max(map(len, prompts))
     ids = torch.full((len(prompts), width), padding, dtype=torch.long)
     mask = torch.zeros_like(ids)
-    for place, prompt in enumerate(prompts):
-        ids[place] = int(prompt[0])  # no token of another row or of none: where its embedding is NaN, 0 * NaN is too
-        ids[place, width - len(prompt) :] = torch.from_numpy(prompt.astype(np.int64))
-        mask[place, width - len(prompt) :] = 1
+    for row, prompt in enumerate(prompts):
+        ids[row] = int(prompt[0])  # a token of the row itself: another one's embedding might be NaN, and 0 * NaN is NaN
+        ids[row, width - len(prompt) :] = torch.from_numpy(prompt.astype(np.int64))
+        mask[row, width - len(prompt) :] = 1
     return ids, mask
 
 

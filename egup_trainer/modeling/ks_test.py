@@ -1,10 +1,10 @@
-"""Whether two sets of numbers can be told apart: the two-sided two-sample Kolmogorov-Smirnov test."""
+"""Whether two samples can be distinguished: the two-sided two-sample Kolmogorov-Smirnov test."""
 
 import math
 from collections.abc import Sequence
 
 LEVEL = 0.05
-"""p-value above which the test does not tell two sets apart."""
+"""p-value above which the test does not distinguish two samples."""
 
 
 def ks_p_value(first: Sequence[float], second: Sequence[float]) -> float:
@@ -20,10 +20,10 @@ def ks_p_value(first: Sequence[float], second: Sequence[float]) -> float:
 
 
 def least_p_value(num_first: int, num_second: int) -> float:
-    """The p-value where the sets have nothing in common: with so many numbers no other is lower.
+    """The lowest p-value that samples of these sizes can have, which is that of samples without overlap.
 
-    Formula: 2 / C(n + m, n), since 2 of the C(n + m, n) orders, equally likely, keep the sets apart. Where it is above
-    `LEVEL`, the test says that the sets cannot be told apart, whatever the numbers are.
+    Formula: 2 / C(n + m, n), since 2 of the C(n + m, n) equally likely orders separate the samples. If it is above
+    `LEVEL`, the test cannot distinguish any two samples of these sizes.
 
     Example:
         >>> least_p_value(3, 3), round(least_p_value(4, 4), 4)

@@ -1,4 +1,4 @@
-"""What a model cannot read, and weights that it cannot be saved with."""
+"""Checks of what a model can read, and of the weights that it is saved with."""
 
 from collections.abc import Iterable
 from typing import Any
@@ -10,17 +10,19 @@ from egup_trainer.errors import ModelError, NumberError
 
 
 def virtual_tokens(model: Any) -> int:
-    """Tokens that an adapter puts before each text (prompt tuning and its kin); 0 for other adapters, or none."""
+    """Number of tokens that an adapter puts before each text (prompt tuning and similar); 0 for all other models."""
     configs = getattr(model, "peft_config", {}).values()
     return max((config.num_virtual_tokens for config in configs if config.is_prompt_learning), default=0)
 
 
 def check_positions(model: Any, needed: int, what: str, fix: str) -> None:
-    """Raises `ModelError` if the model has fewer positions than tokens are needed.
+    """Raises `ModelError` if the model has fewer positions than needed.
 
     Args:
+        model: the model.
         needed: number of tokens.
-        what: they are for, and `fix`: what to do, for the message.
+        what: what the tokens are, for the message.
+        fix: what to do, for the message.
     """
     positions = getattr(model.config.get_text_config(), "max_position_embeddings", None)
     if positions is None or positions < 1:  # XLNet says -1: no limit
@@ -35,13 +37,14 @@ def check_positions(model: Any, needed: int, what: str, fix: str) -> None:
 
 
 def check_token_ids(model: Any, rows: Iterable[TokenizedRow], what: str) -> None:
-    """Raises `ModelError` if rows hold a token that the model does not know: its tokenizer is another model's.
+    """Raises `ModelError` if rows hold a token that the model does not know: the tokenizer is not the model's own.
 
-    The tokens in use count, not the size of the tokenizer: some have tokens that no text makes, and no model knows.
+    Only tokens in use count: some tokenizers have tokens that no text contains and no model knows.
 
     Args:
+        model: the model.
         rows: tokenized rows.
-        what: they are, for the message.
+        what: what the rows are, for the message.
     """
     known = getattr(model.get_input_embeddings(), "num_embeddings", None)
     largest = max((int(row.input_ids.max()) for row in rows), default=0)
@@ -58,7 +61,7 @@ def refuse_infinite_weights(model: nn.Module, state_dict: dict[str, Any] | None 
 
     Args:
         model: the model.
-        state_dict: its weights where an engine has gathered them; by default those that the model holds.
+        state_dict: its weights if an engine has gathered them; by default those that the model holds.
     """
     named = dict(model.named_parameters()) if state_dict is None else state_dict
     wrong = [
@@ -68,7 +71,7 @@ def refuse_infinite_weights(model: nn.Module, state_dict: dict[str, Any] | None 
     ]
     if wrong:
         raise NumberError(
-            got=f"{len(wrong)} weight tensors that are not finite, such as {wrong[0]}: nothing is saved of this model",
+            got=f"{len(wrong)} weight tensors that are not finite, such as {wrong[0]}: the model is not saved",
             expected="finite numbers",
             fix="lower --learning_rate, train without fp16, or start from another model if it had them before",
         )

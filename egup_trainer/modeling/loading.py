@@ -1,4 +1,4 @@
-"""Model and tokenizer from a path or hub id, with LoRA and 4-bit, from TRL's `ModelConfig`."""
+"""Models, adapters and tokenizers from a path or hub id, with LoRA and 4-bit weights."""
 
 import json
 import re
@@ -15,8 +15,8 @@ from egup_trainer.errors import ModelError, first_line
 from egup_trainer.files import refuse_unfinished
 from egup_trainer.modeling.base_weights import weights_digest
 
-# What libraries raise for files that are missing, broken or of another model (RuntimeError: sizes that do not fit).
-_OF_FILES = (
+# What libraries raise for files that are missing, broken or of another model (RuntimeError: sizes that do not match).
+_FILE_ERRORS = (
     OSError,
     ValueError,
     KeyError,
@@ -26,20 +26,18 @@ _OF_FILES = (
     RuntimeError,
     UnpicklingError,
 )
-
-
 _MODEL = "causal language model"
 _TOKENIZER = "tokenizer_config.json"
 _RECORD = "unlearning.json"
-"""The record of a run beside its model, as `egup_trainer.records.schema` names it."""
+"""The record of a run beside its model; `egup_trainer.records.schema` has the same name."""
 _PLAIN_NAME = re.compile(r"[\w.]+")
 
 
 def load_tokenizer(name_or_path: str, *, trust_remote_code: bool = False, revision: str = "main") -> Any:
-    """The model's tokenizer. That of one of several adapters lies in the folder above it.
+    """The tokenizer of a model. If an adapter folder has none, the tokenizer in the folder above it is loaded.
 
     Raises:
-        ModelError: there is none, or it cannot be read.
+        ModelError: there is no tokenizer, or it cannot be read.
     """
     from transformers import AutoTokenizer
 
@@ -52,17 +50,17 @@ def load_tokenizer(name_or_path: str, *, trust_remote_code: bool = False, revisi
 
 
 def load_model(name_or_path: str, **model_init_kwargs: Any) -> Any:
-    """A causal language model, in float32 unless `dtype` says otherwise, from safetensors files alone.
+    """A causal language model from safetensors files, in float32 unless `dtype` says otherwise.
 
     Args:
         name_or_path: folder or hub id of a model, or folder of one or more adapters (the base model is loaded, too).
         model_init_kwargs: for `AutoModelForCausalLM.from_pretrained`.
 
     Raises:
-        ModelError: there is none, it is not a causal language model, weights are missing, or its 4-bit weights would be
-            read wrongly.
+        ModelError: there is no model, it is not a causal language model, weights are missing, or its 4-bit weights
+            would be misread.
     """
-    # Without a word on remote code, transformers asks the user at the terminal.
+    # If trust_remote_code is not set, transformers asks the user at the terminal.
     kwargs = {"dtype": "float32", "trust_remote_code": False, "use_safetensors": True, **model_init_kwargs}
     load = _load_with_base if is_adapter(name_or_path) else _load_whole
     model = load(name_or_path, **kwargs)
@@ -71,7 +69,7 @@ def load_model(name_or_path: str, **model_init_kwargs: Any) -> Any:
 
 
 def _load_whole(name_or_path: str, **kwargs: Any) -> Any:
-    """A model all of whose weights were there: transformers fills what is missing with random numbers."""
+    """A model without missing weights, which transformers would fill with random numbers."""
     from transformers import AutoModelForCausalLM
 
     model, found = _load(AutoModelForCausalLM.from_pretrained, _MODEL, name_or_path, output_loading_info=True, **kwargs)
@@ -80,7 +78,7 @@ def _load_whole(name_or_path: str, **kwargs: Any) -> Any:
 
 
 def _load_with_base(path: str, **kwargs: Any) -> Any:
-    """The adapters saved in a folder, in their base model; those that were active are active again."""
+    """The adapters saved in a folder, on their base model, with the same adapters active as when they were saved."""
     first, *others = adapter_folders(path)
     model = _load_first_adapter(str(first), "default" if first == Path(path) else first.name, **kwargs)
     for folder in others:
@@ -92,8 +90,8 @@ def _load_with_base(path: str, **kwargs: Any) -> Any:
 
 
 def _adapter_facts(path: Path) -> dict[str, Any]:
-    """What the record of a run says of the adapters saved beside it; empty without a record."""
-    for folder in (path, path.parent):  # one of several adapters lies below the record
+    """What the record of a run says about the adapters saved beside it; empty without a record."""
+    for folder in (path, path.parent):  # the folder of one of several adapters is below the record
         try:
             return dict(json.loads((folder / _RECORD).read_text(encoding="utf-8"))["adapter"])
         except (OSError, ValueError, KeyError, TypeError):
@@ -102,34 +100,34 @@ def _adapter_facts(path: Path) -> dict[str, Any]:
 
 
 def _refuse_other_base(path: str, base: str) -> None:
-    """Raises `ModelError` if other weights lie where an adapter finds its base model, such as by a relative path."""
+    """Raises `ModelError` if the base model of an adapter has other weights than when the adapter was trained."""
     expected, found = _adapter_facts(Path(path)).get("base"), weights_digest(base)
     if None not in (expected, found) and found != expected:
         raise ModelError(
             got=f"other weights in {Path(base).resolve()} than those that the adapter {path} was trained on",
-            expected="its base model",
+            expected="the adapter's base model",
             fix="put that model there, or name its folder as base_model_name_or_path in adapter_config.json",
         )
 
 
 def _active_adapters(path: Path, names: list[str]) -> list[str]:
-    """Which of several adapters were active when they were saved, by the record of their run.
+    """Which of several adapters were active when they were saved, from the record of their run.
 
     Raises:
-        ModelError: no record says it.
+        ModelError: there is no record of that.
     """
     active = _adapter_facts(path).get("active", [])
     if not active or not set(active) <= set(names):
         raise ModelError(
-            got=f"{path} with the adapters {', '.join(names)}, and no record of which of them are active",
-            expected="one adapter, or the folder of a run of this package",
+            got=f"{path} with the adapters {', '.join(names)} and no record of which of them are active",
+            expected="one adapter, or the output folder of a run",
             fix=f"name the folder of one of them, such as {path / names[-1]}",
         )
     return active
 
 
 def _load_first_adapter(path: str, name: str, **kwargs: Any) -> Any:
-    """An adapter all of whose weights were there, in its base model, alike."""
+    """An adapter without missing weights, on its base model."""
     from peft import PeftConfig, PeftModel
 
     if not (Path(path) / "adapter_model.safetensors").is_file():
@@ -139,9 +137,9 @@ def _load_first_adapter(path: str, name: str, **kwargs: Any) -> Any:
     config = _load(PeftConfig.from_pretrained, "adapter", path)
     if not config.base_model_name_or_path:
         raise ModelError(
-            got=f"{path}, an adapter that names no base model",
+            got=f"{path}, an adapter that does not name its base model",
             expected="its folder or hub id in adapter_config.json",
-            fix="fill in base_model_name_or_path there",
+            fix="set base_model_name_or_path there",
         )
     _refuse_other_base(path, config.base_model_name_or_path)
     base = _load_whole(config.base_model_name_or_path, **{**kwargs, "revision": config.revision or "main"})
@@ -160,7 +158,7 @@ def _refuse_missing_adapter_weights(model: Any, path: str, name: str) -> None:
 
 
 def _grow_embeddings(base: Any, path: str) -> None:
-    """As many embeddings as the tokenizer saved with an adapter has tokens, where training had added some."""
+    """Adds the embeddings of tokens that training had added, from the tokenizer that was saved with an adapter."""
     if (Path(path) / _TOKENIZER).is_file():
         count = len(load_tokenizer(path))
         if count > base.get_input_embeddings().weight.shape[0]:
@@ -170,18 +168,17 @@ def _grow_embeddings(base: Any, path: str) -> None:
 def _refuse_missing(names: Collection[str], what: str, name_or_path: str, model: Any) -> None:
     if names:
         raise ModelError(
-            got=f"{name_or_path}, whose weights lack {len(names)} of those that {type(model).__name__} has, such as "
-            f"{min(names)}",
+            got=f"{name_or_path}, which lacks {len(names)} weights of {type(model).__name__}, such as {min(names)}",
             expected=f"all weights of {_with_article(what)}",
             fix="save the model again, or name another one",
         )
 
 
 def load_config(name_or_path: str, *, trust_remote_code: bool = False, revision: str = "main") -> Any:
-    """The configuration of a model, by which it can be built without its weights.
+    """The configuration of a model, from which it can be built without its weights.
 
     Raises:
-        ModelError: there is none, or it cannot be read.
+        ModelError: there is no configuration, or it cannot be read.
     """
     from transformers import AutoConfig
 
@@ -195,12 +192,12 @@ def load_config(name_or_path: str, *, trust_remote_code: bool = False, revision:
 
 
 def is_adapter(name_or_path: str) -> bool:
-    """Whether one or more saved adapters lie there."""
+    """Whether a folder holds one or more saved adapters."""
     return bool(adapter_folders(name_or_path))
 
 
 def adapter_folders(name_or_path: str | Path) -> list[Path]:
-    """Folders of the adapters saved there: PEFT gives each adapter that is not called "default" one of its own.
+    """The folders of the adapters saved there: PEFT gives each adapter that is not named "default" its own folder.
 
     Empty for a whole model and for a hub id.
     """
@@ -213,16 +210,16 @@ def adapter_folders(name_or_path: str | Path) -> list[Path]:
 
 
 def base_folder(adapter: Path) -> list[Path]:
-    """Where the base model of a saved adapter lies, if that is a folder; empty for anything else."""
+    """The folder of a saved adapter's base model; empty if it is not a folder or there is no such adapter."""
     try:
         config = json.loads((adapter / "adapter_config.json").read_text(encoding="utf-8"))
         return [path for path in [Path(config["base_model_name_or_path"])] if path.is_dir()]
     except (OSError, ValueError, KeyError, TypeError):
-        return []  # no adapter, or one that cannot be loaded
+        return []
 
 
 def model_init_kwargs(model_config: Any, use_cpu: bool = False) -> dict[str, Any]:
-    """Arguments of `load_model` from TRL's `ModelConfig` flags (dtype, attention, 4-bit, ...)."""
+    """Arguments of `load_model` from TRL's `ModelConfig` (dtype, attention, 4-bit, ...)."""
     import torch
     from accelerate import PartialState
     from trl import get_quantization_config
@@ -234,30 +231,30 @@ def model_init_kwargs(model_config: Any, use_cpu: bool = False) -> dict[str, Any
         "attn_implementation": model_config.attn_implementation,
     }
     if quantization is not None:
-        # Quantised weights cannot be moved later: each process loads them on its own GPU.
+        # Quantized weights cannot be moved later: each process loads them on its own GPU.
         device_map = {"": PartialState().local_process_index} if torch.cuda.is_available() and not use_cpu else None
         kwargs |= {"quantization_config": quantization, "device_map": device_map}
     return kwargs
 
 
 def check_4bit_layers(model: Any) -> None:
-    """Raises `ModelError` if a 4-bit layer's weights would be read wrongly, see `misread_4bit_layer`."""
+    """Raises `ModelError` if the weights of a 4-bit layer would be misread, see `misread_4bit_layer`."""
     found = misread_4bit_layer(model)
     if found is not None:
         name, inputs = found
         raise ModelError(
-            got=f"4-bit weights of {name} with {inputs} inputs, which bitsandbytes reads wrongly on this CPU",
-            expected="layers whose inputs are multiples of 64, the weights that share a scale",
+            got=f"4-bit weights of {name} with {inputs} inputs, which bitsandbytes misreads on this CPU",
+            expected="layers whose number of inputs is a multiple of 64, the number of weights that share a scale",
             fix="load the model without 4 bits (leave out --load_in_4bit), or on a GPU",
         )
 
 
 def misread_4bit_layer(model: Any) -> tuple[str, int] | None:
-    """Name and inputs of the first 4-bit layer on the CPU whose weights are read wrongly; None if there is none.
+    """Name and number of inputs of the first 4-bit layer on the CPU whose weights are misread; None if all are right.
 
-    bitsandbytes quantises a weight matrix as one line, in blocks of 64 that run on over the ends of rows. On a CPU with
-    AVX-512 it reads rows of 16 m weights as if each began with a block of its own (0.50.2): wrong unless 64 divides
-    them, and without an error. Whether that is so here is tried out, as other machines and versions read them well.
+    bitsandbytes quantizes a weight matrix as one line, in blocks of 64 that continue over the ends of rows. On a CPU
+    with AVX-512 it reads rows of 16 m weights as if each began with a new block (0.50.2), which is wrong unless 64
+    divides their length, and gives no error. This is tried out, since other machines and versions are right.
     """
     for name, module in model.named_modules():
         weight: Any = getattr(module, "weight", None)
@@ -271,9 +268,9 @@ def misread_4bit_layer(model: Any) -> tuple[str, int] | None:
 
 @cache
 def _gives_weights_back(inputs: int, block: int, kind: str) -> bool:
-    """Whether rows of so many weights are read as they were quantised, tried on the CPU.
+    """Whether rows of that many weights are read as they were quantized, tried on the CPU.
 
-    Blocks of one number each, all different, lose nothing in four bits: the number is the block's scale.
+    Blocks of equal numbers, with another number in each block, lose nothing in four bits: the number is the scale.
     """
     import torch
     from bitsandbytes import functional
@@ -286,8 +283,8 @@ def _gives_weights_back(inputs: int, block: int, kind: str) -> bool:
 def keep_gradients_of_4bit_layers(model: Any) -> None:
     """Keeps bitsandbytes from repacking 4-bit weights for inference on the CPU.
 
-    On processors with AVX512-BF16 it does so in place at the first forward pass in evaluation mode, such as a scan; the
-    kernel for repacked weights has no backward pass, and training after it gets wrong gradients without an error.
+    On processors with AVX512-BF16 it repacks them in place at the first forward pass in evaluation mode, such as a
+    scan. The kernel for repacked weights has no backward pass, and training gets wrong gradients without an error.
 
     Raises:
         ModelError: the weights are repacked already.
@@ -297,9 +294,9 @@ def keep_gradients_of_4bit_layers(model: Any) -> None:
             continue
         if getattr(module.weight.quant_state, "packing_format_for_cpu", False):
             raise ModelError(
-                got="a 4-bit model that has run in evaluation mode on the CPU, where its weights are repacked",
-                expected="weights that gradients can pass",
-                fix="load the model afresh",
+                got="a 4-bit model that has run in evaluation mode on the CPU, which repacked its weights",
+                expected="weights that gradients can pass through",
+                fix="load the model again",
             )
         module.support_avx512bf16_for_cpu = False
 
@@ -309,7 +306,7 @@ def add_adapter(model: Any, peft_config: Any, revision: str | None = None) -> An
 
     Args:
         model: the model.
-        peft_config: kind and sizes of the adapter; left as it is.
+        peft_config: kind and sizes of the adapter; not changed.
         revision: of the model on the hub, which the saved adapter will name.
 
     Raises:
@@ -321,21 +318,21 @@ def add_adapter(model: Any, peft_config: Any, revision: str | None = None) -> An
         raise ModelError(
             got="a model with adapters and a peft_config",
             expected="one of the two",
-            fix="merge the adapter first, or leave out peft_config (--use_peft) to train on with it",
+            fix="merge the adapter first, or leave out peft_config (--use_peft) to continue training it",
         )
     peft_config = copy(peft_config)
     target = getattr(peft_config, "target_modules", None)
     if isinstance(target, str) and target != "all-linear" and _PLAIN_NAME.fullmatch(target):
-        # PEFT takes a text for a pattern of a module's whole name, and TRL makes one of a list that holds one name.
+        # PEFT takes a string as a pattern of the full name, and TRL turns a list of one name into a string.
         peft_config.target_modules = [target]
     try:
         return get_peft_model(model, peft_config, revision=revision)
-    except (*_OF_FILES, re.error) as error:
+    except (*_FILE_ERRORS, re.error) as error:
         raise _misfit(model, error) from error
 
 
 def _misfit(model: Any, error: Exception) -> ModelError:
-    """What to say of an adapter that PEFT cannot put into the model."""
+    """The error for an adapter that PEFT cannot add to the model."""
     said = first_line(error)
     kinds = ("Linear", "Conv1D")
     linear = {name.rsplit(".", 1)[-1] for name, part in model.named_modules() if type(part).__name__.startswith(kinds)}
@@ -345,11 +342,8 @@ def _misfit(model: Any, error: Exception) -> ModelError:
     if not said.startswith("Target module") and not isinstance(error, re.error):
         return ModelError(got=what, expected="options that the model and this kind of adapter allow", fix="change them")
     names = " ".join(sorted(linear))
-    return ModelError(
-        got=what,
-        expected=f"target modules that the model has: all-linear, or some of {names}",
-        fix="set --lora_target_modules",
-    )
+    expected = f"target modules that the model has: all-linear, or some of {names}"
+    return ModelError(got=what, expected=expected, fix="set --lora_target_modules")
 
 
 def _load(from_pretrained: Callable[..., Any], what: str, name_or_path: str, **kwargs: Any) -> Any:
@@ -364,11 +358,11 @@ def _load(from_pretrained: Callable[..., Any], what: str, name_or_path: str, **k
         return from_pretrained(name_or_path, **kwargs)
     except OutOfMemoryError:
         raise
-    except (*_OF_FILES, StrictDataclassError, SafetensorError) as error:
+    except (*_FILE_ERRORS, StrictDataclassError, SafetensorError) as error:
         if "trust_remote_code" in str(error):
             raise ModelError(
-                got=f"{name_or_path}, whose {what} is made by Python code in that folder",
-                expected="one of transformers' own classes: code that comes with a model is not run unasked",
+                got=f"{name_or_path}, whose {what} needs Python code from that folder",
+                expected="a class of transformers itself: code that comes with a model is not run by default",
                 fix="read the code; then allow it by --model_init_kwargs '{\"trust_remote_code\": true}' "
                 "(`egup unlearn` and `egup plan`), or load model and tokenizer in Python and pass them on",
             ) from error

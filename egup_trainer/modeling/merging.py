@@ -1,4 +1,4 @@
-"""A stand-alone model from an adapter: what a server loads that knows nothing of adapters."""
+"""A stand-alone model from an adapter, for servers that do not load adapters."""
 
 from pathlib import Path
 from typing import Any
@@ -10,14 +10,14 @@ from egup_trainer.modeling.loading import load_model
 
 
 def save_merged(adapter: str | Path, output: str | Path, **model_init_kwargs: Any) -> None:
-    """Writes base model and adapter as one model of floating-point weights: W + (alpha / r) B A for LoRA.
+    """Writes the base model and its adapter as one model of floating-point weights: W + (alpha / r) B A for LoRA.
 
-    Quantised weights of the base model are written as the numbers that they stand for, which the adapter was trained
-    beside, and not quantised again: rounding the sum could undo what the adapter changed.
+    Quantized weights of the base model are dequantized to the values that the adapter was trained with, and are not
+    quantized again: rounding the sum could undo what the adapter changed.
 
     Args:
         adapter: folder of the saved adapter, which names its base model.
-        output: folder of the model, made if it is not there.
+        output: folder of the model, created if missing.
         model_init_kwargs: for `load_model`, as in training.
 
     Raises:
@@ -27,25 +27,20 @@ def save_merged(adapter: str | Path, output: str | Path, **model_init_kwargs: An
     Example:
         >>> # save_merged("unlearned", "unlearned/merged", dtype="bfloat16")
     """
+    from peft import PeftModel
+
     model = load_model(str(adapter), **model_init_kwargs)
     if getattr(model.get_base_model(), "is_quantized", False):
-        model = _of_floats(adapter, model)
+        model = PeftModel.from_pretrained(model.unload().dequantize(), str(adapter))
     alone = merged(model)
-    refuse_infinite_weights(alone)  # a sum may be too large for the numbers that it is written in
+    refuse_infinite_weights(alone)  # a sum may be too large for its type
     alone.save_pretrained(output)
 
 
-def _of_floats(adapter: str | Path, model: Any) -> Any:
-    """The adapter on its base model, whose weights are dequantised."""
-    from peft import PeftModel
-
-    return PeftModel.from_pretrained(model.unload().dequantize(), str(adapter))
-
-
 def merged(model: Any) -> Any:
-    """The base model with the adapters merged into its weights, in place.
+    """The base model with its adapters merged into the weights, in place.
 
-    Where an adapter changes one of two tied embeddings, they are parted first: it was trained as the change of one.
+    If an adapter changes one of two tied embeddings, they are untied first, since the other one did not change.
     """
     base = model.get_base_model()
     ends = [base.get_input_embeddings(), base.get_output_embeddings()]

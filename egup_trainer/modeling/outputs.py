@@ -1,4 +1,4 @@
-"""What one forward pass yields: the only thing of a model that losses and guidance ever see."""
+"""The outputs of one forward pass, which are all that losses and guidance see of a model."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,14 +12,14 @@ _Value = TypeVar("_Value")
 
 
 def required(value: _Value | None, name: str) -> _Value:
-    """`value`, which is None unless it was asked for.
+    """`value`, which is None unless it was requested.
 
     Args:
-        value: a field of `AnswerOutputs`, or of another object whose fields are filled on request.
+        value: a field of `AnswerOutputs`, or of another object whose fields are set on request.
         name: the name of the field, for the message.
 
     Raises:
-        ConfigError: it was not asked for.
+        ConfigError: the value is None.
 
     Example:
         >>> required(None, "logits")
@@ -37,18 +37,18 @@ def required(value: _Value | None, name: str) -> _Value:
 
 @dataclass(frozen=True)
 class AnswerOutputs:
-    """Numbers at the answer positions of B rows with N answer tokens in all; float32, with gradient in training.
+    """Values at the answer positions of B rows with N answer tokens in total; float32, with gradient in training.
 
     Args:
         token_logps: log-probability of each answer token, shape (N,), nats, row after row.
-        token_rows: the row that each token belongs to, shape (N,), int64.
-        num_tokens: answer tokens n_i of each row, shape (B,), float32.
-        features: mean of the hidden states at a row's answer tokens, shape (B, d), or None if not asked for.
-        logits: logits at the answer positions, shape (N, V), or None if not asked for.
-        token_ids: the answer tokens themselves, shape (N,), int64, or None if not asked for.
-        hidden: hidden states of one layer at the answer tokens, shape (N, d), or None if not asked for.
-        alternate: the same of the rows' alternate answers, B rows, or None if not asked for.
-        positions: tokens that the model read for these rows, padding among them; 0 for a part of a joined batch.
+        token_rows: the row of each token, shape (N,), int64.
+        num_tokens: number n_i of answer tokens of each row, shape (B,), float32.
+        features: mean of the hidden states at a row's answer tokens, shape (B, d), or None if not requested.
+        logits: logits at the answer positions, shape (N, V), or None if not requested.
+        token_ids: the answer tokens, shape (N,), int64, or None if not requested.
+        hidden: hidden states of one layer at the answer tokens, shape (N, d), or None if not requested.
+        alternate: the outputs of the rows' alternate answers, B rows, or None if not requested.
+        positions: number of tokens that the model read, including padding; 0 for a part of a joined batch.
 
     Example:
         >>> import torch
@@ -73,7 +73,7 @@ class AnswerOutputs:
 
     @property
     def sum_nll(self) -> Tensor:
-        """L_i, negative log-likelihood of the whole answer, shape (B,), nats."""
+        """L_i, the negative log-likelihood of the whole answer, shape (B,), nats."""
         return self.sum_per_row(-self.token_logps)
 
     @property
@@ -82,7 +82,7 @@ class AnswerOutputs:
         return self.sum_nll / self.num_tokens.clamp_min(1)
 
     def split(self, sizes: list[int]) -> list["AnswerOutputs"]:
-        """Parts of consecutive rows, of the given numbers of rows, of a joined batch (which has no `alternate` yet)."""
+        """Splits a joined batch (which has no `alternate` yet) into parts of the given numbers of consecutive rows."""
         token_sizes = [int(part.sum()) for part in self.num_tokens.split(sizes)]
         starts = [sum(sizes[:index]) for index in range(len(sizes))]
 

@@ -1,4 +1,4 @@
-"""The headline numbers of a run: mean probability of answers, by set of rows."""
+"""The headline numbers of a run: mean probability of the answers of each set of rows."""
 
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -12,18 +12,18 @@ from egup_trainer.modeling.forward import AnswerReader
 from egup_trainer.modeling.scan import RowScores, score_rows
 
 MOST_ROWS = 400
-"""Sets with more rows are judged by a sample of so many."""
+"""Larger sets are judged by a random sample of this many rows."""
 
 
 def probabilities(
     score: Callable[[RowDataset, Tensor], RowScores], datasets: Mapping[str, RowDataset], seed: int
 ) -> dict[str, float]:
-    """Mean over rows of exp(-l_i), with l_i the mean negative log-likelihood of an answer token, by name of the set.
+    """Mean over rows of exp(-l_i) by name of the set, with l_i the mean negative log-likelihood per answer token.
 
     Args:
-        score: scores the rows of those ids, shape (n,).
+        score: scores the rows with the given ids, shape (n,).
         datasets: the rows by name.
-        seed: draws which rows of a large set are scored.
+        seed: of the random sample of a large set.
     """
     found = {}
     for name, rows in datasets.items():
@@ -42,7 +42,7 @@ def probabilities_of(
     batch_size: int,
     accelerator: Any = None,
 ) -> dict[str, float]:
-    """`probabilities` under a model that no trainer holds, such as one just loaded.
+    """`probabilities` of a model without a trainer, such as one just loaded.
 
     Example:
         >>> # probabilities_of(load_model("unlearned"), tokenizer, {"forget": rows}, seed=42, batch_size=8)
@@ -58,7 +58,7 @@ def probabilities_of(
 
 
 def sample_ids(of: int, seed: int, count: int = MOST_ROWS) -> Tensor:
-    """`count` of the numbers below `of` in ascending order, or all of them if there are no more, int64.
+    """A random sample of `count` numbers below `of`, or all of them if there are fewer: ascending, int64.
 
     Example:
         >>> sample_ids(3, seed=5)

@@ -1,4 +1,4 @@
-"""The model before unlearning, in the cheapest form that the chosen losses need."""
+"""The reference model: the model before unlearning, in the cheapest form that serves the losses."""
 
 import copy
 from collections.abc import Iterator
@@ -15,74 +15,75 @@ from egup_trainer.modeling.outputs import AnswerOutputs
 
 
 class Need(str, Enum):
-    """What a loss must know of the model before unlearning."""
+    """What a loss needs to know of the reference model."""
 
     NLL = "nll"
-    """L_i^0 of each forget row: numbers, taken once by the scan."""
+    """L_i^0 of each forget row: numbers from the scan."""
     TOP_K = "top_k"
-    """Distributions at answer positions, of which the most likely tokens will do. For a retain loss alone, the scan's
-    numbers may serve; otherwise the model."""
+    """Distributions at answer positions, for which top-k log-probabilities are enough. For a retain loss the scan may
+    take them; for a forget loss the model itself gives its logits."""
     LIKELY = TOP_K  # the name in version 0.1
     LOGITS = "logits"
-    """Whole distributions at answer positions: the model itself must be at hand."""
+    """Full distributions at answer positions, from the model itself."""
     HIDDEN = "hidden"
-    """Hidden states at answer tokens: the model itself must be at hand."""
+    """Hidden states at answer tokens, from the model itself."""
 
 
 NEEDS_OF_THE_MODEL = frozenset({Need.LOGITS, Need.HIDDEN})
-"""Needs that no cached number serves."""
+"""Needs that the scan cannot serve."""
 
 NEEDS_OF_LOGITS = frozenset({Need.LOGITS, Need.TOP_K})
-"""Needs for which a model that is run must give its logits."""
+"""Needs for which the model must return its logits."""
 
 
 class ReferenceKind(str, Enum):
-    """How the model before unlearning is kept."""
+    """How the reference model is kept."""
 
     NONE = "none"
     CACHED = "cached"
-    """A number a row."""
+    """One number per row."""
     TOP_K = "likely_tokens"
-    """The most likely tokens at each answer token."""
+    """Top-k log-probabilities at each answer token. The value is the one that records have had since version 0.1."""
     ADAPTER_OFF = "adapter_off"
-    """The model being trained, without its adapter."""
+    """The trained model with its adapter switched off."""
     FROZEN_COPY = "frozen_copy"
 
 
-def choose_reference(needs: frozenset[Need], model: nn.Module, size_of_tokens: float = inf) -> ReferenceKind:
-    """What serves `needs` with the least memory.
+def choose_reference(needs: frozenset[Need], model: nn.Module, top_k_bytes: float = inf) -> ReferenceKind:
+    """The kind of reference that serves `needs` with the least memory.
 
     Args:
-        needs: what losses must know.
+        needs: what the losses need.
         model: the bare model before its first step.
-        size_of_tokens: bytes that the most likely tokens of all rows take that need them; infinite if they are not
-            to be used.
+        top_k_bytes: size of the top-k log-probabilities of all rows that need them; infinite if they may not be used.
     """
     if needs <= {Need.NLL}:
         return ReferenceKind.CACHED if needs else ReferenceKind.NONE
     if adapters_are_identity(model):
         return ReferenceKind.ADAPTER_OFF
-    if not needs & NEEDS_OF_THE_MODEL and size_of_tokens < size_of(model):
+    if not needs & NEEDS_OF_THE_MODEL and top_k_bytes < size_of(model):
         return ReferenceKind.TOP_K
     return ReferenceKind.FROZEN_COPY
 
 
 def size_of(model: nn.Module) -> int:
-    """Bytes of a model's weights, that is of a copy of it."""
+    """Bytes of the weights of a model."""
     return sum(weight.numel() * weight.element_size() for weight in model.parameters())
 
 
 def adapters_are_identity(model: nn.Module) -> bool:
-    """Whether the model has LoRA adapters that do nothing yet, so that switching them off gives the model itself.
+    """Whether the model has LoRA adapters that change nothing yet, so that it is the same without them.
 
-    A LoRA update is the product of two matrices and starts with one of them at zero. An adapter that was trained
-    before, or starts elsewhere, is a part of the model before unlearning. Biases that train with an adapter are part of
-    the base model and would not be switched off.
+    A LoRA update is the product of two matrices, one of which starts at zero. An adapter that was trained before, or
+    starts elsewhere, is part of the reference model. Biases that train with an adapter belong to the base model and
+    would not be switched off.
     """
     from peft import PeftModel
     from peft.tuners.lora import LoraLayer
 
-    if not isinstance(model, PeftModel) or any(config.bias != "none" for config in _lora_configs(model)):
+    if not isinstance(model, PeftModel):
+        return False
+    if any(getattr(config, "bias", "none") != "none" for config in model.peft_config.values()):
         return False
     layers = [module for module in model.modules() if isinstance(module, LoraLayer)]
     return bool(layers) and all(
@@ -92,17 +93,13 @@ def adapters_are_identity(model: nn.Module) -> bool:
     )
 
 
-def _lora_configs(model: Any) -> list[Any]:
-    return [config for config in model.peft_config.values() if hasattr(config, "bias")]
-
-
 class Reference:
-    """The model before unlearning, for losses that need its logits or hidden states.
+    """The reference model, for losses that need its logits or hidden states.
 
     Args:
-        kind: `ADAPTER_OFF` or `FROZEN_COPY` make a runnable reference; the others hold nothing.
+        kind: with `ADAPTER_OFF` or `FROZEN_COPY` the reference can be run; the other kinds hold no model.
         model: the bare model before its first step.
-        reader: reads answers of `model`.
+        reader: the reader of `model`.
     """
 
     def __init__(self, kind: ReferenceKind, model: Any, reader: AnswerReader):
@@ -116,11 +113,11 @@ class Reference:
     def read(
         self, wrapped: Any, input_ids: Tensor, attention_mask: Tensor, labels: Tensor, needs: frozenset[Need]
     ) -> AnswerOutputs:
-        """What rows (B, T) are to the model before unlearning: logits (N, V) and hidden states (N, d), as needed.
+        """Runs the reference model on rows (B, T): logits (N, V) and hidden states (N, d), as needed.
 
         Args:
-            wrapped: the model as wrapped for training, which is what has to be called.
-            needs: which of the two are asked for.
+            wrapped: the trained model, as wrapped for training.
+            needs: which of the two are needed.
         """
         options: dict[str, Any] = {
             "with_features": False,
@@ -136,11 +133,11 @@ class Reference:
 
 @contextmanager
 def adapters_off(model: Any) -> Iterator[None]:
-    """The model of PEFT without its adapters for the time being; weights that were frozen stay so."""
+    """Switches the adapters of a PEFT model off; weights that were frozen stay frozen."""
     required = [(weight, weight.requires_grad) for weight in model.parameters()]
     try:
         with model.disable_adapter():
             yield
     finally:
-        for weight, was_required in required:  # PEFT makes an adapter trainable when it switches it on again
+        for weight, was_required in required:  # PEFT makes an adapter trainable when it switches it on
             weight.requires_grad_(was_required)

@@ -1,4 +1,4 @@
-"""What a model says at answer tokens, in a few numbers a token: its most likely tokens, and all others as one."""
+"""Top-k log-probabilities: a model's distribution at each answer token as its k most likely tokens and the rest."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -10,10 +10,7 @@ from egup_trainer.data.tokenization import RowDataset
 from egup_trainer.modeling.forward import count_answer_tokens
 
 _CHUNK = 1 << 22
-"""Logits that are looked at at a time, so that no second tensor of their size is made."""
-
-BYTES_OF_A_NUMBER = 4
-"""Of a token's id, and of its log-probability."""
+"""Number of logits that are processed at a time, so that no second tensor of their size is made."""
 
 
 @dataclass(frozen=True)
@@ -21,7 +18,7 @@ class TopKLogProbs:
     """The k most likely tokens at each of N answer positions.
 
     Args:
-        ids: these tokens, shape (N, k), int32.
+        ids: the tokens, shape (N, k), int32.
         logps: their log-probabilities, and last that of all other tokens together, shape (N, k + 1), float32, nats.
     """
 
@@ -30,7 +27,7 @@ class TopKLogProbs:
 
     @classmethod
     def of(cls, logits: Tensor, k: int) -> "TopKLogProbs":
-        """Those of logits (N, V), at most V - 1 of them.
+        """The top k of logits (N, V), at most V - 1 of them.
 
         Example:
             >>> TopKLogProbs.of(torch.tensor([[0.0, 2.0, 1.0]]), k=1).ids
@@ -43,12 +40,12 @@ class TopKLogProbs:
             parts.append((ids.int(), coarse_logps(part, ids)))
         return cls(*(torch.cat(values) for values in zip(*parts, strict=True)))
 
-    def at(self, places: Tensor) -> "TopKLogProbs":
-        """Those of some positions, shape (M,)."""
-        return TopKLogProbs(self.ids[places], self.logps[places])
+    def at(self, indices: Tensor) -> "TopKLogProbs":
+        """A part of the positions, by indices of shape (M,)."""
+        return TopKLogProbs(self.ids[indices], self.logps[indices])
 
     def to(self, device: torch.device) -> "TopKLogProbs":
-        """The same on a device."""
+        """A copy on a device."""
         return TopKLogProbs(self.ids.to(device), self.logps.to(device))
 
 
@@ -65,10 +62,10 @@ def coarse_logps(logits: Tensor, ids: Tensor) -> Tensor:
 
 
 class TokenOffsets:
-    """Where the answer tokens of each row stand in a table of all rows' tokens, row after row.
+    """Where the answer tokens of each row are in a table of all rows' answer tokens, row after row.
 
     Args:
-        counts: answer tokens of each row, shape (R,), int64.
+        counts: number of answer tokens of each row, shape (R,), int64.
     """
 
     def __init__(self, counts: Tensor):
@@ -76,17 +73,17 @@ class TokenOffsets:
 
     @classmethod
     def of(cls, dataset: RowDataset, ids: Iterable[int] | None = None) -> "TokenOffsets":
-        """Those of some rows of a data set, or of all."""
+        """The offsets of some rows of a data set, or of all."""
         rows = [dataset.rows[index] for index in (range(len(dataset)) if ids is None else ids)]
         return cls(torch.cat([count_answer_tokens(torch.as_tensor(row.labels)[None]) for row in rows]))
 
     @property
     def total(self) -> int:
-        """Answer tokens of all rows."""
+        """Number of answer tokens of all rows."""
         return int(self._counts.sum())
 
     def of_rows(self, rows: Tensor) -> Tensor:
-        """Places of the tokens of some rows, in the order of the rows: (B,) -> (N,).
+        """Indices of the tokens of some rows, in the order of the rows: (B,) -> (N,).
 
         Example:
             >>> TokenOffsets(torch.tensor([2, 1, 3])).of_rows(torch.tensor([2, 0]))
@@ -98,10 +95,10 @@ class TokenOffsets:
         return (firsts + torch.arange(len(firsts), device=firsts.device)).to(device)
 
     def to(self, device: torch.device) -> "TokenOffsets":
-        """The same on a device."""
+        """A copy on a device."""
         return TokenOffsets(self._counts.to(device))
 
 
 def top_k_bytes(tokens: int, k: int) -> int:
-    """Bytes that the k most likely tokens of so many positions take."""
-    return tokens * (2 * k + 1) * BYTES_OF_A_NUMBER
+    """Size of the top-k log-probabilities of that many tokens, in bytes."""
+    return tokens * (k + (k + 1)) * 4  # int32 ids, float32 log-probabilities

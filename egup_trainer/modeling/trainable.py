@@ -1,4 +1,4 @@
-"""Which weights of a bare model train."""
+"""Which weights of a model are trained."""
 
 from torch import Tensor, nn
 
@@ -10,14 +10,14 @@ LAYERS_THAT_TRAIN = 3
 
 
 def train_mlp_alone(model: nn.Module, layer: int) -> None:
-    """Lets only the MLP output projections of a layer and of the two below train, as RMU does; all else is frozen.
+    """Trains only the MLP output projections of a layer and of the two layers below it, as RMU does.
 
     Args:
         model: a bare model without adapters.
-        layer: index of the highest of the three. Layer 1 has one layer below it, layer 0 none.
+        layer: index of the highest layer. Layer 1 has one layer below it, layer 0 none.
 
     Raises:
-        ModelError: a layer has no MLP output projection that is known.
+        ModelError: a layer has no MLP output projection with a known name.
     """
     first = max(layer - LAYERS_THAT_TRAIN + 1, 0)
     chosen = [mlp_output(block) for block in decoder_layers(model)[first : layer + 1]]
@@ -27,10 +27,10 @@ def train_mlp_alone(model: nn.Module, layer: int) -> None:
 
 
 def mlp_output(block: nn.Module) -> Tensor:
-    """The matrix that leads from an MLP back into the residual stream.
+    """The weight of the projection from the MLP of a layer back into the residual stream.
 
     Raises:
-        ModelError: the layer has none by a known name.
+        ModelError: the layer has none with a known name.
     """
     inside = [block.mlp] if hasattr(block, "mlp") else [block]
     for module in (*inside, block):

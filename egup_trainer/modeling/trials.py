@@ -1,8 +1,8 @@
-"""What is asked of the model itself, on two short rows, rather than of a list of names.
+"""Trials of a model on two short rows, which replace lists of model names.
 
-A trial takes at most two passes over two rows of eight tokens. It leaves the model and the random number generators as
-they were. A model whose weights are not here (DeepSpeed ZeRO-3, `egup plan`) or that cannot run where they are is not
-tried.
+A trial takes at most two passes over two rows of eight tokens, and changes neither the model nor the state of random
+number generators. A model is not tried if its weights are elsewhere (DeepSpeed ZeRO-3, `egup plan`) or if it cannot run
+on their device.
 """
 
 import random
@@ -19,11 +19,11 @@ from egup_trainer.modeling.batches import device_of, evaluation_mode
 
 _LENGTH = 8
 _SHARED = 4
-"""Tokens that rows have in common, before those that differ."""
+"""Number of tokens that rows have in common, before those that differ."""
 
 
 def can_run(model: Any) -> bool:
-    """Whether the bare model can be run as it is: its weights are here, on a device that its attention runs on."""
+    """Whether the bare model can be run: its weights are here, on a device that its attention runs on."""
     from torch._subclasses.fake_tensor import FakeTensor
 
     weights = list(model.parameters())
@@ -35,9 +35,9 @@ def can_run(model: Any) -> bool:
 
 
 def differs(first: Tensor, second: Tensor, model: nn.Module) -> Tensor:
-    """At which positions logits (..., V) differ by more than rounding does: (...), bool.
+    """At which positions logits (..., V) differ by more than rounding errors: (...), bool.
 
-    Rounding is taken to be 1e-5 of the largest logit in float32, and 0.02 where weights or products have fewer bits.
+    Rounding errors are taken to be 1e-5 of the largest logit in float32, and 0.02 of it with fewer bits.
     """
     is_rough = torch.backends.cuda.matmul.allow_tf32 and first.device.type == "cuda"
     exact = all(weight.dtype == torch.float32 for weight in model.parameters()) and not is_rough
@@ -52,7 +52,7 @@ def check_causal(model: Callable[..., Any], bare: Any) -> None:
     Rounding may change some positions of a mixture of experts; only a model that changes all of them is refused.
 
     Args:
-        model: what is called, which may be a wrapped model. Each process calls it equally often.
+        model: what is called, which may be wrapped. Every process calls it equally often.
         bare: the model inside.
     """
     ids = _rows(bare, device_of(bare, None))
@@ -62,17 +62,17 @@ def check_causal(model: Callable[..., Any], bare: Any) -> None:
         logits, changed = (_logits(model, bare, each)[:, :_SHARED] for each in (ids, other))
     if differs(logits, changed, bare).all():
         raise ModelError(
-            got=f"the model {_name(bare)}, whose later tokens change what it says of earlier ones",
-            expected="a causal language model: a token that is scored must not be seen",
+            got=f"the model {_name(bare)}, in which later tokens change the logits of earlier ones",
+            expected="a causal language model: a token must not be seen when it is scored",
             fix="use a decoder, such as Llama or GPT-2",
         )
 
 
 def check_training(model: Any, without_dropout: bool) -> None:
-    """Raises `ModelError` if no weight that the logits depend on trains, or if chance is at work though it must not be.
+    """Raises `ModelError` if the logits depend on no trainable weight, or if dropout is left that must be off.
 
     Args:
-        model: the bare model, as it is going to be trained.
+        model: the bare model, as it will be trained.
         without_dropout: whether two passes in training mode must agree.
     """
     if not can_run(model):
@@ -91,14 +91,14 @@ def check_training(model: Any, without_dropout: bool) -> None:
             second = _logits(model, model, ids)
     if differs(first.detach(), second, model).any():
         raise ModelError(
-            got=f"the model {_name(model)}, of which two passes in training mode differ",
-            expected="no dropout or other noise by the name of drop or jitter is left with disable_dropout",
+            got=f"the model {_name(model)}, for which two passes in training mode differ",
+            expected="no noise: disable_dropout sets everything to 0 whose name has drop or jitter in it",
             fix="add --no_disable_dropout to train with it",
         )
 
 
 def lists_in_use(model: Any) -> list[nn.ModuleList]:
-    """The lists of modules all of which take part in reading a text; a vision tower does not."""
+    """The lists of modules that all take part in reading a text, which a vision tower does not."""
     called: set[nn.Module] = set()
     handles = [module.register_forward_hook(lambda module, *_: called.add(module)) for module in model.modules()]
     try:
@@ -116,7 +116,7 @@ def _rows(model: Any, device: torch.device) -> Tensor:
 
 
 def _logits(model: Callable[..., Any], bare: Any, ids: Tensor) -> Tensor:
-    """The logits of the rows' own tokens, (B, T, V), in float32."""
+    """The logits of the rows' own tokens, without virtual ones: (B, T, V), float32."""
     try:
         logits = model(input_ids=ids, attention_mask=torch.ones_like(ids), use_cache=False).logits
     except torch.OutOfMemoryError:
@@ -124,7 +124,7 @@ def _logits(model: Callable[..., Any], bare: Any, ids: Tensor) -> Tensor:
     except (ValueError, TypeError, AttributeError, LookupError, RuntimeError) as error:
         raise ModelError(
             got=f"the model {_name(bare)}, which cannot read rows of tokens ({first_line(error)})",
-            expected="a causal language model that needs nothing but the tokens of a text",
+            expected="a causal language model that needs only the tokens of a text",
             fix="use another model, or another kind of adapter, such as LoRA",
         ) from error
     return logits[:, -ids.shape[1] :].float()
@@ -136,9 +136,9 @@ def _name(model: Any) -> str:
 
 def _refuse_frozen(model: Any) -> None:
     is_adapted = hasattr(model, "peft_config")
-    which = " by its active adapter" if is_adapted else ""
+    where = " in its active adapter" if is_adapted else ""
     raise ModelError(
-        got=f"the model {_name(model)}, none of whose weights is trained{which}",
+        got=f"the model {_name(model)} without trainable weights{where}",
         expected="weights that require gradients, on which the logits depend",
         fix="load the adapter with PeftModel.from_pretrained(..., is_trainable=True)"
         if is_adapted
@@ -159,7 +159,7 @@ def _training_mode(model: nn.Module) -> Iterator[None]:
 
 @contextmanager
 def _same_random_numbers() -> Iterator[None]:
-    """What is drawn within does not change what is drawn afterwards."""
+    """Restores the random number generators afterwards."""
     states = random.getstate(), np.random.get_state()
     try:
         with torch.random.fork_rng(range(torch.cuda.device_count())):

@@ -126,7 +126,7 @@ REFUSED = {
         NO_TOKENIZER + "Validation error for field 'hidden_size'",
     ),
     "other sizes": (lambda folder: change_json(folder / "config.json", hidden_size=48), NO_MODEL),
-    "own code": (own_code, "got {path}, whose causal language model is made by Python code in that folder; "),
+    "own code": (own_code, "got {path}, whose causal language model needs Python code from that folder; "),
     "no weights": (lambda folder: (folder / "model.safetensors").unlink(), NO_MODEL),
     "no tokenizer": (lambda folder: keep(folder, "config.json", "model.safetensors"), NO_TOKENIZER),
     "broken tokenizer": (lambda folder: write(folder / "tokenizer.json", "{"), NO_TOKENIZER),
@@ -136,7 +136,7 @@ REFUSED = {
     "cut weights": (cut_weights, NO_MODEL),
     "weights that lack a layer": (
         lambda folder: without(folder, "model.layers.1."),
-        "got {path}, whose weights lack 9 of those that LlamaForCausalLM has, such as model.layers.1.input_layernorm",
+        "got {path}, which lacks 9 weights of LlamaForCausalLM, such as model.layers.1.input_layernorm",
     ),
     "weights of another shape": (lambda folder: resized(folder, "model.embed_tokens.weight", 300), NO_MODEL),
     "pickle with code": (bomb, NO_MODEL),
@@ -145,7 +145,7 @@ REFUSED = {
         "in the forget and retain sets for a model of 300 tokens; expected the model's own tokenizer",
     ),
     "encoder-decoder": (encoder_decoder, NO_MODEL),
-    "encoder": (encoder, "got {path}, whose weights lack "),
+    "encoder": (encoder, "got {path}, which lacks "),
 }
 
 
@@ -157,7 +157,7 @@ ADAPTERS = {
     ),
     "base unnamed": (
         lambda folder: change_json(folder / "adapter_config.json", base_model_name_or_path=None),
-        "got {path}, an adapter that names no base model; expected its folder or hub id in adapter_config.json",
+        "got {path}, an adapter that does not name its base model; expected its folder or hub id",
     ),
     "broken config": (
         lambda folder: write(folder / "adapter_config.json", "{"),

@@ -236,10 +236,9 @@ def test_end_tokens_that_the_model_adds_are_told_once(model, tokenizer, prompts,
     model.generation_config.eos_token_id = [33, tokenizer.eos_token_id, 7]
     for _ in range(2):
         written(model, tokenizer, prompts[:1])
-    assert caplog.messages == [
-        f"Texts end at the end tokens of tokenizer and chat template ({tokenizer.eos_token_id}), not at others that "
-        "the model's generation_config names (7, 33)."
-    ]
+    (message,) = caplog.messages
+    assert f"({tokenizer.eos_token_id})" in message
+    assert "(7, 33)" in message
 
 
 def test_a_text_that_ends_at_once_is_empty(model, tokenizer, prompts):

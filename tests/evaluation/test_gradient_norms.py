@@ -177,9 +177,5 @@ def test_of_4_bit_weights_the_norm_is_that_over_the_others(four_bit, tokenizer):
 
 def test_norms_of_weights_that_are_repacked_are_refused(four_bit, tokenizer):
     four_bit.model.layers[1].mlp.up_proj.weight.quant_state.packing_format_for_cpu = True
-    with pytest.raises(ModelError) as error:
+    with pytest.raises(ModelError, match="repacked"):
         score(four_bit, tokenizer)
-    assert str(error.value) == (
-        "got a 4-bit model that has run in evaluation mode on the CPU, where its weights are repacked; expected "
-        "weights that gradients can pass; load the model afresh"
-    )

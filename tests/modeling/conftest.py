@@ -11,23 +11,36 @@ from egup_trainer.modeling.loading import add_adapter
 VOCAB = 256
 
 
-def draw_row(seed: int, length: int, scored) -> TokenizedRow:
-    """A row of random tokens of which those at the positions `scored` are its answer."""
+def random_row(seed: int, length: int, scored) -> TokenizedRow:
+    """A row of random tokens, of which those at the positions `scored` are its answer."""
     ids = np.random.default_rng(seed).integers(1, VOCAB, length).astype(np.int32)
     labels = np.full(length, -100, dtype=np.int32)
     labels[list(scored)] = ids[list(scored)]
     return TokenizedRow(ids, labels)
 
 
+def gradients(model, value) -> dict[str, torch.Tensor]:
+    """The gradient of `value` by name of the weight."""
+    model.zero_grad()
+    value.backward()
+    return {name: weight.grad.clone() for name, weight in model.named_parameters() if weight.grad is not None}
+
+
+def assert_same_gradients(found, expected, **tolerance):
+    """Same names and values, which are not all close to zero."""
+    assert max(gradient.abs().max() for gradient in expected.values()) > 1e-2
+    torch.testing.assert_close(found, expected, **{"atol": 1e-5, "rtol": 1e-5, **tolerance})
+
+
 @pytest.fixture
 def rows() -> list[TokenizedRow]:
     """An answer at the end, one in the middle with gaps, a single token, a plain text, a row without any."""
     return [
-        draw_row(1, 12, range(7, 12)),
-        draw_row(2, 30, [3, 4, 9, 10, 20]),
-        draw_row(3, 7, [6]),
-        draw_row(4, 22, range(22)),  # the first token has nothing to be predicted from: 21 count
-        draw_row(5, 9, []),
+        random_row(1, 12, range(7, 12)),
+        random_row(2, 30, [3, 4, 9, 10, 20]),
+        random_row(3, 7, [6]),
+        random_row(4, 22, range(22)),  # nothing predicts the first token: 21 count
+        random_row(5, 9, []),
     ]
 
 
@@ -39,10 +52,10 @@ def pad():
         width = width or max(len(row) for row in rows)
         ids = torch.zeros(len(rows), width, dtype=torch.long)
         labels, mask = torch.full_like(ids, -100), torch.zeros_like(ids)
-        for place, row in enumerate(rows):
-            ids[place, : len(row)] = torch.from_numpy(row.input_ids).long()
-            labels[place, : len(row)] = torch.from_numpy(row.labels).long()
-            mask[place, : len(row)] = 1
+        for index, row in enumerate(rows):
+            ids[index, : len(row)] = torch.from_numpy(row.input_ids).long()
+            labels[index, : len(row)] = torch.from_numpy(row.labels).long()
+            mask[index, : len(row)] = 1
         return {"input_ids": ids, "attention_mask": mask, "labels": labels}
 
     return make
@@ -50,7 +63,7 @@ def pad():
 
 @pytest.fixture
 def plain_logps():
-    """Log-probabilities of the answer tokens from whole logits, row after row, and the logits there."""
+    """Log-probabilities of the answer tokens from full logits, row after row, and the logits there."""
 
     def read(model, batch: dict[str, torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
         logits = model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"]).logits.float()
@@ -63,7 +76,7 @@ def plain_logps():
 
 @pytest.fixture
 def lively(make_model):
-    """lively(name): a tiny model with weights large enough to have opinions, in training mode without dropout."""
+    """lively(name): a tiny model with large weights, in training mode without dropout."""
 
     def make(name: str = "llama", seed: int = 0):
         model = make_model(name, seed).train()
@@ -81,7 +94,7 @@ def lively(make_model):
 
 @pytest.fixture
 def with_lora():
-    """with_lora(model, trained=True): LoRA on all linear layers, with B away from zero if trained."""
+    """with_lora(model, trained=True): LoRA on all linear layers, with B different from zero if trained."""
 
     def add(model, trained: bool = True, targets="all-linear", **options):
         config = LoraConfig(r=4, lora_alpha=8, target_modules=targets, task_type="CAUSAL_LM", **options)
@@ -97,7 +110,7 @@ def with_lora():
 
 @pytest.fixture
 def checkpointed():
-    """checkpointed(model): recomputes activations in the backward pass, by the name the installed version has."""
+    """checkpointed(model): recomputes activations in the backward pass, under the name the installed version has."""
 
     def enable(model):
         switch = getattr(model, "activation_checkpointing_enable", None) or model.gradient_checkpointing_enable

@@ -1,6 +1,4 @@
-"""The model before unlearning: the cheapest form that serves, and that it stays what it was."""
-
-import copy
+"""The reference model: the cheapest kind that serves, and that it does not change."""
 
 import pytest
 import torch
@@ -8,7 +6,7 @@ import torch
 from egup_trainer.modeling.forward import AnswerReader
 from egup_trainer.modeling.reference import Need, Reference, ReferenceKind, choose_reference
 
-LOGITS, NLL = frozenset({Need.LOGITS}), frozenset({Need.NLL})
+NLL, TOP_K, LOGITS, HIDDEN = (frozenset({need}) for need in (Need.NLL, Need.TOP_K, Need.LOGITS, Need.HIDDEN))
 
 
 def step(model, batch):
@@ -22,74 +20,67 @@ def step(model, batch):
     model.zero_grad()
 
 
-def test_nothing_and_numbers_need_no_model(make_model):
-    assert choose_reference(frozenset(), make_model()) is ReferenceKind.NONE
-    assert choose_reference(NLL, make_model()) is ReferenceKind.CACHED
+@pytest.mark.parametrize(
+    ("needs", "size", "full", "lora"),
+    [
+        (frozenset(), 0, "NONE", "NONE"),
+        (NLL, 0, "CACHED", "CACHED"),
+        (LOGITS, 0, "FROZEN_COPY", "ADAPTER_OFF"),
+        (LOGITS | NLL, 0, "FROZEN_COPY", "ADAPTER_OFF"),
+        (HIDDEN, 0, "FROZEN_COPY", "ADAPTER_OFF"),
+        (TOP_K | NLL, 100, "TOP_K", "ADAPTER_OFF"),
+        (TOP_K, 10**9, "FROZEN_COPY", "ADAPTER_OFF"),  # the copy is smaller
+        (TOP_K | LOGITS, 100, "FROZEN_COPY", "ADAPTER_OFF"),
+    ],
+)
+def test_the_cheapest_kind_that_serves(needs, size, full, lora, make_model, with_lora):
+    assert choose_reference(needs, make_model(), size) is ReferenceKind[full]
+    for targets in ("all-linear", ["q_proj", "embed_tokens"], ["embed_tokens"]):
+        model = with_lora(make_model(), trained=False, targets=targets)
+        assert choose_reference(needs, model, size) is ReferenceKind[lora]
 
 
-def test_a_full_model_needs_a_copy(make_model):
-    assert choose_reference(LOGITS, make_model()) is ReferenceKind.FROZEN_COPY
-    assert choose_reference(LOGITS | NLL, make_model()) is ReferenceKind.FROZEN_COPY
-
-
-@pytest.mark.parametrize("targets", ["all-linear", ["q_proj", "embed_tokens"], ["embed_tokens"]])
-def test_a_fresh_adapter_is_switched_off(targets, make_model, with_lora):
-    model = with_lora(make_model(), trained=False, targets=targets)
-    assert choose_reference(LOGITS, model) is ReferenceKind.ADAPTER_OFF
-    assert choose_reference(LOGITS | NLL, model) is ReferenceKind.ADAPTER_OFF
-    assert choose_reference(NLL, model) is ReferenceKind.CACHED
-    assert choose_reference(frozenset(), model) is ReferenceKind.NONE
-
-
-def test_a_trained_adapter_is_part_of_the_model_before(make_model, with_lora):
-    assert choose_reference(LOGITS, with_lora(make_model(), trained=True)) is ReferenceKind.FROZEN_COPY
-
-
-def test_one_trained_layer_among_fresh_ones_is_enough(make_model, with_lora):
-    model = with_lora(make_model(), trained=False)
-    last = [parameter for name, parameter in model.named_parameters() if "lora_B" in name][-1]
+@pytest.mark.parametrize("factor", ["lora_B", "lora_embedding_A"])
+def test_an_adapter_with_one_trained_layer_is_part_of_the_reference(factor, make_model, with_lora):
+    model = with_lora(make_model(), trained=False, targets=["q_proj", "embed_tokens"])
+    last = [parameter for name, parameter in model.named_parameters() if factor in name][-1]
     last.data[0, 0] = 1e-3
     assert choose_reference(LOGITS, model) is ReferenceKind.FROZEN_COPY
 
 
-def test_a_trained_embedding_adapter_is_part_of_the_model_before(make_model, with_lora):
-    model = with_lora(make_model(), trained=False, targets=["embed_tokens"])
-    factor = next(parameter for name, parameter in model.named_parameters() if "lora_embedding_A" in name)
-    factor.data[0, 0] = 1e-3
-    assert choose_reference(LOGITS, model) is ReferenceKind.FROZEN_COPY
-
-
-def test_base_weights_that_train_too_are_not_switched_off(make_model, with_lora):
-    # bias="all" trains the base model's own biases; disable_adapter does not undo what they learn.
+def test_trained_biases_of_the_base_model_are_not_switched_off(make_model, with_lora):
     model = with_lora(make_model("gpt2"), trained=False, bias="all")
     assert choose_reference(LOGITS, model) is ReferenceKind.FROZEN_COPY
 
 
 @pytest.mark.parametrize("lora", ["none", "fresh", "trained", "head"])
-def test_the_reference_is_the_model_before_whatever_the_model_learns(lora, lively, with_lora, rows, pad, plain_logps):
+def test_the_reference_is_the_initial_model_whatever_the_model_learns(lora, lively, with_lora, rows, pad, plain_logps):
     model, batch = lively(), pad(rows)
     if lora != "none":
         head = {"modules_to_save": ["lm_head"]} if lora == "head" else {}
         model = with_lora(model, trained=lora == "trained", **head)
+    reader = AnswerReader(model, hidden_layer=1)
     with torch.no_grad():
-        _, before = plain_logps(model, batch)
+        _, logits = plain_logps(model, batch)
+        hidden = reader(model, **batch, with_hidden=True).hidden
     kind = choose_reference(LOGITS, model)
     assert kind is (ReferenceKind.ADAPTER_OFF if lora in ("fresh", "head") else ReferenceKind.FROZEN_COPY)
-    reference = Reference(kind, model, AnswerReader(model))
+    reference = Reference(kind, model, reader)
+    assert (reference.frozen_copy is None) == (kind is ReferenceKind.ADAPTER_OFF)
     for _ in range(2):
         step(model, batch)
-        logits = reference.read(model, **batch, needs=LOGITS).logits
-        torch.testing.assert_close(logits, before, atol=1e-5, rtol=1e-5)
-        assert not logits.requires_grad
-    assert (AnswerReader(model)(model, **batch, keep_logits=True).logits - before).abs().max() > 0.1
-    if kind is ReferenceKind.ADAPTER_OFF:
-        assert reference.frozen_copy is None
-
-
-def test_a_copy_that_nothing_asks_for_is_not_made(make_model):
-    model = make_model()
-    for kind in (ReferenceKind.NONE, ReferenceKind.CACHED):
-        assert Reference(kind, model, AnswerReader(model)).frozen_copy is None
+        required = [weight.requires_grad for weight in model.parameters()]
+        with torch.no_grad():
+            learned = reader(model, **batch, keep_logits=True).logits
+        read = reference.read(model, **batch, needs=LOGITS | HIDDEN)
+        torch.testing.assert_close((read.logits, read.hidden), (logits, hidden), atol=1e-5, rtol=1e-5)
+        assert not read.logits.requires_grad
+        assert (learned - logits).abs().max() > 0.1
+        with torch.no_grad():
+            torch.testing.assert_close(reader(model, **batch, keep_logits=True).logits, learned)
+        assert [weight.requires_grad for weight in model.parameters()] == required
+    assert reference.read(model, **batch, needs=HIDDEN).logits is None
+    assert reference.read(model, **batch, needs=LOGITS).hidden is None
 
 
 def test_the_copy_cannot_learn_and_has_no_dropout(make_model):
@@ -99,14 +90,5 @@ def test_the_copy_cannot_learn_and_has_no_dropout(make_model):
     assert not any(parameter.requires_grad for parameter in frozen.parameters())
     assert model.training
     assert all(parameter.requires_grad for parameter in model.parameters())
-
-
-def test_reading_the_reference_leaves_the_adapter_on(lively, with_lora, rows, pad):
-    model, batch = with_lora(lively(), trained=False), pad(rows)
-    reader = AnswerReader(model)
-    reference = Reference(ReferenceKind.ADAPTER_OFF, model, reader)
-    step(model, batch)
-    expected = copy.deepcopy(model)
-    reference.read(model, **batch, needs=LOGITS)
-    torch.testing.assert_close(reader(model, **batch).sum_nll, AnswerReader(expected)(expected, **batch).sum_nll)
-    assert [p.requires_grad for p in model.parameters()] == [p.requires_grad for p in expected.parameters()]
+    for kind in (ReferenceKind.NONE, ReferenceKind.CACHED):
+        assert Reference(kind, model, AnswerReader(model)).frozen_copy is None

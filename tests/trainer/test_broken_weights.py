@@ -19,7 +19,7 @@ def test_a_model_with_a_weight_that_is_no_number_is_not_saved(make_trainer, tmp_
     with pytest.raises(NumberError) as caught:
         trainer.save_model()
     assert str(caught.value) == (
-        "got 1 weight tensors that are not finite, such as model.embed_tokens.weight: nothing is saved of this model; "
+        "got 1 weight tensors that are not finite, such as model.embed_tokens.weight: the model is not saved; "
         "expected finite numbers; lower --learning_rate, train without fp16, or start from another model if it had "
         "them before"
     )

@@ -1,8 +1,8 @@
 """Log-probabilities of answer tokens without a second copy of the logits.
 
-The plain way holds the logits, their float32 copy, its log-softmax and two gradients, each of (tokens x vocabulary).
-Here there is one such tensor, the output embedding's own, in its own type: whatever must be computed in float32 is
-computed a few tokens at a time, and the gradient is written over the logits, which nothing needs any more.
+The plain way holds the logits, their float32 copy, its log-softmax and two gradients, each (tokens x vocabulary). Here
+there is one such tensor, the output of the output embedding in its own type: float32 values are computed for a few
+tokens at a time, and the gradient overwrites the logits, which nothing needs any more.
 """
 
 from collections.abc import Callable, Iterator
@@ -14,15 +14,15 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 _CHUNK = 1 << 22
-"""Logits that are held in float32 at a time: 16 MB."""
+"""Number of logits that are held in float32 at a time: 16 MB."""
 
 _TOLERANCE = 0.02
-"""Of the largest logit: more than bfloat16 rounds away, less than any other transform does."""
+"""Relative to the largest logit: more than bfloat16 rounds off, less than any other transform changes."""
 
 
 @dataclass(frozen=True)
 class LogitTransform:
-    """What a model does to the output embedding's numbers x: y = multiplier * x, then y = cap * tanh(y / cap).
+    """What a model does to the output x of its output embedding: y = multiplier * x, then y = cap * tanh(y / cap).
 
     Args:
         multiplier: 1 in most models.
@@ -38,7 +38,7 @@ class LogitTransform:
 
     @classmethod
     def of(cls, config: Any) -> "LogitTransform":
-        """That of a model, by its text configuration."""
+        """The transform of a model, from its text configuration."""
         multiplier = 1.0
         for name, power in (("logit_scale", 1), ("lm_head_multiplier", 1), ("logits_scaling", -1)):
             multiplier *= float(getattr(config, name, None) or 1.0) ** power
@@ -49,14 +49,14 @@ class LogitTransform:
         return torch.tanh(scaled / self.cap) * self.cap if self.cap else scaled
 
     def derivative(self, logits: Tensor) -> Tensor | float:
-        """dy / dx where the result is y = `logits`."""
+        """dy / dx at y = `logits`."""
         return self.multiplier * (1 - (logits / self.cap) ** 2) if self.cap else self.multiplier
 
 
 def answer_logps(raw: Tensor, targets: Tensor, transform: LogitTransform) -> Tensor:
     """log softmax(transform(raw))[target] of each token, in float32: (N, V), (N,) -> (N,), nats.
 
-    Its backward pass writes the gradient over `raw`, which no other operation may need for its own.
+    The backward pass overwrites `raw` with the gradient: no other operation may need `raw` for its own gradient.
 
     Example:
         >>> answer_logps(torch.zeros(1, 4), torch.tensor([2]), LogitTransform())  # -log 4
@@ -66,14 +66,14 @@ def answer_logps(raw: Tensor, targets: Tensor, transform: LogitTransform) -> Ten
 
 
 class HeadReading:
-    """Reads log-probabilities off the output embedding, and lets the model go on with the first token's logits.
+    """Computes log-probabilities at the output embedding, and lets the model go on with the first token's logits.
 
     Args:
         targets: the answer tokens, shape (N,).
         transform: what the model will do to the logits.
 
     Attributes:
-        is_done: whether it has read them; it has not under torch.compile, where all logits are let through.
+        is_done: whether they are computed; under torch.compile they are not, and all logits pass.
     """
 
     def __init__(self, targets: Tensor, transform: LogitTransform):
@@ -82,11 +82,11 @@ class HeadReading:
         self.is_done = False
 
     def after(self, forward: Callable) -> Callable:
-        """The output embedding's forward, followed by the reading."""
+        """The forward of the output embedding, followed by the reading."""
         return lambda *args, **kwargs: self(forward(*args, **kwargs))
 
     def __call__(self, raw: Tensor) -> Tensor:
-        """Takes the output embedding's numbers (1, N, V) and returns those of the first token, (1, at most 1, V)."""
+        """Takes the output of the embedding, (1, N, V), and returns that of the first token, (1, at most 1, V)."""
         if torch.compiler.is_compiling():
             return raw
         self._logps, first = _AnswerLogps.apply(raw.flatten(0, 1), self._targets.to(raw.device), self._transform)
@@ -96,13 +96,13 @@ class HeadReading:
     def logps(self, logits: Tensor) -> Tensor:
         """The log-probabilities, shape (N,).
 
-        Their gradient reaches the model's logits (1, V) as zeros, and with them all that wrappers hang on the output of
-        a module, such as gathering its weights for the backward pass (FSDP2).
+        Their gradient reaches the model's logits (1, V) as zeros, which triggers what wrappers do at the output of a
+        module, such as gathering its weights for the backward pass (FSDP2).
         """
         return _Through.apply(self._logps, logits)
 
     def explains(self, logits: Tensor) -> bool:
-        """Whether the model did to the first token's logits, shape (1, V), what the transform says."""
+        """Whether the first token's logits, shape (1, V), are what the transform gives."""
         expected = self._transform(self._first.float())
         scale = expected.abs().max().clamp_min(1e-6)
         return bool((logits.float() - expected).abs().max() <= _TOLERANCE * scale)
@@ -148,6 +148,6 @@ class _Through(torch.autograd.Function):
 
 
 def _parts(raw: Tensor) -> Iterator[slice]:
-    """Slices of as many rows as make up a chunk."""
+    """Slices of rows, a chunk each."""
     rows = max(_CHUNK // raw.shape[1], 1)
     return (slice(start, start + rows) for start in range(0, len(raw), rows))

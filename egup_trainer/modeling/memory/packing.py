@@ -1,8 +1,8 @@
-"""How the model reads rows: padded to one length, or several one after another, each blind to the others.
+"""How a model reads rows: padded to one length, or several rows in one line, each blind to the others.
 
-Rows differ in length, and what pads them costs as much as they do. Where a model takes its attention mask from
-position ids that start anew with each row (the mask functions of transformers do), rows of different lengths can
-share a line of the tensor, with next to nothing left to pad.
+Rows differ in length, and padding costs as much as text. If a model takes its attention mask from position ids that
+start anew with each row (the mask functions of transformers do), rows of different lengths can share a line of the
+tensor, which leaves next to nothing to pad.
 """
 
 import inspect
@@ -18,16 +18,16 @@ from egup_trainer.modeling.batches import evaluation_mode
 from egup_trainer.modeling.limits import virtual_tokens
 
 _WIDTHS = (1, 2, 3, 4)
-"""How many of the longest rows a line may hold."""
+"""Line widths that are considered, as multiples of the longest row."""
 
-_PROBE = 8
-"""Most tokens of each of the two rows that a model is tried with."""
+_TRIAL_LENGTH = 8
+"""Tokens of each of the two rows that a model is tried with."""
 
 _TOLERANCE = 0.05
-"""Of the largest logit: more than bfloat16 rounds away where shapes differ, less than positions that run on change."""
+"""Relative to the largest logit: more than bfloat16 rounds off, less than a wrong position changes."""
 
 _LEAST = 1e-6
-"""Of the largest logit: what reading another row changes, in tensors of the same shape."""
+"""Relative to the largest logit: what another row may change, in tensors of the same shape."""
 
 
 @dataclass(frozen=True)
@@ -36,26 +36,26 @@ class RowLayout:
 
     Args:
         inputs: what the model is called with: `input_ids` and what says which tokens belong together, each (P, W).
-        places: where each token stands in the flattened lines (P * W,), shape (B, T); padding has no place of its own.
+        indices: the index of each token in the flattened lines (P * W,), shape (B, T); meaningless for padding.
     """
 
     inputs: dict[str, Tensor | None]
-    places: Tensor
+    indices: Tensor
 
     @property
     def size(self) -> int:
-        """Tokens that the model reads, padding among them: P * W."""
+        """Number of tokens that the model reads, including padding: P * W."""
         return self.inputs["input_ids"].numel()  # type: ignore[union-attr]
 
 
 def padded(input_ids: Tensor, attention_mask: Tensor) -> RowLayout:
-    """A line for each row, as long as the longest."""
-    places = torch.arange(input_ids.numel(), device=input_ids.device).view_as(input_ids)
-    return RowLayout({"input_ids": input_ids, "attention_mask": attention_mask}, places)
+    """One line per row, each as long as the longest row."""
+    indices = torch.arange(input_ids.numel(), device=input_ids.device).view_as(input_ids)
+    return RowLayout({"input_ids": input_ids, "attention_mask": attention_mask}, indices)
 
 
 def packed(input_ids: Tensor, attention_mask: Tensor, lines: Sequence[Sequence[int]]) -> RowLayout:
-    """The rows that each line holds, one after another.
+    """The rows of each line, one after another.
 
     Example:
         >>> ids = torch.tensor([[5, 6, 7], [8, 0, 0], [9, 9, 0]])
@@ -67,30 +67,30 @@ def packed(input_ids: Tensor, attention_mask: Tensor, lines: Sequence[Sequence[i
     """
     lengths = attention_mask.sum(dim=1).tolist()
     width, starts = width_of(lines, lengths), [0] * len(lengths)
-    for place, line in enumerate(lines):
+    for index, line in enumerate(lines):
         filled = 0
         for row in line:
-            starts[row], filled = place * width + filled, filled + lengths[row]
+            starts[row], filled = index * width + filled, filled + lengths[row]
     within = torch.arange(input_ids.shape[1], device=input_ids.device)
-    places = torch.tensor(starts, device=input_ids.device)[:, None] + within  # (B, T)
+    indices = torch.tensor(starts, device=input_ids.device)[:, None] + within  # (B, T)
     real = attention_mask.bool()
-    # What fills up a line is a row of its own at each place, which no token sees.
+    # What fills up a line has position 0 everywhere: each such token is a row of its own, which no other token sees.
     ids, positions = input_ids.new_zeros(2, len(lines) * width)
-    ids[places[real]], positions[places[real]] = input_ids[real], within.expand_as(places)[real]
+    ids[indices[real]], positions[indices[real]] = input_ids[real], within.expand_as(indices)[real]
     shape = len(lines), width
     inputs = {"input_ids": ids.view(shape), "position_ids": positions.view(shape), "attention_mask": None}
-    return RowLayout(inputs, places)
+    return RowLayout(inputs, indices)
 
 
 class Packer:
     """Lays out rows so that the model reads them at the least cost.
 
-    A token costs its share of the weights and its attention to a line: about 6 d + W for lines of W tokens in a model
-    of width d, in units that are alike for both. Flash attention reads each row alone, and takes one long line.
+    A token costs its share of the weights and its attention to its line: about 6 d + W for lines of W tokens in a model
+    of width d, in the same unit. Flash attention reads each row alone, so that one long line is cheapest.
 
     Args:
         model: the bare model, with or without adapters.
-        padding_free: whether to pack rows; None packs them if the model can read them so, which its first call tries.
+        padding_free: whether to pack rows; None packs them if the model can read them so, which the first call tries.
     """
 
     def __init__(self, model: Any, padding_free: bool | None = None):
@@ -104,31 +104,26 @@ class Packer:
         """The cheapest layout of rows, each (B, T) and padded on the right.
 
         Args:
-            model: what will be called, which may be a wrapped model. Each process calls it equally often.
+            model: what will be called, which may be wrapped. Every process calls it equally often.
 
         Raises:
-            ModelError: rows must be packed, and the model cannot read them so.
+            ModelError: rows must be packed, and the model cannot read packed rows.
         """
         if self._packs is None:
-            self._packs = self._reads_packed_rows(model, input_ids.device)
+            self._packs = self.takes_positions and self._separates_rows(model, input_ids.device)
+            if self.padding_free and not self._packs:
+                raise ModelError(
+                    got=f"padding_free with {type(_without_adapters(self._bare)).__name__}",
+                    expected="a model that separates the rows of a line by their position ids",
+                    fix="leave out --padding_free",
+                )
         return self.cheapest(input_ids, attention_mask) if self._packs else padded(input_ids, attention_mask)
-
-    def _reads_packed_rows(self, model: Any, device: torch.device) -> bool:
-        """Whether two rows in one line are to the model what they are in two."""
-        reads = self.takes_positions and self._keeps_rows_apart(model, device)
-        if self.padding_free and not reads:
-            raise ModelError(
-                got=f"padding_free with {type(_without_adapters(self._bare)).__name__}",
-                expected="a model that keeps apart the rows that follow each other, by their position ids",
-                fix="leave out --padding_free",
-            )
-        return reads
 
     @property
     def takes_positions(self) -> bool:
         """Whether the model takes position ids and counts nothing else along a line.
 
-        PEFT takes none where an adapter puts virtual tokens before a line, and has these before its first row alone.
+        PEFT takes none if an adapter has virtual tokens, which would be put before the first row of a line alone.
         """
         bare: Any = _without_adapters(self._bare)
         # Chunks are counted along a line in transformers 5.17, whatever rows it holds.
@@ -137,9 +132,9 @@ class Packer:
         return "position_ids" in inspect.signature(bare.forward).parameters and counts_alone
 
     @torch.no_grad()
-    def _keeps_rows_apart(self, model: Any, device: torch.device) -> bool:
-        """Whether a row says the same after another row as alone, and no matter which one that is."""
-        ids = torch.arange(2 * _PROBE, device=device).view(2, _PROBE) % self._vocabulary
+    def _separates_rows(self, model: Any, device: torch.device) -> bool:
+        """Whether a row has the same logits after another row as alone, whichever row that is."""
+        ids = torch.arange(2 * _TRIAL_LENGTH, device=device).view(2, _TRIAL_LENGTH) % self._vocabulary
         mask = torch.ones_like(ids)
         ids[1, -2:] = mask[1, -2:] = 0
         other = torch.cat([(ids[:1] + 3) % self._vocabulary, ids[1:]])
@@ -147,7 +142,7 @@ class Packer:
         second = mask[1].bool()
         with evaluation_mode(self._bare):
             alone, after, after_other = (
-                model(**layout.inputs, use_cache=False).logits.float().flatten(0, 1)[layout.places[1][second]]
+                model(**layout.inputs, use_cache=False).logits.float().flatten(0, 1)[layout.indices[1][second]]
                 for layout in layouts
             )
         scale = alone.abs().max()
@@ -170,12 +165,12 @@ class Packer:
 
 
 def width_of(lines: Sequence[Sequence[int]], lengths: Sequence[int]) -> int:
-    """Tokens of the line that holds most."""
+    """Number of tokens of the longest line."""
     return max(sum(lengths[row] for row in line) for line in lines)
 
 
 def fill_lines(lengths: Sequence[int], width: int) -> list[list[int]]:
-    """Rows dealt out to lines of `width` tokens, longest first, each to the first line that has room for it.
+    """Distributes rows over lines of `width` tokens: longest first, each to the first line that has room for it.
 
     Example:
         >>> fill_lines([3, 5, 2], width=5)
@@ -184,7 +179,7 @@ def fill_lines(lengths: Sequence[int], width: int) -> list[list[int]]:
     lines: list[list[int]] = []
     room: list[int] = []
     for row in sorted(range(len(lengths)), key=lambda row: -lengths[row]):
-        line = next((place for place, left in enumerate(room) if left >= lengths[row]), len(lines))
+        line = next((index for index, left in enumerate(room) if left >= lengths[row]), len(lines))
         if line == len(lines):
             lines.append([])
             room.append(width)

@@ -1,8 +1,8 @@
 """The gradient of a tied embedding in one tensor.
 
-Where the output embedding is the input embedding, autograd makes a gradient as large as the vocabulary for each of the
-two, and a third one for their sum. Here the output embedding's is handed to the backward pass of the lookup, which adds
-its few rows to it.
+If the output embedding is the input embedding, autograd makes one gradient of the size of the vocabulary for each of
+them, and a third one for their sum. Here the backward pass of the lookup gets the gradient of the output embedding, and
+adds its few rows to it.
 """
 
 import inspect
@@ -20,10 +20,10 @@ _LOOKUP = inspect.signature(embedding)
 
 
 class TiedGradient(TorchFunctionMode):
-    """Within it, a lookup in a trained weight and the projection by that same weight make one gradient.
+    """Within it, a lookup in a trained weight and the projection by the same weight make one gradient.
 
-    It serves one forward pass. Whatever else runs within it runs as ever: other weights, frozen ones, lookups that
-    change or scale the weight. The values are those of autograd's own way.
+    One object serves one forward pass. Everything else is unchanged: other weights, frozen weights, and lookups that
+    change or scale the weight. The gradient has the values that autograd would give.
 
     Example:
         >>> weight = torch.nn.Parameter(torch.eye(3))
@@ -43,7 +43,7 @@ class TiedGradient(TorchFunctionMode):
         self._alias: Tensor | None = None
 
     def around(self, forward: Callable) -> Callable:
-        """A module's forward within it. Under torch.compile, which sees both gradients itself, the forward alone."""
+        """The forward of a module within it; under torch.compile, which sees both gradients itself, as it was."""
 
         def within(*args: Any, **kwargs: Any) -> Any:
             with nullcontext() if torch.compiler.is_compiling() else self:
@@ -67,7 +67,7 @@ class TiedGradient(TorchFunctionMode):
 
 
 def _weight_alone(*args: Any, **kwargs: Any) -> Tensor | None:
-    """The weight of a projection that has no bias, as layers call it; None for others."""
+    """The weight of a projection without a bias, as layers call it; None for other calls."""
     return args[1] if not kwargs and len(args) > 1 and args[2:] in ((), (None,)) else None
 
 
@@ -79,7 +79,7 @@ def _is_plain(lookup: dict[str, Any]) -> bool:
 
 
 class _Lookup(torch.autograd.Function):
-    """Gives the weight itself, too: the projection's gradient comes back by way of it, before the lookup's own."""
+    """Returns the weight, too: the gradient of the projection comes back through it, before that of the lookup."""
 
     @staticmethod
     def forward(ctx: Any, weight: Tensor, ids: Tensor, padding: int | None) -> tuple[Tensor, Tensor]:
@@ -101,7 +101,7 @@ class _Lookup(torch.autograd.Function):
             rows[used == ctx.padding] = 0
         if total is None:
             total = upstream.new_zeros(ctx.shape, dtype=ctx.dtype)
-        # Each row once, so that the sum is the same at each run on a GPU, too.
+        # Each row once, so that the sum is the same in every run, also on a GPU.
         return total.index_add_(0, used, rows.to(total.dtype)), None, None
 
 

@@ -1,4 +1,4 @@
-"""Drawn texts: the right shares, each prompt by its own seed, whatever stands beside it."""
+"""Sampled texts: the right shares, and each prompt by its own seed, independent of its batch."""
 
 from collections import Counter
 from itertools import pairwise
@@ -13,7 +13,7 @@ from egup_trainer.modeling.generation import Sampling, generate
 
 
 class Dice(torch.nn.Module):
-    """A model whose next token has the given probabilities, whatever the prompt; its `generate` is that of greed."""
+    """A model whose next token has the given probabilities after any prompt; its `generate` is greedy."""
 
     def __init__(self, *probabilities: float):
         super().__init__()
@@ -37,10 +37,10 @@ class Speller:
         return " ".join(map(str, tokens))
 
 
-def drawn(model, num_prompts, new=1, first=0, batch_size=64, **options):
-    draws = Sampling([(7, number) for number in range(first, first + num_prompts)], **options)
+def sampled(model, num_prompts, new=1, **options):
+    sampling = Sampling([(7, number) for number in range(num_prompts)], **options)
     prompts = [np.array([1] * (1 + number % 3)) for number in range(num_prompts)]
-    return generate(model, Speller(), prompts, max_new_tokens=new, sampling=draws, batch_size=batch_size)
+    return generate(model, Speller(), prompts, max_new_tokens=new, sampling=sampling, batch_size=64)
 
 
 @pytest.mark.parametrize(
@@ -53,29 +53,28 @@ def drawn(model, num_prompts, new=1, first=0, batch_size=64, **options):
         ({"top_p": 0.01}, [1, 0, 0, 0]),
     ],
 )
-def test_tokens_are_drawn_with_their_probabilities(options, expected):
-    counts = Counter(drawn(Dice(0.5, 0.3, 0.15, 0.05), 4000, **options))
+def test_tokens_are_sampled_with_their_probabilities(options, expected):
+    counts = Counter(sampled(Dice(0.5, 0.3, 0.15, 0.05), 4000, **options))
     shares = [counts[str(token)] / 4000 for token in range(4)]
-    np.testing.assert_allclose(shares, expected, atol=0.025)  # three deviations of a share of 4000 draws
+    np.testing.assert_allclose(shares, expected, atol=0.025)  # three standard deviations of a share of 4000 samples
     assert all(counts[str(token)] == 0 for token in range(4) if not expected[token])
 
 
-def test_tokens_of_a_text_are_drawn_one_by_one():
-    tokens = " ".join(drawn(Dice(0.5, 0.3, 0.2), 40, new=50)).split()
+def test_tokens_of_a_text_are_independent():
+    tokens = " ".join(sampled(Dice(0.5, 0.3, 0.2), 40, new=50)).split()
     shares = [tokens.count(str(token)) / 2000 for token in range(3)]
     np.testing.assert_allclose(shares, [0.5, 0.3, 0.2], atol=0.035)
-    pairs = Counter(pairwise(tokens))
-    assert pairs["0", "0"] / 2000 == pytest.approx(0.25, abs=0.035)  # and do not hang on the one before
+    assert Counter(pairwise(tokens))["0", "0"] / 2000 == pytest.approx(0.25, abs=0.035)
 
 
 @pytest.mark.parametrize("name", ["llama", "gpt2"])
-def test_what_is_drawn_hangs_on_the_prompts_own_seed_alone(tokenizer, name):
+def test_a_text_depends_on_its_own_seed_alone(tokenizer, name):
     model = lively_model(tokenizer, name)
     prompts = [np.array(tokenizer(text)["input_ids"]) for text in ("Where", "Who is Bo?", "Ada Lorn", "And whose?")]
 
     def texts(seeds, batch_size=4, chosen=prompts):
-        draws = Sampling(seeds, temperature=2.0, top_p=0.9)
-        return generate(model, tokenizer, chosen, max_new_tokens=12, sampling=draws, batch_size=batch_size)
+        sampling = Sampling(seeds, temperature=2.0, top_p=0.9)
+        return generate(model, tokenizer, chosen, max_new_tokens=12, sampling=sampling, batch_size=batch_size)
 
     seeds = [(0, number) for number in range(4)]
     expected = texts(seeds)
@@ -89,7 +88,7 @@ def test_what_is_drawn_hangs_on_the_prompts_own_seed_alone(tokenizer, name):
     assert len(set(texts(seeds, chosen=prompts[:1] * 4))) == 4
 
 
-def test_a_number_next_to_one_draws_the_last_token_that_may_come(monkeypatch):
+def test_a_number_close_to_one_takes_the_last_token_of_the_nucleus(monkeypatch):
     rng = SimpleNamespace(random=lambda length: np.full(length, np.nextafter(1, 0)))
     monkeypatch.setattr(np.random, "default_rng", lambda seed: rng)
-    assert drawn(Dice(0.5, 0.3, 0.2), 2, top_p=0.6) == ["1", "1"]
+    assert sampled(Dice(0.5, 0.3, 0.2), 2, top_p=0.6) == ["1", "1"]
