@@ -12,7 +12,14 @@ from pathlib import Path
 from typing import Any
 
 TESTS = Path(__file__).resolve().parent
-_PRELOADED = ["fixtures_trainer", "peft", "transformers.models.llama.modeling_llama", "egup_trainer.cli.unlearn"]
+_PRELOADED = [
+    "fixtures_trainer",
+    "fixtures_evaluation",
+    "peft",
+    "transformers.models.llama.modeling_llama",
+    "egup_trainer.cli.evaluate",
+    "egup_trainer.cli.unlearn",
+]
 _CONTEXT = multiprocessing.get_context("forkserver")
 _CONTEXT.set_forkserver_preload(_PRELOADED)
 

@@ -1,6 +1,5 @@
-"""Run under torchrun by test_evaluation_processes.py: scores on this process's share, writes what each ended with."""
+"""A process of test_evaluation_processes.py: scores its share of the texts and writes what it ended with."""
 
-import sys
 from pathlib import Path
 
 import conftest
@@ -53,7 +52,3 @@ def main(folder: Path) -> None:
     record(folder, accelerator, "command", egup(["evaluate", *words]))
     few = [type(forget)("forget", forget.rows[:2], with_features=True)]  # one batch: a process has none of its own
     record(folder, accelerator, "few", score_sets(model, tokenizer, few, ScoringOptions(progress=False), accelerator))
-
-
-if __name__ == "__main__":
-    main(Path(sys.argv[1]))

@@ -1,7 +1,11 @@
 """Two processes end where one does: real processes, DDP over gloo."""
 
+import json
+import subprocess
+import sys
 from pathlib import Path
 
+import conftest
 import ddp_worker
 import pytest
 import torch
@@ -90,3 +94,16 @@ def test_a_resumed_run_on_two_processes_is_exact(runs):
     resumed = launch(runs["folder"] / "resumed", 2, batch=2, accumulation=2, resume=str(checkpoint))
     for record, whole in zip(resumed, runs["two"], strict=True):
         assert all(torch.equal(record["weights"][name], whole["weights"][name]) for name in whole["weights"])
+
+
+@pytest.mark.slow
+def test_torchrun_starts_the_command(base, tmp_path):
+    words = ["--model_name_or_path", str(base), "--output_dir", str(tmp_path / "out"), "--use_cpu"]
+    words += ["--max_steps", "1", "--report_to", "none"]
+    for name, span in {"forget": (0, 8), "retain": (20, 32), "proxy": (40, 46)}.items():
+        path = tmp_path / f"{name}.jsonl"
+        path.write_text("\n".join(map(json.dumps, conftest.qa_rows(*span))))
+        words += [f"--{name}", str(path)]
+    start = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+    subprocess.run([*start, "-m", "egup_trainer.cli.main", "unlearn", *words], check=True, timeout=300)
+    assert (tmp_path / "out" / "model.safetensors").is_file()

@@ -1,16 +1,14 @@
 """Two processes find what one does: real processes over gloo, with batches that one of them repeats."""
 
 import json
-import os
-import subprocess
-import sys
-from pathlib import Path
 
+import evaluation_worker
 import numpy as np
 import pytest
 import torch
 from conftest import make_tokenizer, qa_rows
 from fixtures_evaluation import assert_same_numbers, invented_sets, lively_model, numbers_by_name
+from processes import join_group, start_group
 
 from egup_trainer.evaluation.evaluation import read_evaluation
 from egup_trainer.evaluation.rows import RowSet
@@ -18,7 +16,6 @@ from egup_trainer.evaluation.run import evaluate_model
 from egup_trainer.evaluation.scoring import ScoringOptions, score_sets
 from egup_trainer.evaluation.suites.custom import custom_suite
 
-TESTS = Path(__file__).resolve().parents[1]
 QUIET = ScoringOptions(batch_size=1, progress=False)
 
 
@@ -30,12 +27,7 @@ def folder(tmp_path_factory):
     lively_model(tokenizer).save_pretrained(folder / "model")
     tokenizer.save_pretrained(folder / "model")
     (folder / "rows.jsonl").write_text("\n".join(map(json.dumps, qa_rows(0, 5))))
-    start = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
-    paths = [str(TESTS), str(TESTS.parent), os.environ.get("PYTHONPATH", "")]
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(paths), "OMP_NUM_THREADS": "1"}
-    worker = [str(TESTS / "invariants" / "evaluation_worker.py"), str(folder)]
-    done = subprocess.run([*start, *worker], env=environment, capture_output=True, text=True, timeout=300)
-    (folder / "log").write_text(f"{done.stdout}\n{done.stderr}\nexit code {done.returncode}")
+    join_group(start_group(evaluation_worker.main, folder, processes=2, log=folder / "log"))
     return folder
 
 
