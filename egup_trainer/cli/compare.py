@@ -28,8 +28,7 @@ def main(argv: list[str]) -> None:
     from egup_trainer.cli.terminal import terminal
     from egup_trainer.report.models import Comparison
     from egup_trainer.report.page import write_report
-    from egup_trainer.report.summary import main_table
-    from egup_trainer.report.table import table_parts
+    from egup_trainer.report.table import main_table, table_parts
 
     evaluations, retrained = _read(files, options.retrained)
     audits = _read_audits(options.audit)

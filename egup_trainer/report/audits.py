@@ -3,11 +3,11 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from egup_trainer.audit.audit import Audit, Curve, check_same_audit
+from egup_trainer.audit.audit import Audit, check_same_audit
 from egup_trainer.audit.options import Attack
 from egup_trainer.evaluation.evaluation import Evaluation
 from egup_trainer.report.models import Comparison, Model, Role
-from egup_trainer.report.plots.audit import relearning_curves
+from egup_trainer.report.plots.curves import relearning_curves
 from egup_trainer.report.plots.drawing import Gallery, Look, looks
 from egup_trainer.report.table import Part, table_parts
 
@@ -17,11 +17,11 @@ class AuditSection:
     """What a report shows of audits.
 
     Args:
-        models: the audited models, those that they are compared with first and last.
-        parts: the table of metrics, a part an attack.
+        models: the audited models; the initial model comes first, the retrained model last.
+        parts: the table of metrics, with a part per attack.
         curves: plots of relearning.
-        not_run: attacks that were run on no model, with the reason.
-        looks: of the models, by name.
+        not_run: attacks that were not run on any model, with the reason.
+        looks: looks of the models, by name.
         aim: name of the retrained model, if there is one.
     """
 
@@ -34,11 +34,11 @@ class AuditSection:
 
 
 def audit_section(audits: Sequence[Audit], comparison: Comparison) -> AuditSection | None:
-    """The section of the given audits, in which a model of the comparison looks as it does elsewhere; None for none.
+    """The section of the given audits, in which models look as in the rest of the report; None without audits.
 
     Args:
-        audits: one of each unlearned model; the retrained model and the model before are those of the first audit that
-            has them.
+        audits: one of each unlearned model; the retrained and the initial model are those of the first audit that has
+            them.
         comparison: the rest of the report.
 
     Raises:
@@ -49,28 +49,20 @@ def audit_section(audits: Sequence[Audit], comparison: Comparison) -> AuditSecti
         return None
     for other in audits[1:]:
         check_same_audit(audits[0], other, f"the audit of {other.name}")
-    shown = _cast(audits)
-    found = Comparison.checked([Model(_as_evaluation(audit), role) for audit, role in shown])
-    look_of = looks(found) | looks(comparison)
-    curves: dict[str, dict[str, Curve]] = {}
-    for audit, _ in shown:
-        finding = audit.findings.get(Attack.RELEARNING)
-        if finding is not None and finding.curves:
-            curves[audit.name] = finding.curves
-    findings = [finding for audit, _ in shown for finding in audit.findings.items()]
-    ran = {attack for attack, finding in findings if finding.reason is None}
-    not_run = {attack.value: finding.reason for attack, finding in findings if finding.reason and attack not in ran}
-    aim = None if found.retrained is None else found.retrained.name
-    return AuditSection(found.models, table_parts(found), relearning_curves(curves, look_of), not_run, look_of, aim)
-
-
-def _cast(audits: Sequence[Audit]) -> list[tuple[Audit, Role]]:
-    """The audits in the order of columns, each with its role."""
     before = next((audit.before for audit in audits if audit.before is not None), None)
     retrained = next((audit.retrained for audit in audits if audit.retrained is not None), None)
-    first = [] if before is None else [(before, Role.BEFORE)]
-    last = [] if retrained is None else [(retrained, Role.RETRAINED)]
-    return [*first, *((audit, Role.METHOD) for audit in audits), *last]
+    shown = [(audit, Role.METHOD) for audit in audits]
+    shown = shown if before is None else [(before, Role.BEFORE), *shown]
+    shown = shown if retrained is None else [*shown, (retrained, Role.RETRAINED)]
+    found = Comparison.checked([Model(_as_evaluation(audit), role) for audit, role in shown])
+    look_of = looks(found) | looks(comparison)
+    relearning = {audit.name: audit.findings.get(Attack.RELEARNING) for audit, _ in shown}
+    curves = {name: finding.curves for name, finding in relearning.items() if finding is not None and finding.curves}
+    findings = [each for audit, _ in shown for each in audit.findings.items()]
+    ran = {attack for attack, finding in findings if finding.reason is None}
+    not_run = {attack.value: finding.reason for attack, finding in findings if finding.reason and attack not in ran}
+    aim = None if retrained is None else retrained.name
+    return AuditSection(found.models, table_parts(found), relearning_curves(curves, look_of), not_run, look_of, aim)
 
 
 def _as_evaluation(audit: Audit) -> Evaluation:

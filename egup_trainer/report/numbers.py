@@ -3,11 +3,9 @@
 import math
 from typing import Any
 
-from egup_trainer.report.comparison import format_probability
-
 
 def finite_number(value: Any) -> float | None:
-    """The value if it is a finite number; None for all else, such as the text "nan", which results have for no number.
+    """The value if it is a finite number, else None: results hold texts such as "nan" for numbers that are not finite.
 
     Example:
         >>> finite_number(2), finite_number("nan"), finite_number(float("inf")), finite_number(None)
@@ -18,13 +16,17 @@ def finite_number(value: Any) -> float | None:
 
 
 def format_number(value: float | None) -> str:
-    """Three digits where they tell something, a power of ten where they do not.
+    """Three digits where they say something, a power of ten where they do not.
 
     Example:
-        >>> [format_number(value) for value in (0.0421, -37.26, 1234.5, 3e-9, None)]
-        ['0.042', '-37.3', '1234', '3.0e-09', '-']
+        >>> [format_number(value) for value in (0.5, 0.0421, -37.26, 1234.5, 3e-9, None)]
+        ['0.500', '0.042', '-37.3', '1234', '3.0e-09', '-']
     """
-    if value is None or abs(value) < 10:
-        sign = "-" if value is not None and value < 0 else ""
-        return sign + format_probability(None if value is None else abs(value))
-    return f"{value:.1f}" if abs(value) < 1000 else f"{value:.0f}"
+    if value is None:
+        return "-"
+    size = abs(value)
+    if size >= 10:
+        return f"{value:.1f}" if size < 1000 else f"{value:.0f}"
+    if size >= 0.01 or value == 0:
+        return f"{value:.3f}"
+    return f"{value:.4f}" if size >= 0.001 else f"{value:.1e}"

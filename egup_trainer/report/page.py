@@ -1,32 +1,39 @@
-"""The report: one HTML file that needs nothing else, and the same numbers as JSON and CSV."""
+"""The report: one HTML file that needs no other file, and the same numbers as JSON and CSV."""
 
+import csv
+import io
+import json
+import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 from egup_trainer.audit.audit import Audit
 from egup_trainer.evaluation.evaluation import Evaluation
 from egup_trainer.files import write_files
 from egup_trainer.report.audits import AuditSection, audit_section
-from egup_trainer.report.exports import to_csv, to_json
-from egup_trainer.report.facts import fact_groups
 from egup_trainer.report.labels import MetricText
-from egup_trainer.report.models import Comparison
+from egup_trainer.report.models import Comparison, fact_groups
 from egup_trainer.report.numbers import format_number
+from egup_trainer.report.plots.curves import training_curves
 from egup_trainer.report.plots.drawing import looks
-from egup_trainer.report.plots.features import projections
 from egup_trainer.report.plots.outcome import forget_rows, tradeoff, truth_ratios
-from egup_trainer.report.plots.training import training_curves
-from egup_trainer.report.remarks import remarks
-from egup_trainer.report.summary import NO_GUARANTEE, sentences
-from egup_trainer.report.table import Part, table_parts
+from egup_trainer.report.plots.projections import projections
+from egup_trainer.report.table import Cell, Part, table_parts
+from egup_trainer.report.verdict import NO_GUARANTEE, remarks, sentences, single_rows
 
 DEFAULT_TITLE = "Unlearning report"
+SCHEMA_VERSION = 1
+_KIND = "egup_trainer comparison"
+_FIELDS = ("value", "low", "high", "num_samples", "num_skipped", "reason", "distance_to_retrained", "best")
+# The last four are full-width forms of the first; a spreadsheet may begin a cell after each of these separators.
+_FORMULA = re.compile("((?:^|[;\t\r\n])\\s*)(?=[=+@\uff1d\uff0b\uff0d\uff20-])")
 
 
 @dataclass(frozen=True)
 class ShownExample:
-    """A row and what each model wrote after its prompt, by model name."""
+    """A row, and what each model wrote after its prompt, by model name."""
 
     set_name: str
     sample: int
@@ -44,20 +51,21 @@ def write_report(
     show_examples: bool = False,
     title: str = DEFAULT_TITLE,
 ) -> list[Path]:
-    """Writes a comparison as HTML, and its numbers beside it as JSON and CSV; all of them whole, or none, and
-    readable by the user alone.
+    """Writes a comparison as HTML, and its numbers beside it as JSON and CSV: all of them complete, or none.
+
+    Only the user can read the files.
 
     Args:
-        path: of the HTML file; the others have its name and the endings .json and .csv.
-        evaluations: the model before and the methods, in this order; one alone is a method. Relations to other models,
-            such as forget quality, are as they stand in them.
-        retrained: of the model that never saw the forget rows.
-        audits: of the unlearned models, for a section of their own.
-        show_examples: whether to show texts of rows and generations, where the evaluations hold them.
-        title: of the page.
+        path: path of the HTML file; the others have the same name and end in .json and .csv.
+        evaluations: the initial model and the methods, in this order; a single one is a method. Relations to other
+            models, such as forget quality, are taken from them as they are.
+        retrained: evaluation of the model that never saw the forget rows.
+        audits: audits of the unlearned models, for a section of their own.
+        show_examples: whether to show texts of rows and generations, if the evaluations hold them.
+        title: title of the page.
 
     Returns:
-        The paths written.
+        The paths of the files.
 
     Raises:
         ConfigError: there is no evaluation, or two have the same name.
@@ -86,7 +94,7 @@ def render_page(
     show_examples: bool,
     title: str,
 ) -> str:
-    """The report as HTML. All that comes from results is escaped."""
+    """The report as HTML. Everything that comes from results is escaped."""
     from jinja2 import Environment, PackageLoader, StrictUndefined
 
     loader = PackageLoader("egup_trainer.report", package_path=".")
@@ -119,9 +127,9 @@ def render_page(
 
 
 def _notes(parts: Sequence[Part]) -> dict[str, int]:
-    """Numbers of the reasons why values are missing, in the order of the table."""
-    reasons = (cell.reason for part in parts for row in part.rows for cell in row.cells.values() if cell.reason)
-    return {reason: place for place, reason in enumerate(dict.fromkeys(reasons), start=1)}
+    """The reasons why values are missing, numbered in the order of the table."""
+    reasons = (cell.metric.reason for part in parts for row in part.rows for cell in row.cells.values())
+    return {reason: number for number, reason in enumerate(dict.fromkeys(filter(None, reasons)), start=1)}
 
 
 def _meanings(parts: Sequence[Part]) -> list[MetricText]:
@@ -131,7 +139,7 @@ def _meanings(parts: Sequence[Part]) -> list[MetricText]:
 
 
 def shown_examples(comparison: Comparison) -> list[ShownExample]:
-    """The rows whose texts any model kept, each with what all models that kept it wrote."""
+    """The rows whose texts any model kept, each with what every model that kept it wrote."""
     found: dict[tuple[str, int], ShownExample] = {}
     for model in comparison.models:
         for set_name, examples in model.evaluation.examples.items():
@@ -139,3 +147,60 @@ def shown_examples(comparison: Comparison) -> list[ShownExample]:
                 shown = ShownExample(set_name, example.sample, example.prompt, example.answer, {})
                 found.setdefault((set_name, example.sample), shown).generations[model.name] = example.generation
     return list(found.values())
+
+
+def to_json(comparison: Comparison, parts: Sequence[Part], title: str) -> str:
+    """The table as JSON: metrics by name, cells by model; with the models, their rows and runs. No row's text."""
+    models = [
+        {
+            "name": model.name,
+            "role": model.role.value,
+            "suite": model.evaluation.suite,
+            "split": model.evaluation.split,
+            "sets": {
+                name: {"num_rows": facts.num_rows, "cut": facts.cut, "in_windows": facts.in_windows}
+                for name, facts in model.evaluation.sets.items()
+            },
+            "run": model.run,
+        }
+        for model in comparison.models
+    ]
+    document = {
+        "kind": _KIND,
+        "schema_version": SCHEMA_VERSION,
+        "title": title,
+        "note": NO_GUARANTEE,
+        "summary": sentences(comparison),
+        "forget_rows": {name: asdict(rows) for name, rows in single_rows(comparison).items()},
+        "remarks": remarks(comparison),
+        "models": models,
+        "metrics": {
+            row.metric: {name: _values(cell) for name, cell in row.cells.items()} for part in parts for row in part.rows
+        },
+    }
+    return json.dumps(document, indent=1, allow_nan=False, ensure_ascii=False) + "\n"
+
+
+def to_csv(parts: Sequence[Part]) -> str:
+    """The table as CSV: a line per model and metric; a value that does not exist is empty.
+
+    A text that a spreadsheet would take for a formula has a ' before it.
+    """
+    text = io.StringIO()
+    writer = csv.DictWriter(text, ("model", "metric", *_FIELDS), lineterminator="\n")
+    writer.writeheader()
+    for row in (row for part in parts for row in part.rows):
+        for name, cell in row.cells.items():
+            line = {"model": name, "metric": row.metric, **_values(cell)}
+            writer.writerow({column: _not_a_formula(value) for column, value in line.items()})
+    return text.getvalue()
+
+
+def _not_a_formula(value: Any) -> Any:
+    return _FORMULA.sub(r"\1'", value) if isinstance(value, str) else value
+
+
+def _values(cell: Cell) -> dict[str, float | int | str | bool | None]:
+    found = cell.metric
+    values = (found.value, *(found.interval or (None, None)), found.num_samples, found.num_skipped, found.reason)
+    return dict(zip(_FIELDS, (*values, cell.distance, cell.best), strict=True))

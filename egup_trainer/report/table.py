@@ -1,14 +1,21 @@
-"""The table of metrics by models as data: values, how sure they are, how far from the retrained model, the best."""
+"""The table of metrics by models as data: values, their uncertainty, distances to the retrained model, the best."""
 
 from dataclasses import dataclass
 from enum import Enum
 
+from rich.table import Table
+from rich.text import Text
+
 from egup_trainer.evaluation.metric import Metric, unavailable
 from egup_trainer.report.labels import MetricText, Section, describe, reading_order
 from egup_trainer.report.models import Comparison
+from egup_trainer.report.numbers import format_number
 
 _ON_FORGETTING = ("forget_", "mia_", "privleak")
-_NOT_ASKED = "not evaluated for this model"
+_NOT_EVALUATED = "not evaluated for this model"
+_MAIN: tuple[str, ...] = ("forget_probability", "retain_probability", "forget_verbmem_rouge", "retain_knowmem_rouge")
+_MAIN += ("model_utility", "forget_quality", "privleak")
+"""Metrics that the terminal shows."""
 
 
 class Goal(str, Enum):
@@ -25,24 +32,20 @@ class Cell:
     """A metric of a model.
 
     Args:
-        value, interval, num_samples, num_skipped, reason: as in `Metric`.
-        distance: |value - the retrained model's value|, where both exist.
+        metric: the metric.
+        distance: |value - the retrained model's value|, if both exist.
         best: whether no other method comes closer to the goal.
     """
 
-    value: float | None
-    interval: tuple[float, float] | None
-    num_samples: int
-    num_skipped: int
-    reason: str | None
+    metric: Metric
     distance: float | None
     best: bool
 
     @property
     def samples(self) -> str:
-        """The samples behind the value in words; empty for a value that is a function of other metrics."""
-        of_all = f" of {self.num_samples + self.num_skipped}" if self.num_skipped else ""
-        return f"{self.num_samples}{of_all} rows" if self.num_samples else ""
+        """The number of samples behind the value in words; empty for a value that is computed from other metrics."""
+        found, skipped = self.metric.num_samples, self.metric.num_skipped
+        return f"{found}{f' of {found + skipped}' if skipped else ''} rows" if found else ""
 
 
 @dataclass(frozen=True)
@@ -56,8 +59,8 @@ class Row:
 
     @property
     def samples(self) -> str | None:
-        """The samples behind the values in words, if they are as many for all models."""
-        counts = {cell.samples for cell in self.cells.values() if cell.value is not None}
+        """The number of samples behind the values in words, if it is the same for all models."""
+        counts = {cell.samples for cell in self.cells.values() if cell.metric.value is not None}
         return counts.pop() if len(counts) == 1 else None
 
 
@@ -70,11 +73,11 @@ class Part:
 
 
 def table_parts(comparison: Comparison) -> list[Part]:
-    """The table: sections that have metrics, each with a row a metric, each with a cell a model.
+    """The table: the sections that have metrics, with a row per metric and a cell per model.
 
-    Where a retrained model is given, a metric on forgetting is best nearest to it; other metrics are best as
-    `higher_is_better` says. Only methods compete: neither the model before nor the retrained model is ever best, nor is
-    a method without a rival.
+    If there is a retrained model, a metric on forgetting is best nearest to it; other metrics are best as
+    `higher_is_better` says. Only methods compete: neither the initial model nor the retrained model is ever best, nor
+    is a method without a rival.
     """
     metrics = dict.fromkeys(name for model in comparison.models for name in model.evaluation.metrics)
     rows = [_row(name, comparison) for name in sorted(metrics, key=reading_order)]
@@ -83,16 +86,17 @@ def table_parts(comparison: Comparison) -> list[Part]:
 
 
 def _row(name: str, comparison: Comparison) -> Row:
-    metrics = {model.name: model.evaluation.metrics.get(name) for model in comparison.models}
-    higher_is_better = next(metric.higher_is_better for metric in metrics.values() if metric is not None)
-    values = {model: None if metric is None else metric.value for model, metric in metrics.items()}
-    aim = None if comparison.retrained is None else values[comparison.retrained.name]
+    found = {model.name: model.evaluation.metrics.get(name) for model in comparison.models}
+    higher_is_better = next(metric.higher_is_better for metric in found.values() if metric is not None)
+    metrics = {model: metric or unavailable(_NOT_EVALUATED, higher_is_better) for model, metric in found.items()}
+    aim = None if comparison.retrained is None else metrics[comparison.retrained.name].value
     goal = _goal(name, higher_is_better, aim)
-    best = _best(goal, {model.name: values[model.name] for model in comparison.methods}, aim)
-    cells = {
-        model: _cell(metric or unavailable(_NOT_ASKED, higher_is_better), values[model], aim, model in best)
+    best = _best(goal, {model.name: metrics[model.name].value for model in comparison.methods}, aim)
+    distances = {
+        model: None if aim is None or metric.value is None else abs(metric.value - aim)
         for model, metric in metrics.items()
     }
+    cells = {model: Cell(metric, distances[model], model in best) for model, metric in metrics.items()}
     return Row(name, describe(name), goal, cells)
 
 
@@ -103,26 +107,28 @@ def _goal(name: str, higher_is_better: bool | None, aim: float | None) -> Goal:
 
 
 def _best(goal: Goal, values: dict[str, float | None], aim: float | None) -> set[str]:
-    """Names of the methods that come closest to the goal; none where fewer than two compete."""
+    """Names of the methods that come closest to the goal; none if fewer than two compete."""
     competing = {name: value for name, value in values.items() if value is not None}
     if goal is Goal.NONE or len(competing) < 2:
         return set()
-    misses = {
-        Goal.HIGHER: lambda value: -value,
-        Goal.LOWER: lambda value: value,
-        Goal.RETRAINED: lambda value: abs(value - aim),
-    }
-    scores = {name: misses[goal](value) for name, value in competing.items()}
-    return {name for name, score in scores.items() if score == min(scores.values())}
+    if goal is Goal.RETRAINED and aim is not None:
+        misses = {name: abs(value - aim) for name, value in competing.items()}
+    else:
+        misses = {name: -value if goal is Goal.HIGHER else value for name, value in competing.items()}
+    return {name for name, miss in misses.items() if miss == min(misses.values())}
 
 
-def _cell(metric: Metric, value: float | None, aim: float | None, best: bool) -> Cell:
-    return Cell(
-        value=value,
-        interval=metric.interval,
-        num_samples=metric.num_samples,
-        num_skipped=metric.num_skipped,
-        reason=metric.reason,
-        distance=None if value is None or aim is None else abs(value - aim),
-        best=best,
-    )
+def main_table(parts: list[Part], title: str) -> Table:
+    """The main metrics for the terminal: a line per model, the best in bold."""
+    rows = {row.metric: row for part in parts for row in part.rows}
+    shown = [rows[metric] for metric in _MAIN if metric in rows]
+    table = Table(title=Text(title), title_justify="left")
+    table.add_column("model", overflow="fold")
+    for row in shown:
+        heading = row.metric.replace("_probability", " p").replace("_rouge", "").replace("_", " ")
+        table.add_column(heading, justify="right")
+    for name in next(iter(rows.values())).cells if rows else ():
+        cells = [row.cells[name] for row in shown]
+        values = (Text(format_number(cell.metric.value), "bold" if cell.best else "") for cell in cells)
+        table.add_row(Text(name), *values)
+    return table

@@ -48,13 +48,13 @@ def test_the_nearest_to_the_retrained_model_is_best(audits, evaluations):
     assert [part.section.value for part in parts] == ["Relearning", "Sampling"]
     speed, steps = parts[0].rows
     assert (speed.metric, speed.text.label, speed.goal.value) == ("relearning_forget_speed", "forget speed", "≈")
-    assert [(name, cell.value, cell.best) for name, cell in speed.cells.items()] == [
+    assert [(name, cell.metric.value, cell.best) for name, cell in speed.cells.items()] == [
         ("before", 0.45, False),
         ("egup_clreg", 0.1, True),
         ("gradient_difference", 0.3, False),
         ("retrained", 0.05, False),
     ]
-    assert {cell.reason for cell in steps.cells.values()} == {"not reached in 4 steps"}
+    assert {cell.metric.reason for cell in steps.cells.values()} == {"not reached in 4 steps"}
 
 
 def test_the_page_shows_curves_table_and_what_was_not_run(audits, evaluations):
@@ -65,14 +65,14 @@ def test_the_page_shows_curves_table_and_what_was_not_run(audits, evaluations):
     assert "Not run: probe: needs rows that no model saw (--holdout)" in section
     alts = [image["alt"] for image in Page(html).images]
     assert (
-        "Forget rows held back, while a few others are learned again: before from 0.010 to 0.900; egup_clreg from "
+        "Forget rows held back, while a few others are relearned: before from 0.010 to 0.900; egup_clreg from "
         "0.010 to 0.200; gradient_difference from 0.010 to 0.600; retrained from 0.010 to 0.100"
     ) in alts
-    assert sum(alt.startswith(("Forget rows held back", "The rows learned again")) for alt in alts) == 2
+    assert sum(alt.startswith(("Forget rows held back", "The relearned rows")) for alt in alts) == 2
 
 
 def test_without_audits_the_section_says_how_to_get_one(evaluations):
-    assert "run egup audit and name its file with --audit" in " ".join(
+    assert "run egup audit and pass its file with --audit" in " ".join(
         Page(render(evaluations)).sections["audit"].split()
     )
 

@@ -13,8 +13,7 @@ from egup_trainer.evaluation.evaluation import Evaluation
 from egup_trainer.evaluation.metric import Metric
 from egup_trainer.report import page
 from egup_trainer.report.audits import audit_section
-from egup_trainer.report.facts import fact_groups
-from egup_trainer.report.models import Comparison
+from egup_trainer.report.models import Comparison, fact_groups
 from egup_trainer.report.page import render_page, write_report
 from egup_trainer.report.table import table_parts
 
@@ -166,9 +165,9 @@ def test_texts_are_shown_only_on_demand():
     evaluations = list(map(with_examples, (make_evaluation("before"), make_evaluation("egup_clreg"))))
     html = render(evaluations)
     assert "Corvo" not in html
-    assert "Texts of rows stay out of a report unless you ask for them" in html
+    assert "Texts of rows are not in a report unless you ask for them" in html
     html = render([replace(evaluation, examples={}) for evaluation in evaluations], show_examples=True)
-    assert "The result files hold no texts." in html
+    assert "The result files contain no texts." in html
 
 
 def test_sections_without_numbers_say_why_and_what_to_do():

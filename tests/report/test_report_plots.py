@@ -13,10 +13,10 @@ from matplotlib.axes import Axes
 from egup_trainer.evaluation.evaluation import Evaluation
 from egup_trainer.evaluation.metric import Metric, unavailable
 from egup_trainer.report.models import Comparison
+from egup_trainer.report.plots.curves import Curve, read_curves, training_curves
 from egup_trainer.report.plots.drawing import Look, draw, looks
-from egup_trainer.report.plots.features import projections
 from egup_trainer.report.plots.outcome import forget_rows, tradeoff, truth_ratios
-from egup_trainer.report.plots.training import Curve, read_curves, training_curves
+from egup_trainer.report.plots.projections import projections
 
 SVG = "data:image/svg+xml;base64,"
 
@@ -75,7 +75,7 @@ def test_quality_is_drawn_against_utility_down_to_the_floor(drawn):
     assert plot.alt == (
         "Forget quality (p-value) against model utility: before 1.0e-45 at 0.500; a 0.250 at 0.625; twin 1.000 at 0.750"
     )
-    assert gallery.caption.endswith("The aim is the star, on dashed lines.")
+    assert gallery.caption.endswith("The aim is the star on the dashed lines.")
 
 
 def test_probabilities_or_rouge_stand_in_for_quality_and_utility_and_the_caption_says_so(drawn):
@@ -84,10 +84,10 @@ def test_probabilities_or_rouge_stand_in_for_quality_and_utility_and_the_caption
         model("b", forget_probability=Metric(0.25, False), retain_probability=Metric(0.75, True)),
     ]
     caption = tradeoff(Comparison.of(by_probability, None)).caption
-    assert caption.startswith("No model has both forget quality and model utility, so probabilities stand in for them.")
+    assert caption.startswith("No model has both forget quality and model utility, so probabilities are shown instead.")
     assert "star" not in caption
     by_rouge = model("a", forget_verbmem_rouge=Metric(0.0, False), retain_knowmem_rouge=Metric(0.5, True))
-    assert "the ROUGE of MUSE stands in" in tradeoff(Comparison.of([by_rouge], None)).caption
+    assert "MUSE's ROUGE is shown instead" in tradeoff(Comparison.of([by_rouge], None)).caption
     assert [call[1] for call in drawn] == [[[0.75], [0.25]], [[0.5], [0.0]]]
 
 
@@ -114,7 +114,7 @@ def test_forget_rows_stand_in_the_order_of_the_retrained_model(drawn):
     assert [plot.title for plot in gallery.plots] == ["a"]
     assert gallery.plots[0].alt == "Probability of each forget answer; medians: before 0.800, twin 0.200, a 0.250"
     without = forget_rows(Comparison.of([scored("before", 0.1, 0.9), scored("a", 0.5, 0.4)], None))
-    assert "in the order of its probability under before." in without.caption
+    assert "ordered by its probability under before." in without.caption
     assert "dashed" not in without.caption
 
 
@@ -137,7 +137,7 @@ def test_hidden_sizes_that_differ_get_axes_of_their_own_and_the_caption_says_so(
     comparison = Comparison.of([make_evaluation("before"), make_evaluation("egup_clreg", size=16)], None)
     gallery = projections(comparison)
     assert len(gallery.plots) == 2
-    assert gallery.caption.endswith("so each plot has axes of its own and distances cannot be compared.")
+    assert gallery.caption.endswith("so each plot has its own axes and distances cannot be compared.")
 
 
 def test_rows_with_features_that_are_not_finite_are_left_out():
@@ -173,7 +173,7 @@ def test_every_logged_term_has_a_curve_in_the_colour_of_its_model(drawn):
     galleries = training_curves(comparison)
     assert [gallery.title for gallery in galleries] == [
         "Loss and its terms",
-        "What the model says of the rows",
+        "Loss of the answers",
         "Weights, drift and boundary",
         "Optimizer",
         "Evaluation during training",
@@ -184,7 +184,7 @@ def test_every_logged_term_has_a_curve_in_the_colour_of_its_model(drawn):
     assert sum(call[0] == "plot" for call in drawn) == sum(map(len, terms))
     methods = ("gradient_difference", "egup_clreg")
     assert {call[2]["color"] for call in drawn} == {looks(comparison)[name].color for name in methods}
-    weight = next(plot for gallery in galleries for plot in gallery.plots if plot.title == "Weight of a sample")
+    weight = next(plot for gallery in galleries for plot in gallery.plots if plot.title == "Weight per sample")
     assert weight.remark == "weight_mean, band: _min to _max"
 
 

@@ -7,7 +7,7 @@ from fixtures_report import make_evaluation
 
 from egup_trainer.report.models import Comparison
 from egup_trainer.report.page import render_page
-from egup_trainer.report.remarks import remarks
+from egup_trainer.report.verdict import remarks
 
 
 def said_of(training=(), probability=None):
@@ -18,7 +18,7 @@ def said_of(training=(), probability=None):
 
 def test_a_run_in_which_nothing_moved():
     assert said_of([{"loss": 1.0}, {"weights_unmoved": 0.934}]) == [
-        "Training left 93.4% of the trainable weights where they were: almost nothing changed."
+        "Training did not change 93.4% of the trainable weights: almost nothing changed."
     ]
 
 
@@ -49,25 +49,25 @@ def test_retain_rows_of_a_resumed_run_whose_beginning_is_not_known():
 def test_four_bits_that_bring_a_quarter_back():
     found = {"before": {"forget": 0.9}, "after": {"forget": 0.1}, "merged": {"forget": 0.1}}
     assert said_of(probability=found | {"merged, in 4 bits": {"forget": 0.3}}) == [
-        "Quantised: forget probability 0.300 in 4 bits, 0.100 before quantising; 25% of what unlearning took away is "
+        "Quantised: forget probability 0.300 in 4 bits, 0.100 before quantisation; 25% of what unlearning removed is "
         "back."
     ]
 
 
 def test_four_bits_that_bring_nothing_back():
     found = {"before": {"forget": 0.9}, "merged": {"forget": 0.1}, "merged, in 4 bits": {"forget": 0.05}}
-    assert said_of(probability=found)[0].endswith("; 0% of what unlearning took away is back.")
+    assert said_of(probability=found)[0].endswith("; 0% of what unlearning removed is back.")
 
 
 def test_four_bits_after_a_resumed_run_whose_beginning_is_not_known():
     found = {"merged": {"forget": 0.1}, "merged, in 4 bits": {"forget": 0.3}}
-    assert said_of(probability=found) == ["Quantised: forget probability 0.300 in 4 bits, 0.100 before quantising."]
+    assert said_of(probability=found) == ["Quantised: forget probability 0.300 in 4 bits, 0.100 before quantisation."]
 
 
 def test_four_bits_that_could_not_be_tried():
     found = {"merged": {"forget": 0.1}, "merged, in 4 bits": "not measured: no kernel"}
     assert said_of(probability=found) == [
-        "Whether quantising it to 4 bits brings the forgotten back is not known (not measured: no kernel)."
+        "Whether quantisation to 4 bits brings back what was forgotten is not known (not measured: no kernel)."
     ]
 
 

@@ -12,11 +12,11 @@ from rich.console import Console
 from egup_trainer.errors import ConfigError
 from egup_trainer.evaluation.evaluation import Evaluation, SetFacts
 from egup_trainer.evaluation.metric import Metric, mean_metric, unavailable
-from egup_trainer.report.exports import to_csv, to_json
 from egup_trainer.report.labels import _KNOWN, Section, describe
 from egup_trainer.report.models import Comparison, Role
-from egup_trainer.report.summary import main_table, sentences
-from egup_trainer.report.table import Goal, table_parts
+from egup_trainer.report.page import to_csv, to_json
+from egup_trainer.report.table import Goal, main_table, table_parts
+from egup_trainer.report.verdict import sentences
 
 
 def model(name: str, **metrics: Metric) -> Evaluation:
@@ -89,11 +89,11 @@ def test_a_cell_has_value_interval_counts_reason_and_distance():
     )
     cells = only_row(comparison).cells
     assert list(cells) == ["before", "a", "b", "twin"]
-    assert (cells["before"].value, cells["before"].interval, cells["before"].distance) == (0.25, (0.125, 0.5), 0.5)
+    assert (cells["before"].metric, cells["before"].distance) == (metric, 0.5)
     assert (cells["before"].samples, cells["twin"].samples) == ("3 of 4 rows", "4 rows")
     assert only_row(comparison).samples is None
-    assert (cells["a"].value, cells["a"].reason, cells["a"].distance) == (None, "no prompts", None)
-    assert cells["b"].reason == "not evaluated for this model"
+    assert (cells["a"].metric.value, cells["a"].metric.reason, cells["a"].distance) == (None, "no prompts", None)
+    assert cells["b"].metric.reason == "not evaluated for this model"
     assert cells["twin"].distance == 0
 
 

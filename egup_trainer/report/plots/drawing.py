@@ -1,19 +1,22 @@
-"""What all plots share: a plot as data, its style, and a look for each model that is the same in all of them."""
+"""What all plots share: a plot as data, its style, and a look for each model that is the same in all plots."""
 
 import base64
 import io
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from html import escape
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from egup_trainer.report.models import Comparison, Role
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.collections import PathCollection
 
+Paint = Callable[["Axes"], None]
+"""Draws on the axes that it is given."""
 FULL, SMALL = (5.2, 3.8), (4.0, 2.7)  # inches; both stay readable on a screen of 390 pixels
-MANY_POINTS = 1500  # more are drawn as pixels, which take less room than so many shapes
+MANY_POINTS = 1500  # more points are drawn as pixels, which take less room than so many shapes
 _NAME_LENGTH = 20  # characters; two names of this length and their marks fill a line
 _LEGEND_ROW = 0.22  # inches
 _STYLE = {
@@ -41,10 +44,30 @@ class Look:
     marker: str
     line: str = "-"
 
+    @property
+    def is_aim(self) -> bool:
+        """Whether it is the look of the retrained model."""
+        return self.marker == "*"
+
+
+# Okabe and Ito's palette, whose colours colour-blind readers can distinguish.
+_BY_ROLE = {Role.BEFORE: Look("#E69F00", "s"), Role.RETRAINED: Look("#000000", "*", "--")}
+_METHODS = (("#0072B2", "o"), ("#009E73", "D"), ("#CC79A7", "^"), ("#D55E00", "v"), ("#56B4E9", "P"))
+_LINES = ("-", "-.", ":")
+
+
+def looks(comparison: Comparison) -> dict[str, Look]:
+    """The look of each model by name; from the sixth method on, colours are used again with another line style."""
+    methods = {}
+    for index, model in enumerate(comparison.methods):
+        round_, position = divmod(index, len(_METHODS))
+        methods[model.name] = Look(*_METHODS[position], _LINES[round_ % len(_LINES)])
+    return {model.name: methods.get(model.name) or _BY_ROLE[model.role] for model in comparison.models}
+
 
 @dataclass(frozen=True)
 class Plot:
-    """A picture: its title, the SVG as a data URI, what it shows in words, and a remark beside the title."""
+    """A plot: its title, the SVG as a data URI, what it shows in words, and a remark beside the title."""
 
     title: str
     image: str = field(repr=False)
@@ -60,88 +83,66 @@ class Plot:
 
 @dataclass(frozen=True)
 class Gallery:
-    """Pictures that belong together, and a caption; without pictures the caption says why and what to do."""
+    """Plots that belong together, and a caption; without plots the caption says why, and what to do."""
 
     plots: tuple[Plot, ...]
     caption: str
     title: str = ""
 
     def _repr_html_(self) -> str:
-        """The pictures in a notebook, side by side, and the caption below."""
+        """The plots in a notebook, side by side, and the caption below."""
         title = f"<h4>{escape(self.title)}</h4>" if self.title else ""
         caption = f"<p>{escape(self.caption)}</p>" if self.caption else ""
         return f"<div>{title}{''.join(plot._repr_html_() for plot in self.plots)}{caption}</div>"
 
 
-# Okabe and Ito's palette, which colour-blind readers can tell apart.
-_BEFORE, _RETRAINED = Look("#E69F00", "s"), Look("#000000", "*", "--")
-_METHODS = (
-    Look("#0072B2", "o"),
-    Look("#009E73", "D"),
-    Look("#CC79A7", "^"),
-    Look("#D55E00", "v"),
-    Look("#56B4E9", "P"),
-)
-_LINES = ("-", "-.", ":")
+def draw(title: str, alt: str, paint: Paint, size: tuple[float, float] = FULL, remark: str = "") -> Plot:
+    """Draws a plot as SVG.
+
+    Args:
+        title: title of the plot, shown beside it.
+        alt: what the plot shows, in words.
+        paint: draws on the axes.
+        size: width and height in inches.
+        remark: shown beside the title.
+    """
+    image = base64.b64encode(render(paint, "svg", size)).decode()
+    return Plot(title, f"data:image/svg+xml;base64,{image}", alt, remark)
 
 
-def looks(comparison: Comparison) -> dict[str, Look]:
-    """The look of each model by name; from the sixth method on colours come again with another line style."""
-    found = {Role.BEFORE: _BEFORE, Role.RETRAINED: _RETRAINED}
-    order = [model.name for model in comparison.methods]
-    return {model.name: found.get(model.role) or _method_look(order.index(model.name)) for model in comparison.models}
+def render(paint: Paint, kind: Literal["svg", "png"], size: tuple[float, float] = FULL) -> bytes:
+    """The content of an image file; neither the style of the process nor its figures are touched."""
+    import matplotlib.style
+    from matplotlib.figure import Figure
+
+    with matplotlib.style.context(["default", _STYLE]):
+        figure = Figure(figsize=size, layout="constrained")
+        paint(figure.add_subplot())
+        buffer = io.BytesIO()
+        figure.savefig(buffer, format=kind, metadata={"Date": None} if kind == "svg" else None)
+    return buffer.getvalue()
 
 
-def _method_look(place: int) -> Look:
-    look = _METHODS[place % len(_METHODS)]
-    return Look(look.color, look.marker, _LINES[place // len(_METHODS) % len(_LINES)])
+def add_legend(axes: "Axes", handles: dict[str, Any]) -> None:
+    """Adds a legend above the axes, where it covers nothing.
+
+    Args:
+        axes: axes of a figure with constrained layout.
+        handles: matplotlib handles by model, or by what else they stand for.
+    """
+    figure: Any = axes.figure
+    figure.set_figheight(figure.get_figheight() + _LEGEND_ROW * max(0, len(handles) - 4) / 2)
+    figure.legend(list(handles.values()), list(map(_legend_text, handles)), loc="outside upper left", ncols=2)
 
 
-def _plain(name: str) -> str:
-    """A name that fits a legend, as text for matplotlib, which sets what stands between dollar signs as a formula."""
+def _legend_text(name: str) -> str:
+    """A name that fits a legend; matplotlib would set what is between two dollar signs as a formula."""
     half = _NAME_LENGTH // 2
     short = name if len(name) <= _NAME_LENGTH else f"{name[:half]}…{name[1 - half :]}"
     return short.replace("$", r"\$")
 
 
-def draw(
-    title: str, alt: str, paint: Callable[["Axes"], None], size: tuple[float, float] = FULL, remark: str = ""
-) -> Plot:
-    """Draws a plot as SVG.
-
-    Args:
-        title: of the plot, shown beside it.
-        alt: the plot in words.
-        paint: draws on the axes.
-        size: width and height in inches.
-        remark: shown beside the title.
-    """
-    import matplotlib.style
-    from matplotlib.figure import Figure
-
-    with matplotlib.style.context(["default", _STYLE]):  # whatever style the process uses otherwise
-        figure = Figure(figsize=size, layout="constrained")
-        paint(figure.add_subplot())
-        buffer = io.BytesIO()
-        figure.savefig(buffer, format="svg", metadata={"Date": None})
-    return Plot(title, f"data:image/svg+xml;base64,{base64.b64encode(buffer.getvalue()).decode()}", alt, remark)
-
-
-def add_legend(axes: "Axes", entries: dict[str, Any]) -> None:
-    """A legend above the axes, where it covers nothing.
-
-    Args:
-        axes: with a figure of constrained layout.
-        entries: matplotlib handles by model, or by what else they stand for.
-    """
-    texts = [_plain(name) for name in entries]
-    figure: Any = axes.figure
-    figure.set_figheight(figure.get_figheight() + _LEGEND_ROW * max(0, len(texts) - 4) / 2)
-    figure.legend(list(entries.values()), texts, loc="outside upper left", ncols=2)
-
-
-def points(axes: "Axes", x: Iterable[float], y: Iterable[float], look: Look, **options: Any) -> Any:
-    """A scatter of one model in its look; returns the handle for a legend."""
-    x, y = list(x), list(y)
+def points(axes: "Axes", x: Sequence[float], y: Sequence[float], look: Look, **options: Any) -> "PathCollection":
+    """Draws the points of one model in its look; returns the handle for a legend."""
     settings = {"color": look.color, "marker": look.marker, "rasterized": len(x) > MANY_POINTS, **options}
     return axes.scatter(x, y, **settings)
