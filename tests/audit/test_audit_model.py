@@ -103,22 +103,23 @@ def refused(model, tokenizer, *rows, **options) -> str:
 
 def test_what_cannot_be_is_refused_in_one_line(model, tokenizer):
     assert refused(model, tokenizer, FORGET, RETAIN, attacks=["probe", "relearning"]) == (
-        "got the attack probe without holdout rows; expected rows of the forget set's kind that no model saw; "
-        "set --holdout"
+        "Got the attack probe without holdout rows, but expected rows of the forget set's kind that no model saw. "
+        "Set --holdout."
     )
     assert refused(model, tokenizer, FORGET, RETAIN, attacks=["promts"]) == (
-        "got the unknown attack promts; expected attacks among relearning, quantization, prompts, sampling, probe, "
-        "membership; did you mean prompts?"
+        "Got the unknown attack promts, but expected attacks among relearning, quantization, prompts, sampling, probe, "
+        "membership. Did you mean prompts?"
     )
     assert refused(model, tokenizer, FORGET, RETAIN, attacks=[]) == (
-        "got no attack; expected some of relearning, quantization, prompts, sampling, probe, membership; set --attacks"
+        "Got no attack, but expected some of relearning, quantization, prompts, sampling, probe, membership. Set "
+        "--attacks."
     )
-    assert refused(model, tokenizer, FORGET, []) == "got no retain rows; expected at least one; check the source"
+    assert refused(model, tokenizer, FORGET, []) == "Got no retain rows, but expected at least one. Check the source."
     other = invented_audit("other", 0.5)
     ours = RowSet("forget", FORGET).fingerprint
     assert refused(model, tokenizer, FORGET, RETAIN, retrained=other) == (
-        "got the retrained model's audit with forget rows of fingerprint 0123456789abcdef; expected forget rows of "
-        f"fingerprint {ours}, that of model; audit both models with the same rows and options"
+        "Got the retrained model's audit with forget rows of fingerprint 0123456789abcdef, but expected forget rows of "
+        f"fingerprint {ours}, that of model. Audit both models with the same rows and options."
     )
 
 
@@ -128,25 +129,25 @@ def test_other_options_are_other_audits():
     with pytest.raises(DataError) as error:
         check_same_audit(audit, replace(audit, settings={"seed": 1}), "b.json")
     assert str(error.value) == (
-        "got b.json with seed 1; expected seed 0, that of mine; audit both models with the same rows and options"
+        "Got b.json with seed 1, but expected seed 0, that of mine. Audit both models with the same rows and options."
     )
 
 
 @pytest.mark.parametrize(
     ("option", "value", "expected"),
     [
-        ("relearn_steps", 0, "a whole number of at least 1; set --relearn_steps"),
-        ("relearn_every", 1.5, "a whole number of at least 1; set --relearn_every"),
-        ("relearn_share", 0, "a number above 0 and at most 1; set --relearn_share"),
-        ("relearn_learning_rate", -1.0, "a number above 0; set --relearn_learning_rate"),
-        ("num_samples", 0, "a whole number of at least 1; set --num_samples"),
-        ("seed", -1, "a whole number of at least 0; set --seed"),
+        ("relearn_steps", 0, "a whole number of at least 1"),
+        ("relearn_every", 1.5, "a whole number of at least 1"),
+        ("relearn_share", 0, "a number above 0 and at most 1"),
+        ("relearn_learning_rate", -1.0, "a number above 0"),
+        ("num_samples", 0, "a whole number of at least 1"),
+        ("seed", -1, "a whole number of at least 0"),
     ],
 )
 def test_options_out_of_range_are_refused(option, value, expected):
     with pytest.raises(ConfigError) as error:
         AuditOptions(**{option: value})
-    assert str(error.value) == f"got {option}={value}; expected {expected}"
+    assert (error.value.got, error.value.expected) == (f"{option}={value}", expected)
 
 
 def test_attacks_stand_in_their_own_order_each_once():
@@ -164,23 +165,26 @@ def test_rows_can_be_limited(model, tokenizer):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        (None, "no readable file at {path}; expected results as `egup audit` writes them; check the path"),
+        (None, "no readable file at {path}, but expected results as `egup audit` writes them. Check the path."),
         (
             "{",
-            "{path}, which is no whole JSON file; expected results as `egup audit` writes them; audit the model again",
+            "{path}, which is no whole JSON file, but expected results as `egup audit` writes them. Audit the model "
+            "again.",
         ),
         (
             '{"kind": "x"}',
-            "{path}, which holds something else; expected results as `egup audit` writes them; name such a file",
+            "{path}, which holds something else, but expected results as `egup audit` writes them. Name such a file.",
         ),
         (
             '{"kind": "egup_trainer audit", "schema_version": 9}',
-            "{path} of schema version 9; expected version 1; audit the model again with this version of egup_trainer",
+            "{path} of schema version 9, but expected version 1. Audit the model again with this version of "
+            "egup_trainer.",
         ),
         (
             '{"kind": "egup_trainer audit", "schema_version": 1}',
-            "{path}, whose contents do not fit the format (KeyError); expected results as `egup audit` writes them, "
-            "version 1; audit the model again",
+            "{path}, whose contents do not fit the format (KeyError), but expected results as `egup audit` writes "
+            "them, "
+            "version 1. Audit the model again.",
         ),
     ],
 )
@@ -190,4 +194,4 @@ def test_files_that_are_no_audits_are_refused(text, message, tmp_path):
         path.write_text(text)
     with pytest.raises(DataError) as error:
         Audit.read(path)
-    assert str(error.value) == "got " + message.replace("{path}", str(path))
+    assert str(error.value) == "Got " + message.replace("{path}", str(path))

@@ -115,5 +115,5 @@ def test_a_prompt_that_is_too_long_costs_its_kind_alone(tokenizer):
     assert found["plain_probability"].value > 0.9
     reason = found["examples_probability"].reason
     assert reason.endswith(
-        "tokens of a text for a model of 60 positions; expected at most 60 tokens; lower --max_length"
+        "tokens of a text for a model of 60 positions, but expected at most 60 tokens. Lower --max_length."
     )

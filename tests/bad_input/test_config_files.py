@@ -11,44 +11,50 @@ pytestmark = pytest.mark.usefixtures("fresh_accelerate")
 REFUSED = {
     "unknown key": (
         "objectiv: npo",
-        "got the unknown key objectiv in the --config file; expected the names of flags, "
-        "without --; did you mean objective?",
+        "Got the unknown key objectiv in the --config file, but expected the names of flags, "
+        "without --. Did you mean objective?",
     ),
     "far key": (
         "zzzzzz: 1",
-        "got the unknown key zzzzzz in the --config file; expected the names of flags, without --; remove it",
+        "Got the unknown key zzzzzz in the --config file, but expected the names of flags, without --. Remove it.",
     ),
-    "key as a flag": ("--objective: npo", "got the unknown key --objective in the --config file"),
+    "key as a flag": ("--objective: npo", "Got the unknown key --objective in the --config file"),
     "negated key": (
         "no_proxy_constraint: true",
-        "got the unknown key no_proxy_constraint in the --config file; expected the names of flags, "
-        "without --; did you mean proxy_constraint?",
+        "Got the unknown key no_proxy_constraint in the --config file, but expected the names of flags, "
+        "without --. Did you mean proxy_constraint?",
     ),
-    "unknown objective": ("objective: npoo", "got objective='npoo'; expected one of"),
+    "unknown objective": ("objective: npoo", "Got objective='npoo', but expected one of"),
     "unknown choice": (
         "proxy_form: penality",
-        "got proxy_form='penality'; expected one of effort, penalty; did you mean penalty?",
+        "Got proxy_form='penality', but expected one of effort, penalty. Did you mean penalty?",
     ),
     "text for a number": ("clreg_weight: much", "invalid float value: 'much'"),
     "switch for a number": ("clreg_weight: true", "invalid float value: 'True'"),
     "fraction for a count": ("bank_size: 1.5", "invalid int value: '1.5'"),
-    "number out of range": ("simnpo_beta: -1", "got simnpo_beta=-1.0; expected a number above 0; set --simnpo_beta"),
-    "NaN": ("simnpo_beta: .nan", "got simnpo_beta=nan; expected a number above 0; set --simnpo_beta"),
-    "nothing for a number": ("simnpo_beta:", "got nothing for simnpo_beta in the --config file"),
-    "number for a switch": ("inter_entanglement: 7", "got argument --inter_entanglement"),
-    "list for a number": ("simnpo_beta: [1, 2]", "got a list for simnpo_beta in the --config file; expected one value"),
-    "list of sources": ("eval: [a.jsonl, b.jsonl]", "got a list for eval in the --config file"),
-    "mapping for a text": ("objective: {npo: 1}", "got a dict for objective in the --config file"),
-    "number for a source": ("eval: 3", "got no readable file at 3 (No such file or directory)"),
+    "number out of range": (
+        "simnpo_beta: -1",
+        "Got simnpo_beta=-1.0, but expected a number above 0. Set --simnpo_beta.",
+    ),
+    "NaN": ("simnpo_beta: .nan", "Got simnpo_beta=nan, but expected a number above 0. Set --simnpo_beta."),
+    "nothing for a number": ("simnpo_beta:", "Got nothing for simnpo_beta in the --config file"),
+    "number for a switch": ("inter_entanglement: 7", "Got argument --inter_entanglement"),
+    "list for a number": (
+        "simnpo_beta: [1, 2]",
+        "Got a list for simnpo_beta in the --config file, but expected one value",
+    ),
+    "list of sources": ("eval: [a.jsonl, b.jsonl]", "Got a list for eval in the --config file"),
+    "mapping for a text": ("objective: {npo: 1}", "Got a dict for objective in the --config file"),
+    "number for a source": ("eval: 3", "Got no readable file at 3 (No such file or directory)"),
     "a list": ("- objective", "must contain a YAML mapping"),
     "a text": ("objective npo", "must contain a YAML mapping"),
     "nothing": ("", "must contain a YAML mapping"),
-    "not YAML": ("objective: [npo", "got a --config file that is not YAML (line 1); expected lines such as"),
-    "two values": ("a: 1\nobjective: npo: 2", "got a --config file that is not YAML (line 2)"),
-    "control characters": ("objective: \x00npo", "got a --config file that is not YAML; expected lines"),
-    "latin-1": ("user_marker: Zoë".encode("latin-1"), "got options that cannot be used ("),
-    "environment as a text": ("env: A=1", "got options that cannot be used (`env` field should be a dict"),
-    "number for a key": ("1: 2", "got options that cannot be used (keywords must be strings)"),
+    "not YAML": ("objective: [npo", "Got a --config file that is not YAML (line 1), but expected lines such as"),
+    "two values": ("a: 1\nobjective: npo: 2", "Got a --config file that is not YAML (line 2)"),
+    "control characters": ("objective: \x00npo", "Got a --config file that is not YAML, but expected lines"),
+    "latin-1": ("user_marker: Zoë".encode("latin-1"), "Got options that cannot be used ("),
+    "environment as a text": ("env: A=1", "Got options that cannot be used (`env` field should be a dict"),
+    "number for a key": ("1: 2", "Got options that cannot be used (keywords must be strings)"),
 }
 
 
@@ -62,7 +68,9 @@ def test_a_file_that_cannot_be_used_is_refused(no_weights, tmp_path, capsys, nam
 
 def test_a_file_that_is_not_there_is_refused(no_weights, tmp_path, capsys):
     words = [*unlearn_words(no_weights, tmp_path / "out"), *source_flags(tmp_path), "--config"]
-    assert_refused(words, tmp_path, capsys, "got --config without a file; expected --config FILE.yaml; name the file")
+    assert_refused(
+        words, tmp_path, capsys, "Got --config without a file, but expected --config FILE.yaml. Name the file."
+    )
     assert_refused([*words, str(tmp_path / "no.yaml")], tmp_path, capsys, "No such file or directory")
     assert_refused([*words, str(tmp_path)], tmp_path, capsys, "Is a directory")
 

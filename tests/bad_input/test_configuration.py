@@ -70,7 +70,7 @@ def test_every_number_of_ours_has_its_cases():
 def test_a_number_out_of_range_is_refused(no_weights, tmp_path, capsys, name, value):
     words = [*unlearn_words(no_weights, tmp_path / "out"), *source_flags(tmp_path), f"--{name}={value}"]
     if name in WHOLE and not value.lstrip("-").isdecimal():
-        says = f": invalid int value: {value!r}; expected flags as shown by --help"
+        says = f": invalid int value: {value!r}, but expected flags as shown by --help"
     else:
-        says = f"got {name}={value if name in WHOLE or name == 'npo_beta' else float(value)}; expected "
+        says = f"Got {name}={value if name in WHOLE or name == 'npo_beta' else float(value)}, but expected "
     assert_refused(words, tmp_path, capsys, says)

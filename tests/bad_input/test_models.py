@@ -103,8 +103,8 @@ def own_code(folder):
     write(folder / "code.py", "raise SystemExit('run')")
 
 
-NO_MODEL = "got {path}, from which no causal language model could be loaded ("
-NO_TOKENIZER = "got {path}, from which no tokenizer could be loaded ("
+NO_MODEL = "Got {path}, from which no causal language model could be loaded ("
+NO_TOKENIZER = "Got {path}, from which no tokenizer could be loaded ("
 # name -> (what is done to a sound folder, what the line must say)
 REFUSED = {
     "empty folder": (lambda folder: keep(folder), NO_TOKENIZER),
@@ -126,7 +126,7 @@ REFUSED = {
         NO_TOKENIZER + "Validation error for field 'hidden_size'",
     ),
     "other sizes": (lambda folder: change_json(folder / "config.json", hidden_size=48), NO_MODEL),
-    "own code": (own_code, "got {path}, whose causal language model needs Python code from that folder; "),
+    "own code": (own_code, "Got {path}, whose causal language model needs Python code from that folder, "),
     "no weights": (lambda folder: (folder / "model.safetensors").unlink(), NO_MODEL),
     "no tokenizer": (lambda folder: keep(folder, "config.json", "model.safetensors"), NO_TOKENIZER),
     "broken tokenizer": (lambda folder: write(folder / "tokenizer.json", "{"), NO_TOKENIZER),
@@ -136,28 +136,28 @@ REFUSED = {
     "cut weights": (cut_weights, NO_MODEL),
     "weights that lack a layer": (
         lambda folder: without(folder, "model.layers.1."),
-        "got {path}, which lacks 9 weights of LlamaForCausalLM, such as model.layers.1.input_layernorm",
+        "Got {path}, which lacks 9 weights of LlamaForCausalLM, such as model.layers.1.input_layernorm",
     ),
     "weights of another shape": (lambda folder: resized(folder, "model.embed_tokens.weight", 300), NO_MODEL),
     "pickle with code": (bomb, NO_MODEL),
     "vocabulary smaller than the tokenizer's": (
         smaller_vocabulary,
-        "in the forget and retain sets for a model of 300 tokens; expected the model's own tokenizer",
+        "in the forget and retain sets for a model of 300 tokens, but expected the model's own tokenizer",
     ),
     "encoder-decoder": (encoder_decoder, NO_MODEL),
-    "encoder": (encoder, "got {path}, which lacks "),
+    "encoder": (encoder, "Got {path}, which lacks "),
 }
 
 
-NO_ADAPTER = "got {path}, from which no adapter could be loaded ("
+NO_ADAPTER = "Got {path}, from which no adapter could be loaded ("
 ADAPTERS = {
     "no base": (
         lambda folder: change_json(folder / "adapter_config.json", base_model_name_or_path="/no/such"),
-        "got no folder at /no/such; expected a saved causal language model; check the path",
+        "Got no folder at /no/such, but expected a saved causal language model. Check the path.",
     ),
     "base unnamed": (
         lambda folder: change_json(folder / "adapter_config.json", base_model_name_or_path=None),
-        "got {path}, an adapter that does not name its base model; expected its folder or hub id",
+        "Got {path}, an adapter that does not name its base model, but expected its folder or hub id",
     ),
     "broken config": (
         lambda folder: write(folder / "adapter_config.json", "{"),
@@ -165,11 +165,11 @@ ADAPTERS = {
     ),
     "unknown kind": (
         lambda folder: change_json(folder / "adapter_config.json", peft_type="LORRA"),
-        NO_ADAPTER + "'LORRA'); expected a local folder or hub id of an adapter",
+        NO_ADAPTER + "'LORRA'), but expected a local folder or hub id of an adapter",
     ),
     "no weights": (
         lambda folder: (folder / "adapter_model.safetensors").unlink(),
-        "got {path} without adapter_model.safetensors; expected a saved adapter; save it again",
+        "Got {path} without adapter_model.safetensors, but expected a saved adapter. Save it again.",
     ),
     "text for weights": (
         lambda folder: write(folder / "adapter_model.safetensors", "weights" * 99),
@@ -216,7 +216,7 @@ def test_an_adapter_of_another_model_is_refused(adapter, tokenizer, tmp_path, ca
     change_json(adapter / "adapter_config.json", base_model_name_or_path=str(base))
     words = [*unlearn_words(adapter, tmp_path / "out"), *source_flags(tmp_path)]
     assert_refused(
-        words, tmp_path, capsys, f"got {adapter}, from which no adapter could be loaded (", loads_a_model=True
+        words, tmp_path, capsys, f"Got {adapter}, from which no adapter could be loaded (", loads_a_model=True
     )
 
 
@@ -227,7 +227,7 @@ def test_an_adapter_of_a_model_of_other_sizes_is_refused(adapter, tokenizer, tmp
     change_json(adapter / "adapter_config.json", base_model_name_or_path=str(base))
     words = [*unlearn_words(adapter, tmp_path / "out"), *source_flags(tmp_path)]
     assert_refused(
-        words, tmp_path, capsys, f"got {adapter}, from which no adapter could be loaded (", loads_a_model=True
+        words, tmp_path, capsys, f"Got {adapter}, from which no adapter could be loaded (", loads_a_model=True
     )
 
 
@@ -235,14 +235,16 @@ def test_a_fresh_adapter_that_does_not_fit_is_refused(good_model, tmp_path, caps
     words = [*unlearn_words(good_model, tmp_path / "out"), *source_flags(tmp_path), "--use_peft"]
     words += ["--lora_target_modules", "query"]
     assert_refused(
-        words, tmp_path, capsys, "got a peft_config that does not fit LlamaForCausalLM (", loads_a_model=True
+        words, tmp_path, capsys, "Got a peft_config that does not fit LlamaForCausalLM (", loads_a_model=True
     )
 
 
 @pytest.mark.parametrize("flag", ["--feature_layer", "--rmu_layer"])
 def test_a_layer_that_the_model_does_not_have_is_refused(good_model, tmp_path, capsys, flag):
     words = [*unlearn_words(good_model, tmp_path / "out"), *source_flags(tmp_path), flag, "3", "--objective", "rmu"]
-    says = f"got {flag[2:]}=3 for a model of 3 layers; expected a fraction between 0 and 1, or an index from -3 to 2"
+    says = (
+        f"Got {flag[2:]}=3 for a model of 3 layers, but expected a fraction between 0 and 1, or an index from -3 to 2"
+    )
     assert_refused(words, tmp_path, capsys, says, loads_a_model=True)
 
 
@@ -261,7 +263,9 @@ def test_a_place_without_a_model_is_refused(folder, tmp_path, capsys, command, p
     }[command]
     is_path = place[0] in "./"
     says = (
-        f"got no folder at {place}; expected a saved tokenizer" if is_path else f"got {place}, from which no tokenizer"
+        f"Got no folder at {place}, but expected a saved tokenizer"
+        if is_path
+        else f"Got {place}, from which no tokenizer"
     )
     assert_refused(words, tmp_path, capsys, says)
 
@@ -272,14 +276,14 @@ def test_the_other_commands_refuse_the_tokenizer_of_another_model(folder, tmp_pa
     words = [command, "--model_name_or_path", str(folder), "--use_cpu", "--output", str(tmp_path / "o.json")]
     words += [*source_flags(tmp_path, proxy=None), "--disable_tqdm", "--max_new_tokens", "4"]
     words += ["--suite", "custom"] if command == "evaluate" else ["--attacks", "sampling"]
-    says = "for a model of 300 tokens; expected the model's own tokenizer; check the tokenizer's files"
+    says = "for a model of 300 tokens, but expected the model's own tokenizer. Check the tokenizer's files"
     assert_refused(words, tmp_path, capsys, says, loads_a_model=True)
 
 
 def test_a_row_longer_than_the_models_positions_is_refused(folder, tmp_path, capsys):
     path = write(tmp_path / "long.jsonl", json.dumps({"question": "Where?", "answer": "Here, and there. " * 40}))
     words = [*unlearn_words(folder, tmp_path / "out"), *source_flags(tmp_path, forget=path)]
-    says = "tokens of a row for a model of 128 positions; expected at most 128 tokens; lower --max_length"
+    says = "tokens of a row for a model of 128 positions, but expected at most 128 tokens. Lower --max_length."
     assert_refused(words, tmp_path, capsys, says, loads_a_model=True)
 
 
@@ -290,7 +294,7 @@ def test_a_chat_template_that_drops_the_answer_is_refused(folder, tmp_path, caps
     tokenizer_with(folder, chat_template="{% for m in messages %}<{{ m.role }}>{% endfor %}")
     words = [*unlearn_words(folder, tmp_path / "out"), *source_flags(tmp_path)]
     assert_refused(
-        words, tmp_path, capsys, "got a chat template whose text does not hold the answer; expected a template"
+        words, tmp_path, capsys, "Got a chat template whose text does not hold the answer, but expected a template"
     )
 
 
@@ -301,4 +305,6 @@ def test_a_chat_template_that_drops_the_answer_is_refused(folder, tmp_path, caps
 def test_a_chat_template_that_fails_is_refused(folder, tmp_path, capsys, template):
     tokenizer_with(folder, chat_template=template)
     words = [*unlearn_words(folder, tmp_path / "out"), *source_flags(tmp_path)]
-    assert_refused(words, tmp_path, capsys, "got row 0 of the forget set, which the chat template refuses; expected")
+    assert_refused(
+        words, tmp_path, capsys, "Got row 0 of the forget set, which the chat template refuses, but expected"
+    )

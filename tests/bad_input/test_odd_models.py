@@ -90,7 +90,7 @@ def test_a_pickle_is_refused_even_if_it_runs_no_code(folder, tmp_path, capsys):
     pickled(folder)
     assert unlearn(folder, tmp_path) == 2
     (line,) = capsys.readouterr().err.splitlines()
-    assert line.startswith(f"egup unlearn: error: got {folder}, from which no causal language model could be loaded (")
+    assert line.startswith(f"egup unlearn: error: Got {folder}, from which no causal language model could be loaded (")
     assert "safetensors" in line
     assert not (tmp_path / "out").exists()
 
@@ -115,6 +115,6 @@ def test_weights_that_are_not_finite_end_the_run_in_one_line(folder, tmp_path, c
     not_finite(folder)
     assert unlearn(folder, tmp_path) == 2
     last = capsys.readouterr().err.splitlines()[-1]
-    assert last.startswith("egup unlearn: error: got ")
-    assert "; expected finite numbers; " in last
+    assert last.startswith("egup unlearn: error: Got ")
+    assert ", but expected finite numbers. " in last
     assert not (tmp_path / "out" / "model.safetensors").exists()

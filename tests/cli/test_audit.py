@@ -130,7 +130,7 @@ def test_compare_takes_audits(folders, rows, tmp_path, capsys):
     metrics = json.loads((tmp_path / "report.json").read_text())["metrics"]
     assert list(metrics["relearning_forget_speed"]) == ["a", "b"]  # two of one name are told apart by their files
     assert main([*words[:-1], str(tmp_path / "a.html")]) == 2
-    assert errors(capsys)[-1].startswith(f"egup compare: error: got --output {tmp_path}/a.json, which would overwrite")
+    assert errors(capsys)[-1].startswith(f"egup compare: error: Got --output {tmp_path}/a.json, which would overwrite")
 
 
 @pytest.mark.parametrize(
@@ -138,31 +138,37 @@ def test_compare_takes_audits(folders, rows, tmp_path, capsys):
     [
         (
             ["--attacks", "relerning"],
-            "got the unknown attack relerning; expected attacks among relearning, quantization, prompts, sampling, "
-            "probe, membership; did you mean relearning?",
+            "Got the unknown attack relerning, but expected attacks among relearning, quantization, prompts, sampling, "
+            "probe, membership. Did you mean relearning?",
         ),
         (
             ["--attacks", "prompts", "probe"],
-            "got the attack probe without holdout rows; expected rows of the forget set's kind that no model saw; set "
-            "--holdout",
+            "Got the attack probe without holdout rows, but expected rows of the forget set's kind that no model "
+            "saw. Set "
+            "--holdout.",
         ),
-        (["--relearn_steps", "0"], "got relearn_steps=0; expected a whole number of at least 1; set --relearn_steps"),
+        (
+            ["--relearn_steps", "0"],
+            "Got relearn_steps=0, but expected a whole number of at least 1. Set --relearn_steps.",
+        ),
         (
             ["--relearn_share", "2"],
-            "got relearn_share=2.0; expected a number above 0 and at most 1; set --relearn_share",
+            "Got relearn_share=2.0, but expected a number above 0 and at most 1. Set --relearn_share.",
         ),
         (
             ["--per_device_eval_batch_size", "0"],
-            "got per_device_eval_batch_size=0; expected a whole number of at least 1; set --per_device_eval_batch_size",
+            "Got per_device_eval_batch_size=0, but expected a whole number of at least 1. Set "
+            "--per_device_eval_batch_size.",
         ),
         (
             ["--lora_r", "4"],
-            "got --lora_r; expected an adapter's folder as --model_name_or_path: it knows its own settings; leave out "
-            "--lora_r",
+            "Got --lora_r, but expected an adapter's folder as --model_name_or_path: it knows its own settings. "
+            "Leave out "
+            "--lora_r.",
         ),
         (
             ["--relern_steps", "3"],
-            "got the unknown flag --relern_steps; expected a flag of `egup audit --help`; did you mean "
+            "Got the unknown flag --relern_steps, but expected a flag of `egup audit --help`. Did you mean "
             "--relearn_steps?",
         ),
     ],
@@ -178,13 +184,14 @@ def test_what_cannot_be_is_refused_before_a_model_is_loaded(flags, message, rows
 def test_rows_must_be_given(missing, rows, tmp_path, capsys):
     assert run(tmp_path, rows, tmp_path / "a.json", without=("holdout", missing)) == 2
     assert errors(capsys) == [
-        f"egup audit: error: got no --{missing}; expected it to be given; see `egup audit --help`"
+        f"egup audit: error: Got no --{missing}, but expected it to be given. See `egup audit --help`."
     ]
 
 
 def test_rows_are_not_overwritten(rows, tmp_path, capsys):
     assert run(tmp_path, {**rows, "forget": str(tmp_path / "a.json")}, tmp_path / "a.json") == 2
     assert errors(capsys) == [
-        f"egup audit: error: got --output {tmp_path}/a.json, which would overwrite results that are read; expected a "
-        "name of its own; choose another --output"
+        f"egup audit: error: Got --output {tmp_path}/a.json, which would overwrite results that are read, but "
+        "expected a "
+        "name of its own. Choose another --output."
     ]

@@ -152,56 +152,72 @@ def bad_inputs(tmp_path):
     empty = file("empty.jsonl", json.dumps({"question": BAD, "answer": "  "}))
     long = file("long.jsonl", json.dumps({"question": "word " * 40, "answer": "x"}))
     return {
-        "missing column": (["--forget", column], ["forget"], "got the columns question, reply in row 0 of"),
-        "empty answer": (["--forget", empty], ["forget"], "got an empty answer in row 0 of"),
-        "empty forget set": (["--forget", file("none.jsonl", "\n")], ["forget"], "got no rows in"),
-        "row in both": (["--retain", twin], ["retain"], "got a row in both sets: row 3 of the forget set is row 0 of"),
+        "missing column": (["--forget", column], ["forget"], "Got the columns question, reply in row 0 of"),
+        "empty answer": (["--forget", empty], ["forget"], "Got an empty answer in row 0 of"),
+        "empty forget set": (["--forget", file("none.jsonl", "\n")], ["forget"], "Got no rows in"),
+        "row in both": (["--retain", twin], ["retain"], "Got a row in both sets: row 3 of the forget set is row 0 of"),
         "proxy equals forget": (
             ["--proxy", twin],
             ["proxy"],
-            "got a row in both sets: row 3 of the forget set is row 0",
+            "Got a row in both sets: row 3 of the forget set is row 0",
         ),
         "unknown objective": (
             ["--objective", "npoo"],
             [],
-            "got objective='npoo'; expected one of grad_ascent, grad_diff",
+            "Got objective='npoo', but expected one of grad_ascent, grad_diff",
         ),
-        "unreadable file": (["--forget", str(tmp_path / "no.jsonl")], ["forget"], "got no readable file at"),
-        "broken file": (["--forget", file("b.jsonl", "{")], ["forget"], "got line 1 of"),
+        "unreadable file": (["--forget", str(tmp_path / "no.jsonl")], ["forget"], "Got no readable file at"),
+        "broken file": (["--forget", file("b.jsonl", "{")], ["forget"], "Got line 1 of"),
         "cut answer": (
             ["--forget", long, "--max_length", "16", "--on_long_row", "cut"],
             ["forget"],
-            "got no answer token in row 0 of the",
+            "Got no answer token in row 0 of the",
         ),
-        "no forget": ([], ["forget"], "got no --forget; expected it to be given"),
-        "no retain": ([], ["retain"], "got no retain set; expected rows to keep"),
-        "unknown flag": (["--objectiv", "npo"], [], "got the unknown flag --objectiv; expected a flag of"),
+        "no forget": ([], ["forget"], "Got no --forget, but expected it to be given"),
+        "no retain": ([], ["retain"], "Got no retain set, but expected rows to keep"),
+        "unknown flag": (["--objectiv", "npo"], [], "Got the unknown flag --objectiv, but expected a flag of"),
         "neither number nor auto": (
             ["--npo_beta", "much"],
             [],
-            "got npo_beta=much; expected a number above 0, or auto",
+            "Got npo_beta=much, but expected a number above 0, or auto",
         ),
         "bad number": (["--simnpo_beta", "much"], [], "invalid float value: 'much'"),
         "bad choice": (["--proxy_form", "wall"], [], "invalid choice: 'wall'"),
-        "bad config file": (["--config", str(tmp_path / "no.yaml")], [], "got options that cannot be used"),
+        "bad config file": (["--config", str(tmp_path / "no.yaml")], [], "Got options that cannot be used"),
         "contradiction": (["--load_in_4bit", "--load_in_8bit"], [], "4 bit"),
-        "bad tofu name": (["--forget", "tofu:forget11", "--data_dir", str(tmp_path)], ["forget"], "got tofu:forget11"),
-        "no eval rows": (["--eval_strategy", "epoch"], [], "got eval_strategy=epoch without evaluation rows; expected"),
-        "no such checkpoint": (["--resume_from_checkpoint", "/no/such"], [], "got no folder at /no/such; expected a"),
-        "lora without peft": (["--lora_r", "8"], [], "got --lora_r without --use_peft; expected both or none"),
+        "bad tofu name": (["--forget", "tofu:forget11", "--data_dir", str(tmp_path)], ["forget"], "Got tofu:forget11"),
+        "no eval rows": (
+            ["--eval_strategy", "epoch"],
+            [],
+            "Got eval_strategy=epoch without evaluation rows, but expected",
+        ),
+        "no such checkpoint": (
+            ["--resume_from_checkpoint", "/no/such"],
+            [],
+            "Got no folder at /no/such, but expected a",
+        ),
+        "lora without peft": (["--lora_r", "8"], [], "Got --lora_r without --use_peft, but expected both or none"),
         "no paraphrase": (
             ["--clreg_weight", "1", "--clreg_positives", "paraphrase"],
             [],
-            "got no paraphrased_answer in row 0 of the",
+            "Got no paraphrased_answer in row 0 of the",
         ),
         "no batch": (
             ["--dataloader_drop_last", "--per_device_train_batch_size", "9"],
             [],
-            "got 8 forget rows and data",
+            "Got 8 forget rows and data",
         ),
-        "workers": (["--dataloader_persistent_workers"], [], "got dataloader_persistent_workers=True; expected False"),
-        "4-bit alone": (["--load_in_4bit"], [], "got --load_in_4bit without an adapter; expected one to train beside"),
-        "layer": (["--feature_layer", "9"], [], "got feature_layer=9 for a model of 3 layers"),
+        "workers": (
+            ["--dataloader_persistent_workers"],
+            [],
+            "Got dataloader_persistent_workers=True, but expected False",
+        ),
+        "4-bit alone": (
+            ["--load_in_4bit"],
+            [],
+            "Got --load_in_4bit without an adapter, but expected one to train beside",
+        ),
+        "layer": (["--feature_layer", "9"], [], "Got feature_layer=9 for a model of 3 layers"),
     }
 
 
@@ -256,7 +272,7 @@ def test_a_failing_command_leaves_with_code_2_and_no_traceback(tmp_path):
     assert run.returncode == 2
     assert run.stdout == ""
     assert run.stderr.splitlines() == [
-        f"egup unlearn: error: got no folder at {tmp_path / 'nope'}; expected a saved tokenizer; check the path"
+        f"egup unlearn: error: Got no folder at {tmp_path / 'nope'}, but expected a saved tokenizer. Check the path."
     ]
 
 
@@ -273,7 +289,8 @@ def test_env_names_versions_and_machine_and_nobody(capsys, monkeypatch):
 def test_an_unknown_command_is_answered_with_a_guess(capsys):
     assert main(["unlern"]) == 2
     assert capsys.readouterr().err == (
-        f"egup: error: got the unknown command unlern; expected one of {', '.join(COMMANDS)}; did you mean unlearn?\n"
+        f"egup: error: Got the unknown command unlern, but expected one of {', '.join(COMMANDS)}. Did you mean "
+        "unlearn?\n"
     )
 
 

@@ -109,13 +109,14 @@ def test_examples_are_shown_only_on_demand(results, tmp_path):
     [
         (
             {"sets": {**SETS, "forget": SetFacts(60, "a" * 16)}},
-            "got --retrained with forget rows of fingerprint aaaaaaaaaaaaaaaa; expected forget rows of fingerprint "
-            "000000000000000b, that of before; evaluate both models on the same suite, split and rows",
+            "Got --retrained with forget rows of fingerprint aaaaaaaaaaaaaaaa, but expected forget rows of fingerprint "
+            "000000000000000b, that of before. Evaluate both models on the same suite, split and rows.",
         ),
         (
             {"split": "forget05"},
-            "got --retrained with split forget05; expected split forget10, that of before; evaluate both models on the "
-            "same suite, split and rows",
+            "Got --retrained with split forget05, but expected split forget10, that of before. Evaluate both models "
+            "on the "
+            "same suite, split and rows.",
         ),
     ],
 )
@@ -132,8 +133,8 @@ def test_a_method_of_other_rows_is_refused_by_its_file(results, tmp_path):
     with pytest.raises(DataError) as error:
         compare(results("before"), after, tmp_path / "report.html")
     assert str(error.value) == (
-        f"got {after} with retain rows of fingerprint bbbbbbbbbbbbbbbb; expected retain rows of fingerprint "
-        "000000000000000c, that of before; evaluate both models on the same suite, split and rows"
+        f"Got {after} with retain rows of fingerprint bbbbbbbbbbbbbbbb, but expected retain rows of fingerprint "
+        "000000000000000c, that of before. Evaluate both models on the same suite, split and rows."
     )
 
 
@@ -143,8 +144,8 @@ def test_results_are_never_overwritten(results, tmp_path):
     with pytest.raises(ConfigError) as error:
         compare(before, tmp_path / "before.html")
     assert str(error.value) == (
-        f"got --output {before}, which would overwrite results that are read; expected a name of its own; choose "
-        "another --output"
+        f"Got --output {before}, which would overwrite results that are read, but expected a name of its own. Choose "
+        "another --output."
     )
     with pytest.raises(ConfigError, match="would overwrite"):
         compare(before, "--retrained", results("retrained"), tmp_path / "retrained.html")
@@ -154,12 +155,12 @@ def test_results_are_never_overwritten(results, tmp_path):
 def test_an_output_that_is_no_html_and_no_results_but_the_retrained_ones_are_refused(results, tmp_path):
     with pytest.raises(ConfigError) as error:
         main([str(results("before")), "--output", "report.json"])
-    assert str(error.value) == "got --output report.json; expected a name that ends in .html; rename it"
+    assert str(error.value) == "Got --output report.json, but expected a name that ends in .html. Rename it."
     retrained = results("retrained")
     with pytest.raises(ConfigError) as error:
         compare(retrained, "--retrained", retrained, tmp_path / "report.html")
     assert str(error.value) == (
-        "got no results besides those of --retrained; expected those of one model or more; name their files"
+        "Got no results besides those of --retrained, but expected those of one model or more. Name their files."
     )
 
 
@@ -167,6 +168,7 @@ def test_a_file_that_is_missing_is_named(tmp_path):
     with pytest.raises(DataError) as error:
         compare(tmp_path / "none.json", tmp_path / "report.html")
     assert str(error.value) == (
-        f"got no readable file at {tmp_path / 'none.json'}; expected results as `egup evaluate` writes them; check the "
-        "path"
+        f"Got no readable file at {tmp_path / 'none.json'}, but expected results as `egup evaluate` writes them. "
+        "Check the "
+        "path."
     )

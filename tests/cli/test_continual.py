@@ -90,23 +90,25 @@ def test_rows_of_no_request_are_refused(folder, capsys):
     said = refusal(folder, capsys, "two", "third", "no", "--earlier_forget", str(folder / "third.jsonl"))
     prints = ", ".join(request.fingerprint for request in read_ledger(folder / "two"))
     assert said.endswith(
-        f"in {folder / 'third.jsonl'}; expected one of the ledger's: {prints}; give as --earlier_forget the rows of an "
-        "earlier request, all of them and in their order"
+        f"in {folder / 'third.jsonl'}, but expected one of the ledger's: {prints}. Give as --earlier_forget the rows "
+        "of an "
+        "earlier request, all of them and in their order."
     )
 
 
 def test_a_model_without_a_ledger_has_no_earlier_rows(folder, capsys):
     assert refusal(folder, capsys, "model", "third", "no", "--earlier_forget", str(folder / "first.jsonl")) == (
-        f"got --earlier_forget for {folder / 'model'}, which has no egup_ledger.jsonl; expected a model that was "
-        "unlearned before; leave it out"
+        f"Got --earlier_forget for {folder / 'model'}, which has no egup_ledger.jsonl, but expected a model that was "
+        "unlearned before. Leave it out."
     )
 
 
 def test_what_was_to_be_forgotten_is_not_taught_again(folder, capsys):
     assert refusal(folder, capsys, "two", "third", "no", retain="mixed") == (
-        "got a row in both sets: row 4 of the earlier 1 forget set is row 0 of the retain set; expected no row (prompt "
-        "and answer) in both the earlier 1 forget set and the retain set; remove it from one of them, "
-        "or leave out such rows of the retain set with --drop_overlap"
+        "Got a row in both sets: row 4 of the earlier 1 forget set is row 0 of the retain set, but expected no row "
+        "(prompt "
+        "and answer) in both the earlier 1 forget set and the retain set. Remove it from one of them, "
+        "or leave out such rows of the retain set with --drop_overlap."
     )
 
 
@@ -122,7 +124,7 @@ def test_the_ledger_is_shown(folder, capsys, monkeypatch):
 
 def test_a_model_without_a_ledger_is_refused(folder, capsys):
     assert main(["ledger", str(folder / "model")]) == 2
-    assert "which has no egup_ledger.jsonl; expected the folder of a model that" in capsys.readouterr().err
+    assert "which has no egup_ledger.jsonl, but expected the folder of a model that" in capsys.readouterr().err
 
 
 def test_the_same_request_twice_is_measured_under_both_numbers(folder):

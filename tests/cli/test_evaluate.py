@@ -176,8 +176,8 @@ def test_a_broken_trainer_state_is_refused_before_a_model_is_loaded(rows, tmp_pa
     (tmp_path / "trainer_state.json").write_text(text)
     assert run(tmp_path, rows, tmp_path / "r.json") == 2
     assert errors(capsys) == [
-        f"egup evaluate: error: got {tmp_path}/trainer_state.json, which is no trainer state; expected a file as a "
-        "Trainer saves it; delete or repair it"
+        f"egup evaluate: error: Got {tmp_path}/trainer_state.json, which is no trainer state, but expected a file as a "
+        "Trainer saves it. Delete or repair it."
     ]
 
 
@@ -341,8 +341,8 @@ def test_results_of_other_rows_are_refused_before_a_model_is_loaded(folder, rows
     ours = custom_suite(load_rows(ROWS["forget"])).row_sets[0].fingerprint
     assert run(folder, rows, tmp_path / "r.json", f"--{role}", str(tmp_path / "other.json")) == 2
     assert errors(capsys) == [
-        f"egup evaluate: error: got --{role} with forget rows of fingerprint {theirs}; expected forget rows of "
-        f"fingerprint {ours}, that of mine; evaluate both models on the same suite, split and rows"
+        f"egup evaluate: error: Got --{role} with forget rows of fingerprint {theirs}, but expected forget rows of "
+        f"fingerprint {ours}, that of mine. Evaluate both models on the same suite, split and rows."
     ]
     assert not (tmp_path / "r.json").exists()
 
@@ -375,97 +375,100 @@ def usage_errors(tmp_path: Path) -> dict[str, tuple[list[str], str]]:
     (tmp_path / "forget.jsonl").write_text(json.dumps(qa_rows(0, 1)[0]))
     results = "results as `egup evaluate` writes them"
     return {
-        "no model": ([*custom, *output], f"got no --model_name_or_path; {NEEDED}; see `egup evaluate --help`"),
-        "no suite": (both, f"got no --suite; {NEEDED}; see `egup evaluate --help`"),
-        "no output": ([*model, *custom], f"got no --output; {NEEDED}; see `egup evaluate --help`"),
+        "no model": ([*custom, *output], f"Got no --model_name_or_path, but {NEEDED}. See `egup evaluate --help`."),
+        "no suite": (both, f"Got no --suite, but {NEEDED}. See `egup evaluate --help`."),
+        "no output": ([*model, *custom], f"Got no --output, but {NEEDED}. See `egup evaluate --help`."),
         "no json": (
             [*model, *custom, "--output", "r.html"],
-            "got --output r.html; expected a name that ends in .json; rename it",
+            "Got --output r.html, but expected a name that ends in .json. Rename it.",
         ),
         "unknown suite": (
             [*both, "--suite", "tofuu"],
-            "got suite='tofuu'; expected one of tofu, muse, custom; did you mean tofu?",
+            "Got suite='tofuu', but expected one of tofu, muse, custom. Did you mean tofu?",
         ),
         "unknown flag": (
             [*both, *custom, "--holdouts", "x"],
-            "got the unknown flag --holdouts; expected a flag of `egup evaluate --help`; did you mean --holdout?",
+            "Got the unknown flag --holdouts, but expected a flag of `egup evaluate --help`. Did you mean --holdout?",
         ),
         "bad number": (
             [*both, *custom, "--max_new_tokens", "many"],
-            "got argument --max_new_tokens/--max-new-tokens: invalid int value: 'many'; expected flags as shown by "
-            "--help; see `egup evaluate --help`",
+            "Got argument --max_new_tokens/--max-new-tokens: invalid int value: 'many', but expected flags as shown by "
+            "--help. See `egup evaluate --help`.",
         ),
         "lora flags": (
             [*both, *custom, *rows, "--use_peft"],
-            "got --use_peft; expected an adapter's folder as --model_name_or_path: it knows its own settings; leave "
-            "out --use_peft",
+            "Got --use_peft, but expected an adapter's folder as --model_name_or_path: it knows its own settings. "
+            "Leave "
+            "out --use_peft.",
         ),
         "lora rank": (
             [*both, *custom, *rows, "--lora_r", "4"],
-            "got --lora_r; expected an adapter's folder as --model_name_or_path: it knows its own settings; leave "
-            "out --lora_r",
+            "Got --lora_r, but expected an adapter's folder as --model_name_or_path: it knows its own settings. Leave "
+            "out --lora_r.",
         ),
         "tofu without split": (
             [*both, "--suite", "tofu"],
-            f"got suite tofu without --forget_split; {NEEDED}; set --forget_split",
+            f"Got suite tofu without --forget_split, but {NEEDED}. Set --forget_split.",
         ),
         "muse without corpus": (
             [*both, "--suite", "muse"],
-            f"got suite muse without --muse_corpus; {NEEDED}; set --muse_corpus",
+            f"Got suite muse without --muse_corpus, but {NEEDED}. Set --muse_corpus.",
         ),
-        "custom without rows": ([*both, *custom], f"got suite custom without --forget; {NEEDED}; set --forget"),
+        "custom without rows": ([*both, *custom], f"Got suite custom without --forget, but {NEEDED}. Set --forget."),
         "split with muse": (
             [*both, "--suite", "muse", "--muse_corpus", "news", "--forget_split", "forget01"],
-            "got --forget_split with suite muse, which does not read it; expected its own flags: --muse_corpus; "
-            "leave out --forget_split",
+            "Got --forget_split with suite muse, which does not read it, but expected its own flags: --muse_corpus. "
+            "Leave out --forget_split.",
         ),
         "corpus with custom": (
             [*both, *custom, *rows, "--muse_corpus", "news"],
-            "got --muse_corpus with suite custom, which does not read it; expected its own flags: --forget, --retain, "
-            "--holdout, --max_new_tokens; leave out --muse_corpus",
+            "Got --muse_corpus with suite custom, which does not read it, but expected its own flags: --forget, "
+            "--retain, "
+            "--holdout, --max_new_tokens. Leave out --muse_corpus.",
         ),
         "unknown split": (
             [*both, "--suite", "tofu", "--forget_split", "forget50", "--data_dir", str(tmp_path)],
-            "got forget_split=forget50; expected one of forget01, forget05, forget10; did you mean forget10?",
+            "Got forget_split=forget50, but expected one of forget01, forget05, forget10. Did you mean forget10?",
         ),
         "unknown corpus": (
             [*both, "--suite", "muse", "--muse_corpus", "films", "--data_dir", str(muse)],
-            "got muse_corpus='films'; expected one of news, books; set --muse_corpus",
+            "Got muse_corpus='films', but expected one of news, books. Set --muse_corpus.",
         ),
         "few examples": (
             [*both, "--suite", "muse", "--muse_corpus", "news", "--data_dir", str(short)],
-            "got 3 rows in forget_qa_icl; expected at least 10 examples for the prompts; give the whole file",
+            "Got 3 rows in forget_qa_icl, but expected at least 10 examples for the prompts. Give the whole file.",
         ),
         "no such folder": (
             [*both, "--suite", "muse", "--muse_corpus", "news", "--data_dir", str(tmp_path / "no")],
-            f"got no forget_qa in {tmp_path}/no/knowmem; expected forget_qa.jsonl, .json, .parquet or .csv; check "
-            "--data_dir",
+            f"Got no forget_qa in {tmp_path}/no/knowmem, but expected forget_qa.jsonl, .json, .parquet or .csv. Check "
+            "--data_dir.",
         ),
         "bad row": (
             [*both, *custom, "--forget", str(bad)],
-            f"got an empty answer in row 0 of {bad}; expected text; fill in or remove that row",
+            f"Got an empty answer in row 0 of {bad}, but expected text. Fill in or remove that row.",
         ),
         "no rows": (
             [*both, *custom, "--forget", str(tmp_path / "no.jsonl")],
-            f"got no readable file at {tmp_path}/no.jsonl (No such file or directory); expected .json, .jsonl, .csv, "
-            ".parquet, or a folder written by datasets' save_to_disk; check the path and its permissions",
+            f"Got no readable file at {tmp_path}/no.jsonl (No such file or directory), but expected .json, .jsonl, "
+            ".csv, "
+            ".parquet, or a folder written by datasets' save_to_disk. Check the path and its permissions.",
         ),
         "no results": (
             [*both, *custom, *rows, "--retrained", str(tmp_path / "no.json")],
-            f"got no readable file at {tmp_path}/no.json; expected {results}; check the path",
+            f"Got no readable file at {tmp_path}/no.json, but expected {results}. Check the path.",
         ),
         "other file": (
             [*both, *custom, *rows, "--before", str(tmp_path / "forget.jsonl")],
-            f"got {tmp_path}/forget.jsonl, which holds something else; expected {results}; name such a file",
+            f"Got {tmp_path}/forget.jsonl, which holds something else, but expected {results}. Name such a file.",
         ),
         "old results": (
             [*both, *custom, *rows, "--reference", str(tmp_path / "old.json")],
-            f"got {tmp_path}/old.json of schema version 0; expected version 2; evaluate the model again with this "
-            "version of egup_trainer",
+            f"Got {tmp_path}/old.json of schema version 0, but expected version 2. Evaluate the model again with this "
+            "version of egup_trainer.",
         ),
         "no such model": (
             [*both, *custom, *rows],
-            f"got no folder at {tmp_path}/absent; expected a saved tokenizer; check the path",
+            f"Got no folder at {tmp_path}/absent, but expected a saved tokenizer. Check the path.",
         ),
     }
 
@@ -483,18 +486,20 @@ def test_a_usage_error_ends_in_one_line_with_code_2(tmp_path, capsys, name):
     [
         (
             ["--max_new_tokens", "125"],
-            "got 147 tokens of prompt and new tokens for a model of 128 positions; expected at most 128 tokens; lower "
-            "--max_new_tokens or shorten the prompts",
+            "Got 147 tokens of prompt and new tokens for a model of 128 positions, but expected at most 128 tokens. "
+            "Lower "
+            "--max_new_tokens or shorten the prompts.",
         ),
         (
             ["--feature_layer", "3"],
-            "got feature_layer=3 for a model of 3 layers; expected a fraction between 0 and 1, or an index from -3 to "
-            "2; set --feature_layer",
+            "Got feature_layer=3 for a model of 3 layers, but expected a fraction between 0 and 1, or an index from "
+            "-3 to "
+            "2. Set --feature_layer.",
         ),
         (
             ["--max_length", "12", "--on_long_row", "cut"],
-            "got no answer token in row 0 of the forget set, of whose 34 tokens 12 are kept; expected at least one "
-            "answer token; raise --max_length or shorten the prompt",
+            "Got no answer token in row 0 of the forget set, of whose 34 tokens 12 are kept, but expected at least one "
+            "answer token. Raise --max_length or shorten the prompt.",
         ),
     ],
 )
@@ -511,9 +516,9 @@ def test_flags_that_a_suite_does_not_read_are_refused(rows, tmp_path, capsys):
     for suite, flag in ((tofu, "forget"), (tofu, "retain"), (muse, "forget"), (muse, "retain"), (muse, "holdout")):
         assert main([*words, *suite, f"--{flag}", rows["forget"]]) == 2
         (line,) = errors(capsys)
-        assert f"got --{flag} with suite {suite[1]}" in line
+        assert f"Got --{flag} with suite {suite[1]}" in line
     assert main([*words, *muse, "--max_new_tokens", "3"]) == 2
-    assert "got --max_new_tokens with suite muse" in errors(capsys)[0]
+    assert "Got --max_new_tokens with suite muse" in errors(capsys)[0]
 
 
 @pytest.mark.parametrize(
@@ -523,7 +528,7 @@ def test_flags_that_a_suite_does_not_read_are_refused(rows, tmp_path, capsys):
 def test_numbers_out_of_range_are_refused_by_their_flag(folder, rows, tmp_path, capsys, flag, value):
     assert run(folder, rows, tmp_path / "r.json", f"--{flag}", value, "--disable_tqdm") == 2
     (line,) = errors(capsys)
-    assert line.startswith(f"egup evaluate: error: got {flag}={value}; expected ")
+    assert line.startswith(f"egup evaluate: error: Got {flag}={value}, but expected ")
 
 
 def test_an_output_that_cannot_be_written_is_refused_before_a_model_is_loaded(

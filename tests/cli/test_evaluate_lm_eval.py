@@ -52,9 +52,9 @@ def test_an_unknown_task_ends_in_one_line_before_the_model_is_run(evaluate, tmp_
     assert evaluate("--lm_eval_tasks", "hellaswg") == 2
     line = capsys.readouterr().err.strip()
     assert line.startswith(
-        "egup evaluate: error: got the unknown lm-eval task hellaswg; expected tasks, groups or tags"
+        "egup evaluate: error: Got the unknown lm-eval task hellaswg, but expected tasks, groups or tags"
     )
-    assert "; did you mean hellaswag" in line
+    assert "Did you mean hellaswag" in line
     assert len(line) < 300  # not all 14,000
     assert not (tmp_path / "results.json").exists()
 
@@ -62,8 +62,8 @@ def test_an_unknown_task_ends_in_one_line_before_the_model_is_run(evaluate, tmp_
 def test_a_folder_of_tasks_alone_is_refused(evaluate, tmp_path, capsys):
     assert evaluate("--lm_eval_include_path", str(tmp_path)) == 2
     assert capsys.readouterr().err == (
-        "egup evaluate: error: got --lm_eval_include_path without --lm_eval_tasks; expected both or none; "
-        "name tasks of that folder\n"
+        "egup evaluate: error: Got --lm_eval_include_path without --lm_eval_tasks, but expected both or none. "
+        "Name tasks of that folder.\n"
     )
 
 
@@ -71,7 +71,8 @@ def test_several_processes_are_refused():
     with pytest.raises(ConfigError) as error:
         _lm_eval_tasks(EvaluateArguments(lm_eval_tasks="towns"), SimpleNamespace(num_processes=2))
     assert str(error.value) == (
-        "got --lm_eval_tasks on 2 processes; expected one process, as lm-evaluation-harness needs for a loaded model; "
-        "run the command in one process"
+        "Got --lm_eval_tasks on 2 processes, but expected one process, as lm-evaluation-harness needs for a loaded "
+        "model. "
+        "Run the command in one process."
     )
     assert _lm_eval_tasks(EvaluateArguments(), SimpleNamespace(num_processes=2)) == []

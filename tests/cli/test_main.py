@@ -29,14 +29,14 @@ def fails(monkeypatch):
 def test_an_unexpected_error_is_one_line_that_says_how_to_see_more(fails, capsys):
     assert fails(OverflowError("Too large:\n  10\n  11")) == 1
     assert capsys.readouterr().err == (
-        "egup env: error: got an unexpected OverflowError (Too large: 10); expected none; set EGUP_TRACEBACK=1 to see "
-        "where it comes from\n"
+        "egup env: error: Got an unexpected OverflowError (Too large: 10). Set EGUP_TRACEBACK=1 to see where it comes "
+        "from.\n"
     )
 
 
 def test_a_full_memory_is_no_fault_of_the_program(fails, capsys):
     assert fails(MemoryError()) == 1
-    assert "expected enough memory; lower the batch size" in capsys.readouterr().err
+    assert "expected enough memory. Lower the batch size" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("error", [OverflowError("10"), DataError(got="a", expected="b", fix="c")])
@@ -52,7 +52,7 @@ def test_other_processes_leave_the_word_to_the_first_and_are_named(fails, monkey
     for rank in ("0", "3"):
         monkeypatch.setenv("RANK", rank)
         assert fails(DataError(got="a", expected="b", fix="c")) == 2
-    says = "error: got a; expected b; c"
+    says = "error: Got a, but expected b. C."
     assert capsys.readouterr().err == f"egup env: {says}\negup env (process 3): {says}\n"
     assert len(waited) == 1
 

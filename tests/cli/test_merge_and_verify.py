@@ -130,8 +130,9 @@ def test_the_card_of_a_merged_model_calls_it_one(folder):
 def test_without_an_adapter_there_is_nothing_to_merge_and_nothing_is_written(folder, capsys):
     assert unlearn(folder, "nothing", "--merge") == 2
     assert capsys.readouterr().err.splitlines()[-1] == (
-        "egup unlearn: error: got --merge without an adapter; expected an adapter to merge into its base model: all "
-        "weights are trained, and saved as they are; leave out --merge, or add --use_peft"
+        "egup unlearn: error: Got --merge without an adapter, but expected an adapter to merge into its base model: "
+        "all "
+        "weights are trained, and saved as they are. Leave out --merge, or add --use_peft."
     )
     assert not (folder / "nothing").exists()
 
@@ -229,7 +230,7 @@ def test_a_template_that_reads_the_rows_otherwise_is_a_difference_of_files(folde
     assert verify(folder, "whole", tmp_path / "copy") == 1
     files, numbers = capsys.readouterr().out.splitlines()
     assert files.startswith("Files changed: chat_template.jinja")
-    assert numbers.startswith("Numbers not measured: got forget rows of fingerprint ")
+    assert numbers.startswith("Numbers not measured: Got forget rows of fingerprint ")
 
 
 def test_an_adapter_and_a_merged_model_have_files_of_their_own(folder, tmp_path, capsys):
@@ -271,21 +272,21 @@ def test_rows_elsewhere_are_found_and_other_rows_are_refused(folder, tmp_path, c
     assert verify(folder, "whole", "whole", "--forget", str(tmp_path / "forget.jsonl")) == 2
     error = capsys.readouterr().err.splitlines()[-1]
     expected = record(folder, "whole/_run.json")["rows"]["forget"]["fingerprint"]
-    assert error.startswith("egup verify: error: got forget rows of fingerprint ")
-    assert error.endswith(f"expected the run's, {expected}; give them as --forget, all of them and in their order")
+    assert error.startswith("egup verify: error: Got forget rows of fingerprint ")
+    assert error.endswith(f"expected the run's, {expected}. Give them as --forget, all of them and in their order.")
 
 
 def test_an_adapter_that_was_not_merged_is_asked_for(folder, capsys):
     assert verify(folder, "adapter", "model") == 2
-    assert "expected the adapter's folder as --model; name it, or unlearn with --merge" in capsys.readouterr().err
+    assert "expected the adapter's folder as --model. Name it, or unlearn with --merge." in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
     ("text", "says"),
     [
-        ("{", "which is not a complete JSON file; expected the file _run.json that"),
-        ("[]", "which is not a JSON object; expected the file _run.json"),
-        (json.dumps({"schema_version": 1, "rows": {}}), "whose adapter is missing or has the wrong type; expected"),
+        ("{", "which is not a complete JSON file, but expected the file _run.json that"),
+        ("[]", "which is not a JSON object, but expected the file _run.json"),
+        (json.dumps({"schema_version": 1, "rows": {}}), "whose adapter is missing or has the wrong type, but expected"),
     ],
 )
 def test_what_is_no_record_is_refused(folder, tmp_path, capsys, text, says):
@@ -299,7 +300,7 @@ def test_what_is_no_record_is_refused(folder, tmp_path, capsys, text, says):
 
 def test_no_record_at_all(folder, capsys):
     assert main(["verify", os.devnull + "/no.json", "--model", "x"]) == 2
-    assert "got no readable file at" in capsys.readouterr().err
+    assert "Got no readable file at" in capsys.readouterr().err
 
 
 def test_a_sample_is_drawn_with_the_seed():
@@ -363,9 +364,10 @@ def test_a_finished_folder_is_left_as_it_is_unless_it_is_to_be_overwritten(folde
     capsys.readouterr()
     assert unlearn(folder, "twice") == 2
     assert capsys.readouterr().err.splitlines()[-1] == (
-        f"egup unlearn: error: got the output folder {out}, which holds a finished model; expected one without, or a "
-        "checkpoint there to resume from; set another --output_dir, or add --overwrite_output_dir: that model and its "
-        "record are then replaced once the run has ended"
+        f"egup unlearn: error: Got the output folder {out}, which holds a finished model, but expected one without, "
+        "or a "
+        "checkpoint there to resume from. Set another --output_dir, or add --overwrite_output_dir: that model and its "
+        "record are then replaced once the run has ended."
     )
     assert unlearn(folder, "twice", "--overwrite_output_dir", "--eval_strategy", "steps") == 2  # no rows to evaluate
     assert {path: path.read_bytes() for path in out.rglob("*") if path.is_file()} == before
@@ -398,7 +400,7 @@ def test_an_adapter_that_lacks_weights_is_refused(folder, tmp_path, capsys):
     assert verify(folder, "adapter", tmp_path / "cut") == 2
     said = capsys.readouterr().err
     assert f"{tmp_path / 'cut'}, which lacks 1 weights of " in said
-    assert f"such as {gone}; expected all weights of an adapter; save the model again" in said
+    assert f"such as {gone}, but expected all weights of an adapter. Save the model again" in said
 
 
 @pytest.mark.parametrize(
@@ -426,7 +428,7 @@ def test_a_record_with_a_hole_verifies_nothing(folder, tmp_path, capsys, change,
     (tmp_path / "_run.json").write_text(json.dumps(run), encoding="utf-8")
     assert main(["verify", str(tmp_path / "_run.json"), "--model", str(folder / "whole"), "--use_cpu"]) == 2
     (line,) = capsys.readouterr().err.splitlines()
-    assert f"_run.json, whose {what} is missing or has the wrong type; expected the file _run.json" in line
+    assert f"_run.json, whose {what} is missing or has the wrong type, but expected the file _run.json" in line
 
 
 def test_a_run_that_starts_at_the_beginning_is_not_called_resumed(folder):

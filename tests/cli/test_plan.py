@@ -71,18 +71,18 @@ def test_only_changes_that_fit_are_shown(plan, monkeypatch, capsys):
     [
         (
             ("--memory_gb", "0"),
-            "got memory_gb=0.0; expected a number above 0; set --memory_gb",
+            "Got memory_gb=0.0, but expected a number above 0. Set --memory_gb.",
         ),
         (
             ("--measure_steps", "-1"),
-            "got measure_steps=-1; expected a whole number of at least 0; set --measure_steps",
+            "Got measure_steps=-1, but expected a whole number of at least 0. Set --measure_steps.",
         ),
         (("--forget", "absent.jsonl"), "absent.jsonl"),
         (
             ("--load_in_4bit",),
-            "got --load_in_4bit without an adapter; expected one to train beside the quantised weights",
+            "Got --load_in_4bit without an adapter, but expected one to train beside the quantised weights",
         ),
-        (("--lora_r", "4"), "got --lora_r without --use_peft; expected both or none; add --use_peft"),
+        (("--lora_r", "4"), "Got --lora_r without --use_peft, but expected both or none. Add --use_peft."),
     ],
 )
 def test_errors_are_one_line(plan, capsys, flags, message):

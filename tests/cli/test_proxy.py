@@ -106,10 +106,11 @@ def test_another_local_model_may_write(folder, sources, tmp_path, tokenizer, cap
     output = tmp_path / "proxies.jsonl"
     assert run(str(tmp_path / "weak"), sources, output, "--max_attempts", "2", "--max_new_tokens", "8") == 2
     assert said_errors(capsys) == [
-        f"egup proxy: error: got 0 usable rows of 2 attempts by {tmp_path}/weak (most of the others: not in the "
-        "format); expected at least 3: the model is too weak to write such rows; give rows that it never saw instead "
+        f"egup proxy: error: Got 0 usable rows of 2 attempts by {tmp_path}/weak (most of the others: not in the "
+        "format), but expected at least 3: the model is too weak to write such rows. Give rows that it never saw "
+        "instead "
         "(`egup unlearn --proxy` with a holdout file or tofu:NAME), or have a stronger local model write them (`egup "
-        "proxy --writer_model`)"
+        "proxy --writer_model`)."
     ]
     output = tmp_path / "by_another.jsonl"
     assert run(str(tmp_path / "weak"), sources, output, "--writer_model", folder) == 0
@@ -119,38 +120,40 @@ def test_another_local_model_may_write(folder, sources, tmp_path, tokenizer, cap
 def usage_errors(tmp_path: Path) -> dict[str, tuple[list[str], str]]:
     """Flags and what is said, by name."""
     there = ["--model_name_or_path", str(tmp_path / "absent"), "--forget", str(tmp_path / "f.jsonl")]
-    needed = "expected it to be given; see `egup proxy --help`"
+    needed = "expected it to be given. See `egup proxy --help`."
     output = ["--output", str(tmp_path / "p.jsonl")]
     return {
-        "no model": (there[2:], f"got no --model_name_or_path; {needed}"),
-        "no rows": (there[:2], f"got no --forget; {needed}"),
-        "no output": (there, f"got no --output; {needed}"),
+        "no model": (there[2:], f"Got no --model_name_or_path, but {needed}"),
+        "no rows": (there[:2], f"Got no --forget, but {needed}"),
+        "no output": (there, f"Got no --output, but {needed}"),
         "other suffix": (
             [*there, "--output", "p.json"],
-            "got --output p.json; expected a name that ends in .jsonl; rename it",
+            "Got --output p.json, but expected a name that ends in .jsonl. Rename it.",
         ),
         "its own rows": (
             [*there, "--output", str(tmp_path / "f.jsonl")],
-            f"got --output {tmp_path}/f.jsonl, which would overwrite results that are read; expected a name of its "
-            "own; choose another --output",
+            f"Got --output {tmp_path}/f.jsonl, which would overwrite results that are read, but expected a name of its "
+            "own. Choose another --output.",
         ),
         "lora": (
             [*there, *output, "--use_peft"],
-            "got --use_peft; expected an adapter's folder as --model_name_or_path: it knows its own settings; leave "
-            "out --use_peft",
+            "Got --use_peft, but expected an adapter's folder as --model_name_or_path: it knows its own settings. "
+            "Leave "
+            "out --use_peft.",
         ),
         "number": (
             [*there, *output, "--top_p", "1.5"],
-            "got top_p=1.5; expected a number above 0 and at most 1; set --top_p",
+            "Got top_p=1.5, but expected a number above 0 and at most 1. Set --top_p.",
         ),
         "batch": (
             [*there, *output, "--batch_size", "0"],
-            "got batch_size=0; expected a whole number of at least 1; set --batch_size",
+            "Got batch_size=0, but expected a whole number of at least 1. Set --batch_size.",
         ),
         "no file": (
             [*there, *output, "--use_cpu"],
-            f"got no readable file at {tmp_path}/f.jsonl (No such file or directory); expected .json, .jsonl, .csv, "
-            ".parquet, or a folder written by datasets' save_to_disk; check the path and its permissions",
+            f"Got no readable file at {tmp_path}/f.jsonl (No such file or directory), but expected .json, .jsonl, "
+            ".csv, "
+            ".parquet, or a folder written by datasets' save_to_disk. Check the path and its permissions.",
         ),
     }
 

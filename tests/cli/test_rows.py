@@ -50,8 +50,8 @@ def test_columns_of_other_names_are_read(good_model, tmp_path, capsys, command):
 @pytest.mark.parametrize(
     ("columns", "says"),
     [
-        ("question=nosuch,answer=a", "got --columns question=nosuch, and no column nosuch in"),
-        ("qestion=q", "got --columns with the name qestion on the left; expected one of messages, question,"),
+        ("question=nosuch,answer=a", "Got --columns question=nosuch, and no column nosuch in"),
+        ("qestion=q", "Got --columns with the name qestion on the left, but expected one of messages, question,"),
     ],
 )
 def test_a_column_that_is_not_there_is_refused(no_weights, tmp_path, capsys, command, columns, says):
@@ -95,7 +95,9 @@ def test_what_measures_can_leave_them_out_too(good_model, tmp_path, capsys, capl
 def test_a_set_of_which_nothing_is_left_is_refused(no_weights, tmp_path, capsys):
     sources = source_flags(tmp_path, **overlapping(tmp_path, retain=[]))
     words = [*words_of("unlearn", no_weights, tmp_path, sources), "--drop_overlap"]
-    assert_refused(words, tmp_path, capsys, "got no row in the retain set that is not in the forget set, too; expected")
+    assert_refused(
+        words, tmp_path, capsys, "Got no row in the retain set that is not in the forget set, too, but expected"
+    )
 
 
 def test_inspect_reads_no_more_rows_than_it_is_to_show(good_model, tmp_path, capsys):
@@ -106,7 +108,7 @@ def test_inspect_reads_no_more_rows_than_it_is_to_show(good_model, tmp_path, cap
     assert capsys.readouterr().out.startswith("rows: the first 1000 (see --max_rows)   samples: 1000   rows cut: 0")
     assert main([*words, "--max_rows", "3", "--index", "2"]) == 0
     assert re.match(r"rows: the first 3 .*\n(.*\n){4}sample 2", capsys.readouterr().out)
-    says = "got index=3; expected a number from 0 to 2; set --index, or raise --max_rows"
+    says = "Got index=3, but expected a number from 0 to 2. Set --index, or raise --max_rows."
     assert_refused([*words, "--max_rows", "3", "--index", "3"], tmp_path, capsys, says)
 
 
@@ -114,6 +116,7 @@ def test_rows_of_a_benchmark_are_not_dropped(tmp_path, capsys):
     words = ["evaluate", "--model_name_or_path", str(tmp_path), "--suite", "tofu", "--forget_split", "forget01"]
     assert main([*words, "--output", str(tmp_path / "a.json"), "--drop_overlap"]) == 2
     assert capsys.readouterr().err.splitlines() == [
-        "egup evaluate: error: got --drop_overlap with --suite tofu; expected --suite custom, whose rows are yours to "
-        "drop; leave out --drop_overlap"
+        "egup evaluate: error: Got --drop_overlap with --suite tofu, but expected --suite custom, whose rows are "
+        "yours to "
+        "drop. Leave out --drop_overlap."
     ]

@@ -31,4 +31,4 @@ def test_an_error_line_shows_what_others_wrote_and_obeys_none_of_it(monkeypatch,
 
     monkeypatch.setattr("egup_trainer.cli.env.main", fail)
     assert cli.main(["env"]) == 2
-    assert capsys.readouterr().err == f"egup env: error: got {SHOWN}; expected a name; check it\n"
+    assert capsys.readouterr().err == f"egup env: error: Got {SHOWN}, but expected a name. Check it.\n"

@@ -32,8 +32,9 @@ def test_a_task_vector_names_what_has_to_be_switched_off(model, rows, tmp_path, 
     flags = ("--objective", "task_vector", "--inter_entanglement")
     assert unlearn(model, rows, tmp_path / "out", *flags) == 2
     assert capsys.readouterr().err.splitlines() == [
-        "egup unlearn: error: got objective=task_vector with inter_entanglement, proxy_constraint; expected it without "
-        "them: the training is turned round at its end, and what they did with it; leave out --inter_entanglement, add "
-        "--no_proxy_constraint"
+        "egup unlearn: error: Got objective=task_vector with inter_entanglement, proxy_constraint, but expected it "
+        "without "
+        "them: the training is turned round at its end, and what they did with it. Leave out --inter_entanglement, add "
+        "--no_proxy_constraint."
     ]
     assert not (tmp_path / "out").exists()

@@ -189,8 +189,8 @@ def test_a_file_that_the_command_did_not_write_is_not_overwritten(tmp_path, caps
     }[command]
     assert main([command, *words, "--output", str(path)]) == 2
     assert capsys.readouterr().err == (
-        f"egup {command}: error: got --output {path}, which would overwrite a file that this command did not write; "
-        "expected a new file, or one with earlier results of the same command; choose another --output\n"
+        f"egup {command}: error: Got --output {path}, which would overwrite a file that this command did not write, "
+        "but expected a new file, or one with earlier results of the same command. Choose another --output.\n"
     )
     assert path.read_text() == content
 
@@ -200,7 +200,7 @@ def test_files_beside_a_report_are_not_overwritten(tmp_path, capsys, suffix):
     path = tmp_path / f"report{suffix}"
     path.write_text("my own")
     assert main(["compare", "r.json", "--output", str(tmp_path / "report.html")]) == 2
-    assert f"got --output {path}, which would overwrite a file" in capsys.readouterr().err
+    assert f"Got --output {path}, which would overwrite a file" in capsys.readouterr().err
 
 
 def test_earlier_results_and_empty_files_may_be_overwritten(tmp_path):

@@ -50,8 +50,8 @@ def test_a_file_that_cannot_be_read(content, got, tmp_path):
     with pytest.raises(DataError) as caught:
         read_refusals(path)
     assert str(caught.value) == (
-        f"got no refusals from {path} ({got}); expected a UTF-8 text file with one refusal per line; "
-        "check --idk_answers"
+        f"Got no refusals from {path} ({got}), but expected a UTF-8 text file with one refusal per line. "
+        "Check --idk_answers."
     )
 
 
@@ -60,7 +60,7 @@ def test_a_file_without_a_refusal(tmp_path):
     path.write_text("\n  \n")
     with pytest.raises(DataError) as caught:
         read_refusals(path)
-    assert str(caught.value) == f"got no refusal in {path}; expected one per line; check --idk_answers"
+    assert str(caught.value) == f"Got no refusal in {path}, but expected one per line. Check --idk_answers."
 
 
 def test_alternates_come_before_perturbed_answers():
@@ -76,9 +76,10 @@ def test_a_row_without_an_alternate_is_named():
     with pytest.raises(DataError) as caught:
         alternates_for([ask(0, alternates=("a",)), ask(1)], seed=0)
     assert str(caught.value) == (
-        "got no alternate answer in row 1 of the forget set; expected one in every forget row, for objective=altpo; "
-        "give "
-        "a column alternate_answer (or perturbed_answer), or use --objective dpo"
+        "Got no alternate answer in row 1 of the forget set, but expected one in every forget row, for "
+        "objective=altpo. "
+        "Give "
+        "a column alternate_answer (or perturbed_answer), or use --objective dpo."
     )
 
 
@@ -88,9 +89,9 @@ def test_a_plain_text_asks_nothing(objective):
     with pytest.raises(DataError) as caught:
         refusals_for(rows, REFUSALS, 0) if objective == "dpo" else alternates_for(rows, 0)
     assert str(caught.value) == (
-        f"got a plain text as row 1 of the forget set; expected a question, to which objective={objective} knows "
+        f"Got a plain text as row 1 of the forget set, but expected a question, to which objective={objective} knows "
         "another "
-        "answer; use another objective for plain texts"
+        "answer. Use another objective for plain texts."
     )
 
 
@@ -116,7 +117,7 @@ def test_an_alternate_that_is_no_text_is_refused():
     with pytest.raises(DataError) as caught:
         load_rows([{"question": "Who?", "answer": "Ada.", "alternate_answer": [3]}])
     assert str(caught.value) == (
-        "got a int as alternate_answer in row 0 of the given data set; expected text; fill in or remove that row"
+        "Got a int as alternate_answer in row 0 of the given data set, but expected text. Fill in or remove that row."
     )
 
 
@@ -142,7 +143,8 @@ def test_tokens_have_no_alternate():
     with pytest.raises(DataError) as caught:
         check_alternates(from_token_columns([{"input_ids": [1, 2], "labels": [-100, 2]}], "forget set"), "altpo")
     assert str(caught.value) == (
-        "got tokens without an alternate answer in row 0 of the forget set; expected text, to which objective=altpo "
+        "Got tokens without an alternate answer in row 0 of the forget set, but expected text, to which "
+        "objective=altpo "
         "can "
-        "add one; give the rows as question + answer"
+        "add one. Give the rows as question + answer."
     )

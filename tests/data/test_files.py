@@ -154,8 +154,8 @@ def test_a_saved_folder_of_splits_names_a_split(tmp_path):
     rows = datasets.Dataset.from_list([{"text": SECRET}])
     datasets.DatasetDict(train=rows, test=rows).save_to_disk(tmp_path / "saved")
     assert error_of(tmp_path / "saved") == (
-        f"got a DatasetDict in {tmp_path}/saved with the splits train, test; expected a single Dataset; "
-        f"name one split's folder, for example {tmp_path}/saved/train"
+        f"Got a DatasetDict in {tmp_path}/saved with the splits train, test, but expected a single Dataset. "
+        f"Name one split's folder, for example {tmp_path}/saved/train."
     )
     assert records(tmp_path / "saved" / "train") == [{"text": SECRET}]
 
@@ -163,37 +163,37 @@ def test_a_saved_folder_of_splits_names_a_split(tmp_path):
 def test_a_folder_of_something_else_is_refused(write, tmp_path):
     write("a.json", as_json_list(ROWS))
     assert error_of(tmp_path) == (
-        f"got the folder {tmp_path}, which is not a saved datasets.Dataset; expected {FORMATS}; name a file"
+        f"Got the folder {tmp_path}, which is not a saved datasets.Dataset, but expected {FORMATS}. Name a file."
     )
 
 
 @pytest.mark.parametrize("name", ["a.json.gz", "a.txt", "a.tsv", "a"])
 def test_an_unknown_suffix_is_refused(write, name):
     path = write(name, json.dumps({"text": SECRET}))
-    assert error_of(path) == f"got the file {path} of unknown format; expected {FORMATS}; convert the file"
+    assert error_of(path) == f"Got the file {path} of unknown format, but expected {FORMATS}. Convert the file."
 
 
 @pytest.mark.parametrize("name", ["a.json", "a.jsonl", "a.csv"])
 def test_a_missing_file_is_named(tmp_path, name):
     path = tmp_path / name
     assert error_of(path) == (
-        f"got no readable file at {path} (No such file or directory); expected {FORMATS}; "
-        "check the path and its permissions"
+        f"Got no readable file at {path} (No such file or directory), but expected {FORMATS}. "
+        "Check the path and its permissions."
     )
 
 
 def test_a_missing_parquet_file_is_named(tmp_path):
     path = tmp_path / "a.parquet"
     assert error_of(path) == (
-        f"got no readable file at {path} (No such file or directory); expected {FORMATS}; "
-        "check the path and its permissions"
+        f"Got no readable file at {path} (No such file or directory), but expected {FORMATS}. "
+        "Check the path and its permissions."
     )
 
 
 @pytest.mark.parametrize("name", ["saved", "a.txt"])
 def test_a_missing_path_of_any_name_is_called_missing_not_unknown(tmp_path, name):
     # A mistyped folder is the usual case; "convert the file" would send the reader the wrong way.
-    assert error_of(tmp_path / name).startswith(f"got no readable file at {tmp_path / name}")
+    assert error_of(tmp_path / name).startswith(f"Got no readable file at {tmp_path / name}")
 
 
 @pytest.mark.parametrize(
@@ -209,40 +209,40 @@ def test_a_missing_path_of_any_name_is_called_missing_not_unknown(tmp_path, name
 def test_bytes_that_are_not_utf8_are_counted_from_the_start_of_the_file(write, name, before):
     path = write(name, before + SECRET.encode() + b"\xff" + b'"}\n')
     assert error_of(path) == (
-        f"got bytes in {path} that are not UTF-8 (at byte {len(before) + len(SECRET)}); expected UTF-8 text; "
-        "convert the file's encoding"
+        f"Got bytes in {path} that are not UTF-8 (at byte {len(before) + len(SECRET)}), but expected UTF-8 text. "
+        "Convert the file's encoding."
     )
 
 
-SHAPE = "expected one JSON object per line, or one list of objects; repair that line"
-OBJECT = 'expected a JSON object such as {"question": "...", "answer": "..."}; repair that line'
+SHAPE = "expected one JSON object per line, or one list of objects. Repair that line."
+OBJECT = 'expected a JSON object such as {"question": "...", "answer": "..."}. Repair that line.'
 BROKEN_JSON = [
     (
         f'{{"text": "a"}}\n\n{{"text": "{SECRET}\n',
-        "got line 3 of {path} that is not JSON (Unterminated string starting at at column 10)",
+        "Got line 3 of {path} that is not JSON (Unterminated string starting at at column 10)",
         SHAPE,
     ),
     (
         f'{{"text": "{SECRET}"}} {{"text": "b"}}',
-        "got line 1 of {path} that is not JSON (Extra data at column 25)",
+        "Got line 1 of {path} that is not JSON (Extra data at column 25)",
         SHAPE,
     ),
     (
         f'[{{"text": "{SECRET}"}}, ]',
-        "got the list of {path} that is not JSON (Expecting value at column 27)",
+        "Got the list of {path} that is not JSON (Expecting value at column 27)",
         SHAPE,
     ),
-    (f'{{"text": "a"}}\n"{SECRET}"', "got a str at line 2 of {path}", OBJECT),
-    (f'\n["{SECRET}"]', "got a str at item 1 of {path}", OBJECT),
-    (f'[{{"text": "{SECRET}"}}, null]', "got a NoneType at item 2 of {path}", OBJECT),
-    ("7", "got a int at line 1 of {path}", OBJECT),
+    (f'{{"text": "a"}}\n"{SECRET}"', "Got a str at line 2 of {path}", OBJECT),
+    (f'\n["{SECRET}"]', "Got a str at item 1 of {path}", OBJECT),
+    (f'[{{"text": "{SECRET}"}}, null]', "Got a NoneType at item 2 of {path}", OBJECT),
+    ("7", "Got a int at line 1 of {path}", OBJECT),
 ]
 
 
 @pytest.mark.parametrize(("content", "got", "rest"), BROKEN_JSON)
 def test_broken_json_is_named_by_line_or_item(write, content, got, rest):
     path = write("a.jsonl", content)
-    assert error_of(path) == f"{got.format(path=path)}; {rest}"
+    assert error_of(path) == f"{got.format(path=path)}, but {rest}"
 
 
 @pytest.mark.parametrize(
@@ -255,8 +255,8 @@ def test_broken_json_is_named_by_line_or_item(write, content, got, rest):
 def test_broken_csv_is_refused(write, content, reason):
     path = write("a.csv", content)
     assert error_of(path) == (
-        f"got {path}, which is not CSV ({reason}); expected a header line, and values separated by commas, "
-        "semicolons or tabs; repair the file"
+        f"Got {path}, which is not CSV ({reason}), but expected a header line, and values separated by commas, "
+        "semicolons or tabs. Repair the file."
     )
 
 
@@ -268,10 +268,14 @@ def test_a_csv_line_with_more_values_than_the_header_is_refused(write):
 @pytest.mark.parametrize("content", [b"", b"XYZZYSECRET is no Parquet file"])
 def test_a_file_that_is_not_parquet_is_refused(write, content):
     path = write("a.parquet", content)
-    assert error_of(path) == (f"got {path}, which is not a Parquet file; expected a Parquet file; write the file again")
+    assert error_of(path) == (
+        f"Got {path}, which is not a Parquet file, but expected a Parquet file. Write the file again."
+    )
 
 
 def test_a_damaged_parquet_file_is_refused_as_such(write):
     content = as_parquet([{"text": SECRET * 20}] * 9)
     path = write("a.parquet", content[:40] + content[80:])  # head and tail are those of a Parquet file
-    assert error_of(path) == (f"got {path}, which is not a Parquet file; expected a Parquet file; write the file again")
+    assert error_of(path) == (
+        f"Got {path}, which is not a Parquet file, but expected a Parquet file. Write the file again."
+    )

@@ -128,7 +128,7 @@ def test_a_list_in_a_cell_is_read_and_other_text_stays_as_it_is(cell, answers):
 
 @pytest.mark.parametrize("cell", ["['w1' 'w2']", '["w1", "w2]', '["w1",]x]', '[null, "w"]'])
 def test_a_list_in_a_cell_that_cannot_be_read_is_refused(cell):
-    with pytest.raises(DataError, match=r"^got a .* ?perturbed_answer in row 0 of"):
+    with pytest.raises(DataError, match=r"^Got a .* ?perturbed_answer in row 0 of"):
         load_rows([{"question": "q", "answer": "a", "perturbed_answer": cell}])
 
 
@@ -170,13 +170,16 @@ def test_columns_can_be_named(caplog):
 @pytest.mark.parametrize(
     ("text", "says"),
     [
-        ("question", "got --columns question; expected pairs of two different names"),
-        ("question=", "got --columns question=; expected pairs"),
-        ("", "got --columns ; expected pairs"),
-        ("question=a,question=b", "got --columns question=a,question=b; expected pairs"),
-        ("questoin=a", "got --columns with the name questoin on the left; expected one of messages, question, "),
-        ("question=z,answer=a", "got --columns question=z, and no column z in the given data set; expected one of its"),
-        ("question=q,answer=a,alternate=z", "got --columns alternate=z, and no column z in the given data set"),
+        ("question", "Got --columns question, but expected pairs of two different names"),
+        ("question=", "Got --columns question=, but expected pairs"),
+        ("", "Got --columns , but expected pairs"),
+        ("question=a,question=b", "Got --columns question=a,question=b, but expected pairs"),
+        ("questoin=a", "Got --columns with the name questoin on the left, but expected one of messages, question, "),
+        (
+            "question=z,answer=a",
+            "Got --columns question=z, and no column z in the given data set, but expected one of its",
+        ),
+        ("question=q,answer=a,alternate=z", "Got --columns alternate=z, and no column z in the given data set"),
     ],
 )
 def test_columns_that_are_not_there_are_refused(text, says):
@@ -195,7 +198,7 @@ def test_columns_that_are_not_there_are_refused(text, says):
 )
 def test_a_key_that_an_object_has_twice_is_named(tmp_path, text, where):
     (tmp_path / "a.json").write_text(text)
-    with pytest.raises(DataError, match=rf"^got the key text twice in one object, in {where} of {tmp_path}/a.json;"):
+    with pytest.raises(DataError, match=rf"^Got the key text twice in one object, in {where} of {tmp_path}/a.json, "):
         load_rows(tmp_path / "a.json")
 
 
@@ -207,13 +210,13 @@ def test_a_part_of_a_file_is_decoded_alone(tmp_path, monkeypatch):
     records = read_path(path)
     assert next(records) == {"text": "a"}
     monkeypatch.setattr("egup_trainer.data.sources.MAX_ROWS", 5000)
-    with pytest.raises(DataError, match=r"^got more than 5,000 rows, or 1,073,741,824 characters of them, in "):
+    with pytest.raises(DataError, match=r"^Got more than 5,000 rows, or 1,073,741,824 characters of them, in "):
         load_rows(path)
     monkeypatch.setattr("egup_trainer.data.sources.MAX_CHARACTERS", 7)
-    with pytest.raises(DataError, match=r"or 7 characters of them, in .*; give a part of the rows"):
+    with pytest.raises(DataError, match=r"or 7 characters of them, in .*\. Give a part of the rows"):
         load_rows(path)
 
 
 def test_tensors_are_no_text():
-    with pytest.raises(DataError, match=r"^got a list as answer in row 0"):
+    with pytest.raises(DataError, match=r"^Got a list as answer in row 0"):
         load_rows([{"question": "q", "answer": torch.zeros(0)}])

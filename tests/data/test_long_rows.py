@@ -73,8 +73,8 @@ def test_the_three_ways_with_a_long_row(tokenizer):
     with pytest.raises(DataError) as caught:
         tokenize([SHORT, LONG], tokenizer, name="forget set", max_length=64, on_long_row=OnLongRow.ERROR)
     assert str(caught.value) == (
-        f"got {len(whole)} tokens in row 1 of the forget set; expected at most max_length=64; set --max_length "
-        f"{len(whole)}, or --on_long_row window to read it in several windows"
+        f"Got {len(whole)} tokens in row 1 of the forget set, but expected at most max_length=64. Set --max_length "
+        f"{len(whole)}, or --on_long_row window to read it in several windows."
     )
     assert len(tokenize([LONG], tokenizer, name="x", max_length=len(whole), on_long_row=OnLongRow.ERROR)) == 1
 
@@ -86,7 +86,7 @@ def test_a_prompt_longer_than_a_window_leaves_no_row_out(tokenizer):
     assert np.concatenate([each.labels[each.is_scored] for each in read.rows]).tolist() == (
         whole.labels[whole.is_scored].tolist()
     )
-    with pytest.raises(DataError, match="got no answer token in row 0 of the forget set, of whose"):
+    with pytest.raises(DataError, match="Got no answer token in row 0 of the forget set, of whose"):
         tokenize([row], tokenizer, name="forget set", max_length=16, on_long_row=OnLongRow.CUT)
 
 
@@ -95,7 +95,7 @@ def test_what_cannot_be_windowed_is_cut_and_counted(tokenizer):
     read = tokenize([row, row], tokenizer, name="forget set", max_length=64, alternates=[WORDS, "Bryle"])
     assert (len(read), read.cut, read.in_windows) == (2, 2, 0)
     assert len(read.rows[0].paraphrase) == len(read.rows[0].alternate) == 64
-    with pytest.raises(DataError, match="tokens in row 0 of the forget set; expected at most max_length=64"):
+    with pytest.raises(DataError, match="tokens in row 0 of the forget set, but expected at most max_length=64"):
         tokenize([row], tokenizer, name="forget set", max_length=64, on_long_row=OnLongRow.ERROR)
 
 

@@ -13,7 +13,7 @@ from egup_trainer.errors import DataError
 
 SECRET = "XYZZYSECRET"  # stands in rows only: no message may repeat it
 LAYOUTS = "the columns question + answer, prompt + completion, messages, conversations, instruction + output, or text"
-RENAME = "rename the columns, or say which is which, for example --columns question=NAME,answer=NAME"
+RENAME = "Rename the columns, or say which is which, for example --columns question=NAME,answer=NAME"
 TOFU_DIR = Path(__file__).resolve().parents[3] / "shared" / "data" / "tofu"
 USER, ASSISTANT = {"role": "user", "content": "q"}, {"role": "assistant", "content": "a"}
 SYSTEM = {"role": "system", "content": "s"}
@@ -88,65 +88,67 @@ def test_each_layout_becomes_the_same_typed_row(record, row):
     assert to_row(record, "f", 0) == row
 
 
-FILL_IN = "expected text; fill in or remove that row"
-A_ROLE = "expected a role among system, user, assistant; repair that row"
-A_LIST = 'expected a non-empty list of {"role": ..., "content": ...}; repair that row'
+FILL_IN = "expected text. Fill in or remove that row."
+A_ROLE = "expected a role among system, user, assistant. Repair that row."
+A_LIST = 'expected a non-empty list of {"role": ..., "content": ...}. Repair that row.'
 BAD_ROWS = [
-    ({"question": SECRET, "answer": None}, f"got a NoneType as answer in row 7 of f; {FILL_IN}"),
-    ({"question": SECRET, "answer": 12}, f"got a int as answer in row 7 of f; {FILL_IN}"),
-    ({"question": SECRET, "answer": [SECRET, 3]}, f"got a int as answer in row 7 of f; {FILL_IN}"),
-    ({"question": SECRET, "answer": []}, f"got a list as answer in row 7 of f; {FILL_IN}"),
-    ({"question": SECRET, "answer": [None, SECRET]}, f"got a NoneType as answer in row 7 of f; {FILL_IN}"),
-    ({"question": SECRET, "answer": [SECRET, " "]}, f"got an empty answer in row 7 of f; {FILL_IN}"),
+    ({"question": SECRET, "answer": None}, f"Got a NoneType as answer in row 7 of f, but {FILL_IN}"),
+    ({"question": SECRET, "answer": 12}, f"Got a int as answer in row 7 of f, but {FILL_IN}"),
+    ({"question": SECRET, "answer": [SECRET, 3]}, f"Got a int as answer in row 7 of f, but {FILL_IN}"),
+    ({"question": SECRET, "answer": []}, f"Got a list as answer in row 7 of f, but {FILL_IN}"),
+    ({"question": SECRET, "answer": [None, SECRET]}, f"Got a NoneType as answer in row 7 of f, but {FILL_IN}"),
+    ({"question": SECRET, "answer": [SECRET, " "]}, f"Got an empty answer in row 7 of f, but {FILL_IN}"),
     (
         {"question": SECRET, "answer": SECRET, "perturbed_answer": [SECRET, ""]},
-        f"got an empty perturbed_answer in row 7 of f; {FILL_IN}",
+        f"Got an empty perturbed_answer in row 7 of f, but {FILL_IN}",
     ),
     (
         {"question": SECRET, "answer": SECRET, "perturbed_answer": 0.5},
-        f"got a float as perturbed_answer in row 7 of f; {FILL_IN}",
+        f"Got a float as perturbed_answer in row 7 of f, but {FILL_IN}",
     ),
     (
         {"question": SECRET, "answer": SECRET, "perturbed_answer": [[SECRET]]},
-        f"got a list as perturbed_answer in row 7 of f; {FILL_IN}",
+        f"Got a list as perturbed_answer in row 7 of f, but {FILL_IN}",
     ),
-    ({"question": SECRET, "answer": ""}, f"got an empty answer in row 7 of f; {FILL_IN}"),
-    ({"question": SECRET, "answer": " \n\t"}, f"got an empty answer in row 7 of f; {FILL_IN}"),
-    ({"question": None, "answer": SECRET}, f"got a NoneType as question in row 7 of f; {FILL_IN}"),
-    ({"question": " ", "answer": SECRET}, f"got an empty question in row 7 of f; {FILL_IN}"),
-    ({"prompt": SECRET, "completion": 0.5}, f"got a float as completion in row 7 of f; {FILL_IN}"),
-    ({"prompt": [USER], "completion": SECRET}, f"got a list as prompt in row 7 of f; {FILL_IN}"),
-    ({"text": None}, f"got a NoneType as text in row 7 of f; {FILL_IN}"),
+    ({"question": SECRET, "answer": ""}, f"Got an empty answer in row 7 of f, but {FILL_IN}"),
+    ({"question": SECRET, "answer": " \n\t"}, f"Got an empty answer in row 7 of f, but {FILL_IN}"),
+    ({"question": None, "answer": SECRET}, f"Got a NoneType as question in row 7 of f, but {FILL_IN}"),
+    ({"question": " ", "answer": SECRET}, f"Got an empty question in row 7 of f, but {FILL_IN}"),
+    ({"prompt": SECRET, "completion": 0.5}, f"Got a float as completion in row 7 of f, but {FILL_IN}"),
+    ({"prompt": [USER], "completion": SECRET}, f"Got a list as prompt in row 7 of f, but {FILL_IN}"),
+    ({"text": None}, f"Got a NoneType as text in row 7 of f, but {FILL_IN}"),
     (
         {"question": SECRET, "answer": SECRET, "paraphrased_answer": ["p"]},
-        f"got a list as paraphrased_answer in row 7 of f; {FILL_IN}",
+        f"Got a list as paraphrased_answer in row 7 of f, but {FILL_IN}",
     ),
-    ({"question": SECRET}, f"got the columns question in row 7 of f; expected {LAYOUTS}; {RENAME}"),
+    ({"question": SECRET}, f"Got the columns question in row 7 of f, but expected {LAYOUTS}. {RENAME}."),
     (
         {"question": SECRET, "Answer": SECRET, 3: SECRET},
-        f"got the columns 3, Answer, question in row 7 of f; expected {LAYOUTS}; {RENAME}",
+        f"Got the columns 3, Answer, question in row 7 of f, but expected {LAYOUTS}. {RENAME}.",
     ),
-    ({}, f"got the columns none in row 7 of f; expected {LAYOUTS}; {RENAME}"),
-    ({"messages": []}, f"got a list as messages in row 7 of f; {A_LIST}"),
-    ({"messages": SECRET}, f"got a str as messages in row 7 of f; {A_LIST}"),
-    ({"messages": None}, f"got a NoneType as messages in row 7 of f; {A_LIST}"),
+    ({}, f"Got the columns none in row 7 of f, but expected {LAYOUTS}. {RENAME}."),
+    ({"messages": []}, f"Got a list as messages in row 7 of f, but {A_LIST}"),
+    ({"messages": SECRET}, f"Got a str as messages in row 7 of f, but {A_LIST}"),
+    ({"messages": None}, f"Got a NoneType as messages in row 7 of f, but {A_LIST}"),
     (
         {"messages": [{"role": "tool", "content": SECRET}, ASSISTANT]},
-        f"got a message of role tool in row 7 of f; {A_ROLE}",
+        f"Got a message of role tool in row 7 of f, but {A_ROLE}",
     ),
-    ({"messages": [{"by": "human", "value": SECRET}]}, f"got a message of role None in row 7 of f; {A_ROLE}"),
-    ({"messages": [USER, ASSISTANT | {"content": None}]}, f"got a NoneType as content in row 7 of f; {FILL_IN}"),
-    ({"messages": [USER, ASSISTANT | {"content": "  "}]}, f"got an empty content in row 7 of f; {FILL_IN}"),
-    ({"messages": [USER, {"role": "assistant"}]}, f"got a NoneType as content in row 7 of f; {FILL_IN}"),
+    ({"messages": [{"by": "human", "value": SECRET}]}, f"Got a message of role None in row 7 of f, but {A_ROLE}"),
+    ({"messages": [USER, ASSISTANT | {"content": None}]}, f"Got a NoneType as content in row 7 of f, but {FILL_IN}"),
+    ({"messages": [USER, ASSISTANT | {"content": "  "}]}, f"Got an empty content in row 7 of f, but {FILL_IN}"),
+    ({"messages": [USER, {"role": "assistant"}]}, f"Got a NoneType as content in row 7 of f, but {FILL_IN}"),
     (
         {"messages": [ASSISTANT, {"role": "user", "content": SECRET}]},
-        "got a last message of role user in row 7 of f; expected role assistant: the last message is the answer that "
-        "is scored; repair that row",
+        "Got a last message of role user in row 7 of f, but expected role assistant: the last message is the answer "
+        "that "
+        "is scored. Repair that row.",
     ),
     (
         {"prompt": [USER], "completion": [{"role": "user", "content": SECRET}]},
-        "got a last message of role user in row 7 of f; expected role assistant: the last message is the answer that "
-        "is scored; repair that row",
+        "Got a last message of role user in row 7 of f, but expected role assistant: the last message is the answer "
+        "that "
+        "is scored. Repair that row.",
     ),
 ]
 
@@ -170,19 +172,21 @@ def test_a_csv_file_without_a_header_is_refused_without_quoting_its_first_row(tm
 def test_rows_of_a_file_are_counted_from_zero_and_the_file_is_named(tmp_path):
     path = tmp_path / "a.jsonl"
     path.write_text(f'{{"text": "{SECRET}"}}\n\n{{"text": ""}}\n')
-    assert error_of(load_rows, path) == f"got an empty text in row 1 of {path}; {FILL_IN}"
-    assert error_of(load_rows, str(path)) == f"got an empty text in row 1 of {path}; {FILL_IN}"
+    assert error_of(load_rows, path) == f"Got an empty text in row 1 of {path}, but {FILL_IN}"
+    assert error_of(load_rows, str(path)) == f"Got an empty text in row 1 of {path}, but {FILL_IN}"
 
 
 @pytest.mark.parametrize("rows", [[], (), iter([])])
 def test_no_rows_are_refused(rows):
-    assert error_of(load_rows, rows) == "got no rows in the given data set; expected at least one row; check the source"
+    assert error_of(load_rows, rows) == (
+        "Got no rows in the given data set, but expected at least one row. Check the source."
+    )
 
 
 def test_an_empty_file_is_refused(tmp_path):
     path = tmp_path / "a.json"
     path.touch()
-    assert error_of(load_rows, path) == f"got no rows in {path}; expected at least one row; check the source"
+    assert error_of(load_rows, path) == f"Got no rows in {path}, but expected at least one row. Check the source."
 
 
 @pytest.mark.parametrize("kind", [list, iter, datasets.Dataset.from_list])
@@ -234,35 +238,35 @@ def test_records_of_a_source_are_left_as_they_are(hub, tmp_path):
     assert hub == [("owner/name", "verbmem", "forget")]
     (tmp_path / "none.jsonl").touch()
     assert read_source(str(tmp_path / "none.jsonl")) == []
-    assert error_of(read_source, str(tmp_path / "no.jsonl")).startswith("got no readable file at ")
+    assert error_of(read_source, str(tmp_path / "no.jsonl")).startswith("Got no readable file at ")
 
 
 def test_rows_of_the_hub_are_named_by_the_hub_id(hub):
     hub.rows = [{"text": SECRET}, {"text": " "}]
-    assert error_of(load_rows, "owner/name:c") == f"got an empty text in row 1 of owner/name:c; {FILL_IN}"
+    assert error_of(load_rows, "owner/name:c") == f"Got an empty text in row 1 of owner/name:c, but {FILL_IN}"
 
 
 @pytest.mark.parametrize("error", [ConnectionError(SECRET), ValueError(SECRET), KeyError(SECRET)])
 def test_a_hub_that_fails_is_named_with_the_kind_of_error(hub, error):
     hub.error = error
     assert error_of(load_rows, "owner/name:c:test") == (
-        f"got no data for owner/name (config c, split test): {type(error).__name__}; "
-        "expected a local path, or a hub id as owner/name[:config[:split]] that can be reached; "
-        "check the name and the network, or give a local file"
+        f"Got no data for owner/name (config c, split test): {type(error).__name__}, but "
+        "expected a local path, or a hub id as owner/name[:config[:split]] that can be reached. "
+        "Check the name and the network, or give a local file."
     )
 
 
 def test_an_unknown_tofu_name_without_data_dir_is_asked_of_the_hub(hub):
     hub.error = ValueError("BuilderConfig not found")
     assert error_of(load_rows, "tofu:forget77") == (
-        "got no data for locuslab/TOFU (config forget77, split train): ValueError; "
-        "expected a local path, or a hub id as owner/name[:config[:split]] that can be reached; "
-        "check the name and the network, or give a local file"
+        "Got no data for locuslab/TOFU (config forget77, split train): ValueError, but "
+        "expected a local path, or a hub id as owner/name[:config[:split]] that can be reached. "
+        "Check the name and the network, or give a local file."
     )
 
 
 def test_a_file_that_is_missing_is_not_looked_for_on_the_hub(hub):
-    assert error_of(load_rows, "owner/forget.json").startswith("got no readable file at owner/forget.json (No such")
+    assert error_of(load_rows, "owner/forget.json").startswith("Got no readable file at owner/forget.json (No such")
     assert hub == []
 
 
@@ -285,13 +289,15 @@ def test_an_unknown_tofu_name_lists_the_files_at_hand(tmp_path):
     for name in ("retain90.json", "forget10.json", "notes.txt"):
         (tmp_path / name).touch()
     assert error_of(load_rows, "tofu:forget11", data_dir=tmp_path) == (
-        f"got tofu:forget11, for which {tmp_path} has no file; expected one of: forget10, retain90; check --data_dir"
+        f"Got tofu:forget11, for which {tmp_path} has no file, but expected one of: forget10, retain90. Check "
+        "--data_dir."
     )
 
 
 def test_a_data_dir_without_tofu_files_says_so(tmp_path):
     assert error_of(load_rows, "tofu:forget10", data_dir=tmp_path / "absent") == (
-        f"got tofu:forget10, for which {tmp_path}/absent has no file; expected one of: no .json file; check --data_dir"
+        f"Got tofu:forget10, for which {tmp_path}/absent has no file, but expected one of: no .json file. Check "
+        "--data_dir."
     )
 
 

@@ -388,8 +388,8 @@ def test_the_tokens_that_end_an_answer_are_the_tokenizers_and_the_templates(mark
 
 def test_a_plain_text_of_one_token_is_refused(words):
     assert error_of(DataError, one, words, Row((), SECRET)) == (
-        "got no answer token in row 0 of the forget set, of 1 tokens; "
-        "expected at least one answer token with a token before it; lengthen or remove that row"
+        "Got no answer token in row 0 of the forget set, of 1 tokens, but "
+        "expected at least one answer token with a token before it. Lengthen or remove that row."
     )
 
 
@@ -485,8 +485,8 @@ def test_a_cut_that_leaves_no_answer_is_refused(words, max_length):
     prompt = 1 + kept
     options = {"max_length": max_length, "template": SHORT, "on_long_row": OnLongRow.CUT}
     assert error_of(DataError, tokenize, rows, words, name="forget set", **options) == (
-        f"got no answer token in row {kept} of the forget set, of whose {prompt + 3} tokens {max_length} are kept; "
-        "expected at least one answer token; raise --max_length or shorten the prompt"
+        f"Got no answer token in row {kept} of the forget set, of whose {prompt + 3} tokens {max_length} are kept, but "
+        "expected at least one answer token. Raise --max_length or shorten the prompt."
     )
 
 
@@ -550,8 +550,8 @@ def test_a_slow_tokenizer_is_refused():
         is_fast = False
 
     assert error_of(ModelError, tokenize, [qa("q", SECRET)], Slow(), name="forget set") == (
-        "got the slow tokenizer Slow; expected a fast tokenizer, which knows the offsets of its tokens; "
-        "load it with AutoTokenizer.from_pretrained; if that is slow, use a model with a tokenizer.json"
+        "Got the slow tokenizer Slow, but expected a fast tokenizer, which knows the offsets of its tokens. "
+        "Load it with AutoTokenizer.from_pretrained; if that is slow, use a model with a tokenizer.json."
     )
 
 
@@ -569,10 +569,10 @@ def test_a_chat_template_that_drops_the_answer_is_refused(tokenizer, template):
     dropping = copy.deepcopy(tokenizer)
     dropping.chat_template = template
     assert error_of(ModelError, tokenize, [qa("q", SECRET)], dropping, name="forget set") == (
-        "got a chat template whose text does not hold the answer; "
-        "expected a template that writes the last assistant turn as it is; "
-        "repair the template, or remove it for plain markers (chat_template.jinja in the tokenizer's folder, or "
-        "tokenizer.chat_template = None)"
+        "Got a chat template whose text does not hold the answer, but "
+        "expected a template that writes the last assistant turn as it is. "
+        "Repair the template, or remove it for plain markers (chat_template.jinja in the tokenizer's folder, or "
+        "tokenizer.chat_template = None)."
     )
 
 
@@ -593,7 +593,7 @@ def test_several_answers_are_refused_by_their_row(tokenizer):
     """Only evaluation knows what to do with them."""
     rows = [qa("q", "a"), replace(qa("q", SECRET), alternatives=(SECRET, "b"))]
     assert error_of(DataError, tokenize, rows, tokenizer, name="forget set") == (
-        "got 3 answers in row 1 of the forget set; expected one, which is scored; make one row of each answer"
+        "Got 3 answers in row 1 of the forget set, but expected one, which is scored. Make one row of each answer."
     )
 
 
@@ -616,9 +616,14 @@ def test_token_columns_are_taken_as_they_are():
 
 
 BAD_TOKENS = [
-    ([5, 6, 7], [-100, 7], None, "3 input_ids, 2 labels and an attention_mask of 3 in {row}; expected one of each"),
+    ([5, 6, 7], [-100, 7], None, "3 input_ids, 2 labels and an attention_mask of 3 in {row}, but expected one of each"),
     ([5, 6], [-100, 6], [1], "2 input_ids, 2 labels and an attention_mask of 1 in {row}"),
-    ([5, 6], [-100, -100], None, "no scored token in {row}; expected a label that is not -100 on a token after the"),
+    (
+        [5, 6],
+        [-100, -100],
+        None,
+        "no scored token in {row}, but expected a label that is not -100 on a token after the",
+    ),
     ([5, 6], [5, -100], None, "no scored token in {row}"),  # nothing comes before the first token
     ([0, 5], [-100, 5], [0, 1], "no scored token in {row}"),
     ([5], [5], None, "no scored token in {row}"),
@@ -629,7 +634,7 @@ BAD_TOKENS = [
     ([5, 6], [-100, 6], [0, 0], "an attention_mask in {row} that is not one run of 1"),
     ([5, 6], [-100, 6], [1, 2], "an attention_mask in {row} that is not one run of 1"),
     ([5, 6], [-100, 6], [0.5, 1.0], "attention_mask as float64 numbers of shape (2,) in {row}"),
-    ([5.0, 6.0], [-100, 6], None, "input_ids as float64 numbers of shape (2,) in {row}; expected a flat list of"),
+    ([5.0, 6.0], [-100, 6], None, "input_ids as float64 numbers of shape (2,) in {row}, but expected a flat list of"),
     ([5, 6], np.array([-100.0, 6.0]), None, "labels as float64 numbers"),
     ([5, 2**32 + 6], [-100, 6], None, "input_ids as int64 numbers"),
     ([[5, 6]], [[5, 6]], None, "input_ids as int64 numbers of shape (1, 2)"),
@@ -645,7 +650,7 @@ BAD_TOKENS = [
 def test_bad_token_columns_are_named_by_row(ids, labels, mask, says):
     records = [{"input_ids": [1, 2], "labels": [-100, 2]}, {"input_ids": ids, "labels": labels, "attention_mask": mask}]
     message = error_of(DataError, from_token_columns, records, "retain set")
-    assert message.startswith("got " + says.format(row="row 1 of the retain set"))
+    assert message.startswith("Got " + says.format(row="row 1 of the retain set"))
 
 
 PADDED = [  # the padding is the token that ends the row, too
@@ -680,7 +685,7 @@ def test_token_rows_are_cut_and_split_as_others_are():
     assert [piece.input_ids.tolist() for piece in pieces] == [[1, 2, 3, 4], [4, 5, 6, 7]]
     assert [piece.labels.tolist() for piece in pieces] == [[-100, 2, 3, 4], [-100, 5, 6, 7]]
     message = error_of(DataError, from_token_columns, records, "forget set", 2, OnLongRow.CUT)
-    assert message.startswith("got no answer token in row 0 of the forget set, of whose 7 tokens 2 are kept;")
+    assert message.startswith("Got no answer token in row 0 of the forget set, of whose 7 tokens 2 are kept, ")
 
 
 # A row in two data sets
@@ -690,9 +695,9 @@ def test_a_row_in_both_sets_is_named_in_both(words):
     first = tokenize([qa("w1", "w2"), qa("w3", "w4")], words, name="forget set")
     second = tokenize([qa("w5", "w6"), qa("w1", "w4"), qa("w3", "w4")], words, name="retain set")
     assert error_of(DataError, keep_apart, first, "forget set", second, "retain set", drop=False) == (
-        "got a row in both sets: row 1 of the forget set is row 2 of the retain set; "
-        "expected no row (prompt and answer) in both the forget set and the retain set; remove it from one of them, "
-        "or leave out such rows of the retain set with --drop_overlap"
+        "Got a row in both sets: row 1 of the forget set is row 2 of the retain set, but "
+        "expected no row (prompt and answer) in both the forget set and the retain set. Remove it from one of them, "
+        "or leave out such rows of the retain set with --drop_overlap."
     )
 
 
@@ -722,7 +727,7 @@ def test_the_split_tofu_sets_are_disjoint_and_a_set_is_not_disjoint_from_itself(
     retain = tokenize(load_rows(tofu("retain_perturbed")), tokenizer, name="retain set")
     keep_apart(forget, "forget set", retain, "retain set", drop=False)
     assert error_of(DataError, keep_apart, forget, "a", forget, "b", drop=False).startswith(
-        "got a row in both sets: row "
+        "Got a row in both sets: row "
     )
 
 
@@ -730,9 +735,9 @@ def test_a_forget_row_without_a_paraphrase_is_named(words):
     rows = [replace(qa("w1", "w2"), paraphrase="w3"), qa("w1", f"w3 {SECRET}")]
     dataset = tokenize(rows, words, name="forget set")
     assert error_of(DataError, check_paraphrases, dataset) == (
-        "got no paraphrased_answer in row 1 of the forget set; "
-        "expected one in every forget row, for clreg_positives=paraphrase, and no text longer than max_length; "
-        "use clreg_positives=forget or views"
+        "Got no paraphrased_answer in row 1 of the forget set, but "
+        "expected one in every forget row, for clreg_positives=paraphrase, and no text longer than max_length. "
+        "Use clreg_positives=forget or views."
     )
 
 
@@ -740,9 +745,9 @@ def test_a_row_that_the_chat_template_refuses_is_named(tokenizer):
     strict = copy.deepcopy(tokenizer)
     strict.chat_template = "{{ raise_exception('System role not supported') }}"
     assert error_of(DataError, tokenize, [qa("q", SECRET)], strict, name="forget set") == (
-        "got row 0 of the forget set, which the chat template refuses; expected roles and turns that the template "
-        "knows; change the row, or remove it for plain markers (chat_template.jinja in the tokenizer's folder, or "
-        "tokenizer.chat_template = None)"
+        "Got row 0 of the forget set, which the chat template refuses, but expected roles and turns that the template "
+        "knows. Change the row, or remove it for plain markers (chat_template.jinja in the tokenizer's folder, or "
+        "tokenizer.chat_template = None)."
     )
 
 
@@ -769,7 +774,7 @@ def test_a_template_keeps_its_date_and_refuses_what_is_none():
     assert Template(date="2024-02-29") != Template(date="2024-03-01")
     for wrong in ("2024-02-30", "20240229", "tomorrow", ""):
         with pytest.raises(
-            ConfigError, match=f"got template_date={wrong}; expected a date as YYYY-MM-DD; set it as in"
+            ConfigError, match=f"Got template_date={wrong}, but expected a date as YYYY-MM-DD. Set it as in."
         ):
             Template(date=wrong)
 

@@ -170,7 +170,7 @@ def test_results_that_cannot_be_written_leave_the_old_ones(path):
 
 
 def test_a_missing_file_and_a_folder(path):
-    message = "got no readable file at {}; expected results as `egup evaluate` writes them; check the path"
+    message = "Got no readable file at {}, but expected results as `egup evaluate` writes them. Check the path."
     assert message_of(path) == message.format(path)
     assert message_of(path.parent) == message.format(path.parent)
 
@@ -180,8 +180,8 @@ def test_a_file_that_was_cut_short_or_is_no_text(path, broken):
     write_evaluation(path, an_evaluation())
     path.write_bytes(broken(path.read_bytes()))
     assert message_of(path) == (
-        f"got {path}, which is no whole JSON file; "
-        "expected results as `egup evaluate` writes them; evaluate the model again"
+        f"Got {path}, which is no whole JSON file, but "
+        "expected results as `egup evaluate` writes them. Evaluate the model again."
     )
 
 
@@ -191,7 +191,8 @@ def test_a_file_that_was_cut_short_or_is_no_text(path, broken):
 def test_a_file_of_another_kind(path, document):
     path.write_text(json.dumps(document))
     assert message_of(path) == (
-        f"got {path}, which holds something else; expected results as `egup evaluate` writes them; name such a file"
+        f"Got {path}, which holds something else, but expected results as `egup evaluate` writes them. Name such a "
+        "file."
     )
 
 
@@ -200,8 +201,8 @@ def test_a_file_of_another_schema_version(path, version, shown):
     write_evaluation(path, an_evaluation())
     change(path, schema_version=version)
     assert message_of(path) == (
-        f"got {path} of schema version {shown}; expected version 2; "
-        "evaluate the model again with this version of egup_trainer"
+        f"Got {path} of schema version {shown}, but expected version 2. "
+        "Evaluate the model again with this version of egup_trainer."
     )
 
 
@@ -224,8 +225,8 @@ def test_a_file_whose_fields_do_not_fit(path, fields, error):
     features_path(path).unlink()
     change(path, **fields)
     assert message_of(path) == (
-        f"got {path}, whose contents do not fit the format ({error}); "
-        "expected results as `egup evaluate` writes them, version 2; evaluate the model again"
+        f"Got {path}, whose contents do not fit the format ({error}), but "
+        "expected results as `egup evaluate` writes them, version 2. Evaluate the model again."
     )
 
 
@@ -236,8 +237,8 @@ def test_a_file_that_lacks_a_field(path, field):
     del document[field]
     path.write_text(json.dumps(document))
     assert message_of(path) == (
-        f"got {path}, whose contents do not fit the format (KeyError); "
-        "expected results as `egup evaluate` writes them, version 2; evaluate the model again"
+        f"Got {path}, whose contents do not fit the format (KeyError), but "
+        "expected results as `egup evaluate` writes them, version 2. Evaluate the model again."
     )
 
 
@@ -260,8 +261,8 @@ def test_features_of_another_evaluation(path, changes):
     write_evaluation(path, an_evaluation())
     with_sidecar_of(path, **changes)
     assert message_of(path) == (
-        f"got {features_path(path)}, which is not as it was written with the results beside it; "
-        "expected the two files of one evaluation; evaluate the model again"
+        f"Got {features_path(path)}, which is not as it was written with the results beside it, but "
+        "expected the two files of one evaluation. Evaluate the model again."
     )
 
 
@@ -277,6 +278,6 @@ def test_features_that_were_cut_short(path, broken):
     write_evaluation(path, an_evaluation())
     features_path(path).write_bytes(broken(features_path(path).read_bytes()))
     assert message_of(path) == (
-        f"got {features_path(path)}, which is not as it was written with the results beside it; "
-        "expected the two files of one evaluation; evaluate the model again"
+        f"Got {features_path(path)}, which is not as it was written with the results beside it, but "
+        "expected the two files of one evaluation. Evaluate the model again."
     )

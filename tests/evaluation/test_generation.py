@@ -345,8 +345,8 @@ def test_too_few_positions_are_refused(tokenizer, name):
     with pytest.raises(ModelError) as error:
         written(model, tokenizer, prompts, new=29)
     assert str(error.value) == (
-        "got 129 tokens of prompt and new tokens for a model of 128 positions; expected at most 128 tokens; "
-        "lower --max_new_tokens or shorten the prompts"
+        "Got 129 tokens of prompt and new tokens for a model of 128 positions, but expected at most 128 tokens. "
+        "Lower --max_new_tokens or shorten the prompts."
     )
 
 

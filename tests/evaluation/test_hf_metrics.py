@@ -167,66 +167,71 @@ def test_two_processes_compute_over_the_rows_of_both(tmp_path):
     assert list((tmp_path / "cache").rglob("*.arrow")) == []
 
 
-NO_NAMES = "got a subset that is no list of text; expected a name a row; give a list of names"
-CHECK = "leave out rows without a value, and check how the others were computed"
+NO_NAMES = "Got a subset that is no list of text, but expected a name a row. Give a list of names."
+CHECK = "Leave out rows without a value, and check how the others were computed."
 ROW = {name: column[:1] for name, column in UTILITY_ROWS.items()}
 REFUSED = {
-    "no rows": (ForgetQuality, {}, "got no rows for forget_quality; expected at least one; add rows before compute()"),
+    "no rows": (
+        ForgetQuality,
+        {},
+        "Got no rows for forget_quality, but expected at least one. Add rows before compute().",
+    ),
     "empty columns": (
         TruthRatio,
         {"predictions": []},
-        "got no rows for truth_ratio; expected at least one; add rows before compute()",
+        "Got no rows for truth_ratio, but expected at least one. Add rows before compute().",
     ),
     "NaN": (
         TruthRatio,
         {"predictions": [1.0, math.nan]},
-        f"got nan in row 1 of predictions; expected finite numbers of at least 0; {CHECK}",
+        f"Got nan in row 1 of predictions, but expected finite numbers of at least 0. {CHECK}",
     ),
     "infinite": (
         ForgetQuality,
         {"predictions": [1.0], "references": [math.inf]},
-        f"got inf in row 0 of references; expected finite numbers of at least 0; {CHECK}",
+        f"Got inf in row 0 of references, but expected finite numbers of at least 0. {CHECK}",
     ),
     "none": (
         TruthRatio,
         {"predictions": [None]},
-        f"got nan in row 0 of predictions; expected finite numbers of at least 0; {CHECK}",
+        f"Got nan in row 0 of predictions, but expected finite numbers of at least 0. {CHECK}",
     ),
     "negative": (
         TruthRatio,
         {"predictions": np.array([0.5, -0.25])},
-        f"got -0.25 in row 1 of predictions; expected finite numbers of at least 0; {CHECK}",
+        f"Got -0.25 in row 1 of predictions, but expected finite numbers of at least 0. {CHECK}",
     ),
     "above 1": (
         ModelUtility,
         {**ROW, "probability": [1.5]},
-        f"got 1.5 in row 0 of probability; expected numbers from 0 to 1; {CHECK}",
+        f"Got 1.5 in row 0 of probability, but expected numbers from 0 to 1. {CHECK}",
     ),
     "text": (
         TruthRatio,
         {"predictions": ["XYZZYSECRET"]},
-        "got predictions that are no numbers; expected finite numbers of at least 0; give a number a row",
+        "Got predictions that are no numbers, but expected finite numbers of at least 0. Give a number a row.",
     ),
     "a table": (
         TruthRatio,
         {"predictions": [[0.5, 0.5]]},
-        "got predictions of 2 dimensions; expected one; give a number a row",
+        "Got predictions of 2 dimensions, but expected one. Give a number a row.",
     ),
     "one column": (
         ForgetQuality,
         {"predictions": [0.5]},
-        "got no references; expected the columns predictions, references; give references to forget_quality",
+        "Got no references, but expected the columns predictions, references. Give references to forget_quality.",
     ),
     "unequal columns": (
         ForgetQuality,
         {"predictions": [0.5], "references": [0.5, 0.5]},
-        "got columns of 1 predictions and 2 references; expected equally many; "
-        "give forget_quality one value of each a row",
+        "Got columns of 1 predictions and 2 references, but expected equally many. "
+        "Give forget_quality one value of each a row.",
     ),
     "no subset": (
         ModelUtility,
         {name: column for name, column in ROW.items() if name != "subset"},
-        "got no subset; expected the columns subset, probability, rouge, truth_ratio; give subset to model_utility",
+        "Got no subset, but expected the columns subset, probability, rouge, truth_ratio. Give subset to "
+        "model_utility.",
     ),
     "subset by number": (ModelUtility, {**ROW, "subset": [3]}, NO_NAMES),
     "subset as text": (ModelUtility, {**ROW, "subset": "r"}, NO_NAMES),
@@ -246,7 +251,7 @@ def test_refused(name):
 def test_an_unknown_form_is_refused():
     with pytest.raises(ConfigError) as error:
         TruthRatio("odds")
-    assert str(error.value) == "got form='odds'; expected one of forget, truth, probability; set --form"
+    assert str(error.value) == "Got form='odds', but expected one of forget, truth, probability. Set --form."
 
 
 def test_the_package_exports_the_modules():

@@ -196,8 +196,8 @@ def refused(*arguments):
 def test_without_the_harness_the_extra_is_named(model, tokenizer, monkeypatch):
     monkeypatch.setitem(sys.modules, "lm_eval", None)
     message = (
-        "got lm-eval tasks without lm-evaluation-harness; expected it to be installed; "
-        "pip install egup-trainer[lm-eval]"
+        "Got lm-eval tasks without lm-evaluation-harness, but expected it to be installed. "
+        "Run `pip install egup-trainer[lm-eval]`."
     )
     assert refused(["arc_easy"]) == message
     with pytest.raises(ConfigError) as error:
@@ -209,26 +209,29 @@ def test_without_the_harness_the_extra_is_named(model, tokenizer, monkeypatch):
 @pytest.mark.usefixtures("own_tasks_only")
 def test_an_unknown_task_is_refused_with_the_names_that_are_close(tasks):
     assert refused(["towns", "twons"], tasks) == (
-        "got the unknown lm-eval task twons; expected tasks, groups or tags of lm-evaluation-harness or the folder of "
-        "one's own; did you mean towns?"
+        "Got the unknown lm-eval task twons, but expected tasks, groups or tags of lm-evaluation-harness or the "
+        "folder of "
+        "one's own. Did you mean towns?"
     )
     assert refused(["xyzzy"], tasks) == (
-        "got the unknown lm-eval task xyzzy; expected tasks, groups or tags of lm-evaluation-harness or the folder of "
-        "one's own; see `lm-eval ls tasks`"
+        "Got the unknown lm-eval task xyzzy, but expected tasks, groups or tags of lm-evaluation-harness or the "
+        "folder of "
+        "one's own. See `lm-eval ls tasks`."
     )
 
 
 @needs_harness
 def test_a_missing_folder_and_no_task_are_refused(tmp_path):
     assert refused(["towns"], tmp_path / "no") == (
-        f"got no folder at {tmp_path / 'no'}; expected a folder with lm-eval tasks; check the path"
+        f"Got no folder at {tmp_path / 'no'}, but expected a folder with lm-eval tasks. Check the path."
     )
-    assert refused([]) == "got no lm-eval task; expected at least one; name one, such as arc_easy"
+    assert refused([]) == "Got no lm-eval task, but expected at least one. Name one, such as arc_easy."
 
 
 @needs_harness
 def test_a_task_that_runs_what_the_model_writes_is_refused(tmp_path, best):
     write_task(tmp_path / "tasks", best[0], more="unsafe_code: true")
     assert refused(["towns"], tmp_path / "tasks") == (
-        "got the lm-eval task towns, which runs code that the model writes; expected a task that does not; leave it out"
+        "Got the lm-eval task towns, which runs code that the model writes, but expected a task that does not. Leave "
+        "it out."
     )

@@ -217,8 +217,8 @@ def test_results_of_other_rows_are_refused(role, change, got, expected):
     with pytest.raises(DataError) as caught:
         with_relations(an_evaluation(), **{role: other})
     assert str(caught.value) == (
-        f"got --{role} with {got}; expected {expected}, that of ours; "
-        "evaluate both models on the same suite, split and rows"
+        f"Got --{role} with {got}, but expected {expected}, that of ours. "
+        "Evaluate both models on the same suite, split and rows."
     )
 
 
@@ -249,15 +249,15 @@ def test_rows_are_compared_before_a_model_is_run(planned):
     with pytest.raises(DataError) as caught:
         check_relations(planned(a_suite("Bryle"), "ours"), before=results)
     assert str(caught.value) == (
-        f"got --before with forget rows of fingerprint {theirs}; "
-        f"expected forget rows of fingerprint {ours}, that of ours; "
-        "evaluate both models on the same suite, split and rows"
+        f"Got --before with forget rows of fingerprint {theirs}, but "
+        f"expected forget rows of fingerprint {ours}, that of ours. "
+        "Evaluate both models on the same suite, split and rows."
     )
     with pytest.raises(DataError) as caught:
         check_relations(planned(a_suite(split=None), "ours"), retrained=results)
     assert str(caught.value) == (
-        "got --retrained with split forget10; expected split None, that of ours; "
-        "evaluate both models on the same suite, split and rows"
+        "Got --retrained with split forget10, but expected split None, that of ours. "
+        "Evaluate both models on the same suite, split and rows."
     )
 
 
@@ -293,11 +293,11 @@ def test_results_made_with_other_settings_are_refused(planned):
     with pytest.raises(DataError) as caught:
         check_relations(ours, before=theirs)
     assert str(caught.value) == (
-        "got --before with feature_layer -1; expected feature_layer 0.5, that of ours; "
-        "evaluate both models on the same suite, split and rows"
+        "Got --before with feature_layer -1, but expected feature_layer 0.5, that of ours. "
+        "Evaluate both models on the same suite, split and rows."
     )
     cut = replace(a_suite(), row_sets=[replace(each, max_length=64) for each in a_suite().row_sets])
-    with pytest.raises(DataError, match="with forget max_length 64; expected forget max_length 2048"):
+    with pytest.raises(DataError, match="with forget max_length 64, but expected forget max_length 2048"):
         check_relations(ours, retrained=planned(cut, "theirs"))
 
 
@@ -325,15 +325,15 @@ def test_results_of_other_tokens_are_refused_and_what_differs_is_named(planned, 
     with pytest.raises(DataError) as caught:
         check_relations(ours, before=planned(on("2026-11-29"), "before", by=dated))
     assert str(caught.value) == (
-        "got --before with forget rows written with template_date 2026-11-29; expected forget rows written with "
-        "template_date 2026-11-28, that of ours; evaluate both models with the same chat template and tokenizer, and "
-        "with the same --template_date"
+        "Got --before with forget rows written with template_date 2026-11-29, but expected forget rows written with "
+        "template_date 2026-11-28, that of ours. Evaluate both models with the same chat template and tokenizer, and "
+        "with the same --template_date."
     )
-    with pytest.raises(DataError, match="got --retrained with forget rows written by the chat template of digest"):
+    with pytest.raises(DataError, match="Got --retrained with forget rows written by the chat template of digest"):
         check_relations(planned(a_suite(), "ours", by=plain), retrained=planned(a_suite(), "theirs", by=tokenizer))
     other = with_template(make_tokenizer(), PLAIN)
     other.backend_tokenizer.normalizer = normalizers.Lowercase()
-    with pytest.raises(DataError, match="got --before with forget rows whose tokens, which the tokenizer makes, have"):
+    with pytest.raises(DataError, match="Got --before with forget rows whose tokens, which the tokenizer makes, have"):
         check_relations(planned(a_suite(), "ours", by=plain), before=planned(a_suite(), "theirs", by=other))
     check_relations(planned(a_suite(), "ours", by=plain), reference=planned(a_suite(), "theirs", by=other))
 

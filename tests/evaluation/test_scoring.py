@@ -307,8 +307,8 @@ def test_a_row_that_is_cut_to_nothing_is_named_by_its_own_number(model, tokenize
     length = len(samples_of(rows[-1], tokenizer)[0][1])
     row_set = RowSet("forget", rows, max_length=30, on_long_row=OnLongRow.CUT)
     assert error_of(DataError, score_sets, model, tokenizer, [row_set], options()) == (
-        f"got no answer token in row 5 of the forget set, of whose {length} tokens 30 are kept; "
-        "expected at least one answer token; raise --max_length or shorten the prompt"
+        f"Got no answer token in row 5 of the forget set, of whose {length} tokens 30 are kept, but "
+        "expected at least one answer token. Raise --max_length or shorten the prompt."
     )
 
 
@@ -317,7 +317,7 @@ def test_a_plain_text_without_a_scored_token_is_refused(model, tokenizer):
     endless.eos_token = None
     rows = [Row((), "Ada Lorn lives."), Row((), "a")]
     message = error_of(DataError, score_sets, model, endless, [RowSet("forget", rows)], options())
-    assert message.startswith("got no answer token in row 1 of the forget set, of 1 tokens; expected")
+    assert message.startswith("Got no answer token in row 1 of the forget set, of 1 tokens, but expected")
 
 
 @pytest.mark.parametrize("max_length", [0, 1])
@@ -338,6 +338,6 @@ def test_texts_beyond_the_models_positions_are_refused(tokenizer):
 
 def test_a_model_without_an_output_embedding_is_refused(model, tokenizer):
     assert error_of(ModelError, score_sets, model.model, tokenizer, invented_sets(), options()) == (
-        "got the model LlamaModel without an output embedding; expected a causal language model; load it with "
-        "AutoModelForCausalLM"
+        "Got the model LlamaModel without an output embedding, but expected a causal language model. Load it with "
+        "AutoModelForCausalLM."
     )

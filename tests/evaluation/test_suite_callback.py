@@ -110,8 +110,8 @@ def test_the_wrong_side_is_refused(trainer_with):
     with pytest.raises(ConfigError) as error:
         trainer.train()
     assert str(error.value) == (
-        "got metric_for_best_model=forget_rouge with greater_is_better=True; expected greater_is_better=False; "
-        "set --greater_is_better false"
+        "Got metric_for_best_model=forget_rouge with greater_is_better=True, but expected greater_is_better=False. "
+        "Set --greater_is_better false."
     )
 
 
@@ -127,14 +127,14 @@ def test_a_metric_without_a_value_cannot_choose(trainer_with, metric, reason):
     with pytest.raises(ConfigError) as error:
         trainer.train()
     assert str(error.value) == (
-        f"got metric_for_best_model={metric}, which has no value: {reason}; "
-        "expected a metric that the suite can compute; choose another one, or give what it needs"
+        f"Got metric_for_best_model={metric}, which has no value: {reason}, but "
+        "expected a metric that the suite can compute. Choose another one, or give what it needs."
     )
 
 
 def test_a_retrained_model_of_other_rows_is_refused_before_training(make_trainer, make_model, tokenizer):
     other = evaluate_model(make_model(), tokenizer, suite(first=1), QUIET, name="other")
-    with pytest.raises(DataError, match="got --retrained with forget rows of fingerprint"):
+    with pytest.raises(DataError, match="Got --retrained with forget rows of fingerprint"):
         SuiteCallback(make_trainer(), suite(), QUIET, other)
 
 
@@ -187,13 +187,13 @@ def test_results_made_by_the_command_serve_in_training(words, tmp_path):
     [
         (
             ["--eval_suite", "custom"],
-            "got eval_suite=custom with eval_strategy=no; expected steps or epoch; set --eval_strategy steps "
-            "--eval_steps N",
+            "Got eval_suite=custom with eval_strategy=no, but expected steps or epoch. Set --eval_strategy steps "
+            "--eval_steps N.",
         ),
-        (["--holdout", "h.jsonl"], "got --holdout without --eval_suite; expected both or none; set --eval_suite"),
+        (["--holdout", "h.jsonl"], "Got --holdout without --eval_suite, but expected both or none. Set --eval_suite."),
         (
             ["--eval_suite", "tofu", "--eval_strategy", "epoch"],
-            "got suite tofu without --forget_split; expected it to be given; set --forget_split",
+            "Got suite tofu without --forget_split, but expected it to be given. Set --forget_split.",
         ),
     ],
 )

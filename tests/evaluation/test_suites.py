@@ -199,7 +199,7 @@ def test_tofus_metrics_are_those_of_the_sets_they_name(tofu_run):
 
 def test_a_split_that_tofu_has_not_is_refused():
     assert error_of(ConfigError, tofu_suite, "forget20", TOFU_DIR) == (
-        "got forget_split=forget20; expected one of forget01, forget05, forget10; did you mean forget10?"
+        "Got forget_split=forget20, but expected one of forget01, forget05, forget10. Did you mean forget10?"
     )
 
 
@@ -207,8 +207,8 @@ def test_tofu_without_its_files_says_which_one_is_missing(tmp_path):
     for name in ("forget01_perturbed", "retain_perturbed"):
         (tmp_path / f"{name}.json").write_text(json.dumps(qa_rows(0, 1)[0]))
     assert error_of(DataError, tofu_suite, "forget01", tmp_path) == (
-        f"got tofu:real_authors_perturbed, for which {tmp_path} has no file; "
-        "expected one of: forget01_perturbed, retain_perturbed; check --data_dir"
+        f"Got tofu:real_authors_perturbed, for which {tmp_path} has no file, but "
+        "expected one of: forget01_perturbed, retain_perturbed. Check --data_dir."
     )
 
 
@@ -353,14 +353,14 @@ def test_muse_rouge_is_the_f_measure_without_a_stemmer(muse_folder, model, token
 def test_fewer_than_ten_examples_are_refused(tmp_path, name):
     folder = write_muse(tmp_path, **{f"knowmem__{name}_qa_icl": EXAMPLES[:9]})
     assert error_of(DataError, muse_suite, MuseCorpus.NEWS, folder) == (
-        f"got 9 rows in {name}_qa_icl; expected at least 10 examples for the prompts; give the whole file"
+        f"Got 9 rows in {name}_qa_icl, but expected at least 10 examples for the prompts. Give the whole file."
     )
 
 
 def test_a_missing_file_of_muse_is_named(muse_folder):
     (muse_folder / "verbmem" / "forget.jsonl").unlink()
     assert error_of(DataError, muse_suite, MuseCorpus.NEWS, muse_folder) == (
-        f"got no forget in {muse_folder}/verbmem; expected forget.jsonl, .json, .parquet or .csv; check --data_dir"
+        f"Got no forget in {muse_folder}/verbmem, but expected forget.jsonl, .json, .parquet or .csv. Check --data_dir."
     )
 
 
@@ -371,13 +371,13 @@ def test_a_file_of_muse_of_another_layout_is_refused(tmp_path, name):
     """Such as plain texts where questions should stand."""
     records = [{"text" if "privleak" not in name else "reply": SECRET}] * 12
     message = error_of(DataError, muse_suite, MuseCorpus.NEWS, write_muse(tmp_path, **{name: records}))
-    assert re.match("got .*row 0 of ", message)
+    assert re.match("Got .*row 0 of ", message)
 
 
 @pytest.mark.parametrize("name", ["knowmem__forget_qa", "verbmem__forget", "privleak__holdout", "privleak__retain"])
 def test_an_empty_file_of_muse_is_refused(tmp_path, name):
     message = error_of(DataError, muse_suite, MuseCorpus.NEWS, write_muse(tmp_path, **{name: []}))
-    assert message.startswith("got no rows in ")
+    assert message.startswith("Got no rows in ")
 
 
 # Custom

@@ -193,23 +193,23 @@ def message_of(log, function=model_utility_from_tofu_log):
 
 @pytest.mark.parametrize("broken", [{}, None, [SECRET], SECRET, {"eval_log.json": [1]}, {"eval_log.json": None}])
 def test_what_is_no_log_says_which_parts_one_has(broken):
-    fix = "give a log of the TOFU release, as read from its JSON file"
-    assert message_of(broken) == f"got a log without eval_log.json; expected the parts {FILES}; {fix}"
+    fix = "Give a log of the TOFU release, as read from its JSON file."
+    assert message_of(broken) == f"Got a log without eval_log.json, but expected the parts {FILES}. {fix}"
 
 
 @pytest.mark.parametrize("file", [*PARTS.values()])
 def test_a_log_without_a_part(file, small):
     del small[file]
-    fix = "give a log of the TOFU release, as read from its JSON file"
-    assert message_of(small) == f"got a log without {file}; expected the parts {FILES}; {fix}"
+    fix = "Give a log of the TOFU release, as read from its JSON file."
+    assert message_of(small) == f"Got a log without {file}, but expected the parts {FILES}. {fix}"
 
 
 @pytest.mark.parametrize("place", [0, 1])
 def test_forget_quality_without_one_of_the_forget_parts(place, small):
     logs = [small, {name: small[name] for name in PARTS.values()}]
-    fix = "give a log of the TOFU release, as read from its JSON file"
+    fix = "Give a log of the TOFU release, as read from its JSON file."
     assert message_of(logs[place:] + logs[:place], lambda both: forget_quality_from_tofu_logs(*both)) == (
-        f"got a log without {FORGET}; expected the parts {FILES}; {fix}"
+        f"Got a log without {FORGET}, but expected the parts {FILES}. {fix}"
     )
 
 
@@ -220,14 +220,14 @@ def test_a_column_that_is_missing(column, broken, small):
         del small[FILE][column]
     else:
         small[FILE][column] = broken
-    assert message_of(small) == f"got no {column} in {FILE}; expected a value for each row; check the log"
+    assert message_of(small) == f"Got no {column} in {FILE}, but expected a value for each row. Check the log."
 
 
 @pytest.mark.parametrize("column", COLUMNS)
 @pytest.mark.parametrize("rows", [{"0": SECRET, "1": 1.0}, {SECRET: 1.0}, {"0": {SECRET: 1}}, {"0": [[1], [1, 2]]}])
 def test_a_row_that_is_not_numbers(column, rows, small):
     small[FILE][column] = rows
-    message = f"got a row of {column} in {FILE} that is not numbers; expected numbers by row; check the log"
+    message = f"Got a row of {column} in {FILE} that is not numbers, but expected numbers by row. Check the log."
     assert message_of(small) == message
 
 
@@ -235,14 +235,16 @@ def test_a_row_that_is_not_numbers(column, rows, small):
 @pytest.mark.parametrize("value", [nan, None, [], [1.0, nan]])
 def test_a_row_without_a_number(column, value, small):
     small[FILE][column] |= {"1": value}
-    assert message_of(small) == f"got row 1 of {column} in {FILE} without a number; expected numbers; check the log"
+    assert message_of(small) == (
+        f"Got row 1 of {column} in {FILE} without a number, but expected numbers. Check the log."
+    )
 
 
 def test_truth_ratios_need_the_same_rows_in_both_columns(small):
     small[FILE]["avg_paraphrased_loss"] |= {"2": 1.0, "3": 1.0}
     assert message_of(small) == (
-        f"got 4 rows of avg_paraphrased_loss, 2 of average_perturb_loss in {FILE}; "
-        "expected the same rows; check the log"
+        f"Got 4 rows of avg_paraphrased_loss, 2 of average_perturb_loss in {FILE}, but "
+        "expected the same rows. Check the log."
     )
 
 
@@ -250,8 +252,8 @@ def test_losses_need_the_same_rows_in_both_columns(small):
     del small[FILE]["avg_gt_loss"]["0"]
     rows = len(small[FILE]["average_perturb_loss"])
     assert message_of(small) == (
-        f"got {rows - 1} rows of avg_gt_loss, {rows} of average_perturb_loss in {FILE}; "
-        "expected the same rows; check the log"
+        f"Got {rows - 1} rows of avg_gt_loss, {rows} of average_perturb_loss in {FILE}, but "
+        "expected the same rows. Check the log."
     )
 
 
@@ -268,7 +270,7 @@ def test_losses_need_the_same_rows_in_both_columns(small):
 )
 def test_numbers_that_cannot_be(column, value, got, expected, small):
     small[FILE][column] |= {"1": value}
-    assert message_of(small) == f"got row 1 of {column} in {FILE} {got}; expected {expected}; check the log"
+    assert message_of(small) == f"Got row 1 of {column} in {FILE} {got}, but expected {expected}. Check the log."
 
 
 @pytest.mark.parametrize("place", [0, 1])
@@ -277,4 +279,4 @@ def test_a_negative_loss_in_either_log_is_refused(place, small):
     broken[FORGET]["average_perturb_loss"] = {"0": [-inf], "1": [-inf]}
     logs = [broken, small]
     message = message_of(logs[place:] + logs[:place], lambda both: forget_quality_from_tofu_logs(*both))
-    assert message.startswith(f"got row 0 of average_perturb_loss in {FORGET} out of range; ")
+    assert message.startswith(f"Got row 0 of average_perturb_loss in {FORGET} out of range, ")

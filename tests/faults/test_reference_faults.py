@@ -236,6 +236,7 @@ def test_9_the_form_that_loses_gradients_is_refused(config):
     with pytest.raises(ConfigError) as error:
         config(gradient_checkpointing=True, gradient_checkpointing_kwargs={"use_reentrant": True})
     assert str(error.value) == (
-        "got activation checkpointing with use_reentrant=true; expected use_reentrant=false: the reentrant form loses "
-        "the gradient of features and of adapters; leave use_reentrant out"
+        "Got activation checkpointing with use_reentrant=true, but expected use_reentrant=false: the reentrant form "
+        "loses "
+        "the gradient of features and of adapters. Leave use_reentrant out."
     )

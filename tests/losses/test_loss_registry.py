@@ -75,18 +75,18 @@ def test_registering_the_same_loss_again_is_harmless():
 def test_a_name_that_is_close_is_suggested(names):
     with pytest.raises(ConfigError) as caught:
         forget_loss("grad_dif")
-    assert str(caught.value) == f"got objective='grad_dif'; expected one of {names}; did you mean grad_diff?"
+    assert str(caught.value) == f"Got objective='grad_dif', but expected one of {names}. Did you mean grad_diff?"
 
 
 def test_a_name_like_no_other(names):
     with pytest.raises(ConfigError) as caught:
         forget_loss("xyzzy")
-    assert str(caught.value) == f"got objective='xyzzy'; expected one of {names}; choose one with --objective"
+    assert str(caught.value) == f"Got objective='xyzzy', but expected one of {names}. Choose one with --objective."
 
 
 def test_own_names_are_among_the_allowed_ones():
     register_forget_loss("square", Square)
-    with pytest.raises(ConfigError, match=r"finetune, .*square; did you mean square"):
+    with pytest.raises(ConfigError, match=r"finetune, .*square\. Did you mean square"):
         forget_loss("squares")
 
 
@@ -94,7 +94,7 @@ def test_an_unknown_retain_loss():
     with pytest.raises(ConfigError) as caught:
         retain_loss("xyzzy")
     assert str(caught.value) == (
-        "got retain_loss='xyzzy'; expected one of nll, kl, features, none; choose one with --retain_loss"
+        "Got retain_loss='xyzzy', but expected one of nll, kl, features, none. Choose one with --retain_loss."
     )
 
 
@@ -103,7 +103,7 @@ def test_a_taken_name_is_refused(name):
     register_forget_loss("square", Square)
     with pytest.raises(ConfigError) as caught:
         register_forget_loss(name, type("Other", (Square,), {}))
-    assert str(caught.value) == f"got the name {name!r} twice; expected a new name; choose another one"
+    assert str(caught.value) == f"Got the name {name!r} twice, but expected a new name. Choose another one."
     assert forget_loss("npo") is NPO
     assert forget_loss("square") is Square
 
@@ -112,5 +112,5 @@ def test_a_taken_name_is_refused(name):
 def test_only_a_forget_loss_class_can_be_registered(value):
     with pytest.raises(ConfigError) as caught:
         register_forget_loss("mine", value)
-    expected = f"got {value!r} as a loss; expected a subclass of ForgetLoss; derive it from ForgetLoss"
+    expected = f"Got {value!r} as a loss, but expected a subclass of ForgetLoss. Derive it from ForgetLoss."
     assert str(caught.value) == expected

@@ -212,7 +212,7 @@ def test_what_a_run_made_for_itself_it_may_replace(whole, tmp_path, old):
 def test_a_model_that_cannot_write_ends_in_one_line_without_a_rows_text(tokenizer, tmp_path, capsys, caplog):
     model = tiny_model(tokenizer)
     settings = ProxySettings(num_rows=40, max_attempts=12, max_new_tokens=24)
-    says = r"0 usable rows of 12 attempts by LlamaForCausalLM \(most of the others: not in the format\); .*at least 10"
+    says = r"0 usable rows of 12 attempts by LlamaForCausalLM \(most of the others: not in the format\), .*at least 10"
     with pytest.raises(ModelError, match=says):
         write_proxies(model, tokenizer, FORGET, RETAIN, output=tmp_path / "p.jsonl", settings=settings, batch_size=5)
     assert (tmp_path / "p.jsonl").read_text() == ""
@@ -225,7 +225,7 @@ def test_a_model_that_cannot_write_ends_in_one_line_without_a_rows_text(tokenize
 
 
 def test_what_a_weak_model_did_write_stays(tmp_path):
-    with pytest.raises(ModelError, match=r"got \d usable rows of 10 attempts .* expected at least 16: "):
+    with pytest.raises(ModelError, match=r"Got \d usable rows of 10 attempts .* expected at least 16: "):
         write(tmp_path / "p.jsonl", replace(SETTINGS, num_rows=64, max_attempts=10))
     assert 0 < len(load_rows(tmp_path / "p.jsonl")) <= 10
     with pytest.raises(ModelError, match="of 10 attempts"):  # the same words again, at once
@@ -248,7 +248,7 @@ def test_another_model_may_write(tokenizer, tmp_path):
 
 def test_prompts_longer_than_the_model_are_refused(whole, tmp_path):
     with pytest.raises(
-        ModelError, match=r"model of 512 positions; .*; write proxies by `egup proxy` with a lower --num_examples"
+        ModelError, match=r"model of 512 positions, .*\. Write proxies by `egup proxy` with a lower --num_examples"
     ):
         write(tmp_path / "proxies.jsonl", replace(SETTINGS, max_new_tokens=500))
     write(tmp_path / "proxies.jsonl")  # other settings are no obstacle, since nothing was attempted
@@ -329,7 +329,7 @@ def test_a_system_turn_stays_with_the_rows(tokenizer, tmp_path):
 
 def test_settings_out_of_range_are_refused():
     for name, value in (("num_rows", 0), ("top_p", 0), ("top_p", 1.1), ("temperature", 0), ("max_attempts", 0)):
-        with pytest.raises(ConfigError, match=f"^got {name}={value}; expected a "):
+        with pytest.raises(ConfigError, match=f"^Got {name}={value}, but expected a "):
             ProxySettings(**{name: value})
 
 

@@ -90,9 +90,10 @@ def test_audits_of_other_rows_and_twins_in_name_are_refused(audits, evaluations)
     with pytest.raises(DataError) as error:
         audit_section([audits[0], replace(audits[1], settings={"seed": 7})], comparison)
     assert str(error.value) == (
-        "got the audit of gradient_difference with seed 7; expected seed 0, that of egup_clreg; audit both models with "
-        "the same rows and options"
+        "Got the audit of gradient_difference with seed 7, but expected seed 0, that of egup_clreg. Audit both "
+        "models with "
+        "the same rows and options."
     )
     with pytest.raises(ConfigError) as error:
         audit_section([audits[0], audits[0]], comparison)
-    assert str(error.value) == "got two models named egup_clreg; expected a name for each; rename one of them"
+    assert str(error.value) == "Got two models named egup_clreg, but expected a name for each. Rename one of them."

@@ -149,10 +149,10 @@ def test_roles_follow_from_the_order_and_one_alone_is_a_method():
 def test_no_results_and_two_models_of_one_name_are_refused():
     with pytest.raises(ConfigError) as error:
         Comparison.of([], model("r"))
-    assert str(error.value) == "got no results; expected those of one model or more; name a file of results"
+    assert str(error.value) == "Got no results, but expected those of one model or more. Name a file of results."
     with pytest.raises(ConfigError) as error:
         Comparison.of([model("x"), model("y")], model("x"))
-    assert str(error.value) == "got two models named x; expected a name for each; rename one of them"
+    assert str(error.value) == "Got two models named x, but expected a name for each. Rename one of them."
 
 
 def test_a_sentence_tells_of_forgetting_and_utility_beside_the_other_models():

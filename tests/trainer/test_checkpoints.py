@@ -85,8 +85,9 @@ def test_a_damaged_checkpoint_that_is_named_is_refused(make_trainer, cut):
     with pytest.raises(StateError) as error:
         make_trainer().train(resume_from_checkpoint=str(cut / "checkpoint-4"))
     assert str(error.value) == (
-        f"got the checkpoint {cut}/checkpoint-4 with no egup_state.safetensors; expected all files that its run wrote; "
-        "resume from another one, or from the last one that is whole (--resume_from_checkpoint true)"
+        f"Got the checkpoint {cut}/checkpoint-4 with no egup_state.safetensors, but expected all files that its run "
+        "wrote. "
+        "Resume from another one, or from the last one that is whole (--resume_from_checkpoint true)."
     )
 
 
@@ -103,8 +104,9 @@ def test_where_no_checkpoint_is_whole_nothing_is_started_and_nothing_lost(make_t
     with pytest.raises(StateError) as error:
         make_trainer(**STEPS).train(resume_from_checkpoint=True)
     assert str(error.value) == (
-        f"got no whole checkpoint among 4 in {cut}: the last has no whole egup_files.json; expected one with all files "
-        "that its run wrote; move them away to start at the beginning"
+        f"Got no whole checkpoint among 4 in {cut}: the last has no whole egup_files.json, but expected one with all "
+        "files "
+        "that its run wrote. Move them away to start at the beginning."
     )
     assert len(list(cut.glob("checkpoint-*"))) == 4
 
@@ -123,15 +125,15 @@ def test_processes_that_find_different_checkpoints_all_stop(make_trainer, cut, m
     with pytest.raises(StateError) as error:
         trainer.train(resume_from_checkpoint=True)
     assert str(error.value) == (
-        f"got processes that find different checkpoints in {cut}; expected a folder that all machines see; "
-        "set --output_dir to a shared one, or copy the checkpoints to each machine"
+        f"Got processes that find different checkpoints in {cut}, but expected a folder that all machines see. "
+        "Set --output_dir to a shared one, or copy the checkpoints to each machine."
     )
 
 
 def test_a_refusal_of_the_first_process_stops_all(make_trainer, monkeypatch):
     trainer = make_trainer()
     monkeypatch.setattr(trainer.accelerator, "gather", lambda mine: torch.cat([mine, ~mine]))
-    with pytest.raises(StateError, match="got a run that is writing to"):
+    with pytest.raises(StateError, match="Got a run that is writing to"):
         trainer.train()
 
 
@@ -174,8 +176,9 @@ def test_a_disk_that_fills_up_at_the_last_file_is_told_like_any_other(make_train
         trainer.train()
     folder = Path(trainer.args.output_dir)
     assert str(error.value) == (
-        f"got checkpoint-1 that could not be written to {folder}: [Errno 28] No space left on device; expected room "
-        "for it, and the right to write; make room, then start again"
+        f"Got checkpoint-1 that could not be written to {folder}: [Errno 28] No space left on device, but expected "
+        "room "
+        "for it, and the right to write. Make room, then start again."
     )
     assert not (folder / STAGING).exists()
 
@@ -278,8 +281,8 @@ def test_where_a_checkpoint_cannot_be_written_the_one_before_it_is_named_and_ser
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr[-2000:]
     last = tmp_path / "out" / "checkpoint-2"
-    assert done.stdout.strip().startswith(f"got checkpoint-3 that could not be written to {tmp_path / 'out'}: ")
-    assert f"; make room, then resume from {last}, which is whole" in done.stdout
+    assert done.stdout.strip().startswith(f"Got checkpoint-3 that could not be written to {tmp_path / 'out'}: ")
+    assert f". Make room, then resume from {last}, which is whole" in done.stdout
     assert last_whole(tmp_path / "out") == last
     assert not (tmp_path / "out" / STAGING).exists()
 
@@ -313,7 +316,7 @@ def test_a_second_run_in_a_folder_is_refused_and_a_killed_one_lets_go(make_train
     with pytest.raises(StateError) as error:
         trainer.train()
     assert str(error.value) == (
-        f"got a run that is writing to {folder}; expected one run a folder; set another --output_dir"
+        f"Got a run that is writing to {folder}, but expected one run a folder. Set another --output_dir."
     )
     holder.send_signal(signal.SIGKILL)
     holder.communicate()

@@ -66,8 +66,8 @@ def refusal(trainer, checkpoint: Path | str) -> str:
         trainer.train(resume_from_checkpoint=str(checkpoint))
     assert furthest(weights_of(trainer), before) == 0
     start, end = (
-        f"got the checkpoint {checkpoint} of a run under other conditions: ",
-        "; expected the rows, weights and options that the run was started with; resume with those, or start anew",
+        f"Got the checkpoint {checkpoint} of a run under other conditions: ",
+        ", but expected the rows, weights and options that the run was started with. Resume with those, or start anew.",
     )
     assert str(error.value).startswith(start)
     assert str(error.value).endswith(end)
@@ -160,5 +160,5 @@ def test_a_checkpoint_that_says_nothing_of_its_run_is_refused(make_trainer, tmp_
     checkpoint = tmp_path / "out" / "checkpoint-2"
     save_file({"x": torch.zeros(1)}, checkpoint / "egup_state.safetensors", {"run": "0f"})
     write_list(checkpoint)
-    with pytest.raises(StateError, match="does not say what its run was; expected a checkpoint of this version"):
+    with pytest.raises(StateError, match="does not say what its run was, but expected a checkpoint of this version"):
         make_trainer(**STEPS).train(resume_from_checkpoint=True)

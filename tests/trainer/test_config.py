@@ -13,77 +13,79 @@ from egup_trainer.guidance.proxy_constraint import ProxyForm
     [
         (
             {"objective": "npoo"},
-            "got objective='npoo'; expected one of grad_ascent, grad_diff, npo, simnpo, wga, satimp, "
-            "ceu, undial, dpo, altpo, rmu, pdu, task_vector, finetune; did you mean npo?",
+            "Got objective='npoo', but expected one of grad_ascent, grad_diff, npo, simnpo, wga, satimp, "
+            "ceu, undial, dpo, altpo, rmu, pdu, task_vector, finetune. Did you mean npo?",
         ),
         (
             {"retain_loss": "mse"},
-            "got retain_loss='mse'; expected one of nll, kl, features, none; choose one with --retain_loss",
+            "Got retain_loss='mse', but expected one of nll, kl, features, none. Choose one with --retain_loss.",
         ),
-        ({"dpo_beta": 0}, "got dpo_beta=0; expected a number above 0; set --dpo_beta"),
-        ({"rmu_steering": 0}, "got rmu_steering=0; expected a number above 0; set --rmu_steering"),
-        ({"pdu_retain_eps": -1}, "got pdu_retain_eps=-1; expected a number of at least 0; set --pdu_retain_eps"),
-        ({"pdu_dual_rate": 0}, "got pdu_dual_rate=0; expected a number above 0; set --pdu_dual_rate"),
-        ({"task_vector_scale": 0}, "got task_vector_scale=0; expected a number above 0; set --task_vector_scale"),
-        ({"npo_beta": 0}, "got npo_beta=0; expected a number above 0, or auto; set --npo_beta"),
-        ({"npo_beta": float("nan")}, "got npo_beta=nan; expected a number above 0, or auto; set --npo_beta"),
-        ({"simnpo_beta": float("inf")}, "got simnpo_beta=inf; expected a number above 0; set --simnpo_beta"),
-        ({"forget_weight": -1}, "got forget_weight=-1; expected a number of at least 0; set --forget_weight"),
-        ({"max_length": 7}, "got max_length=7; expected a whole number of at least 8; set --max_length"),
+        ({"dpo_beta": 0}, "Got dpo_beta=0, but expected a number above 0. Set --dpo_beta."),
+        ({"rmu_steering": 0}, "Got rmu_steering=0, but expected a number above 0. Set --rmu_steering."),
+        ({"pdu_retain_eps": -1}, "Got pdu_retain_eps=-1, but expected a number of at least 0. Set --pdu_retain_eps."),
+        ({"pdu_dual_rate": 0}, "Got pdu_dual_rate=0, but expected a number above 0. Set --pdu_dual_rate."),
+        ({"task_vector_scale": 0}, "Got task_vector_scale=0, but expected a number above 0. Set --task_vector_scale."),
+        ({"npo_beta": 0}, "Got npo_beta=0, but expected a number above 0, or auto. Set --npo_beta."),
+        ({"npo_beta": float("nan")}, "Got npo_beta=nan, but expected a number above 0, or auto. Set --npo_beta."),
+        ({"simnpo_beta": float("inf")}, "Got simnpo_beta=inf, but expected a number above 0. Set --simnpo_beta."),
+        ({"forget_weight": -1}, "Got forget_weight=-1, but expected a number of at least 0. Set --forget_weight."),
+        ({"max_length": 7}, "Got max_length=7, but expected a whole number of at least 8. Set --max_length."),
         (
             {"inter_clip_min": 1.5},
-            "got inter_clip_min=1.5; expected a number of at least 0 and at most 1; set --inter_clip_min",
+            "Got inter_clip_min=1.5, but expected a number of at least 0 and at most 1. Set --inter_clip_min.",
         ),
-        ({"inter_clip_max": 0.5}, "got inter_clip_max=0.5; expected a number of at least 1; set --inter_clip_max"),
+        ({"inter_clip_max": 0.5}, "Got inter_clip_max=0.5, but expected a number of at least 1. Set --inter_clip_max."),
         (
             {"inter_neighbors": 2.5},
-            "got inter_neighbors=2.5; expected a whole number of at least 1; set --inter_neighbors",
+            "Got inter_neighbors=2.5, but expected a whole number of at least 1. Set --inter_neighbors.",
         ),
-        ({"npo_beta": "x"}, "got npo_beta=x; expected a number above 0, or auto; set --npo_beta"),
+        ({"npo_beta": "x"}, "Got npo_beta=x, but expected a number above 0, or auto. Set --npo_beta."),
         (
             {"label_smoothing_factor": 0.1},
-            "got label_smoothing_factor=0.1; expected 0.0, the only value that this trainer can honour; "
-            "leave out --label_smoothing_factor",
+            "Got label_smoothing_factor=0.1, but expected 0.0, the only value that this trainer can honour. "
+            "Leave out --label_smoothing_factor.",
         ),
         (
             {"train_sampling_strategy": "batch_rebalance"},
-            "got train_sampling_strategy=batch_rebalance; expected random or group_by_length: forget rows are visited "
-            "in a drawn order; set --train_sampling_strategy group_by_length, or leave it out",
+            "Got train_sampling_strategy=batch_rebalance, but expected random or group_by_length: forget rows are "
+            "visited "
+            "in a drawn order. Set --train_sampling_strategy group_by_length, or leave it out.",
         ),
         (
             {"neftune_noise_alpha": 5.0},
-            "got neftune_noise_alpha=5.0; expected None, the only value that this trainer can honour; "
-            "leave out --neftune_noise_alpha",
+            "Got neftune_noise_alpha=5.0, but expected None, the only value that this trainer can honour. "
+            "Leave out --neftune_noise_alpha.",
         ),
         (
             {"clreg_weight": 0.1, "per_device_train_batch_size": 1},
-            "got clreg_positives=forget with one forget row a step; expected two or more: a sample is drawn to the "
-            "step's other forget samples; raise the batch size or --gradient_accumulation_steps, or use "
-            "--clreg_positives views",
+            "Got clreg_positives=forget with one forget row a step, but expected two or more: a sample is drawn to the "
+            "step's other forget samples. Raise the batch size or --gradient_accumulation_steps, or use "
+            "--clreg_positives views.",
         ),
         (
             {"push_to_hub": True, "output_dir": "o", "scan_cache_dir": "o/scans"},
-            "got scan_cache_dir=o/scans in a folder that is pushed to the hub; expected a folder elsewhere: a scan "
-            "holds features of the forget set, which must not be published; set --scan_cache_dir",
+            "Got scan_cache_dir=o/scans in a folder that is pushed to the hub, but expected a folder elsewhere: a scan "
+            "holds features of the forget set, which must not be published. Set --scan_cache_dir.",
         ),
-        ({"bank_size": 0}, "got bank_size=0; expected a whole number of at least 1; set --bank_size"),
-        ({"cache_dim": 1}, "got cache_dim=1; expected a whole number of at least 2; set --cache_dim"),
-        ({"proxy_temperature": 0}, "got proxy_temperature=0; expected a number above 0; set --proxy_temperature"),
-        ({"proxy_form": "wall"}, "got proxy_form='wall'; expected one of effort, penalty; set --proxy_form"),
-        ({"proxy_match": ""}, "got proxy_match=''; expected one of mean, nearest; set --proxy_match"),
+        ({"bank_size": 0}, "Got bank_size=0, but expected a whole number of at least 1. Set --bank_size."),
+        ({"cache_dim": 1}, "Got cache_dim=1, but expected a whole number of at least 2. Set --cache_dim."),
+        ({"proxy_temperature": 0}, "Got proxy_temperature=0, but expected a number above 0. Set --proxy_temperature."),
+        ({"proxy_form": "wall"}, "Got proxy_form='wall', but expected one of effort, penalty. Set --proxy_form."),
+        ({"proxy_match": ""}, "Got proxy_match='', but expected one of mean, nearest. Set --proxy_match."),
         (
             {"clreg_positives": "x"},
-            "got clreg_positives='x'; expected one of forget, views, paraphrase; set --clreg_positives",
+            "Got clreg_positives='x', but expected one of forget, views, paraphrase. Set --clreg_positives.",
         ),
         (
             {"gradient_checkpointing_kwargs": {"use_reentrant": True}},
-            "got activation checkpointing with use_reentrant=true; expected use_reentrant=false: the reentrant form "
-            "loses the gradient of features and of adapters; leave use_reentrant out",
+            "Got activation checkpointing with use_reentrant=true, but expected use_reentrant=false: the reentrant "
+            "form "
+            "loses the gradient of features and of adapters. Leave use_reentrant out.",
         ),
         (
             {"push_to_hub": True, "hub_strategy": "checkpoint"},
-            "got hub_strategy=checkpoint; expected end or every_save: checkpoints hold features of the forget set, "
-            "which must not be published; set --hub_strategy every_save",
+            "Got hub_strategy=checkpoint, but expected end or every_save: checkpoints hold features of the forget set, "
+            "which must not be published. Set --hub_strategy every_save.",
         ),
     ],
 )
@@ -95,7 +97,7 @@ def test_bad_values_are_refused_in_one_line(config, options, message):
 
 def test_several_gpus_in_one_process_are_refused(config, monkeypatch):
     monkeypatch.setattr(UnlearnConfig, "n_gpu", property(lambda self: 2))
-    with pytest.raises(ConfigError, match="got 2 GPUs in one process; expected one process a GPU; start with"):
+    with pytest.raises(ConfigError, match=r"Got 2 GPUs in one process, but expected one process a GPU. Start with."):
         config()
 
 

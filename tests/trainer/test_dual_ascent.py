@@ -84,6 +84,7 @@ def test_a_rate_without_the_constraint_would_do_nothing(tmp_path):
     with pytest.raises(ConfigError) as error:
         EGUPConfig(output_dir=str(tmp_path), proxy_constraint=False, proxy_dual_rate=0.1, report_to="none")
     assert str(error.value) == (
-        "got proxy_dual_rate=0.1 without the proxy constraint; expected both, or none: the rate moves the constraint's "
-        "strength; leave out --proxy_dual_rate"
+        "Got proxy_dual_rate=0.1 without the proxy constraint, but expected both, or none: the rate moves the "
+        "constraint's "
+        "strength. Leave out --proxy_dual_rate."
     )

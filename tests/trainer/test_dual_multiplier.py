@@ -75,6 +75,7 @@ def test_a_checkpoint_without_the_multiplier_is_refused(make_plain_trainer):
     with pytest.raises(StateError) as caught:
         make_plain_trainer(**PDU).train(resume_from_checkpoint=checkpoint)
     assert str(caught.value) == (
-        f"got the checkpoint {checkpoint} without egup_state.safetensors; expected a checkpoint of this trainer, saved "
-        "without save_only_model; resume from another one, or start anew"
+        f"Got the checkpoint {checkpoint} without egup_state.safetensors, but expected a checkpoint of this trainer, "
+        "saved "
+        "without save_only_model. Resume from another one, or start anew."
     )

@@ -9,8 +9,6 @@ from fixtures_trainer import furthest, weights_of
 from egup_trainer.errors import NumberError
 from egup_trainer.trainer.checkpoints import last_whole
 
-FIX = "look at these samples, lower --learning_rate, or train without fp16; this step moved no weight"
-
 
 def poisoned(trainer, sample, value=float("nan")):
     """The answers of one forget sample are as likely as `value`."""
@@ -45,10 +43,7 @@ def test_a_loss_that_is_not_finite_is_named_with_its_sample(make_trainer, value,
     with pytest.raises(NumberError) as error:
         trainer.train()
     sign = "-" if shown == "inf" else ""
-    assert str(error.value) == (
-        f"got a loss that is not finite: forget = {sign}{shown}; forget samples {sample}; expected finite "
-        f"numbers; {FIX}"
-    )
+    assert error.value.got == f"a loss that is not finite: forget = {sign}{shown}; forget samples {sample}"
     assert trainer.state.global_step == 1
     assert last_whole(Path(trainer.args.output_dir)).name == "checkpoint-1"
 
@@ -60,10 +55,8 @@ def test_where_the_rows_are_finite_all_of_the_batch_are_named(make_trainer):
     with pytest.raises(NumberError) as error:
         trainer.train()
     forget, retain = (" ".join(map(str, sorted(pair[side] for pair in pairs))) for side in (0, 1))
-    assert str(error.value) == (
-        f"got a loss that is not finite: retain = inf; forget samples {forget}, retain samples {retain}; "
-        f"expected finite "
-        f"numbers; {FIX}"
+    assert error.value.got == (
+        f"a loss that is not finite: retain = inf; forget samples {forget}, retain samples {retain}"
     )
 
 
@@ -77,9 +70,5 @@ def test_a_gradient_that_is_not_finite_reaches_no_weight(make_trainer, max_grad_
         trainer.train()
     pairs = trainer.pair_sampler.pairs(0)[:4]
     forget, retain = (" ".join(map(str, sorted(pair[side] for pair in pairs))) for side in (0, 1))
-    assert str(error.value) == (
-        f"got a gradient that is not finite; forget samples {forget}, retain samples {retain}; "
-        f"expected finite "
-        f"numbers; {FIX}"
-    )
+    assert error.value.got == f"a gradient that is not finite; forget samples {forget}, retain samples {retain}"
     assert furthest(before, weights_of(trainer)) == 0

@@ -24,7 +24,7 @@ def trainer_with(proxies, model, tokenizer, config, **options):
 def test_retain_rows_as_proxies_are_refused_before_the_first_step(taught, tokenizer, config):
     trainer = trainer_with(qa_rows(26, 33), taught(), tokenizer, config)
     before = weights_of(trainer)
-    with pytest.raises(DataError, match=r"^got proxies as likely before unlearning \(probability 0\.9\d+\) as the "):
+    with pytest.raises(DataError, match=r"^Got proxies as likely before unlearning \(probability 0\.9\d+\) as the "):
         trainer.train()
     assert trainer.state.global_step == 0
     assert all(torch.equal(weight, before[name]) for name, weight in weights_of(trainer).items())

@@ -21,8 +21,8 @@ def logged(trainer):
 
 def message(share, kind):
     return (
-        f"got {share} of the trainable weights ({kind}) where they were before training; expected most of them to "
-        "move; train float32 weights (dtype float32, with bf16 for autocast) or raise the learning rate"
+        f"{share} of the trainable weights ({kind}) did not change during training: train float32 weights "
+        "(dtype float32, with bf16 for autocast) or raise the learning rate."
     )
 
 

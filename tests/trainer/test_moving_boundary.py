@@ -56,6 +56,7 @@ def test_a_boundary_cannot_follow_where_there_is_none(config):
     with pytest.raises(ConfigError) as error:
         config(proxy_reference="current", proxy_constraint=False)
     assert str(error.value) == (
-        "got proxy_reference=current without the proxy constraint; expected both, or none: the boundary that moves is "
-        "the constraint's; leave out --proxy_reference"
+        "Got proxy_reference=current without the proxy constraint, but expected both, or none: the boundary that "
+        "moves is "
+        "the constraint's. Leave out --proxy_reference."
     )

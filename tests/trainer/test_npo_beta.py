@@ -60,8 +60,9 @@ def test_rows_beyond_the_boundary_are_refused():
     with pytest.raises(DataError) as error:
         NPO(beta=None).for_boundary(-2.5)
     assert str(error.value) == (
-        "got forget answers that are 2.5 nats less likely than unseen ones, with npo_beta=auto; expected forget rows "
-        "that the model knows better than the proxies; check forget and proxy rows, or set --npo_beta to a number"
+        "Got forget answers that are 2.5 nats less likely than unseen ones, with npo_beta=auto, but expected forget "
+        "rows "
+        "that the model knows better than the proxies. Check forget and proxy rows, or set --npo_beta to a number."
     )
 
 
@@ -104,8 +105,9 @@ def test_a_resumed_run_keeps_its_beta(make_trainer, tmp_path):
 
 def test_without_proxies_it_is_refused(make_trainer, make_plain_trainer):
     message = (
-        "got npo_beta=auto without proxy rows; expected rows that the model never saw, which mark the boundary that "
-        "beta is chosen from; use EGUPTrainer with proxy_dataset (--proxy), or set --npo_beta to a number"
+        "Got npo_beta=auto without proxy rows, but expected rows that the model never saw, which mark the boundary "
+        "that "
+        "beta is chosen from. Use EGUPTrainer with proxy_dataset (--proxy), or set --npo_beta to a number."
     )
     for make in (lambda: make_trainer(proxies=False, **AUTO), lambda: make_plain_trainer(**AUTO)):
         with pytest.raises(ConfigError) as error:
@@ -117,7 +119,7 @@ def test_without_proxies_it_is_refused(make_trainer, make_plain_trainer):
 def test_other_values_are_refused(config, value):
     with pytest.raises(ConfigError) as error:
         config(npo_beta=value)
-    assert str(error.value) == f"got npo_beta={value}; expected a number above 0, or auto; set --npo_beta"
+    assert str(error.value) == f"Got npo_beta={value}, but expected a number above 0, or auto. Set --npo_beta."
 
 
 def test_flags_take_numbers_and_auto(tmp_path):

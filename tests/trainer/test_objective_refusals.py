@@ -14,63 +14,66 @@ TURNED_ROUND = "the training is turned round at its end, and what they did with 
     [
         (
             {"objective": "task_vector"},
-            "got objective=task_vector with inter_entanglement, intra_entanglement, proxy_constraint; expected it "
+            "Got objective=task_vector with inter_entanglement, intra_entanglement, proxy_constraint, but expected it "
             "without "
-            f"them: {TURNED_ROUND}; leave out --inter_entanglement, leave out --intra_entanglement, add "
-            "--no_proxy_constraint",
+            f"them: {TURNED_ROUND}. Leave out --inter_entanglement, leave out --intra_entanglement, add "
+            "--no_proxy_constraint.",
         ),
         (
             {"objective": "task_vector", **UNGUIDED, "clreg_weight": 0.1},
-            f"got objective=task_vector with clreg_weight; expected it without them: {TURNED_ROUND}; leave out "
-            "--clreg_weight",
+            f"Got objective=task_vector with clreg_weight, but expected it without them: {TURNED_ROUND}. Leave out "
+            "--clreg_weight.",
         ),
         (
             {"objective": "task_vector", **UNGUIDED, "proxy_constraint": True, "proxy_form": "penalty"},
-            f"got objective=task_vector with proxy_constraint; expected it without them: {TURNED_ROUND}; add "
-            "--no_proxy_constraint",
+            f"Got objective=task_vector with proxy_constraint, but expected it without them: {TURNED_ROUND}. Add "
+            "--no_proxy_constraint.",
         ),
         (
             {"objective": "task_vector", **UNGUIDED, "stop_at_boundary": True},
-            "got objective=task_vector with stop_at_boundary; expected one of them: until the end of training the "
+            "Got objective=task_vector with stop_at_boundary, but expected one of them: until the end of training the "
             "model "
-            "goes away from the boundary; leave out --stop_at_boundary",
+            "goes away from the boundary. Leave out --stop_at_boundary.",
         ),
         (
             {"objective": "task_vector", **UNGUIDED, "retain_loss": "nll"},
-            "got objective=task_vector with retain_loss=nll; expected none: what is learned of retain rows would be "
-            "turned round, too; leave out --retain_loss",
+            "Got objective=task_vector with retain_loss=nll, but expected none: what is learned of retain rows would "
+            "be "
+            "turned round, too. Leave out --retain_loss.",
         ),
         (
             {"objective": "task_vector", **UNGUIDED, "eval_strategy": "epoch"},
-            "got objective=task_vector with eval_strategy=epoch; expected no: until the end of training the model "
+            "Got objective=task_vector with eval_strategy=epoch, but expected no: until the end of training the model "
             "knows "
-            "the forget rows better and better; evaluate after training (egup evaluate)",
+            "the forget rows better and better. Evaluate after training (egup evaluate).",
         ),
         (
             {"objective": "task_vector", **UNGUIDED, "push_to_hub": True, "hub_strategy": "every_save"},
-            "got objective=task_vector with hub_strategy=every_save; expected end: until the end of training the model "
-            "knows the forget rows better and better; set --hub_strategy end",
+            "Got objective=task_vector with hub_strategy=every_save, but expected end: until the end of training the "
+            "model "
+            "knows the forget rows better and better. Set --hub_strategy end.",
         ),
         (
             {"objective": "finetune", "proxy_constraint": False},
-            "got objective=finetune with inter_entanglement, intra_entanglement; expected it without them: there is no "
-            "forget loss to weigh; leave out --inter_entanglement, leave out --intra_entanglement",
+            "Got objective=finetune with inter_entanglement, intra_entanglement, but expected it without them: there "
+            "is no "
+            "forget loss to weigh. Leave out --inter_entanglement, leave out --intra_entanglement.",
         ),
         (
             {"objective": "pdu", "retain_loss": "none"},
-            "got objective=pdu without a retain loss; expected one: it is the constraint under which rows are "
-            "forgotten; "
-            "leave out --retain_loss and --retain_weight",
+            "Got objective=pdu without a retain loss, but expected one: it is the constraint under which rows are "
+            "forgotten. "
+            "Leave out --retain_loss and --retain_weight.",
         ),
         (
             {"objective": "pdu", "retain_weight": 0},
-            "got objective=pdu without a retain loss; expected one: it is the constraint under which rows are "
-            "forgotten; "
-            "leave out --retain_loss and --retain_weight",
+            "Got objective=pdu without a retain loss, but expected one: it is the constraint under which rows are "
+            "forgotten. "
+            "Leave out --retain_loss and --retain_weight.",
         ),
         (
             {"objective": "altpo", "idk_answers": "refusals.txt"},
-            "got idk_answers with objective=altpo; expected both for dpo, or none; leave out --idk_answers",
+            "Got idk_answers with objective=altpo, but expected both for dpo, or none. Leave out --idk_answers.",
         ),
     ],
     ids=str,

@@ -19,7 +19,7 @@ from egup_trainer.trainer.preparation import refuse_detours
 
 @pytest.mark.parametrize("name", ["out/../model", "/tmp/a/../b", "./out/..", "../a/../b"])
 def test_a_path_that_goes_back_is_refused(name):
-    with pytest.raises(ConfigError, match="expected a path that goes one way; name the folder itself"):
+    with pytest.raises(ConfigError, match=r"expected a path that goes one way. Name the folder itself."):
         refuse_detours(Path(name))
 
 
@@ -36,8 +36,8 @@ def test_a_link_out_of_the_folder_is_refused_wherever_it_lies(tmp_path):
     with pytest.raises(ConfigError) as stop:
         refuse_detours(tmp_path / "out")
     assert str(stop.value) == (
-        f"got {link}, a link to {tmp_path / 'model.safetensors'}; expected an output folder whose files lie in it: "
-        "links could have others overwritten; remove the link, or change --output_dir"
+        f"Got {link}, a link to {tmp_path / 'model.safetensors'}, but expected an output folder whose files lie in it: "
+        "links could have others overwritten. Remove the link, or change --output_dir."
     )
 
 
@@ -87,9 +87,10 @@ def test_a_finished_folder_is_refused_before_a_step_and_as_it_was(finished, make
     with pytest.raises(StateError) as error:
         trainer.train()
     assert str(error.value) == (
-        f"got the output folder {finished}, which holds a finished model; expected one without, or a checkpoint there "
-        "to resume from; set another --output_dir, or add --overwrite_output_dir: that model and its record are then "
-        "replaced once the run has ended"
+        f"Got the output folder {finished}, which holds a finished model, but expected one without, or a checkpoint "
+        "there "
+        "to resume from. Set another --output_dir, or add --overwrite_output_dir: that model and its record are then "
+        "replaced once the run has ended."
     )
     with pytest.raises(StateError, match="holds a finished model"):
         make_trainer().train(resume_from_checkpoint=True)  # there is none to resume from
@@ -159,7 +160,7 @@ def test_while_files_take_their_places_the_folder_says_so(finished, make_trainer
         with pytest.raises(KeyboardInterrupt):
             trainer.save_model()
     for read in (load_model, load_tokenizer, read_ledger):
-        with pytest.raises(StateError, match=f"got {finished}, where a run has not ended"):
+        with pytest.raises(StateError, match=f"Got {finished}, where a run has not ended"):
             read(str(finished))
     with pytest.raises((OSError, ValueError), match=r"config\.json"):  # any library finds no model
         AutoModelForCausalLM.from_pretrained(finished)
@@ -179,7 +180,7 @@ def test_another_run_is_kept_out_between_training_and_saving(make_trainer, tmp_p
 
     trainer = make_trainer(max_steps=1)
     trainer.train()
-    assert f"got a run that is writing to {tmp_path / 'out'}; expected one run a folder" in others()
+    assert f"Got a run that is writing to {tmp_path / 'out'}, but expected one run a folder" in others()
     trainer.save_model()
     assert others() == ""
     assert not (tmp_path / "out" / "_lock").exists()

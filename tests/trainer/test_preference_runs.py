@@ -133,21 +133,23 @@ def test_refusals_of_ones_own_are_used_and_their_path_is_not_recorded(make_train
         (
             "altpo",
             qa_rows(0, 4),
-            "got no alternate answer in row 0 of the forget set; expected one in every forget row, for "
-            "objective=altpo; "
-            "give a column alternate_answer (or perturbed_answer), or use --objective dpo",
+            "Got no alternate answer in row 0 of the forget set, but expected one in every forget row, for "
+            "objective=altpo. "
+            "Give a column alternate_answer (or perturbed_answer), or use --objective dpo.",
         ),
         (
             "dpo",
             [{"input_ids": [1, 2, 3], "labels": [-100, 2, 3]}],
-            "got tokens without an alternate answer in row 0 of the forget set; expected text, to which objective=dpo "
-            "can add one; give the rows as question + answer",
+            "Got tokens without an alternate answer in row 0 of the forget set, but expected text, to which "
+            "objective=dpo "
+            "can add one. Give the rows as question + answer.",
         ),
         (
             "dpo",
             [{"text": "A long story."}],
-            "got a plain text as row 0 of the forget set; expected a question, to which objective=dpo knows another "
-            "answer; use another objective for plain texts",
+            "Got a plain text as row 0 of the forget set, but expected a question, to which objective=dpo knows "
+            "another "
+            "answer. Use another objective for plain texts.",
         ),
     ],
 )

@@ -35,9 +35,9 @@ def test_so_few_rows_that_it_would_stop_whatever_the_model_says_are_refused(make
     with pytest.raises(DataError) as caught:
         make_trainer(stop_at_boundary=True, forget=1)
     assert str(caught.value) == (
-        "got stop_at_boundary with 1 forget rows and 6 proxies: the test's p-value is 0.29 or more, whatever the model "
-        "says; expected enough rows for a p-value of 0.05, such as four of each; give more rows, or leave out "
-        "--stop_at_boundary"
+        "Got stop_at_boundary with 1 forget rows and 6 proxies: the test's p-value is 0.29 or more, whatever the model "
+        "says, but expected enough rows for a p-value of 0.05, such as four of each. Give more rows, or leave out "
+        "--stop_at_boundary."
     )
 
 
@@ -97,6 +97,7 @@ def test_without_proxies_there_is_nothing_to_look_like(make_trainer):
     with pytest.raises(DataError) as error:
         make_trainer(proxies=False, stop_at_boundary=True)
     assert str(error.value) == (
-        "got no proxy set with stop_at_boundary; expected rows that the model never saw, to tell when forget rows look "
-        "like them; give proxy_dataset (--proxy)"
+        "Got no proxy set with stop_at_boundary, but expected rows that the model never saw, to tell when forget "
+        "rows look "
+        "like them. Give proxy_dataset (--proxy)."
     )

@@ -87,8 +87,9 @@ def test_it_is_negated_once(make_trainer):
     with pytest.raises(StateError) as caught:
         trainer.train()
     assert str(caught.value) == (
-        "got a second training after the task vector was negated; expected one training, at whose end what was learned "
-        "is turned round; make a new trainer"
+        "Got a second training after the task vector was negated, but expected one training, at whose end what was "
+        "learned "
+        "is turned round. Make a new trainer."
     )
     assert furthest(weights_of(trainer), end) == 0
 
@@ -160,11 +161,11 @@ def test_an_adapter_that_is_more_than_a_fresh_product_is_refused(make_trainer, m
     with pytest.raises(ModelError) as caught:
         make_trainer(model, peft_config=peft_config, **TASK)
     assert str(caught.value) == (
-        "got objective=task_vector with an adapter that is not a fresh LoRA adapter; expected a new LoRA adapter "
+        "Got objective=task_vector with an adapter that is not a fresh LoRA adapter, but expected a new LoRA adapter "
         "without "
-        "DoRA and without biases, whose own update can be negated; give the plain model and --use_peft, or train "
+        "DoRA and without biases, whose own update can be negated. Give the plain model and --use_peft, or train "
         "without "
-        "an adapter"
+        "an adapter."
     )
 
 
@@ -174,8 +175,8 @@ def test_weights_spread_over_processes_are_refused(make_model, spread):
     with pytest.raises(ConfigError) as caught:
         TaskVectorNegation(SimpleNamespace(model=make_model(), **enabled))
     assert str(caught.value) == (
-        "got objective=task_vector with weights spread over processes; expected whole weights on each process, to "
-        "subtract what was learned; run it on one process or with DDP, or train an adapter on one GPU"
+        "Got objective=task_vector with weights spread over processes, but expected whole weights on each process, to "
+        "subtract what was learned. Run it on one process or with DDP, or train an adapter on one GPU."
     )
 
 

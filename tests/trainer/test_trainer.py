@@ -84,8 +84,9 @@ def test_a_checkpoint_without_our_state_is_refused(make_trainer):
     with pytest.raises(StateError) as error:
         make_trainer().train(resume_from_checkpoint=str(checkpoint))
     assert str(error.value) == (
-        f"got the checkpoint {checkpoint} without egup_state.safetensors; expected a checkpoint of this trainer, saved "
-        "without save_only_model; resume from another one, or start anew"
+        f"Got the checkpoint {checkpoint} without egup_state.safetensors, but expected a checkpoint of this trainer, "
+        "saved "
+        "without save_only_model. Resume from another one, or start anew."
     )
 
 
@@ -341,38 +342,45 @@ def test_gradient_ascent_needs_no_retain_rows(make_model, tokenizer, config):
 @pytest.mark.parametrize(
     ("rows", "error", "message"),
     [
-        ({"forget_dataset": None}, DataError, "got no forget set; expected rows; give the forget set"),
-        ({"forget_dataset": []}, DataError, "got an empty forget set; expected at least one row; check the source"),
+        ({"forget_dataset": None}, DataError, "Got no forget set, but expected rows. Give the forget set."),
+        (
+            {"forget_dataset": []},
+            DataError,
+            "Got an empty forget set, but expected at least one row. Check the source.",
+        ),
         (
             {"retain_dataset": None},
             DataError,
-            "got no retain set; expected rows to keep, on which the retain loss or the features are measured; "
-            "give retain_dataset (--retain)",
+            "Got no retain set, but expected rows to keep, on which the retain loss or the features are measured. "
+            "Give retain_dataset (--retain).",
         ),
         (
             {"retain_dataset": [*qa_rows(20, 22), qa_rows(3, 4)[0]]},
             DataError,
-            "got a row in both sets: row 3 of the forget set is row 2 of the retain set; expected no row (prompt and "
-            "answer) in both the forget set and the retain set; remove it from one of them, "
-            "or leave out such rows of the retain set with --drop_overlap",
+            "Got a row in both sets: row 3 of the forget set is row 2 of the retain set, but expected no row (prompt "
+            "and "
+            "answer) in both the forget set and the retain set. Remove it from one of them, "
+            "or leave out such rows of the retain set with --drop_overlap.",
         ),
         (
             {"proxy_dataset": qa_rows(5, 6)},
             DataError,
-            "got a row in both sets: row 5 of the forget set is row 0 of the proxy set; expected no row (prompt and "
-            "answer) in both the forget set and the proxy set; remove it from one of them, "
-            "or leave out such rows of the proxy set with --drop_overlap",
+            "Got a row in both sets: row 5 of the forget set is row 0 of the proxy set, but expected no row (prompt "
+            "and "
+            "answer) in both the forget set and the proxy set. Remove it from one of them, "
+            "or leave out such rows of the proxy set with --drop_overlap.",
         ),
         (
             {"args": TrainingArguments(output_dir="x", use_cpu=True)},
             ConfigError,
-            "got args of class TrainingArguments; expected EGUPConfig; make them with EGUPConfig(output_dir=...)",
+            "Got args of class TrainingArguments, but expected EGUPConfig. Make them with EGUPConfig(output_dir=...).",
         ),
         (
             {"processing_class": None},
             ModelError,
-            "got no tokenizer, and a model that was not loaded from a folder or hub; expected the model's tokenizer; "
-            "pass it as processing_class",
+            "Got no tokenizer, and a model that was not loaded from a folder or hub, but expected the model's "
+            "tokenizer. "
+            "Pass it as processing_class.",
         ),
     ],
 )
@@ -471,4 +479,4 @@ def test_errors_survive_a_data_loader_worker():
 
     error = DataError(got="a", expected="b", fix="c")
     again = pickle.loads(pickle.dumps(error))
-    assert (type(again), str(again)) == (DataError, "got a; expected b; c")
+    assert (type(again), str(again)) == (DataError, "Got a, but expected b. C.")
