@@ -18,13 +18,13 @@ from egup_trainer.cli.common import quiet_libraries
 from egup_trainer.data.collator import RowCollator
 from egup_trainer.data.sources import load_rows
 from egup_trainer.demo.twins import ModelSize, make_model, train_tokenizer
-from egup_trainer.evaluation.generation import generate
 from egup_trainer.evaluation.rows import TextKind, texts_of
 from egup_trainer.evaluation.run import evaluate_model
 from egup_trainer.evaluation.scoring import ScoringOptions
-from egup_trainer.evaluation.suites.plan import Suite
+from egup_trainer.evaluation.suites.suite import Suite
 from egup_trainer.evaluation.suites.tofu import tofu_suite
 from egup_trainer.modeling.batches import iter_batches
+from egup_trainer.modeling.generation import generate
 from egup_trainer.records.facts import run_facts
 
 VOCABULARY = 32_000
@@ -48,7 +48,8 @@ def floor_of(model: Any, tokenizer: Any, suite: Suite, batch_size: int) -> dict[
 
     def write() -> None:
         for row_set in suite.row_sets:
-            generate(model, tokenizer, prompts[row_set.name], row_set.generation, batch_size=batch_size)
+            new_tokens = row_set.generation.max_new_tokens
+            generate(model, tokenizer, prompts[row_set.name], max_new_tokens=new_tokens, batch_size=batch_size)
 
     return {"forward": seconds(forward), "generations": seconds(write)}
 

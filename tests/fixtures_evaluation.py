@@ -98,7 +98,7 @@ def samples_of(row: Row, tokenizer, **options) -> list[tuple[torch.Tensor, torch
 @torch.no_grad()
 def plain_numbers(model, samples: list[tuple[torch.Tensor, torch.Tensor]]) -> dict[str, np.ndarray]:
     """logps, hits and z of a text's answer tokens and the mean hidden state over them, in float64 from whole logits."""
-    found: dict[str, list] = {"logps": [], "hits": [], "z": [], "states": []}
+    found: dict[str, list] = {"logps": [], "greedy_match": [], "z": [], "states": []}
     for ids, labels in samples:
         out = model(input_ids=ids, output_hidden_states=True)
         scored = torch.tensor([place for place in range(1, len(labels)) if labels[place] != -100])
@@ -107,7 +107,7 @@ def plain_numbers(model, samples: list[tuple[torch.Tensor, torch.Tensor]]) -> di
         mean = (logps.exp() * logps).sum(dim=-1)
         variance = (logps.exp() * logps**2).sum(dim=-1) - mean**2
         found["logps"].append(own)
-        found["hits"].append(logps.argmax(dim=-1) == ids[0, scored])
+        found["greedy_match"].append(logps.argmax(dim=-1) == ids[0, scored])
         found["z"].append((own - mean) / variance.clamp_min(1e-6).sqrt())
         found["states"].append(out.hidden_states[LAYER + 1][0, scored].double())
     whole = {name: torch.cat(parts).numpy() for name, parts in found.items()}
@@ -152,7 +152,7 @@ def numbers_by_name(scores) -> dict[str, np.ndarray]:
             texts |= {f"answer {place}": text for place, text in enumerate(row.answers)}
             texts |= {f"perturbed {place}": text for place, text in enumerate(row.perturbed)}
             for kind, text in texts.items():
-                parts = {"logps": text.token_logps, "hits": text.hits, "z": text.token_z}
+                parts = {"logps": text.token_logps, "greedy_match": text.greedy_match, "z": text.token_z}
                 found |= {f"{name} {sample} {kind} {part}": v for part, v in parts.items() if v is not None}
             if row.gradient_norm is not None:
                 found[f"{name} {sample} gradient norm"] = np.array(row.gradient_norm)

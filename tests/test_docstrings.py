@@ -11,8 +11,8 @@ import pytest
 import egup_trainer
 
 ROOT = Path(__file__).resolve().parents[1]
-METRICS = ("metric", "memorization", "privacy", "utility", "fluency", "entanglement", "gradients", "relative")
-FORMULA_FOLDERS = ("egup_trainer.losses.", "egup_trainer.guidance.")
+METRICS = ("metric", "gradient_norms", "relative")
+FORMULA_FOLDERS = ("egup_trainer.losses.", "egup_trainer.guidance.", "egup_trainer.evaluation.metrics.")
 FORMULA_MODULES = {f"egup_trainer.evaluation.{name}" for name in METRICS}
 SHAPE = re.compile(r"\((?:\w{1,4},(?: \w{1,4})?(?:, \w{1,4})*)?\)")  # (), (B,), (N, d), (size,)
 FORMULA = re.compile(r"Formula: |Example:|\w = |\b(?:mean|sum)_[a-z]\b|\b(?:cos|exp|KL|log|softmax|tr)\(|\w\^\w")

@@ -9,7 +9,7 @@ from benchmarks.study.world import HOLDOUT_AUTHORS, PROXY_AUTHORS, ROWS_AN_AUTHO
 from egup_trainer.data.schema import Row
 from egup_trainer.data.sources import load_rows
 from egup_trainer.evaluation.suites.custom import custom_suite
-from egup_trainer.evaluation.suites.plan import Suite
+from egup_trainer.evaluation.suites.suite import Suite
 from egup_trainer.evaluation.suites.tofu import tofu_suite
 
 SMALL_RETAIN, SMALL_UNSEEN = 6 * ROWS_AN_AUTHOR, 2 * ROWS_AN_AUTHOR

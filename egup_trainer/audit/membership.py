@@ -2,10 +2,10 @@
 
 from egup_trainer.audit.audit import Finding
 from egup_trainer.audit.target import Target
-from egup_trainer.evaluation.privacy import attack
+from egup_trainer.evaluation.metrics.membership_inference import attack
 
 ATTACKS = ("mia_loss", "mia_zlib", "mia_min_k", "mia_min_k_plus_plus")
-"""Those of `evaluation.privacy` that cost one forward pass a row."""
+"""Those of `egup evaluate` that cost one forward pass a row."""
 
 
 def membership(target: Target) -> Finding:

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 from egup_trainer.audit.audit import Finding
 from egup_trainer.audit.target import Target
-from egup_trainer.evaluation.entanglement import probe_auc
+from egup_trainer.evaluation.metrics.representation import probe_auc
 from egup_trainer.modeling.forward import decoder_layers, layer_index
 
 LAYERS = (0.25, 0.5, 0.75, -1)

@@ -14,8 +14,8 @@ from egup_trainer.audit.audit import Finding
 from egup_trainer.audit.target import Target
 from egup_trainer.data.schema import Message, Row
 from egup_trainer.errors import EgupError
-from egup_trainer.evaluation.memorization import NO_WORDS, rouge_score
 from egup_trainer.evaluation.metric import Metric, mean_metric
+from egup_trainer.evaluation.metrics.rouge import NO_WORDS, rouge_score
 from egup_trainer.evaluation.rows import Generation
 from egup_trainer.evaluation.scores import SampleScores
 from egup_trainer.modeling.generation import generate

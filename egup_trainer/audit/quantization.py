@@ -6,6 +6,7 @@ Unlearning that moves weights by little is undone where rounding takes the move 
 
 import tempfile
 from collections.abc import Callable
+from dataclasses import replace
 from enum import Enum
 from typing import Any
 
@@ -15,8 +16,9 @@ from torch import nn
 from egup_trainer.audit.audit import Finding
 from egup_trainer.audit.target import Target, is_quantised, merged_copy
 from egup_trainer.errors import EgupError
-from egup_trainer.evaluation.memorization import extraction_strength, probability
 from egup_trainer.evaluation.metric import Metric, unavailable
+from egup_trainer.evaluation.metrics.memorization import extraction_strength
+from egup_trainer.evaluation.metrics.probability import probability
 from egup_trainer.evaluation.scores import SetScores
 from egup_trainer.files import one_line_write_errors
 from egup_trainer.modeling.batches import device_of
@@ -33,7 +35,7 @@ class Bits(str, Enum):
     """NF4 in blocks of 64 weights, computed in float32."""
 
 
-_NUMBERS: dict[str, Callable[[SetScores, bool | None], Metric]] = {
+_NUMBERS: dict[str, Callable[[SetScores], Metric]] = {
     "probability": probability,
     "extraction_strength": extraction_strength,
 }
@@ -107,7 +109,7 @@ def _tried(target: Target, bits: Bits) -> dict[str, Metric] | str:
 def _metrics(target: Target, model: nn.Module) -> dict[str, Metric]:
     scores = target.score(target.row_set("forget"), target.row_set("retain"), model=model)
     return {
-        f"{set_name}_{name}": number(scores[set_name], None if set_name == "forget" else True)
+        f"{set_name}_{name}": replace(number(scores[set_name]), higher_is_better=None if set_name == "forget" else True)
         for set_name in scores
         for name, number in _NUMBERS.items()
     }

@@ -8,8 +8,8 @@ from typing import Any
 
 from egup_trainer.audit.audit import Finding
 from egup_trainer.audit.target import Target
-from egup_trainer.evaluation.memorization import NO_WORDS, rouge_score
 from egup_trainer.evaluation.metric import mean_metric
+from egup_trainer.evaluation.metrics.rouge import NO_WORDS, rouge_score
 from egup_trainer.modeling.generation import Sampling, generate
 
 

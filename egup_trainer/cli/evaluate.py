@@ -234,7 +234,7 @@ def _lm_eval_tasks(args: EvaluateArguments, accelerator: Any) -> list[Any]:
             expected="one process, as lm-evaluation-harness needs for a loaded model",
             fix="run the command in one process",
         )
-    from egup_trainer.evaluation.lm_eval import load_tasks
+    from egup_trainer.evaluation.metrics.lm_eval import load_tasks
 
     names = [name.strip() for name in args.lm_eval_tasks.split(",") if name.strip()]
     return load_tasks(names, args.lm_eval_include_path, progress=not args.disable_tqdm)
@@ -243,7 +243,7 @@ def _lm_eval_tasks(args: EvaluateArguments, accelerator: Any) -> list[Any]:
 def _with_lm_eval(evaluation: Any, tasks: list[Any], model: Any, tokenizer: Any, args: EvaluateArguments) -> Any:
     from dataclasses import replace
 
-    from egup_trainer.evaluation.lm_eval import lm_eval_metrics
+    from egup_trainer.evaluation.metrics.lm_eval import lm_eval_metrics
 
     found = lm_eval_metrics(
         model,

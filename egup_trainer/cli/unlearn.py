@@ -288,7 +288,7 @@ def _suite(row_args: RowArguments, config: Any) -> Any:
 
 def _check_best(config: Any, suite: Any, retrained: Any) -> None:
     """Raises `ConfigError` for a metric to choose by that no evaluation is going to have."""
-    from egup_trainer.evaluation.suites.plan import metric_names
+    from egup_trainer.evaluation.suites.suite import metric_names
 
     if config.metric_for_best_model is None:
         return

@@ -9,7 +9,7 @@ from egup_trainer.evaluation.evaluation import Evaluation
 from egup_trainer.evaluation.run import evaluate_model
 from egup_trainer.evaluation.scoring import ScoringOptions
 from egup_trainer.evaluation.suites.custom import custom_suite
-from egup_trainer.evaluation.suites.plan import Suite
+from egup_trainer.evaluation.suites.suite import Suite
 
 _LONGEST_ANSWER = 40
 _EXAMPLES = 6

@@ -10,7 +10,7 @@ from egup_trainer.evaluation.relative import check_relations, with_relations
 from egup_trainer.evaluation.rows import Texts, texts_of
 from egup_trainer.evaluation.run import evaluate_model, plan_of
 from egup_trainer.evaluation.scoring import ScoringOptions
-from egup_trainer.evaluation.suites.plan import Suite
+from egup_trainer.evaluation.suites.suite import Suite
 
 
 class SuiteCallback(TrainerCallback):

@@ -17,9 +17,9 @@ from datasets import Features, Value
 from evaluate import Metric, MetricInfo
 
 from egup_trainer.errors import DataError, choose
-from egup_trainer.evaluation.memorization import TruthRatioForm, truth_ratio_value
-from egup_trainer.evaluation.privacy import forget_quality
-from egup_trainer.evaluation.utility import UTILITY_PARTS, harmonic_mean
+from egup_trainer.evaluation.metrics.forget_quality import forget_quality
+from egup_trainer.evaluation.metrics.model_utility import UTILITY_PARTS, harmonic_mean
+from egup_trainer.evaluation.metrics.truth_ratio import TruthRatioForm, truth_ratio_value
 
 _CITATION = "Maini et al. 2024, TOFU: A Task of Fictitious Unlearning for LLMs, arXiv 2401.06121"
 

@@ -1,4 +1,4 @@
-"""What a metric is: a value, where it came from, and how sure one can be of it."""
+"""The value of a metric: the number, the per-sample numbers behind it, and its uncertainty."""
 
 import math
 from collections.abc import Callable, Mapping
@@ -11,7 +11,7 @@ Values = Mapping[int, float]
 
 NOT_FINITE = "no row has a finite number"
 _RESAMPLES = 1000
-_MOST_DRAWN = 10_000_000  # numbers held at once
+_MAX_RESAMPLED = 10_000_000  # numbers held at once
 
 
 @dataclass(frozen=True)
@@ -20,20 +20,21 @@ class Metric:
 
     Args:
         value: the number, or None if it cannot be computed.
-        higher_is_better: which way is good; None where nearness to the retrained model is all that counts.
+        higher_is_better: which way is good; None if only nearness to the retrained model counts. Metrics that are
+            declared in the registry get it from their declaration.
         values: per-sample numbers behind the value, by row set, then by sample id.
         num_samples: samples that count in the value.
-        num_skipped: samples of the row sets that do not, for want of what the metric needs.
+        num_skipped: samples of the row sets that do not count because they lack what the metric needs.
         interval: bounds of the 95% bootstrap interval, for means and areas under curves.
         reason: why `value` is None.
 
     Example:
-        >>> mean_metric("forget", {0: 0.5, 1: 0.7}, num_rows=3, higher_is_better=False, without="no answer").num_skipped
+        >>> mean_metric("forget", {0: 0.5, 1: 0.7}, num_rows=3, without="no answer").num_skipped
         1
     """
 
     value: float | None
-    higher_is_better: bool | None
+    higher_is_better: bool | None = None
     values: dict[str, dict[int, float]] = field(default_factory=dict)
     num_samples: int = 0
     num_skipped: int = 0
@@ -42,32 +43,36 @@ class Metric:
 
     def __post_init__(self) -> None:
         if self.value is not None and not math.isfinite(self.value):
-            raise ValueError(f"a metric of value {self.value}: a number that is not finite is no value")
+            raise ValueError(f"the value of a metric must be a finite number or None, not {self.value}")
 
 
-def unavailable(reason: str, higher_is_better: bool | None, num_skipped: int = 0, **kept: dict[int, float]) -> Metric:
-    """A metric that cannot be computed, and why; `kept` are per-sample numbers that exist all the same, by row set.
+def unavailable(
+    reason: str, higher_is_better: bool | None = None, num_skipped: int = 0, **kept: dict[int, float]
+) -> Metric:
+    """A metric that cannot be computed, with the reason; `kept` are per-sample numbers that exist anyway, by row set.
 
     Example:
-        >>> unavailable("no holdout rows", None).value is None
+        >>> unavailable("no holdout rows").value is None
         True
     """
     return Metric(None, higher_is_better, values=kept, num_skipped=num_skipped, reason=reason)
 
 
-def mean_metric(set_name: str, values: Values, *, num_rows: int, higher_is_better: bool | None, without: str) -> Metric:
+def mean_metric(
+    set_name: str, values: Values, *, num_rows: int, higher_is_better: bool | None = None, without: str
+) -> Metric:
     """Unweighted mean over samples, with its bootstrap interval.
 
     Args:
         set_name: the row set.
         values: what could be computed, by sample id; numbers that are not finite are skipped.
         num_rows: rows of the set.
-        higher_is_better: of the metric; None if neither is.
-        without: what the other rows lack, as the reason if there is no value at all.
+        higher_is_better: see `Metric`.
+        without: the reason if there are no values at all.
 
     Example:
         >>> values = {0: 1.0, 1: 3.0}
-        >>> mean_metric("forget", values, num_rows=2, higher_is_better=True, without="no row has an answer").value
+        >>> mean_metric("forget", values, num_rows=2, without="no row has an answer").value
         2.0
     """
     kept = finite(values)
@@ -85,7 +90,7 @@ def mean_metric(set_name: str, values: Values, *, num_rows: int, higher_is_bette
 
 
 def auc_metric(low: tuple[str, Values], high: tuple[str, Values], *, num_rows: int) -> Metric:
-    """Area under the curve of telling two row sets apart, P(low < high) + P(low = high) / 2, with its interval.
+    """Area under the ROC curve between two row sets, P(low < high) + P(low = high) / 2, with its interval.
 
     Args:
         low: name and per-sample numbers of the set that is expected to have the lower ones (members, for an attack).
@@ -95,11 +100,10 @@ def auc_metric(low: tuple[str, Values], high: tuple[str, Values], *, num_rows: i
     kept = {name: finite(values) for name, values in (low, high)}
     empty = [name for name, values in kept.items() if not values]
     if empty:
-        return unavailable(f"no {' and no '.join(empty)} rows with this number", None, num_skipped=num_rows, **kept)
+        return unavailable(f"no {' and no '.join(empty)} rows with this number", num_skipped=num_rows, **kept)
     first, second = (np.fromiter(kept[name].values(), dtype=np.float64) for name, _ in (low, high))
     return Metric(
         value=float(area_under_curve(first, second)),
-        higher_is_better=None,
         values=kept,
         num_samples=len(first) + len(second),
         num_skipped=num_rows - len(first) - len(second),
@@ -131,10 +135,10 @@ def area_under_curve(low: np.ndarray, high: np.ndarray, axis: int = -1) -> np.nd
 
 
 def bootstrap_interval(statistic: Callable[..., np.ndarray], *samples: np.ndarray) -> tuple[float, float] | None:
-    """95% percentile interval over 1,000 resamples, with a fixed seed; None where a set has fewer than two samples.
+    """95% percentile interval over 1,000 resamples, with a fixed seed; None if a set has fewer than two samples.
 
     Args:
-        statistic: takes one array a set, and `axis`.
+        statistic: takes one array per set, and `axis`.
         samples: one array of numbers for each set, resampled independently.
 
     Example:
@@ -149,7 +153,7 @@ def bootstrap_interval(statistic: Callable[..., np.ndarray], *samples: np.ndarra
         samples,
         statistic,
         n_resamples=_RESAMPLES,
-        batch=max(1, _MOST_DRAWN // sum(map(len, samples))),
+        batch=max(1, _MAX_RESAMPLED // sum(map(len, samples))),
         vectorized=True,
         method="percentile",
         rng=np.random.default_rng(0),

@@ -2,10 +2,8 @@
 
 from dataclasses import replace
 
-from egup_trainer.evaluation import entanglement
 from egup_trainer.evaluation.evaluation import Evaluation, check_same_rows
-from egup_trainer.evaluation.metric import Metric
-from egup_trainer.evaluation.privacy import forget_quality, privleak, reference_attack
+from egup_trainer.evaluation.registry import Measured, declared_metrics
 
 
 def with_relations(
@@ -15,10 +13,10 @@ def with_relations(
     before: Evaluation | None = None,
     reference: Evaluation | None = None,
 ) -> Evaluation:
-    """The evaluation with the metrics that compare it with other models, as far as these are given.
+    """The evaluation with the metrics that compare it with other models, for those models that are given.
 
-    A metric whose other model is not given stays as it was. All is computed from per-sample numbers and features; no
-    model is run.
+    A metric whose other model is not given stays as it was. Everything is computed from per-sample numbers and
+    features; no model is run.
 
     Args:
         retrained: the model trained without the forget set: for forget quality and privleak.
@@ -28,51 +26,31 @@ def with_relations(
     Raises:
         DataError: one of them was evaluated on other rows; both fingerprints are named.
     """
-    metrics = dict(evaluation.metrics)
-    if retrained is not None:
-        check_same_rows(evaluation, retrained, "--retrained")
-        metrics |= _against_retrained(evaluation, retrained)
-    if before is not None:
-        check_same_rows(evaluation, before, "--before")
-        metrics |= _against_before(evaluation, before)
-    if reference is not None:
-        check_same_rows(evaluation, reference, "--reference", as_tokens=False)  # it may be of another family
-        metrics |= _against_reference(evaluation, reference)
-    return replace(evaluation, metrics=metrics)
+    others = {"retrained": retrained, "before": before, "reference": reference}
+    given = {role: other for role, other in others.items() if other is not None}
+    check_relations(evaluation, **given)
+    # By section, since results of an older version may lack a metric that is new.
+    has = {(spec.section, spec.other) for spec in declared_metrics() if spec.name in evaluation.metrics}
+    related = {
+        spec.name: spec.compute(_measured(evaluation), _measured(given[spec.other]))
+        for spec in declared_metrics()
+        if spec.other in given and (spec.section, spec.other) in has
+    }
+    return replace(evaluation, metrics=evaluation.metrics | related)
 
 
 def check_relations(planned: Evaluation, **others: Evaluation) -> None:
-    """Raises `DataError` if results of another model are of other rows than planned; names both fingerprints.
+    """Raises `DataError` if results of another model are of other rows; names both fingerprints.
 
     Args:
-        planned: what the model is going to be evaluated on, from `plan_of`.
-        others: results by role ("retrained", "before", "reference").
+        planned: what the model was or will be evaluated on; see `plan_of`.
+        others: results by role: "retrained", "before", "reference". A reference may read other tokens, as it may be of
+            another family.
     """
     for role, other in others.items():
         check_same_rows(planned, other, f"--{role}", as_tokens=role != "reference")
 
 
-def _against_retrained(evaluation: Evaluation, retrained: Evaluation) -> dict[str, Metric]:
-    found = {}
-    if "forget_quality" in evaluation.metrics:
-        ratios, theirs = (each.metrics["forget_quality"].values.get("forget", {}) for each in (evaluation, retrained))
-        found["forget_quality"] = forget_quality(ratios, theirs, evaluation.sets["forget"].num_rows)
-    if "privleak" in evaluation.metrics:
-        found["privleak"] = privleak(evaluation.metrics["mia_min_k"], retrained.metrics["mia_min_k"])
-    return found
-
-
-def _against_before(evaluation: Evaluation, before: Evaluation) -> dict[str, Metric]:
-    if "entanglement_retain_shift" not in evaluation.metrics:
-        return {}
-    now, then = (each.features.get("retain") for each in (evaluation, before))
-    return {
-        "entanglement_retain_cka": entanglement.centred_kernel_alignment(now, then),
-        "entanglement_retain_shift": entanglement.retain_shift(now, then),
-    }
-
-
-def _against_reference(evaluation: Evaluation, reference: Evaluation) -> dict[str, Metric]:
-    if "mia_reference" not in evaluation.metrics:
-        return {}
-    return {"mia_reference": reference_attack(evaluation.metrics["mia_loss"], reference.metrics["mia_loss"])}
+def _measured(evaluation: Evaluation) -> Measured:
+    num_rows = {name: facts.num_rows for name, facts in evaluation.sets.items()}
+    return Measured(evaluation.metrics, evaluation.features, num_rows)

@@ -1,4 +1,4 @@
-"""Rows to evaluate on: named sets, how they are written for the model, and the texts that each row makes."""
+"""Rows to evaluate on: named sets, how they are rendered for the model, and the texts that each row makes."""
 
 import hashlib
 import json
@@ -9,11 +9,12 @@ from typing import Any
 from egup_trainer.data.rendering import Template, writes_date
 from egup_trainer.data.schema import MAX_LENGTH, OnLongRow, Row, TokenizedRow
 from egup_trainer.data.tokenization import RowDataset, tokenize
+from egup_trainer.evaluation.scores import SetUse
 
 
 @dataclass(frozen=True)
 class Generation:
-    """How the model writes on after a prompt: greedily, so many tokens at most, cut before the first stop word."""
+    """How the model continues a prompt: greedily, up to a number of tokens, cut before the first stop word."""
 
     max_new_tokens: int = 200
     stop_words: tuple[str, ...] = ()
@@ -21,18 +22,18 @@ class Generation:
 
 @dataclass(frozen=True)
 class RowSet:
-    """Rows that are scored alike.
+    """Rows that are scored in the same way.
 
     Args:
         name: "forget", "retain", ...
-        rows: the rows; a row's place is its sample id.
+        rows: the rows; a row's index is its sample id.
         template: markers for the prompt.
-        max_length: most tokens in a text.
-        on_long_row: what becomes of a longer text with a prompt.
-        generation: how generations are made, or None for none.
+        max_length: maximum number of tokens in a text.
+        on_long_row: what to do with a longer text that has a prompt.
+        generation: how generations are made; None for no generations.
         with_features: whether the answers' features are read.
         with_membership: whether the numbers of membership inference are computed.
-        with_fluency: whether the model before unlearning, if there is one, reads the generations.
+        use: what the set is measured for.
     """
 
     name: str
@@ -43,7 +44,7 @@ class RowSet:
     generation: Generation | None = None
     with_features: bool = False
     with_membership: bool = False
-    with_fluency: bool = False
+    use: SetUse = SetUse()
 
     @property
     def fingerprint(self) -> str:
@@ -57,7 +58,7 @@ class RowSet:
 
     @property
     def settings(self) -> dict[str, Any]:
-        """How the rows are written and answered, for the record: results made otherwise cannot be compared."""
+        """How the rows are rendered and answered, for the record: only results of the same settings can be compared."""
         new_tokens = None if self.generation is None else self.generation.max_new_tokens
         markers = [self.template.user, self.template.assistant, self.template.always, self.template.closed]
         long = {"max_length": self.max_length, "on_long_row": self.on_long_row.value}
@@ -80,7 +81,7 @@ class Text:
         row_set: name of the set.
         sample: id of the row in it.
         kind: what the answer is.
-        pieces: places of its tokenized pieces in the data set of all texts.
+        pieces: indices of its tokenized pieces in the data set of all texts.
     """
 
     row_set: str
@@ -91,11 +92,11 @@ class Text:
 
 @dataclass(frozen=True)
 class Writing:
-    """What makes tokens of rows, to say why they differ from those of other results.
+    """What rows are rendered with, to explain why tokens differ from those of other results.
 
     Args:
-        template_date: that the chat template writes; None if it writes none.
-        chat_template: digest of it, 16 hexadecimal digits; None if there is none.
+        template_date: the date that the chat template writes; None if it writes none.
+        chat_template: digest of the chat template, 16 hexadecimal digits; None if there is none.
     """
 
     template_date: str | None = None
@@ -103,7 +104,7 @@ class Writing:
 
     @classmethod
     def by(cls, tokenizer: Any, row_sets: list[RowSet]) -> "Writing":
-        """How a tokenizer writes row sets."""
+        """How a tokenizer renders row sets."""
         template = getattr(tokenizer, "chat_template", None)
         date = next((each.template.date for each in row_sets), None) if writes_date(tokenizer) else None
         return cls(date, hashlib.sha256(str(template).encode()).hexdigest()[:16] if template else None)
@@ -116,7 +117,7 @@ class Texts:
     Args:
         texts: the texts.
         dataset: their pieces.
-        writing: how they were written.
+        writing: what they were rendered with.
     """
 
     texts: list[Text]
@@ -140,7 +141,7 @@ class Texts:
 
 
 def texts_of(row_sets: list[RowSet], tokenizer: Any, progress: bool) -> Texts:
-    """All texts of all sets, tokenized; each text is scored once, whatever the number of metrics.
+    """All texts of all sets, tokenized. Each text is scored once, however many metrics there are.
 
     Raises:
         DataError, ModelError: as in `tokenize`.
@@ -160,15 +161,15 @@ def texts_of(row_sets: list[RowSet], tokenizer: Any, progress: bool) -> Texts:
             on_long_row=row_set.on_long_row,
         ).rows
         pieces: list[list[int]] = [[] for _ in expanded]
-        for place, sample in enumerate(tokenized, start=len(samples)):
-            pieces[sample.source.number].append(place)
-        texts += [replace(text, pieces=tuple(places)) for (text, _), places in zip(expanded, pieces, strict=True)]
+        for index, sample in enumerate(tokenized, start=len(samples)):
+            pieces[sample.source.number].append(index)
+        texts += [replace(text, pieces=tuple(found)) for (text, _), found in zip(expanded, pieces, strict=True)]
         samples += tokenized
     return Texts(texts, RowDataset(samples), Writing.by(tokenizer, row_sets))
 
 
 def _expand(rows: list[Row]) -> list[tuple[int, TextKind, Row]]:
-    """Sample id, kind and a row of one answer, for each text."""
+    """Sample id, kind and a row with one answer, for each text."""
     expanded = []
     for sample, row in enumerate(rows):
         expanded += [(sample, TextKind.ANSWER, Row(row.prompt, text)) for text in (row.answer, *row.alternatives)]

@@ -1,4 +1,4 @@
-"""A model on a suite: scores once, metrics after."""
+"""Evaluates a model on a suite: computes the scores once, then every metric from them."""
 
 from dataclasses import replace
 from typing import Any
@@ -13,7 +13,7 @@ from egup_trainer.evaluation.metric import Metric
 from egup_trainer.evaluation.rows import RowSet, Texts, texts_of
 from egup_trainer.evaluation.scores import SetScores
 from egup_trainer.evaluation.scoring import ScoringOptions, score_sets
-from egup_trainer.evaluation.suites.plan import Scores, Suite
+from egup_trainer.evaluation.suites.suite import Scores, Suite
 from egup_trainer.modeling.batches import is_first
 from egup_trainer.modeling.reference import adapters_off
 
@@ -30,20 +30,20 @@ def evaluate_model(
     show_examples: int = 0,
     texts: Texts | None = None,
 ) -> Evaluation:
-    """Runs a model over a suite's rows and computes every metric that needs no other model's results.
+    """Runs a model on a suite's rows and computes every metric that does not need another model's results.
 
     Args:
-        model: the model, as wrapped for training if it is; with adapters, these are switched on.
+        model: the model, possibly wrapped for training; its adapters, if any, are switched on.
         tokenizer: the model's tokenizer.
         suite: rows and metrics.
         options: batch size and the like.
         name: of the model, for tables.
         accelerator: the `Accelerator` of a run on several processes, or None for one process.
-        model_before: the model before unlearning, which reads the generations for their perplexity. By default the
-            model itself with its adapters switched off, if it has any.
-        show_examples: how many rows' texts and generations are kept for each set; none by default, since they may be
-            what is to be forgotten.
-        texts: of the suite's row sets from `texts_of`, if they are at hand.
+        model_before: the initial model, which reads the generations for their perplexity. By default the model itself
+            with its adapters switched off, if it has any.
+        show_examples: number of rows per set whose texts and generations are kept; 0 by default because the texts may
+            be what is to be forgotten.
+        texts: of the suite's row sets from `texts_of`, if you have them.
 
     Raises:
         DataError, ModelError: rows or model cannot be used.
@@ -71,7 +71,7 @@ def evaluate_model(
 
 
 def plan_of(suite: Suite, options: ScoringOptions, name: str, texts: Texts) -> Evaluation:
-    """An evaluation without results yet: what the model `name` is going to be evaluated on, and how."""
+    """An evaluation without results yet: what the model `name` will be evaluated on, and how."""
     facts = {each.name: facts_of(each, texts) for each in suite.row_sets}
     settings = {f"{each.name} {key}": value for each in suite.row_sets for key, value in each.settings.items()}
     settings["feature_layer"] = options.feature_layer
@@ -79,14 +79,14 @@ def plan_of(suite: Suite, options: ScoringOptions, name: str, texts: Texts) -> E
 
 
 def facts_of(row_set: RowSet, texts: Texts) -> SetFacts:
-    """Number of rows, and fingerprints of what they say and of the tokens that they become."""
+    """Number of rows, and fingerprints of their texts and of their tokens."""
     return SetFacts(
         len(row_set.rows), row_set.fingerprint, texts.fingerprint(row_set.name), **texts.long_rows(row_set.name)
     )
 
 
 def compute(suite: Suite, scores: Scores, progress: bool = False) -> dict[str, Metric]:
-    """The suite's metrics, by name: pure functions of the scores."""
+    """The suite's metrics by key: pure functions of the scores."""
     from tqdm.auto import tqdm
 
     metrics: dict[str, Metric] = {}
@@ -104,14 +104,14 @@ def _with_generation_nlls(
     options: ScoringOptions,
     accelerator: Any,
 ) -> dict[str, SetScores]:
-    """The scores with avg of each generation under `model`, for the sets that ask for it."""
+    """The scores with avg of each generation under `model`, for the sets that fluency is measured on."""
     found = dict(scores)
     for row_set in suite.row_sets:
         written = {sample: row.generation for sample, row in scores[row_set.name].samples.items() if row.generation}
-        if not row_set.with_fluency or not written:
+        if not row_set.use.fluency or not written:
             continue
         rows = {sample: Row(row_set.rows[sample].prompt, text) for sample, text in written.items()}
-        rows = {sample: row for sample, row in rows.items() if _can_be_written(row, row_set, tokenizer)}
+        rows = {sample: row for sample, row in rows.items() if _can_be_rendered(row, row_set, tokenizer)}
         if not rows:
             continue
         generated = replace(
@@ -123,7 +123,7 @@ def _with_generation_nlls(
             on_long_row=OnLongRow.WINDOW,
         )
         read = score_sets(model, tokenizer, [generated], options, accelerator)[row_set.name]
-        nlls = {sample: read.samples[place].answers[0].mean_nll for place, sample in enumerate(rows)}
+        nlls = {sample: read.samples[index].answers[0].mean_nll for index, sample in enumerate(rows)}
         samples = {
             sample: replace(row, generation_nll=nlls.get(sample))
             for sample, row in scores[row_set.name].samples.items()
@@ -132,8 +132,8 @@ def _with_generation_nlls(
     return found
 
 
-def _can_be_written(row: Row, row_set: RowSet, tokenizer: Any) -> bool:
-    """Whether the tokenizer's template takes a generation as an answer: some drop what looks like a thought."""
+def _can_be_rendered(row: Row, row_set: RowSet, tokenizer: Any) -> bool:
+    """Whether the tokenizer's template accepts a generation as an answer: some drop what looks like a thought."""
     try:
         tokenize([row], tokenizer, name=row_set.name, max_length=row_set.max_length, template=row_set.template)
     except EgupError:

@@ -1,8 +1,46 @@
-"""The per-sample numbers that every metric is a function of."""
+"""The per-sample numbers that every metric is computed from."""
 
 from dataclasses import dataclass, field
+from enum import Enum
 
 import numpy as np
+
+
+class RowRole(str, Enum):
+    """What a row set is to the model; it decides which metrics the set gets and which direction is good."""
+
+    FORGET = "forget"
+    RETAIN = "retain"
+    CHOICE = "choice"
+    """Rows to keep with a right answer and wrong options (`Row.perturbed`): probability is taken among the options."""
+    UNSEEN = "unseen"
+    """Rows that no model saw: only the retrained model's value is right."""
+
+
+@dataclass(frozen=True)
+class RougeForm:
+    """Which number of rouge-score: the variant, recall or F1, and whether words are stemmed."""
+
+    variant: str = "rougeL"
+    part: str = "recall"
+    use_stemmer: bool = True
+
+
+@dataclass(frozen=True)
+class SetUse:
+    """What a row set is measured for.
+
+    Args:
+        role: what the rows are to the model.
+        metrics: names of the set metrics to compute; None for all that fit the role.
+        rouge: form of ROUGE.
+        fluency: whether the set's generations are what fluency is measured on.
+    """
+
+    role: RowRole = RowRole.RETAIN
+    metrics: tuple[str, ...] | None = None
+    rouge: RougeForm = RougeForm()
+    fluency: bool = False
 
 
 @dataclass(frozen=True)
@@ -11,9 +49,9 @@ class TextScores:
 
     Args:
         token_logps: log-probability of each answer token, shape (n,), nats, float64.
-        hits: whether the most likely token is the answer's, shape (n,), bool.
+        greedy_match: whether the most likely token is the answer's, shape (n,), bool.
         token_z: (log p - mu) / sigma with mu = sum p log p and sigma^2 = max(sum p log^2 p - mu^2, 1e-6) over the
-            vocabulary at each position, shape (n,), float64; None where it was not asked for.
+            vocabulary at each position, shape (n,), float64; None if it was not requested.
         is_closed: whether the last token closes the answer: an end of the turn or of the sequence.
 
     Example:
@@ -22,17 +60,17 @@ class TextScores:
     """
 
     token_logps: np.ndarray
-    hits: np.ndarray
+    greedy_match: np.ndarray
     token_z: np.ndarray | None = None
     is_closed: bool = False
 
     @property
     def recited(self) -> "TextScores":
-        """The numbers without those of the token that closes the answer: what a model that recites on would predict."""
+        """The numbers without the token that closes the answer, which a model that recites on would not predict."""
         if not self.is_closed:
             return self
         z = None if self.token_z is None else self.token_z[:-1]
-        return TextScores(self.token_logps[:-1], self.hits[:-1], z)
+        return TextScores(self.token_logps[:-1], self.greedy_match[:-1], z)
 
     def __len__(self) -> int:
         return len(self.token_logps)
@@ -56,12 +94,12 @@ class SampleScores:
         answers: of the answer and its alternatives; at least one.
         paraphrase: of the paraphrased answer, if the row has one.
         perturbed: of the wrong answers.
-        references: the right answers' texts, which generations are compared with.
+        references: texts of the right answers, which generations are compared with.
         generation: what the model wrote after the prompt, or None if it was not asked to.
-        generation_nll: avg of the generation under the model before unlearning, nats per token, if there was one.
+        generation_nll: avg of the generation under the initial model, nats per token, if there was one.
         zlib_bytes: length of the answer's text, compressed by zlib.
         gradient_norm: L2 norm of the gradient of avg over all weights, without the token that closes the answer;
-            nan if no other token is left, None if it was not asked for.
+            nan if no other token is left, None if it was not requested.
     """
 
     answers: tuple[TextScores, ...]
@@ -82,12 +120,14 @@ class SetScores:
         name: of the set.
         samples: by sample id.
         features: mean hidden state over each answer's tokens, shape (N, d), float32, in the order of `samples`; None
-            if not asked for.
+            if not requested.
+        use: what the set is measured for.
     """
 
     name: str
     samples: dict[int, SampleScores] = field(default_factory=dict)
     features: np.ndarray | None = None
+    use: SetUse = SetUse()
 
     def __len__(self) -> int:
         return len(self.samples)

@@ -1,4 +1,4 @@
-"""A model's numbers on named row sets: each text is run once, whatever the number of metrics."""
+"""A model's numbers on named row sets: each text is run once, however many metrics there are."""
 
 import math
 import zlib
@@ -12,13 +12,13 @@ from torch import Tensor, nn
 from egup_trainer.data.collator import RowCollator
 from egup_trainer.data.tokenization import RowDataset
 from egup_trainer.errors import check_layer, check_range
-from egup_trainer.evaluation.generation import generate
-from egup_trainer.evaluation.gradients import gradient_norms
+from egup_trainer.evaluation.gradient_norms import gradient_norms
 from egup_trainer.evaluation.rows import RowSet, Text, TextKind, Texts, texts_of
 from egup_trainer.evaluation.scores import SampleScores, SetScores
 from egup_trainer.evaluation.token_numbers import GatheredNumbers, TokenNumbers
 from egup_trainer.modeling.batches import autocast_of, device_of, is_first, iter_batches, merge_processes
 from egup_trainer.modeling.forward import AnswerReader
+from egup_trainer.modeling.generation import generate
 from egup_trainer.modeling.limits import check_positions, check_token_ids
 
 
@@ -27,7 +27,7 @@ class ScoringOptions:
     """How rows are scored.
 
     Args:
-        batch_size: rows in a forward pass, of up to 256 tokens; longer rows come fewer at a time.
+        batch_size: rows of up to 256 tokens in a forward pass; of longer rows there are fewer.
         feature_layer: layer that features are read from: a share of the depth, or an index.
         with_gradient_norms: whether the gradient norm of each member and non-member is computed: a backward pass each.
         progress: whether to show progress bars.
@@ -54,15 +54,15 @@ def score_sets(
     accelerator: Any = None,
     texts: Texts | None = None,
 ) -> dict[str, SetScores]:
-    """Scores every text of every set once, and lets the model write on where a set asks for it.
+    """Scores every text of every set once, and generates for the sets that ask for it.
 
     Args:
-        model: the model, as wrapped for training if it is.
+        model: the model, possibly wrapped for training.
         tokenizer: the model's tokenizer.
         row_sets: what to score.
         accelerator: the `Accelerator` of a run on several processes, or None for one process. Every process ends with
             all results.
-        texts: of the row sets from `texts_of`, if they are at hand.
+        texts: of the row sets from `texts_of`, if you have them.
 
     Raises:
         DataError, ModelError: a row cannot be tokenized, or the model is not a causal language model.
@@ -84,7 +84,7 @@ def _score(scoring: "_Scoring", row_sets: list[RowSet]) -> dict[str, SetScores]:
 
 
 def _answers(texts: list[Text], row_sets: list[RowSet]) -> list[Text]:
-    """The answer of each row of the sets; of several right ones the first."""
+    """The answer of each row of the sets; if there are several right ones, the first."""
     names = {row_set.name for row_set in row_sets}
     answers = [text for text in texts if text.kind is TextKind.ANSWER and text.row_set in names]
     firsts: dict[tuple[str, int], Text] = {}
@@ -95,7 +95,7 @@ def _answers(texts: list[Text], row_sets: list[RowSet]) -> list[Text]:
 
 @dataclass(frozen=True)
 class _Scoring:
-    """A model and the texts it is run on."""
+    """A model and the texts that it is run on."""
 
     model: nn.Module
     tokenizer: Any
@@ -110,7 +110,7 @@ class _Scoring:
         return self.accelerator.unwrap_model(self.model) if self.accelerator else self.model
 
     def numbers(self, members: list[Text], featured: list[Text]) -> tuple[dict[Text, float], GatheredNumbers]:
-        """Gradient norms of members and non-members, if asked for, and the numbers of all tokens."""
+        """Gradient norms of members and non-members, if requested, and the numbers of all tokens."""
         is_member, is_featured = self._pieces_of(members), self._pieces_of(featured)
         collator, reader = RowCollator(self.tokenizer), AnswerReader(self.bare, self.options.feature_layer)
         numbers = TokenNumbers(self.dataset, is_member, is_featured, device_of(self.bare, self.accelerator))
@@ -125,8 +125,8 @@ class _Scoring:
             todo = todo[~is_member]
         if len(todo):
             self._run(todo, reader, collator, numbers, bool(featured), self.options.batch_size)
-            # A row without finite numbers takes others along where it shares a line or padding with them: 0 * NaN.
-            lost = numbers.drop_lost(self.accelerator, todo) if self.options.batch_size > 1 else todo[:0]
+            # A row without finite numbers spoils those that it shares a line or padding with: 0 * NaN.
+            lost = numbers.drop_not_finite(self.accelerator, todo) if self.options.batch_size > 1 else todo[:0]
             if len(lost):
                 self._run(lost, reader, collator, numbers, bool(featured), 1)
         return norms, numbers.gather(self.accelerator)
@@ -141,7 +141,7 @@ class _Scoring:
         with_features: bool,
         batch_size: int,
     ) -> None:
-        for places, batch in iter_batches(
+        for indices, batch in iter_batches(
             self.model,
             self.dataset,
             ids,
@@ -152,10 +152,10 @@ class _Scoring:
         ):
             with autocast_of(self.accelerator):
                 outputs = reader(self.model, **batch, with_features=with_features, keep_logits=True)
-            numbers.keep(ids[places.cpu()], outputs, batch["labels"])
+            numbers.keep(ids[indices.cpu()], outputs, batch["labels"])
 
     def generations(self, row_set: RowSet) -> dict[int, str]:
-        """What the model writes after each prompt of the set, by sample id; rows without a prompt have none."""
+        """What the model writes after each prompt of the set, by sample id."""
         if row_set.generation is None:
             return {}
         prompts: dict[int, np.ndarray] = {}
@@ -167,7 +167,8 @@ class _Scoring:
             self.bare,
             self.tokenizer,
             list(prompts.values()),
-            row_set.generation,
+            max_new_tokens=row_set.generation.max_new_tokens,
+            stop_words=row_set.generation.stop_words,
             batch_size=self.options.batch_size,
             accelerator=self.accelerator,
             description=self._title(f"Generating for {row_set.name} rows"),
@@ -211,4 +212,4 @@ def _collect(
     features = None
     if row_set.with_features:
         features = np.stack([numbers.features(by_kind[sample, TextKind.ANSWER][0].pieces) for sample in samples])
-    return SetScores(row_set.name, samples, features)
+    return SetScores(row_set.name, samples, features, row_set.use)

@@ -12,14 +12,10 @@ from typing import Any
 import numpy as np
 
 from egup_trainer.errors import DataError
-from egup_trainer.evaluation.memorization import (
-    EPSILON,
-    TruthRatioForm,
-    raw_truth_ratio,
-    truth_ratio_value,
-)
-from egup_trainer.evaluation.privacy import forget_quality
-from egup_trainer.evaluation.utility import harmonic_mean
+from egup_trainer.evaluation.metrics.forget_quality import forget_quality
+from egup_trainer.evaluation.metrics.model_utility import harmonic_mean
+from egup_trainer.evaluation.metrics.probability import EPSILON
+from egup_trainer.evaluation.metrics.truth_ratio import TruthRatioForm, raw_truth_ratio, truth_ratio_value
 
 _FORGET = "eval_log_forget.json"
 _WITH_OPTIONS = {

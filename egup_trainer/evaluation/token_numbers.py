@@ -10,11 +10,11 @@ from egup_trainer.modeling.batches import merge_processes
 from egup_trainer.modeling.forward import answer_positions, count_answer_tokens
 from egup_trainer.modeling.outputs import AnswerOutputs, required
 
-_MOST_LOGITS = 1 << 24  # numbers of a (tokens, vocabulary) block that are worked on at once
+_MAX_LOGITS = 1 << 24  # numbers of a (tokens, vocabulary) block that are processed at once
 
 
 class TokenNumbers:
-    """Log-probability, hit and, for some samples, z of each answer token, and features of some samples.
+    """Log-probability, greedy match and, for some samples, z of each answer token, and features of some samples.
 
     Args:
         dataset: the samples.
@@ -29,7 +29,7 @@ class TokenNumbers:
         self.is_closed = [row.is_closed for row in dataset.rows]
         self.wants_z, self.wants_features = wants_z.to(device), wants_features.to(device)
         total = int(self.counts.sum())
-        self._flat = {name: torch.zeros(total, device=device) for name in ("logps", "hits", "z")}
+        self._flat = {name: torch.zeros(total, device=device) for name in ("logps", "greedy_match", "z")}
         self._features: Tensor | None = None
 
     def keep(self, samples: Tensor, outputs: AnswerOutputs, labels: Tensor) -> None:
@@ -53,7 +53,7 @@ class TokenNumbers:
         slots = self.starts.to(device)[owners] + within[kept]
         targets, logits = answer_positions(labels)[2], required(outputs.logits, "logits").detach()
         self._flat["logps"][slots] = outputs.token_logps.detach()[kept]
-        self._flat["hits"][slots] = (logits.argmax(dim=-1) == targets)[kept].float()
+        self._flat["greedy_match"][slots] = (logits.argmax(dim=-1) == targets)[kept].float()
         chosen = kept & self.wants_z[samples[outputs.token_rows.clamp_max(len(samples) - 1)]]
         if chosen.any():
             z = standardise(outputs.token_logps.detach()[chosen], logits[chosen])
@@ -66,23 +66,23 @@ class TokenNumbers:
         wanted = self.wants_features[samples]
         required(self._features, "features")[slots[samples[wanted]]] = features[: len(samples)][wanted]
 
-    def drop_lost(self, accelerator: object, ids: Tensor) -> Tensor:
-        """Which of the samples `ids` have numbers that are not finite on any process; all forget these samples."""
+    def drop_not_finite(self, accelerator: object, ids: Tensor) -> Tensor:
+        """Which of the samples `ids` have numbers that are not finite on any process; these are dropped on all."""
         owners = torch.arange(len(self.counts)).repeat_interleave(self.counts).to(self._flat["logps"].device)
-        is_lost = torch.zeros(len(self.counts), device=owners.device)
+        is_broken = torch.zeros(len(self.counts), device=owners.device)
         for values in self._flat.values():
-            is_lost[owners[~values.isfinite()]] = 1
+            is_broken[owners[~values.isfinite()]] = 1
         slots = self.wants_features.long().cumsum(0) - 1
         if self._features is not None:
-            is_lost[self.wants_features.clone()] += (~self._features.isfinite().all(dim=1)).float()
-        found = merge_processes({"": is_lost}, accelerator)[""] > 0
-        lost = ids[found[ids]]
-        dropped = torch.zeros_like(found).index_fill(0, lost, True).to(owners.device)
+            is_broken[self.wants_features.clone()] += (~self._features.isfinite().all(dim=1)).float()
+        found = merge_processes({"": is_broken}, accelerator)[""] > 0
+        broken = ids[found[ids]]
+        dropped = torch.zeros_like(found).index_fill(0, broken, True).to(owners.device)
         for values in self._flat.values():
             values[dropped[owners]] = 0
         if self._features is not None:
             self._features[slots[dropped & self.wants_features]] = 0
-        return lost
+        return broken
 
     def gather(self, accelerator: object) -> "GatheredNumbers":
         """The numbers of all processes, on the CPU."""
@@ -115,8 +115,10 @@ class GatheredNumbers:
     def text(self, pieces: tuple[int, ...]) -> TextScores:
         """Numbers of a text that consists of the given samples."""
         slices = [slice(int(self._starts[piece]), int(self._starts[piece] + self._counts[piece])) for piece in pieces]
-        logps, hits, z = (np.concatenate([self._flat[name][part] for part in slices]) for name in self._flat)
-        return TextScores(logps, hits.astype(bool), z if self._has_z[pieces[0]] else None, self._is_closed[pieces[-1]])
+        logps, greedy_match, z = (np.concatenate([self._flat[name][part] for part in slices]) for name in self._flat)
+        return TextScores(
+            logps, greedy_match.astype(bool), z if self._has_z[pieces[0]] else None, self._is_closed[pieces[-1]]
+        )
 
     def features(self, pieces: tuple[int, ...]) -> np.ndarray:
         """Mean hidden state over the answer tokens of a text, shape (d,)."""
@@ -135,7 +137,7 @@ def standardise(token_logps: Tensor, logits: Tensor) -> Tensor:
         logits: shape (N, V).
     """
     parts = []
-    for block in logits.split(max(1, _MOST_LOGITS // logits.shape[1])):
+    for block in logits.split(max(1, _MAX_LOGITS // logits.shape[1])):
         logps = block.float().log_softmax(dim=-1)  # (n, V)
         probabilities = logps.exp()
         weighted = probabilities * logps.nan_to_num(neginf=0.0)  # a token of probability 0 adds nothing

@@ -11,9 +11,9 @@ from typing import Any
 
 from egup_trainer.audit.audit import Audit
 from egup_trainer.evaluation.evaluation import Evaluation
+from egup_trainer.evaluation.registry import MetricText
 from egup_trainer.files import write_files
 from egup_trainer.report.audits import AuditSection, audit_section
-from egup_trainer.report.labels import MetricText
 from egup_trainer.report.models import Comparison, fact_groups
 from egup_trainer.report.numbers import format_number
 from egup_trainer.report.plots.curves import training_curves

@@ -7,7 +7,8 @@ from rich.table import Table
 from rich.text import Text
 
 from egup_trainer.evaluation.metric import Metric, unavailable
-from egup_trainer.report.labels import MetricText, Section, describe, reading_order
+from egup_trainer.evaluation.registry import MetricText
+from egup_trainer.report.labels import describe, reading_order, sections
 from egup_trainer.report.models import Comparison
 from egup_trainer.report.numbers import format_number
 
@@ -68,7 +69,7 @@ class Row:
 class Part:
     """The rows of a section."""
 
-    section: Section
+    section: str
     rows: list[Row]
 
 
@@ -81,7 +82,7 @@ def table_parts(comparison: Comparison) -> list[Part]:
     """
     metrics = dict.fromkeys(name for model in comparison.models for name in model.evaluation.metrics)
     rows = [_row(name, comparison) for name in sorted(metrics, key=reading_order)]
-    parts = [Part(section, [row for row in rows if row.text.section is section]) for section in Section]
+    parts = [Part(section, [row for row in rows if row.text.section == section]) for section in sections()]
     return [part for part in parts if part.rows]
 
 

@@ -9,7 +9,7 @@ from egup_trainer.audit.prompts import NUM_EXAMPLES, PREFIXES, PromptKind, asked
 from egup_trainer.audit.target import Target
 from egup_trainer.data.schema import Message, Row
 from egup_trainer.data.sources import load_rows
-from egup_trainer.evaluation.memorization import rouge_score
+from egup_trainer.evaluation.metrics.rouge import rouge_score
 from egup_trainer.evaluation.rows import Generation
 
 REWORDED = load_rows(

@@ -11,8 +11,8 @@ from egup_trainer.audit.probe import probe
 from egup_trainer.audit.sampling import sampling
 from egup_trainer.audit.target import Target
 from egup_trainer.data.schema import Row
-from egup_trainer.evaluation.memorization import rouge_score
 from egup_trainer.evaluation.metric import area_under_curve
+from egup_trainer.evaluation.metrics.rouge import rouge_score
 from egup_trainer.modeling.generation import Sampling, generate
 
 SETS = {"forget": FORGET, "retain": RETAIN, "holdout": HOLDOUT}

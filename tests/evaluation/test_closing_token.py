@@ -16,7 +16,9 @@ from fixtures_scores import set_of, text
 from egup_trainer.data.rendering import Template
 from egup_trainer.data.schema import Message, Row
 from egup_trainer.data.tokenization import tokenize
-from egup_trainer.evaluation import memorization, privacy
+from egup_trainer.evaluation.metrics import membership_inference as attacks
+from egup_trainer.evaluation.metrics.memorization import exact_memorization, extraction_strength
+from egup_trainer.evaluation.metrics.probability import probability
 from egup_trainer.evaluation.rows import RowSet
 from egup_trainer.evaluation.scores import SampleScores, TextScores
 from egup_trainer.evaluation.scoring import ScoringOptions, score_sets
@@ -35,10 +37,10 @@ def test_each_metric_is_that_of_the_definition_on_the_same_tokens(model, tokeniz
     options = ScoringOptions(batch_size=3, with_gradient_norms=True, progress=False)
     scores = score_sets(model, tokenizer, [forget], options)["forget"]
     found = {
-        "probability": memorization.probability(scores, False),
-        "exact": memorization.exact_memorization(scores, False),
-        "strength": memorization.extraction_strength(scores, False),
-        **{name: privacy.attack(name, scores, set_of(name="holdout")) for name in privacy.ATTACKS},
+        "probability": probability(scores),
+        "exact": exact_memorization(scores),
+        "strength": extraction_strength(scores),
+        **{name: attacks.attack(name, scores, set_of(name="holdout")) for name in attacks.ATTACKS},
     }
     samples = tokenize(rows, tokenizer, name="forget set").rows
     for number, (row, sample) in enumerate(zip(rows, samples, strict=True)):
@@ -80,29 +82,29 @@ def test_the_closing_token_counts_in_losses_and_nowhere_else():
     """Recited by heart, .5 a token, but for an end that is never predicted: .125."""
     closed = TextScores(np.log([0.5, 0.5, 0.125]), np.array([True, True, False]), np.array([1.0, 2.0, -9.0]), True)
     scores = set_of(SampleScores((closed,), zlib_bytes=10))
-    assert memorization.probability(scores, False).value == pytest.approx(0.5 ** (5 / 3))
-    assert memorization.exact_memorization(scores, False).value == 1
-    assert memorization.extraction_strength(scores, False).value == 1
+    assert probability(scores).value == pytest.approx(0.5 ** (5 / 3))
+    assert exact_memorization(scores).value == 1
+    assert extraction_strength(scores).value == 1
     (row,) = scores.samples.values()
-    assert privacy.loss(row) == pytest.approx(5 / 3 * log(2))
-    assert privacy.zlib_ratio(row) == pytest.approx(log(2) / 6)
-    assert privacy.min_k(row) == pytest.approx(log(2))
-    assert privacy.min_k_plus_plus(row) == -1
+    assert attacks.loss(row) == pytest.approx(5 / 3 * log(2))
+    assert attacks.zlib_ratio(row) == pytest.approx(log(2) / 6)
+    assert attacks.min_k(row) == pytest.approx(log(2))
+    assert attacks.min_k_plus_plus(row) == -1
 
 
 def test_where_the_end_is_all_there_is_nothing_is_recited_and_it_is_said(model, tokenizer):
     only = SampleScores((TextScores(np.log([0.9]), np.array([True]), np.zeros(1), True),))
-    other = SampleScores((text(0.5, 0.5, hits="10"),))
+    other = SampleScores((text(0.5, 0.5, greedy="10"),))
     alone, beside = set_of(only), set_of(only, other)
-    for metric in (memorization.exact_memorization, memorization.extraction_strength):
-        assert (metric(alone, False).value, metric(alone, False).reason) == (
+    for metric in (exact_memorization, extraction_strength):
+        assert (metric(alone).value, metric(alone).reason) == (
             None,
             "no row has a scored answer before the token that closes it",
         )
-        assert (metric(beside, False).num_samples, metric(beside, False).num_skipped) == (1, 1)
-    assert isnan(privacy.min_k(only))
+        assert (metric(beside).num_samples, metric(beside).num_skipped) == (1, 1)
+    assert isnan(attacks.min_k(only))
     for name in ("mia_min_k", "mia_min_k_plus_plus"):
-        assert privacy.attack(name, alone, alone).reason == "no row has the number"
+        assert attacks.attack(name, alone, alone).reason == "no row has the number"
     ended = RowSet("forget", [Row((Message("user", "a"),), "<eos>")], Template("", "\n"), with_membership=True)
     scores = score_sets(model, tokenizer, [ended], ScoringOptions(with_gradient_norms=True, progress=False))
     assert isnan(scores["forget"].samples[0].gradient_norm)
@@ -124,5 +126,5 @@ def test_a_model_that_recites_a_text_in_pieces_has_all_of_it(tokenizer):
     for max_length in (8, 64):
         rows = RowSet("forget", [text], max_length=max_length)
         scores = score_sets(model, tokenizer, [rows], ScoringOptions(progress=False))["forget"]
-        assert memorization.extraction_strength(scores, False).value == 1
-        assert memorization.probability(scores, False).value > 0.9
+        assert extraction_strength(scores).value == 1
+        assert probability(scores).value > 0.9

@@ -3,6 +3,7 @@
 import json
 import logging
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -21,13 +22,15 @@ from fixtures_evaluation import (
 from egup_trainer.data.schema import Row
 from egup_trainer.data.sources import load_rows
 from egup_trainer.evaluation.evaluation import write_evaluation
-from egup_trainer.evaluation.fluency import perplexity
 from egup_trainer.evaluation.metric import Metric
+from egup_trainer.evaluation.metrics.fluency import perplexity
+from egup_trainer.evaluation.registry import Measured
 from egup_trainer.evaluation.rows import Generation, RowSet
 from egup_trainer.evaluation.run import compute, evaluate_model
+from egup_trainer.evaluation.scores import SetUse
 from egup_trainer.evaluation.scoring import ScoringOptions
 from egup_trainer.evaluation.suites.custom import custom_suite
-from egup_trainer.evaluation.suites.plan import Suite
+from egup_trainer.evaluation.suites.suite import Suite
 
 QUIET = ScoringOptions(batch_size=3, progress=False)
 GENERATE = "egup_trainer.evaluation.scoring.generate"
@@ -47,7 +50,10 @@ def speaking(*sets: RowSet) -> Suite:
     """A suite whose one metric a set is the perplexity of its generations."""
 
     def plan(scores):
-        return {name: lambda _, each=each: perplexity(each) for name, each in scores.items()}
+        return {
+            name: lambda _, each=each: perplexity(Measured({}, sets={"": replace(each, use=SetUse(fluency=True))}))
+            for name, each in scores.items()
+        }
 
     return Suite("custom", None, list(sets), plan)
 
@@ -56,9 +62,9 @@ def forget_rows(count=3) -> list[Row]:
     return load_rows(qa_rows(0, count))
 
 
-def spoken(name="forget", rows=None, new=6, with_fluency=True, **options) -> RowSet:
+def spoken(name="forget", rows=None, new=6, fluency=True, **options) -> RowSet:
     rows = forget_rows() if rows is None else rows
-    return RowSet(name, rows, generation=Generation(new), with_fluency=with_fluency, **options)
+    return RowSet(name, rows, generation=Generation(new), use=SetUse(fluency=fluency), **options)
 
 
 def texts_written(model, tokenizer, row_set) -> list[str]:
@@ -179,7 +185,7 @@ def test_a_model_before_that_is_given_goes_before_the_adapter_off(lora, tokenize
 def test_with_an_adapter_several_sets_of_generations_are_judged(lora, tokenizer):
     """As MUSE has them: what is known, and what is recited."""
     sets = [spoken("forget_knowmem"), spoken("forget_verbmem", load_rows(qa_rows(3, 6)))]
-    sets.append(spoken("retain_knowmem", with_fluency=False))
+    sets.append(spoken("retain_knowmem", fluency=False))
     metrics = evaluate_model(lora, tokenizer, speaking(*sets), QUIET).metrics
     for row_set in sets[:2]:
         written = texts_written(lora, tokenizer, row_set)

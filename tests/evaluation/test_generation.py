@@ -14,10 +14,10 @@ from transformers import RwkvConfig, RwkvForCausalLM
 from egup_trainer.data.rendering import Template
 from egup_trainer.data.schema import Message, Row
 from egup_trainer.errors import ModelError
-from egup_trainer.evaluation.generation import generate
 from egup_trainer.evaluation.rows import Generation, RowSet
 from egup_trainer.evaluation.scoring import ScoringOptions, score_sets
 from egup_trainer.modeling import generation
+from egup_trainer.modeling.generation import generate
 from egup_trainer.modeling.loading import load_model
 
 TEXTS = [
@@ -52,8 +52,8 @@ def plain_texts(model, tokenizer, prompts, new=NEW, ends=()):
 
 
 def written(model, tokenizer, prompts, *, new=NEW, stop_words=(), batch_size=3, accelerator=None):
-    settings = Generation(new, stop_words)
-    return generate(model, tokenizer, prompts, settings, batch_size=batch_size, accelerator=accelerator)
+    how = {"max_new_tokens": new, "stop_words": stop_words, "batch_size": batch_size, "accelerator": accelerator}
+    return generate(model, tokenizer, prompts, **how)
 
 
 # Greedy

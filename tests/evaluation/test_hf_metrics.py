@@ -15,7 +15,7 @@ from scipy.stats import ks_2samp
 import egup_trainer.evaluation
 from egup_trainer.errors import ConfigError, DataError
 from egup_trainer.evaluation.hf_metrics import ForgetQuality, ModelUtility, TruthRatio
-from egup_trainer.evaluation.memorization import TruthRatioForm, raw_truth_ratio
+from egup_trainer.evaluation.metrics.truth_ratio import TruthRatioForm, raw_truth_ratio
 
 UTILITY_ROWS = {
     "subset": ["retain", "world_facts", "retain"],

@@ -9,8 +9,8 @@ import torch
 from fixtures_lm_eval import CHOICES, choice_log_probabilities, needs_harness, write_task
 
 from egup_trainer.errors import ConfigError
-from egup_trainer.evaluation.lm_eval import _metrics, lm_eval_metrics, load_tasks
 from egup_trainer.evaluation.metric import Metric
+from egup_trainer.evaluation.metrics.lm_eval import _metrics, lm_eval_metrics, load_tasks
 
 
 @pytest.fixture

@@ -191,5 +191,5 @@ def test_intervals_of_areas_cover_the_truth_about_as_often_as_they_say():
 
 @pytest.mark.parametrize("value", [float(text) for text in ("nan", "inf", "-inf")])
 def test_a_value_is_a_finite_number_or_none(value):
-    with pytest.raises(ValueError, match="a number that is not finite is no value"):
+    with pytest.raises(ValueError, match="finite"):
         Metric(value, True)

@@ -66,13 +66,13 @@ def test_every_number_is_that_of_a_plain_run_row_by_row(tokenizer, name):
                 plain = plain_numbers(model, samples)
                 np.testing.assert_allclose(numbers.token_logps, plain["logps"], atol=1e-5)
                 assert numbers.token_logps.dtype == np.float64
-                assert numbers.hits.tolist() == plain["hits"].tolist()
+                assert numbers.greedy_match.tolist() == plain["greedy_match"].tolist()
                 if row_set.with_membership and numbers is found.answers[0]:
                     np.testing.assert_allclose(numbers.token_z, plain["z"], atol=1e-4, rtol=1e-5)
                 if row_set.with_features and place == 0:
                     row_features = scores[row_set.name].features[sample]
                     np.testing.assert_allclose(row_features, plain["features"], atol=1e-5)
-    hits = np.concatenate([row.answers[0].hits for row in scores["forget"].samples.values()])
+    hits = np.concatenate([row.answers[0].greedy_match for row in scores["forget"].samples.values()])
     assert 0.1 < hits.mean() < 0.95
 
 
@@ -102,7 +102,12 @@ def test_a_row_keeps_its_answers_in_order_and_what_they_are_compared_with(model,
 def test_every_token_of_a_long_text_counts_once(model, tokenizer):
     """The pieces of a text are one text: n tokens after the first."""
     text = score_sets(model, tokenizer, invented_sets(), options())["holdout"].samples[0].answers[0]
-    assert len(text.token_logps) == len(text.hits) == len(text.token_z) == len(tokenizer(LONG_TEXT)["input_ids"]) - 1
+    assert (
+        len(text.token_logps)
+        == len(text.greedy_match)
+        == len(text.token_z)
+        == len(tokenizer(LONG_TEXT)["input_ids"]) - 1
+    )
 
 
 def test_the_feature_layer_is_the_one_that_is_asked_for(model, tokenizer):

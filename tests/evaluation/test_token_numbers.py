@@ -56,7 +56,7 @@ def test_blocks_change_nothing(monkeypatch, most):
     logits = torch.randn(11, 10, generator=torch.Generator().manual_seed(0)) * 3
     own = logits.log_softmax(dim=-1)[:, 2]
     whole = standardise(own, logits)
-    monkeypatch.setattr(token_numbers, "_MOST_LOGITS", most)
+    monkeypatch.setattr(token_numbers, "_MAX_LOGITS", most)
     torch.testing.assert_close(standardise(own, logits), whole)
 
 
@@ -118,9 +118,9 @@ def test_each_number_ends_up_at_its_own_token(batches):
         text = gathered.text((sample,))
         assert text.token_logps.tolist() == [-(10.0 * sample + place) for place in range(COUNTS[sample])]
         assert text.token_logps.dtype == np.float64
-    hits = {sample: gathered.text((sample,)).hits.tolist() for sample in (0, 1, 2, 4)}
+    hits = {sample: gathered.text((sample,)).greedy_match.tolist() for sample in (0, 1, 2, 4)}
     assert hits == {0: [False, True], 1: [False], 2: [True, True, False], 4: [False, False]}
-    assert gathered.text((0,)).hits.dtype == bool
+    assert gathered.text((0,)).greedy_match.dtype == bool
 
 
 def test_z_is_kept_for_the_samples_that_want_it():
@@ -141,7 +141,7 @@ def test_features_of_a_text_in_pieces_are_weighted_by_their_tokens():
 def test_a_text_in_pieces_is_one_text():
     text = kept([4, 2], [3, 1, 0]).gather(None).text((0, 2))
     assert text.token_logps.tolist() == [-0.0, -1.0, -20.0, -21.0, -22.0]
-    assert text.hits.tolist() == [False, True, True, True, False]
+    assert text.greedy_match.tolist() == [False, True, True, True, False]
     assert len(text.token_z) == 5
 
 
@@ -185,7 +185,7 @@ def test_two_processes_together_have_all_numbers():
     gathered = kept([4, 2]).gather(OtherProcess(kept([3, 1, 0])))
     for sample in (0, 1, 2, 4):
         assert gathered.text((sample,)).token_logps.tolist() == whole.text((sample,)).token_logps.tolist()
-        assert gathered.text((sample,)).hits.tolist() == whole.text((sample,)).hits.tolist()
+        assert gathered.text((sample,)).greedy_match.tolist() == whole.text((sample,)).greedy_match.tolist()
     for sample in (1, 2, 4):
         assert gathered.features((sample,)).tolist() == whole.features((sample,)).tolist()
 

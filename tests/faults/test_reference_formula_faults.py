@@ -10,10 +10,12 @@ from fixtures_scores import row, set_of
 from torch.nn.functional import kl_div, pad
 from transformers import TrainerCallback
 
-from egup_trainer.evaluation.memorization import probability
 from egup_trainer.evaluation.metric import Metric, auc_metric
-from egup_trainer.evaluation.privacy import forget_quality, privleak
-from egup_trainer.evaluation.utility import model_utility
+from egup_trainer.evaluation.metrics.forget_quality import forget_quality
+from egup_trainer.evaluation.metrics.membership_inference import privleak
+from egup_trainer.evaluation.metrics.model_utility import model_utility
+from egup_trainer.evaluation.metrics.probability import probability
+from egup_trainer.evaluation.registry import Measured
 from egup_trainer.losses.base import ReferenceOutputs
 from egup_trainer.losses.forget.misdirection import RMU
 from egup_trainer.losses.forget.self_targets import UNDIAL
@@ -179,9 +181,10 @@ def privleak_from_nothing(auc, retrained=None):
 def test_7_without_a_retrained_model_there_is_no_number(auc):
     truth = privleak_from_nothing(auc, retrained=0.8)
     assert truth - privleak_from_nothing(auc) > 25  # a number that looks like one
-    metric = privleak(Metric(auc, None), None)
+    model, retrained = (Measured({"mia_min_k": Metric(value)}) for value in (auc, 0.8))
+    metric = privleak(model, None)
     assert (metric.value, metric.reason) == (None, "no results of a retrained model")
-    assert privleak(Metric(auc, None), Metric(0.8, None)).value == pytest.approx(truth)
+    assert privleak(model, retrained).value == pytest.approx(truth)
     quality = forget_quality({0: 0.5, 1: 0.7}, None)
     assert (quality.value, quality.reason) == (None, "no results of a retrained model")
 
@@ -192,12 +195,12 @@ def test_7_a_number_that_is_not_finite_does_not_poison_the_rest(broken):
     assert (metric.value, metric.num_samples, metric.num_skipped) == (1.0, 2, 1)
     scores = set_of(row(0.25), row(0.75), row(broken))
     assert not np.isfinite(np.mean([each.answers[0].probability for each in scores.samples.values()]))
-    metric = probability(scores, higher_is_better=False)
+    metric = probability(scores)
     assert (metric.value, metric.num_samples, metric.num_skipped) == (pytest.approx(0.5), 2, 1)
 
 
 def test_7_model_utility_has_no_value_where_a_part_has_none():
     parts = {f"retain_{part}": Metric(0.5, True) for part in ("probability", "rouge")}
-    parts["retain_truth_ratio"] = probability(set_of(row(nan)), higher_is_better=True)
-    metric = model_utility(parts, ("retain",))
+    parts["retain_truth_ratio"] = probability(set_of(row(nan)))
+    metric = model_utility(Measured(parts, sets={"retain": set_of(name="retain")}))
     assert (metric.value, metric.reason) == (None, "no retain_truth_ratio (no row has a finite number)")

@@ -8,13 +8,13 @@ from hypothesis import given, note, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from egup_trainer.evaluation import entanglement
+from egup_trainer.evaluation.metrics import representation
 from egup_trainer.evaluation.token_numbers import standardise
 
 FEATURES = st.integers(1, 5).flatmap(
     lambda rows: arrays(np.float32, (rows, 3), elements=st.floats(-FAR, FAR, width=32))
 )
-OF_BOTH = {"ratio": (entanglement.variance_ratio, np.inf), "overlap": (entanglement.overlap, 1)}
+OF_BOTH = {"ratio": (representation.variance_ratio, np.inf), "overlap": (representation.overlap, 1)}
 SAME = 1e-6
 
 
@@ -44,7 +44,7 @@ def test_a_set_beside_itself(features):
     assert ratio.value is None
     assert ratio.reason == "forget and retain features have the same mean, so that the ratio is infinite"
     assert overlap.value is None or overlap.value == pytest.approx(1)
-    kernels = entanglement.centred_kernel_alignment(features, features)
+    kernels = representation.centred_kernel_alignment(features, features)
     assert kernels.value is None or kernels.value == pytest.approx(1)
     is_one_point = (np.ptp(features, axis=0) == 0).all()
     assert (overlap.value is None) == is_one_point
@@ -55,7 +55,7 @@ def test_a_set_beside_itself(features):
 def test_metrics_against_the_model_before(features, data):
     before = data.draw(arrays(np.float32, features.shape, elements=LONG_TAILED))
     order = list(data.draw(st.permutations(range(len(features)))))
-    for metric, most in ((entanglement.centred_kernel_alignment, 1), (entanglement.retain_shift, 2)):
+    for metric, most in ((representation.centred_kernel_alignment, 1), (representation.retain_shift, 2)):
         found, mixed = metric(features, before), metric(features[order], before[order])
         assert found.num_samples + found.num_skipped == len(features) or found.value is None
         assert found.value is None or -SAME <= found.value <= most + SAME
@@ -67,9 +67,9 @@ def test_metrics_against_the_model_before(features, data):
 def test_a_probe_finds_nothing_in_identical_rows_and_all_in_sets_far_apart(rows, seed, spread):
     """Of rows that five folds divide: else folds differ in how many rows of a set they have, and so their probes."""
     drawn = np.random.default_rng(seed).normal(size=(2, rows, 3)).astype(np.float32)
-    identical = entanglement.probe_auc(0 * drawn[0], 0 * drawn[1])
+    identical = representation.probe_auc(0 * drawn[0], 0 * drawn[1])
     assert identical.value == 0.5
-    apart = entanglement.probe_auc(spread * drawn[0], spread * drawn[1] + 100 * max(spread, 1e-4))
+    apart = representation.probe_auc(spread * drawn[0], spread * drawn[1] + 100 * max(spread, 1e-4))
     assert apart.value == 1.0
 
 

@@ -1,5 +1,6 @@
 """Every metric, of any scores: in its range or with a reason, each row once, whatever the order."""
 
+from dataclasses import replace
 from math import exp, isfinite
 
 import numpy as np
@@ -10,30 +11,52 @@ from hypothesis import given, note, settings
 from hypothesis import strategies as st
 
 from egup_trainer.data.words import words_of
-from egup_trainer.evaluation import fluency, memorization
-from egup_trainer.evaluation.memorization import MUSE_ROUGE, TOFU_ROUGE, TruthRatioForm, raw_truth_ratios
 from egup_trainer.evaluation.metric import Metric
-from egup_trainer.evaluation.privacy import (
+from egup_trainer.evaluation.metrics import fluency
+from egup_trainer.evaluation.metrics.forget_quality import forget_quality
+from egup_trainer.evaluation.metrics.membership_inference import (
     ATTACKS,
     attack,
-    forget_quality,
     lowest_mean,
     privleak,
     reference_attack,
 )
-from egup_trainer.evaluation.scores import SampleScores, SetScores, TextScores
+from egup_trainer.evaluation.metrics.memorization import exact_memorization, extraction_strength
+from egup_trainer.evaluation.metrics.probability import probability
+from egup_trainer.evaluation.metrics.rouge import MUSE_ROUGE, TOFU_ROUGE, rouge, rouge_score
+from egup_trainer.evaluation.metrics.truth_ratio import (
+    TruthRatioForm,
+    raw_truth_ratios,
+    truth_probability,
+    truth_ratio,
+    truth_ratio_value,
+)
+from egup_trainer.evaluation.registry import Measured
+from egup_trainer.evaluation.scores import RowRole, SampleScores, SetScores, SetUse, TextScores
 from egup_trainer.modeling.ks_test import LEVEL, least_p_value
 
+
+def of_use(metric, **use):
+    """The metric of a set that is used otherwise."""
+    return lambda scores: metric(replace(scores, use=SetUse(**use)))
+
+
+def of_generations(metric):
+    return lambda scores: metric(Measured({}, sets={scores.name: replace(scores, use=SetUse(fluency=True))}))
+
+
 SHARES = {
-    "probability": lambda scores: memorization.probability(scores, None),
-    "options": memorization.probability_with_options,
-    "rouge of TOFU": lambda scores: memorization.rouge(scores, TOFU_ROUGE, True),
-    "rouge of MUSE": lambda scores: memorization.rouge(scores, MUSE_ROUGE, True),
-    **{f"truth ratio, {form.value}": lambda s, form=form: memorization.truth_ratio(s, form) for form in TruthRatioForm},
-    "exact memorization": lambda scores: memorization.exact_memorization(scores, True),
-    "extraction strength": lambda scores: memorization.extraction_strength(scores, True),
-    "distinct": fluency.distinct,
-    "repetition": fluency.repetition,
+    "probability": probability,
+    "options": of_use(probability, role=RowRole.CHOICE),
+    "rouge of TOFU": of_use(rouge, rouge=TOFU_ROUGE),
+    "rouge of MUSE": of_use(rouge, rouge=MUSE_ROUGE),
+    "truth ratio, forget": of_use(truth_ratio, role=RowRole.FORGET),
+    "truth ratio, retain": of_use(truth_ratio, role=RowRole.RETAIN),
+    "truth probability": truth_probability,
+    "exact memorization": exact_memorization,
+    "extraction strength": extraction_strength,
+    "distinct": of_generations(fluency.distinct),
+    "repetition": of_generations(fluency.repetition),
 }
 """Means over rows, each of which lies between 0 and 1."""
 LEAST = 1e-9
@@ -43,9 +66,9 @@ LEAST = 1e-9
 def texts(draw):
     """Numbers of one text, from certain tokens to hopeless ones."""
     logps = draw(st.lists(st.floats(-FAR, 0), min_size=1, max_size=5))
-    hits = draw(st.lists(st.booleans(), min_size=len(logps), max_size=len(logps)))
+    greedy_match = draw(st.lists(st.booleans(), min_size=len(logps), max_size=len(logps)))
     z = draw(st.lists(st.floats(-1e7, 1e7), min_size=len(logps), max_size=len(logps)))
-    return TextScores(np.array(logps), np.array(hits), np.array(z))
+    return TextScores(np.array(logps), np.array(greedy_match), np.array(z))
 
 
 SAMPLES = st.builds(
@@ -114,7 +137,7 @@ def test_truth_ratios_are_finite_and_their_forms_agree(scores):
         right = (row.paraphrase or row.answers[0]).probability
         wrong = exp(np.mean([text.token_logps.mean() for text in row.perturbed]))
         assert ratio == pytest.approx(wrong / (right + 1e-10), rel=1e-9)
-        shares = {form: memorization.truth_ratio_value(ratio, form) for form in TruthRatioForm}
+        shares = {form: truth_ratio_value(ratio, form) for form in TruthRatioForm}
         assert all(0 <= share <= 1 for share in shares.values())
         assert shares[TruthRatioForm.TRUTH] == (pytest.approx(1 - ratio) if ratio < 1 else 0)
 
@@ -122,17 +145,17 @@ def test_truth_ratios_are_finite_and_their_forms_agree(scores):
 @settings(max_examples=60)
 @given(sets())
 def test_a_perplexity_is_at_least_1_or_has_a_reason(scores):
-    assert_in_range(fluency.perplexity(scores), scores, 1, np.finfo(float).max / 2)
+    assert_in_range(of_generations(fluency.perplexity)(scores), scores, 1, np.finfo(float).max / 2)
 
 
 @given(TEXTS, TEXTS)
 def test_rouge_of_any_texts(reference, generated):
     for form in (TOFU_ROUGE, MUSE_ROUGE):
-        found = memorization.rouge_score(reference, generated, form)
+        found = rouge_score(reference, generated, form)
         assert found is None or 0 <= found <= 1
-        itself = memorization.rouge_score(reference, reference, form)
+        itself = rouge_score(reference, reference, form)
         assert itself == (1 if words_of(reference) else None)
-        longer = memorization.rouge_score(reference, f"{generated} {reference} {generated}", TOFU_ROUGE)
+        longer = rouge_score(reference, f"{generated} {reference} {generated}", TOFU_ROUGE)
         assert longer == itself  # a recall
 
 
@@ -158,9 +181,10 @@ def test_attacks_lie_between_0_and_1_and_turn_round_with_the_sets(forget, holdou
         assert turned.value == pytest.approx(1 - found.value)
         assert itself.value == pytest.approx(0.5)
         assert found.num_samples == len(forget) + len(holdout)
-        assert reference_attack(found, found).value == 0.5  # nothing is left of it
-        assert isfinite(privleak(found, turned).value)
-        assert privleak(found, found).value == 0
+        ours, theirs = (Measured({"mia_loss": each, "mia_min_k": each}) for each in (found, turned))
+        assert reference_attack(ours, ours).value == 0.5  # nothing is left of it
+        assert isfinite(privleak(ours, theirs).value)
+        assert privleak(ours, ours).value == 0
 
 
 RATIOS = st.lists(st.floats(0, 1e10), min_size=1, max_size=8)

@@ -45,7 +45,7 @@ def test_models_stand_in_the_order_of_columns_and_look_as_elsewhere(audits, eval
 
 def test_the_nearest_to_the_retrained_model_is_best(audits, evaluations):
     parts = audit_section(audits, Comparison.of(evaluations, None)).parts
-    assert [part.section.value for part in parts] == ["Relearning", "Sampling"]
+    assert [part.section for part in parts] == ["Relearning", "Sampling"]
     speed, steps = parts[0].rows
     assert (speed.metric, speed.text.label, speed.goal.value) == ("relearning_forget_speed", "forget speed", "≈")
     assert [(name, cell.metric.value, cell.best) for name, cell in speed.cells.items()] == [

@@ -12,7 +12,8 @@ from rich.console import Console
 from egup_trainer.errors import ConfigError
 from egup_trainer.evaluation.evaluation import Evaluation, SetFacts
 from egup_trainer.evaluation.metric import Metric, mean_metric, unavailable
-from egup_trainer.report.labels import _KNOWN, Section, describe
+from egup_trainer.evaluation.registry import declared_metrics
+from egup_trainer.report.labels import describe, sections
 from egup_trainer.report.models import Comparison, Role
 from egup_trainer.report.page import to_csv, to_json
 from egup_trainer.report.table import Goal, main_table, table_parts
@@ -112,31 +113,38 @@ def test_rows_stand_in_sections_in_the_order_of_reading():
     comparison = Comparison.of([model("a", **{name: Metric(0.5, True) for name in names})], None)
     parts = {part.section: [row.metric for row in part.rows] for part in table_parts(comparison)}
     assert parts == {
-        Section.SUMMARY: ["model_utility", "forget_quality"],
-        Section.FORGET: ["forget_rouge"],
-        Section.RETAIN: ["retain_probability", "retain_rouge"],
-        Section.OTHER_ROWS: ["holdout_rouge"],
-        Section.MEMBERSHIP: ["mia_loss"],
-        Section.REPRESENTATION: ["entanglement_retain_cka"],
-        Section.FLUENCY: ["fluency_perplexity"],
-        Section.BENCHMARKS: ["lm_eval_arc_easy_acc"],
-        Section.RELEARNING: ["relearning_forget_speed"],
-        Section.QUANTIZATION: ["quantization_4bit_forget_probability"],
-        Section.PROMPTS: ["prompts_plain_rouge"],
-        Section.SAMPLING: ["sampling_best_rouge"],
-        Section.PROBE: ["probe_layer_2_auc"],
-        Section.MEMBERSHIP_ATTACKS: ["membership_loss"],
-        Section.OTHER: ["zeta", "alpha"],
+        "Summary": ["model_utility", "forget_quality"],
+        "Forget set": ["forget_rouge"],
+        "Retain set": ["retain_probability", "retain_rouge"],
+        "Other rows": ["holdout_rouge"],
+        "Membership": ["mia_loss"],
+        "Representation": ["entanglement_retain_cka"],
+        "Fluency": ["fluency_perplexity"],
+        "Benchmarks": ["lm_eval_arc_easy_acc"],
+        "Relearning": ["relearning_forget_speed"],
+        "Quantisation": ["quantization_4bit_forget_probability"],
+        "Prompts": ["prompts_plain_rouge"],
+        "Sampling": ["sampling_best_rouge"],
+        "Probe": ["probe_layer_2_auc"],
+        "Membership attacks": ["membership_loss"],
+        "Other": ["zeta", "alpha"],
     }
-    assert list(parts) == list(Section)
+    assert list(parts) == sections()
 
 
-def test_every_known_metric_has_a_label_and_a_meaning_that_fit_a_line():
-    for name in _KNOWN:
-        text = describe(name)
-        assert text.label != name
+def test_every_declared_metric_has_a_label_and_a_meaning_that_fit_a_line():
+    for spec in declared_metrics():
+        text = describe(f"forget_{spec.name}" if spec.section is None else spec.name)
+        assert (text.label, text.meaning) == (spec.label, spec.meaning)
         assert text.meaning.endswith((".", ")."))
         assert len(text.meaning) < 120
+
+
+def test_the_label_of_a_metric_of_a_row_set_names_the_set():
+    assert describe("world_facts_rouge").label == "ROUGE-L, world facts"
+    assert describe("forget_truth_ratio").label == "Truth ratio"
+    knowledge = describe("retain_knowmem_rouge")
+    assert (knowledge.section, knowledge.label, knowledge.term) == ("Retain set", "ROUGE-L, knowledge", "ROUGE-L")
 
 
 def test_roles_follow_from_the_order_and_one_alone_is_a_method():

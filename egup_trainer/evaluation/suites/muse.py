@@ -8,6 +8,7 @@ forget, retain and holdout (text).
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from enum import Enum
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,12 +16,12 @@ from egup_trainer.data.layouts import to_row
 from egup_trainer.data.rendering import Template
 from egup_trainer.data.schema import MAX_LENGTH, Message, Row
 from egup_trainer.data.sources import read_source
-from egup_trainer.errors import DataError
-from egup_trainer.evaluation import memorization
-from egup_trainer.evaluation.memorization import MUSE_ROUGE
+from egup_trainer.errors import DataError, choose
+from egup_trainer.evaluation.metrics.rouge import MUSE_ROUGE
+from egup_trainer.evaluation.registry import Section
 from egup_trainer.evaluation.rows import Generation, RowSet
-from egup_trainer.evaluation.suites import plan
-from egup_trainer.evaluation.suites.plan import Plan, Scores, Suite
+from egup_trainer.evaluation.scores import RowRole, SetUse
+from egup_trainer.evaluation.suites.suite import Suite, declared_plan, register_suite
 
 SHOTS = 10
 _PLAIN = Template(user="", assistant="", always=True, closed=False)  # MUSE's texts are written out, and go on
@@ -39,18 +40,27 @@ class MuseCorpus(Enum):
         return f"muse-bench/MUSE-{self.value.capitalize()}"
 
 
-def muse_suite(corpus: MuseCorpus, data_dir: str | Path | None = None, max_length: int = MAX_LENGTH) -> Suite:
+@register_suite(
+    "muse",
+    rows="MUSE's news or books: knowmem, verbmem, privleak",
+    flags={"muse_corpus": "muse: news or books."},
+    set_titles={"forget_knowmem": "knowledge", "retain_knowmem": "knowledge", "forget_verbmem": "verbatim"},
+)
+def muse_suite(corpus: MuseCorpus | str, data_dir: str | Path | None = None, max_length: int = MAX_LENGTH) -> Suite:
     """The MUSE suite: knowledge and verbatim memorization by ROUGE, and membership inference.
 
     Args:
-        corpus: news or books.
+        corpus: a `MuseCorpus` or its value, "news" or "books".
         data_dir: folder with the files CONFIG/SPLIT.jsonl (or .json, .parquet, .csv); without it they are read from the
             hub.
-        max_length: most tokens in a text; longer texts are scored in pieces.
+        max_length: maximum number of tokens in a text; longer texts are scored in pieces.
 
     Raises:
+        ConfigError: there is no such corpus.
         DataError: rows cannot be read, or there are fewer than ten examples for the prompts.
     """
+
+    corpus = choose(MuseCorpus, corpus, "muse_corpus")
 
     def read(config: str, split: str) -> list[dict[str, Any]]:
         source = _source(corpus, config, split, data_dir)
@@ -65,34 +75,23 @@ def muse_suite(corpus: MuseCorpus, data_dir: str | Path | None = None, max_lengt
         RowSet(
             f"{name}_knowmem",
             _with_shots(read("knowmem", f"{name}_qa"), read("knowmem", f"{name}_qa_icl"), name),
+            use=SetUse(RowRole(name), ("rouge",), MUSE_ROUGE),
             generation=answering,
             **shared,
         )
         for name in ("forget", "retain")
     ]
     recited = [_recital(record, number) for number, record in enumerate(read("verbmem", "forget"))]
-    row_sets.append(RowSet("forget_verbmem", recited, generation=Generation(128), with_fluency=True, **shared))
-    for name in ("forget", "retain", "holdout"):
+    use = SetUse(RowRole.FORGET, ("rouge", "exact_memorization", "extraction_strength"), MUSE_ROUGE, fluency=True)
+    row_sets.append(RowSet("forget_verbmem", recited, use=use, generation=Generation(128), **shared))
+    roles = {"forget": RowRole.FORGET, "retain": RowRole.RETAIN, "holdout": RowRole.UNSEEN}
+    for name, role in roles.items():
         rows = [to_row(record, f"privleak {name}", number) for number, record in enumerate(read("privleak", name))]
-        membership = name != "retain"
-        row_sets.append(RowSet(name, rows, with_features=name != "holdout", with_membership=membership, **shared))
-    return Suite("muse", corpus.value, row_sets, _plan)
-
-
-def _plan(scores: Scores) -> Plan:
-    forget, retain, recited = scores["forget"], scores["retain"], scores["forget_verbmem"]
-    return {
-        "forget_knowmem_rouge": lambda _: memorization.rouge(scores["forget_knowmem"], MUSE_ROUGE, False),
-        "forget_verbmem_rouge": lambda _: memorization.rouge(recited, MUSE_ROUGE, False),
-        "forget_verbmem_exact_memorization": lambda _: memorization.exact_memorization(recited, False),
-        "forget_verbmem_extraction_strength": lambda _: memorization.extraction_strength(recited, False),
-        "retain_knowmem_rouge": lambda _: memorization.rouge(scores["retain_knowmem"], MUSE_ROUGE, True),
-        "forget_probability": lambda _: memorization.probability(forget, False),
-        "retain_probability": lambda _: memorization.probability(retain, True),
-        **plan.membership(forget, scores["holdout"]),
-        **plan.language(recited),
-        **plan.representation(forget, retain),
-    }
+        use = SetUse(role, ("probability",))
+        featured, membership = name != "holdout", name != "retain"
+        row_sets.append(RowSet(name, rows, use=use, with_features=featured, with_membership=membership, **shared))
+    sections = (Section.MEMBERSHIP, Section.FLUENCY, Section.REPRESENTATION)
+    return Suite("muse", corpus.value, row_sets, partial(declared_plan, sections=sections))
 
 
 def _source(corpus: MuseCorpus, config: str, split: str, data_dir: str | Path | None) -> str:

@@ -7,15 +7,18 @@ from egup_trainer.data.rendering import Template
 from egup_trainer.data.schema import MAX_LENGTH, Row
 from egup_trainer.data.sources import load_rows
 from egup_trainer.errors import ConfigError, did_you_mean
-from egup_trainer.evaluation.memorization import TOFU_ROUGE
 from egup_trainer.evaluation.rows import Generation, RowSet
-from egup_trainer.evaluation.suites import plan
-from egup_trainer.evaluation.suites.plan import Plan, Scores, Suite
-from egup_trainer.evaluation.utility import model_utility
+from egup_trainer.evaluation.scores import RowRole, SetUse
+from egup_trainer.evaluation.suites.suite import Suite, register_suite
 
 FORGET_SPLITS = ("forget01", "forget05", "forget10")
 
 
+@register_suite(
+    "tofu",
+    rows="TOFU's forget rows with paraphrased and perturbed answers, retain rows, real authors, world facts",
+    flags={"forget_split": "tofu: forget01, forget05 or forget10; TOFU's files are in --data_dir."},
+)
 def tofu_suite(
     forget_split: str,
     data_dir: str | Path | None = None,
@@ -31,8 +34,8 @@ def tofu_suite(
         data_dir: folder with TOFU's files; without it they are read from the hub.
         holdout: rows, or a source of them, of the same kind that no model saw, for membership inference.
         template: markers for tokenizers without a chat template.
-        max_length: most tokens in a text.
-        max_new_tokens: most tokens in a generation.
+        max_length: maximum number of tokens in a text.
+        max_new_tokens: maximum number of tokens in a generation.
 
     Raises:
         ConfigError: there is no such split.
@@ -45,39 +48,25 @@ def tofu_suite(
             fix=did_you_mean(forget_split, FORGET_SPLITS, "set --forget_split"),
         )
     sources = {
-        "forget": f"tofu:{forget_split}_perturbed",
-        "retain": "tofu:retain_perturbed",
-        "real_authors": "tofu:real_authors_perturbed",
-        "world_facts": "tofu:world_facts_perturbed",
+        "forget": (f"{forget_split}_perturbed", RowRole.FORGET),
+        "retain": ("retain_perturbed", RowRole.RETAIN),
+        "real_authors": ("real_authors_perturbed", RowRole.CHOICE),
+        "world_facts": ("world_facts_perturbed", RowRole.CHOICE),
     }
     shared: dict[str, Any] = {"template": template or Template(), "max_length": max_length}
     row_sets = [
         RowSet(
             name,
-            load_rows(source, data_dir),
+            load_rows(f"tofu:{source}", data_dir),
+            use=SetUse(role, fluency=role is RowRole.FORGET),
             generation=Generation(max_new_tokens),
-            with_features=name in ("forget", "retain"),
-            with_membership=name == "forget" and holdout is not None,
-            with_fluency=name == "forget",
+            with_features=role is not RowRole.CHOICE,
+            with_membership=role is RowRole.FORGET and holdout is not None,
             **shared,
         )
-        for name, source in sources.items()
+        for name, (source, role) in sources.items()
     ]
     if holdout is not None:
-        row_sets.append(RowSet("holdout", load_rows(holdout, data_dir), with_membership=True, **shared))
-    return Suite("tofu", forget_split, row_sets, _plan)
-
-
-def _plan(scores: Scores) -> Plan:
-    forget, retain = scores["forget"], scores["retain"]
-    return {
-        **plan.knowledge(forget, is_forgotten=True, rouge=TOFU_ROUGE),
-        **plan.likeness_to_retrained(forget),
-        **plan.knowledge(retain, is_forgotten=False, rouge=TOFU_ROUGE),
-        **plan.multiple_choice(scores["real_authors"], TOFU_ROUGE),
-        **plan.multiple_choice(scores["world_facts"], TOFU_ROUGE),
-        "model_utility": model_utility,
-        **plan.membership(forget, scores.get("holdout")),
-        **plan.language(forget),
-        **plan.representation(forget, retain),
-    }
+        rows = load_rows(holdout, data_dir)
+        row_sets.append(RowSet("holdout", rows, use=SetUse(RowRole.UNSEEN), with_membership=True, **shared))
+    return Suite("tofu", forget_split, row_sets)

@@ -19,8 +19,10 @@ from torch import nn
 
 from egup_trainer.errors import ConfigError
 from egup_trainer.evaluation.metric import Metric, unavailable
+from egup_trainer.evaluation.registry import Section, declare_family
 from egup_trainer.modeling.batches import evaluation_mode
 
+declare_family("lm_eval_", Section.BENCHMARKS, "A task of lm-evaluation-harness.")
 _NORMAL_95 = 1.96  # standard errors on either side of a 95% interval
 _UNFIT = {"UNSAFE_CODE": "runs code that the model writes", "MULTIMODAL": "shows the model more than text"}
 

@@ -1,11 +1,14 @@
-"""How far forget and retain features overlap at a layer, and how far they moved from the model before unlearning."""
+"""Entanglement: how far forget and retain features overlap at a layer, and how far they moved in unlearning."""
 
 from collections.abc import Callable
 
 import numpy as np
 
 from egup_trainer.evaluation.metric import Metric, auc_metric, mean_metric, unavailable
+from egup_trainer.evaluation.registry import Direction, Measured, Section, suite_metric
 
+Features = np.ndarray | None
+Number = Callable[[Features, Features], Metric]
 _FOLDS = 5
 _NO_FEATURES = "features were not read for both forget and retain rows"
 _NOT_FINITE = "no features are finite numbers"
@@ -15,10 +18,41 @@ _FEWEST_FOR_CKA = 3
 _NO_BEFORE = "no features of the model before unlearning"
 
 
-def variance_ratio(forget: np.ndarray | None, retain: np.ndarray | None) -> Metric:
-    """Entanglement score ES: variance within the two sets over the variance between them; higher is more entangled.
+def _of_features(
+    name: str, *, label: str, meaning: str, direction: Direction = Direction.RETRAINED, other: str | None = None
+) -> Callable[[Number], Number]:
+    """Declares a metric of forget and retain features; with `other`, of retain features of the two models."""
 
-    ES = [mean_i |f_i - mu_f|^2 + mean_j |r_j - mu_r|^2] / (|mu_f - mu|^2 + |mu_r - mu|^2), with mu the mean over all
+    def declare(number: Number) -> Number:
+        def metric(model: Measured, before: Measured | None = None) -> Metric:
+            retain = model.features.get("retain")
+            if other is None:
+                return number(model.features.get("forget"), retain)
+            return number(retain, None if before is None else before.features.get("retain"))
+
+        metric.__doc__ = number.__doc__
+        needs = "retain rows" if other is None else "retain rows, `--before`"
+        suite_metric(
+            name,
+            Section.REPRESENTATION,
+            label=label,
+            meaning=meaning,
+            direction=direction,
+            other=other,
+            needs=needs,
+        )(metric)
+        return number
+
+    return declare
+
+
+@_of_features(
+    "entanglement_variance_ratio",
+    label="Variance ratio",
+    meaning="Variance within forget and retain features over that between them; higher is more entangled.",
+)
+def variance_ratio(forget: Features, retain: Features) -> Metric:
+    """ES = [mean_i |f_i - mu_f|^2 + mean_j |r_j - mu_r|^2] / (|mu_f - mu|^2 + |mu_r - mu|^2), with mu the mean over all
     rows (Zhao et al. 2024, "What makes unlearning hard and what to do about it", arXiv 2406.01257).
 
     Args:
@@ -37,11 +71,15 @@ def variance_ratio(forget: np.ndarray | None, retain: np.ndarray | None) -> Metr
     return _of_both(forget, retain, ratio)
 
 
-def probe_auc(forget: np.ndarray | None, retain: np.ndarray | None) -> Metric:
-    """Area under the curve of a linear probe that tells forget from retain features, by 5-fold cross-validation.
-
-    The probe is a logistic regression on standardised features (scikit-learn's default strength); each row is judged by
-    a probe that did not see it.
+@_of_features(
+    "entanglement_probe_auc",
+    label="Probe AUC",
+    meaning="How well a linear probe distinguishes forget from retain features.",
+)
+def probe_auc(forget: Features, retain: Features) -> Metric:
+    """Area under the ROC curve of a linear probe that distinguishes forget from retain features, by 5-fold
+    cross-validation (no single source). The probe is a logistic regression on standardised features (scikit-learn's
+    default strength); each row is judged by a probe that did not see it.
 
     Args:
         forget, retain: features, shapes (F, d) and (R, d), or None.
@@ -51,11 +89,11 @@ def probe_auc(forget: np.ndarray | None, retain: np.ndarray | None) -> Metric:
         1.0
     """
     if forget is None or retain is None:
-        return unavailable(_NO_FEATURES, None)
+        return unavailable(_NO_FEATURES)
     num_rows = len(forget) + len(retain)
     forget, retain = _finite_rows(forget), _finite_rows(retain)
     if min(len(forget), len(retain)) < _FOLDS:
-        return unavailable(f"a set has fewer than {_FOLDS} rows, one for each fold", None, num_skipped=num_rows)
+        return unavailable(f"a set has fewer than {_FOLDS} rows, one for each fold", num_skipped=num_rows)
     from sklearn.linear_model import LogisticRegression
     from sklearn.model_selection import StratifiedKFold, cross_val_predict
     from sklearn.pipeline import make_pipeline
@@ -73,11 +111,15 @@ def probe_auc(forget: np.ndarray | None, retain: np.ndarray | None) -> Metric:
     )
 
 
-def overlap(forget: np.ndarray | None, retain: np.ndarray | None) -> Metric:
-    """Alignment of the two sets' covariances: 1 where they vary in the same directions, 0 where in none alike.
-
-    tr(C_f C_r) / (|C_f|_F |C_r|_F), with C the covariance of a set's features about its own mean. It is the linear
-    centred kernel alignment of the two sets, taken over what they share, which is dimensions and not rows.
+@_of_features(
+    "entanglement_overlap",
+    label="Overlap",
+    meaning="Whether forget and retain features vary in the same directions; 1 is fully.",
+)
+def overlap(forget: Features, retain: Features) -> Metric:
+    """Alignment of the two sets' covariances, tr(C_f C_r) / (|C_f|_F |C_r|_F): 1 where they vary in the same
+    directions, 0 where they share none (ours). It is the linear centred kernel alignment of the two sets over the
+    dimensions, which they share, instead of over rows.
 
     Args:
         forget, retain: features, shapes (F, d) and (R, d), or None.
@@ -93,66 +135,75 @@ def overlap(forget: np.ndarray | None, retain: np.ndarray | None) -> Metric:
     return _of_both(forget, retain, alignment)
 
 
-def centred_kernel_alignment(features: np.ndarray | None, before: np.ndarray | None) -> Metric:
-    """Linear CKA between the features of the same rows now and before unlearning: 1 where they are alike.
-
-    |X^T Y|_F^2 / (|X^T X|_F |Y^T Y|_F) on centred features (Kornblith et al. 2019, arXiv 1905.00414); it does not see
-    rotations and scalings of the whole space, which the model's next layer could undo.
+@_of_features(
+    "entanglement_retain_cka",
+    label="Retain CKA",
+    meaning="Likeness of retain features to those of the initial model, by kernel alignment; 1 is the same.",
+    direction=Direction.HIGHER,
+    other="before",
+)
+def centred_kernel_alignment(features: Features, before: Features) -> Metric:
+    """|X^T Y|_F^2 / (|X^T X|_F |Y^T Y|_F), the linear CKA of centred retain features now and before unlearning
+    (Kornblith et al. 2019, arXiv 1905.00414). It ignores rotations and scalings of the whole space, which the model's
+    next layer could undo. None for fewer than three rows: of two rows it is always 1.
 
     Args:
         features: of the rows under the model, (N, d), or None.
         before: of the same rows under the model before unlearning, or None.
     """
     if features is None:
-        return unavailable(_NO_FEATURES, True)
+        return unavailable(_NO_FEATURES)
     if before is None or len(before) != len(features):
-        return unavailable(_NO_BEFORE, True)
+        return unavailable(_NO_BEFORE)
     finite = np.isfinite(features).all(axis=1) & np.isfinite(before).all(axis=1)
     if not finite.any():
-        return unavailable(_NOT_FINITE, True, num_skipped=len(features))
+        return unavailable(_NOT_FINITE, num_skipped=len(features))
     if finite.sum() < _FEWEST_FOR_CKA:
         reason = f"fewer than {_FEWEST_FOR_CKA} rows have finite features: of two rows the alignment is always 1"
-        return unavailable(reason, True, num_skipped=len(features))
+        return unavailable(reason, num_skipped=len(features))
     now, then = (rows[finite].astype(np.float64) for rows in (features, before))
     now, then = now - now.mean(axis=0), then - then.mean(axis=0)
     norms = np.linalg.norm(now.T @ now) * np.linalg.norm(then.T @ then)
     if norms == 0:
-        return unavailable("all rows have the same features", True, num_skipped=len(features))
+        return unavailable("all rows have the same features", num_skipped=len(features))
     value = np.linalg.norm(now.T @ then) ** 2 / norms
-    return Metric(min(float(value), 1.0), True, num_samples=len(now), num_skipped=len(features) - len(now))
+    return Metric(min(float(value), 1.0), num_samples=len(now), num_skipped=len(features) - len(now))
 
 
-def retain_shift(retain: np.ndarray | None, before: np.ndarray | None) -> Metric:
+@_of_features(
+    "entanglement_retain_shift",
+    label="Retain shift",
+    meaning="1 - cosine of retain features now and in the initial model.",
+    direction=Direction.LOWER,
+    other="before",
+)
+def retain_shift(retain: Features, before: Features) -> Metric:
     """mean_j 1 - cos(r_j, r_j before unlearning): how far retain features moved.
 
     Args:
         retain, before: features of the same rows, (R, d) each, or None.
     """
     if retain is None:
-        return unavailable(_NO_FEATURES, False)
+        return unavailable(_NO_FEATURES)
     if before is None or before.shape != retain.shape:
-        return unavailable(_NO_BEFORE, False)
+        return unavailable(_NO_BEFORE)
     now, then = retain.astype(np.float64), before.astype(np.float64)
     with np.errstate(invalid="ignore"):  # a feature of length 0 has no direction: skipped as not finite
         cosine = (now * then).sum(axis=1) / (np.linalg.norm(now, axis=1) * np.linalg.norm(then, axis=1))
     values = dict(enumerate((1 - np.clip(cosine, -1, 1)).tolist()))
-    return mean_metric(
-        "retain", values, num_rows=len(retain), higher_is_better=False, without="there are no retain rows"
-    )
+    return mean_metric("retain", values, num_rows=len(retain), without="there are no retain rows")
 
 
-def _of_both(
-    forget: np.ndarray | None, retain: np.ndarray | None, number: Callable[[np.ndarray, np.ndarray], float | str]
-) -> Metric:
+def _of_both(forget: Features, retain: Features, number: Callable[[np.ndarray, np.ndarray], float | str]) -> Metric:
     """A number of the finite rows of both sets, in float64; where it is a text, that is why there is none."""
     if forget is None or retain is None:
-        return unavailable(_NO_FEATURES, None)
+        return unavailable(_NO_FEATURES)
     sound = [_finite_rows(rows.astype(np.float64)) for rows in (forget, retain)]
     found = number(*sound) if all(map(len, sound)) else _NOT_FINITE
     if isinstance(found, str):
-        return unavailable(found, None, num_skipped=len(forget) + len(retain))
+        return unavailable(found, num_skipped=len(forget) + len(retain))
     used = sum(map(len, sound))
-    return Metric(found, None, num_samples=used, num_skipped=len(forget) + len(retain) - used)
+    return Metric(found, num_samples=used, num_skipped=len(forget) + len(retain) - used)
 
 
 def _finite_rows(features: np.ndarray) -> np.ndarray:
