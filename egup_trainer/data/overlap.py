@@ -45,15 +45,10 @@ paraphrased_questions=(), translated_questions=())]
             expected="other rows than those to forget",
             fix=f"give another {second_name}",
         )
-    if shared:
-        total = len({number for _, number, _ in rows})
-        logger.warning(
-            "%d of %d rows of the %s are left out: they are in the %s, too.",
-            len(shared),
-            total,
-            second_name,
-            first_name,
-        )
+    if not shared:
+        return second
+    counts = len(shared), len({number for _, number, _ in rows})
+    logger.warning("%d of %d rows of the %s are left out: they are in the %s, too.", *counts, second_name, first_name)
     return RowDataset(kept) if isinstance(second, RowDataset) else kept
 
 

@@ -1,4 +1,4 @@
-"""Every layout, from every kind of file, reads the same optional columns; what is read under another name is said."""
+"""Every layout of a row, from every kind of file; columns under other names; the error for each row of no use."""
 
 import csv
 import json
@@ -9,17 +9,19 @@ import pandas
 import pytest
 import torch
 
-from egup_trainer.data.layouts import parse_columns
+from egup_trainer.data.layouts import parse_columns, to_row
 from egup_trainer.data.schema import Message, Row
-from egup_trainer.data.sources import load_rows, read_path
+from egup_trainer.data.sources import load_rows
 from egup_trainer.errors import DataError, EgupError
 
-TURNS = [{"role": "user", "content": "q"}, {"role": "assistant", "content": "a"}]
+SECRET = "XYZZYSECRET"  # occurs only in rows: no message may repeat it
+USER, ASSISTANT = {"role": "user", "content": "q"}, {"role": "assistant", "content": "a"}
+SYSTEM = {"role": "system", "content": "s"}
 LAYOUTS = {
     "question": {"question": "q", "answer": "a"},
     "prompt": {"prompt": "q", "completion": "a"},
-    "chat": {"messages": TURNS},
-    "prompt as a list": {"prompt": TURNS[:1], "completion": TURNS[1:]},
+    "chat": {"messages": [USER, ASSISTANT]},
+    "prompt as a list": {"prompt": [USER], "completion": [ASSISTANT]},
     "ShareGPT": {"conversations": [{"from": "human", "value": "q"}, {"from": "gpt", "value": "a"}]},
     "Alpaca": {"instruction": "q", "input": "", "output": "a"},
     "text": {"text": "a"},
@@ -40,10 +42,6 @@ READ = {
 }
 
 
-def as_cells(record):
-    return {name: value if isinstance(value, str) else json.dumps(value) for name, value in record.items()}
-
-
 def in_jsonl(records, folder):
     path = folder / "a.jsonl"
     path.write_text("".join(json.dumps(record) + "\n" for record in records))
@@ -54,7 +52,8 @@ def in_csv(records, folder):
     with (folder / "a.csv").open("w", newline="") as file:
         writer = csv.DictWriter(file, list(records[0]))
         writer.writeheader()
-        writer.writerows(map(as_cells, records))
+        for record in records:
+            writer.writerow({name: v if isinstance(v, str) else json.dumps(v) for name, v in record.items()})
     return folder / "a.csv"
 
 
@@ -78,19 +77,11 @@ def from_pandas(records, _):
     return [{n: np.array(v) if isinstance(v, list) else v for n, v in record.items()} for record in records]
 
 
-def as_numpy(records, _):
-    return datasets.Dataset.from_list(records).with_format("numpy")
+def in_format(name):
+    return lambda records, _: datasets.Dataset.from_list(records).with_format(name)
 
 
-def as_torch(records, _):
-    return datasets.Dataset.from_list(records).with_format("torch")
-
-
-def as_pandas(records, _):
-    return datasets.Dataset.from_list(records).with_format("pandas")
-
-
-KINDS = [in_jsonl, in_csv, in_parquet, in_folder, in_pandas_csv, from_pandas, as_numpy, as_torch, as_pandas]
+KINDS = [in_jsonl, in_csv, in_parquet, in_folder, in_pandas_csv, from_pandas, *map(in_format, ("torch", "pandas"))]
 
 
 @pytest.mark.parametrize("write", KINDS)
@@ -101,8 +92,81 @@ def test_every_layout_reads_every_column_from_every_kind_of_file(tmp_path, layou
     assert rows == [Row(prompt, "a", **READ)] * 2
 
 
+Q = (Message("user", "q"),)
+
+
+@pytest.mark.parametrize(
+    ("record", "row"),
+    [
+        ({"question": " q\n", "answer": " a "}, Row((Message("user", " q\n"),), " a ")),  # text is left as it is
+        ({"question": "q", "answer": "a", "text": "t", "id": 3}, Row(Q, "a")),
+        ({"question": "q", "answer": "a", "perturbed_answer": "w"}, Row(Q, "a", None, ("w",))),
+        ({"question": "q", "answer": "a", "perturbed_answer": []}, Row(Q, "a")),
+        ({"question": "q", "answer": ["a", "b", "c"]}, Row(Q, "a", alternatives=("b", "c"))),
+        ({"question": "q", "answer": ["a"]}, Row(Q, "a")),
+        ({"prompt": "q", "completion": ["a", "b"], "perturbed_answer": ["w"]}, Row(Q, "a", None, ("w",), ("b",))),
+        ({"question": "q", "text": "t"}, Row((), "t")),
+        ({"messages": [USER, ASSISTANT], "text": "t"}, Row(Q, "a")),
+        (
+            {"messages": [SYSTEM, USER, ASSISTANT, {"role": "user", "content": "q2"}, ASSISTANT | {"content": "a2"}]},
+            Row((Message("system", "s"), *Q, Message("assistant", "a"), Message("user", "q2")), "a2"),
+        ),
+        ({"prompt": [SYSTEM, USER], "completion": [ASSISTANT]}, Row((Message("system", "s"), *Q), "a")),
+        (
+            {"instruction": "i", "input": "x", "output": "a", "system": "s", "history": [["q", "a"]]},
+            Row((Message("system", "s"), *Q, Message("assistant", "a"), Message("user", "i\nx")), "a"),
+        ),
+    ],
+)
+def test_each_layout_becomes_the_same_typed_row(record, row):
+    assert to_row(record, "f", 0) == row
+
+
+BAD_ROWS = [
+    ({"question": SECRET, "answer": None}, "a NoneType as answer"),
+    ({"question": SECRET, "answer": 12}, "a int as answer"),
+    ({"question": SECRET, "answer": [SECRET, 3]}, "a int as answer"),
+    ({"question": SECRET, "answer": []}, "a list as answer"),
+    ({"question": SECRET, "answer": [SECRET, " "]}, "an empty answer"),
+    ({"question": SECRET, "answer": torch.zeros(0)}, "a list as answer"),
+    ({"question": SECRET, "answer": SECRET, "perturbed_answer": [SECRET, ""]}, "an empty perturbed_answer"),
+    ({"question": SECRET, "answer": SECRET, "perturbed_answer": 0.5}, "a float as perturbed_answer"),
+    ({"question": SECRET, "answer": SECRET, "perturbed_answer": [[SECRET]]}, "a list as perturbed_answer"),
+    ({"question": SECRET, "answer": SECRET, "alternate_answer": [3]}, "a int as alternate_answer"),
+    ({"question": SECRET, "answer": " \n\t"}, "an empty answer"),
+    ({"question": None, "answer": SECRET}, "a NoneType as question"),
+    ({"prompt": SECRET, "completion": 0.5}, "a float as completion"),
+    ({"prompt": [USER], "completion": SECRET}, "a list as prompt"),
+    ({"text": None}, "a NoneType as text"),
+    ({"text": f"{SECRET}\ud83d"}, "half a surrogate pair, which is not a character, in text"),
+    ({"question": SECRET, "answer": SECRET, "paraphrased_answer": ["p"]}, "a list as paraphrased_answer"),
+    ({"question": SECRET}, "the columns question"),
+    ({"question": SECRET, "Answer": SECRET, 3: SECRET}, "the columns 3, Answer, question"),
+    ({}, "the columns none"),
+    ({"messages": []}, "a list as messages"),
+    ({"messages": SECRET}, "a str as messages"),
+    ({"messages": [{"role": "tool", "content": SECRET}, ASSISTANT]}, "a message of role tool"),
+    ({"messages": [{"by": "human", "value": SECRET}]}, "a message of role None"),
+    ({"messages": [{"role": f"I was born in {SECRET}.", "content": "user"}]}, "a message of role (not a name)"),
+    ({"messages": [USER, ASSISTANT | {"content": None}]}, "a NoneType as content"),
+    ({"messages": [USER, ASSISTANT | {"content": "  "}]}, "an empty content"),
+    ({"messages": [ASSISTANT, {"role": "user", "content": SECRET}]}, "a last message of role user"),
+    ({"prompt": [USER], "completion": [{"role": "user", "content": SECRET}]}, "a last message of role user"),
+    ({"instruction": SECRET, "output": SECRET, "history": [[SECRET]]}, "a history"),
+]
+
+
+@pytest.mark.parametrize(("record", "got"), BAD_ROWS)
+def test_a_bad_row_is_named_by_number_and_never_quoted(record, got):
+    with pytest.raises(DataError) as caught:
+        to_row(record, "f", 7)
+    assert caught.value.got.startswith(got)
+    assert "row 7 of f" in caught.value.got
+    assert SECRET not in str(caught.value)
+
+
 @pytest.mark.parametrize("blank", ["", " ", None, float("nan"), np.nan, pandas.NA, pandas.NaT])
-@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("layout", ["question", "chat", "text"])
 def test_a_blank_cell_is_no_answer(layout, blank):
     plain = load_rows([LAYOUTS[layout]])
     assert load_rows([{**LAYOUTS[layout], **dict.fromkeys(OPTIONAL, blank)}]) == plain
@@ -120,29 +184,28 @@ def test_a_blank_cell_is_no_answer(layout, blank):
         ("NA", ("NA",)),
         ("null", ("null",)),
         ("1.0", ("1.0",)),
+        ("['w1' 'w2']", None),
+        ('["w1", "w2]', None),
+        ('["w1",]x]', None),
+        ('[null, "w"]', None),
     ],
 )
-def test_a_list_in_a_cell_is_read_and_other_text_stays_as_it_is(cell, answers):
-    assert load_rows([{"question": "q", "answer": "a", "perturbed_answer": cell}])[0].perturbed == answers
+def test_a_list_in_a_cell_is_read_or_refused_and_other_text_stays_as_it_is(cell, answers):
+    record = {"question": "q", "answer": "a", "perturbed_answer": cell}
+    if answers is None:
+        with pytest.raises(DataError, match="perturbed_answer in row 0 of"):
+            load_rows([record])
+    else:
+        assert load_rows([record])[0].perturbed == answers
 
 
-@pytest.mark.parametrize("cell", ["['w1' 'w2']", '["w1", "w2]', '["w1",]x]', '[null, "w"]'])
-def test_a_list_in_a_cell_that_cannot_be_read_is_refused(cell):
-    with pytest.raises(DataError, match=r"^Got a .* ?perturbed_answer in row 0 of"):
-        load_rows([{"question": "q", "answer": "a", "perturbed_answer": cell}])
+# Names of columns
 
 
-def test_alpaca_reads_input_system_and_history():
-    record = {"instruction": "i", "input": "x", "output": "a", "system": "s", "history": [["q1", "a1"]]}
-    turns = [("system", "s"), ("user", "q1"), ("assistant", "a1"), ("user", "i\nx")]
-    assert load_rows([record]) == [Row(tuple(Message(*turn) for turn in turns), "a")]
-
-
-def test_what_is_read_under_another_name_is_said_in_one_line(caplog, tmp_path):
-    path = in_jsonl(
-        [{" Question ": "q", "ANSWER": "a", "Perturbed Answer": "w", "perturbed_answers": "w"}] * 3, tmp_path
-    )
-    assert load_rows(path) == [Row((Message("user", "q"),), "a", None, ("w",))] * 3
+def test_what_is_read_under_another_name_is_reported_in_one_line(caplog, tmp_path):
+    record = {" Question ": "q", "ANSWER": "a", "Perturbed Answer": "w", "perturbed_answers": "w"}
+    path = in_jsonl([record] * 3, tmp_path)
+    assert load_rows(path) == [Row(Q, "a", None, ("w",))] * 3
     assert caplog.messages == [
         f"{path}: Question is read as question; ANSWER is read as answer; Perturbed Answer is read as perturbed_answer."
     ]
@@ -151,72 +214,33 @@ def test_what_is_read_under_another_name_is_said_in_one_line(caplog, tmp_path):
     load_rows([LAYOUTS["ShareGPT"]])
     load_rows([LAYOUTS["Alpaca"]])
     load_rows([{**LAYOUTS["question"], **OPTIONAL, "id": 3}])
-    assert caplog.messages == [
-        "the given data set: paraphrased_answers is not read (did you mean paraphrased_answer? then --columns "
-        "paraphrased_answer=paraphrased_answers).",
-        "the given data set: conversations (from, value) are read as messages (ShareGPT).",
-        "the given data set: instruction and input are read as the question, output as the answer (Alpaca).",
-    ]
+    assert len(caplog.messages) == 3
+    for message, says in zip(
+        caplog.messages, ["--columns paraphrased_answer=paraphrased_answers", "(ShareGPT)", "(Alpaca)"], strict=True
+    ):
+        assert says in message
 
 
 def test_columns_can_be_named(caplog):
     rows = [{"Q": "q", "a": "a", "answer": "other", "w": "w"}, {"Q": "q", "a": "a"}]
     columns = parse_columns("question=q, answer=a,perturbed_answer=w")
-    prompt = (Message("user", "q"),)
-    assert load_rows(rows, columns=columns) == [Row(prompt, "a", None, ("w",)), Row(prompt, "a")]
+    assert load_rows(rows, columns=columns) == [Row(Q, "a", None, ("w",)), Row(Q, "a")]
     assert len(caplog.messages) == 1
 
 
 @pytest.mark.parametrize(
-    ("text", "says"),
+    ("text", "got"),
     [
-        ("question", "Got --columns question, but expected pairs of two different names"),
-        ("question=", "Got --columns question=, but expected pairs"),
-        ("", "Got --columns , but expected pairs"),
-        ("question=a,question=b", "Got --columns question=a,question=b, but expected pairs"),
-        ("questoin=a", "Got --columns with the name questoin on the left, but expected one of messages, question, "),
-        (
-            "question=z,answer=a",
-            "Got --columns question=z, and no column z in the given data set, but expected one of its",
-        ),
-        ("question=q,answer=a,alternate=z", "Got --columns alternate=z, and no column z in the given data set"),
+        ("question", "--columns question"),
+        ("question=", "--columns question="),
+        ("", "--columns "),
+        ("question=a,question=b", "--columns question=a,question=b"),
+        ("questoin=a", "--columns with the name questoin on the left"),
+        ("question=z,answer=a", "--columns question=z, and no column z in the given data set"),
+        ("question=q,answer=a,alternate=z", "--columns alternate=z, and no column z in the given data set"),
     ],
 )
-def test_columns_that_are_not_there_are_refused(text, says):
+def test_columns_that_are_not_there_are_refused(text, got):
     with pytest.raises(EgupError) as caught:
         load_rows([{"q": "q", "a": "a"}], columns=parse_columns(text))
-    assert str(caught.value).startswith(says)
-
-
-@pytest.mark.parametrize(
-    ("text", "where"),
-    [
-        ('{"text": "a"}\n\n{"text": "b", "text": "c"}\n', "line 3"),
-        ('[\n{"text": "a"},\n\n  {"text": "b",\n "text": "c"}]', "the item on line 4"),
-        ('[{"messages": [{"role": "user", "text": "c", "text": "d"}]}]', "the item on line 1"),
-    ],
-)
-def test_a_key_that_an_object_has_twice_is_named(tmp_path, text, where):
-    (tmp_path / "a.json").write_text(text)
-    with pytest.raises(DataError, match=rf"^Got the key text twice in one object, in {where} of {tmp_path}/a.json, "):
-        load_rows(tmp_path / "a.json")
-
-
-def test_a_part_of_a_file_is_decoded_alone(tmp_path, monkeypatch):
-    """79 KB of Parquet can hold millions of rows: of those only the first are decoded, and no set may have too many."""
-    path = tmp_path / "a.parquet"
-    datasets.Dataset.from_dict({"text": ["a"] * 100_000}).to_parquet(path)
-    assert load_rows(path, max_rows=2) == [Row((), "a")] * 2
-    records = read_path(path)
-    assert next(records) == {"text": "a"}
-    monkeypatch.setattr("egup_trainer.data.sources.MAX_ROWS", 5000)
-    with pytest.raises(DataError, match=r"^Got more than 5,000 rows, or 1,073,741,824 characters of them, in "):
-        load_rows(path)
-    monkeypatch.setattr("egup_trainer.data.sources.MAX_CHARACTERS", 7)
-    with pytest.raises(DataError, match=r"or 7 characters of them, in .*\. Give a part of the rows"):
-        load_rows(path)
-
-
-def test_tensors_are_no_text():
-    with pytest.raises(DataError, match=r"^Got a list as answer in row 0"):
-        load_rows([{"question": "q", "answer": torch.zeros(0)}])
+    assert caught.value.got == got

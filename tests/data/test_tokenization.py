@@ -15,15 +15,14 @@ from tokenizers import AddedToken, Tokenizer, models, normalizers, pre_tokenizer
 from transformers import PreTrainedTokenizerFast
 
 from egup_trainer import EGUPConfig
-from egup_trainer.data.overlap import keep_apart
 from egup_trainer.data.rendering import Template, writes_date
 from egup_trainer.data.schema import IGNORE_INDEX, Message, OnLongRow, Row, TokenizedRow
 from egup_trainer.data.sources import load_rows
-from egup_trainer.data.tokenization import RowDataset, check_paraphrases, end_tokens, from_token_columns, tokenize
+from egup_trainer.data.tokenization import check_paraphrases, end_tokens, from_token_columns, tokenize
 from egup_trainer.errors import ConfigError, DataError, ModelError
 from egup_trainer.trainer.preparation import prepare_dataset
 
-SECRET = "XYZZYSECRET"  # stands in rows only: no message may repeat it
+SECRET = "XYZZYSECRET"  # occurs only in rows: no message may repeat it
 # Line ends right after a block are written as {{ '\n' }}: transformers renders with trim_blocks.
 TURN = "<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>"
 TEMPLATES = {
@@ -145,34 +144,63 @@ def error_of(kind, call, *args, **kwargs):
     with pytest.raises(kind) as caught:
         call(*args, **kwargs)
     assert SECRET not in str(caught.value)
-    return str(caught.value)
+    return caught.value
 
 
 # What is scored
 
-
-def test_hand_written_ids_and_labels(words):
-    template = Template(user="w7 ", assistant=" w8 ")
-    sample = one(words, qa("w1 w2", "w3 w4"), template=template)
-    assert sample.input_ids.tolist() == [7, 1, 2, 8, 3, 4, 10]
-    assert sample.labels.tolist() == [-100, -100, -100, -100, 3, 4, 10]
-    assert not sample.truncated
-    assert sample.paraphrase is None
+SHORT = Template(user="", assistant=" ")
 
 
-def test_a_token_across_the_seam_is_scored():
-    # The prompt ends with "a", the answer is "b", and "ab" is one token.
-    bpe = Tokenizer(models.BPE({"a": 0, "b": 1, "c": 2, "ab": 3, "<eos>": 4}, [("a", "b")]))
+@pytest.mark.parametrize(
+    ("row", "template", "ids", "prompt"),
+    [
+        (qa("w1 w2", "w3 w4"), Template(user="w7 ", assistant=" w8 "), [7, 1, 2, 8, 3, 4, 10], 4),
+        (qa("w1", "w2 <eos>"), SHORT, [1, 2, 10], 1),  # no second end
+        (Row((), "w1 w2 <eos>"), SHORT, [1, 2, 10], 0),
+        (qa("w1", "w2 <eos> w3"), SHORT, [1, 2, 10, 3, 10], 1),  # padding is that id, too
+    ],
+)
+def test_ids_and_labels_by_hand(words, row, template, ids, prompt):
+    sample = one(words, row, template=template)
+    assert sample.input_ids.tolist() == ids
+    assert sample.labels.tolist() == [-100] * prompt + ids[prompt:]
+    assert (sample.truncated, sample.is_closed, sample.paraphrase) == (False, True, None)
+    endless = copy.deepcopy(words)
+    endless.eos_token = None
+    sample = one(endless, qa("w1", "w2"), template=SHORT)
+    assert (sample.input_ids.tolist(), sample.is_closed) == ([1, 2], False)
+
+
+@pytest.mark.parametrize(
+    ("merge", "ids", "labels"),
+    [("ab", [2, 3, 4], [-100, 3, 4]), ("ca", [3, 1, 4], [-100, 1, 4])],
+    ids=["a token across the boundary", "a token that ends where the answer starts"],
+)
+def test_a_token_is_scored_if_it_reaches_into_the_answer(merge, ids, labels):
+    # The prompt is "ca" and the answer is "b".
+    bpe = Tokenizer(models.BPE({"a": 0, "b": 1, "c": 2, merge: 3, "<eos>": 4}, [tuple(merge)]))
     tokenizer = PreTrainedTokenizerFast(tokenizer_object=bpe, eos_token="<eos>")
     sample = one(tokenizer, qa("c", "b"), template=Template(user="", assistant="a"))
-    assert sample.input_ids.tolist() == [2, 3, 4]
-    assert sample.labels.tolist() == [-100, 3, 4]
+    assert (sample.input_ids.tolist(), sample.labels.tolist()) == (ids, labels)
 
 
-def test_a_token_that_ends_where_the_answer_starts_is_not_scored():
-    bpe = Tokenizer(models.BPE({"a": 0, "b": 1, "c": 2, "ca": 3, "<eos>": 4}, [("c", "a")]))
-    tokenizer = PreTrainedTokenizerFast(tokenizer_object=bpe, eos_token="<eos>")
-    assert one(tokenizer, qa("c", "b"), template=Template(user="", assistant="a")).labels.tolist() == [-100, 1, 4]
+def test_conversations_and_plain_texts(tokenizer, chat):
+    """Earlier answers are not scored, and a plain text does not pass through the chat template."""
+    row = Row((Message("system", "S"), Message("user", "q1"), Message("assistant", "a1"), Message("user", "q2")), "a2")
+    sample = one(tokenizer, row, template=Template(user="U:", assistant="\nA:"))
+    assert decoded(tokenizer, sample.input_ids) == "S\nU:q1\nA:a1\nU:q2\nA:a2<eos>"
+    assert scored(tokenizer, sample) == "a2<eos>"
+    chatty = chat("ends with eos")
+    sample = one(chatty, Row(row.prompt[1:], "a2"))
+    assert decoded(chatty, sample.input_ids) == (
+        "<|im_start|>user\nq1<|im_end|>\n<|im_start|>assistant\na1<|im_end|>\n"
+        "<|im_start|>user\nq2<|im_end|>\n<|im_start|>assistant\na2<|im_end|>"
+    )
+    assert scored(chatty, sample) == "a2<|im_end|>"
+    sample = one(chatty, Row((), "Ada Lorn"))
+    assert decoded(chatty, sample.input_ids) == scored(chatty, sample) == "Ada Lorn"
+    assert not sample.is_closed
 
 
 def test_default_markers_and_the_space_at_the_seam(tokenizer, trimming):
@@ -180,24 +208,6 @@ def test_default_markers_and_the_space_at_the_seam(tokenizer, trimming):
         sample = one(each, qa("Where?", "Ada Lorn lives"))
         assert decoded(each, sample.input_ids) == "Question: Where?\nAnswer: Ada Lorn lives<eos>"
         assert scored(each, sample) == " Ada Lorn lives<eos>"  # " Ada" is one token
-
-
-def test_markers_of_a_conversation(tokenizer):
-    prompt = (Message("system", "S"), Message("user", "q1"), Message("assistant", "a1"), Message("user", "q2"))
-    sample = one(tokenizer, Row(prompt, "a2"), template=Template(user="U:", assistant="\nA:"))
-    assert decoded(tokenizer, sample.input_ids) == "S\nU:q1\nA:a1\nU:q2\nA:a2<eos>"
-    assert scored(tokenizer, sample) == "a2<eos>"
-
-
-def test_earlier_answers_of_a_chat_are_not_scored(chat):
-    prompt = (Message("user", "q1"), Message("assistant", "a1"), Message("user", "q2"))
-    tokenizer = chat("ends with eos")
-    sample = one(tokenizer, Row(prompt, "a2"))
-    assert decoded(tokenizer, sample.input_ids) == (
-        "<|im_start|>user\nq1<|im_end|>\n<|im_start|>assistant\na1<|im_end|>\n"
-        "<|im_start|>user\nq2<|im_end|>\n<|im_start|>assistant\na2<|im_end|>"
-    )
-    assert scored(tokenizer, sample) == "a2<|im_end|>"
 
 
 @pytest.mark.parametrize("name", TEMPLATES)
@@ -217,14 +227,6 @@ def test_the_whole_text_is_that_of_the_chat_template(chat):
         text = tokenizer.apply_chat_template(turns, tokenize=False)
         text = text.rstrip("\n") if "<|im_end|>" in text else text + "<eos>"
         assert decoded(tokenizer, one(tokenizer, qa("Who?", "Ada")).input_ids) == text
-
-
-def test_plain_text_goes_round_the_chat_template(chat):
-    tokenizer = chat("ends with eos")
-    sample = one(tokenizer, Row((), "Ada Lorn"))
-    assert decoded(tokenizer, sample.input_ids) == "Ada Lorn"
-    assert (sample.labels == sample.input_ids).all()
-    assert not sample.is_closed
 
 
 def test_markers_may_be_used_although_there_is_a_chat_template(chat, with_special_tokens):
@@ -259,38 +261,6 @@ def test_a_chat_template_gets_no_special_tokens_of_the_tokenizer_on_top(with_spe
     sample = one(tokenizer, qa("Who?", "Ada"))
     assert decoded(tokenizer, sample.input_ids) == "<bos>[user]\nWho?\n[assistant]\nAda\n<eos>"
     assert scored(tokenizer, sample) == "Ada<eos>"
-
-
-def test_a_normalizing_wordpiece_tokenizer(wordpiece):
-    sample = one(wordpiece, qa("Who  lives?", "  ZOË Ada"))
-    pieces = wordpiece.convert_ids_to_tokens(sample.input_ids.tolist())
-    first = pieces.index("zoe") if "zoe" in pieces else pieces.index("z")
-    assert pieces[0] == "[CLS]"
-    assert pieces.count("[SEP]") == 1
-    assert scored(wordpiece, sample) == "zoe ada [SEP]"
-    assert (sample.labels[:first] == IGNORE_INDEX).all()
-
-
-def test_without_an_end_of_sequence_token_nothing_is_appended(words):
-    endless = copy.deepcopy(words)
-    endless.eos_token = None
-    sample = one(endless, qa("w1", "w2"), template=SHORT)
-    assert sample.input_ids.tolist() == [1, 2]
-    assert not sample.is_closed
-
-
-@pytest.mark.parametrize("row", [Row((), "w1 w2 <eos>"), Row((Message("user", "w1"),), "w2 <eos>")])
-def test_an_answer_that_ends_with_the_end_token_gets_no_second_one(words, row):
-    sample = one(words, row, template=Template(user="", assistant=" "))
-    assert sample.input_ids.tolist() == [1, 2, 10]
-    assert sample.labels[-1] == 10
-    assert sample.is_closed
-
-
-def test_padding_equal_to_the_end_of_sequence_masks_no_label(tokenizer):
-    assert tokenizer.pad_token_id == tokenizer.eos_token_id
-    sample = one(tokenizer, qa("Who?", "Ada<eos>Bo"))
-    assert scored(tokenizer, sample) == " Ada<eos>Bo<eos>"
 
 
 # What closes an answer
@@ -350,7 +320,7 @@ def test_an_answer_with_its_own_end_or_with_spaces_before_it_has_one_end(marked,
     assert sample.is_closed
 
 
-def test_a_mark_that_takes_in_the_answers_last_spaces_closes_it(marked):
+def test_a_control_token_that_takes_in_the_last_spaces_of_the_answer_closes_it(marked):
     marked.chat_template = CLOSINGS["Phi 3"][0]
     sample = one(marked, qa("Who?", "Ada \n "))
     assert marked.convert_ids_to_tokens(int(sample.labels[-1])) == "<end>"
@@ -384,13 +354,6 @@ def test_the_tokens_that_end_an_answer_are_the_tokenizers_and_the_templates(mark
     for template in (None, CLOSINGS["ordinary tokens"][0], "{{ raise_exception('no') }}", "{{ messages[0].content }}"):
         marked.chat_template = template
         assert end_tokens(marked) == [marked.eos_token_id]
-
-
-def test_a_plain_text_of_one_token_is_refused(words):
-    assert error_of(DataError, one, words, Row((), SECRET)) == (
-        "Got no answer token in row 0 of the forget set, of 1 tokens, but "
-        "expected at least one answer token with a token before it. Lengthen or remove that row."
-    )
 
 
 # Random text
@@ -458,9 +421,6 @@ def test_real_tofu_rows(tofu, tokenizer, chat):
 # Lengths
 
 
-SHORT = Template(user="", assistant=" ")
-
-
 @pytest.mark.parametrize(
     ("max_length", "labels", "truncated"),
     [
@@ -478,23 +438,13 @@ def test_a_longer_row_is_cut_at_its_end(words, max_length, labels, truncated):
     assert sample.truncated is truncated
 
 
-@pytest.mark.parametrize("max_length", [1, 2])
-def test_a_cut_that_leaves_no_answer_is_refused(words, max_length):
+@pytest.mark.parametrize(("max_length", "number", "tokens"), [(1, 0, 4), (2, 1, 5)])
+def test_a_cut_that_leaves_no_answer_is_refused(words, max_length, number, tokens):
     rows = [qa("w1", f"w2 {SECRET}"), qa("w1 w2", f"w3 {SECRET}")]
-    kept = 0 if max_length == 1 else 1
-    prompt = 1 + kept
     options = {"max_length": max_length, "template": SHORT, "on_long_row": OnLongRow.CUT}
-    assert error_of(DataError, tokenize, rows, words, name="forget set", **options) == (
-        f"Got no answer token in row {kept} of the forget set, of whose {prompt + 3} tokens {max_length} are kept, but "
-        "expected at least one answer token. Raise --max_length or shorten the prompt."
-    )
-
-
-def test_a_paraphrase_stands_after_the_same_prompt(words):
-    sample = one(words, qa("w1 w2", "w3", "w4 w5"), template=SHORT)
-    assert sample.labels.tolist() == [-100, -100, 3, 10]
-    assert sample.paraphrase.input_ids.tolist() == [1, 2, 4, 5, 10]
-    assert sample.paraphrase.labels.tolist() == [-100, -100, 4, 5, 10]
+    error = error_of(DataError, tokenize, rows, words, name="forget set", **options)
+    kept = f"of whose {tokens} tokens {max_length} are kept"
+    assert error.got == f"no answer token in row {number} of the forget set, {kept}"
 
 
 @pytest.mark.parametrize(
@@ -512,14 +462,6 @@ def test_a_paraphrase_is_cut_to_the_maximum_length_too(words, answer, paraphrase
     assert sample.paraphrase.truncated is (len(labels) < len(paraphrase.split()) + 3)
 
 
-def test_a_long_plain_text_is_split_with_one_token_of_overlap(words):
-    data = tokenize([text_row(3), text_row(7)], words, name="forget set", max_length=4)
-    assert [sample.input_ids.tolist() for sample in data.rows] == [[0, 1, 2], [0, 1, 2, 3], [3, 4, 5, 6]]
-    assert [sample.labels.tolist() for sample in data.rows] == [[0, 1, 2], [0, 1, 2, 3], [-100, 4, 5, 6]]
-    assert [data[i][0] for i in range(3)] == [0, 1, 2]
-    assert not any(sample.truncated for sample in data.rows)
-
-
 @settings(max_examples=100, deadline=None)
 @given(count=st.integers(2, 60), max_length=st.integers(2, 30))
 def test_splitting_scores_each_token_after_the_first_once_and_in_order(words, count, max_length):
@@ -531,99 +473,37 @@ def test_splitting_scores_each_token_after_the_first_once_and_in_order(words, co
     assert all((piece.labels[1:] == piece.input_ids[1:]).all() for piece in pieces)
 
 
-def test_a_split_text_keeps_an_unscored_start_token(with_special_tokens):
-    tokenizer = with_special_tokens("<bos> $A <eos>")
-    pieces = tokenize([Row((), "Ada Lorn lives in Aren")], tokenizer, name="forget set", max_length=3).rows
-    assert pieces[0].labels[0] == IGNORE_INDEX
-    assert "".join(decoded(tokenizer, piece.labels[1:]) for piece in pieces) == "Ada Lorn lives in Aren"
-
-
-def test_a_plain_text_is_not_split_without_a_limit(words):
-    assert len(one(words, text_row(5000))) == 5000
-
-
 # What cannot be tokenized
 
+USER_ALONE = "{% for m in messages %}{% if m.role == 'user' %}{{ m.content }}{% endif %}{% endfor %}"
 
-def test_a_slow_tokenizer_is_refused():
+
+def test_rows_and_tokenizers_that_cannot_be_used_are_refused(tokenizer, words):
     class Slow:
         is_fast = False
 
-    assert error_of(ModelError, tokenize, [qa("q", SECRET)], Slow(), name="forget set") == (
-        "Got the slow tokenizer Slow, but expected a fast tokenizer, which knows the offsets of its tokens. "
-        "Load it with AutoTokenizer.from_pretrained; if that is slow, use a model with a tokenizer.json."
+    def refused(kind, row, tokenizer):
+        return error_of(kind, tokenize, [qa("q", "a"), row], tokenizer, name="forget set").got
+
+    assert refused(ModelError, qa("q", SECRET), Slow()) == "the slow tokenizer Slow"
+    assert refused(DataError, replace(qa("q", SECRET), alternatives=(SECRET, "b")), tokenizer) == (
+        "3 answers in row 1 of the forget set"
     )
-
-
-@pytest.mark.parametrize(
-    "template",
-    [
-        "{% for m in messages %}{% if m.role == 'user' %}{{ m.content }}{% endif %}{% endfor %}"
-        "{% if add_generation_prompt %}[assistant]{% endif %}",
-        "{% for m in messages %}[{{ m.role }}]{% if m.role == 'user' %}{{ m.content }}{% endif %}{% endfor %}"
-        "{% if add_generation_prompt %}[assistant]{% endif %}",
-    ],
-    ids=["no assistant turn", "an empty assistant turn"],
-)
-def test_a_chat_template_that_drops_the_answer_is_refused(tokenizer, template):
+    assert refused(DataError, Row((), SECRET), words) == "no answer token in row 1 of the forget set, of 1 tokens"
     dropping = copy.deepcopy(tokenizer)
-    dropping.chat_template = template
-    assert error_of(ModelError, tokenize, [qa("q", SECRET)], dropping, name="forget set") == (
-        "Got a chat template whose text does not hold the answer, but "
-        "expected a template that writes the last assistant turn as it is. "
-        "Repair the template, or remove it for plain markers (chat_template.jinja in the tokenizer's folder, or "
-        "tokenizer.chat_template = None)."
-    )
-
-
-def test_text_that_is_no_unicode_is_refused_by_its_row(tokenizer):
-    # Half of a surrogate pair: valid JSON (an emoji cut in two), but no tokenizer takes it.
-    message = error_of(
-        DataError,
-        lambda: tokenize(load_rows([{"text": "a"}, {"text": f"{SECRET}\ud83d"}]), tokenizer, name="forget set"),
-    )
-    assert "row 1" in message
-
-
-def test_no_rows_give_an_empty_data_set(words):
-    assert len(tokenize([], words, name="forget set")) == 0
-
-
-def test_several_answers_are_refused_by_their_row(tokenizer):
-    """Only evaluation knows what to do with them."""
-    rows = [qa("q", "a"), replace(qa("q", SECRET), alternatives=(SECRET, "b"))]
-    assert error_of(DataError, tokenize, rows, tokenizer, name="forget set") == (
-        "Got 3 answers in row 1 of the forget set, but expected one, which is scored. Make one row of each answer."
-    )
-
-
-def test_wrong_answers_change_no_token(tokenizer):
-    plain, with_wrong = (one(tokenizer, replace(qa("q", "a", "p"), perturbed=wrong)) for wrong in ((), ("w", "v")))
-    assert plain.key() == with_wrong.key()
-    assert plain.paraphrase.key() == with_wrong.paraphrase.key()
+    for dropping.chat_template in (USER_ALONE, "[x]" + USER_ALONE, USER_ALONE + "[assistant]"):
+        assert refused(ModelError, qa("q", SECRET), dropping) == ("a chat template whose text does not hold the answer")
+    rows = tokenize([qa("w1", "w2", "w3"), qa("w1", f"w3 {SECRET}")], words, name="forget set")
+    assert error_of(DataError, check_paraphrases, rows).got == "no paraphrased_answer in row 1 of the forget set"
 
 
 # Rows that come tokenized
 
 
-def test_token_columns_are_taken_as_they_are():
-    data = from_token_columns(iter([{"input_ids": [5, 6, 7], "labels": [-100, -100, 7], "more": 1}]), "forget set")
-    index, row = data[0]
-    assert (len(data), index) == (1, 0)
-    assert row.input_ids.tolist() == [5, 6, 7]
-    assert row.labels.tolist() == [-100, -100, 7]
-    assert row.input_ids.dtype == row.labels.dtype == np.int32
-
-
 BAD_TOKENS = [
-    ([5, 6, 7], [-100, 7], None, "3 input_ids, 2 labels and an attention_mask of 3 in {row}, but expected one of each"),
+    ([5, 6, 7], [-100, 7], None, "3 input_ids, 2 labels and an attention_mask of 3 in {row}"),
     ([5, 6], [-100, 6], [1], "2 input_ids, 2 labels and an attention_mask of 1 in {row}"),
-    (
-        [5, 6],
-        [-100, -100],
-        None,
-        "no scored token in {row}, but expected a label that is not -100 on a token after the",
-    ),
+    ([5, 6], [-100, -100], None, "no scored token in {row}"),
     ([5, 6], [5, -100], None, "no scored token in {row}"),  # nothing comes before the first token
     ([0, 5], [-100, 5], [0, 1], "no scored token in {row}"),
     ([5], [5], None, "no scored token in {row}"),
@@ -634,7 +514,7 @@ BAD_TOKENS = [
     ([5, 6], [-100, 6], [0, 0], "an attention_mask in {row} that is not one run of 1"),
     ([5, 6], [-100, 6], [1, 2], "an attention_mask in {row} that is not one run of 1"),
     ([5, 6], [-100, 6], [0.5, 1.0], "attention_mask as float64 numbers of shape (2,) in {row}"),
-    ([5.0, 6.0], [-100, 6], None, "input_ids as float64 numbers of shape (2,) in {row}, but expected a flat list of"),
+    ([5.0, 6.0], [-100, 6], None, "input_ids as float64 numbers of shape (2,) in {row}"),
     ([5, 6], np.array([-100.0, 6.0]), None, "labels as float64 numbers"),
     ([5, 2**32 + 6], [-100, 6], None, "input_ids as int64 numbers"),
     ([[5, 6]], [[5, 6]], None, "input_ids as int64 numbers of shape (1, 2)"),
@@ -649,8 +529,8 @@ BAD_TOKENS = [
 @pytest.mark.parametrize(("ids", "labels", "mask", "says"), BAD_TOKENS)
 def test_bad_token_columns_are_named_by_row(ids, labels, mask, says):
     records = [{"input_ids": [1, 2], "labels": [-100, 2]}, {"input_ids": ids, "labels": labels, "attention_mask": mask}]
-    message = error_of(DataError, from_token_columns, records, "retain set")
-    assert message.startswith("Got " + says.format(row="row 1 of the retain set"))
+    error = error_of(DataError, from_token_columns, records, "retain set")
+    assert error.got.startswith(says.format(row="row 1 of the retain set"))
 
 
 PADDED = [  # the padding is the token that ends the row, too
@@ -684,71 +564,11 @@ def test_token_rows_are_cut_and_split_as_others_are():
     pieces = from_token_columns([{"input_ids": ids, "labels": [-100, *ids[1:]]}], "forget set", max_length=4).rows
     assert [piece.input_ids.tolist() for piece in pieces] == [[1, 2, 3, 4], [4, 5, 6, 7]]
     assert [piece.labels.tolist() for piece in pieces] == [[-100, 2, 3, 4], [-100, 5, 6, 7]]
-    message = error_of(DataError, from_token_columns, records, "forget set", 2, OnLongRow.CUT)
-    assert message.startswith("Got no answer token in row 0 of the forget set, of whose 7 tokens 2 are kept, ")
+    error = error_of(DataError, from_token_columns, records, "forget set", 2, OnLongRow.CUT)
+    assert error.got == "no answer token in row 0 of the forget set, of whose 7 tokens 2 are kept"
 
 
-# A row in two data sets
-
-
-def test_a_row_in_both_sets_is_named_in_both(words):
-    first = tokenize([qa("w1", "w2"), qa("w3", "w4")], words, name="forget set")
-    second = tokenize([qa("w5", "w6"), qa("w1", "w4"), qa("w3", "w4")], words, name="retain set")
-    assert error_of(DataError, keep_apart, first, "forget set", second, "retain set", drop=False) == (
-        "Got a row in both sets: row 1 of the forget set is row 2 of the retain set, but "
-        "expected no row (prompt and answer) in both the forget set and the retain set. Remove it from one of them, "
-        "or leave out such rows of the retain set with --drop_overlap."
-    )
-
-
-def test_sets_that_share_questions_or_answers_are_disjoint(words):
-    first = tokenize([qa("w1", "w2"), qa("w1", "w2")], words, name="forget set")  # twice in one set is allowed
-    second = tokenize([qa("w1", "w3"), qa("w3", "w2"), qa("w1 w2", "w3")], words, name="retain set")
-    keep_apart(first, "forget set", second, "retain set", drop=False)
-    keep_apart(first, "forget set", RowDataset([]), "retain set", drop=False)
-
-
-def test_the_same_tokens_with_another_seam_are_another_row(words):
-    first = tokenize([qa("w1", "w2 w3")], words, name="forget set", template=SHORT)
-    second = tokenize([qa("w1 w2", "w3")], words, name="retain set", template=SHORT)
-    assert first.rows[0].input_ids.tolist() == second.rows[0].input_ids.tolist()
-    keep_apart(first, "forget set", second, "retain set", drop=False)
-
-
-def test_different_long_texts_with_equal_tails_are_disjoint(words):
-    # Both are split, and both leave the last piece [w9, end].
-    first = tokenize([Row((), "w1 w2 w3 w9")], words, name="forget set", max_length=4)
-    second = tokenize([Row((), "w4 w5 w6 w9")], words, name="retain set", max_length=4)
-    keep_apart(first, "forget set", second, "retain set", drop=False)
-
-
-def test_the_split_tofu_sets_are_disjoint_and_a_set_is_not_disjoint_from_itself(tofu, tokenizer):
-    forget = tokenize(load_rows(tofu("forget01")), tokenizer, name="forget set")
-    retain = tokenize(load_rows(tofu("retain_perturbed")), tokenizer, name="retain set")
-    keep_apart(forget, "forget set", retain, "retain set", drop=False)
-    assert error_of(DataError, keep_apart, forget, "a", forget, "b", drop=False).startswith(
-        "Got a row in both sets: row "
-    )
-
-
-def test_a_forget_row_without_a_paraphrase_is_named(words):
-    rows = [replace(qa("w1", "w2"), paraphrase="w3"), qa("w1", f"w3 {SECRET}")]
-    dataset = tokenize(rows, words, name="forget set")
-    assert error_of(DataError, check_paraphrases, dataset) == (
-        "Got no paraphrased_answer in row 1 of the forget set, but "
-        "expected one in every forget row, for clreg_positives=paraphrase, and no text longer than max_length. "
-        "Use clreg_positives=forget or views."
-    )
-
-
-def test_a_row_that_the_chat_template_refuses_is_named(tokenizer):
-    strict = copy.deepcopy(tokenizer)
-    strict.chat_template = "{{ raise_exception('System role not supported') }}"
-    assert error_of(DataError, tokenize, [qa("q", SECRET)], strict, name="forget set") == (
-        "Got row 0 of the forget set, which the chat template refuses, but expected roles and turns that the template "
-        "knows. Change the row, or remove it for plain markers (chat_template.jinja in the tokenizer's folder, or "
-        "tokenizer.chat_template = None)."
-    )
+# Dates
 
 
 @pytest.mark.parametrize(
@@ -768,21 +588,9 @@ def test_a_chat_template_writes_the_date_of_its_template(tokenizer, format):
     )
     assert tokenizer.decode(dated.input_ids) == tokenizer.decode(plain.input_ids)
     assert dated.key() == plain.key()
+    assert (writes_date(chat), writes_date(tokenizer)) == (True, False)
 
 
-def test_a_template_keeps_its_date_and_refuses_what_is_none():
-    assert Template(date="2024-02-29") != Template(date="2024-03-01")
-    for wrong in ("2024-02-30", "20240229", "tomorrow", ""):
-        with pytest.raises(
-            ConfigError, match=f"Got template_date={wrong}, but expected a date as YYYY-MM-DD. Set it as in."
-        ):
-            Template(date=wrong)
-
-
-def test_whether_a_chat_template_writes_a_date(tokenizer):
-    chat = copy.deepcopy(tokenizer)
-    assert not writes_date(chat)
-    chat.chat_template = PLAIN_TURNS
-    assert not writes_date(chat)
-    chat.chat_template = "{{ strftime_now('%d') }}" + PLAIN_TURNS
-    assert writes_date(chat)
+@pytest.mark.parametrize("wrong", ["2024-02-30", "20240229", "tomorrow", ""])
+def test_a_date_that_is_none_is_refused(wrong):
+    assert error_of(ConfigError, Template, date=wrong).got == f"template_date={wrong}"
