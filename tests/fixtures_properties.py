@@ -1,5 +1,6 @@
 """Strategies of tests/properties: numbers with long tails, and rows of answers that can be joined in any order."""
 
+from collections.abc import Sized
 from dataclasses import dataclass
 
 import numpy as np
@@ -31,6 +32,11 @@ def tensors(*shape: int, elements: st.SearchStrategy = LONG_TAILED) -> st.Search
 def units(rows: int, size: int = 3) -> st.SearchStrategy[Tensor]:
     """Vectors of length 1, among them equal ones, and of length 0, as features have that lie at the centre."""
     return tensors(rows, size, elements=st.integers(-2, 2)).map(lambda vectors: normalize(vectors.float(), dim=-1))
+
+
+def draw_order(data: st.DataObject, rows: Sized) -> Tensor:
+    """The indices of `rows` in any order."""
+    return torch.tensor(data.draw(st.permutations(range(len(rows)))), dtype=torch.long)
 
 
 @dataclass(frozen=True)
@@ -92,8 +98,8 @@ class Joined:
         return [list(row) for row in zip(*parts, strict=True)]
 
 
-def join(rows: list[AnswerRow], likely: int | None = None) -> Joined:
-    """The rows as one batch; of the model before, the `likely` most likely tokens or whole logits are known."""
+def join(rows: list[AnswerRow], top_k: int | None = None) -> Joined:
+    """The rows as one batch; of the reference model, the top `top_k` log-probabilities or whole logits are known."""
     logits, hidden, alternates = (
         torch.cat([getattr(row, name) for row in rows]).requires_grad_() for name in ("logits", "hidden", "alternate")
     )
@@ -117,7 +123,7 @@ def join(rows: list[AnswerRow], likely: int | None = None) -> Joined:
         logits=before,
         hidden=torch.cat([row.hidden_before for row in rows]),
         alternate_nll=torch.tensor([row.alternate_nll for row in rows]),
-        top_k_logps=None if likely is None else TopKLogProbs.of(before, likely),
+        top_k_logps=None if top_k is None else TopKLogProbs.of(before, top_k),
     )
     return Joined(outputs, reference, [logits, hidden, alternates], [sizes, sizes, alternate_sizes])
 

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from fixtures_properties import FAR, LONG_TAILED, tensors
+from fixtures_properties import FAR, LONG_TAILED, draw_order, tensors
 from hypothesis import given, note, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
@@ -25,24 +25,27 @@ def value_of(metric, rows):
     return metric.value
 
 
+def same(value):
+    """The value, or one near it."""
+    return None if value is None else pytest.approx(value, rel=SAME, abs=SAME)
+
+
 @given(FEATURES, FEATURES, st.data())
-def test_metrics_of_both_sets_have_their_range_and_do_not_know_an_order(forget, retain, data):
-    orders = [list(data.draw(st.permutations(range(len(rows))))) for rows in (forget, retain)]
+def test_metrics_of_both_sets_have_their_range_and_ignore_the_order(forget, retain, data):
+    mixed = [rows[draw_order(data, rows).numpy()] for rows in (forget, retain)]
     for name, (metric, most) in OF_BOTH.items():
         note(name)
         found = value_of(metric(forget, retain), len(forget) + len(retain))
         assert found is None or -SAME <= found <= most * (1 + SAME)
-        mixed = metric(forget[orders[0]], retain[orders[1]]).value
-        assert mixed == (None if found is None else pytest.approx(found, rel=SAME, abs=SAME))
-        turned = metric(retain, forget).value
-        assert turned == (None if found is None else pytest.approx(found, rel=SAME, abs=SAME))
+        assert metric(*mixed).value == same(found)
+        assert metric(retain, forget).value == same(found)
 
 
 @given(FEATURES)
 def test_a_set_beside_itself(features):
     ratio, overlap = (metric(features, features) for metric, _ in OF_BOTH.values())
     assert ratio.value is None
-    assert ratio.reason == "forget and retain features have the same mean, so that the ratio is infinite"
+    assert "the same mean" in ratio.reason
     assert overlap.value is None or overlap.value == pytest.approx(1)
     kernels = representation.centred_kernel_alignment(features, features)
     assert kernels.value is None or kernels.value == pytest.approx(1)
@@ -52,14 +55,14 @@ def test_a_set_beside_itself(features):
 
 
 @given(FEATURES, st.data())
-def test_metrics_against_the_model_before(features, data):
+def test_metrics_against_the_initial_model(features, data):
     before = data.draw(arrays(np.float32, features.shape, elements=LONG_TAILED))
-    order = list(data.draw(st.permutations(range(len(features)))))
+    order = draw_order(data, features).numpy()
     for metric, most in ((representation.centred_kernel_alignment, 1), (representation.retain_shift, 2)):
-        found, mixed = metric(features, before), metric(features[order], before[order])
+        found = metric(features, before)
         assert found.num_samples + found.num_skipped == len(features) or found.value is None
         assert found.value is None or -SAME <= found.value <= most + SAME
-        assert mixed.value == (None if found.value is None else pytest.approx(found.value, rel=SAME, abs=SAME))
+        assert metric(features[order], before[order]).value == same(found.value)
 
 
 @settings(max_examples=12)
@@ -90,12 +93,11 @@ def test_z_is_finite_and_each_positions_own_whatever_the_order_of_the_vocabulary
     logits, tokens = drawn
     z = z_of(logits, tokens)
     assert z.isfinite().all()
-    vocabulary = torch.tensor(data.draw(st.permutations(range(logits.shape[1]))))
+    vocabulary = draw_order(data, logits[0])
     near = {"rtol": 1e-3, "atol": 1e-2}  # where sigma is 1e-3, rounding of 1e-5 counts a thousandfold
     torch.testing.assert_close(z_of(logits[:, vocabulary], vocabulary.argsort()[tokens]), z, **near)
-    for place in range(len(logits)):
-        one = slice(place, place + 1)
-        torch.testing.assert_close(z_of(logits[one], tokens[one]), z[one], **near)
+    alone = [z_of(logits[[index]], tokens[[index]]) for index in range(len(logits))]
+    torch.testing.assert_close(torch.cat(alone), z, **near)
 
 
 @given(st.integers(2, 9), st.floats(-FAR, FAR, width=32))

@@ -6,7 +6,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from fixtures_properties import FAR, answer_rows, join, tensors, units
+from fixtures_properties import FAR, answer_rows, draw_order, join, tensors, units
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.nn.functional import normalize
@@ -45,8 +45,8 @@ def test_features_have_length_1_unless_they_lie_at_the_centre(rows, center, cach
     assert ((lengths - 1).abs()[far] < 1e-5).all()
     assert (lengths < 1 + 1e-5).all()
     assert torch.autograd.grad(phi.sum(), rows)[0].isfinite().all()
-    for place in far.nonzero().flatten().tolist():
-        torch.testing.assert_close(space(rows[place : place + 1])[0], phi[place], rtol=1e-3, atol=1e-3)
+    for index in far.nonzero().flatten().tolist():
+        torch.testing.assert_close(space(rows[[index]])[0], phi[index], rtol=1e-3, atol=1e-3)
 
 
 @given(
@@ -58,7 +58,7 @@ def test_entanglement_is_a_cosine_row_by_row_whatever_the_order_of_the_bank(feat
     rows, bank = features
     values = inter_sample_entanglement(rows, bank, neighbors)
     assert (values.abs() <= UP).all()
-    order, others = (torch.tensor(data.draw(st.permutations(range(len(each))))) for each in (rows, bank))
+    order, others = draw_order(data, rows), draw_order(data, bank)
     torch.testing.assert_close(inter_sample_entanglement(rows[order], bank[others], neighbors), values[order])
     if neighbors >= len(bank):
         torch.testing.assert_close(values, (rows @ bank.T).mean(dim=1))
@@ -70,7 +70,7 @@ def test_entanglement_is_a_cosine_row_by_row_whatever_the_order_of_the_bank(feat
 def test_inter_sample_weights_stay_in_their_bounds_and_follow_the_rows(batch, cached, temperature, data):
     weights = inter_sample_weights(batch, cached, temperature, CLIP)
     assert ((weights >= CLIP[0] / UP) & (weights <= CLIP[1] * UP)).all()
-    order, others = (torch.tensor(data.draw(st.permutations(range(len(each))))) for each in (batch, cached))
+    order, others = draw_order(data, batch), draw_order(data, cached)
     # Deviations of a few 1e-3 make cosines of float32 weigh 1e-4 more or less.
     mixed = inter_sample_weights(batch[order], cached[others], temperature, CLIP)
     torch.testing.assert_close(mixed, weights[order], rtol=1e-2, atol=1e-3)
@@ -84,7 +84,7 @@ def test_intra_sample_weights_are_above_0_and_average_1_over_the_cache(batch, ca
     assert weights.isfinite().all()
     assert (weights > 0).all()
     assert intra_sample_weights(cached, cached, temperature).mean().item() == pytest.approx(1, abs=1e-4)
-    order, others = (torch.tensor(data.draw(st.permutations(range(len(each))))) for each in (batch, cached))
+    order, others = draw_order(data, batch), draw_order(data, cached)
     torch.testing.assert_close(
         intra_sample_weights(batch[order], cached[others], temperature), weights[order], rtol=1e-4, atol=1e-6
     )
@@ -137,7 +137,7 @@ def test_boundaries_lie_between_the_least_and_the_most_likely_proxy(drawn, neigh
     forget, proxies, nll = drawn
     boundary = proxy_boundary(nll, nearest_proxies(proxies, forget, neighbors))
     assert ((boundary >= nll.min() / UP) & (boundary <= nll.max() * UP)).all()
-    order = torch.tensor(data.draw(st.permutations(range(len(forget)))))
+    order = draw_order(data, forget)
     mixed = proxy_boundary(nll, nearest_proxies(proxies, forget[order], neighbors))
     if neighbors >= len(proxies):  # else, of proxies that are equally near, which ones count is left open
         torch.testing.assert_close(boundary, nll.mean().expand(len(forget)))
@@ -204,9 +204,9 @@ def test_weights_of_a_step_are_those_of_its_cuts_and_stay_finite(rows, pulls_bac
     boundary = data.draw(tensors(count, elements=st.floats(0, FAR, width=32)))
     guide = Guide(OPTIONS, pulls_back, make_cache(count, 3, 4), boundary)
 
-    def look(places):
-        outputs = replace(join([rows[place] for place in places]).outputs, features=features[places])
-        return guide.look(outputs, torch.tensor(places), None, torch.zeros(0, dtype=torch.long)).detached()
+    def look(ids):
+        outputs = replace(join([rows[index] for index in ids]).outputs, features=features[ids])
+        return guide.look(outputs, torch.tensor(ids), None, torch.zeros(0, dtype=torch.long)).detached()
 
     whole = look(list(range(count)))
     assert whole.weights.isfinite().all()
@@ -214,7 +214,7 @@ def test_weights_of_a_step_are_those_of_its_cuts_and_stay_finite(rows, pulls_bac
     assert all(isfinite(gap) for gap in whole.boundary_gap.tolist())
     order = data.draw(st.permutations(range(count)))
     cut = data.draw(st.integers(0, count))
-    for places in filter(None, (order[:cut], order[cut:])):
-        found = look(list(places))
+    for ids in filter(None, (order[:cut], order[cut:])):
+        found = look(list(ids))
         for name in ("weights", "entanglement", "drift", "boundary_gap"):
-            torch.testing.assert_close(getattr(found, name), getattr(whole, name)[list(places)], rtol=1e-3, atol=1e-4)
+            torch.testing.assert_close(getattr(found, name), getattr(whole, name)[list(ids)], rtol=1e-3, atol=1e-4)

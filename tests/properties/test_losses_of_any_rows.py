@@ -29,8 +29,8 @@ LOSSES = {**{name: (loss, None) for name, loss in FORGET.items()}, **RETAIN}
 def read(name, rows):
     """Values of rows in one batch, and their gradients by row."""
     note(name)
-    loss, likely = LOSSES[name]
-    joined = join(rows, likely)
+    loss, top_k = LOSSES[name]
+    joined = join(rows, top_k)
     values = loss(joined.outputs, joined.reference)
     return values.detach(), joined.gradients(values)
 
@@ -49,9 +49,9 @@ def test_values_and_gradients_are_finite(rows):
 def test_a_row_has_its_value_and_gradient_in_any_company_and_order(rows, data):
     order = data.draw(st.permutations(range(len(rows))))
     for name in LOSSES:
-        values, gradients = read(name, [rows[place] for place in order])
-        for value, found, place in zip(values, gradients, order, strict=True):
-            alone, expected = read(name, [rows[place]])
+        values, gradients = read(name, [rows[index] for index in order])
+        for value, found, index in zip(values, gradients, order, strict=True):
+            alone, expected = read(name, [rows[index]])
             torch.testing.assert_close(value, alone[0], rtol=1e-5, atol=1e-6)
             torch.testing.assert_close(found, expected[0], rtol=1e-5, atol=1e-6)
 
@@ -61,14 +61,14 @@ def test_a_row_has_its_value_and_gradient_in_any_company_and_order(rows, data):
 def test_the_parts_of_a_joined_batch_are_the_batches_of_the_parts(rows, data):
     first = data.draw(st.integers(0, len(rows)))
     sizes = [first, len(rows) - first]
-    for name, (loss, likely) in LOSSES.items():
+    for name, (loss, top_k) in LOSSES.items():
         note(name)
-        whole = join(rows, likely)
+        whole = join(rows, top_k)
         values = loss(whole.outputs, whole.reference).split(sizes)
         cuts, alternates = whole.outputs.split(sizes), whole.outputs.alternate.split(sizes)
         for cut, alternate, part, expected in zip(cuts, alternates, [rows[:first], rows[first:]], values, strict=True):
             if part:
-                found = loss(replace(cut, alternate=alternate), join(part, likely).reference)
+                found = loss(replace(cut, alternate=alternate), join(part, top_k).reference)
                 torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-6)
 
 

@@ -204,5 +204,5 @@ def test_forget_quality_is_a_p_value_of_two_samples_in_any_order(ratios, retrain
     assert forget_quality(theirs, ours).value == pytest.approx(found, abs=1e-4)
     itself = forget_quality(ours, mixed).value
     assert itself == (pytest.approx(1, abs=1e-4) if len(ours) > 3 else None)
-    doubled = ({place: 2 * ratio for place, ratio in each.items()} for each in (ours, theirs))
+    doubled = ({row: 2 * ratio for row, ratio in each.items()} for each in (ours, theirs))
     assert forget_quality(*doubled).value == pytest.approx(found, abs=1e-4)  # only the order counts

@@ -1,11 +1,11 @@
-"""From any row to its place in a batch and back: tokens, labels, pairs, cuts."""
+"""From any row to its lines in a batch and back: tokens, labels, pairs, cuts."""
 
 from collections import Counter
 
 import numpy as np
 import pytest
 import torch
-from fixtures_properties import TEXTS
+from fixtures_properties import TEXTS, draw_order
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -82,12 +82,12 @@ def test_a_row_is_tokenized_the_same_in_any_company_and_again_from_its_columns(t
     together = tokenize(several, tokenizer, name="forget set", template=LINES).rows
     columns = [{"input_ids": each.input_ids.tolist(), "labels": each.labels.tolist()} for each in together]
     again = from_token_columns(columns, "forget set").rows
-    for place, (found, read) in enumerate(zip(together, again, strict=True)):
-        (alone,) = tokens_of(several[place], tokenizer)
+    for index, (found, read) in enumerate(zip(together, again, strict=True)):
+        (alone,) = tokens_of(several[index], tokenizer)
         assert_same(found, alone)
         assert_same(read, alone)
         assert found.source.key == read.source.key == alone.source.key
-        assert found.source.number == read.source.number == place
+        assert found.source.number == read.source.number == index
     same = Counter((each.prompt, each.answer) for each in several)
     assert len({each.source.key for each in together}) == len(same)
 
@@ -95,11 +95,11 @@ def test_a_row_is_tokenized_the_same_in_any_company_and_again_from_its_columns(t
 def numbered(count, others=False):
     """Rows that are all different in tokens and lengths."""
 
-    def make(place, kind):
-        ids = np.arange(2 + (place + kind) % 4, dtype=np.int32) + 100 * place + 10 * kind
-        return ids, np.where(np.arange(len(ids)) > place % 2, ids, IGNORE_INDEX).astype(np.int32)
+    def make(index, kind):
+        ids = np.arange(2 + (index + kind) % 4, dtype=np.int32) + 100 * index + 10 * kind
+        return ids, np.where(np.arange(len(ids)) > index % 2, ids, IGNORE_INDEX).astype(np.int32)
 
-    made = [[TokenizedRow(*make(place, kind)) for kind in range(3)] for place in range(count)]
+    made = [[TokenizedRow(*make(index, kind)) for kind in range(3)] for index in range(count)]
     if not others:
         return RowDataset([row for row, _, _ in made])
     return RowDataset([TokenizedRow(*make(p, 0), paraphrase=b, alternate=c) for p, (_, b, c) in enumerate(made)])
@@ -133,21 +133,21 @@ def test_an_epoch_of_batches_holds_each_forget_row_once_with_all_that_belongs_to
     for rank in range(world_size):
         sampler = PairBatchSampler(num_forget, num_retain, batch_size, 0, rank, world_size, lengths=lengths)
         sampler.set_epoch(epoch)
-        for places in sampler:
-            batch = collate([pairs[place] for place in places])
+        for indices in sampler:
+            batch = collate([pairs[pair] for pair in indices])
             parts = parts_of(batch)
             assert sum(part.stop - part.start for part in parts.values()) == len(batch["input_ids"])
             for part, rows_of_part in parts.items():
                 ids = batch[part.value].tolist()
                 assert len(ids) == batch_size
                 seen[part].update(ids)
-                for index, place in zip(ids, range(rows_of_part.start, rows_of_part.stop), strict=True):
-                    if index == NO_SAMPLE:
-                        assert (batch["labels"][place] == IGNORE_INDEX).all()
+                for row_id, line in zip(ids, range(rows_of_part.start, rows_of_part.stop), strict=True):
+                    if row_id == NO_SAMPLE:
+                        assert (batch["labels"][line] == IGNORE_INDEX).all()
                     else:
-                        size = int(batch["attention_mask"][place].sum())
-                        row = TokenizedRow(*(batch[name][place, :size].numpy() for name in ("input_ids", "labels")))
-                        assert_same(row, expected[part](index))
+                        size = int(batch["attention_mask"][line].sum())
+                        row = TokenizedRow(*(batch[name][line, :size].numpy() for name in ("input_ids", "labels")))
+                        assert_same(row, expected[part](row_id))
     for part in parts:
         fillers = seen[part].pop(NO_SAMPLE, 0)
         assert fillers < batch_size * world_size
@@ -177,7 +177,7 @@ def test_answers_stand_where_they_did_however_much_is_padded_and_in_any_order(la
     assert torch.equal(flat % labels.shape[1], wide_flat % wide.shape[1])
     assert torch.equal(flat // labels.shape[1], wide_flat // wide.shape[1])
     assert torch.equal(labels[rows_found, flat % labels.shape[1] + 1], targets)
-    order = torch.tensor(data.draw(st.permutations(range(len(labels)))))
+    order = draw_order(data, labels)
     counts = count_answer_tokens(labels)
     assert torch.equal(count_answer_tokens(wide[order]), counts[order])
     assert counts.tolist() == [sum(label != IGNORE_INDEX for label in row[1:]) for row in labels.tolist()]
