@@ -3,11 +3,11 @@
 from egup_trainer.evaluation import registry
 from egup_trainer.evaluation.registry import OTHER, MetricText, Section
 
-_ATTACKS = {  # of an audit; what they found is named ATTACK_METRIC
+_ATTACKS = {  # an audit's metrics are named ATTACK_METRIC
     "relearning": (
         "Relearning",
         "Probability of forget answers while the model is fine-tuned on a few other forget rows (forget), on retain "
-        "rows (retain), and of the rows learned again (relearned). Speed: the mean over the curve.",
+        "rows (retain), and of the relearned rows (relearned). Speed is the mean over the curve.",
     ),
     "quantization": ("Quantisation", "The same rows with the weights as given, in 8 bits and in 4."),
     "prompts": (
@@ -15,9 +15,9 @@ _ATTACKS = {  # of an audit; what they found is named ATTACK_METRIC
         "Forget rows asked in other ways: reworded, in another language, after a phrase, after examples, with the "
         "answer begun.",
     ),
-    "sampling": ("Sampling", "ROUGE-L recall of generations drawn at temperature 1: each row's best and mean."),
-    "probe": ("Probe", "AUC of telling forget from holdout rows by a layer's features; 0.5 is chance."),
-    "membership": ("Membership attacks", "AUC of telling forget from holdout rows; 0.5 is chance."),
+    "sampling": ("Sampling", "ROUGE-L recall of generations sampled at temperature 1: the best and the mean per row."),
+    "probe": ("Probe", "AUC for distinguishing forget from holdout rows by a layer's features; 0.5 is chance."),
+    "membership": ("Membership attacks", "AUC for distinguishing forget from holdout rows; 0.5 is chance."),
 }
 
 
@@ -27,7 +27,7 @@ def sections() -> list[str]:
 
 
 def describe(metric: str) -> MetricText:
-    """Words for a metric; one that nobody declared stands under its own name.
+    """Words for a metric; a metric that was not declared is listed under its own name.
 
     Example:
         >>> describe("sampling_best_rouge").label, describe("mine").section

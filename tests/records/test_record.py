@@ -2,19 +2,20 @@
 
 import hashlib
 import hmac
-import json
+from dataclasses import fields
 from datetime import date, timedelta
 from pathlib import Path
 
 import pytest
 from conftest import qa_rows
 from peft import LoraConfig
+from transformers import TrainingArguments
 
-from egup_trainer import UnlearnConfig, UnlearnTrainer, load_rows
+from egup_trainer import EGUPConfig, UnlearnConfig, UnlearnTrainer, load_rows
 from egup_trainer.data.collator import RowCollator
 from egup_trainer.data.tokenization import tokenize
 from egup_trainer.records.facts import fingerprint, make_record, saved_step
-from egup_trainer.records.io import read_record, write_record
+from egup_trainer.records.io import read_record
 
 
 def test_the_record_of_a_run(make_trainer, base):
@@ -69,49 +70,52 @@ def test_the_record_of_an_adapter_without_proxies(make_trainer):
     assert record["adapter"] == {"type": "LORA", "r": 4, "lora_alpha": 6}
     assert record["egup"]["proxy_constraint"] is False
     assert record["rows"].keys() == {"forget", "retain"}
-    assert record["author"] is None
-    assert record["model"] == {"name": None, "is_local": True}
-    assert record["steps"] == 0
+    assert (record["author"], record["model"], record["steps"]) == (None, {"name": None, "is_local": True}, 0)
 
 
 def test_the_record_of_a_plain_trainer_without_retain_rows(make_model, tokenizer, config):
-    args = config(UnlearnConfig, objective="grad_ascent", max_steps=3)
-    record = make_record(UnlearnTrainer(make_model(), args, qa_rows(0, 6), processing_class=tokenizer))
+    args = config(UnlearnConfig, objective="grad_ascent", max_steps=3, max_length=16)
+    long_text = {"text": " ".join(row["answer"] for row in qa_rows(0, 9))}
+    trainer = UnlearnTrainer(make_model(), args, [long_text], processing_class=tokenizer)
+    record = make_record(trainer)
     assert record["trainer"] == "UnlearnTrainer"
     assert record["egup"] == {"inter_entanglement": False, "intra_entanglement": False, "proxy_constraint": False}
     assert (record["clreg_weight"], record["retain_loss"], record["rows"].keys()) == (0.0, "none", {"forget"})
     assert record["options"]["max_steps"] == 3
+    assert len(trainer.forget_rows) > 5
+    assert record["rows"]["forget"]["rows"] == 1  # a long text counts once
+
+
+def test_every_option_of_the_method_is_recorded_once_it_is_changed(make_trainer):
+    trainer = make_trainer()
+    own = {option.name for option in fields(EGUPConfig)} - {option.name for option in fields(TrainingArguments)}
+    for name in own:
+        setattr(trainer.args, name, "changed")
+    record = make_record(trainer)
+    under_other_keys = {"objective", "retain_loss", "clreg_weight", *record["egup"]}
+    may_name_folders = {"card_author", "idk_answers", "scan_cache_dir", "model_init_kwargs", "overwrite_output_dir"}
+    assert own - record["options"].keys() == under_other_keys | may_name_folders
+    assert {"clreg_temperature", "clreg_positives"} <= record["options"].keys()
 
 
 @pytest.mark.parametrize(
-    ("name", "expected"),
+    ("name", "folder", "expected"),
     [
-        ("owner/model", {"name": "owner/model", "is_local": False}),
-        ("gpt2", {"name": "gpt2", "is_local": False}),
-        ("/home/me/models/mine/", {"name": "mine", "is_local": True}),
-        ("../models/mine", {"name": "mine", "is_local": True}),
-        ("", {"name": None, "is_local": True}),
+        ("owner/model", None, {"name": "owner/model", "is_local": False}),
+        ("owner/model", "owner/model", {"name": "model", "is_local": True}),
+        ("gpt2", None, {"name": "gpt2", "is_local": False}),
+        ("/home/me/models/mine/", None, {"name": "mine", "is_local": True}),
+        ("../models/mine", None, {"name": "mine", "is_local": True}),
+        ("", None, {"name": None, "is_local": True}),
     ],
 )
-def test_a_local_folder_is_named_by_its_last_part_alone(make_trainer, name, expected):
+def test_a_local_folder_is_named_by_its_last_part_alone(make_trainer, tmp_path, monkeypatch, name, folder, expected):
     trainer = make_trainer()
     trainer.model.config._name_or_path = name
+    if folder is not None:  # a folder that looks like a hub id
+        (tmp_path / folder).mkdir(parents=True)
+        monkeypatch.chdir(tmp_path)
     assert make_record(trainer)["model"] == expected
-
-
-def test_a_folder_that_looks_like_a_hub_id_is_local(make_trainer, tmp_path, monkeypatch):
-    trainer = make_trainer()
-    trainer.model.config._name_or_path = "owner/model"
-    (tmp_path / "owner" / "model").mkdir(parents=True)
-    monkeypatch.chdir(tmp_path)
-    assert make_record(trainer)["model"] == {"name": "model", "is_local": True}
-
-
-def test_a_record_comes_back_as_it_was_written(make_trainer, tmp_path):
-    record = make_record(make_trainer(proxy_match="mean"))
-    write_record(record, tmp_path)
-    assert read_record(tmp_path) == record
-    assert record["options"]["proxy_match"] == "mean"
 
 
 def test_every_saved_model_has_a_record_without_texts_and_paths(make_trainer, base, tmp_path):
@@ -120,11 +124,11 @@ def test_every_saved_model_has_a_record_without_texts_and_paths(make_trainer, ba
     trainer.save_model()
     out = Path(trainer.args.output_dir)
     assert [read_record(folder)["steps"] for folder in (out / "checkpoint-4", out)] == [4, 6]
+    assert read_record(out) == make_record(trainer)
     for folder in (out / "checkpoint-4", out):
         text = (folder / "unlearning.json").read_text()
         assert str(tmp_path) not in text
         assert not any(value in text for row in qa_rows(0, 46) for value in row.values())
-        json.loads(text)
 
 
 def test_processes_that_save_no_model_write_no_record(make_trainer, tmp_path, monkeypatch):
@@ -174,11 +178,3 @@ def test_a_fingerprint_depends_neither_on_padding_nor_on_where_rows_are_cut(toke
     before = fingerprint(whole, "s")
     RowCollator(tokenizer)([whole[0], whole[1]])
     assert before == fingerprint(whole, "s") == fingerprint(cut, "s")
-
-
-def test_a_long_text_counts_as_one_row(make_model, tokenizer, config):
-    text = " ".join(row["answer"] for row in qa_rows(0, 9))
-    args = config(UnlearnConfig, objective="grad_ascent", max_length=16)
-    trainer = UnlearnTrainer(make_model(), args, [{"text": text}], processing_class=tokenizer)
-    assert len(trainer.forget_rows) > 5
-    assert make_record(trainer)["rows"]["forget"]["rows"] == 1

@@ -89,11 +89,7 @@ def test_audits_of_other_rows_and_twins_in_name_are_refused(audits, evaluations)
     comparison = Comparison.of(evaluations, None)
     with pytest.raises(DataError) as error:
         audit_section([audits[0], replace(audits[1], settings={"seed": 7})], comparison)
-    assert str(error.value) == (
-        "Got the audit of gradient_difference with seed 7, but expected seed 0, that of egup_clreg. Audit both "
-        "models with "
-        "the same rows and options."
-    )
+    assert error.value.got == "the audit of gradient_difference with seed 7"
     with pytest.raises(ConfigError) as error:
         audit_section([audits[0], audits[0]], comparison)
-    assert str(error.value) == "Got two models named egup_clreg, but expected a name for each. Rename one of them."
+    assert error.value.got == "two models named egup_clreg"

@@ -211,18 +211,12 @@ def test_what_cannot_be_drawn_says_why_and_what_to_do():
     assert training_curves(nothing) == []
 
 
-def test_plots_are_whole_svg_files_and_the_same_each_time():
-    comparison = Comparison.of(*make_evaluations())
-    first, second = (tradeoff(comparison).plots[0] for _ in range(2))
-    assert first == second
-    assert decoded(first).rstrip().endswith("</svg>")
-    assert decoded(first).count("<svg") == 1
-
-
 def test_names_are_drawn_as_they_are_written():
     names = [r"_a$x^$", r"$\frac{$", "with_a_name_that_is_far_too_long_for_a_legend", "<&>"]
     comparison = Comparison.of([replace(make_evaluation("egup_clreg"), name=name) for name in names], None)
-    assert len(tradeoff(comparison).plots) == 1
+    (plot,) = tradeoff(comparison).plots
+    assert decoded(plot).rstrip().endswith("</svg>")
+    assert (plot,) == tradeoff(comparison).plots  # the same numbers make the same file
     assert [plot.title for plot in projections(comparison).plots] == names
 
 
