@@ -1,4 +1,4 @@
-"""What mkdocs calls while it builds the site: pages get their generated parts, and the files that they link to."""
+"""Hooks of mkdocs: they fill in the generated parts of pages and add the files of the repository that pages link to."""
 
 import re
 from pathlib import Path
@@ -20,9 +20,9 @@ from egup_trainer.trainer.config import EGUPConfig, UnlearnConfig
 
 ROOT = Path(__file__).resolve().parents[1]
 OUTSIDE = "repository"
-"""Folder of the site for files of the repository that pages link to and that are no pages."""
+"""Folder of the site for files outside of docs that pages link to."""
 FIRST = ("quickstart", "own_data")
-"""The notebooks to begin with; the others follow by name."""
+"""The first notebooks; the others follow by name."""
 GENERATED = {
     "commands": commands_page,
     "UnlearnConfig": lambda: options_table(UnlearnConfig),
@@ -34,14 +34,14 @@ GENERATED = {
     "ScoringOptions": lambda: options_table(ScoringOptions),
 }
 _MARK = re.compile(r"<!-- generated: (\w+) -->")
-_PICTURE_ELSEWHERE = re.compile(r"<img\b[^>]*\bsrc=\"https?://[^>]*>")
-_SCRIPT_ELSEWHERE = re.compile(r"<script\b[^>]*\bsrc=\"https?://[^>]*></script>")
+_EXTERNAL_IMAGE = re.compile(r"<img\b[^>]*\bsrc=\"https?://[^>]*>")
+_EXTERNAL_SCRIPT = re.compile(r"<script\b[^>]*\bsrc=\"https?://[^>]*></script>")
 _ALT = re.compile(r"\balt=\"([^\"]*)\"")
 _LINK_OUT = re.compile(r"(?<=\]\()\.\./([^)#\s]+)")
 
 
 def notebooks() -> dict[str, Path]:
-    """The notebooks by name: the executed copy where `make notebooks` has made one, else the source."""
+    """The notebooks by name: the copy that `make notebooks` has executed, or else the source."""
     sources = sorted((ROOT / "notebooks").glob("*.ipynb"))
     sources.sort(key=lambda path: FIRST.index(path.stem) if path.stem in FIRST else len(FIRST))
     executed = {path.stem: ROOT / "build/notebooks" / path.name for path in sources}
@@ -54,22 +54,22 @@ def on_config(config: Any) -> Any:
     return config
 
 
-@event_priority(50)  # before mkdocs-jupyter, which takes the notebooks over
+@event_priority(50)  # before mkdocs-jupyter, which handles the notebooks
 def on_files(files: Files, config: Any) -> Files:
-    """Adds the notebooks, and what pages link to outside of docs."""
-    for name, path in notebooks().items():  # mkdocs-jupyter takes no generated file
+    """Adds the notebooks, and the files outside of docs that pages link to."""
+    for name, path in notebooks().items():  # mkdocs-jupyter ignores generated files
         files.append(File(f"notebooks/{name}.ipynb", str(path.parents[1]), config.site_dir, config.use_directory_urls))
     for page in list(files.documentation_pages()):
         for target in _LINK_OUT.findall(page.content_string if page.src_uri.endswith(".md") else ""):
             for path in _files_at(ROOT / target):
-                place = f"{OUTSIDE}/{path.relative_to(ROOT).as_posix()}"
-                if files.get_file_from_path(place) is None:
-                    files.append(File.generated(config, place, abs_src_path=str(path)))
+                target_path = f"{OUTSIDE}/{path.relative_to(ROOT).as_posix()}"
+                if files.get_file_from_path(target_path) is None:
+                    files.append(File.generated(config, target_path, abs_src_path=str(path)))
     return files
 
 
 def on_page_markdown(markdown: str, page: Any, config: Any, files: Files) -> str:
-    """Fills in what is generated, and turns links out of docs to the copies of their files."""
+    """Fills in generated parts, and points links that leave docs at the copies of their files."""
     markdown = _MARK.sub(lambda found: GENERATED[found[1]](), markdown).replace(" ± ", "&nbsp;±&nbsp;")
     if page.file.src_uri.startswith(f"{OUTSIDE}/"):
         return markdown
@@ -77,13 +77,12 @@ def on_page_markdown(markdown: str, page: Any, config: Any, files: Files) -> str
 
 
 def on_page_content(html: str, page: Any, config: Any, files: Files) -> str:
-    """Leaves out scripts that lie elsewhere, and puts the text of such pictures, as of badges, in their place."""
-    html = _SCRIPT_ELSEWHERE.sub("", html)
-    return _PICTURE_ELSEWHERE.sub(lambda found: "".join(_ALT.findall(found[0])), html)
+    """Removes scripts from other sites, and replaces images from other sites, such as badges, by their text."""
+    html = _EXTERNAL_SCRIPT.sub("", html)
+    return _EXTERNAL_IMAGE.sub(lambda found: "".join(_ALT.findall(found[0])), html)
 
 
 def _files_at(path: Path) -> list[Path]:
-    """The file, or the files in a folder."""
     return sorted(each for each in path.iterdir() if each.is_file()) if path.is_dir() else [path]
 
 

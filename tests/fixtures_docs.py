@@ -1,8 +1,7 @@
-"""The commands and Python blocks of README and docs, and how each is checked and run.
+"""Finds the commands and Python blocks of README, CONTRIBUTING and docs, and checks that commands can be started.
 
-A page is read from top to bottom. Its blocks are indented by four spaces or fenced by ```. In them, a line that begins
-with one of STARTS is a command. A block may follow a line such as `<!-- needs: gpu -->`: its commands are checked like
-all others, and not run.
+Blocks are indented by four spaces or fenced by ```. A line in a block that begins with one of STARTS is a command.
+After a line such as `<!-- needs: gpu -->`, the commands of the next block are checked but not run.
 """
 
 import re
@@ -23,15 +22,13 @@ NEEDS = {
     "writer": "a model that can write rows in context",
 }
 ABBREVIATED = "--model_name_or_path path/to/your-model --forget forget.jsonl --retain retain.jsonl --output_dir out"
-"""What `...` stands for in a command."""
-PROMISED: set[str] = set()
-"""Commands, flags and targets that pages describe and that are still to come: unchecked until they are there."""
+"""Replaces `...` in a command."""
 _MARK = re.compile(r"<!-- needs: (\w+) -->")
 
 
 @dataclass(frozen=True)
 class Block:
-    """A block of code of a page; `needs` is what stands in the comment before it, or None."""
+    """A block of code on a page; `needs` is the word in the comment before it, or None."""
 
     page: Path
     line: int
@@ -40,8 +37,8 @@ class Block:
     needs: str | None
 
     @property
-    def place(self) -> str:
-        """Where it stands, for messages."""
+    def location(self) -> str:
+        """Page and line, for messages."""
         return f"{self.page.relative_to(ROOT)}:{self.line}"
 
     @property
@@ -54,10 +51,10 @@ class Block:
 
 @cache
 def blocks(page: Path) -> list[Block]:
-    """The page's blocks, in their order."""
+    """The blocks of a page in their order."""
     found: list[Block] = []
-    needs = language = None
-    inside: list[str] = []  # lines of the block that is being read; `language` is None outside of a fence
+    needs = language = None  # `language` is None outside of a fence
+    inside: list[str] = []  # lines of the current block
 
     def end(number: int) -> None:
         nonlocal needs
@@ -82,7 +79,7 @@ def blocks(page: Path) -> list[Block]:
 
 
 def check(words: list[str]) -> None:
-    """Raises `ValueError` if a command could not be started: an unknown command, module, target, flag or choice."""
+    """Raises `ValueError` if a command cannot be started: if a command, module, target, flag or choice is unknown."""
     match words:
         case ["egup", "--version" | "--help"]:
             return
@@ -104,20 +101,10 @@ def check(words: list[str]) -> None:
             _check_module(module, arguments)
         case ["make", target]:
             makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
-            if target not in PROMISED and not re.search(rf"^{re.escape(target)}:", makefile, re.MULTILINE):
+            if not re.search(rf"^{re.escape(target)}:", makefile, re.MULTILINE):
                 raise ValueError(f"no target {target} in the Makefile")
         case _:
             raise ValueError(f"no command of this project: {' '.join(words[:2])}")
-
-
-def is_there(words: list[str]) -> bool:
-    """Whether everything that the command names is there: nothing of it is only promised."""
-    if words[0] != "egup":
-        return True
-    command, flags = words[1], {word for word in words if word in PROMISED}
-    if command in PROMISED and command not in COMMANDS:
-        return False
-    return all(flag in known_flags(command) for flag in flags - {command})
 
 
 @cache
@@ -130,16 +117,14 @@ def known_flags(command: str) -> frozenset[str]:
 
 def _check_egup(command: str, arguments: list[str]) -> None:
     if command not in COMMANDS:
-        if command in PROMISED:
-            return
         raise ValueError(f"no command egup {command}")
-    own = {word for word in arguments if word.startswith("--")} - {"--config"}  # TrlParser takes it before the flags
-    missing = {flag for flag in own if flag not in known_flags(command)}
-    if missing - PROMISED:
-        raise ValueError(f"egup {command} has no {', '.join(sorted(missing - PROMISED))}")
+    flags = {word for word in arguments if word.startswith("--")} - {"--config"}  # TrlParser reads --config itself
+    unknown = flags - known_flags(command)
+    if unknown:
+        raise ValueError(f"egup {command} has no {', '.join(sorted(unknown))}")
     parser = parser_of(command)
-    if parser is not None and not missing and "--config" not in arguments:
-        _parse(parser, arguments)  # `egup verify FILE` has its flag's name before it only afterwards
+    if parser is not None and "--config" not in arguments:
+        _parse(parser, arguments)
 
 
 def _check_module(module: str, arguments: list[str]) -> None:

@@ -1,1 +1,1 @@
-"""What the site takes from the code: tables of options and flags. Pages ask for them by `<!-- generated: NAME -->`."""
+"""Parts of the documentation that are generated from the code. Pages request them with `<!-- generated: NAME -->`."""

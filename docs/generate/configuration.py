@@ -1,4 +1,4 @@
-"""Tables of options, read from the dataclasses' fields: no name, type, default or help text is written twice."""
+"""Tables of options, read from the fields of dataclasses."""
 
 from dataclasses import MISSING, Field, dataclass, fields
 from enum import Enum
@@ -13,7 +13,7 @@ from generate.tables import code, stacked, table
 
 @dataclass(frozen=True)
 class Option:
-    """A field as the site shows it."""
+    """A field of a dataclass as the documentation shows it."""
 
     name: str
     type: str
@@ -22,13 +22,13 @@ class Option:
 
 
 def own_options(config: type) -> list[Option]:
-    """The fields that a dataclass declares itself, or redeclares, in their order.
+    """The fields that a dataclass declares or redeclares itself, in their order.
 
     Raises:
-        ValueError: a field has neither a help text nor a line under Args in the docstring.
+        ValueError: A field has neither a help text nor a line under Args in the docstring.
     """
     described = _described(config)
-    types = get_annotations(config)  # a field's own type is changed by the parser of transformers
+    types = get_annotations(config)  # the parser of transformers changes the types that fields store
     options = [_option(each, types[each.name], described) for each in fields(config) if each.name in types]
     silent = [option.name for option in options if not option.help]
     if silent:
@@ -37,7 +37,7 @@ def own_options(config: type) -> list[Option]:
 
 
 def options_table(*configs: type) -> str:
-    """Name, type, default and meaning of the dataclasses' own fields."""
+    """A table of the fields that dataclasses declare themselves, with type, default and meaning."""
     options = [option for config in configs for option in own_options(config)]
     rows = [[code(each.name), code(each.type), code(each.default), each.help] for each in options]
     return stacked(table(["name", "type", "default", "meaning"], rows))
@@ -49,7 +49,7 @@ def owner_of(name: str, config: type) -> type:
 
 
 def show(value: Any) -> str:
-    """A default as a user would write it.
+    """A default value as a user would write it.
 
     Example:
         >>> show(None), show("\\nAnswer: "), show(0.1)
@@ -80,7 +80,6 @@ def _type(annotation: Any) -> str:
 
 
 def _described(config: type) -> dict[str, str]:
-    """What the docstring says of each argument."""
     sections = Docstring(config.__doc__ or "").parse("google", warnings=False)
     found = [section for section in sections if section.kind is DocstringSectionKind.parameters]
     return {each.name: _sentence(each.description) for section in found for each in section.value}

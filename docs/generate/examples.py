@@ -1,4 +1,4 @@
-"""Docstrings of this package say "Example:"; griffe shows code under "Examples:" as code."""
+"""Docstrings of this package have the section "Example:", but griffe shows only "Examples:" as code."""
 
 from typing import Any
 
@@ -6,7 +6,7 @@ from griffe import Extension
 
 
 class ExamplesAsCode(Extension):
-    """Renames the section before it is parsed."""
+    """Renames the section before griffe parses it."""
 
     def on_object(self, *, obj: Any, **kwargs: Any) -> None:
         if obj.docstring:

@@ -17,12 +17,12 @@ def table(headings: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
 
 
 def stacked(text: str) -> str:
-    """A table whose cells stand one below the other on a phone (style.css)."""
+    """A table whose cells are shown below each other on a phone (style.css)."""
     return f'<div class="stacked" markdown>\n\n{text}\n\n</div>'
 
 
 def code(text: str) -> str:
-    """`text` as code; nothing for nothing."""
+    """`text` as code; empty if `text` is empty."""
     return f"`{text}`" if text else ""
 
 

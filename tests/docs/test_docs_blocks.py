@@ -1,4 +1,4 @@
-"""Every command of README and docs can be started as it stands, and every one that can run here runs, page by page."""
+"""Every command in README and docs can be started, and those that need no GPU, hub or writer run, page by page."""
 
 import json
 import re
@@ -9,14 +9,14 @@ from io import StringIO
 import pytest
 import torch
 from conftest import qa_rows
-from fixtures_docs import NEEDS, PAGES, PROMISED, ROOT, blocks, check, is_there, known_flags
+from fixtures_docs import NEEDS, PAGES, ROOT, blocks, check, known_flags
 from generate.parsers import COMMANDS
 from transformers import AutoModelForCausalLM, LlamaConfig
 
 from egup_trainer.cli.main import main
 from egup_trainer.losses import registry
 
-ROWS = {  # the files that pages name, and which invented rows they hold
+ROWS = {  # indices of the invented rows in the files that pages name
     (0, 6): ("forget", "person", "request_1", "book"),
     (6, 10): ("request_2",),
     (20, 30): ("retain", "others", "other_books"),
@@ -25,20 +25,19 @@ ROWS = {  # the files that pages name, and which invented rows they hold
 }
 BOOKS = ("book", "other_books", "unseen_book")
 QUIET = ["--use_cpu", "true", "--disable_tqdm", "true"]
-SHORTER = {  # appended to a command: the same work on less
+SHORTER = {  # flags that are appended to a command to make it faster
     "unlearn": [*QUIET, "--max_steps", "2", "--report_to", "none"],
     "evaluate": [*QUIET, "--max_new_tokens", "8"],
     "verify": QUIET,
     "audit": [*QUIET, "--max_new_tokens", "8", "--num_samples", "1", "--relearn_steps", "2", "--max_rows", "4"],
 }
-RUN = ("egup",)  # `make` and benchmarks are checked, and run elsewhere
 
 pages = pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(ROOT).as_posix())
 
 
 @pytest.fixture(scope="session")
-def made(tokenizer, tmp_path_factory):
-    """A folder with models, rows and results under the names that pages use; made once, never changed."""
+def prepared(tokenizer, tmp_path_factory):
+    """A folder with models, rows and results under the names that pages use."""
     folder = tmp_path_factory.mktemp("pages")
     for (start, stop), names in ROWS.items():
         for name in names:
@@ -59,16 +58,16 @@ def made(tokenizer, tmp_path_factory):
 
 
 @pytest.fixture
-def workplace(made, tmp_path, monkeypatch):
-    """A copy of that folder, as the current one; losses that pages register are forgotten afterwards."""
-    shutil.copytree(made, tmp_path, dirs_exist_ok=True)
+def workplace(prepared, tmp_path, monkeypatch):
+    """A copy of that folder as the working directory; losses that pages register are removed afterwards."""
+    shutil.copytree(prepared, tmp_path, dirs_exist_ok=True)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(registry, "_FORGET", dict(registry._FORGET))
     return tmp_path
 
 
 def small_model(tokenizer, seed: int):
-    """A tiny model that bitsandbytes can hold in four bits (widths of 64), with room for long generations."""
+    """A tiny model with a width of 64, so that bitsandbytes can quantize it to 4 bits on a CPU."""
     torch.manual_seed(seed)
     sizes = {"hidden_size": 64, "intermediate_size": 64, "num_hidden_layers": 2, "max_position_embeddings": 512}
     tokens = {"eos_token_id": tokenizer.eos_token_id, "pad_token_id": tokenizer.eos_token_id, "bos_token_id": None}
@@ -82,8 +81,8 @@ def run(arguments: list[str]) -> None:
     assert code == 0, f"egup {' '.join(arguments)}\n{errors.getvalue()[-500:]}"
 
 
-def given(tokenizer) -> dict:
-    """The names that Python blocks take for granted."""
+def assumed_names(tokenizer) -> dict:
+    """The names that Python blocks use without defining them."""
     ratios = {"0": 0.4, "1": 0.6, "2": 0.5}
     return {
         "model": small_model(tokenizer, 0),
@@ -96,34 +95,34 @@ def given(tokenizer) -> dict:
 
 @pages
 def test_a_page_runs(page, workplace, tokenizer):
-    names = given(tokenizer)
+    names = assumed_names(tokenizer)
     run_here = [block for block in blocks(page) if not block.needs]
     if any(re.search(r'output_dir[ =]"?unlearned\b(?!-)', block.text) for block in run_here):
-        shutil.rmtree(workplace / "unlearned")  # the page makes its own: a finished one is not overwritten
+        shutil.rmtree(workplace / "unlearned")  # the page writes it, and a finished folder is not overwritten
     for block in run_here:
         if block.is_python:
-            exec(compile(block.text, block.place, "exec"), names)
+            exec(compile(block.text, block.location, "exec"), names)
         for words in block.commands:
-            if words[0] in RUN and is_there(words):
+            if words[0] == "egup":  # other tests run `make` and benchmarks
                 run(words[1:])
 
 
 @pages
 def test_every_command_could_be_started(page):
     for block in blocks(page):
-        assert block.needs in {None, *NEEDS}, block.place
+        assert block.needs in {None, *NEEDS}, block.location
         for words in block.commands:
             try:
                 check(words)
             except ValueError as error:
-                pytest.fail(f"{block.place}: {error}")
+                pytest.fail(f"{block.location}: {error}")
 
 
 @pages
 def test_every_flag_that_is_named_exists(page):
-    known = {flag for command in COMMANDS for flag in known_flags(command)} | PROMISED
-    known |= {"--help", "--version", "--config", "--directory"}  # of egup itself, of TrlParser, of http.server
-    known |= {"--outfile", "--enable", "--lora"}  # of llama.cpp; of vLLM, whose names have hyphens
+    known = {flag for command in COMMANDS for flag in known_flags(command)}
+    known |= {"--help", "--version", "--config"}  # of egup itself and of TrlParser
+    known |= {"--outfile", "--enable", "--lora"}  # of llama.cpp and vLLM; the names of vLLM have hyphens
     for source in (ROOT / "benchmarks").rglob("*.py"):
         known |= set(re.findall(r'"(--\w+)"', source.read_text(encoding="utf-8")))
     started = [word for block in blocks(page) for words in block.commands if words[0] != "egup" for word in words]
@@ -131,7 +130,7 @@ def test_every_flag_that_is_named_exists(page):
     assert set(named) - known - set(started) == set()
 
 
-def test_readme_and_pages_have_what_is_looked_for():
+def test_the_readme_has_the_commands_that_ci_and_users_need():
     readme = [words for block in blocks(ROOT / "README.md") for words in block.commands]
     assert [words[:2] for words in readme if words[0] == "make"] == [["make", "demo"], ["make", "test"]]
     assert {words[1] for words in readme if words[0] == "egup"} == {"unlearn", "evaluate", "compare"}
@@ -158,7 +157,7 @@ def test_a_command_that_could_not_be_started_is_found(command, message):
         check(command.split())
 
 
-def test_a_mark_holds_for_one_block_and_joined_lines_are_one_command(tmp_path):
+def test_a_needs_comment_applies_to_one_block_and_joined_lines_are_one_command(tmp_path):
     page = tmp_path / "page.md"
     page.write_text(
         "Text.\n\n<!-- needs: gpu -->\n\n    egup unlearn \\\n        --forget a.jsonl\n    egup proxy ... --seed 1\n\n"

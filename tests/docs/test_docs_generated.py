@@ -1,9 +1,12 @@
-"""What the site takes from the code: tables of options and flags."""
+"""Pages that take something from the code: options, flags, notebooks and logged keys."""
 
+import re
 from dataclasses import dataclass, field, fields
 
 import hooks
 import pytest
+from conftest import qa_rows
+from fixtures_docs import ROOT
 from generate.commands import commands_page
 from generate.configuration import options_table, own_options
 from generate.parsers import parser_of
@@ -13,64 +16,58 @@ from egup_trainer.cli.main import COMMANDS
 from egup_trainer.proxies.settings import ProxySettings
 from egup_trainer.trainer.config import EGUPConfig, UnlearnConfig
 
+TRAINER_KEYS = {"epoch", "grad_norm", "learning_rate", "step", "total_flos", "train_loss", "train_runtime"}
+TRAINER_KEYS |= {"train_samples_per_second", "train_steps_per_second"}
+"""Keys that every `transformers.Trainer` logs."""
+
 
 def test_an_option_is_shown_with_type_default_and_help():
     table = options_table(EGUPConfig)
-    assert (
-        "| `proxy_form` | `effort or penalty` | `effort` | "
-        "How the boundary acts: on a sample's effort, or as a penalty. |"
-    ) in table
+    assert "| `proxy_form` | `effort or penalty` | `effort` | How the boundary acts" in table
     assert "| `cache_dim` | `int or none` | `none` | Project cached features" in table
     assert r"| `assistant_marker` | `str` | `'\nAnswer: '` | Text before the answer" in options_table(UnlearnConfig)
 
 
 @pytest.mark.parametrize("config", [ProxySettings, AuditOptions], ids=lambda each: each.__name__)
-def test_every_field_has_its_line(config):
-    assert [option.name for option in own_options(config)] == [each.name for each in fields(config)]
+def test_every_field_has_its_line_with_the_help_from_the_docstring(config):
+    options = own_options(config)
+    assert [option.name for option in options] == [each.name for each in fields(config)]
+    assert all(option.help for option in options)
 
 
-def test_the_text_of_a_field_without_metadata_is_that_of_the_docstring():
-    (option,) = [each for each in own_options(AuditOptions) if each.name == "num_samples"]
-    assert (option.type, option.default, option.help) == ("int", "8", "Generations drawn for each row.")
-
-
-def test_fields_of_two_configurations_are_all_that_a_trainer_adds():
+def test_the_two_configurations_show_every_field_that_they_add():
     own = {option.name for config in (UnlearnConfig, EGUPConfig) for option in own_options(config)}
     added = {each.name for each in fields(EGUPConfig)} - {each.name for each in fields(UnlearnConfig.__mro__[1])}
     assert added <= own
     assert own - added == {"learning_rate", "num_train_epochs", "logging_steps", "bf16", "remove_unused_columns"}
 
 
-def test_a_field_without_a_text_is_refused():
+def test_a_field_without_a_help_text_is_refused():
     @dataclass
     class Silent:
         told: int = field(default=1, metadata={"help": "Something."})
         untold: int = 2
 
-    with pytest.raises(ValueError, match="fields of Silent without a help text: untold"):
+    with pytest.raises(ValueError, match="Silent without a help text: untold"):
         own_options(Silent)
 
 
-def test_every_command_and_flag_is_on_the_page():
+def test_every_command_and_flag_is_on_the_page_and_flags_of_libraries_are_folded():
     page = commands_page()
-    assert [line for line in page.splitlines() if line.startswith("### ")] == [f"### egup {name}" for name in COMMANDS]
-    for name in COMMANDS:
-        section = page.split(f"### egup {name}\n")[1].split("\n### ")[0]
+    sections = {part.split("\n")[0]: part for part in page.split("### egup ")[1:]}
+    assert list(sections) == list(COMMANDS)
+    for name, section in sections.items():
         parser = parser_of(name)
-        flags = [] if parser is None else [action.option_strings for action in parser._actions]
-        for spellings in flags:
-            assert not spellings or "--help" in spellings or any(f"`{flag}" in section for flag in spellings), spellings
-
-
-def test_flags_of_libraries_are_folded_and_own_ones_stand_open():
-    section = commands_page().split("### egup proxy\n")[1].split("\n### ")[0]
-    own, folded = section.split("??? note", maxsplit=1)
-    assert "| `--num_rows` | `64` | Proxies to write. |" in own
+        for action in [] if parser is None else parser._actions:
+            flags = action.option_strings
+            assert not flags or "--help" in flags or any(f"`{flag}" in section for flag in flags), flags
+    own, folded = sections["proxy"].split("??? note", maxsplit=1)
+    assert "| `--num_rows` | `64` |" in own
     assert "`--load_in_4bit`" in folded
     assert "flags of trl.ModelConfig" in folded
 
 
-def test_executed_notebooks_are_shown_before_their_sources_and_the_quickstart_first(tmp_path, monkeypatch):
+def test_executed_notebooks_replace_their_sources_and_the_quickstart_comes_first(tmp_path, monkeypatch):
     monkeypatch.setattr(hooks, "ROOT", tmp_path)
     assert hooks.notebooks() == {}
     for path in ("notebooks/audit.ipynb", "notebooks/quickstart.ipynb", "build/notebooks/audit.ipynb"):
@@ -82,8 +79,26 @@ def test_executed_notebooks_are_shown_before_their_sources_and_the_quickstart_fi
     ]
 
 
-def test_pictures_and_scripts_from_elsewhere_are_left_out():
+def test_images_and_scripts_from_other_sites_are_removed():
     page = '<script src="https://a/b.js"></script><script>1</script>'
     page += '<a href="https://a"><img alt="Open" src="https://b/c.svg" /></a><img src="images/own.png" alt="own">'
     expected = '<script>1</script><a href="https://a">Open</a><img src="images/own.png" alt="own">'
     assert hooks.on_page_content(page, None, None, None) == expected
+
+
+def test_the_reference_names_exactly_the_keys_that_runs_log(make_trainer):
+    preferences = [{**row, "alternate_answer": "Nobody knows."} for row in qa_rows(0, 4)]
+    runs = [
+        {"clreg_weight": 0.1, "proxy_form": "penalty", "proxy_dual_rate": 0.1, "stop_at_boundary": True},
+        {"objective": "altpo", "forget": preferences},
+        {"objective": "pdu"},
+    ]
+    logged = set()
+    for options in runs:
+        trainer = make_trainer(**options)
+        trainer.train()
+        logged |= {key for entry in trainer.state.log_history for key in entry}
+    section = (ROOT / "docs/reference.md").read_text(encoding="utf-8").split("\n## Logged keys\n")[1]
+    rows = re.findall(r"^\| (`.*?) \|", section.split("### What to watch")[0], re.MULTILINE)
+    assert logged >= TRAINER_KEYS
+    assert logged - TRAINER_KEYS == {key for row in rows for key in re.findall(r"`(\w+)`", row)}

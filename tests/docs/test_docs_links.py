@@ -1,4 +1,4 @@
-"""No link of README, docs and benchmarks is dead as GitHub shows them; those of the site are read as it is built."""
+"""All links in README, docs and benchmarks work as GitHub shows them; building the site checks its own links."""
 
 import re
 
@@ -14,7 +14,7 @@ def without_code(text: str) -> str:
 
 
 def anchors(text: str) -> set[str]:
-    """The anchors of a page's headings, as GitHub makes them.
+    """The anchors that GitHub gives to the headings of a page.
 
     Example:
         >>> sorted(anchors("# Two words\\n\\n## Inter-sample `x` (S1)\\n"))
@@ -54,4 +54,4 @@ def test_a_dead_link_is_found(tmp_path):
 def test_every_page_is_reached_from_the_readme():
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
     linked = {target.partition("#")[0] for target in LINK.findall(readme)}
-    assert {f"docs/{page.name}" for page in PAGES if page.parent.name == "docs"} - linked == set()
+    assert {f"docs/{page.name}" for page in PAGES if page.parent.name == "docs"} <= linked

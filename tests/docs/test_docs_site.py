@@ -1,4 +1,4 @@
-"""The site builds without a warning, asks for nothing from elsewhere, and fits a desk and a phone."""
+"""The site builds without warnings, loads nothing from other sites, and fits a desktop and a phone."""
 
 import os
 import subprocess
@@ -14,7 +14,7 @@ from fixtures_docs import PAGES, ROOT
 
 @pytest.fixture(scope="module")
 def site(tmp_path_factory):
-    """Folder of the site, built with warnings as errors."""
+    """The folder of the site, built with warnings as errors."""
     pytest.importorskip("mkdocs", reason="mkdocs is not installed (extra docs)")
     folder = tmp_path_factory.mktemp("site")
     command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", str(folder)]
@@ -24,7 +24,7 @@ def site(tmp_path_factory):
     return folder
 
 
-def test_every_page_is_built_and_its_generated_parts_are_filled_in(site):
+def test_every_page_is_built_with_its_generated_parts(site):
     for page in PAGES:
         if page.parent.name == "docs":
             text = (site / f"{page.stem}.html").read_text(encoding="utf-8")
@@ -35,7 +35,7 @@ def test_every_page_is_built_and_its_generated_parts_are_filled_in(site):
     assert "register_forget_loss" in (site / "api.html").read_text(encoding="utf-8")
 
 
-def test_files_of_the_repository_that_pages_link_to_are_in_the_site(site):
+def test_linked_files_of_the_repository_are_in_the_site(site):
     assert (site / "repository/accelerate_configs/fsdp2.yaml").is_file()
     table = (site / "repository/benchmarks/results/design_choices.html").read_text(encoding="utf-8")
     assert "proxy_match=mean" in table
@@ -43,7 +43,7 @@ def test_files_of_the_repository_that_pages_link_to_are_in_the_site(site):
 
 @pytest.fixture(scope="module")
 def served(site):
-    """Address of the site on a server of its own."""
+    """The address at which the site is served."""
     handler = partial(QuietHandler, directory=str(site))
     with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
         Thread(target=server.serve_forever, daemon=True).start()
@@ -57,8 +57,8 @@ class QuietHandler(SimpleHTTPRequestHandler):
 
 
 @needs_browser
-@pytest.mark.parametrize("width", [1280, 390], ids=["desk", "phone"])
-def test_no_page_is_wider_than_the_window_or_asks_for_anything_elsewhere(browser, site, served, width):
+@pytest.mark.parametrize("width", [1280, 390], ids=["desktop", "phone"])
+def test_no_page_is_wider_than_the_window_or_loads_anything_from_other_sites(browser, site, served, width):
     metrics = {"width": width, "height": 900, "deviceScaleFactor": 1, "mobile": width < 500}
     browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", metrics)
     browser.get_log("performance")  # empties it
