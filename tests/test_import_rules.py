@@ -9,19 +9,18 @@ ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = "egup_trainer"
 FILES = sorted((ROOT / PACKAGE).rglob("*.py"))
 EVERYTHING = {"data", "modeling", "losses", "guidance", "trainer", "evaluation", "audit", "report", "demo", "cli", ""}
-EVERYTHING |= {"planning", "proxies", "records", "model_card", "typed", "errors", "files", "template_date"}
+EVERYTHING |= {"planning", "proxies", "records", "model_card", "typed", "errors", "files"}
 MAY_IMPORT = {  # besides itself; "" is the package's own __init__, with its public names
     "errors": set(),
     "files": {"errors"},
     "typed": set(),
     "records": {"data.tokenization", "modeling.base_weights", "errors", "files"},
     "model_card": {"records"},
-    "template_date": {"data.rendering", "records", "errors"},
     "data": {"errors", "files"},
     "modeling": {"data", "errors", "files"},
     "losses": {"modeling", "data.schema", "errors", "files"},
     "guidance": {"modeling", "data.schema", "errors", "files"},
-    "trainer": {"data", "modeling", "losses", "guidance", "records", "errors", "files", "template_date"},
+    "trainer": {"data", "modeling", "losses", "guidance", "records", "errors", "files"},
     "planning": {"data", "modeling", "losses", "guidance", "trainer", "errors", "files"},
     "proxies": {"data", "modeling", "guidance.features", "errors", "files"},
     "evaluation": {"data", "modeling", "typed", "errors", "files"},

@@ -93,9 +93,10 @@ class MarkerArguments:
         Raises:
             ConfigError: `template_date` is not a date, or the tokenizer's chat template writes none.
         """
-        from egup_trainer.template_date import settled_date
+        from egup_trainer.data.rendering import choose_date
+        from egup_trainer.records.io import recorded_date
 
-        date = settled_date(tokenizer, self.template_date, recorded, [model])
+        date = choose_date(tokenizer, self.template_date, [*recorded, recorded_date(model)])
         return self.template if date is None else replace(self.template, date=date)
 
 

@@ -52,7 +52,7 @@ paraphrased_questions=(), translated_questions=())]
     return RowDataset(kept) if isinstance(second, RowDataset) else kept
 
 
-def keep_apart_from_forget(*, drop: bool, **sets: list[Row] | None) -> dict[str, list[Row]]:
+def keep_apart_from_forget(*, drop: bool, **sets: list[Row] | None) -> dict[str, Any]:
     """The given sets by name, after `keep_apart` of each from the set named "forget"."""
     forget = sets.pop("forget") or []
     others = {

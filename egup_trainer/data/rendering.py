@@ -8,7 +8,7 @@ import json
 import os
 import signal
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import date, datetime
@@ -95,6 +95,34 @@ def check_date(value: str | None) -> None:
 def writes_date(tokenizer: Any) -> bool:
     """Whether the tokenizer's chat template asks for today's date."""
     return "strftime_now" in str(getattr(tokenizer, "chat_template", None))
+
+
+def choose_date(tokenizer: Any, given: str | None, recorded: Iterable[str | None] = ()) -> str | None:
+    """The date that the chat template is to write, the same on every process; None if the template writes no date.
+
+    Args:
+        tokenizer: the tokenizer.
+        given: what the user asked for (`template_date`).
+        recorded: dates of earlier results and runs, of which the first is used if none was given; today's is the last
+            resort.
+
+    Raises:
+        ConfigError: a date was given, and the chat template does not write one.
+    """
+    import torch.distributed
+
+    if not writes_date(tokenizer):
+        if given is not None:
+            raise ConfigError(
+                got=f"template_date={given} for a tokenizer whose chat template writes no date",
+                expected="a template that asks for today's date",
+                fix="leave out template_date",
+            )
+        return None
+    dates = [next((date for date in (given, *recorded) if date is not None), None) or today()]
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        torch.distributed.broadcast_object_list(dates)  # clocks may differ
+    return dates[0]
 
 
 @cache

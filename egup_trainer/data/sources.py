@@ -205,6 +205,7 @@ _DECODER = json.JSONDecoder(object_pairs_hook=_object)
 
 def _read_json(path: Path, data: bytes) -> Iterator[Record]:
     text = _decode(path, data)
+    values: Iterable[tuple[int, Any]]
     if text.lstrip().startswith("["):
         unit, values = "item", enumerate(_parse_json(path, text, "the list"), start=1)
     else:

@@ -79,12 +79,12 @@ def largest_batch(rows: Rows, args: Any, positives: str | None) -> dict[str, Ten
 
 def _lengths_of_pairs(rows: Rows, positives: str | None, alternates: bool) -> tuple[np.ndarray, np.ndarray]:
     """Tokens that a forget row brings with it, its alternate and second view included, and those of a retain row."""
-    forget = np.array([len(row) for row in rows.forget.rows])
+    forget: np.ndarray = np.array([len(row) for row in rows.forget.rows])
     if positives == "views":
         forget = 2 * forget
     elif positives:
-        forget = forget + [len(row.paraphrase) for row in rows.forget.rows]
+        forget = forget + [len(row.paraphrase or ()) for row in rows.forget.rows]
     if alternates:
-        forget = forget + [len(row.alternate) for row in rows.forget.rows]
+        forget = forget + [len(row.alternate or ()) for row in rows.forget.rows]
     retain = [len(row) for row in rows.retain.rows] if rows.retain is not None else []
     return forget, np.array([*retain, 0])  # the place of a row that is not there, -1, counts nothing

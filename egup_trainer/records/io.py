@@ -51,6 +51,18 @@ def read_record(folder: str | Path) -> RunRecord | None:
     return _read(path, TypeAdapter(RunRecord), expected, "save the model again")
 
 
+def recorded_date(folder: str | Path) -> str | None:
+    """The template_date in the record of the run that produced the model or checkpoint in `folder`; None without one.
+
+    A record that cannot be read has none either: whoever needs the record reports what is wrong with it.
+    """
+    try:
+        record: Any = read_record(folder) or {}
+        return record.get("options", {}).get("template_date")
+    except (DataError, AttributeError):
+        return None
+
+
 def write_record(record: Mapping[str, Any], folder: str | Path) -> None:
     """Writes the record into a saved model's folder."""
     write_file(Path(folder) / RECORD_NAME, to_json(record), private=False)

@@ -69,7 +69,7 @@ class ModelBefore:
         if Need.NLL in self._needs[Part.FORGET]:
             requests[_FORGET] = ScanRequest(rows, torch.arange(len(rows)))
             if _ALTERNATE in self._scanned:
-                alternates = RowDataset([row.alternate for row in rows.rows])
+                alternates = RowDataset([row.alternate for row in rows.rows if row.alternate is not None])
                 requests[_ALTERNATE] = ScanRequest(alternates, torch.arange(len(rows)))
         if self.reference.kind is ReferenceKind.TOP_K:
             all_rows = torch.arange(len(self._retain_rows))

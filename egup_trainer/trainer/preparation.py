@@ -15,6 +15,7 @@ from transformers.trainer_utils import get_last_checkpoint
 
 from egup_trainer.data.alternates import REFUSALS, alternates_for, check_alternates, read_refusals, refusals_for
 from egup_trainer.data.overlap import keep_apart
+from egup_trainer.data.rendering import choose_date
 from egup_trainer.data.schema import Row
 from egup_trainer.data.sources import load_rows, records_of
 from egup_trainer.data.tokenization import RowDataset, from_token_columns, tokenize
@@ -32,7 +33,7 @@ from egup_trainer.modeling.loading import (
     load_tokenizer,
 )
 from egup_trainer.modeling.trainable import train_mlp_alone
-from egup_trainer.template_date import settled_date
+from egup_trainer.records.io import recorded_date
 from egup_trainer.trainer.config import UnlearnConfig
 
 logger = logging.getLogger(__name__)
@@ -275,7 +276,7 @@ def prepare_tokenizer(tokenizer: Any, model: Any, args: Any) -> Any:
     tokenizer = tokenizer or tokenizer_of(model, args)
     source = source_of(model)
     folders = [*_checkpoints(args), *([] if source is None else [source])]
-    args.template_date = settled_date(tokenizer, args.template_date, folders=folders)
+    args.template_date = choose_date(tokenizer, args.template_date, map(recorded_date, folders))
     return tokenizer
 
 
