@@ -1,14 +1,17 @@
-"""`python -m benchmarks.speed` measures all shapes; `--quick` what fits into five minutes on two cores.
+"""`python -m benchmarks.speed` measures the cases that have no results yet; `--quick` takes five minutes on two cores.
 
 The last line of its output is JSON: medians over rounds of ratios within a round.
 """
 
 import argparse
 import json
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 import torch
 
+from benchmarks.runner import Piece, run_first_piece
 from benchmarks.speed.contenders import CONTENDERS
 from benchmarks.speed.measure import Case, compare, in_process_of_its_own, ratio
 from benchmarks.speed.report import QUICK_RESULTS, steps_table, write_report
@@ -32,13 +35,14 @@ SIZES = (1_000, 100_000)
 def main() -> None:
     """Measures, and prints the ratios."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.speed", description=__doc__.split("\n")[0])
-    parser.add_argument("--quick", action="store_true", help="The headline ratios alone.")
+    parser.add_argument("--quick", action="store_true", help="Measure only the headline ratios, again if need be.")
     add_data_dir(parser)
     parser.add_argument("--rounds", type=int, default=3, help="Runs of each contender, in turn.")
     parser.add_argument("--steps", type=int, default=3, help="Timed steps of each run.")
     parser.add_argument("--shapes", nargs="+", choices=SHAPES, help="Which shapes (default: all that the machine can).")
+    parser.add_argument("--again", action="store_true", help="Measure again what has results already.")
     parser.add_argument(
-        "--report", action="store_true", help="Write docs/scaling.md from the committed results, no more."
+        "--report", action="store_true", help="Only write docs/scaling.md's tables, from the committed results."
     )
     options = parser.parse_args()
     quiet_libraries()
@@ -72,19 +76,25 @@ def _quick(data_dir: str | None) -> dict[str, float]:
 
 
 def _all(options: argparse.Namespace) -> dict[str, Any]:
-    """Every shape that the machine can, in all tunings and two cuts of a step; each case is a line of the table."""
+    """Every shape that the machine can run, in all tunings and two cuts of a step; each case is a line of the table."""
     on_gpu = torch.cuda.is_available()
+    table = steps_table("gpu" if on_gpu else "cpu")
     shapes = options.shapes or [name for name, shape in SHAPES.items() if on_gpu or not shape.on_gpu_alone]
     cases = [Case(name, tuning, *cut) for name in shapes for tuning in Tuning for cut in ((2, 8), (8, 2))]
-    ratios = {}
-    for case in cases:
-        rows = read_rows(options.data_dir, case.pairs)
-        found = compare(case, rows, CONTENDERS, options.rounds, options.steps)
-        table = steps_table("gpu" if on_gpu else "cpu")
-        Line(table, case.name).write({"contenders": found, "run": run_facts()})
-        ratios[case.name] = {name: ratio(found, "egup", name) for name in found}
-        print(case.name, ratios[case.name], flush=True)
-    return ratios
+    pieces = [Piece(case.name, (Line(table, case.name),), partial(_measure, case, table, options)) for case in cases]
+    if options.again:
+        for piece in pieces:
+            piece.do()
+    while run_first_piece(pieces):
+        pass
+    measured = {case.name: Line(table, case.name).read()["contenders"] for case in cases}
+    return {name: {other: ratio(found, "egup", other) for other in found} for name, found in measured.items()}
+
+
+def _measure(case: Case, table: Path, options: argparse.Namespace) -> None:
+    rows = read_rows(options.data_dir, case.pairs)
+    found = compare(case, rows, CONTENDERS, options.rounds, options.steps)
+    Line(table, case.name).write({"contenders": found, "run": run_facts()})
 
 
 if __name__ == "__main__":

@@ -74,10 +74,9 @@ def test_an_error_of_a_destructor_is_not_printed_below_the_line(monkeypatch, cap
     assert sys.unraisablehook is hook
 
 
-@pytest.mark.parametrize("words", [["--help"], ["completion", "bash"]])
-def test_a_reader_that_goes_is_no_error(words):
-    """As in `egup completion bash | head -1`."""
-    command = [sys.executable, "-m", "egup_trainer.cli.main", *words]
+def test_a_reader_that_goes_is_no_error():
+    """As in `egup --help | head -1`."""
+    command = [sys.executable, "-m", "egup_trainer.cli.main", "--help"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as run:
         run.stdout.close()
         said = run.stderr.read()
