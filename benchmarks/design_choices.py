@@ -11,9 +11,8 @@ from dataclasses import replace
 from rich.console import Console
 
 from benchmarks.tables import RESULTS, Line, read_table
-from egup_trainer.cli.common import quiet_libraries
-from egup_trainer.demo.experiment import run
-from egup_trainer.demo.settings import METHODS, demo_experiment
+from egup_trainer.cli.terminal import quiet_libraries
+from egup_trainer.demo.experiment import METHODS, demo_experiment, run
 from egup_trainer.losses.forget.npo import NPO
 from egup_trainer.losses.registry import register_forget_loss
 from egup_trainer.records.facts import run_facts

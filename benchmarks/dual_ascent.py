@@ -11,9 +11,8 @@ from dataclasses import replace
 from rich.console import Console
 
 from benchmarks.tables import RESULTS, Line
-from egup_trainer.cli.common import quiet_libraries
-from egup_trainer.demo.experiment import BOTH_ENTANGLEMENTS, measure, prepare, train_all
-from egup_trainer.demo.settings import demo_experiment
+from egup_trainer.cli.terminal import quiet_libraries
+from egup_trainer.demo.experiment import BOTH_ENTANGLEMENTS, demo_experiment, measure, prepare, train_all
 from egup_trainer.records.facts import run_facts
 from egup_trainer.report.run_record import results_document
 

@@ -14,7 +14,7 @@ import torch
 
 from benchmarks.tables import RESULTS, Line
 from benchmarks.tofu import add_data_dir
-from egup_trainer.cli.common import quiet_libraries
+from egup_trainer.cli.terminal import quiet_libraries
 from egup_trainer.data.collator import RowCollator
 from egup_trainer.data.sources import load_rows
 from egup_trainer.demo.twins import ModelSize, make_model, train_tokenizer

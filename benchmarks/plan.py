@@ -20,7 +20,7 @@ from benchmarks.speed.measure import in_process_of_its_own
 from benchmarks.tables import Line
 from benchmarks.tofu import add_data_dir
 from benchmarks.tofu_small import AUTHORS, tofu_experiment
-from egup_trainer.cli.common import quiet_libraries
+from egup_trainer.cli.terminal import quiet_libraries
 from egup_trainer.records.facts import run_facts
 
 RESULTS = Line(tables.RESULTS / "plan.jsonl", "cpu")
@@ -67,8 +67,7 @@ def write_model(kind: str, data_dir: str | None, folder: Path) -> None:
     quiet_libraries()
     from transformers import LlamaConfig, LlamaForCausalLM
 
-    from egup_trainer.demo.experiment import prepare
-    from egup_trainer.demo.settings import demo_experiment
+    from egup_trainer.demo.experiment import demo_experiment, prepare
     from egup_trainer.demo.twins import make_model
 
     experiment = demo_experiment() if kind == "demo" else tofu_experiment(data_dir, AUTHORS, seed=0)
@@ -100,22 +99,18 @@ def flags_of(name: str, folder: Path) -> list[str]:
 def planned(flags: list[str]) -> dict[str, Any]:
     """What `egup plan` counts."""
     quiet_libraries()
-    from trl import ModelConfig
+    from egup_trainer.cli.plan import COMMAND, estimate
 
-    from egup_trainer.cli.common import parse
-    from egup_trainer.cli.plan import PlanArguments, estimate
-    from egup_trainer.trainer.config import EGUPConfig
-
-    job, plan = estimate(*parse("plan", [PlanArguments, EGUPConfig, ModelConfig], flags))
+    job, plan = estimate(*COMMAND.parser().parse(flags))
     return {"estimated_gb": plan.peak / 1e9, "libraries_gb": job.libraries / 1e9, "phases": plan.phases}
 
 
 def measured(flags: list[str]) -> float:
     """The peak of `egup unlearn`, 10^9 bytes."""
-    from egup_trainer.cli import unlearn
+    from egup_trainer.cli.unlearn import COMMAND
     from egup_trainer.trainer.step import peak_memory_gb
 
-    unlearn.main(flags)
+    COMMAND.main(flags)
     return peak_memory_gb()
 
 

@@ -32,7 +32,7 @@ from transformers import (
 from benchmarks import tables
 from benchmarks.tables import Line, read_table
 from egup_trainer import EGUPConfig, EGUPTrainer, UnlearnConfig, UnlearnTrainer
-from egup_trainer.cli.common import quiet_libraries
+from egup_trainer.cli.terminal import quiet_libraries
 from egup_trainer.records.facts import run_facts
 
 TABLE = tables.RESULTS / "regression.jsonl"

@@ -68,7 +68,7 @@ def run_first_piece(pieces: Iterable[Piece]) -> bool:
 def _use_one_thread() -> None:
     import torch
 
-    from egup_trainer.cli.common import quiet_libraries
+    from egup_trainer.cli.terminal import quiet_libraries
 
     torch.set_num_threads(1)
     quiet_libraries()

@@ -12,7 +12,7 @@ from rich.console import Console
 
 from benchmarks.tables import RESULTS, Line
 from benchmarks.tofu import add_data_dir
-from egup_trainer.cli.common import quiet_libraries
+from egup_trainer.cli.terminal import quiet_libraries
 from egup_trainer.data.sources import load_rows
 from egup_trainer.demo.experiment import BOTH_ENTANGLEMENTS, UNGUIDED, Experiment, run
 from egup_trainer.demo.twins import ModelSize, Schedule

@@ -16,7 +16,7 @@ from benchmarks.gemma.plan import Size
 from benchmarks.gemma.summary import summary, write_report
 from benchmarks.runner import open_pieces, run_first_piece
 from benchmarks.tofu import add_data_dir
-from egup_trainer.cli.common import quiet_libraries
+from egup_trainer.cli.terminal import quiet_libraries
 from egup_trainer.errors import EgupError
 
 

@@ -21,7 +21,7 @@ from benchmarks.speed.report import PAGE
 from benchmarks.study.world import tokenized
 from benchmarks.tables import Line
 from benchmarks.tofu import add_data_dir
-from egup_trainer.cli.common import quiet_libraries
+from egup_trainer.cli.terminal import quiet_libraries
 from egup_trainer.data.collator import RowCollator
 from egup_trainer.modeling.forward import AnswerReader
 from egup_trainer.modeling.loading import load_model, load_tokenizer

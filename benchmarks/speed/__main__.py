@@ -20,7 +20,7 @@ from benchmarks.speed.scale import compare_sizes
 from benchmarks.speed.shapes import SHAPES, Tuning
 from benchmarks.tables import Line
 from benchmarks.tofu import add_data_dir
-from egup_trainer.cli.common import quiet_libraries
+from egup_trainer.cli.terminal import quiet_libraries
 from egup_trainer.records.facts import run_facts
 
 QUICK = (

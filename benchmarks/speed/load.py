@@ -14,7 +14,7 @@ from typing import Any
 from benchmarks.speed.measure import in_process_of_its_own
 from benchmarks.speed.report import LOAD_RESULTS, write_report
 from benchmarks.speed.scale import PROXIES, RETAIN, make_trainer
-from egup_trainer.cli.common import quiet_libraries
+from egup_trainer.cli.terminal import quiet_libraries
 from egup_trainer.records.facts import run_facts
 from egup_trainer.trainer.state import STATE_NAME
 from egup_trainer.trainer.step import peak_memory_gb

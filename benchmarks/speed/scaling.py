@@ -72,7 +72,7 @@ def work(data_dir: str | None, result: Path) -> None:
     from benchmarks.speed.measure import StepClock
     from benchmarks.speed.rows import read_rows
     from benchmarks.speed.shapes import Tuning, make_model
-    from egup_trainer.cli.common import quiet_libraries
+    from egup_trainer.cli.terminal import quiet_libraries
 
     class CountedFromHere(TrainerCallback):
         def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:

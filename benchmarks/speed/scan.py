@@ -23,7 +23,7 @@ from benchmarks.speed.rows import SpeedRows, read_rows
 from benchmarks.speed.shapes import Tuning, make_model
 from benchmarks.tables import Line
 from benchmarks.tofu import add_data_dir
-from egup_trainer.cli.common import quiet_libraries
+from egup_trainer.cli.terminal import quiet_libraries
 from egup_trainer.data.collator import RowCollator
 from egup_trainer.guidance.features import random_projection
 from egup_trainer.modeling.forward import AnswerReader

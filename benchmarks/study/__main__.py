@@ -12,7 +12,7 @@ from benchmarks.study.methods import ABLATION, HEADLINE, WITH_ALL
 from benchmarks.study.plan import SEEDS, chosen_runs, grid_of
 from benchmarks.study.summary import summary
 from benchmarks.tofu import add_data_dir
-from egup_trainer.cli.common import quiet_libraries
+from egup_trainer.cli.terminal import quiet_libraries
 
 
 def main() -> None:

@@ -4,7 +4,7 @@ import argparse
 from collections import defaultdict
 
 from generate.configuration import owner_of, show
-from generate.parsers import COMMANDS, flags_of, parser_of
+from generate.parsers import COMMANDS, flags_of, load_command
 from generate.tables import code, stacked, table
 
 _OURS = "egup_trainer"
@@ -12,14 +12,13 @@ _OURS = "egup_trainer"
 
 def commands_page() -> str:
     """A section for each command that there is."""
-    return "\n\n".join(_section(name, text) for name, text in COMMANDS.items())
+    return "\n\n".join(_section(name) for name in COMMANDS)
 
 
-def _section(name: str, text: str) -> str:
-    parser = parser_of(name)
-    parts = [f"### egup {name}", f"{text[:1].upper()}{text[1:]}."]
-    if parser is None:
-        return "\n\n".join(parts)
+def _section(name: str) -> str:
+    command = load_command(name)
+    parser = command.parser()
+    parts = [f"### egup {name}", f"{command.summary[:1].upper()}{command.summary[1:]}."]
     owners = {action: _owner(action, parser) for action in flags_of(parser)}
     groups = defaultdict(list)
     for action in sorted(owners, key=lambda each: owners[each][0]):

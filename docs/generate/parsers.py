@@ -2,10 +2,14 @@
 
 import argparse
 
-from egup_trainer.cli.main import COMMANDS
-from egup_trainer.cli.parsers import parser_of
+from egup_trainer.cli.command import COMMANDS, load_command
 
-__all__ = ["COMMANDS", "flags_of", "parser_of"]
+__all__ = ["COMMANDS", "flags_of", "load_command", "parser_of"]
+
+
+def parser_of(command: str) -> argparse.ArgumentParser:
+    """The parser of a command of `egup`."""
+    return load_command(command).parser()
 
 
 def flags_of(parser: argparse.ArgumentParser) -> list[argparse.Action]:

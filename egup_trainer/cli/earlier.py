@@ -4,12 +4,9 @@ from pathlib import Path
 from typing import Any
 
 from egup_trainer.cli.run_file import earlier_name
-from egup_trainer.data.layouts import parse_columns
-from egup_trainer.data.overlap import keep_apart
-from egup_trainer.data.sources import load_rows
 from egup_trainer.errors import ConfigError, DataError
-from egup_trainer.records.io import is_merged, read_sources
-from egup_trainer.records.schema import RUN_NAME
+from egup_trainer.records.outcome import AFTER
+from egup_trainer.records.schema import LEDGER_NAME, RUN_NAME
 
 
 def read_earlier(
@@ -19,18 +16,21 @@ def read_earlier(
 
     Args:
         model: folder or hub id of the model to unlearn.
-        given: `--earlier_forget`; by default what the record beside the model names, where that is still there.
-        rows: of this run; its retain rows are tokenized in place.
+        given: `--earlier_forget`; by default the sources that the record beside the model names, if they still exist.
+        rows: the rows of this run; its retain rows are tokenized in place.
         config: the run's `EGUPConfig`.
         row_args: how rows are read.
 
     Raises:
         ConfigError: rows were given, and the model has no ledger.
-        DataError: rows were given that are of no request in it, or stand in the retain set, which would teach them.
+        DataError: rows were given that belong to no request in the ledger, or that are also in the retain set, which
+            would teach them again.
     """
+    from egup_trainer.data.layouts import parse_columns
+    from egup_trainer.data.overlap import keep_apart
+    from egup_trainer.data.sources import load_rows
     from egup_trainer.records.facts import fingerprint
     from egup_trainer.records.io import read_ledger, read_secrets
-    from egup_trainer.records.schema import LEDGER_NAME
     from egup_trainer.trainer.preparation import prepare_dataset, tokenizer_of
 
     numbers = {request.fingerprint: number for number, request in enumerate(read_ledger(model), start=1)}
@@ -39,12 +39,12 @@ def read_earlier(
         raise ConfigError(
             got=f"--earlier_forget for {model}, which has no {LEDGER_NAME}",
             expected="a model that was unlearned before",
-            fix="leave it out",
+            fix="leave out --earlier_forget",
         )
     if given and not secrets:
         raise ConfigError(
             got=f"--earlier_forget for {model} without {RUN_NAME}",
-            expected="that file of its last run, which holds the secrets that the ledger's fingerprints are keyed by",
+            expected="that file of its last run, which holds the secrets that key the fingerprints in the ledger",
             fix=f"copy it into {model}, or leave out --earlier_forget",
         )
     found: dict[int, tuple[str, Any]] = {}
@@ -59,21 +59,22 @@ def read_earlier(
         if given and not requests:
             raise DataError(
                 got=f"rows of no earlier request in {source}",
-                expected=f"one of the ledger's: {', '.join(numbers)}",
-                fix="give as --earlier_forget the rows of an earlier request, all of them and in their order",
+                expected=f"those of a request in the ledger: {', '.join(numbers)}",
+                fix="give as --earlier_forget all rows of an earlier request, in their order",
             )
     earlier = {earlier_name(number): found[number] for number in sorted(found)}
     if earlier and "retain_dataset" in rows:
-        rows["retain_dataset"] = prepare_dataset(rows["retain_dataset"], "retain set", tokenizer, config)
+        retain = prepare_dataset(rows["retain_dataset"], "retain set", tokenizer, config)
         for name, (_, dataset) in earlier.items():
-            rows["retain_dataset"] = keep_apart(
-                dataset, f"{name} forget set", rows["retain_dataset"], "retain set", drop=config.drop_overlap
-            )
+            retain = keep_apart(dataset, f"{name} forget set", retain, "retain set", drop=config.drop_overlap)
+        rows["retain_dataset"] = retain
     return earlier
 
 
 def _recorded_sources(model: str, data_dir: str | None) -> tuple[list[str], str | None]:
-    """Forget rows that the record of the model's last run names, earlier ones too, if they lie there; their columns."""
+    """The sources of all forget rows in the record of the model's last run, if they still exist; and their columns."""
+    from egup_trainer.records.io import is_merged, read_sources
+
     folder = Path(model).parent if is_merged(model) else Path(model)
     if not (folder / RUN_NAME).is_file():
         return [], None
@@ -83,30 +84,27 @@ def _recorded_sources(model: str, data_dir: str | None) -> tuple[list[str], str 
     return here, columns
 
 
-def tell_of_earlier(model: str, found: dict[str, Any]) -> list[str]:
-    """A line for each earlier request: how its rows rose, or that they were not at hand.
+def lines_on_earlier(model: str, found: dict[str, Any]) -> list[str]:
+    """A line for each earlier request: how the probability of its rows changed, or that they were not found.
 
     Args:
         model: folder of the model that was unlearned.
         found: probabilities by when they were measured, then by set.
     """
     from egup_trainer.records.io import last_measured, read_ledger
-    from egup_trainer.records.outcome import AFTER
     from egup_trainer.report.comparison import format_probability
 
     requests, lines = read_ledger(model), []
-    for place, request in enumerate(requests):
-        name = f"Earlier request {place + 1} ({request.date}, fingerprint {request.fingerprint})"
-        now = found[AFTER].get(earlier_name(place + 1))
-        then = last_measured(requests, place)
+    for index, request in enumerate(requests):
+        now, then = found[AFTER].get(earlier_name(index + 1)), last_measured(requests, index)
         if now is None:
-            lines.append(
-                f"{name}: its rows were not at hand, or not read as then; give them as --earlier_forget, with the same "
-                "markers, to see if they come back"
+            says = (
+                "its rows were not found, or are not read as they were then; give them as --earlier_forget, with the "
+                "same markers, to see whether they come back"
             )
         elif then is None:
-            lines.append(f"{name}: probability {format_probability(now)} now")
+            says = f"probability {format_probability(now)} now"
         else:
-            rise = f"{now - then:+.2g}"
-            lines.append(f"{name}: probability {format_probability(then)} then, {format_probability(now)} now ({rise})")
+            says = f"probability {format_probability(then)} then, {format_probability(now)} now ({now - then:+.2g})"
+        lines.append(f"Earlier request {index + 1} ({request.date}, fingerprint {request.fingerprint}): {says}")
     return lines

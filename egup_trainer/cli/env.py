@@ -1,35 +1,36 @@
 """`egup env`: versions and machine, to paste into a bug report. It names no path, user or host."""
 
 import os
-from typing import Any
 
-from egup_trainer.cli.common import OneLineParser
+from egup_trainer.cli.command import Command
+from egup_trainer.cli.options import Arguments
 
-
-def main(argv: list[str]) -> None:
-    """Prints a fact a line."""
-    OneLineParser(prog="egup env", description="Prints versions and machine, for a bug report.").parse_args(argv)
-    from egup_trainer.records.facts import run_facts
-
-    facts = run_facts()
-    for name, value in {**facts["versions"], **facts["machine"], **_of_torch(), **_of_launch()}.items():
-        print(f"{name}: {value}")
+_OF_LAUNCHERS = ("WORLD_SIZE", "ACCELERATE_USE_FSDP", "ACCELERATE_USE_DEEPSPEED", "ACCELERATE_MIXED_PRECISION")
+"""Variables that launchers set, which change how a run is distributed."""
 
 
-def _of_torch() -> dict[str, Any]:
+def run(args: Arguments) -> None:
+    """Prints one fact per line."""
     import torch
 
+    from egup_trainer.records.facts import run_facts
+
     count = torch.cuda.device_count()
-    gpus = [torch.cuda.get_device_properties(place) for place in range(count)]
-    return {
+    gpus = [torch.cuda.get_device_properties(index) for index in range(count)]
+    facts = run_facts()
+    lines = {
+        **facts["versions"],
+        **facts["machine"],
         "CUDA of torch": torch.version.cuda or "none",
         "GPUs": ", ".join(f"{gpu.name} ({gpu.total_memory / 1e9:.0f} GB)" for gpu in gpus) or "none",
         "bfloat16 on the GPU": torch.cuda.is_bf16_supported(including_emulation=False) if count else "no GPU",
         "memory GB": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 1e9, 1),
+        **{name: os.environ[name] for name in _OF_LAUNCHERS if name in os.environ},
     }
+    for name, value in lines.items():
+        print(f"{name}: {value}")
 
 
-def _of_launch() -> dict[str, Any]:
-    """What launchers have set, which changes how a run is cut."""
-    names = ("WORLD_SIZE", "ACCELERATE_USE_FSDP", "ACCELERATE_USE_DEEPSPEED", "ACCELERATE_MIXED_PRECISION")
-    return {name: os.environ[name] for name in names if name in os.environ}
+COMMAND = Command(
+    "env", "print versions and machine, for a bug report", run, options=lambda: [Arguments], uses_models=False
+)

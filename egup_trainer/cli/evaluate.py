@@ -1,86 +1,68 @@
-"""`egup evaluate`: a model and a suite in; every metric, as JSON and as a table, out."""
+"""`egup evaluate`: measures a model on a suite, writes every metric as JSON, and prints them as a table."""
 
 import json
 import shlex
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
-from egup_trainer.cli.common import (
+from egup_trainer.cli.command import Command, model_config
+from egup_trainer.cli.options import (
+    SOURCE,
+    LongRowArguments,
     RunArguments,
+    TemplateArguments,
     check_output,
+    flag,
     load_on_device,
-    one_line_errors,
-    parse,
-    quiet_libraries,
     refuse_lora_flags,
-    require,
 )
+from egup_trainer.cli.parser import library_errors
 from egup_trainer.cli.suites import SuiteArguments, SuiteName, make_suite
+from egup_trainer.cli.terminal import make_table, show
 from egup_trainer.data.schema import MAX_LENGTH
 from egup_trainer.errors import ConfigError, DataError, check_range
 from egup_trainer.files import check_writable
 
 
 @dataclass
-class EvaluateArguments(SuiteArguments, RunArguments):
+class EvaluateArguments(SuiteArguments, TemplateArguments, LongRowArguments, RunArguments):
     """Which suite, on which rows, and where the results go."""
 
-    suite: str | None = field(default=None, metadata={"help": "tofu, muse, or custom: your own rows."})
-    forget: str | None = field(default=None, metadata={"help": "custom: the forget set, a source as for unlearn."})
-    retain: str | None = field(default=None, metadata={"help": "custom: the retain set, a source alike."})
-    drop_overlap: bool = field(
-        default=False,
-        metadata={"help": "custom: leave out retain and holdout rows that are forget rows, too, not refuse them."},
+    suite: str | None = flag("tofu, muse, or custom: your own rows.")
+    forget: str | None = flag(f"custom: the forget set: {SOURCE}.")
+    retain: str | None = flag("custom: source of the retain set.")
+    drop_overlap: bool = flag(
+        "custom: leave out retain and holdout rows that are also forget rows, instead of an error.", False
     )
-    output: str | None = field(default=None, metadata={"help": "The results: a file that ends in .json."})
-    name: str | None = field(default=None, metadata={"help": "Name of the model in tables (default: its folder)."})
-    before: str | None = field(
-        default=None,
-        metadata={"help": "Results (JSON) of the model before unlearning, for the shift of retain features."},
+    output: str | None = flag("The results: a file that ends in .json.")
+    name: str | None = flag("Name of the model in tables (default: its folder).")
+    before: str | None = flag("Results (JSON) of the model before unlearning, for the shift of retain features.")
+    reference: str | None = flag("Results (JSON) of a reference model, for the reference attack.")
+    model_before: str | None = flag(
+        "Folder or hub id of the model before unlearning, which judges the perplexity of the generations. Not needed "
+        "for an adapter, which is switched off instead."
     )
-    reference: str | None = field(
-        default=None, metadata={"help": "Results (JSON) of a reference model, for the reference attack."}
+    gradient_norms: bool = flag(
+        "Compute the gradnorm attack, too, which takes a backward pass for each row of two sets.", False
     )
-    model_before: str | None = field(
-        default=None,
-        metadata={
-            "help": "Folder or hub id of the model before unlearning, which judges the generations' perplexity (an "
-            "adapter is switched off instead)."
-        },
-    )
-    gradient_norms: bool = field(
-        default=False, metadata={"help": "Compute the gradnorm attack, too: a backward pass for each row of two sets."}
-    )
-    show_examples: int = field(
-        default=0, metadata={"help": "Keep prompt, answer and generation of so many rows a set in the results."}
-    )
-    lm_eval_tasks: str | None = field(
-        default=None, metadata={"help": "Tasks of lm-evaluation-harness, by commas (needs the extra lm-eval)."}
-    )
-    lm_eval_include_path: str | None = field(default=None, metadata={"help": "Folder with more lm-eval tasks."})
-    update_model_card: bool = field(
-        default=False, metadata={"help": "Put the metrics into the model card (README.md) in the model's folder."}
-    )
-    per_device_eval_batch_size: int = field(default=16, metadata={"help": "Rows in a batch, of up to 256 tokens."})
-    max_length: int = field(default=MAX_LENGTH, metadata={"help": "Most tokens in a text."})
-    feature_layer: float = field(default=0.5, metadata={"help": "Layer of the features: a share, or an index."})
-    bf16: bool = field(default=False, metadata={"help": "Autocast to bfloat16; log-softmax stays in float32."})
+    show_examples: int = flag("Keep prompt, answer and generation of this many rows per set in the results.", 0)
+    lm_eval_tasks: str | None = flag("Tasks of lm-evaluation-harness, separated by commas (needs the extra lm-eval).")
+    lm_eval_include_path: str | None = flag("Folder with more lm-eval tasks.")
+    update_model_card: bool = flag("Put the metrics into the model card (README.md) in the model's folder.", False)
+    per_device_eval_batch_size: int = flag("Rows per batch, of up to 256 tokens each.", 16)
+    max_length: int = flag("Maximum number of tokens per text.", MAX_LENGTH)
+    feature_layer: float = flag("Layer of the features: a share of the depth, or an index.", 0.5)
+    bf16: bool = flag("Autocast to bfloat16; log-softmax stays in float32.", False)
 
 
-def main(argv: list[str]) -> None:
+def run(args: EvaluateArguments, model_config: Any) -> None:
     """Evaluates, writes the results, prints a table.
 
     Raises:
         ConfigError: flags do not fit each other, or --update_model_card finds no record of a run.
     """
-    quiet_libraries()
-    from dataclasses import replace
-
-    from trl import ModelConfig
-
-    args, model_config = parse("evaluate", [EvaluateArguments, ModelConfig], argv)
     _check(args, model_config)
     from egup_trainer.evaluation.evaluation import write_evaluation
     from egup_trainer.records.card import update_metrics
@@ -99,12 +81,12 @@ def main(argv: list[str]) -> None:
     if args.update_model_card:
         check_writable(folder / CARD_NAME)
     start = time.perf_counter()
-    with one_line_errors():
+    with library_errors():
         evaluation, accelerator, other_rows = _evaluate(args, model_config, record)
     if not accelerator.is_main_process:
         return
     facts = run_facts(
-        command=shlex.join(["egup", "evaluate", *argv]),
+        command=shlex.join(args.argv),
         model=model_config.model_name_or_path,
         processes=accelerator.num_processes,
         seconds=round(time.perf_counter() - start, 3),
@@ -112,32 +94,31 @@ def main(argv: list[str]) -> None:
         **({} if other_rows is None else {"other_rows": other_rows}),
     )
     try:
-        write_evaluation(Path(args.output), replace(evaluation, run=facts, training=training))
+        write_evaluation(Path(str(args.output)), replace(evaluation, run=facts, training=training))
         if args.update_model_card:
             update_metrics(folder, evaluation.values)
     finally:
-        _print(evaluation, args.max_length)  # also where the disk has filled up meanwhile
+        _print(evaluation, args.max_length)  # even if the disk has filled up meanwhile
     if other_rows is not None:
         print(other_rows)
     print(f"Written to {args.output}")
 
 
 def _check(args: EvaluateArguments, model_config: Any) -> None:
-    require("evaluate", model_name_or_path=model_config.model_name_or_path, suite=args.suite, output=args.output)
     if args.drop_overlap and args.suite != SuiteName.CUSTOM.value:
         raise ConfigError(
             got=f"--drop_overlap with --suite {args.suite}",
-            expected="--suite custom, whose rows are yours to drop",
+            expected="--suite custom, whose rows are your own",
             fix="leave out --drop_overlap",
         )
     check_range(args, ("show_examples",), low=0, whole=True)
     check_range(args, ("per_device_eval_batch_size", "max_length"), low=1, whole=True)
     others = [args.retrained, args.before, args.reference]
-    check_output(Path(cast(str, args.output)), ".json", '"kind": "egup_trainer evaluation"', others)
+    check_output(Path(str(args.output)), ".json", '"kind": "egup_trainer evaluation"', others)
     if args.lm_eval_include_path and not args.lm_eval_tasks:
         raise ConfigError(
             got="--lm_eval_include_path without --lm_eval_tasks",
-            expected="both or none",
+            expected="both flags or neither",
             fix="name tasks of that folder",
         )
     refuse_lora_flags(model_config)
@@ -155,7 +136,7 @@ def _evaluate(args: EvaluateArguments, model_config: Any, record: dict[str, Any]
     from egup_trainer.modeling.loading import load_tokenizer
 
     suite = make_suite(
-        cast(str, args.suite),
+        str(args.suite),
         args,
         forget=args.forget,
         retain=args.retain,
@@ -169,19 +150,18 @@ def _evaluate(args: EvaluateArguments, model_config: Any, record: dict[str, Any]
         with_gradient_norms=args.gradient_norms,
         progress=not args.disable_tqdm,
     )
-    name = args.name or Path(model_config.model_name_or_path).name
-    others = {
-        role: read_evaluation(path) for role in ("before", "retrained", "reference") if (path := getattr(args, role))
-    }
+    model_name = model_config.model_name_or_path
+    name = args.name or Path(model_name).name
+    roles = ("before", "retrained", "reference")
+    others = {role: read_evaluation(path) for role in roles if (path := getattr(args, role))}
     accelerator = Accelerator(cpu=args.use_cpu, mixed_precision="bf16" if args.bf16 else "no")
-    tokenizer = load_tokenizer(model_config.model_name_or_path, revision=model_config.model_revision)
-    dates = [each.writing.template_date for each in others.values()]
-    template = args.template_for(tokenizer, model_config.model_name_or_path, dates)
+    tokenizer = load_tokenizer(model_name, revision=model_config.model_revision)
+    template = args.template_for(tokenizer, model_name, [each.writing.template_date for each in others.values()])
     suite = suite.reading(template.date, args.on_long_row)
     texts = texts_of(suite.row_sets, tokenizer, options.progress and accelerator.is_main_process)
-    check_relations(plan_of(suite, options, name, texts), **others)  # before a model is loaded for nothing
+    check_relations(plan_of(suite, options, name, texts), **others)  # refuses before a model is loaded
     tasks = _lm_eval_tasks(args, accelerator)
-    model = load_on_device(model_config.model_name_or_path, model_config, accelerator)
+    model = load_on_device(model_name, model_config, accelerator)
     evaluation = evaluate_model(
         model,
         tokenizer,
@@ -195,14 +175,14 @@ def _evaluate(args: EvaluateArguments, model_config: Any, record: dict[str, Any]
     )
     if tasks:
         evaluation = _with_lm_eval(evaluation, tasks, model, tokenizer, args)
-    other_rows = None if record is None else _other_rows(suite, tokenizer, model_config.model_name_or_path, record)
+    other_rows = None if record is None else _other_rows(suite, tokenizer, model_name, record)
     return with_relations(evaluation, **others), accelerator, other_rows
 
 
 def _other_rows(suite: Any, tokenizer: Any, folder: str, record: dict[str, Any]) -> str | None:
-    """A line that says so where the forget rows are not those that the model's record names; else None.
+    """A line that says so if the forget rows are not those that the model's record names; else None.
 
-    Their number tells, and their fingerprint where the secret that keys it is still at hand.
+    Their number tells, and their fingerprint if the secret that keys it is still there.
     """
     from egup_trainer.data.schema import Row
     from egup_trainer.data.tokenization import tokenize
@@ -213,15 +193,15 @@ def _other_rows(suite: Any, tokenizer: Any, folder: str, record: dict[str, Any])
     forgotten = record.get("rows", {}).get("forget", {})
     if rows is None or "rows" not in forgotten:
         return None
-    has = f"The record of {Path(folder).name} is of {forgotten['rows']} forget rows"
+    start = f"The record of {Path(folder).name} names {forgotten['rows']} forget rows"
     if len(rows.rows) != forgotten["rows"]:
-        return f"{has}, and {len(rows.rows)} were evaluated: these numbers are of other rows."
+        return f"{start}, but {len(rows.rows)} were evaluated: these numbers are of other rows."
     secrets = read_secrets(folder)
     answers = [Row(row.prompt, row.answer) for row in rows.rows]
     tokenized = tokenize(answers, tokenizer, name="forget set", max_length=rows.max_length, template=rows.template)
     if not secrets or fingerprint(tokenized, secrets[0]) == forgotten["fingerprint"]:
         return None
-    return f"{has}, and as many others were evaluated, or the same in another form: their fingerprints differ."
+    return f"{start}. As many were evaluated, but other rows or in another form: their fingerprints differ."
 
 
 def _lm_eval_tasks(args: EvaluateArguments, accelerator: Any) -> list[Any]:
@@ -231,7 +211,7 @@ def _lm_eval_tasks(args: EvaluateArguments, accelerator: Any) -> list[Any]:
     if accelerator.num_processes > 1:
         raise ConfigError(
             got=f"--lm_eval_tasks on {accelerator.num_processes} processes",
-            expected="one process, as lm-evaluation-harness needs for a loaded model",
+            expected="one process, which lm-evaluation-harness needs for a loaded model",
             fix="run the command in one process",
         )
     from egup_trainer.evaluation.metrics.lm_eval import load_tasks
@@ -241,8 +221,6 @@ def _lm_eval_tasks(args: EvaluateArguments, accelerator: Any) -> list[Any]:
 
 
 def _with_lm_eval(evaluation: Any, tasks: list[Any], model: Any, tokenizer: Any, args: EvaluateArguments) -> Any:
-    from dataclasses import replace
-
     from egup_trainer.evaluation.metrics.lm_eval import lm_eval_metrics
 
     found = lm_eval_metrics(
@@ -265,38 +243,35 @@ def _log_history(folder: Path) -> list[dict[str, Any]]:
         return list(json.loads(path.read_text(encoding="utf-8"))["log_history"])
     except (ValueError, KeyError, TypeError) as error:
         raise DataError(
-            got=f"{path}, which is no trainer state", expected="a file as a Trainer saves it", fix="delete or repair it"
+            got=f"{path}, which is not the state of a trainer",
+            expected="a file as a Trainer saves it",
+            fix="delete or repair it",
         ) from error
 
 
-def _rows(metric: Any) -> str:
-    return (
-        f"{metric.num_samples} of {metric.num_samples + metric.num_skipped}"
-        if metric.num_skipped
-        else str(metric.num_samples)
-    )
-
-
 def _print(evaluation: Any, max_length: int) -> None:
-    from rich.table import Table
-
-    from egup_trainer.cli.terminal import terminal
     from egup_trainer.data.tokenization import long_rows_line
 
-    table = Table(title=f"{evaluation.name}: {evaluation.suite} {evaluation.split or ''}", title_justify="left")
-    for heading in ("metric", "value", "95% interval", "rows"):
-        table.add_column(heading, justify="left" if heading == "metric" else "right")
-    lacking: dict[str, list[str]] = {}
+    title = f"{evaluation.name}: {evaluation.suite} {evaluation.split or ''}"
+    table = make_table(title, ("metric", "value", "95% interval", "rows"))
+    without_value: dict[str, list[str]] = {}
     for name, metric in evaluation.metrics.items():
         if metric.value is None:
-            lacking.setdefault(str(metric.reason), []).append(name)
+            without_value.setdefault(str(metric.reason), []).append(name)
             continue
         interval = "" if metric.interval is None else f"{metric.interval[0]:.4g} to {metric.interval[1]:.4g}"
-        table.add_row(name, f"{metric.value:.4g}", interval, _rows(metric))
-    console = terminal()
-    console.print(table)
-    for reason, names in lacking.items():
-        console.print(f"No value for {', '.join(names)}: {reason}")
-    for name, facts in evaluation.sets.items():
-        if line := long_rows_line(name, facts.num_rows, facts.cut, facts.in_windows, max_length):
-            console.print(line, soft_wrap=True)
+        of_all = f" of {metric.num_samples + metric.num_skipped}" if metric.num_skipped else ""
+        table.add_row(name, f"{metric.value:.4g}", interval, f"{metric.num_samples}{of_all}")
+    lines = [f"No value for {', '.join(names)}: {reason}" for reason, names in without_value.items()]
+    sets = evaluation.sets.items()
+    long_rows = (long_rows_line(name, each.num_rows, each.cut, each.in_windows, max_length) for name, each in sets)
+    show(table, lines=[*lines, *filter(None, long_rows)])
+
+
+COMMAND = Command(
+    "evaluate",
+    "measure what a model still says of rows, by every metric of a suite",
+    run,
+    options=lambda: [EvaluateArguments, model_config()],
+    required=("model_name_or_path", "suite", "output"),
+)

@@ -1,7 +1,7 @@
-"""The console script `egup`. Nothing heavy is imported before a command is known.
+"""The console script `egup`. Libraries are imported only once a command is known.
 
-Whatever goes wrong in a command ends in one line on stderr. `EGUP_TRACEBACK=1` in the environment shows the whole
-traceback instead.
+Whatever goes wrong in a command is reported in one line on stderr. With `EGUP_TRACEBACK=1` in the environment the whole
+traceback is shown instead.
 """
 
 import os
@@ -9,40 +9,24 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from importlib import import_module
 
 from egup_trainer import __version__
+from egup_trainer.cli.command import COMMANDS, load_command
 from egup_trainer.cli.terminal import printable
 from egup_trainer.errors import EgupError, did_you_mean, first_line
 
-COMMANDS = {
-    "unlearn": "make a model forget rows and keep others",
-    "plan": "say what a run will take in memory and time, before it is started",
-    "proxy": "have a model write rows of the forget rows' kind that it never saw",
-    "evaluate": "measure what a model still says of rows, by every metric of a suite",
-    "audit": "try to bring forgotten rows back, by relearning, quantisation, prompts, sampling, probes",
-    "verify": "measure a saved model again, and say whether it gives the numbers of its run",
-    "ledger": "show the requests to forget that a model has been through",
-    "compare": "put results side by side in a page that anyone can open",
-    "inspect": "show how rows are tokenized and what of them is scored",
-    "env": "print versions and machine, for a bug report",
-    "completion": "print a script that completes commands and flags in a shell",
-    "demo": "see it work on invented people, with no network and no download",
-}
-
-
 TRACEBACK = "EGUP_TRACEBACK"
-"""Environment variable that shows tracebacks, for whoever looks for a fault."""
+"""Environment variable that shows tracebacks."""
 _PATIENCE = 2.0
-"""Seconds that the other processes of a run leave to the first one, whose message is most often theirs, too."""
+"""Seconds that other processes wait before they report an error, which most often is that of the first process, too."""
 
 
 def main(argv: list[str] | None = None) -> int:
     """Runs a command.
 
     Returns:
-        The exit code: 0 or a command's own; 2 for an error that one line on stderr explains; 1 for an unexpected one,
-        of which one line says how to see more; 130 when interrupted; 141 when the reader of the output has gone.
+        The exit code: 0 or a command's own; 2 for an error that one line on stderr explains; 1 for an unexpected error,
+        with one line that says how to see more; 130 when interrupted; 141 when the reader of the output has gone.
     """
     argv = sys.argv[1:] if argv is None else argv
     code = 0
@@ -51,10 +35,10 @@ def main(argv: list[str] | None = None) -> int:
             with _no_errors_of_destructors():
                 code = _run(argv)
         finally:
-            sys.stdout.flush()  # so that a reader that has gone is noticed here, and not at Python's exit
+            sys.stdout.flush()  # so that a reader that has gone is noticed here, and not when Python exits
     except BrokenPipeError:
         return _leave_a_closed_pipe()
-    except OSError as error:  # such as a file on a full disk; what the command wrote elsewhere is there
+    except OSError as error:  # such as a full disk; the other files that the command wrote are complete
         _leave_a_closed_pipe()
         what = f"Got standard output that cannot be written ({error.strerror})"
         return code or _fail(f"{what}, but expected enough space, and permission to write. Send it elsewhere.")
@@ -74,7 +58,7 @@ def _run(argv: list[str]) -> int:
         known = ", ".join(COMMANDS)
         return _fail(str(EgupError(got=f"the unknown command {command}", expected=f"one of {known}", fix=hint)))
     try:
-        return import_module(f"egup_trainer.cli.{command}").main(rest) or 0
+        return load_command(command).main(rest)
     except KeyboardInterrupt:
         print(f"egup {command}: interrupted", file=sys.stderr)
         return 130
@@ -87,7 +71,7 @@ def _run(argv: list[str]) -> int:
 
 
 def _unexpected(error: Exception) -> str:
-    """What to say of an error that no check has foreseen."""
+    """The message for an error that no check has foreseen."""
     kind, says = type(error).__name__, first_line(error)
     if "OutOfMemory" in kind or isinstance(error, MemoryError):
         fix = "Lower the batch size, add --gradient_checkpointing, and see `egup plan`."
@@ -108,7 +92,7 @@ def _no_errors_of_destructors() -> Iterator[None]:
 
 
 def _leave_a_closed_pipe() -> int:
-    """Ends as programs do when the reader of their output, such as `head`, has gone: without a word."""
+    """Ends as programs do when the reader of their output, such as `head`, has gone: without a message."""
     with suppress(OSError, ValueError, AttributeError):  # a stream in memory has no file descriptor
         # Python flushes stdout once more at its exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -116,7 +100,7 @@ def _leave_a_closed_pipe() -> int:
 
 
 def _usage() -> str:
-    lines = [f"  {name:<12}{text}" for name, text in COMMANDS.items()]
+    lines = [f"  {name:<12}{load_command(name).summary}" for name in COMMANDS]
     head = ["usage: egup COMMAND [flags]", "", "Unlearning for language models.", "", "commands:"]
     return "\n".join([*head, *lines, "", "`egup COMMAND --help` lists a command's flags."])
 
@@ -124,7 +108,7 @@ def _usage() -> str:
 def _fail(message: str, command: str = "", code: int = 2) -> int:
     rank = int(os.environ.get("RANK") or 0)
     if rank:
-        # The launcher ends this process as soon as the first one has ended with the same error: it is said once.
+        # The launcher ends this process as soon as the first one has ended, so that the same error is printed once.
         time.sleep(_PATIENCE)
     one_line = printable(" ".join(message.split()))
     process = f" (process {rank})" if rank else ""

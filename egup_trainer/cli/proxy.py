@@ -1,21 +1,23 @@
-"""`egup proxy`: a model and its forget rows in; rows of their kind that it never saw out."""
+"""`egup proxy`: has a model write rows that are like the forget rows, about things that it never saw."""
 
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
-from egup_trainer.cli.common import (
+from egup_trainer.cli.command import Command, model_config
+from egup_trainer.cli.options import (
+    SOURCE,
     RunArguments,
     SourceArguments,
+    TemplateArguments,
     check_output,
+    flag,
     load_on_device,
-    one_line_errors,
-    parse,
-    quiet_libraries,
     refuse_lora_flags,
-    require,
 )
+from egup_trainer.cli.parser import library_errors
+from egup_trainer.cli.terminal import show
 from egup_trainer.errors import ConfigError, check_range
 
 AUTO = "auto"
@@ -23,64 +25,68 @@ AUTO = "auto"
 
 
 @dataclass
-class ProxyArguments(SourceArguments, RunArguments):
-    """Which rows, who writes, how much, and where it goes."""
+class ProxyArguments(SourceArguments, TemplateArguments, RunArguments):
+    """Which rows, which model writes, how many proxies, and where they go."""
 
-    forget: str | None = field(default=None, metadata={"help": "Rows to forget: a source as for `egup unlearn`."})
-    retain: str | None = field(default=None, metadata={"help": "Rows to keep, which proxies must not resemble either."})
-    output: str | None = field(default=None, metadata={"help": "The proxies: a file that ends in .jsonl."})
-    writer_model: str | None = field(
-        default=None, metadata={"help": "Folder or hub id of the model that writes (default: the model itself)."}
+    forget: str | None = flag(f"Rows to forget: {SOURCE}.")
+    retain: str | None = flag("Source of rows to keep, which proxies must not resemble either.")
+    output: str | None = flag("The proxies: a file that ends in .jsonl.")
+    writer_model: str | None = flag("Folder or hub id of the model that writes (default: the model itself).")
+    num_rows: int = flag("Number of proxies to write.", 64)
+    num_examples: int = flag("Number of forget rows shown in each prompt.", 4)
+    temperature: float = flag("Temperature of sampling; above 0.", 0.9)
+    top_p: float = flag("Sample from the most likely tokens that together have this probability.", 0.95)
+    max_new_tokens: int | None = flag(
+        "Maximum number of tokens per attempt (default: twice the length of the longer forget rows)."
     )
-    num_rows: int = field(default=64, metadata={"help": "Proxies to write."})
-    num_examples: int = field(default=4, metadata={"help": "Forget rows shown in a prompt."})
-    temperature: float = field(default=0.9, metadata={"help": "Temperature of drawing; above 0."})
-    top_p: float = field(default=0.95, metadata={"help": "Share of the probability that tokens are drawn from."})
-    max_new_tokens: int | None = field(
-        default=None, metadata={"help": "Most tokens of an attempt (default: twice what longer forget rows have)."}
-    )
-    max_attempts: int | None = field(default=None, metadata={"help": "Most attempts (default: 8 for each row)."})
-    batch_size: int = field(default=16, metadata={"help": "Prompts in a batch, of up to 256 tokens."})
-    seed: int = field(default=0, metadata={"help": "Seed of examples and draws."})
-    max_length: int = field(default=1024, metadata={"help": "Most tokens in a row when it is scored."})
-    feature_layer: float = field(default=0.5, metadata={"help": "Layer of the features: a share, or an index."})
+    max_attempts: int | None = flag("Maximum number of attempts (default: 8 per row).")
+    batch_size: int = flag("Prompts per batch, of up to 256 tokens each.", 16)
+    seed: int = flag("Seed of the examples and of sampling.", 0)
+    max_length: int = flag("Maximum number of tokens of a row when it is scored.", 1024)
+    feature_layer: float = flag("Layer of the features: a share of the depth, or an index.", 0.5)
 
 
-def main(argv: list[str]) -> None:
-    """Writes proxies, prints what came of the attempts.
+def run(args: ProxyArguments, model_config: Any) -> None:
+    """Writes proxies, and prints what became of the attempts.
 
     Raises:
-        ConfigError: flags do not fit each other, or it runs on several processes.
+        ConfigError: flags do not fit each other, or the command runs on several processes.
     """
-    quiet_libraries()
     from accelerate import PartialState
-    from trl import ModelConfig
 
-    args, model_config = parse("proxy", [ProxyArguments, ModelConfig], argv)
-    settings = _check(args, model_config)
+    from egup_trainer.proxies.settings import ProxySettings
+    from egup_trainer.proxies.writer import quality_path
 
-    with one_line_errors():
+    refuse_lora_flags(model_config)
+    output = Path(str(args.output))
+    check_output(output, ".jsonl", '"digest": "', [args.forget, args.retain])
+    check_output(quality_path(output), ".json", '"digest": "')
+    check_range(args, ("batch_size",), low=1, whole=True)
+    settings = ProxySettings(**{name: getattr(args, name) for name in ProxySettings.__dataclass_fields__})
+    with library_errors():
         state = PartialState(cpu=args.use_cpu)
         if state.num_processes > 1:
             raise ConfigError(
-                got=f"{state.num_processes} processes", expected="one, which writes", fix="start `egup proxy` alone"
+                got=f"{state.num_processes} processes",
+                expected="one process, which writes",
+                fix="run `egup proxy` in one process",
             )
-        proxies = _write(
+        quality = _write(
             model_config,
             args,
             settings,
-            place=state,
-            output=Path(args.output),
+            accelerator=state,
+            output=output,
             writer_model=args.writer_model,
             template=args.template_for,
             batch_size=args.batch_size,
             progress=not args.disable_tqdm,
         )
-    _print(proxies.quality, args.output)
+    _print(quality, output)
 
 
 def auto_proxies(row_args: Any, config: Any, model_config: Any) -> str:
-    """Path of proxies that the model writes below the output folder; those of an equal run are taken as they are.
+    """Path of proxies that the model writes below the output folder; those of an equal run are used again.
 
     Only the first process writes; the others wait for it.
 
@@ -97,35 +103,21 @@ def auto_proxies(row_args: Any, config: Any, model_config: Any) -> str:
     check_output_folder(Path(model_config.model_name_or_path), Path(config.output_dir))
     output = Path(config.output_dir) / "_proxy" / "proxies.jsonl"
     state = PartialState()
-    with state.main_process_first(), one_line_errors():
+    with state.main_process_first(), library_errors():
         if state.is_main_process:
-            proxies = _write(
+            quality = _write(
                 model_config,
                 row_args,
                 ProxySettings(seed=config.seed, feature_layer=config.feature_layer, max_length=config.max_length),
-                place=config,
+                accelerator=config,  # as an `Accelerator`, it has the device
                 output=output,
                 template=lambda *_: config.template,  # its date was fixed when the run's tokenizer was loaded
                 batch_size=config.per_device_eval_batch_size,
                 progress=not config.disable_tqdm,
                 replace_other=True,
             )
-            _print(proxies.quality, str(output))
+            _print(quality, output)
     return str(output)
-
-
-def _check(args: ProxyArguments, model_config: Any) -> Any:
-    from egup_trainer.proxies.settings import ProxySettings
-    from egup_trainer.proxies.writer import quality_path
-
-    require("proxy", model_name_or_path=model_config.model_name_or_path, forget=args.forget, output=args.output)
-    refuse_lora_flags(model_config)
-    output = Path(cast(str, args.output))
-    check_output(output, ".jsonl", '"digest": "', [args.forget, args.retain])
-    check_output(quality_path(output), ".json", '"digest": "')
-    check_range(args, ("batch_size",), low=1, whole=True)
-    chosen = vars(args)
-    return ProxySettings(**{name: chosen[name] for name in ProxySettings.__dataclass_fields__})
 
 
 def _write(
@@ -133,42 +125,40 @@ def _write(
     sources: Any,
     settings: Any,
     *,
-    place: Any,
+    accelerator: Any,
     template: Callable[[Any, str], Any],
     writer_model: str | None = None,
     **options: Any,
 ) -> Any:
-    """Reads rows, loads models onto `place.device`, and has rows written as `template(tokenizer, model)` says."""
+    """Reads rows, loads models onto the accelerator's device, and has proxies written; their `Quality`."""
+    from egup_trainer.modeling.loading import load_tokenizer
     from egup_trainer.proxies.writer import Writer, write_proxies
+
+    def load(name: str, config: Any) -> tuple[Any, Any]:
+        tokenizer = load_tokenizer(name, revision=config.model_revision)
+        return load_on_device(name, config, accelerator), tokenizer
 
     forget = sources.read(sources.forget)
     retain = None if sources.retain is None else sources.read(sources.retain)
     name = model_config.model_name_or_path
-    model, tokenizer = _load(name, model_config, place)
+    model, tokenizer = load(name, model_config)
     written = template(tokenizer, name)
     writer = Writer(model, tokenizer, name, written)
     if writer_model is not None:  # --model_revision is that of the model to unlearn
-        writer = Writer(
-            *_load(writer_model, replace(model_config, model_revision="main"), place), writer_model, written
-        )
+        writer = Writer(*load(writer_model, replace(model_config, model_revision="main")), writer_model, written)
     return write_proxies(
         model, tokenizer, forget, retain, settings=settings, writer=writer, template=written, **options
-    )
+    ).quality
 
 
-def _load(name: str, model_config: Any, place: Any) -> tuple[Any, Any]:
-    """Model and tokenizer."""
-    from egup_trainer.modeling.loading import load_tokenizer
-
-    tokenizer = load_tokenizer(name, revision=model_config.model_revision)
-    return load_on_device(name, model_config, place), tokenizer
+def _print(quality: Any, output: Path) -> None:
+    show(quality.table(), lines=filter(None, [quality.warning, f"Written to {output}"]))
 
 
-def _print(quality: Any, output: str) -> None:
-    from egup_trainer.cli.terminal import terminal
-
-    console = terminal()
-    console.print(quality.table())
-    if quality.warning:
-        console.print(quality.warning)
-    console.print(f"Written to {output}", soft_wrap=True)
+COMMAND = Command(
+    "proxy",
+    "have a model write rows of the forget rows' kind that it never saw",
+    run,
+    options=lambda: [ProxyArguments, model_config()],
+    required=("model_name_or_path", "forget", "output"),
+)

@@ -33,7 +33,6 @@ def write_records(
     probability: dict[str, Any],
     datasets: dict[str, Any],
     *,
-    argv: list[str],
     model_config: Any,
     sources: dict[str, str],
     row_args: Any,
@@ -44,10 +43,9 @@ def write_records(
         args: of the run.
         probability: of each set of rows, by when it was measured.
         datasets: the rows, by set.
-        argv: the command's words.
         model_config: TRL's `ModelConfig` of the run.
         sources: where the rows came from, by set.
-        row_args: the flags `data_dir` and `columns`.
+        row_args: the words of the command, and the flags `data_dir` and `columns`.
     """
     from egup_trainer.records.card import model_card, write_model_card
     from egup_trainer.records.facts import facts_of_rows, run_facts
@@ -68,8 +66,8 @@ def write_records(
         write_model_card(folder / MERGED, model_card(merged, None, folder.resolve().name))
     models = {AFTER: folder, **({MERGED: folder / MERGED} if MERGED in probability else {})}
     whole = record | run_facts(
-        command=shlex.join(["egup", "unlearn", *_without_secrets(argv, credentials_in(vars(args)))]),
-        config_file=_config_file(argv),
+        command=shlex.join(_without_secrets(row_args.argv, credentials_in(vars(args)))),
+        config_file=_config_file(row_args.argv),
         model_name_or_path=model_config.model_name_or_path,
         sources={name: _absolute(source) for name, source in sources.items()},
         data_dir=None if row_args.data_dir is None else _absolute(row_args.data_dir),

@@ -1,8 +1,22 @@
 """The terminal as commands print to it: names and reasons that others wrote are text there, never instructions."""
 
+import logging
 import sys
-from collections.abc import Iterator
+import warnings
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from typing import Any
+
+
+def quiet_libraries() -> None:
+    """Leaves the terminal to progress bars, results and our own warnings. Call it before other imports."""
+    from transformers.utils import logging as transformers_logging
+
+    warnings.filterwarnings("ignore")
+    # The handler is muted, not the logger: a Trainer shows no progress bars if its logger is at level ERROR.
+    for handler in transformers_logging.get_logger("transformers").handlers:
+        if type(handler) is logging.StreamHandler:  # the library's own handler; any other belongs to the user
+            handler.setLevel(logging.ERROR)
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
 
 
 def printable(text: str) -> str:
@@ -30,3 +44,29 @@ def terminal() -> Any:
                 yield part if part.control else Segment(printable(part.text), part.style)
 
     return Terminal(file=sys.stdout, markup=False, emoji=False, highlight=False)
+
+
+def make_table(title: str, headings: Sequence[str], left: Collection[str] = ()) -> Any:
+    """An empty table of `rich` with a title above it.
+
+    Args:
+        title: its title.
+        headings: of its columns.
+        left: headings of columns of text, by default the first one; columns of numbers are aligned at the right.
+    """
+    from rich.table import Table
+
+    table = Table(title=title, title_justify="left")
+    for heading in headings:
+        is_text = heading in (left or headings[:1])
+        table.add_column(heading, justify="left" if is_text else "right", overflow="fold")
+    return table
+
+
+def show(*tables: Any, lines: Iterable[str] = ()) -> None:
+    """Prints tables, or anything that `rich` can print, and lines below them."""
+    console = terminal()
+    for table in tables:
+        console.print(table)
+    for line in lines:
+        console.print(line, soft_wrap=True)

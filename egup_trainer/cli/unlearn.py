@@ -1,105 +1,94 @@
-"""`egup unlearn`: rows to forget, rows to keep, a model in; an unlearned model out."""
+"""`egup unlearn`: takes rows to forget, rows to keep and a model, and saves an unlearned model."""
 
 import shutil
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from egup_trainer.cli.common import check_output_dir, one_line_errors, parse, quiet_libraries, require
-from egup_trainer.cli.earlier import read_earlier, tell_of_earlier
-from egup_trainer.cli.merging import merge_and_measure, refuse_to_merge_nothing
+from egup_trainer.cli.command import Command, model_config
+from egup_trainer.cli.earlier import lines_on_earlier, read_earlier
+from egup_trainer.cli.options import SOURCE, check_output_dir, flag
+from egup_trainer.cli.parser import library_errors
 from egup_trainer.cli.proxy import AUTO, auto_proxies
 from egup_trainer.cli.run_file import write_records
 from egup_trainer.cli.suites import SuiteArguments, SuiteName, make_suite
+from egup_trainer.cli.terminal import make_table, show
 from egup_trainer.data.schema import MAX_LENGTH
-from egup_trainer.errors import ConfigError, StateError, did_you_mean, first_line
+from egup_trainer.errors import ConfigError, ModelError, StateError, did_you_mean, first_line
 from egup_trainer.files import one_line_write_errors
-from egup_trainer.records.outcome import AFTER, BEFORE, MERGED, is_damaged, knows_proxies
-
-_SOURCES = "a file (.jsonl, .json, .csv, .parquet), a saved dataset, tofu:NAME, or a hub id owner/name[:config[:split]]"
+from egup_trainer.records.outcome import AFTER, BEFORE, IN_4BIT, MERGED, is_damaged, knows_proxies
 
 
 @dataclass
 class RowArguments(SuiteArguments):
     """Which rows. Each source is a path, `tofu:NAME` or a hub id."""
 
-    forget: str | None = field(default=None, metadata={"help": f"Rows to forget: {_SOURCES}."})
-    retain: str | None = field(default=None, metadata={"help": "Rows to keep: a source alike."})
-    proxy: str | None = field(
-        default=None,
-        metadata={
-            "help": "Rows of the same kind that the model never saw: a source alike, or auto: the model writes them."
-        },
+    forget: str | None = flag(f"Rows to forget: {SOURCE}.")
+    retain: str | None = flag("Source of rows to keep.")
+    proxy: str | None = flag(
+        "Source of rows of the same kind that the model has never seen, or auto to have the model write them."
     )
-    eval: str | None = field(
-        default=None, metadata={"help": "Rows to report eval_loss on, with --eval_strategy: a source alike."}
+    eval: str | None = flag("Source of rows to report eval_loss on, with --eval_strategy.")
+    eval_suite: str | None = flag(
+        "Suite to run at every evaluation: tofu, muse, or custom (the forget and retain rows). Any of its metrics can "
+        "be --metric_for_best_model."
     )
-    eval_suite: str | None = field(
-        default=None,
-        metadata={
-            "help": "Suite to run at every evaluation: tofu, muse, or custom (the forget and retain rows). Any of its "
-            "metrics can be --metric_for_best_model."
-        },
+    earlier_forget: list[str] | None = flag(
+        "For a model that was unlearned before: sources of the rows of its earlier requests, to see whether they come "
+        "back. By default those that OUTPUT_DIR/_run.json of its last run names."
     )
-    earlier_forget: list[str] | None = field(
-        default=None,
-        metadata={
-            "help": "A model that was unlearned before: rows of its earlier requests, to see whether they come back; "
-            "sources alike. By default those that OUTPUT_DIR/_run.json of its last run names."
-        },
-    )
-    merge: bool = field(
-        default=False,
-        metadata={
-            "help": "Write adapter and base model as one stand-alone model to OUTPUT_DIR/merged, in the numbers that "
-            "--dtype says, and measure its files again: as they are, and in 4 bits."
-        },
+    merge: bool = flag(
+        "Also write adapter and base model as one stand-alone model to OUTPUT_DIR/merged, in the type of --dtype, and "
+        "measure its files again: as they are, and in 4 bits.",
+        False,
     )
 
 
-def main(argv: list[str]) -> None:
-    """Unlearns, saves model (or adapter) and tokenizer to `--output_dir`, prints a summary."""
-    quiet_libraries()
-    from trl import ModelConfig
-
+def training_options() -> list[type]:
+    """The dataclasses of the trainer's and the model's flags."""
     from egup_trainer.trainer.config import EGUPConfig
 
-    row_args, config, model_config = parse("unlearn", [RowArguments, EGUPConfig, ModelConfig], argv)
+    return [EGUPConfig, model_config()]
+
+
+def run(row_args: RowArguments, config: Any, model_config: Any) -> None:
+    """Unlearns, saves model (or adapter) and tokenizer to `--output_dir`, and prints a summary."""
     check_flags(row_args, config, model_config)
     resume = _resume_from(config)
     with _output_folder(config, resume):
-        found, lines, failure = _run(row_args, config, model_config, resume, argv)
+        found, lines, failure = _unlearn(row_args, config, model_config, resume)
     if MERGED in found:
         lines.append(f"Merged model in {Path(config.output_dir) / MERGED}")
     if found:
         lines += _advice(found, config.learning_rate)
-        _print_summary(found, lines + tell_of_earlier(model_config.model_name_or_path, found))
+        lines += lines_on_earlier(model_config.model_name_or_path, found)
+        _print_summary(found, lines)
     if failure is not None:
         raise failure
 
 
 @contextmanager
 def _output_folder(config: Any, resume: Any) -> Iterator[None]:
-    """Holds the output folder for this run, from before the model is loaded to after the last file is in its place."""
+    """Holds the output folder for this run, from before the model is loaded until the last file is in its place."""
     from egup_trainer.trainer.output_folder import alone_in, refuse_finished
 
     if not config.should_save:
         yield
         return
     with alone_in(config.output_dir):
-        goes_on = resume is not None and (resume is not True or any(Path(config.output_dir).glob("checkpoint-*")))
-        if not goes_on and not config.overwrite_output_dir:
+        resumes = resume is not None and (resume is not True or any(Path(config.output_dir).glob("checkpoint-*")))
+        if not resumes and not config.overwrite_output_dir:
             refuse_finished(config.output_dir)
         yield
 
 
-def _run(
-    row_args: RowArguments, config: Any, model_config: Any, resume: Any, argv: list[str]
-) -> tuple[dict[str, Any], list[str], Any]:
-    """Trains and saves the model with all that goes with it, which appears together; then uploads it, if at all.
+def _unlearn(
+    row_args: RowArguments, config: Any, model_config: Any, resume: Any
+) -> tuple[dict[str, Any], list[str], Exception | None]:
+    """Trains and saves the model with all files that belong to it, which appear together; then uploads it, if asked.
 
     Returns:
         What was measured, on the first process (empty on others), lines to close with, and the error that kept the
@@ -117,11 +106,11 @@ def _run(
     lines = _closing_lines(trainer, time.perf_counter() - start)
     datasets = probabilities.datasets
     lines += [line for name, rows in datasets.items() if (line := rows.long_rows_line(name, config.max_length))]
-    facts = {"argv": argv, "model_config": model_config, "sources": sources, "row_args": row_args}
+    facts = {"model_config": model_config, "sources": sources, "row_args": row_args}
     failure, wait = None, PartialState().wait_for_everyone
     output, is_first, tokenizer = config.output_dir, trainer.is_world_process_zero(), trainer.processing_class
     found = {"at the checkpoint" if trainer.resumed_from else BEFORE: probabilities.before, AFTER: probabilities.after}
-    uploaded = trainer if config.push_to_hub else None  # a merged model wants the memory of all other trainers
+    uploaded = trainer if config.push_to_hub else None  # a merged model needs the memory of any other trainer
     with appearing_together(output, config.should_save, wait) as config.output_dir, one_line_write_errors(output):
         config.output_dir = str(config.output_dir)
         trainer.save_model()
@@ -134,9 +123,9 @@ def _run(
             write_records(config, found, datasets, **facts)
         if is_first and row_args.merge:
             try:
-                found |= merge_and_measure(config, tokenizer, datasets, config.model_init_kwargs)
+                found |= _merge_and_measure(config, tokenizer, datasets)
                 write_records(config, found, datasets, **facts)
-            except Exception as error:  # what was trained is kept
+            except Exception as error:  # the trained adapter is kept
                 found.pop(MERGED, None)
                 shutil.rmtree(Path(config.output_dir) / MERGED, ignore_errors=True)
                 failure = error
@@ -147,18 +136,54 @@ def _run(
     return found if is_first else {}, lines, failure
 
 
-def check_flags(row_args: RowArguments, config: Any, model_config: Any) -> None:
-    """Raises `ConfigError` for flags that are missing or have nothing to act on."""
-    from dataclasses import fields
+def _merge_and_measure(config: Any, tokenizer: Any, datasets: dict[str, Any]) -> dict[str, Any]:
+    """Writes the merged model, and measures its files: as they are, and with their weights in four bits.
 
+    Returns:
+        Probability of each set of rows by `MERGED` and `IN_4BIT`; of the latter, why it could not be measured.
+    """
+    import gc
+
+    from egup_trainer.audit.quantization import Bits, quantised_copy
+    from egup_trainer.modeling.loading import load_model
+    from egup_trainer.modeling.merging import save_merged
+    from egup_trainer.modeling.probability import probabilities_of
+
+    gc.collect()  # what the trainer held
+    folder, kwargs = Path(config.output_dir) / MERGED, config.model_init_kwargs
+    save_merged(config.output_dir, folder, **kwargs)
+    tokenizer.save_pretrained(folder)
+    model = load_model(str(folder), dtype=kwargs.get("dtype") or "float32").to(config.device)
+    measure = {"seed": config.seed, "batch_size": config.per_device_eval_batch_size}
+    found: dict[str, Any] = {MERGED: probabilities_of(model, tokenizer, datasets, **measure)}
+    try:
+        found[IN_4BIT] = probabilities_of(quantised_copy(model, Bits.FOUR), tokenizer, datasets, **measure)
+    except (ImportError, ModelError, RuntimeError, ValueError) as error:
+        found[IN_4BIT] = f"not measured: {error}"
+    return found
+
+
+def check_flags(row_args: RowArguments, config: Any, model_config: Any) -> None:
+    """Raises `ConfigError` for flags that contradict each other or have nothing to act on."""
+    from egup_trainer.modeling.loading import is_adapter
     from egup_trainer.trainer.preparation import check_output_folder, refuse_detours
     from egup_trainer.trainer.refusals import refuse_to_evaluate_nothing
     from egup_trainer.trainer.tryout import try_setup
 
-    require("unlearn", model_name_or_path=model_config.model_name_or_path, forget=row_args.forget)
-    if row_args.merge:
-        refuse_to_merge_nothing(model_config)
-    _refuse_quantised_weights_alone(model_config)
+    if not model_config.use_peft and not is_adapter(model_config.model_name_or_path):
+        if row_args.merge:
+            raise ConfigError(
+                got="--merge without an adapter",
+                expected="an adapter to merge into its base model; without one, the saved model stands alone already",
+                fix="leave out --merge, or add --use_peft",
+            )
+        for name in ("load_in_4bit", "load_in_8bit"):
+            if getattr(model_config, name):
+                raise ConfigError(
+                    got=f"--{name} without an adapter",
+                    expected="an adapter to train, since quantised weights cannot be trained",
+                    fix="add --use_peft",
+                )
     check_output_dir(config.output_dir)
     with one_line_write_errors(f"--output_dir {config.output_dir}"):
         refuse_detours(Path(config.output_dir))
@@ -166,9 +191,12 @@ def check_flags(row_args: RowArguments, config: Any, model_config: Any) -> None:
     for option in fields(model_config):
         unused = option.name.startswith("lora_") and not model_config.use_peft
         if unused and getattr(model_config, option.name) != option.default:
-            raise ConfigError(got=f"--{option.name} without --use_peft", expected="both or none", fix="add --use_peft")
+            raise ConfigError(
+                got=f"--{option.name} without --use_peft", expected="both flags or neither", fix="add --use_peft"
+            )
     refuse_to_evaluate_nothing(config, has_rows=bool(row_args.eval or row_args.eval_suite))
-    _check_hub(config)
+    if config.push_to_hub:
+        _check_hub(config)
     try_setup(config)
 
 
@@ -177,8 +205,6 @@ def _check_hub(config: Any) -> None:
     from huggingface_hub import HfApi
     from huggingface_hub.utils import validate_repo_id
 
-    if not config.push_to_hub:
-        return
     try:
         validate_repo_id(config.hub_model_id or "model")
         HfApi(token=config.hub_token).whoami()
@@ -190,24 +216,8 @@ def _check_hub(config: Any) -> None:
         ) from error
 
 
-def _refuse_quantised_weights_alone(model_config: Any) -> None:
-    from egup_trainer.modeling.loading import is_adapter
-
-    for flag in ("load_in_4bit", "load_in_8bit"):
-        if (
-            getattr(model_config, flag)
-            and not model_config.use_peft
-            and not is_adapter(model_config.model_name_or_path)
-        ):
-            raise ConfigError(
-                got=f"--{flag} without an adapter",
-                expected="one to train beside the quantised weights, which stay as they are",
-                fix="add --use_peft",
-            )
-
-
 def _make_trainer(row_args: RowArguments, config: Any, model_config: Any) -> tuple[Any, Any, dict[str, str]]:
-    """The trainer, the callback that scores rows, and where these came from."""
+    """The trainer, the callback that scores rows, and the sources of these rows."""
     from trl import get_peft_config
 
     from egup_trainer.data.schema import Row
@@ -245,7 +255,7 @@ def _make_trainer(row_args: RowArguments, config: Any, model_config: Any) -> tup
         chosen = next((each for each in suite.row_sets if each.name == "retain"), suite.row_sets[0])
         rows["eval_dataset"] = [Row(row.prompt, row.answer) for row in chosen.rows]
     earlier = read_earlier(model, row_args.earlier_forget, rows, config, row_args)
-    with one_line_errors():
+    with library_errors():
         trainer = EGUPTrainer(
             model, config, processing_class=tokenizer, peft_config=get_peft_config(model_config), **rows
         )
@@ -262,9 +272,11 @@ def _make_trainer(row_args: RowArguments, config: Any, model_config: Any) -> tup
 def _suite(row_args: RowArguments, config: Any) -> Any:
     """The suite to run during training, or None."""
     if row_args.eval_suite is None:
-        for flag in ("forget_split", "muse_corpus", "holdout", "retrained", "max_new_tokens"):
-            if getattr(row_args, flag) is not None:
-                raise ConfigError(got=f"--{flag} without --eval_suite", expected="both or none", fix="set --eval_suite")
+        for name in ("forget_split", "muse_corpus", "holdout", "retrained", "max_new_tokens"):
+            if getattr(row_args, name) is not None:
+                raise ConfigError(
+                    got=f"--{name} without --eval_suite", expected="both flags or neither", fix="set --eval_suite"
+                )
         return None
     if config.eval_strategy.value == "no":
         raise ConfigError(
@@ -272,7 +284,7 @@ def _suite(row_args: RowArguments, config: Any) -> Any:
             expected="steps or epoch",
             fix="set --eval_strategy steps --eval_steps N",
         )
-    is_own = row_args.eval_suite == SuiteName.CUSTOM.value  # the others have rows of their own
+    is_own = row_args.eval_suite == SuiteName.CUSTOM.value  # the other suites have rows of their own
     suite = make_suite(
         row_args.eval_suite,
         row_args,
@@ -287,7 +299,7 @@ def _suite(row_args: RowArguments, config: Any) -> Any:
 
 
 def _check_best(config: Any, suite: Any, retrained: Any) -> None:
-    """Raises `ConfigError` for a metric to choose by that no evaluation is going to have."""
+    """Raises `ConfigError` for a `metric_for_best_model` that no evaluation will compute."""
     from egup_trainer.evaluation.suites.suite import metric_names
 
     if config.metric_for_best_model is None:
@@ -295,26 +307,21 @@ def _check_best(config: Any, suite: Any, retrained: Any) -> None:
     names = [] if suite is None else metric_names(suite)
     known = ["loss", *names, *(f"{name}_distance" for name in names if retrained is not None)]
     if config.metric_for_best_model.removeprefix("eval_") not in known:
-        listed = "loss, or a metric of the suite" if names else "loss, unless there is an --eval_suite"
         raise ConfigError(
             got=f"metric_for_best_model={config.metric_for_best_model}",
-            expected=listed,
+            expected="loss, or a metric of the suite" if names else "loss, the only metric without an --eval_suite",
             fix=did_you_mean(config.metric_for_best_model, known, "set --metric_for_best_model"),
         )
 
 
 def _resume_from(config: Any) -> Any:
-    """What `Trainer.train` takes: a checkpoint's folder, True for the last whole one, or None."""
+    """What `Trainer.train` takes: the folder of a checkpoint, True for the last complete one, or None."""
     resume = config.resume_from_checkpoint
-    if resume is None or resume.lower() == "false":
-        return None
-    if resume.lower() != "true":
-        if not Path(resume).is_dir():
-            raise StateError(
-                got=f"no folder at {resume}", expected="a checkpoint", fix="check --resume_from_checkpoint"
-            )
-        return resume
-    return True
+    if resume is None or resume.lower() in ("true", "false"):
+        return True if resume and resume.lower() == "true" else None
+    if not Path(resume).is_dir():
+        raise StateError(got=f"no folder at {resume}", expected="a checkpoint", fix="check --resume_from_checkpoint")
+    return resume
 
 
 def _closing_lines(trainer: Any, seconds: float) -> list[str]:
@@ -332,7 +339,7 @@ def _closing_lines(trainer: Any, seconds: float) -> list[str]:
 
 
 def _advice(found: dict[str, Any], learning_rate: float) -> list[str]:
-    """What to do about forget rows that are nearly as likely as before, and about retain rows that are much less so."""
+    """What to do if forget rows are nearly as likely as before, or retain rows much less likely."""
     from egup_trainer.report.comparison import format_probability
 
     before, after, lines = found.get(BEFORE, {}), found[AFTER], []
@@ -357,19 +364,21 @@ def _advice(found: dict[str, Any], learning_rate: float) -> list[str]:
 
 
 def _print_summary(found: dict[str, Any], lines: list[str]) -> None:
-    """A table with a column for each time that the rows were scored, then the lines."""
-    from rich.table import Table
-
-    from egup_trainer.cli.terminal import terminal
+    """A table with one column per measurement, then the lines."""
     from egup_trainer.report.comparison import format_probability
 
-    table = Table(title="Probability of answers", title_justify="left")
     measured = {when: values for when, values in found.items() if isinstance(values, dict)}
-    for heading in ("rows", *measured):
-        table.add_column(heading, justify="left" if heading == "rows" else "right")
+    table = make_table("Probability of answers", ("rows", *measured))
     for name in found[AFTER]:
         table.add_row(name, *(format_probability(values[name]) for values in measured.values()))
-    console = terminal()
-    console.print(table)
-    for line in [*lines, *(f"{when}: {text}" for when, text in found.items() if when not in measured)]:
-        console.print(line, soft_wrap=True)
+    lines = [*lines, *(f"{when}: {text}" for when, text in found.items() if when not in measured)]
+    show(table, lines=lines)
+
+
+COMMAND = Command(
+    "unlearn",
+    "make a model forget rows and keep others",
+    run,
+    options=lambda: [RowArguments, *training_options()],
+    required=("model_name_or_path", "forget"),
+)

@@ -1,20 +1,14 @@
 """`egup verify`: whether a saved model has the files of its run, and whether it gives the numbers that it recorded."""
 
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
-from egup_trainer.cli.common import (
-    RunArguments,
-    SourceArguments,
-    load_on_device,
-    one_line_errors,
-    parse,
-    quiet_libraries,
-    refuse_lora_flags,
-    require,
-)
+from egup_trainer.cli.command import Command, model_config
+from egup_trainer.cli.options import RunArguments, SourceArguments, flag, load_on_device, refuse_lora_flags
+from egup_trainer.cli.parser import library_errors
 from egup_trainer.cli.run_file import MODEL_FILES, digests_of
+from egup_trainer.cli.terminal import make_table, show
 from egup_trainer.errors import ConfigError, DataError, check_range, choose
 from egup_trainer.records.io import read_run
 from egup_trainer.records.outcome import AFTER, MERGED
@@ -25,76 +19,60 @@ from egup_trainer.records.schema import Run
 class VerifyArguments(SourceArguments, RunArguments):
     """The record, the model, and the rows."""
 
-    record: str | None = field(
-        default=None, metadata={"help": "OUTPUT_DIR/_run.json of `egup unlearn`; the flag's name may be left out."}
+    record: str | None = flag(
+        "OUTPUT_DIR/_run.json of `egup unlearn`; the name of the flag may be left out.", positional="?"
     )
-    model: str | None = field(default=None, metadata={"help": "The saved model: its folder or hub id."})
-    forget: str | None = field(default=None, metadata={"help": "Rows to forget, if they lie elsewhere by now."})
-    retain: str | None = field(default=None, metadata={"help": "Rows to keep, alike."})
-    proxy: str | None = field(default=None, metadata={"help": "Proxies, alike."})
-    earlier_forget: list[str] | None = field(
-        default=None, metadata={"help": "Rows of earlier requests, alike: the files of all that have moved."}
-    )
-    tolerance: float = field(
-        default=1e-3, metadata={"help": "How far a number may be from the recorded one, as a share of it."}
-    )
-    per_device_eval_batch_size: int = field(default=8, metadata={"help": "Rows in a batch, of up to 256 tokens."})
+    model: str | None = flag("The saved model: its folder or hub id.")
+    forget: str | None = flag("Source of the rows to forget, if it has moved since the run.")
+    retain: str | None = flag("Source of the rows to keep, if it has moved.")
+    proxy: str | None = flag("Source of the proxies, if it has moved.")
+    earlier_forget: list[str] | None = flag("Sources of the rows of earlier requests: all of those that have moved.")
+    tolerance: float = flag("How far a number may differ from the recorded one, as a share of it.", 1e-3)
+    per_device_eval_batch_size: int = flag("Rows per batch, of up to 256 tokens each.", 8)
 
 
-def main(argv: list[str]) -> int:
+def run(args: VerifyArguments, model_config: Any) -> int:
     """Compares files and numbers with the record.
 
     Returns:
         0 if files and numbers are equal, 1 if one of them is not. What cannot be checked is an error (exit code 2).
     """
-    quiet_libraries()
-    from trl import ModelConfig
-
-    args, model_config = parse("verify", [VerifyArguments, ModelConfig], _with_record(argv))
-    require("verify", record=args.record, model=args.model)
     check_range(args, ("tolerance",), low=0)
     check_range(args, ("per_device_eval_batch_size",), low=1, whole=True)
     refuse_lora_flags(model_config)
-    run = read_run(Path(args.record))
-    when, recorded = _recorded(run, args.model)
+    run = read_run(Path(str(args.record)))
+    when, recorded = _recorded(run, str(args.model))
     changes = _changes(run.files[when], _files_of(args, model_config))
-    _print_files(changes, len(run.files[when]))
-    # A merged model was measured without autocast, as those who load it will.
+    if changes:
+        print(f"Files changed: {', '.join(changes)}.")
+    else:
+        print(f"Files equal: {len(run.files[when])} of {len(run.files[when])}.")
     if when == AFTER:
-        _load_as_then(model_config, run)
+        for option in fields(model_config):  # load the weights as the run did, unless a flag says otherwise
+            if option.name in run.loading and getattr(model_config, option.name) == option.default:
+                setattr(model_config, option.name, run.loading[option.name])
     try:
         found = _measure(args, model_config, run, "no" if when == MERGED else run.mixed_precision)
     except DataError as error:
         if not changes:
             raise
-        print(f"Numbers not measured: {error}")  # another tokenizer or template reads the rows otherwise
+        print(f"Numbers not measured: {error}")  # another tokenizer or template reads the rows differently
         return 1
-    _print_numbers(when, recorded, found)
-    apart = [name for name in recorded if not abs(found[name] - recorded[name]) <= args.tolerance * recorded[name]]
-    if apart:
-        print(f"Numbers not equal: {', '.join(apart)}. Is it the model of this run?")
+    table = make_table("Probability of answers", ("rows", f"recorded ({when})", "now", "off by"))
+    for name, value in recorded.items():
+        off = abs(found[name] - value) / value if value else float(found[name] != value)
+        table.add_row(name, f"{value:.6g}", f"{found[name]:.6g}", f"{off:.1e}")
+    show(table)
+    different = [name for name in recorded if not abs(found[name] - recorded[name]) <= args.tolerance * recorded[name]]
+    if different:
+        print(f"Numbers not equal: {', '.join(different)}. Is it the model of this run?")
     else:
         print(f"Numbers equal, within a share of {args.tolerance:g}.")
-    return 1 if apart or changes else 0
-
-
-def _with_record(argv: list[str]) -> list[str]:
-    """The words with --record before the record, where that stands without it."""
-    takes_no_value = ("--use_cpu", "--disable_tqdm")
-    before = ["", *argv]
-    alone = [
-        place
-        for place, word in enumerate(argv)
-        if not word.startswith("-") and (not before[place].startswith("--") or before[place] in takes_no_value)
-    ]
-    if not alone or any(word.partition("=")[0] == "--record" for word in argv):
-        return argv
-    place = 0 if alone[0] == 0 else alone[-1]
-    return ["--record", argv[place], *argv[:place], *argv[place + 1 :]]
+    return 1 if different or changes else 0
 
 
 def _files_of(args: VerifyArguments, model_config: Any) -> dict[str, str]:
-    """Digests of the model's files; those of a hub model are fetched."""
+    """Digests of the model's files; those of a hub model are downloaded."""
     folder = Path(str(args.model))
     if not folder.is_dir():
         from huggingface_hub import snapshot_download
@@ -102,46 +80,32 @@ def _files_of(args: VerifyArguments, model_config: Any) -> dict[str, str]:
         from egup_trainer.modeling.loading import load_tokenizer
 
         name, revision = str(args.model), model_config.model_revision
-        load_tokenizer(name, revision=revision)  # says what is wrong with a name that is none
-        with one_line_errors():
+        load_tokenizer(name, revision=revision)  # explains what is wrong with the name if there is no such model
+        with library_errors():
             folder = Path(snapshot_download(name, revision=revision, allow_patterns=list(MODEL_FILES)))
     return digests_of(folder, progress=not args.disable_tqdm)
 
 
 def _changes(recorded: dict[str, str], found: dict[str, str]) -> list[str]:
-    """The names of files that differ, with a word for those that are on one side alone."""
-    words = {**dict.fromkeys(recorded, ""), **dict.fromkeys(found.keys() - recorded.keys(), " (new)")}
-    words |= dict.fromkeys(recorded.keys() - found.keys(), " (missing)")
-    return [name + word for name, word in words.items() if recorded.get(name) != found.get(name)]
-
-
-def _print_files(changes: list[str], count: int) -> None:
-    if changes:
-        print(f"Files changed: {', '.join(changes)}.")
-    else:
-        print(f"Files equal: {count} of {count}.")
+    """The names of files that differ, with a remark on those that only one side has."""
+    remarks = {**dict.fromkeys(recorded, ""), **dict.fromkeys(found.keys() - recorded.keys(), " (new)")}
+    remarks |= dict.fromkeys(recorded.keys() - found.keys(), " (missing)")
+    return [name + remark for name, remark in remarks.items() if recorded.get(name) != found.get(name)]
 
 
 def _recorded(run: Run, model: str) -> tuple[str, dict[str, float]]:
-    """What the run measured of this kind of model: of the adapter (or the whole model), or of the merged one."""
+    """What the run measured of this kind of model: of the adapter (or the whole model), or of the merged model."""
     from egup_trainer.modeling.loading import is_adapter
 
     when = MERGED if run.adapter is not None and not is_adapter(model) else AFTER
     measured = run.probability.get(when)
     if not isinstance(measured, dict):
         raise ConfigError(
-            got=f"{model}, which is no adapter, and a record of one that was not merged",
+            got=f"{model}, which is not an adapter, with the record of an adapter that was not merged",
             expected="the adapter's folder as --model",
             fix="name it, or unlearn with --merge",
         )
     return when, measured
-
-
-def _load_as_then(model_config: Any, run: Run) -> None:
-    """Loads the weights as the run did, where the flags do not say otherwise."""
-    for option in fields(model_config):
-        if option.name in run.loading and getattr(model_config, option.name) == option.default:
-            setattr(model_config, option.name, run.loading[option.name])
 
 
 def _measure(args: VerifyArguments, model_config: Any, run: Run, mixed_precision: str) -> dict[str, float]:
@@ -153,6 +117,7 @@ def _measure(args: VerifyArguments, model_config: Any, run: Run, mixed_precision
     model = str(args.model)
     tokenizer = load_tokenizer(model, revision=model_config.model_revision)
     datasets = _read_rows(args, run, tokenizer)
+    # A merged model was measured without autocast, as it will be loaded by others.
     accelerator = Accelerator(cpu=args.use_cpu, mixed_precision=mixed_precision)
     return probabilities_of(
         load_on_device(model, model_config, accelerator),
@@ -165,7 +130,7 @@ def _measure(args: VerifyArguments, model_config: Any, run: Run, mixed_precision
 
 
 def _read_rows(args: VerifyArguments, run: Run, tokenizer: Any) -> dict[str, Any]:
-    """The rows of the run, tokenized; others are refused."""
+    """The rows of the run, tokenized; other rows are refused."""
     from egup_trainer.data.overlap import keep_apart
     from egup_trainer.data.rendering import Template, today
     from egup_trainer.data.schema import OnLongRow
@@ -191,7 +156,7 @@ def _read_rows(args: VerifyArguments, run: Run, tokenizer: Any) -> dict[str, Any
     own = run.secrets[0]
     others = [read(each, "earlier forget") for each in args.earlier_forget or []]
     moved = {fingerprint(rows, secret): rows for rows in others for secret in run.secrets}
-    kept = ("retain", "proxy")  # last: rows of the other sets may have been left out of them
+    kept = ("retain", "proxy")  # last, since rows of the other sets may have been left out of them
     for name in sorted(run.sources, key=lambda each: each in kept):
         source = run.sources[name]
         expected, is_earlier = run.rows[name]["fingerprint"], name not in ("forget", *kept)
@@ -204,25 +169,19 @@ def _read_rows(args: VerifyArguments, run: Run, tokenizer: Any) -> dict[str, Any
         if expected not in prints:
             raise DataError(
                 got=f"{name} rows of fingerprint {prints[0]}",
-                expected=f"the run's, {expected}",
-                fix=f"give them as --{'earlier_forget' if is_earlier else name}, all of them and in their order",
+                expected=f"those of the run, of fingerprint {expected}",
+                fix=f"give all of them, in their order, as --{'earlier_forget' if is_earlier else name}",
             )
         if len(rows) > MOST_ROWS:
-            print(f"Of the {len(rows)} {name} rows {MOST_ROWS} are measured, drawn with the run's seed.")
+            print(f"{MOST_ROWS} of the {len(rows)} {name} rows are measured, sampled with the run's seed.")
         datasets[name] = rows
     return {name: datasets[name] for name in run.sources}
 
 
-def _print_numbers(when: str, recorded: dict[str, float], found: dict[str, float]) -> None:
-    """A table of both."""
-    from rich.table import Table
-
-    from egup_trainer.cli.terminal import terminal
-
-    table = Table(title="Probability of answers", title_justify="left")
-    for heading in ("rows", f"recorded ({when})", "now", "off by"):
-        table.add_column(heading, justify="left" if heading == "rows" else "right")
-    for name, value in recorded.items():
-        off = abs(found[name] - value) / value if value else float(found[name] != value)
-        table.add_row(name, f"{value:.6g}", f"{found[name]:.6g}", f"{off:.1e}")
-    terminal().print(table)
+COMMAND = Command(
+    "verify",
+    "measure a saved model again, and say whether it gives the numbers of its run",
+    run,
+    options=lambda: [VerifyArguments, model_config()],
+    required=("record", "model"),
+)

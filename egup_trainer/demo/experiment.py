@@ -3,7 +3,7 @@
 import copy
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -11,7 +11,13 @@ from typing import Any
 from egup_trainer.data.collator import RowCollator
 from egup_trainer.data.sources import load_rows
 from egup_trainer.data.tokenization import RowDataset, tokenize
+from egup_trainer.demo.people import invent_people
 from egup_trainer.demo.twins import ModelSize, Schedule, learn, make_model, train_tokenizer
+from egup_trainer.evaluation.evaluation import Evaluation, write_evaluation
+from egup_trainer.evaluation.relative import with_relations
+from egup_trainer.evaluation.run import evaluate_model
+from egup_trainer.evaluation.scoring import ScoringOptions
+from egup_trainer.evaluation.suites.custom import custom_suite
 from egup_trainer.modeling.forward import AnswerReader
 from egup_trainer.modeling.scan import score_rows
 from egup_trainer.report.run_record import ResultRow
@@ -21,7 +27,15 @@ from egup_trainer.trainer.egup_trainer import EGUPTrainer
 
 UNGUIDED = {"proxy_constraint": False}
 BOTH_ENTANGLEMENTS = {"inter_entanglement": True, "intra_entanglement": True}
-Metrics = dict[str, float | None]
+METHODS = {
+    "gradient_difference": {"objective": "grad_diff", **UNGUIDED},
+    "egup_clreg": {"objective": "grad_diff", **BOTH_ENTANGLEMENTS, "clreg_weight": 0.1},
+}
+"""The two methods that the demo compares: the same objective, without and with EGUP and CLReg."""
+_MAX_NEW_TOKENS = 40
+"""No answer of the demo is longer."""
+_EXAMPLES = 6
+_BATCH_SIZE = 32
 
 
 @dataclass(frozen=True)
@@ -80,6 +94,18 @@ class Prepared:
     rows: dict[str, RowDataset]
 
 
+def demo_experiment(seed: int = 0) -> Experiment:
+    """Ten people to forget, thirty to keep, ten never seen as proxies, and ten never seen for evaluation."""
+    return Experiment(
+        **vars(invent_people(seed=seed)),
+        size=ModelSize(),
+        learning=Schedule(epochs=30, learning_rate=2e-3),
+        unlearning=Schedule(epochs=20, learning_rate=5e-4),
+        methods=METHODS,
+        seed=seed,
+    )
+
+
 def prepare(experiment: Experiment) -> Prepared:
     """Trains the tokenizer on what the models learn, and tokenizes the rows."""
     records = {name: getattr(experiment, name) for name in ("forget", "retain", "proxy")}
@@ -119,13 +145,51 @@ def train_all(experiment: Experiment, prepared: Prepared, say: Callable[[str], N
 
 def measure(trained: Trained, prepared: Prepared) -> ResultRow:
     """Probability of each row set's answers, and the training's seconds."""
-    metrics: Metrics = {}
+    metrics: dict[str, float | None] = {}
     for part, dataset in prepared.rows.items():
         scores = score_rows(
-            trained.model, AnswerReader(trained.model), dataset, RowCollator(prepared.tokenizer), batch_size=32
+            trained.model, AnswerReader(trained.model), dataset, RowCollator(prepared.tokenizer), batch_size=_BATCH_SIZE
         )
         metrics |= {f"{part}_probability": scores.probability, f"{part}_nll": scores.mean_nll.mean().item()}
     return ResultRow(trained.name, {**metrics, "seconds": trained.seconds})
+
+
+def evaluate_all(
+    experiment: Experiment, folder: Path, facts: dict[str, Any], say: Callable[[str], None]
+) -> tuple[list[ResultRow], list[Evaluation]]:
+    """Trains all models, and evaluates each on all metrics of its rows; the results are also written to the folder.
+
+    The results hold a few generations: the people are invented, so their rows may be shown.
+
+    Args:
+        experiment: what is trained.
+        folder: where the results go, one file per model.
+        facts: of the run, for its results.
+        say: told what happens next.
+    """
+    prepared, rows, evaluations, before = prepare(experiment), [], [], None
+    forget, retain, holdout = map(load_rows, (experiment.forget, experiment.retain, experiment.holdout))
+    suite = custom_suite(forget, retain, holdout, max_new_tokens=_MAX_NEW_TOKENS)
+    for trained in train_all(experiment, prepared, say):
+        before = before or trained.model
+        rows.append(measure(trained, prepared))
+        found = evaluate_model(
+            trained.model,
+            prepared.tokenizer,
+            suite,
+            ScoringOptions(batch_size=_BATCH_SIZE),
+            name=trained.name,
+            model_before=before,  # judges how likely the generations are
+            show_examples=_EXAMPLES,
+        )
+        run_facts = {**facts, "training_seconds": trained.seconds}
+        evaluations.append(replace(found, training=trained.log_history, run=run_facts))
+    say("Writing the report")
+    first, last = evaluations[0], evaluations[-1]
+    evaluations = [with_relations(each, retrained=last, before=first) for each in evaluations]
+    for each in evaluations:
+        write_evaluation(folder / f"{each.name}.json", each)
+    return rows, evaluations
 
 
 def run(experiment: Experiment, say: Callable[[str], None]) -> list[ResultRow]:

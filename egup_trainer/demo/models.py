@@ -4,9 +4,8 @@ import json
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from egup_trainer.demo.experiment import prepare, train_all
+from egup_trainer.demo.experiment import demo_experiment, prepare, train_all
 from egup_trainer.demo.people import People
-from egup_trainer.demo.settings import demo_experiment
 from egup_trainer.files import check_writable, one_line_write_errors, sync_folder, write_file
 
 _SETTINGS = "settings.json"

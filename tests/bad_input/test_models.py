@@ -6,7 +6,7 @@ import shutil
 import pytest
 import torch
 from conftest import make_tiny_model
-from fixtures_bad_input import (
+from fixtures_cli import (
     assert_refused,
     save,
     smaller_vocabulary,
@@ -24,6 +24,8 @@ from transformers import (
     T5Config,
     T5ForConditionalGeneration,
 )
+
+from egup_trainer.errors import ConfigError, DataError, ModelError
 
 pytestmark = pytest.mark.usefixtures("fresh_accelerate")
 
@@ -48,6 +50,14 @@ def change_json(path, **changes):
     """Writes the JSON file anew with the changes; None drops an entry."""
     document = json.loads(path.read_text()) | changes
     path.write_text(json.dumps({key: value for key, value in document.items() if value is not None}))
+
+
+def changed_config(**changes):
+    return lambda folder: change_json(folder / "config.json", **changes)
+
+
+def changed_adapter(**changes):
+    return lambda folder: change_json(folder / "adapter_config.json", **changes)
 
 
 def keep(folder, *names):
@@ -103,30 +113,16 @@ def own_code(folder):
     write(folder / "code.py", "raise SystemExit('run')")
 
 
-NO_MODEL = "Got {path}, from which no causal language model could be loaded ("
-NO_TOKENIZER = "Got {path}, from which no tokenizer could be loaded ("
-# name -> (what is done to a sound folder, what the line must say)
-REFUSED = {
-    "empty folder": (lambda folder: keep(folder), NO_TOKENIZER),
-    "no config": (lambda folder: (folder / "config.json").unlink(), NO_MODEL + "Unrecognized model in {path}"),
-    "broken config": (
-        lambda folder: write(folder / "config.json", "{"),
-        NO_TOKENIZER + "It looks like the config file at",
-    ),
-    "config without a type": (
-        lambda folder: change_json(folder / "config.json", model_type=None),
-        NO_MODEL + "Unrecognized model in {path}",
-    ),
-    "unknown type": (
-        lambda folder: change_json(folder / "config.json", model_type="llamaa"),
-        NO_MODEL + "The checkpoint you are trying to load has model type `llamaa`",
-    ),
-    "text for a size": (
-        lambda folder: change_json(folder / "config.json", hidden_size="big"),
-        NO_TOKENIZER + "Validation error for field 'hidden_size'",
-    ),
-    "other sizes": (lambda folder: change_json(folder / "config.json", hidden_size=48), NO_MODEL),
-    "own code": (own_code, "Got {path}, whose causal language model needs Python code from that folder, "),
+NO_MODEL, NO_TOKENIZER, NO_ADAPTER = "no causal language model", "no tokenizer", "no adapter"
+REFUSED = {  # what is done to a sound folder, and what the message names besides the folder
+    "empty folder": (keep, NO_TOKENIZER),
+    "no config": (lambda folder: (folder / "config.json").unlink(), NO_MODEL, "Unrecognized model"),
+    "broken config": (lambda folder: write(folder / "config.json", "{"), NO_TOKENIZER, "config file"),
+    "config without a type": (changed_config(model_type=None), NO_MODEL, "Unrecognized model"),
+    "unknown type": (changed_config(model_type="llamaa"), NO_MODEL, "`llamaa`"),
+    "text for a size": (changed_config(hidden_size="big"), NO_TOKENIZER, "'hidden_size'"),
+    "other sizes": (changed_config(hidden_size=48), NO_MODEL),
+    "own code": (own_code, "Python code", "trust_remote_code"),
     "no weights": (lambda folder: (folder / "model.safetensors").unlink(), NO_MODEL),
     "no tokenizer": (lambda folder: keep(folder, "config.json", "model.safetensors"), NO_TOKENIZER),
     "broken tokenizer": (lambda folder: write(folder / "tokenizer.json", "{"), NO_TOKENIZER),
@@ -136,62 +132,38 @@ REFUSED = {
     "cut weights": (cut_weights, NO_MODEL),
     "weights that lack a layer": (
         lambda folder: without(folder, "model.layers.1."),
-        "Got {path}, which lacks 9 weights of LlamaForCausalLM, such as model.layers.1.input_layernorm",
+        "lacks 9",
+        "model.layers.1.input_layernorm",
     ),
     "weights of another shape": (lambda folder: resized(folder, "model.embed_tokens.weight", 300), NO_MODEL),
     "pickle with code": (bomb, NO_MODEL),
-    "vocabulary smaller than the tokenizer's": (
-        smaller_vocabulary,
-        "in the forget and retain sets for a model of 300 tokens, but expected the model's own tokenizer",
-    ),
+    "vocabulary smaller than the tokenizer's": (smaller_vocabulary, "300 tokens", "tokenizer"),
     "encoder-decoder": (encoder_decoder, NO_MODEL),
-    "encoder": (encoder, "Got {path}, which lacks "),
+    "encoder": (encoder, "lacks "),
 }
-
-
-NO_ADAPTER = "Got {path}, from which no adapter could be loaded ("
 ADAPTERS = {
-    "no base": (
-        lambda folder: change_json(folder / "adapter_config.json", base_model_name_or_path="/no/such"),
-        "Got no folder at /no/such, but expected a saved causal language model. Check the path.",
-    ),
-    "base unnamed": (
-        lambda folder: change_json(folder / "adapter_config.json", base_model_name_or_path=None),
-        "Got {path}, an adapter that does not name its base model, but expected its folder or hub id",
-    ),
-    "broken config": (
-        lambda folder: write(folder / "adapter_config.json", "{"),
-        NO_ADAPTER + "Expecting property name",
-    ),
-    "unknown kind": (
-        lambda folder: change_json(folder / "adapter_config.json", peft_type="LORRA"),
-        NO_ADAPTER + "'LORRA'), but expected a local folder or hub id of an adapter",
-    ),
-    "no weights": (
-        lambda folder: (folder / "adapter_model.safetensors").unlink(),
-        "Got {path} without adapter_model.safetensors, but expected a saved adapter. Save it again.",
-    ),
+    "no base": (changed_adapter(base_model_name_or_path="/no/such"), "/no/such"),
+    "base unnamed": (changed_adapter(base_model_name_or_path=None), "base model", "adapter_config.json"),
+    "broken config": (lambda folder: write(folder / "adapter_config.json", "{"), NO_ADAPTER, "Expecting property name"),
+    "unknown kind": (changed_adapter(peft_type="LORRA"), NO_ADAPTER, "'LORRA'"),
+    "no weights": (lambda folder: (folder / "adapter_model.safetensors").unlink(), "adapter_model.safetensors"),
     "text for weights": (
         lambda folder: write(folder / "adapter_model.safetensors", "weights" * 99),
-        NO_ADAPTER + "Error while deserializing header",
+        NO_ADAPTER,
+        "deserializing header",
     ),
-    "other rank": (
-        lambda folder: change_json(folder / "adapter_config.json", r=3),
-        NO_ADAPTER + "Error(s) in loading state_dict for PeftModelForCausalLM: size mismatch for ",
-    ),
-    "other modules": (
-        lambda folder: change_json(folder / "adapter_config.json", target_modules=["query"]),
-        NO_ADAPTER + "Target modules {{'query'}} not found in the base model",
-    ),
+    "other rank": (changed_adapter(r=3), NO_ADAPTER, "size mismatch"),
+    "other modules": (changed_adapter(target_modules=["query"]), NO_ADAPTER, "{'query'}"),
 }
 
 
 def assert_spoilt_is_refused(case, folder, tmp_path, capsys):
     """Spoils the folder as the case says, and unlearns it."""
-    spoil, says = case
+    spoil, *named = case
     spoil(folder)
     words = [*unlearn_words(folder, tmp_path / "out"), *source_flags(tmp_path)]
-    assert_refused(words, tmp_path, capsys, says.format(path=folder), loads_a_model=True)
+    named += [] if {"300 tokens", "/no/such"} & {*named} else [folder]
+    assert_refused(words, tmp_path, capsys, *named, error=ModelError)
 
 
 @pytest.mark.parametrize("name", REFUSED)
@@ -203,7 +175,7 @@ def test_a_plan_does_not_ask_to_run_a_model_s_code(folder, tmp_path, capsys, mon
     own_code(folder)
     monkeypatch.setattr("builtins.input", lambda *_: pytest.fail("asked"))
     words = ["plan", *unlearn_words(folder, tmp_path / "out")[1:], *source_flags(tmp_path)]
-    assert_refused(words, tmp_path, capsys, "; then allow it by --model_init_kwargs '{\"trust_remote_code\": true}'")
+    assert_refused(words, tmp_path, capsys, "--model_init_kwargs", "trust_remote_code", error=ModelError)
 
 
 @pytest.mark.parametrize("name", ADAPTERS)
@@ -211,63 +183,65 @@ def test_an_adapter_that_cannot_be_used_is_refused(adapter, tmp_path, capsys, na
     assert_spoilt_is_refused(ADAPTERS[name], adapter, tmp_path, capsys)
 
 
-def test_an_adapter_of_another_model_is_refused(adapter, tokenizer, tmp_path, capsys):
-    base = save(make_tiny_model(tokenizer, "gpt2"), tokenizer, tmp_path / "gpt2")
-    change_json(adapter / "adapter_config.json", base_model_name_or_path=str(base))
-    words = [*unlearn_words(adapter, tmp_path / "out"), *source_flags(tmp_path)]
-    assert_refused(
-        words, tmp_path, capsys, f"Got {adapter}, from which no adapter could be loaded (", loads_a_model=True
-    )
+@pytest.mark.parametrize("kind", ["another kind", "other sizes"])
+def test_an_adapter_of_another_model_is_refused(adapter, tokenizer, tmp_path, capsys, kind):
+    model = make_tiny_model(tokenizer, "gpt2" if kind == "another kind" else "llama")
+    if kind == "other sizes":
+        config = model.config
+        config.num_attention_heads, config.num_key_value_heads, config.head_dim = 2, 1, 8
+        model = LlamaForCausalLM(config)
+    base = save(model, tokenizer, tmp_path / "other")
+    case = (changed_adapter(base_model_name_or_path=str(base)), NO_ADAPTER)
+    assert_spoilt_is_refused(case, adapter, tmp_path, capsys)
 
 
-def test_an_adapter_of_a_model_of_other_sizes_is_refused(adapter, tokenizer, tmp_path, capsys):
-    config = make_tiny_model(tokenizer).config
-    config.num_attention_heads, config.num_key_value_heads, config.head_dim = 2, 1, 8
-    base = save(LlamaForCausalLM(config), tokenizer, tmp_path / "wide")
-    change_json(adapter / "adapter_config.json", base_model_name_or_path=str(base))
-    words = [*unlearn_words(adapter, tmp_path / "out"), *source_flags(tmp_path)]
-    assert_refused(
-        words, tmp_path, capsys, f"Got {adapter}, from which no adapter could be loaded (", loads_a_model=True
-    )
+@pytest.mark.parametrize(
+    ("flags", "named", "error"),
+    [
+        (["--use_peft", "--lora_target_modules", "query"], ["peft_config", "LlamaForCausalLM"], ModelError),
+        (["--objective", "rmu", "--feature_layer", "3"], ["feature_layer=3", "3 layers", "from -3 to 2"], ConfigError),
+        (["--objective", "rmu", "--rmu_layer", "3"], ["rmu_layer=3", "3 layers", "from -3 to 2"], ConfigError),
+        (["--forget", "long.jsonl"], ["128 positions", "--max_length"], ModelError),
+    ],
+)
+def test_flags_that_do_not_fit_the_model_are_refused(good_model, tmp_path, capsys, monkeypatch, flags, named, error):
+    monkeypatch.chdir(tmp_path)
+    write(tmp_path / "long.jsonl", json.dumps({"question": "Where?", "answer": "Here, and there. " * 40}))
+    words = [*unlearn_words(good_model, tmp_path / "out"), *source_flags(tmp_path), *flags]
+    assert_refused(words, tmp_path, capsys, *named, error=error)
 
 
-def test_a_fresh_adapter_that_does_not_fit_is_refused(good_model, tmp_path, capsys):
-    words = [*unlearn_words(good_model, tmp_path / "out"), *source_flags(tmp_path), "--use_peft"]
-    words += ["--lora_target_modules", "query"]
-    assert_refused(
-        words, tmp_path, capsys, "Got a peft_config that does not fit LlamaForCausalLM (", loads_a_model=True
-    )
-
-
-@pytest.mark.parametrize("flag", ["--feature_layer", "--rmu_layer"])
-def test_a_layer_that_the_model_does_not_have_is_refused(good_model, tmp_path, capsys, flag):
-    words = [*unlearn_words(good_model, tmp_path / "out"), *source_flags(tmp_path), flag, "3", "--objective", "rmu"]
-    says = (
-        f"Got {flag[2:]}=3 for a model of 3 layers, but expected a fraction between 0 and 1, or an index from -3 to 2"
-    )
-    assert_refused(words, tmp_path, capsys, says, loads_a_model=True)
+MEASURING = {
+    "evaluate": ["--suite", "custom", "--output", "o.json", "--use_cpu"],
+    "audit": ["--output", "o.json", "--use_cpu"],
+    "proxy": ["--output", "o.jsonl", "--use_cpu"],
+    "inspect": [],
+}
 
 
 @pytest.mark.parametrize("place", ["{tmp}/nowhere", "./nowhere", "nobody/nothing", "{tmp}/model/config.json"])
-@pytest.mark.parametrize("command", ["unlearn", "evaluate", "audit", "proxy", "inspect"])
-def test_a_place_without_a_model_is_refused(folder, tmp_path, capsys, command, place):
+@pytest.mark.parametrize("command", ["unlearn", *MEASURING])
+def test_a_place_without_a_model_is_refused(folder, tmp_path, capsys, monkeypatch, command, place):
+    monkeypatch.chdir(tmp_path)
     place = place.format(tmp=tmp_path)
-    sources = source_flags(tmp_path, proxy=None)
-    words = [command, "--model_name_or_path", place, *(sources[:2] if command == "inspect" else sources)]
-    words += {
-        "unlearn": ["--output_dir", str(tmp_path / "out"), "--use_cpu"],
-        "evaluate": ["--suite", "custom", "--output", str(tmp_path / "o.json"), "--use_cpu"],
-        "audit": ["--output", str(tmp_path / "o.json"), "--use_cpu"],
-        "proxy": ["--output", str(tmp_path / "o.jsonl"), "--use_cpu"],
-        "inspect": [],
-    }[command]
-    is_path = place[0] in "./"
-    says = (
-        f"Got no folder at {place}, but expected a saved tokenizer"
-        if is_path
-        else f"Got {place}, from which no tokenizer"
-    )
-    assert_refused(words, tmp_path, capsys, says)
+    sources = source_flags(tmp_path, proxy=None)[: 2 if command == "inspect" else 4]
+    flags = MEASURING.get(command, ["--output_dir", str(tmp_path / "out"), "--use_cpu"])
+    words = [command, "--model_name_or_path", place, *sources, *flags]
+    assert_refused(words, tmp_path, capsys, place, "tokenizer", error=ModelError)
+
+
+@pytest.mark.parametrize(
+    ("flags", "named"),
+    [
+        (["--max_new_tokens", "125"], ["128 positions", "--max_new_tokens"]),
+        (["--feature_layer", "3"], ["feature_layer=3", "from -3 to 2"]),
+    ],
+)
+def test_what_a_model_cannot_be_measured_by_is_refused(good_model, tmp_path, capsys, flags, named):
+    words = ["evaluate", "--model_name_or_path", str(good_model), *source_flags(tmp_path, proxy=None), *flags]
+    words += ["--disable_tqdm", *MEASURING["evaluate"][:2], "--output", str(tmp_path / "o.json"), "--use_cpu"]
+    error = ConfigError if "feature_layer=3" in named else ModelError
+    assert_refused(words, tmp_path, capsys, *named, error=error)
 
 
 @pytest.mark.parametrize("command", ["evaluate", "audit"])
@@ -276,35 +250,21 @@ def test_the_other_commands_refuse_the_tokenizer_of_another_model(folder, tmp_pa
     words = [command, "--model_name_or_path", str(folder), "--use_cpu", "--output", str(tmp_path / "o.json")]
     words += [*source_flags(tmp_path, proxy=None), "--disable_tqdm", "--max_new_tokens", "4"]
     words += ["--suite", "custom"] if command == "evaluate" else ["--attacks", "sampling"]
-    says = "for a model of 300 tokens, but expected the model's own tokenizer. Check the tokenizer's files"
-    assert_refused(words, tmp_path, capsys, says, loads_a_model=True)
-
-
-def test_a_row_longer_than_the_models_positions_is_refused(folder, tmp_path, capsys):
-    path = write(tmp_path / "long.jsonl", json.dumps({"question": "Where?", "answer": "Here, and there. " * 40}))
-    words = [*unlearn_words(folder, tmp_path / "out"), *source_flags(tmp_path, forget=path)]
-    says = "tokens of a row for a model of 128 positions, but expected at most 128 tokens. Lower --max_length."
-    assert_refused(words, tmp_path, capsys, says, loads_a_model=True)
-
-
-# Tokenizers that lack something
-
-
-def test_a_chat_template_that_drops_the_answer_is_refused(folder, tmp_path, capsys):
-    tokenizer_with(folder, chat_template="{% for m in messages %}<{{ m.role }}>{% endfor %}")
-    words = [*unlearn_words(folder, tmp_path / "out"), *source_flags(tmp_path)]
-    assert_refused(
-        words, tmp_path, capsys, "Got a chat template whose text does not hold the answer, but expected a template"
-    )
+    assert_refused(words, tmp_path, capsys, "300 tokens", "tokenizer", error=ModelError)
 
 
 @pytest.mark.parametrize(
-    "template",
-    ["{% for m in messages %}", "{{ raise_exception('no') }}", "{{ 1 / 0 }}", "{{ messages[0].content + 1 }}"],
+    ("template", "named"),
+    [
+        ("{% for m in messages %}<{{ m.role }}>{% endfor %}", "answer"),
+        ("{% for m in messages %}", "row 0 of the forget set"),
+        ("{{ raise_exception('no') }}", "row 0 of the forget set"),
+        ("{{ 1 / 0 }}", "row 0 of the forget set"),
+        ("{{ messages[0].content + 1 }}", "row 0 of the forget set"),
+    ],
 )
-def test_a_chat_template_that_fails_is_refused(folder, tmp_path, capsys, template):
+def test_a_chat_template_that_fails_is_refused(folder, tmp_path, capsys, template, named):
     tokenizer_with(folder, chat_template=template)
     words = [*unlearn_words(folder, tmp_path / "out"), *source_flags(tmp_path)]
-    assert_refused(
-        words, tmp_path, capsys, "Got row 0 of the forget set, which the chat template refuses, but expected"
-    )
+    error = ModelError if named == "answer" else DataError
+    assert_refused(words, tmp_path, capsys, "chat template", named, error=error)

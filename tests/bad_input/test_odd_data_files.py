@@ -6,7 +6,7 @@ import re
 
 import pyarrow
 import pytest
-from fixtures_bad_input import ROWS, csv_of, json_lines, parquet, write
+from fixtures_cli import ROWS, csv_of, json_lines, parquet, write
 
 from egup_trainer.cli.main import main
 
@@ -63,7 +63,7 @@ def test_a_huge_text_is_split_and_scored_whole(no_weights, tmp_path, capsys):
     path = write(tmp_path / "book.jsonl", json_lines([{"text": "Where does Ada live? " * 2000}]))
     printed = shown(no_weights, path, capsys, "--max_length", "512")
     found = re.match(
-        r"rows: 1   samples: (\d+)   rows cut: 0   in windows: \d+\ntokens a sample: mean ([\d.]+), most 512", printed
+        r"rows: 1   samples: (\d+)   rows cut: 0   in windows: \d+\ntokens per sample: mean ([\d.]+), max 512", printed
     )
     samples = int(found[1])
     assert samples > 20

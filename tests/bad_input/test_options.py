@@ -1,344 +1,218 @@
-"""Unknown names, contradictions and values of no meaning are refused in one line, with a guess at what was meant."""
+"""Unknown names, contradictions and values of no meaning are refused before a model is loaded."""
+
+import shlex
 
 import pytest
-from fixtures_bad_input import ROWS, assert_refused, json_lines, source_flags, unlearn_words, write
+from fixtures_cli import ROWS, assert_refused, json_lines, source_flags, unlearn_words, write
+
+from egup_trainer.cli.command import load_command
+from egup_trainer.errors import ConfigError, DataError, StateError
 
 pytestmark = pytest.mark.usefixtures("fresh_accelerate")
 
-# name -> (flags, sources, what the line must say)
-REFUSED = {
-    "flag": (
-        ["--objectiv", "npo"],
-        {},
-        "unknown flag --objectiv, but expected a flag of `egup unlearn --help`. Did you mean --objective?",
+SUITE = "--eval_strategy epoch --eval_suite"
+SETUP = "with which training cannot be set up"
+UNLEARN = [  # flags, and what the message names
+    ("--objectiv npo", "--objectiv", "did you mean --objective?"),
+    ("--zzzzzz", "--zzzzzz", "remove it"),
+    ("--clreg_weigth=0.1", "--clreg_weigth", "did you mean --clreg_weight?"),
+    ("--confg=run.yaml", "--confg"),
+    ("--obj npo", "--obj"),
+    ("rows.jsonl", "rows.jsonl"),
+    ("--model x", "did you mean --model_revision or --model_init_kwargs or --model_name_or_path?"),
+    ("--batch_siz 4", "remove it"),
+    ("--objective nppo", "'nppo'", "task_vector", "did you mean npo?"),
+    ("--retain_loss feature", "'feature'", "did you mean features?"),
+    ("--proxy_match nearst", "'nearst' for --proxy_match", "did you mean nearest?"),
+    ("--eval_strategy epochs", "did you mean epoch?"),
+    ("--lr_scheduler_type cosin", "did you mean cosine?"),
+    (f"{SUITE} tofuu", "eval_suite='tofuu'", "did you mean tofu?"),
+    (f"{SUITE} tofu --forget_split forget1", "forget_split=forget1", "forget01, forget05, forget10"),
+    (f"{SUITE} muse --muse_corpus book", "muse_corpus='book'", "did you mean books?"),
+    (f"{SUITE} custom --metric_for_best_model forget_qualty", "did you mean forget_quality?"),
+    ("--eval retain --eval_strategy epoch --metric_for_best_model losss", "did you mean loss?"),
+    ("--eval_suite custom", "eval_suite=custom", "eval_strategy=no"),
+    ("--forget_split forget10", "--forget_split without --eval_suite"),
+    ("--eval_strategy epoch", "eval_strategy=epoch", "--eval_suite"),
+    ("--eval_on_start", "eval_on_start=True", "--eval_suite"),
+    ("--load_best_model_at_end", "load_best_model_at_end", "eval_strategy=no"),
+    ("--objective", "--objective"),
+    ("--learning_rate fast", "'fast'"),
+    ("--inter_entanglement maybe", "--inter_entanglement"),
+    ("--model_init_kwargs {dtype", "Expecting property name"),
+    ("--dtype float33", "'float33' for --dtype", "bfloat16"),
+    ("--npo_beta much", "npo_beta=much", "auto"),
+    ("--auto_find_batch_size", "auto_find_batch_size"),
+    ("--ignore_data_skip", "ignore_data_skip=True"),
+    ("--dataloader_persistent_workers", "dataloader_persistent_workers=True"),
+    ("--fp16 --bf16 true", "change or leave out --fp16 or --bf16"),
+    ("--load_in_4bit --load_in_8bit", "4 bit"),
+    ("--load_in_4bit", "--load_in_4bit", "add --use_peft"),
+    ("--lora_alpha 8", "--lora_alpha without --use_peft"),
+    ("--merge", "--merge", "add --use_peft"),
+    ("--clreg_weight 1 --per_device_train_batch_size 1", "clreg_positives=forget"),
+    ("--no_proxy_constraint --proxy_dual_rate 0.1", "proxy_dual_rate=0.1"),
+    ("--no_proxy_constraint --proxy_reference current", "proxy_reference=current"),
+    ("--objective pdu --retain_loss none", "objective=pdu"),
+    ("--idk_answers a.txt", "idk_answers", "objective=npo"),
+    ("--objective task_vector --inter_entanglement", "inter_entanglement, proxy_constraint", "--no_proxy_constraint"),
+    ("--objective task_vector --no_proxy_constraint --eval_strategy epoch", "eval_strategy=epoch"),
+    ("--optim galore_adamw", "optim=galore_adamw", "galore_torch"),
+    ("--optim_args nonsense", "change or leave out --optim_args"),
+    ("--adam_beta2 1", "adam_beta2=1.0", SETUP),
+    ("--report_to mlflow", "pip install mlflow", "change or leave out --report_to"),
+    ("--lr_scheduler_type warmup_stable_decay", "lr_scheduler_type=warmup_stable_decay", SETUP),
+    ("--lr_scheduler_kwargs '{\"x\": 1}'", "argument 'x'"),
+    ("--lr_scheduler_kwargs []", "lr_scheduler_kwargs=[]", "JSON"),
+    (
+        "--weight_decay 0.1 --lr_scheduler_type polynomial --lr_scheduler_kwargs '{\"lr_end\": 1}'",
+        "change or leave out --lr_scheduler_kwargs",
     ),
-    "far flag": (
-        ["--zzzzzz"],
-        {},
-        "Got the unknown flag --zzzzzz, but expected a flag of `egup unlearn --help`. Remove it.",
-    ),
-    "flag with its value": (
-        ["--clreg_weigth=0.1"],
-        {},
-        "Got the unknown flag --clreg_weigth, but expected a flag of `egup unlearn --help`. Did you mean "
-        "--clreg_weight?",
-    ),
-    "config": (["--confg=run.yaml"], {}, "Got the unknown flag --confg, but expected a flag of"),
-    "shortened flag": (["--obj", "npo"], {}, "Got the unknown flag --obj"),
-    "word": (["rows.jsonl"], {}, "Got the unknown flag rows.jsonl"),
-    "objective": (
-        ["--objective", "nppo"],
-        {},
-        "Got objective='nppo', but expected one of grad_ascent, grad_diff, npo, simnpo, wga, satimp, ceu, "
-        "undial, dpo, altpo, rmu, pdu, task_vector, finetune. Did you mean npo?",
-    ),
-    "retain loss": (
-        ["--retain_loss", "feature"],
-        {},
-        "Got retain_loss='feature', but expected one of nll, kl, features, none. Did you mean features?",
-    ),
-    "choice": (
-        ["--proxy_match", "nearst"],
-        {},
-        "'nearst' for --proxy_match, but expected one of mean, nearest. Did you mean nearest?",
-    ),
-    "choice of transformers": (["--eval_strategy", "epochs"], {}, "Did you mean epoch?"),
-    "scheduler": (["--lr_scheduler_type", "cosin"], {}, "Did you mean cosine?"),
-    "suite": (
-        ["--eval_suite", "tofuu", "--eval_strategy", "epoch"],
-        {},
-        "Got eval_suite='tofuu', but expected one of tofu, muse, custom. Did you mean tofu?",
-    ),
-    "split": (
-        ["--eval_suite", "tofu", "--eval_strategy", "epoch", "--forget_split", "forget1"],
-        {},
-        "Got forget_split=forget1, but expected one of forget01, forget05, forget10. Did you mean forget",
-    ),
-    "corpus": (
-        ["--eval_suite", "muse", "--eval_strategy", "epoch", "--muse_corpus", "book"],
-        {},
-        "Got muse_corpus='book', but expected one of news, books. Did you mean books?",
-    ),
-    "metric": (
-        ["--eval_suite", "custom", "--eval_strategy", "epoch", "--metric_for_best_model", "forget_qualty"],
-        {},
-        "Got metric_for_best_model=forget_qualty, but expected loss, or a metric of the suite. "
-        "Did you mean forget_quality?",
-    ),
-    "metric without a suite": (
-        ["--eval_strategy", "epoch", "--metric_for_best_model", "losss"],
-        {"eval": "retain"},
-        "Got metric_for_best_model=losss, but expected loss, unless there is an --eval_suite. Did you mean loss?",
-    ),
-    "flag without a value": (["--objective"], {}, "Got argument --objective: expected one argument"),
-    "text for a number": (["--learning_rate", "fast"], {}, "invalid float value: 'fast'"),
-    "text for a switch": (["--inter_entanglement", "maybe"], {}, "Got argument --inter_entanglement"),
-    "text for JSON": (
-        ["--model_init_kwargs", "{dtype"],
-        {},
-        "Got options that cannot be used (Expecting property name",
-    ),
-    "dtype": (
-        ["--dtype", "float33"],
-        {},
-        "Got the invalid choice: 'float33' for --dtype, but expected one of auto, bfloat16",
-    ),
-    "batch size to be found": (
-        ["--auto_find_batch_size"],
-        {},
-        "Got auto_find_batch_size, but expected a batch size that fits: a search starts again on weights that have "
-        "moved",
-    ),
-    "rows visited again": (["--ignore_data_skip"], {}, "Got ignore_data_skip=True, but expected False, the only value"),
-    "two precisions": (["--fp16", "--bf16", "true"], {}, "Got options that cannot be used ("),
-    "two quantisations": (["--load_in_4bit", "--load_in_8bit"], {}, "4 bit"),
-    "adapter's flag alone": (
-        ["--lora_alpha", "8"],
-        {},
-        "Got --lora_alpha without --use_peft, but expected both or none",
-    ),
-    "suite without evaluation": (["--eval_suite", "custom"], {}, "Got eval_suite=custom with eval_strategy=no"),
-    "split without suite": (["--forget_split", "forget10"], {}, "Got --forget_split without --eval_suite"),
-    "one row a step": (
-        ["--clreg_weight", "1", "--per_device_train_batch_size", "1"],
-        {},
-        "Got clreg_positives=forget with one forget row a step",
-    ),
-    "rate without constraint": (
-        ["--no_proxy_constraint", "--proxy_dual_rate", "0.1"],
-        {},
-        "Got proxy_dual_rate=0.1 without the proxy constraint",
-    ),
-    "reference without constraint": (
-        ["--no_proxy_constraint", "--proxy_reference", "current"],
-        {},
-        "Got proxy_reference=current without the proxy constraint",
-    ),
-    "boundary without proxies": (["--stop_at_boundary"], {"proxy": None}, "Got no proxy set with stop_at_boundary"),
-    "auto without proxies": (["--npo_beta", "auto"], {"proxy": None}, "Got "),
-    "bounded without retain": (
-        ["--objective", "pdu", "--retain_loss", "none"],
-        {},
-        "Got objective=pdu without a retain loss",
-    ),
-    "refusals without dpo": (
-        ["--idk_answers", "a.txt"],
-        {},
-        "Got idk_answers with objective=npo, but expected both for dpo",
-    ),
-    "no alternate": (["--objective", "altpo"], {}, "Got no alternate answer in row 0 of the forget set"),
-    "parts that negation cannot carry": (
-        ["--objective", "task_vector", "--inter_entanglement"],
-        {},
-        "Got objective=task_vector with inter_entanglement, proxy_constraint, but expected it without them",
-    ),
-    "negation with evaluation": (
-        ["--objective", "task_vector", "--no_proxy_constraint", "--eval_strategy", "epoch"],
-        {},
-        "Got objective=task_vector with eval_strategy=epoch",
-    ),
-    "best of no evaluation": (["--load_best_model_at_end"], {}, "Got load_best_model_at_end with eval_strategy=no"),
-    "optimizer's package": (
-        ["--optim", "galore_adamw"],
-        {},
-        "Got optim=galore_adamw, with which training cannot be set up (You need to install `galore_torch`",
-    ),
-    "optimizer's arguments": (["--optim_args", "nonsense"], {}, ". Change or leave out --optim_args"),
-    "optimizer's own range": (["--adam_beta2", "1"], {}, "Got adam_beta2=1.0, with which training cannot be set up ("),
-    "logger's package": (
-        ["--report_to", "mlflow"],
-        {},
-        "(MLflowCallback requires mlflow to be installed. Run `pip install mlflow`.), but expected options for which "
-        "transformers, accelerate and PyTorch have all that they need. Change or leave out --report_to, or install "
-        "what is missing.",
-    ),
-    "scheduler without arguments": (
-        ["--lr_scheduler_type", "warmup_stable_decay"],
-        {},
-        "Got lr_scheduler_type=warmup_stable_decay, with which training cannot be set up (",
-    ),
-    "scheduler's argument": (
-        ["--lr_scheduler_kwargs", '{"x": 1}'],
-        {},
-        "argument 'x'), but expected options for which",
-    ),
-    "scheduler's arguments as a list": (
-        ["--lr_scheduler_kwargs", "[]"],
-        {},
-        "Got lr_scheduler_kwargs=[], but expected a mapping as JSON, in braces. Set --lr_scheduler_kwargs or leave "
-        "it out.",
-    ),
-    "scheduler's and another flag": (
-        ["--weight_decay", "0.1", "--lr_scheduler_type", "polynomial", "--lr_scheduler_kwargs", '{"lr_end": 1}'],
-        {},
-        ". Change or leave out --lr_scheduler_kwargs",
-    ),
-    "kernels": (["--use_liger_kernel"], {}, "Got use_liger_kernel=True, with which training cannot be set up ("),
-    "checkpointing's argument": (
-        ["--gradient_checkpointing", "--gradient_checkpointing_kwargs", '{"x": 1}'],
-        {},
-        "(Unexpected keyword arguments: x)",
-    ),
-    "compiler's mode": (["--torch_compile_mode", "fast"], {}, "(Unrecognized mode=fast, should be one of: "),
-    "best without a metric": (["--save_strategy", "best"], {}, ". Change or leave out --save_strategy"),
-    "hub without a token": (
-        ["--push_to_hub", "--hub_token", "hf_x"],
-        {},
-        "Got --push_to_hub, and a hub that cannot be used (",
-    ),
-    "evaluation at the start": (
-        ["--eval_on_start"],
-        {},
-        "Got eval_on_start=True without evaluation rows, but expected rows to evaluate on. Give eval_dataset (--eval "
-        "or "
-        "--eval_suite), or leave out --eval_on_start.",
-    ),
-    "no steps": (
-        ["--max_steps", "0"],
-        {},
-        "Got max_steps=0, but expected 1 or more, or -1 for as many steps as --num_train_epochs has. Set "
-        "--max_steps; to "
-        "measure a model without training it, see `egup evaluate`.",
-    ),
-    "more workers than a machine has": (["--dataloader_num_workers", "99999999"], {}, "Got dataloader_num_workers="),
-    "flag of a library's own check": (
-        ["--tf32", "true"],
-        {},
-        "(--tf32 requires Ampere or a newer GPU arch, cuda>=11 and torch>=1.7), but expected valid flags. Change or "
-        "leave "
-        "out --tf32.",
-    ),
-    "beginning of flags": (
-        ["--model", "x"],
-        {},
-        "Did you mean --model_revision or --model_init_kwargs or --model_name_or_path?",
-    ),
-    "word of a flag": (["--batch_siz", "4"], {}, ". Remove it"),
-    "no name": (["--output_dir="], {}, "Got an empty --output_dir, but expected a folder. Name one, or leave out"),
-    "name that is too long": (["--output_dir", "x" * 300], {}, "cannot be written (File name too long), but expected"),
-    "no retain": ([], {"retain": None}, "Got no retain set, but expected rows to keep"),
-}
+    ("--use_liger_kernel", "use_liger_kernel=True", SETUP),
+    ("--gradient_checkpointing --gradient_checkpointing_kwargs '{\"x\": 1}'", "Unexpected keyword arguments: x"),
+    ("--torch_compile_mode fast", "Unrecognized mode=fast"),
+    ("--save_strategy best", "change or leave out --save_strategy"),
+    ("--tf32 true", "change or leave out --tf32"),
+    ("--push_to_hub --hub_token hf_x", "--push_to_hub", "hf auth login"),
+    ("--max_steps 0", "max_steps=0", "`egup evaluate`"),
+    ("--dataloader_num_workers 99999999", "dataloader_num_workers="),
+    ("--output_dir=", "--output_dir"),
+    ("--dataloader_drop_last --per_device_train_batch_size 9", "8 forget rows", "dataloader_drop_last"),
+    ("--measure_steps 1", "--measure_steps"),  # a flag of `egup plan`
+]
 
 
-@pytest.mark.parametrize("name", REFUSED)
-def test_options_of_unlearn_that_cannot_work_are_refused(no_weights, tmp_path, capsys, name):
-    flags, sources, says = REFUSED[name]
+@pytest.mark.parametrize("flags", UNLEARN, ids=lambda case: case[0])
+def test_options_of_unlearn_that_cannot_work_are_refused(no_weights, tmp_path, capsys, flags):
     eval_rows = write(tmp_path / "eval.jsonl", json_lines(ROWS["retain"]))
-    sources = {source: eval_rows if path == "retain" else path for source, path in sources.items()}
-    words = [*unlearn_words(no_weights, tmp_path / "out"), *source_flags(tmp_path, **sources)]
-    assert_refused([*words, *flags], tmp_path, capsys, says)
+    words = [str(eval_rows) if word == "retain" else word for word in shlex.split(flags[0])]
+    base = [*unlearn_words(no_weights, tmp_path / "out"), *source_flags(tmp_path)]
+    assert_refused([*base, *words], tmp_path, capsys, *flags[1:])
 
 
-def test_a_file_is_no_output_folder(no_weights, tmp_path, capsys):
+@pytest.mark.parametrize(
+    ("words", "named", "error"),
+    [
+        (["--objective", "altpo"], ["alternate answer in row 0 of the forget set"], DataError),
+        (["--retain", None], ["retain set", "--retain"], DataError),
+        (["--proxy", None, "--stop_at_boundary"], ["proxy set", "stop_at_boundary"], DataError),
+        (["--forget", None], ["--forget", "required"], ConfigError),
+        (["--model_name_or_path="], ["--model_name_or_path", "required"], ConfigError),
+        (["--output_dir", "x" * 300], ["File name too long"], StateError),
+        (["--resume_from_checkpoint", "/no/such"], ["/no/such", "--resume_from_checkpoint"], StateError),
+        (
+            ["--clreg_weight", "1", "--clreg_positives", "paraphrase"],
+            ["paraphrased_answer in row 0 of the forget set"],
+            DataError,
+        ),
+    ],
+)
+def test_what_is_missing_is_refused(no_weights, tmp_path, capsys, words, named, error):
+    sources = {words[0][2:]: None} if None in words else {}
+    words = words[2:] if sources else words
+    base = [*unlearn_words(no_weights, tmp_path / "out"), *source_flags(tmp_path, **sources)]
+    assert_refused([*base, *words], tmp_path, capsys, *named, error=error)
+
+
+def test_a_file_is_refused_as_an_output_folder(no_weights, tmp_path, capsys):
     path = write(tmp_path / "taken", "mine")
-    words = [*unlearn_words(no_weights, path), *source_flags(tmp_path)]
-    assert_refused(words, tmp_path, capsys, f"Got --output_dir {path}, which is no folder and cannot become one")
-    words = [*unlearn_words(no_weights, path / "below"), *source_flags(tmp_path)]
-    assert_refused(words, tmp_path, capsys, f"Got --output_dir {path / 'below'}, which is no folder")
+    for output in (path, path / "below"):
+        assert_refused(
+            [*unlearn_words(no_weights, output), *source_flags(tmp_path)], tmp_path, capsys, f"--output_dir {output}"
+        )
     assert path.read_text() == "mine"
 
 
-OTHERS = {
-    "evaluate suite": (
-        "evaluate",
-        ["--suite", "custm"],
-        "Got suite='custm', but expected one of tofu, muse, custom. Did you mean custom?",
-    ),
-    "evaluate flag": (
-        "evaluate",
-        ["--suite", "custom", "--holdou", "a"],
-        "Got the unknown flag --holdou, but expected a flag of `egup evaluate --help`. Did you mean --holdout?",
-    ),
-    "evaluate layer": ("evaluate", ["--suite", "custom", "--feature_layer", "nan"], "Got feature_layer=nan"),
-    "evaluate length": (
-        "evaluate",
-        ["--suite", "custom", "--max_length", "0"],
-        "Got max_length=0, but expected a whole number of at least 1",
-    ),
-    "evaluate another suite's flag": (
-        "evaluate",
-        ["--suite", "custom", "--muse_corpus", "news"],
-        "Got --muse_corpus with suite custom, which does not read it",
-    ),
-    "evaluate tasks' folder alone": (
-        "evaluate",
-        ["--suite", "custom", "--lm_eval_include_path", "x"],
-        "Got --lm_eval_include_path without --lm_eval_tasks",
-    ),
-    "evaluate no suite": ("evaluate", [], "Got no --suite, but expected it to be given. See `egup evaluate --help`."),
-    "evaluate adapter's flag": (
-        "evaluate",
-        ["--suite", "custom", "--lora_r", "4"],
-        "Got --lora_r, but expected an adapter's folder",
-    ),
-    "audit attack": (
-        "audit",
-        ["--attacks", "relearn"],
-        "Got the unknown attack relearn, but expected attacks among relearning, quantization, prompts, sampling, "
-        "probe, "
-        "membership. Did you mean relearning?",
-    ),
-    "audit flag": (
-        "audit",
-        ["--max_row", "4"],
-        "Got the unknown flag --max_row, but expected a flag of `egup audit --help`. Did you mean --max_rows?",
-    ),
-    "audit without holdout": ("audit", ["--attacks", "probe"], "Got the attack probe without holdout rows"),
-    "audit share": (
-        "audit",
-        ["--relearn_share", "nan"],
-        "Got relearn_share=nan, but expected a number above 0 and at most 1",
-    ),
-    "audit rate": (
-        "audit",
-        ["--relearn_learning_rate", "inf"],
-        "Got relearn_learning_rate=inf, but expected a number above 0",
-    ),
-    "audit samples": ("audit", ["--num_samples", "0"], "Got num_samples=0, but expected a whole number of at least 1"),
-    "audit rows": ("audit", ["--max_rows", "-1"], "Got max_rows=-1, but expected a whole number of at least 1"),
-    "proxy flag": (
-        "proxy",
-        ["--num_row", "4"],
-        "Got the unknown flag --num_row, but expected a flag of `egup proxy --help`. Did you mean --num_rows?",
-    ),
-    "proxy temperature": ("proxy", ["--temperature", "nan"], "Got temperature=nan, but expected a number above 0"),
-    "proxy share": ("proxy", ["--top_p", "1.5"], "Got top_p=1.5, but expected a number above 0 and at most 1"),
-    "proxy rows": ("proxy", ["--num_rows", "0"], "Got num_rows=0, but expected a whole number of at least 1"),
-    "proxy layer": ("proxy", ["--feature_layer", "inf"], "Got feature_layer=inf"),
-    "inspect flag": (
-        "inspect",
-        ["--indx", "4"],
-        "Got the unknown flag --indx, but expected a flag of `egup inspect --help`. Did you mean --index?",
-    ),
-    "inspect index": ("inspect", ["--index", "8"], "Got index=8, but expected a number from 0 to 7. Set --index."),
-    "inspect length": ("inspect", ["--max_length", "0"], "Got max_length=0, but expected a whole number of at least"),
-}
+@pytest.mark.parametrize("command", ["unlearn", "plan"])
+def test_the_folder_of_the_model_is_refused_as_an_output_folder(no_weights, tmp_path, capsys, command):
+    for output in (no_weights, no_weights.parent):
+        words = [command, *unlearn_words(no_weights, output)[1:], *source_flags(tmp_path)]
+        assert_refused(words, tmp_path, capsys, str(output), "input model")
 
 
-@pytest.mark.parametrize("name", OTHERS)
-def test_options_of_the_other_commands_that_cannot_work_are_refused(no_weights, tmp_path, capsys, name):
-    command, flags, says = OTHERS[name]
-    words = [command, "--model_name_or_path", str(no_weights), *source_flags(tmp_path, proxy=None)]
-    words = words[:5] if command == "inspect" else [*words, "--use_cpu", "--disable_tqdm"]
-    output = {"evaluate": "o.json", "audit": "o.json", "proxy": "o.jsonl"}.get(command)
-    words += ["--output", str(tmp_path / output)] if output else []
-    assert_refused([*words, *flags], tmp_path, capsys, says)
+CUSTOM = "evaluate --suite custom"
+OTHERS = [
+    ("evaluate --suite custm", "suite='custm'", "did you mean custom?"),
+    ("evaluate", "--suite", "required"),
+    (f"{CUSTOM} --output o.html", "--output o.html", ".json"),
+    (f"{CUSTOM} --holdou a", "--holdou", "did you mean --holdout?"),
+    (f"{CUSTOM} --feature_layer nan", "feature_layer=nan"),
+    (f"{CUSTOM} --max_length 0", "max_length=0"),
+    (f"{CUSTOM} --max_new_tokens 0", "max_new_tokens=0"),
+    (f"{CUSTOM} --show_examples -1", "show_examples=-1"),
+    (f"{CUSTOM} --per_device_eval_batch_size 0", "per_device_eval_batch_size=0"),
+    (f"{CUSTOM} --max_new_tokens many", "'many'"),
+    (f"{CUSTOM} --lm_eval_include_path x", "--lm_eval_include_path without --lm_eval_tasks"),
+    (f"{CUSTOM} --lora_r 4", "--lora_r"),
+    (f"{CUSTOM} --use_peft", "--use_peft"),
+    (f"{CUSTOM} --update_model_card", "--update_model_card", "record"),
+    (f"{CUSTOM} --muse_corpus news", "--muse_corpus with suite custom"),
+    (f"{CUSTOM} --template_date 2026-11-31", "template_date=2026-11-31"),
+    (f"{CUSTOM} --on_long_row wndow", "'wndow' for --on_long_row", "did you mean window?"),
+    ("evaluate --suite tofu", "--forget_split"),
+    ("evaluate --suite muse", "--muse_corpus"),
+    ("evaluate --suite tofu --forget_split forget50 --forget ''", "--forget with suite tofu"),
+    ("evaluate --suite tofu --forget_split forget01 --drop_overlap", "--drop_overlap", "--suite tofu"),
+    ("evaluate --suite muse --muse_corpus news", "--forget with suite muse"),
+    ("audit --attacks relearn", "relearn", "did you mean relearning?"),
+    ("audit --max_row 4", "--max_row", "did you mean --max_rows?"),
+    ("audit --attacks prompts probe", "attack probe", "--holdout"),
+    ("audit --relearn_share nan", "relearn_share=nan"),
+    ("audit --relearn_learning_rate inf", "relearn_learning_rate=inf"),
+    ("audit --relearn_steps 0", "relearn_steps=0"),
+    ("audit --num_samples 0", "num_samples=0"),
+    ("audit --max_rows -1", "max_rows=-1"),
+    ("audit --per_device_eval_batch_size 0", "per_device_eval_batch_size=0"),
+    ("audit --lora_r 4", "--lora_r"),
+    ("proxy --num_row 4", "--num_row", "did you mean --num_rows?"),
+    ("proxy --temperature nan", "temperature=nan"),
+    ("proxy --top_p 1.5", "top_p=1.5"),
+    ("proxy --num_rows 0", "num_rows=0"),
+    ("proxy --batch_size 0", "batch_size=0"),
+    ("proxy --feature_layer inf", "feature_layer=inf"),
+    ("proxy --output p.json", "--output p.json", ".jsonl"),
+    ("proxy --use_peft", "--use_peft"),
+    ("proxy --on_long_row cut", "--on_long_row"),
+    ("verify", "--record", "required"),
+    ("verify _run.json", "--model", "required"),
+    ("verify _run.json x.json --model m", "unknown flag"),
+    ("verify _run.json --model m --tolerance -1", "tolerance=-1"),
+    ("verify _run.json --model m --lora_r 4", "--lora_r"),
+    ("verify _run.json --model m --user_marker Q:", "--user_marker"),
+    ("verify _run.json --model m --on_long_row cut", "--on_long_row"),
+    ("inspect --indx 4", "--indx", "did you mean --index?"),
+    ("inspect --index 8", "index=8", "from 0 to 7"),
+    ("inspect --max_length 0", "max_length=0"),
+    ("demo --output_dir taken", "--output_dir taken"),
+    ("demo --output_dir out --seed -1", "seed=-1"),
+    ("demo --output_dir out --seed x", "'x'"),
+    ("demo --output_dir out --sed 1", "--sed", "did you mean --seed?"),
+    ("demo", "--output_dir", "required"),
+    ("completion bsh", "'bsh'", "did you mean bash?"),
+]
 
 
-def test_options_of_demo_that_cannot_work_are_refused(tmp_path, capsys):
-    path, out = write(tmp_path / "taken", "mine"), str(tmp_path / "out")
-    for flags, says in {
-        ("--output_dir", str(path)): f"Got --output_dir {path}, which is no folder and cannot become one",
-        ("--output_dir", out, "--seed", "-1"): "Got seed=-1, but expected a whole number of at least 0. Set --seed.",
-        ("--output_dir", out, "--seed", "x"): (
-            "Got argument --seed: invalid int value: 'x', but expected flags as shown"
-        ),
-        (
-            "--output_dir",
-            out,
-            "--sed",
-            "1",
-        ): "Got the unknown flag --sed, but expected a flag of `egup demo --help`. Did you mean --seed?",
-        (): "Got the following arguments are required: --output_dir, but expected flags as shown by --help",
-    }.items():
-        assert_refused(["demo", *flags], tmp_path, capsys, says)
+@pytest.mark.parametrize("case", OTHERS, ids=lambda case: case[0])
+def test_options_of_the_other_commands_that_cannot_work_are_refused(no_weights, tmp_path, capsys, monkeypatch, case):
+    monkeypatch.chdir(tmp_path)
+    write(tmp_path / "taken", "mine")
+    command, *flags = shlex.split(case[0])
+    words = [] if command in ("verify", "demo", "completion") else ["--model_name_or_path", str(no_weights)]
+    sources = {"inspect": 1, "evaluate": 2, "audit": 2, "proxy": 2}.get(command, 0)
+    words += source_flags(tmp_path, proxy=None)[: 2 * sources]
+    words += ["--use_cpu", "--disable_tqdm"] if sources == 2 else []
+    words += ["--output", "o.jsonl" if command == "proxy" else "o.json"] if sources == 2 else []
+    assert_refused([command, *words, *flags], tmp_path, capsys, *case[1:])
+
+
+REQUIRED = [
+    (command, name) for command in ("evaluate", "audit", "proxy", "inspect") for name in load_command(command).required
+]
+
+
+@pytest.mark.parametrize(("command", "missing"), REQUIRED)
+def test_flags_that_are_required_are_named(tmp_path, capsys, command, missing):
+    given = {"model_name_or_path": "m", "forget": "f.jsonl", "retain": "r.jsonl", "output": "o.json", "suite": "custom"}
+    names = [name for name in load_command(command).required if name != missing]
+    words = [word for name in names for word in (f"--{name}", given[name])]
+    assert_refused([command, *words], tmp_path, capsys, f"--{missing}", "required")

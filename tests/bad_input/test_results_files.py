@@ -5,9 +5,10 @@ from dataclasses import replace
 
 import pytest
 from fixtures_audit import invented_audit
-from fixtures_bad_input import SECRET, assert_refused, source_flags, unlearn_words, write
+from fixtures_cli import SECRET, assert_refused, source_flags, unlearn_words, write
 from fixtures_report import SETS, make_evaluation
 
+from egup_trainer.errors import DataError
 from egup_trainer.evaluation.evaluation import SetFacts, features_path, write_evaluation
 
 pytestmark = pytest.mark.usefixtures("fresh_accelerate")
@@ -61,10 +62,10 @@ def drop(*keys):
 
 
 METRIC = ("metrics", "forget_probability")
-NOT_JSON = "Got {path}, which is no whole JSON file, but expected results as"
-NO_FIT = "Got {path}, whose contents do not fit the format ("
-# name -> (a change of a sound document, or the whole content, and what the line must say)
-BOTH = {
+NOT_JSON = "JSON"
+NO_FIT = "do not fit"
+OTHER = "something else"
+BOTH = {  # a change of a sound document, or the whole content, and what the message says besides the path
     "no byte": ("", NOT_JSON),
     "cut": ('{"kind": "egup_trainer evaluation", "schema_version": 1, "name": "be', NOT_JSON),
     "not JSON": ("probability: 0.5", NOT_JSON),
@@ -72,14 +73,14 @@ BOTH = {
     "UTF-16": ('{"kind": "egup_trainer evaluation"}'.encode("utf-16"), NOT_JSON),
     "brackets without end": ("[" * 100_000, NOT_JSON),
     "number without end": ("9" * 9999, NOT_JSON),
-    "a list": ("[1, 2]", "Got {path}, which holds something else"),
-    "a text": (json.dumps(SECRET), "Got {path}, which holds something else"),
-    "rows": (json.dumps({"question": SECRET, "answer": SECRET}), "Got {path}, which holds something else"),
-    "nothing": ("null", "Got {path}, which holds something else"),
-    "another kind": (put("kind", "egup_trainer comparison"), "Got {path}, which holds something else"),
-    "later version": (put("schema_version", 3), "Got {path} of schema version 3, but expected version {version}"),
-    "version as text": (put("schema_version", "1"), "Got {path} of schema version 1, but expected version {version}"),
-    "no version": (drop("schema_version"), "Got {path} of schema version None, but expected version {version}"),
+    "a list": ("[1, 2]", OTHER),
+    "a text": (json.dumps(SECRET), OTHER),
+    "rows": (json.dumps({"question": SECRET, "answer": SECRET}), OTHER),
+    "nothing": ("null", OTHER),
+    "another kind": (put("kind", "egup_trainer comparison"), OTHER),
+    "later version": (put("schema_version", 3), "schema version 3"),
+    "version as text": (put("schema_version", "1"), "schema version 1"),
+    "no version": (drop("schema_version"), "schema version None"),
     "no sets": (drop("sets"), NO_FIT),
     "sets as a list": (put("sets", []), NO_FIT),
     "rows as text": (put("sets", "forget", "num_rows", "many"), NO_FIT),
@@ -115,7 +116,7 @@ EVALUATION = {
     "examples as text": (put("examples", {"forget": [SECRET]}), NO_FIT),
     "ids as text": (put("feature_ids", "forget", ["a"]), NO_FIT),
     "no digest": (drop("features_digest"), NO_FIT),
-    "another digest": (put("features_digest", "0" * 64), "which is not as it was written with the results beside it"),
+    "another digest": (put("features_digest", "0" * 64), "as it was written"),
 }
 FOUND = ("findings", "sampling", "metrics", "best_rouge")
 CURVES = ("findings", "relearning", "curves", "forget")
@@ -147,106 +148,89 @@ def test_results_that_cannot_be_used_are_refused(results, tmp_path, capsys, name
     change, says = (BOTH | EVALUATION)[name]
     good, bad = results("before"), results("egup_clreg")
     spoil(bad, change)
-    assert_refused(compare(tmp_path, good, bad), tmp_path, capsys, says.format(path=bad, version=2))
+    assert_refused(compare(tmp_path, good, bad), tmp_path, capsys, bad.with_suffix(""), says, error=DataError)
 
 
 @pytest.mark.parametrize("name", BOTH | AUDIT)
 def test_audits_that_cannot_be_used_are_refused(results, audit, tmp_path, capsys, name):
     change, says = (BOTH | AUDIT)[name]
     spoil(audit, change)
-    assert_refused(compare(tmp_path, results(), "--audit", audit), tmp_path, capsys, says.format(path=audit, version=1))
+    assert_refused(compare(tmp_path, results(), "--audit", audit), tmp_path, capsys, audit, says, error=DataError)
 
 
 @pytest.mark.parametrize("flag", [(), ("--retrained",), ("--audit",)])
-def test_places_without_results_are_refused(results, tmp_path, capsys, flag):
-    for place in ("nowhere.json", "", "egup_clreg.json/below.json", "a" * 300):
-        path = tmp_path / place
-        words = compare(tmp_path, results(), *flag, path)
-        assert_refused(words, tmp_path, capsys, f"Got no readable file at {path}, but expected results as `egup ")
+@pytest.mark.parametrize("place", ["nowhere.json", "", "egup_clreg.json/below.json", "a" * 300])
+def test_places_without_results_are_refused(results, tmp_path, capsys, flag, place):
+    words = compare(tmp_path, results(), *flag, tmp_path / place)
+    assert_refused(words, tmp_path, capsys, f"no readable file at {tmp_path / place}", error=DataError)
 
 
 def test_an_audit_is_no_evaluation_nor_the_other_way_round(results, audit, tmp_path, capsys):
-    says = f"Got {audit}, which holds something else, but expected results as `egup evaluate` writes them"
-    assert_refused(compare(tmp_path, results(), audit), tmp_path, capsys, says)
-    says = f"Got {results()}, which holds something else, but expected results as `egup audit` writes them"
-    assert_refused(compare(tmp_path, results(), "--audit", results()), tmp_path, capsys, says)
+    assert_refused(compare(tmp_path, results(), audit), tmp_path, capsys, audit, "`egup evaluate`", error=DataError)
+    words = compare(tmp_path, results(), "--audit", results())
+    assert_refused(words, tmp_path, capsys, results(), "`egup audit`", error=DataError)
 
 
 @pytest.mark.parametrize(
-    ("changes", "says"),
+    ("changes", "named"),
     [
-        ({"split": "forget05"}, "with split forget05, but expected split forget10, that of "),
-        ({"suite": "custom"}, "with suite custom, but expected suite tofu, that of "),
-        ({"sets": {**SETS, "forget": SetFacts(60, "f" * 16)}}, "with forget rows of fingerprint ffffffffffffffff, "),
-        ({"sets": {"forget": SETS["forget"]}}, "with retain rows of fingerprint missing, but expected retain rows of"),
-        ({"settings": {"feature_layer": 0.25}}, "with feature_layer 0.25, but expected feature_layer missing, that of"),
+        ({"split": "forget05"}, ["split forget05", "split forget10"]),
+        ({"suite": "custom"}, ["suite custom", "suite tofu"]),
+        ({"sets": {**SETS, "forget": SetFacts(60, "f" * 16)}}, ["forget rows", "f" * 16, SETS["forget"].fingerprint]),
+        ({"sets": {"forget": SETS["forget"]}}, ["retain rows", SETS["retain"].fingerprint]),
+        ({"settings": {"feature_layer": 0.25}}, ["feature_layer 0.25"]),
     ],
 )
-def test_results_of_other_rows_are_refused(results, tmp_path, capsys, changes, says):
+def test_results_of_other_rows_are_refused(results, tmp_path, capsys, changes, named):
     good, other = results("before"), results("egup_clreg", **changes)
-    assert_refused(compare(tmp_path, good, other), tmp_path, capsys, f"Got {other} {says}")
-    assert_refused(compare(tmp_path, good, "--retrained", other), tmp_path, capsys, f"Got --retrained {says}")
+    assert_refused(compare(tmp_path, good, other), tmp_path, capsys, other, *named, error=DataError)
+    words = compare(tmp_path, good, "--retrained", other)
+    assert_refused(words, tmp_path, capsys, "--retrained", *named, error=DataError)
 
 
 def test_features_that_are_not_those_of_the_results_are_refused(results, tmp_path, capsys):
     path = features_path(results())
     path.write_bytes(path.read_bytes()[:-1])
-    says = f"Got {path}, which is not as it was written with the results beside it, but expected the two files of one"
-    assert_refused(compare(tmp_path, results("before"), tmp_path / "egup_clreg.json"), tmp_path, capsys, says)
+    words = compare(tmp_path, results("before"), tmp_path / "egup_clreg.json")
+    assert_refused(words, tmp_path, capsys, path, error=DataError)
 
 
 @pytest.mark.parametrize("flag", ["--retrained", "--before", "--reference"])
-@pytest.mark.parametrize("name", ["cut", "later version", "value NaN"])
+@pytest.mark.parametrize("name", ["cut", "later version", "value NaN", "other rows"])
 def test_evaluate_refuses_bad_results_before_a_model_is_loaded(no_weights, results, tmp_path, capsys, flag, name):
-    change, says = (BOTH | EVALUATION)[name]
     bad = results()
-    spoil(bad, change)
+    named = (flag, "suite tofu", "suite custom") if name == "other rows" else (bad, (BOTH | EVALUATION)[name][1])
+    if name != "other rows":
+        spoil(bad, (BOTH | EVALUATION)[name][0])
     words = ["evaluate", "--model_name_or_path", str(no_weights), "--suite", "custom", "--use_cpu", flag, str(bad)]
     words += [*source_flags(tmp_path, proxy=None), "--output", str(tmp_path / "o.json")]
-    assert_refused(words, tmp_path, capsys, says.format(path=bad, version=2))
-
-
-@pytest.mark.parametrize("flag", ["--retrained", "--before", "--reference"])
-def test_evaluate_refuses_results_of_other_rows_before_a_model_is_loaded(no_weights, results, tmp_path, capsys, flag):
-    words = ["evaluate", "--model_name_or_path", str(no_weights), "--suite", "custom", "--use_cpu", flag]
-    words += [str(results()), *source_flags(tmp_path, proxy=None), "--output", str(tmp_path / "o.json")]
-    assert_refused(
-        words, tmp_path, capsys, f"Got {flag} with suite tofu, but expected suite custom, that of no_weights"
-    )
+    assert_refused(words, tmp_path, capsys, *named, error=DataError)
 
 
 def test_unlearn_refuses_bad_results_before_a_model_is_loaded(no_weights, results, tmp_path, capsys):
     words = [*unlearn_words(no_weights, tmp_path / "out"), *source_flags(tmp_path), "--eval_strategy", "epoch"]
     words += ["--eval_suite", "custom", "--retrained", str(results())]
-    assert_refused(
-        words, tmp_path, capsys, "Got --retrained with suite tofu, but expected suite custom, that of the model"
-    )
+    assert_refused(words, tmp_path, capsys, "--retrained", "suite tofu", "suite custom", error=DataError)
     spoil(results(), BOTH["cut"][0])
-    assert_refused(words, tmp_path, capsys, "egup_clreg.json, which is no whole JSON file")
+    assert_refused(words, tmp_path, capsys, "egup_clreg.json", NOT_JSON, error=DataError)
 
 
 @pytest.mark.parametrize(
-    ("flags", "says"),
+    ("flags", "named"),
     [
-        (
-            ["--titel", "x"],
-            "Got the unknown flag --titel, but expected a flag of `egup compare --help`. Did you mean --title?",
-        ),
-        (["--retr", "x.json"], "Got the unknown flag --retr"),
-        (["--audit"], "Got argument --audit: expected at least one argument"),
-        (["--output", "report.pdf"], "Got --output report.pdf, but expected a name that ends in .html. Rename it."),
-        (["--output", "egup_clreg.html"], "which would overwrite results that are read"),
+        (["--titel", "x"], ["--titel", "did you mean --title?"]),
+        (["--retr", "x.json"], ["--retr"]),
+        (["--audit"], ["--audit"]),
+        (["--output", "report.pdf"], ["--output report.pdf", ".html"]),
+        (["--output", "egup_clreg.html"], ["--output egup_clreg.json", "overwrite"]),
+        (["--retrained", "egup_clreg.json"], ["--retrained"]),
     ],
 )
-def test_options_of_compare_that_cannot_work_are_refused(results, tmp_path, capsys, monkeypatch, flags, says):
+def test_options_of_compare_that_cannot_work_are_refused(results, tmp_path, capsys, monkeypatch, flags, named):
     monkeypatch.chdir(tmp_path)
-    assert_refused([*compare(tmp_path, results()), *flags], tmp_path, capsys, says)
+    assert_refused([*compare(tmp_path, results()), *flags], tmp_path, capsys, *named)
 
 
 def test_compare_needs_results_and_an_output(results, tmp_path, capsys):
-    assert_refused(["compare"], tmp_path, capsys, "Got the following arguments are required: RESULTS.json, --output")
-    assert_refused(["compare", str(results())], tmp_path, capsys, "Got the following arguments are required: --output")
-    words = compare(tmp_path, results(), "--retrained", results())
-    assert_refused(
-        words, tmp_path, capsys, "Got no results besides those of --retrained, but expected those of one model"
-    )
+    assert_refused(["compare"], tmp_path, capsys, "RESULTS.json")
+    assert_refused(["compare", str(results())], tmp_path, capsys, "--output", "required")

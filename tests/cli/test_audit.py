@@ -7,6 +7,7 @@ import pytest
 from accelerate.state import AcceleratorState
 from conftest import make_tiny_model, qa_rows
 from fixtures_audit import FORGET, QUICK, RETAIN, taught
+from fixtures_cli import assert_refused
 from fixtures_report import make_evaluation
 
 from egup_trainer.audit.audit import Audit
@@ -133,65 +134,7 @@ def test_compare_takes_audits(folders, rows, tmp_path, capsys):
     assert errors(capsys)[-1].startswith(f"egup compare: error: Got --output {tmp_path}/a.json, which would overwrite")
 
 
-@pytest.mark.parametrize(
-    ("flags", "message"),
-    [
-        (
-            ["--attacks", "relerning"],
-            "Got the unknown attack relerning, but expected attacks among relearning, quantization, prompts, sampling, "
-            "probe, membership. Did you mean relearning?",
-        ),
-        (
-            ["--attacks", "prompts", "probe"],
-            "Got the attack probe without holdout rows, but expected rows of the forget set's kind that no model "
-            "saw. Set "
-            "--holdout.",
-        ),
-        (
-            ["--relearn_steps", "0"],
-            "Got relearn_steps=0, but expected a whole number of at least 1. Set --relearn_steps.",
-        ),
-        (
-            ["--relearn_share", "2"],
-            "Got relearn_share=2.0, but expected a number above 0 and at most 1. Set --relearn_share.",
-        ),
-        (
-            ["--per_device_eval_batch_size", "0"],
-            "Got per_device_eval_batch_size=0, but expected a whole number of at least 1. Set "
-            "--per_device_eval_batch_size.",
-        ),
-        (
-            ["--lora_r", "4"],
-            "Got --lora_r, but expected an adapter's folder as --model_name_or_path: it knows its own settings. "
-            "Leave out "
-            "--lora_r.",
-        ),
-        (
-            ["--relern_steps", "3"],
-            "Got the unknown flag --relern_steps, but expected a flag of `egup audit --help`. Did you mean "
-            "--relearn_steps?",
-        ),
-    ],
-)
-def test_what_cannot_be_is_refused_before_a_model_is_loaded(flags, message, rows, tmp_path, capsys, tokenizer):
-    tokenizer.save_pretrained(tmp_path / "no model")
-    assert run(tmp_path / "no model", rows, tmp_path / "a.json", *flags) == 2
-    assert errors(capsys) == [f"egup audit: error: {message}"]
-    assert not (tmp_path / "a.json").exists()
-
-
-@pytest.mark.parametrize("missing", ["forget", "retain"])
-def test_rows_must_be_given(missing, rows, tmp_path, capsys):
-    assert run(tmp_path, rows, tmp_path / "a.json", without=("holdout", missing)) == 2
-    assert errors(capsys) == [
-        f"egup audit: error: Got no --{missing}, but expected it to be given. See `egup audit --help`."
-    ]
-
-
 def test_rows_are_not_overwritten(rows, tmp_path, capsys):
-    assert run(tmp_path, {**rows, "forget": str(tmp_path / "a.json")}, tmp_path / "a.json") == 2
-    assert errors(capsys) == [
-        f"egup audit: error: Got --output {tmp_path}/a.json, which would overwrite results that are read, but "
-        "expected a "
-        "name of its own. Choose another --output."
-    ]
+    words = ["audit", "--model_name_or_path", str(tmp_path), "--forget", str(tmp_path / "a.json")]
+    words += ["--retain", rows["retain"], "--output", str(tmp_path / "a.json")]
+    assert_refused(words, tmp_path, capsys, f"--output {tmp_path}/a.json", "overwrite")

@@ -5,11 +5,11 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from fixtures_report import SETS, examples_of, make_evaluation
+from fixtures_cli import assert_refused
+from fixtures_report import examples_of, make_evaluation
 
-from egup_trainer.cli.compare import distinct_names, main
-from egup_trainer.errors import ConfigError, DataError
-from egup_trainer.evaluation.evaluation import SetFacts, write_evaluation
+from egup_trainer.cli.compare import COMMAND, distinct_names
+from egup_trainer.evaluation.evaluation import write_evaluation
 
 
 @pytest.fixture
@@ -26,7 +26,7 @@ def results(tmp_path):
 
 def compare(*words) -> dict:
     """The JSON that the command wrote to OUTPUT, its last word."""
-    main([str(word) for word in [*words[:-1], "--output", words[-1]]])
+    COMMAND.main([str(word) for word in [*words[:-1], "--output", words[-1]]])
     return json.loads(Path(words[-1]).with_suffix(".json").read_text())
 
 
@@ -104,71 +104,10 @@ def test_examples_are_shown_only_on_demand(results, tmp_path):
     assert "Corvo" not in output.with_suffix(".json").read_text() + output.with_suffix(".csv").read_text()
 
 
-@pytest.mark.parametrize(
-    ("changes", "message"),
-    [
-        (
-            {"sets": {**SETS, "forget": SetFacts(60, "a" * 16)}},
-            "Got --retrained with forget rows of fingerprint aaaaaaaaaaaaaaaa, but expected forget rows of fingerprint "
-            "000000000000000b, that of before. Evaluate both models on the same suite, split and rows.",
-        ),
-        (
-            {"split": "forget05"},
-            "Got --retrained with split forget05, but expected split forget10, that of before. Evaluate both models "
-            "on the "
-            "same suite, split and rows.",
-        ),
-    ],
-)
-def test_a_retrained_model_of_other_rows_is_refused_with_both_fingerprints(results, tmp_path, changes, message):
-    files = results("before"), results("egup_clreg"), "--retrained", results("retrained", **changes)
-    with pytest.raises(DataError) as error:
-        compare(*files, tmp_path / "report.html")
-    assert str(error.value) == message
-    assert not list(tmp_path.glob("report*"))
-
-
-def test_a_method_of_other_rows_is_refused_by_its_file(results, tmp_path):
-    after = results("egup_clreg", sets={**SETS, "retain": SetFacts(60, "b" * 16)})
-    with pytest.raises(DataError) as error:
-        compare(results("before"), after, tmp_path / "report.html")
-    assert str(error.value) == (
-        f"Got {after} with retain rows of fingerprint bbbbbbbbbbbbbbbb, but expected retain rows of fingerprint "
-        "000000000000000c, that of before. Evaluate both models on the same suite, split and rows."
-    )
-
-
-def test_results_are_never_overwritten(results, tmp_path):
-    before = results("before")
-    old = before.read_text()
-    with pytest.raises(ConfigError) as error:
-        compare(before, tmp_path / "before.html")
-    assert str(error.value) == (
-        f"Got --output {before}, which would overwrite results that are read, but expected a name of its own. Choose "
-        "another --output."
-    )
-    with pytest.raises(ConfigError, match="would overwrite"):
-        compare(before, "--retrained", results("retrained"), tmp_path / "retrained.html")
-    assert before.read_text() == old
-
-
-def test_an_output_that_is_no_html_and_no_results_but_the_retrained_ones_are_refused(results, tmp_path):
-    with pytest.raises(ConfigError) as error:
-        main([str(results("before")), "--output", "report.json"])
-    assert str(error.value) == "Got --output report.json, but expected a name that ends in .html. Rename it."
-    retrained = results("retrained")
-    with pytest.raises(ConfigError) as error:
-        compare(retrained, "--retrained", retrained, tmp_path / "report.html")
-    assert str(error.value) == (
-        "Got no results besides those of --retrained, but expected those of one model or more. Name their files."
-    )
-
-
-def test_a_file_that_is_missing_is_named(tmp_path):
-    with pytest.raises(DataError) as error:
-        compare(tmp_path / "none.json", tmp_path / "report.html")
-    assert str(error.value) == (
-        f"Got no readable file at {tmp_path / 'none.json'}, but expected results as `egup evaluate` writes them. "
-        "Check the "
-        "path."
-    )
+def test_results_are_never_overwritten(results, tmp_path, capsys):
+    before, retrained = results("before"), results("retrained")
+    old = before.read_text(), retrained.read_text()
+    words = ["compare", str(before), "--retrained", str(retrained), "--output"]
+    for path in (before, retrained):
+        assert_refused([*words, str(path.with_suffix(".html"))], tmp_path, capsys, f"--output {path}", "overwrite")
+    assert (before.read_text(), retrained.read_text()) == old

@@ -55,4 +55,4 @@ def test_another_shell(capsys):
 
 def test_an_unknown_shell(capsys):
     assert main(["completion", "bsh"]) == 2
-    assert capsys.readouterr().err.endswith("did you mean bash?\n")
+    assert capsys.readouterr().err.endswith("Did you mean bash?\n")

@@ -2,7 +2,6 @@
 
 import json
 import stat
-import tempfile
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +9,7 @@ import pytest
 from accelerate.state import AcceleratorState
 from conftest import SHARED, qa_rows
 from fixtures_audit import wide_model
+from fixtures_cli import assert_refused
 from fixtures_evaluation import lively_model, with_adapter
 from fixtures_muse import EXAMPLES, write_muse
 from fixtures_records import RECORD
@@ -18,6 +18,7 @@ from egup_trainer.cli import evaluate
 from egup_trainer.cli.main import main
 from egup_trainer.data.rendering import Template
 from egup_trainer.data.sources import load_rows
+from egup_trainer.errors import DataError, StateError
 from egup_trainer.evaluation.evaluation import read_evaluation
 from egup_trainer.evaluation.run import evaluate_model
 from egup_trainer.evaluation.scoring import ScoringOptions
@@ -25,7 +26,6 @@ from egup_trainer.evaluation.suites.custom import custom_suite
 from egup_trainer.modeling.loading import load_model
 from egup_trainer.records.schema import RECORD_NAME
 
-SECRET = "XYZZYSECRET"  # stands in rows only: no message may repeat it
 ROWS = {"forget": qa_rows(0, 5), "retain": qa_rows(20, 27), "holdout": qa_rows(40, 44)}
 
 
@@ -169,16 +169,6 @@ def test_what_training_left_beside_the_model_is_kept_with_the_results(folder, ro
     found = read_evaluation(tmp_path / "r.json")
     assert found.training == [{"loss": 0.5, "step": 1}]
     assert found.run["unlearning"] == RECORD
-
-
-@pytest.mark.parametrize("text", ["{", "[]", '{"epoch": 1}', '{"log_history": 3}'])
-def test_a_broken_trainer_state_is_refused_before_a_model_is_loaded(rows, tmp_path, capsys, text):
-    (tmp_path / "trainer_state.json").write_text(text)
-    assert run(tmp_path, rows, tmp_path / "r.json") == 2
-    assert errors(capsys) == [
-        f"egup evaluate: error: Got {tmp_path}/trainer_state.json, which is no trainer state, but expected a file as a "
-        "Trainer saves it. Delete or repair it."
-    ]
 
 
 def test_flags_may_stand_in_a_file(folder, rows, tmp_path):
@@ -331,181 +321,7 @@ def test_results_of_the_model_itself_show_no_difference(folder, perturbed, tmp_p
     assert found["entanglement_retain_cka"] == pytest.approx(1)
 
 
-@pytest.mark.parametrize("role", ["retrained", "before", "reference"])
-def test_results_of_other_rows_are_refused_before_a_model_is_loaded(folder, rows, tmp_path, capsys, monkeypatch, role):
-    flags = ("--forget", rows["holdout"])
-    assert run(folder, rows, tmp_path / "other.json", *flags, without=("forget", "holdout")) == 0
-    capsys.readouterr()
-    monkeypatch.setattr(evaluate, "load_on_device", lambda *args: pytest.fail("a model was loaded"))
-    theirs = read_evaluation(tmp_path / "other.json").sets["forget"].fingerprint
-    ours = custom_suite(load_rows(ROWS["forget"])).row_sets[0].fingerprint
-    assert run(folder, rows, tmp_path / "r.json", f"--{role}", str(tmp_path / "other.json")) == 2
-    assert errors(capsys) == [
-        f"egup evaluate: error: Got --{role} with forget rows of fingerprint {theirs}, but expected forget rows of "
-        f"fingerprint {ours}, that of mine. Evaluate both models on the same suite, split and rows."
-    ]
-    assert not (tmp_path / "r.json").exists()
-
-
 # What is refused
-
-
-def errors(capsys) -> list[str]:
-    """The lines on stderr, without bars."""
-    streams = capsys.readouterr()
-    assert SECRET not in streams.out + streams.err
-    assert "Traceback" not in streams.err
-    lines = streams.err.replace("\r", "\n").splitlines()
-    return [line for line in lines if line.startswith("egup") or "rror" in line]
-
-
-NEEDED = "expected it to be given"
-
-
-def usage_errors(tmp_path: Path) -> dict[str, tuple[list[str], str]]:
-    """name -> (flags, the message)."""
-    muse, short, bad = (tmp_path / name for name in ("muse", "short", "bad.jsonl"))
-    bad.write_text(json.dumps({"question": SECRET, "answer": " "}))
-    write_muse(muse)
-    write_muse(short, knowmem__forget_qa_icl=EXAMPLES[:3])
-    (tmp_path / "old.json").write_text(json.dumps({"kind": "egup_trainer evaluation", "schema_version": 0}))
-    model, output = ["--model_name_or_path", str(tmp_path / "absent")], ["--output", str(tmp_path / "r.json")]
-    custom, both = ["--suite", "custom"], [*model, *output]
-    rows = ["--forget", str(tmp_path / "forget.jsonl")]
-    (tmp_path / "forget.jsonl").write_text(json.dumps(qa_rows(0, 1)[0]))
-    results = "results as `egup evaluate` writes them"
-    return {
-        "no model": ([*custom, *output], f"Got no --model_name_or_path, but {NEEDED}. See `egup evaluate --help`."),
-        "no suite": (both, f"Got no --suite, but {NEEDED}. See `egup evaluate --help`."),
-        "no output": ([*model, *custom], f"Got no --output, but {NEEDED}. See `egup evaluate --help`."),
-        "no json": (
-            [*model, *custom, "--output", "r.html"],
-            "Got --output r.html, but expected a name that ends in .json. Rename it.",
-        ),
-        "unknown suite": (
-            [*both, "--suite", "tofuu"],
-            "Got suite='tofuu', but expected one of tofu, muse, custom. Did you mean tofu?",
-        ),
-        "unknown flag": (
-            [*both, *custom, "--holdouts", "x"],
-            "Got the unknown flag --holdouts, but expected a flag of `egup evaluate --help`. Did you mean --holdout?",
-        ),
-        "bad number": (
-            [*both, *custom, "--max_new_tokens", "many"],
-            "Got argument --max_new_tokens/--max-new-tokens: invalid int value: 'many', but expected flags as shown by "
-            "--help. See `egup evaluate --help`.",
-        ),
-        "lora flags": (
-            [*both, *custom, *rows, "--use_peft"],
-            "Got --use_peft, but expected an adapter's folder as --model_name_or_path: it knows its own settings. "
-            "Leave "
-            "out --use_peft.",
-        ),
-        "lora rank": (
-            [*both, *custom, *rows, "--lora_r", "4"],
-            "Got --lora_r, but expected an adapter's folder as --model_name_or_path: it knows its own settings. Leave "
-            "out --lora_r.",
-        ),
-        "tofu without split": (
-            [*both, "--suite", "tofu"],
-            f"Got suite tofu without --forget_split, but {NEEDED}. Set --forget_split.",
-        ),
-        "muse without corpus": (
-            [*both, "--suite", "muse"],
-            f"Got suite muse without --muse_corpus, but {NEEDED}. Set --muse_corpus.",
-        ),
-        "custom without rows": ([*both, *custom], f"Got suite custom without --forget, but {NEEDED}. Set --forget."),
-        "split with muse": (
-            [*both, "--suite", "muse", "--muse_corpus", "news", "--forget_split", "forget01"],
-            "Got --forget_split with suite muse, which does not read it, but expected its own flags: --muse_corpus. "
-            "Leave out --forget_split.",
-        ),
-        "corpus with custom": (
-            [*both, *custom, *rows, "--muse_corpus", "news"],
-            "Got --muse_corpus with suite custom, which does not read it, but expected its own flags: --forget, "
-            "--retain, "
-            "--holdout, --max_new_tokens. Leave out --muse_corpus.",
-        ),
-        "unknown split": (
-            [*both, "--suite", "tofu", "--forget_split", "forget50", "--data_dir", str(tmp_path)],
-            "Got forget_split=forget50, but expected one of forget01, forget05, forget10. Did you mean forget10?",
-        ),
-        "unknown corpus": (
-            [*both, "--suite", "muse", "--muse_corpus", "films", "--data_dir", str(muse)],
-            "Got muse_corpus='films', but expected one of news, books. Set --muse_corpus.",
-        ),
-        "few examples": (
-            [*both, "--suite", "muse", "--muse_corpus", "news", "--data_dir", str(short)],
-            "Got 3 rows in forget_qa_icl, but expected at least 10 examples for the prompts. Give the whole file.",
-        ),
-        "no such folder": (
-            [*both, "--suite", "muse", "--muse_corpus", "news", "--data_dir", str(tmp_path / "no")],
-            f"Got no forget_qa in {tmp_path}/no/knowmem, but expected forget_qa.jsonl, .json, .parquet or .csv. Check "
-            "--data_dir.",
-        ),
-        "bad row": (
-            [*both, *custom, "--forget", str(bad)],
-            f"Got an empty answer in row 0 of {bad}, but expected text. Fill in or remove that row.",
-        ),
-        "no rows": (
-            [*both, *custom, "--forget", str(tmp_path / "no.jsonl")],
-            f"Got no readable file at {tmp_path}/no.jsonl (No such file or directory), but expected .json, .jsonl, "
-            ".csv, "
-            ".parquet, or a folder written by datasets' save_to_disk. Check the path and its permissions.",
-        ),
-        "no results": (
-            [*both, *custom, *rows, "--retrained", str(tmp_path / "no.json")],
-            f"Got no readable file at {tmp_path}/no.json, but expected {results}. Check the path.",
-        ),
-        "other file": (
-            [*both, *custom, *rows, "--before", str(tmp_path / "forget.jsonl")],
-            f"Got {tmp_path}/forget.jsonl, which holds something else, but expected {results}. Name such a file.",
-        ),
-        "old results": (
-            [*both, *custom, *rows, "--reference", str(tmp_path / "old.json")],
-            f"Got {tmp_path}/old.json of schema version 0, but expected version 2. Evaluate the model again with this "
-            "version of egup_trainer.",
-        ),
-        "no such model": (
-            [*both, *custom, *rows],
-            f"Got no folder at {tmp_path}/absent, but expected a saved tokenizer. Check the path.",
-        ),
-    }
-
-
-@pytest.mark.parametrize("name", usage_errors(Path(tempfile.mkdtemp())))
-def test_a_usage_error_ends_in_one_line_with_code_2(tmp_path, capsys, name):
-    flags, message = usage_errors(tmp_path)[name]
-    assert main(["evaluate", *flags]) == 2
-    assert errors(capsys) == [f"egup evaluate: error: {message}"]
-    assert not (tmp_path / "r.json").exists()
-
-
-@pytest.mark.parametrize(
-    ("flags", "message"),
-    [
-        (
-            ["--max_new_tokens", "125"],
-            "Got 147 tokens of prompt and new tokens for a model of 128 positions, but expected at most 128 tokens. "
-            "Lower "
-            "--max_new_tokens or shorten the prompts.",
-        ),
-        (
-            ["--feature_layer", "3"],
-            "Got feature_layer=3 for a model of 3 layers, but expected a fraction between 0 and 1, or an index from "
-            "-3 to "
-            "2. Set --feature_layer.",
-        ),
-        (
-            ["--max_length", "12", "--on_long_row", "cut"],
-            "Got no answer token in row 0 of the forget set, of whose 34 tokens 12 are kept, but expected at least one "
-            "answer token. Raise --max_length or shorten the prompt.",
-        ),
-    ],
-)
-def test_what_the_model_cannot_do_ends_in_one_line_with_code_2(folder, rows, tmp_path, capsys, flags, message):
-    assert run(folder, rows, tmp_path / "r.json", *flags, "--disable_tqdm") == 2
-    assert errors(capsys) == [f"egup evaluate: error: {message}"]
 
 
 def test_flags_that_a_suite_does_not_read_are_refused(rows, tmp_path, capsys):
@@ -514,41 +330,47 @@ def test_flags_that_a_suite_does_not_read_are_refused(rows, tmp_path, capsys):
     muse = ["--suite", "muse", "--muse_corpus", "news", "--data_dir", str(write_muse(tmp_path / "muse"))]
     tofu = ["--suite", "tofu", "--forget_split", "forget01", "--data_dir", str(SHARED / "data" / "tofu")]
     for suite, flag in ((tofu, "forget"), (tofu, "retain"), (muse, "forget"), (muse, "retain"), (muse, "holdout")):
-        assert main([*words, *suite, f"--{flag}", rows["forget"]]) == 2
-        (line,) = errors(capsys)
-        assert f"Got --{flag} with suite {suite[1]}" in line
-    assert main([*words, *muse, "--max_new_tokens", "3"]) == 2
-    assert "Got --max_new_tokens with suite muse" in errors(capsys)[0]
+        assert_refused(
+            [*words, *suite, f"--{flag}", rows["forget"]], tmp_path, capsys, f"--{flag}", f"suite {suite[1]}"
+        )
+    assert_refused([*words, *muse, "--max_new_tokens", "3"], tmp_path, capsys, "--max_new_tokens", "suite muse")
+    assert_refused([*words, "--suite", "muse", "--muse_corpus", "films"], tmp_path, capsys, "muse_corpus='films'")
 
 
-@pytest.mark.parametrize(
-    ("flag", "value"),
-    [("max_new_tokens", "0"), ("show_examples", "-1"), ("per_device_eval_batch_size", "0")],
-)
-def test_numbers_out_of_range_are_refused_by_their_flag(folder, rows, tmp_path, capsys, flag, value):
-    assert run(folder, rows, tmp_path / "r.json", f"--{flag}", value, "--disable_tqdm") == 2
-    (line,) = errors(capsys)
-    assert line.startswith(f"egup evaluate: error: Got {flag}={value}, but expected ")
+def test_a_suite_whose_files_are_missing_or_short_is_refused(tmp_path, capsys):
+    write_muse(tmp_path / "short", knowmem__forget_qa_icl=EXAMPLES[:3])
+    words = ["evaluate", "--model_name_or_path", str(tmp_path / "absent"), "--output", str(tmp_path / "r.json")]
+    words += ["--suite", "muse", "--muse_corpus", "news", "--data_dir"]
+    assert_refused([*words, str(tmp_path / "short")], tmp_path, capsys, "3 rows in forget_qa_icl", error=DataError)
+    assert_refused(
+        [*words, str(tmp_path / "no")], tmp_path, capsys, f"{tmp_path}/no/knowmem", "--data_dir", error=DataError
+    )
 
 
+@pytest.mark.parametrize("text", ["{", "[]", '{"epoch": 1}', '{"log_history": 3}'])
+def test_a_broken_trainer_state_is_refused_before_a_model_is_loaded(rows, tmp_path, capsys, text):
+    (tmp_path / "trainer_state.json").write_text(text)
+    words = ["evaluate", "--model_name_or_path", str(tmp_path), "--suite", "custom", "--forget", rows["forget"]]
+    words += ["--output", str(tmp_path / "r.json")]
+    assert_refused(words, tmp_path, capsys, tmp_path / "trainer_state.json", error=DataError)
+
+
+@pytest.mark.parametrize("output", ["file/r.json", "folder.json"])
 def test_an_output_that_cannot_be_written_is_refused_before_a_model_is_loaded(
-    folder, rows, tmp_path, capsys, monkeypatch
+    folder, rows, tmp_path, capsys, monkeypatch, output
 ):
     """Or hours of work would end in nothing."""
     (tmp_path / "file").touch()
     (tmp_path / "folder.json").mkdir()
     monkeypatch.setattr(evaluate, "load_on_device", lambda *args: pytest.fail("a model was loaded"))
-    for output in (tmp_path / "file" / "r.json", tmp_path / "folder.json"):
-        assert run(folder, rows, output, "--disable_tqdm") == 2
-        (line,) = errors(capsys)
-        assert str(output) in line
+    words = ["evaluate", "--model_name_or_path", folder, "--suite", "custom", "--forget", rows["forget"]]
+    assert_refused([*words, "--output", str(tmp_path / output)], tmp_path, capsys, output, error=StateError)
 
 
 def test_results_that_are_read_are_not_overwritten(folder, rows, tmp_path, capsys):
     assert run(folder, rows, tmp_path / "r.json") == 0
     before = (tmp_path / "r.json").read_bytes()
-    capsys.readouterr()
-    assert run(folder, rows, tmp_path / "r.json", "--retrained", str(tmp_path / "r.json")) == 2
-    (line,) = errors(capsys)
-    assert "--output" in line
+    words = ["evaluate", "--model_name_or_path", folder, "--suite", "custom", "--forget", rows["forget"]]
+    words += ["--output", str(tmp_path / "r.json"), "--retrained", str(tmp_path / "r.json")]
+    assert_refused(words, tmp_path, capsys, f"--output {tmp_path}/r.json")
     assert (tmp_path / "r.json").read_bytes() == before

@@ -19,7 +19,7 @@ def fails(monkeypatch):
         def command(argv):
             raise error
 
-        monkeypatch.setattr(command_line, "import_module", lambda name: SimpleNamespace(main=command))
+        monkeypatch.setattr(command_line, "load_command", lambda name: SimpleNamespace(main=command))
         return main(["env"])
 
     monkeypatch.delenv("EGUP_TRACEBACK", raising=False)
@@ -28,10 +28,9 @@ def fails(monkeypatch):
 
 def test_an_unexpected_error_is_one_line_that_says_how_to_see_more(fails, capsys):
     assert fails(OverflowError("Too large:\n  10\n  11")) == 1
-    assert capsys.readouterr().err == (
-        "egup env: error: Got an unexpected OverflowError (Too large: 10). Set EGUP_TRACEBACK=1 to see where it comes "
-        "from.\n"
-    )
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("egup env: error: Got an unexpected OverflowError (Too large: 10). ")
+    assert "EGUP_TRACEBACK=1" in line
 
 
 def test_a_full_memory_is_no_fault_of_the_program(fails, capsys):
@@ -67,7 +66,7 @@ def test_an_error_of_a_destructor_is_not_printed_below_the_line(monkeypatch, cap
         def __del__(self):
             raise AttributeError("never made")
 
-    monkeypatch.setattr(command_line, "import_module", lambda name: SimpleNamespace(main=lambda argv: HalfMade()))
+    monkeypatch.setattr(command_line, "load_command", lambda name: SimpleNamespace(main=lambda argv: HalfMade()))
     hook = sys.unraisablehook
     assert main(["env"]) == 1
     assert capsys.readouterr().err.count("\n") == 1

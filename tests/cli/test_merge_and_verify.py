@@ -127,16 +127,6 @@ def test_the_card_of_a_merged_model_calls_it_one(folder):
     assert "This is an adapter merged into `model` after unlearning" in card
 
 
-def test_without_an_adapter_there_is_nothing_to_merge_and_nothing_is_written(folder, capsys):
-    assert unlearn(folder, "nothing", "--merge") == 2
-    assert capsys.readouterr().err.splitlines()[-1] == (
-        "egup unlearn: error: Got --merge without an adapter, but expected an adapter to merge into its base model: "
-        "all "
-        "weights are trained, and saved as they are. Leave out --merge, or add --use_peft."
-    )
-    assert not (folder / "nothing").exists()
-
-
 def test_the_whole_record_repeats_a_run_and_is_the_users_alone(folder):
     whole = record(folder, "whole/_run.json")
     assert whole["command"].startswith(f"egup unlearn --model_name_or_path {folder / 'model'} --output_dir ")
@@ -272,21 +262,22 @@ def test_rows_elsewhere_are_found_and_other_rows_are_refused(folder, tmp_path, c
     assert verify(folder, "whole", "whole", "--forget", str(tmp_path / "forget.jsonl")) == 2
     error = capsys.readouterr().err.splitlines()[-1]
     expected = record(folder, "whole/_run.json")["rows"]["forget"]["fingerprint"]
-    assert error.startswith("egup verify: error: Got forget rows of fingerprint ")
-    assert error.endswith(f"expected the run's, {expected}. Give them as --forget, all of them and in their order.")
+    assert "Got forget rows of fingerprint " in error
+    assert expected in error
+    assert "--forget" in error
 
 
 def test_an_adapter_that_was_not_merged_is_asked_for(folder, capsys):
     assert verify(folder, "adapter", "model") == 2
-    assert "expected the adapter's folder as --model. Name it, or unlearn with --merge." in capsys.readouterr().err
+    assert "expected the adapter's folder as --model" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
     ("text", "says"),
     [
-        ("{", "which is not a complete JSON file, but expected the file _run.json that"),
-        ("[]", "which is not a JSON object, but expected the file _run.json"),
-        (json.dumps({"schema_version": 1, "rows": {}}), "whose adapter is missing or has the wrong type, but expected"),
+        ("{", "not a complete JSON file"),
+        ("[]", "not a JSON object"),
+        (json.dumps({"schema_version": 1, "rows": {}}), "whose adapter is missing"),
     ],
 )
 def test_what_is_no_record_is_refused(folder, tmp_path, capsys, text, says):
@@ -304,14 +295,10 @@ def test_no_record_at_all(folder, capsys):
 
 
 def test_a_sample_is_drawn_with_the_seed():
+    first, again, other = (sample_ids(1000, seed=seed).tolist() for seed in (1, 1, 2))
     assert sample_ids(3, seed=1).tolist() == [0, 1, 2]
-    assert len(sample_ids(1000, seed=1)) == len(set(sample_ids(1000, seed=1).tolist())) == 400
-    assert (
-        sample_ids(1000, seed=1).tolist()
-        == sample_ids(1000, seed=1).tolist()
-        == sorted(sample_ids(1000, seed=1).tolist())
-    )
-    assert sample_ids(1000, seed=1).tolist() != sample_ids(1000, seed=2).tolist()
+    assert len(first) == len(set(first)) == 400
+    assert first == again == sorted(first) != other
 
 
 def test_no_file_that_a_run_leaves_holds_a_row(folder):
@@ -363,12 +350,9 @@ def test_a_finished_folder_is_left_as_it_is_unless_it_is_to_be_overwritten(folde
     first = read_ledger(out)
     capsys.readouterr()
     assert unlearn(folder, "twice") == 2
-    assert capsys.readouterr().err.splitlines()[-1] == (
-        f"egup unlearn: error: Got the output folder {out}, which holds a finished model, but expected one without, "
-        "or a "
-        "checkpoint there to resume from. Set another --output_dir, or add --overwrite_output_dir: that model and its "
-        "record are then replaced once the run has ended."
-    )
+    error = capsys.readouterr().err.splitlines()[-1]
+    assert f"the output folder {out}, which holds a finished model" in error
+    assert "--overwrite_output_dir" in error
     assert unlearn(folder, "twice", "--overwrite_output_dir", "--eval_strategy", "steps") == 2  # no rows to evaluate
     assert {path: path.read_bytes() for path in out.rglob("*") if path.is_file()} == before
     assert unlearn(folder, "twice", "--overwrite_output_dir") == 0
@@ -399,8 +383,8 @@ def test_an_adapter_that_lacks_weights_is_refused(folder, tmp_path, capsys):
     save_file({name: weight for name, weight in weights.items() if name != gone}, path)
     assert verify(folder, "adapter", tmp_path / "cut") == 2
     said = capsys.readouterr().err
-    assert f"{tmp_path / 'cut'}, which lacks 1 weights of " in said
-    assert f"such as {gone}, but expected all weights of an adapter. Save the model again" in said
+    assert f"{tmp_path / 'cut'}, which lacks 1 weights" in said
+    assert gone in said
 
 
 @pytest.mark.parametrize(
@@ -428,7 +412,7 @@ def test_a_record_with_a_hole_verifies_nothing(folder, tmp_path, capsys, change,
     (tmp_path / "_run.json").write_text(json.dumps(run), encoding="utf-8")
     assert main(["verify", str(tmp_path / "_run.json"), "--model", str(folder / "whole"), "--use_cpu"]) == 2
     (line,) = capsys.readouterr().err.splitlines()
-    assert f"_run.json, whose {what} is missing or has the wrong type, but expected the file _run.json" in line
+    assert f"_run.json, whose {what} is missing" in line
 
 
 def test_a_run_that_starts_at_the_beginning_is_not_called_resumed(folder):

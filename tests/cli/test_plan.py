@@ -36,7 +36,7 @@ def test_it_says_what_a_run_takes_and_writes_nothing(plan, base, tmp_path, capsy
         assert part in printed
     assert "Optimizer steps: 4" in printed
     assert "(100.00%)" in printed
-    assert "s a step" in printed
+    assert "s per step" in printed
     assert ": fits (an estimate" in printed
     assert qa_rows(0, 1)[0]["answer"] not in printed
 
@@ -50,7 +50,7 @@ def test_another_machine_is_asked_for_and_what_is_nearest_is_said(plan, capsys):
     assert plan("--memory_gb", "0.01") == 0
     printed = capsys.readouterr().out
     assert "a machine of 0.01 GB, 0.010 GB: does not fit" in printed
-    assert "Nearest, and still too much" in printed
+    assert "The nearest changes" in printed
     assert "Time: not measured" in printed
 
 
@@ -67,26 +67,16 @@ def test_only_changes_that_fit_are_shown(plan, monkeypatch, capsys):
 
 
 @pytest.mark.parametrize(
-    ("flags", "message"),
+    ("flags", "named"),
     [
-        (
-            ("--memory_gb", "0"),
-            "Got memory_gb=0.0, but expected a number above 0. Set --memory_gb.",
-        ),
-        (
-            ("--measure_steps", "-1"),
-            "Got measure_steps=-1, but expected a whole number of at least 0. Set --measure_steps.",
-        ),
+        (("--memory_gb", "0"), "memory_gb=0.0"),
+        (("--measure_steps", "-1"), "measure_steps=-1"),
         (("--forget", "absent.jsonl"), "absent.jsonl"),
-        (
-            ("--load_in_4bit",),
-            "Got --load_in_4bit without an adapter, but expected one to train beside the quantised weights",
-        ),
-        (("--lora_r", "4"), "Got --lora_r without --use_peft, but expected both or none. Add --use_peft."),
+        (("--load_in_4bit",), "--load_in_4bit"),
+        (("--lora_r", "4"), "--lora_r"),
     ],
 )
-def test_errors_are_one_line(plan, capsys, flags, message):
+def test_errors_are_one_line(plan, capsys, flags, named):
     assert plan("--measure_steps", "0", *flags) == 2
-    error = capsys.readouterr().err
-    assert message in error
-    assert len(error.strip().splitlines()) == 1
+    (line,) = capsys.readouterr().err.strip().splitlines()
+    assert named in line

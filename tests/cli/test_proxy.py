@@ -105,65 +105,11 @@ def test_another_local_model_may_write(folder, sources, tmp_path, tokenizer, cap
     tokenizer.save_pretrained(tmp_path / "weak")
     output = tmp_path / "proxies.jsonl"
     assert run(str(tmp_path / "weak"), sources, output, "--max_attempts", "2", "--max_new_tokens", "8") == 2
-    assert said_errors(capsys) == [
-        f"egup proxy: error: Got 0 usable rows of 2 attempts by {tmp_path}/weak (most of the others: not in the "
-        "format), but expected at least 3: the model is too weak to write such rows. Give rows that it never saw "
-        "instead "
-        "(`egup unlearn --proxy` with a holdout file or tofu:NAME), or have a stronger local model write them (`egup "
-        "proxy --writer_model`)."
-    ]
+    (said,) = said_errors(capsys)
+    assert all(each in said for each in ("0 usable rows of 2", f"{tmp_path}/weak", "at least 3", "--writer_model"))
     output = tmp_path / "by_another.jsonl"
     assert run(str(tmp_path / "weak"), sources, output, "--writer_model", folder) == 0
     assert {json.loads(line)["writer"] for line in output.read_text().splitlines()} == {folder}
-
-
-def usage_errors(tmp_path: Path) -> dict[str, tuple[list[str], str]]:
-    """Flags and what is said, by name."""
-    there = ["--model_name_or_path", str(tmp_path / "absent"), "--forget", str(tmp_path / "f.jsonl")]
-    needed = "expected it to be given. See `egup proxy --help`."
-    output = ["--output", str(tmp_path / "p.jsonl")]
-    return {
-        "no model": (there[2:], f"Got no --model_name_or_path, but {needed}"),
-        "no rows": (there[:2], f"Got no --forget, but {needed}"),
-        "no output": (there, f"Got no --output, but {needed}"),
-        "other suffix": (
-            [*there, "--output", "p.json"],
-            "Got --output p.json, but expected a name that ends in .jsonl. Rename it.",
-        ),
-        "its own rows": (
-            [*there, "--output", str(tmp_path / "f.jsonl")],
-            f"Got --output {tmp_path}/f.jsonl, which would overwrite results that are read, but expected a name of its "
-            "own. Choose another --output.",
-        ),
-        "lora": (
-            [*there, *output, "--use_peft"],
-            "Got --use_peft, but expected an adapter's folder as --model_name_or_path: it knows its own settings. "
-            "Leave "
-            "out --use_peft.",
-        ),
-        "number": (
-            [*there, *output, "--top_p", "1.5"],
-            "Got top_p=1.5, but expected a number above 0 and at most 1. Set --top_p.",
-        ),
-        "batch": (
-            [*there, *output, "--batch_size", "0"],
-            "Got batch_size=0, but expected a whole number of at least 1. Set --batch_size.",
-        ),
-        "no file": (
-            [*there, *output, "--use_cpu"],
-            f"Got no readable file at {tmp_path}/f.jsonl (No such file or directory), but expected .json, .jsonl, "
-            ".csv, "
-            ".parquet, or a folder written by datasets' save_to_disk. Check the path and its permissions.",
-        ),
-    }
-
-
-@pytest.mark.parametrize("name", usage_errors(Path("x")))
-def test_a_usage_error_ends_in_one_line_with_code_2(tmp_path, capsys, name):
-    flags, message = usage_errors(tmp_path)[name]
-    assert main(["proxy", *flags]) == 2
-    assert said_errors(capsys) == [f"egup proxy: error: {message}"]
-    assert list(tmp_path.iterdir()) == []
 
 
 # egup unlearn --proxy auto

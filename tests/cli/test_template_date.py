@@ -21,7 +21,7 @@ def on(monkeypatch):
     """on("2026-11-28"): sets the day on which commands run."""
 
     def set_day(day):
-        for module in ("template_date", "data.rendering", "trainer.config"):
+        for module in ("data.rendering", "trainer.config"):
             monkeypatch.setattr(f"egup_trainer.{module}.today", lambda: day)
 
     return set_day
@@ -81,7 +81,7 @@ def test_results_are_compared_on_one_date(folder, on, capsys):
     assert after["metrics"]["forget_probability"] == before["metrics"]["forget_probability"]
     assert main(["compare", str(folder / "before.json"), str(folder / "other.json"), "--output", "r.html"]) == 2
     says = capsys.readouterr().err
-    assert "forget rows written with template_date 2031-01-05, but expected forget rows written with" in says
+    assert "forget rows written with template_date 2031-01-05" in says
     # The remedy that the message names works.
     flags = ("--template_date", "2026-11-28")
     assert evaluate(folder, "model", "other.json", *flags)[2]["sets"] == before["sets"]
@@ -92,5 +92,3 @@ def test_a_date_is_refused_where_no_template_writes_it(folder, tokenizer, capsys
     (folder / "model" / "chat_template.jinja").unlink(missing_ok=True)
     assert unlearn(folder, "--template_date", "2026-11-28") == 2
     assert "Got template_date=2026-11-28 for a tokenizer whose chat template writes no date" in capsys.readouterr().err
-    assert evaluate(folder, "model", "a.json", "--template_date", "2026-11-31")[0] == 2
-    assert "Got template_date=2026-11-31, but expected a date as YYYY-MM-DD" in capsys.readouterr().err

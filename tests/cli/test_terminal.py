@@ -1,5 +1,7 @@
 """What others wrote is text in the terminal: neither markup nor escape sequences."""
 
+from types import SimpleNamespace
+
 from rich.table import Table
 from rich.text import Text
 
@@ -29,6 +31,6 @@ def test_an_error_line_shows_what_others_wrote_and_obeys_none_of_it(monkeypatch,
     def fail(argv):
         raise DataError(got=HOSTILE, expected="a name", fix="check it")
 
-    monkeypatch.setattr("egup_trainer.cli.env.main", fail)
+    monkeypatch.setattr(cli, "load_command", lambda name: SimpleNamespace(main=fail))
     assert cli.main(["env"]) == 2
     assert capsys.readouterr().err == f"egup env: error: Got {SHOWN}, but expected a name. Check it.\n"

@@ -11,11 +11,12 @@ from pathlib import Path
 
 import pytest
 import torch
+from fixtures_cli import assert_refused
 
 from egup_trainer import files
 from egup_trainer.audit.audit import Audit
-from egup_trainer.cli.common import check_output, check_output_dir
 from egup_trainer.cli.main import main
+from egup_trainer.cli.options import check_output, check_output_dir
 from egup_trainer.data.layouts import to_row
 from egup_trainer.errors import ConfigError, StateError
 from egup_trainer.evaluation.evaluation import Evaluation, read_evaluation, write_evaluation
@@ -187,11 +188,7 @@ def test_a_file_that_the_command_did_not_write_is_not_overwritten(tmp_path, caps
         "compare": ["r.json"],
         "proxy": ["--model_name_or_path", "m", "--forget", "f"],
     }[command]
-    assert main([command, *words, "--output", str(path)]) == 2
-    assert capsys.readouterr().err == (
-        f"egup {command}: error: Got --output {path}, which would overwrite a file that this command did not write, "
-        "but expected a new file, or one with earlier results of the same command. Choose another --output.\n"
-    )
+    assert_refused([command, *words, "--output", str(path)], tmp_path, capsys, f"--output {path}", "overwrite")
     assert path.read_text() == content
 
 

@@ -7,8 +7,8 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from egup_trainer.demo import models
+from egup_trainer.demo.experiment import demo_experiment
 from egup_trainer.demo.people import invent_people
-from egup_trainer.demo.settings import demo_experiment
 from egup_trainer.demo.twins import ModelSize, Schedule
 
 

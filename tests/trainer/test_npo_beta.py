@@ -123,10 +123,11 @@ def test_other_values_are_refused(config, value):
 
 
 def test_flags_take_numbers_and_auto(tmp_path):
-    from egup_trainer.cli.common import parse
+    from egup_trainer.cli.parser import Parser
 
     for text, expected in (("auto", "auto"), ("0.02", 0.02)):
-        (parsed,) = parse("unlearn", [EGUPTrainer.config_class], ["--output_dir", str(tmp_path), "--npo_beta", text])
+        parser = Parser([EGUPTrainer.config_class])
+        (parsed,) = parser.parse(["--output_dir", str(tmp_path), "--npo_beta", text])
         assert parsed.npo_beta == expected
 
 

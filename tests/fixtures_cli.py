@@ -1,8 +1,7 @@
-"""What every case of bad input is held to: one line that helps, code 2, and nothing else printed or written."""
+"""Commands in this process, and what every refusal is held to: an error that helps, nothing printed or written."""
 
 import io
 import json
-import re
 import shutil
 from pathlib import Path
 
@@ -13,7 +12,9 @@ from accelerate.state import AcceleratorState
 from conftest import make_tiny_model, qa_rows
 from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
+from egup_trainer.cli.command import load_command
 from egup_trainer.cli.main import main
+from egup_trainer.errors import ConfigError, EgupError
 
 SECRET = "XYZZYSECRET"
 """Stands in rows only: no message may repeat it."""
@@ -84,43 +85,55 @@ def source_flags(folder: Path, **sources: str | Path | None) -> list[str]:
 
 def unlearn_words(model: str | Path, output: Path) -> list[str]:
     """`egup unlearn` on that model, as quick and quiet as it can be."""
-    words = [
-        "unlearn",
-        "--model_name_or_path",
-        str(model),
-        "--output_dir",
-        str(output),
-        "--use_cpu",
-        "--disable_tqdm",
-        "1",
-    ]
-    return [*words, "--report_to", "none", "--save_strategy", "no", "--max_steps", "1"]
+    words = ["unlearn", "--model_name_or_path", str(model), "--output_dir", str(output), "--use_cpu", "--disable_tqdm"]
+    return [*words, "1", "--report_to", "none", "--save_strategy", "no", "--max_steps", "1"]
 
 
-def assert_refused(words: list[str], folder: Path, capsys, says: str, loads_a_model: bool = False) -> None:
-    """Runs a command that must end in one line with code 2; nothing of what it has made by then may be left over.
+def egup(command: str, *words: object, **flags: object) -> int:
+    """Exit code of a command. A flag that is None is left out; a list gives several values."""
+    named: list[object] = []
+    for name, value in flags.items():
+        values = value if isinstance(value, list | tuple) else [value]
+        named += [] if value is None else [f"--{name}", *values]
+    return main([command, *map(str, [*named, *words])])
+
+
+def write_rows(folder: Path, **spans: tuple[int, int]) -> dict[str, Path]:
+    """Writes `qa_rows` of each span to NAME.jsonl, by default forget, retain and proxy rows; the paths."""
+    spans = spans or {"forget": (0, 8), "retain": (20, 32), "proxy": (40, 46)}
+    return {name: write(folder / f"{name}.jsonl", json_lines(qa_rows(*span))) for name, span in spans.items()}
+
+
+def unlearn(model: str | Path, output: str | Path, *words: object, **flags: object) -> int:
+    """Exit code of a short `egup unlearn`."""
+    quick = {"use_cpu": True, "report_to": "none", "disable_tqdm": True, "save_strategy": "no", "num_train_epochs": 1}
+    quick |= {"per_device_train_batch_size": 4, "dataloader_pin_memory": False}
+    return egup("unlearn", *words, model_name_or_path=model, output_dir=output, **{**quick, **flags})
+
+
+def assert_refused(
+    words: list[str], folder: Path, capsys, *named: object, error: type[EgupError] = ConfigError
+) -> None:
+    """Runs a command that must be refused; it prints nothing, and leaves no file behind.
 
     Args:
         words: of the command line.
         folder: where the command could write.
         capsys: pytest's.
-        says: what the line must hold, spaces apart.
-        loads_a_model: whether the fault can be seen only once the model is loaded, which shows a bar.
+        named: what the message must name: the option, the value that was given, or the remedy.
+        error: class of the error.
     """
     before = sorted(folder.rglob("*"))
     capsys.readouterr()
-    code = main(words)
+    with pytest.raises(EgupError) as caught:
+        load_command(words[0]).main(words[1:])
     streams = capsys.readouterr()
-    lines = [line for line in streams.err.splitlines() if line.strip()]
-    if loads_a_model:
-        lines = [line for line in lines if not line.startswith("Loading weights")]
-    assert (code, len(lines)) == (2, 1), streams.err
-    start = f"egup {words[0]}: error: Got "
-    assert lines[0].startswith(start)
-    assert re.fullmatch(r".+, but expected .+. .+.", lines[0])
-    assert " ".join(says.split()) in lines[0]
-    assert SECRET not in streams.err
-    assert streams.out == ""
+    message = " ".join(f"{caught.value.got}; {caught.value.expected}; {caught.value.fix}".split())
+    assert type(caught.value) is error, message
+    assert [each for each in named if str(each) not in message] == [], message
+    said = [line for line in streams.err.splitlines() if line.strip() and not line.startswith("Loading weights")]
+    assert (streams.out, said) == ("", [])
+    assert SECRET not in message
     assert sorted(folder.rglob("*")) == before
 
 

@@ -1,0 +1,88 @@
+"""What a command of `egup` is: a summary, its flags as dataclasses, and the function that runs it."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from egup_trainer.cli.terminal import quiet_libraries
+from egup_trainer.errors import ConfigError
+
+if TYPE_CHECKING:
+    from egup_trainer.cli.parser import Parser
+
+COMMANDS = (
+    *("unlearn", "plan", "proxy", "evaluate", "audit", "verify"),
+    *("ledger", "compare", "inspect", "env", "completion", "demo"),
+)
+"""Names of all commands, in the order of `egup --help`. `egup_trainer.cli.NAME` declares each one as `COMMAND`."""
+
+
+@dataclass(frozen=True)
+class Command:
+    """A command of `egup`.
+
+    Args:
+        name: what is typed after `egup`.
+        summary: one line for `egup --help` and for the documentation.
+        run: runs the command with one object of each of the dataclasses, and returns the exit code, or None for 0.
+        options: returns the dataclasses whose fields are the flags, the command's own first. It is a function because
+            the dataclasses of libraries take seconds to import.
+        required: fields that a flag or the `--config` file must set.
+        description: what `egup NAME --help` says above the flags; by default the summary.
+        uses_models: whether the command imports transformers, whose warnings are then silenced.
+    """
+
+    name: str
+    summary: str
+    run: Callable[..., int | None]
+    options: Callable[[], list[type]]
+    required: tuple[str, ...] = ()
+    description: str | None = None
+    uses_models: bool = True
+
+    def parser(self) -> "Parser":
+        """The command's parser."""
+        from egup_trainer.cli.parser import Parser
+
+        description = self.description or f"{self.summary[0].upper()}{self.summary[1:]}."
+        parser = Parser(self.options(), prog=f"egup {self.name}", description=description, allow_abbrev=False)
+        for action in parser._actions:
+            if action.dest in self.required:
+                action.help = f"{action.help} Required."
+        return parser
+
+    def main(self, argv: list[str]) -> int:
+        """Parses the words that follow the command's name, and runs it.
+
+        Raises:
+            ConfigError: a flag or a key of the `--config` file is unknown, missing, or has a value that does not fit.
+        """
+        if self.uses_models:
+            quiet_libraries()  # before the libraries are imported
+        parsed = self.parser().parse(argv)
+        for name in self.required:
+            if not any(getattr(each, name, None) for each in parsed):
+                raise ConfigError(
+                    got=f"no --{name}",
+                    expected=f"a value, since --{name} is required",
+                    fix=f"see `egup {self.name} --help`",
+                )
+        parsed[0].argv = ["egup", self.name, *argv]
+        return self.run(*parsed) or 0
+
+
+def load_command(name: str) -> Command:
+    """The command of that name.
+
+    Raises:
+        ModuleNotFoundError: there is no such command.
+    """
+    return import_module(f"egup_trainer.cli.{name}").COMMAND
+
+
+def model_config() -> Any:
+    """TRL's `ModelConfig`: the flags that describe a model and its adapter."""
+    from trl import ModelConfig
+
+    return ModelConfig

@@ -1,0 +1,195 @@
+"""Flags that several commands share, and the checks of files and folders that commands write."""
+
+from collections.abc import Iterable
+from dataclasses import MISSING, dataclass, field, fields, replace
+from pathlib import Path
+from typing import Any
+
+from egup_trainer.data.schema import OnLongRow
+from egup_trainer.errors import ConfigError, choose
+from egup_trainer.files import check_writable, one_line_write_errors
+
+SOURCE = "a .jsonl, .json, .csv or .parquet file, a saved dataset, tofu:NAME, or a hub id owner/name[:config[:split]]"
+_HEAD_BYTES = 1 << 16
+
+
+def flag(help: str, default: Any = None, **metadata: Any) -> Any:
+    """A field of a dataclass that is a flag of the same name.
+
+    Args:
+        help: what the flag does.
+        default: its default; `MISSING` for a flag that is required.
+        metadata: further keywords for `Parser.add_argument`.
+    """
+    return field(default=default, metadata={"help": help, **metadata})
+
+
+def positional(help: str, **metadata: Any) -> Any:
+    """A field of a dataclass that is a positional argument."""
+    return flag(help, MISSING, positional=True, **metadata)
+
+
+@dataclass
+class Arguments:
+    """Base of the flags of every command."""
+
+    def __post_init__(self) -> None:
+        self.argv: list[str] = []  # the words of the whole command, set once they are parsed
+
+
+@dataclass
+class SourceArguments(Arguments):
+    """Where rows come from, besides their sources."""
+
+    data_dir: str | None = flag("Local folder with the files of TOFU (for tofu:NAME) or of MUSE.")
+    columns: str | None = flag(
+        "Names of the columns in your files, as standard name=your name, such as question=q,answer=a."
+    )
+
+    def read(self, source: str, max_rows: int | None = None) -> list[Any]:
+        """The rows of a source, or its first `max_rows` rows.
+
+        Raises:
+            ConfigError: `columns` cannot be read.
+            DataError: the source cannot be read, or lacks one of the columns.
+        """
+        from egup_trainer.data.layouts import parse_columns
+        from egup_trainer.data.sources import load_rows
+
+        return load_rows(source, self.data_dir, parse_columns(self.columns), max_rows)
+
+
+@dataclass
+class TemplateArguments(Arguments):
+    """How rows are written: markers for a tokenizer without a chat template, a date for a tokenizer with one."""
+
+    user_marker: str = flag("Text before the question, for a tokenizer without a chat template.", "Question: ")
+    assistant_marker: str = flag("Text before the answer, for a tokenizer without a chat template.", "\nAnswer: ")
+    template_date: str | None = flag(
+        "Date (YYYY-MM-DD) that a chat template writes as today's. By default the date of the results to compare "
+        "with, else the date in the record of the model, else today's."
+    )
+
+    @property
+    def template(self) -> Any:
+        """How rows are written, as a `Template`, as far as it is known without the tokenizer."""
+        from egup_trainer.data.rendering import Template, today
+
+        return Template(self.user_marker, self.assistant_marker, date=self.template_date or today())
+
+    def template_for(self, tokenizer: Any, model: str, recorded: Iterable[str | None] = ()) -> Any:
+        """How rows are written for a model.
+
+        Args:
+            tokenizer: the tokenizer of the model.
+            model: its folder or hub id.
+            recorded: dates of results that it is compared with.
+
+        Raises:
+            ConfigError: `template_date` is not a date, or the chat template of the tokenizer does not write a date.
+        """
+        from egup_trainer.data.rendering import choose_date
+        from egup_trainer.records.io import recorded_date
+
+        date = choose_date(tokenizer, self.template_date, [*recorded, recorded_date(model)])
+        return self.template if date is None else replace(self.template, date=date)
+
+
+@dataclass
+class LongRowArguments(Arguments):
+    """What happens to rows that are too long."""
+
+    on_long_row: OnLongRow = flag(
+        "What to do with a row longer than --max_length: read it in several windows, cut it, or refuse it (error).",
+        OnLongRow.WINDOW,
+    )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.on_long_row = choose(OnLongRow, self.on_long_row, "on_long_row")
+
+
+@dataclass
+class RunArguments(Arguments):
+    """What all commands that run a model without training it take."""
+
+    use_cpu: bool = flag("Do not use a GPU.", False)
+    disable_tqdm: bool = flag("Do not show progress bars.", False)
+
+
+def check_output(path: Path, suffix: str, marks: str, read: Iterable[str | Path | None] = ()) -> None:
+    """Refuses a file to write before any work is done for it.
+
+    Args:
+        path: the file.
+        suffix: what its name must end in.
+        marks: text in the first lines of each file that the command writes there. Any other file at that path is not
+            overwritten, whether it holds rows, the configuration of a model or something else.
+        read: files that the command reads, which it must not overwrite.
+
+    Raises:
+        ConfigError: the name has another ending, or the file is read, or it holds something else.
+        StateError: it cannot be written.
+    """
+    if path.suffix != suffix:
+        raise ConfigError(got=f"--output {path}", expected=f"a name that ends in {suffix}", fix="rename it")
+    if any(path.resolve() == Path(other).resolve() for other in read if other is not None):
+        raise ConfigError(
+            got=f"--output {path}, which would overwrite a file that the command reads",
+            expected="another file",
+            fix="choose another --output",
+        )
+    check_writable(path)
+    with one_line_write_errors(path):
+        head = b""
+        if path.exists():
+            with path.open("rb") as file:  # a folder of that name cannot be opened
+                head = file.read(_HEAD_BYTES)
+    if head and marks.encode() not in head:
+        raise ConfigError(
+            got=f"--output {path}, which would overwrite a file that this command did not write",
+            expected="a new file, or one with earlier results of the same command",
+            fix="choose another --output",
+        )
+
+
+def check_output_dir(path: str | Path) -> None:
+    """Refuses an output folder that cannot be made, before any work is done for it.
+
+    Raises:
+        ConfigError: the path or one of its parents is a file.
+        StateError: the folder cannot be written to.
+    """
+    if not str(path):
+        raise ConfigError(got="an empty --output_dir", expected="a folder", fix="name one, or leave out --output_dir")
+    with one_line_write_errors(f"--output_dir {path}"):  # a name may be too long
+        nearest = next(each for each in (Path(path), *Path(path).absolute().parents) if each.exists())
+    if not nearest.is_dir():
+        raise ConfigError(
+            got=f"--output_dir {path}, where {nearest} is a file",
+            expected="a folder that exists or can be made",
+            fix="choose another --output_dir",
+        )
+    check_writable(path)
+
+
+def refuse_lora_flags(model_config: Any) -> None:
+    """Raises `ConfigError` for a flag that describes a new adapter, where a model is only measured."""
+    for option in fields(model_config):
+        is_lora = option.name.startswith(("lora_", "use_peft", "use_rslora", "use_dora"))
+        if is_lora and getattr(model_config, option.name) != option.default:
+            raise ConfigError(
+                got=f"--{option.name}",
+                expected="the folder of an adapter as the model: it holds its own settings",
+                fix=f"leave out --{option.name}",
+            )
+
+
+def load_on_device(name: str, model_config: Any, accelerator: Any) -> Any:
+    """The model of that folder or hub id, on the device of the `Accelerator`, as the flags of `ModelConfig` say."""
+    from egup_trainer.modeling.loading import keep_gradients_of_4bit_layers, load_model, model_init_kwargs
+
+    kwargs = model_init_kwargs(model_config, use_cpu=accelerator.device.type == "cpu")
+    model = load_model(name, **kwargs)
+    keep_gradients_of_4bit_layers(model)  # as in training: repacked weights would compute in bfloat16
+    return model if kwargs.get("quantization_config") else model.to(accelerator.device)
