@@ -14,6 +14,8 @@ from generate.parsers import COMMANDS
 from transformers import AutoModelForCausalLM, LlamaConfig
 
 from egup_trainer.cli.main import main
+from egup_trainer.evaluation import registry as metric_registry
+from egup_trainer.evaluation.registry import declared_metrics
 from egup_trainer.losses import registry
 
 ROWS = {  # indices of the invented rows in the files that pages name
@@ -59,10 +61,12 @@ def prepared(tokenizer, tmp_path_factory):
 
 @pytest.fixture
 def workplace(prepared, tmp_path, monkeypatch):
-    """A copy of that folder as the working directory; losses that pages register are removed afterwards."""
+    """A copy of that folder as the working directory; what pages register is removed afterwards."""
     shutil.copytree(prepared, tmp_path, dirs_exist_ok=True)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(registry, "_FORGET", dict(registry._FORGET))
+    declared_metrics()  # imports all metrics
+    monkeypatch.setattr(metric_registry, "_METRICS", dict(metric_registry._METRICS))
     return tmp_path
 
 

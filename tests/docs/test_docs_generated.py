@@ -9,6 +9,7 @@ from conftest import qa_rows
 from fixtures_docs import ROOT
 from generate.commands import commands_page
 from generate.configuration import options_table, own_options
+from generate.declared import DOCS, TABLES, updated
 from generate.parsers import parser_of
 
 from egup_trainer.audit.options import AuditOptions
@@ -65,6 +66,11 @@ def test_every_command_and_flag_is_on_the_page_and_flags_of_libraries_are_folded
     assert "| `--num_rows` | `64` |" in own
     assert "`--load_in_4bit`" in folded
     assert "flags of trl.ModelConfig" in folded
+
+
+@pytest.mark.parametrize("page", TABLES)
+def test_a_page_shows_what_the_code_declares(page):
+    assert (DOCS / page).read_text(encoding="utf-8") == updated(page), "run PYTHONPATH=docs python -m generate.declared"
 
 
 def test_executed_notebooks_replace_their_sources_and_the_quickstart_comes_first(tmp_path, monkeypatch):
