@@ -4,9 +4,8 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from egup_trainer.audit.audit import Audit
+    from egup_trainer.audit.audit import Audit, audit_model
     from egup_trainer.audit.options import AuditOptions
-    from egup_trainer.audit.run import audit_model
     from egup_trainer.data.sources import load_rows
     from egup_trainer.errors import EgupError
     from egup_trainer.losses.base import ForgetLoss, ReferenceOutputs
@@ -29,7 +28,7 @@ _HOMES = {
     "ReferenceOutputs": "egup_trainer.losses.base",
     "UnlearnConfig": "egup_trainer.trainer.config",
     "UnlearnTrainer": "egup_trainer.trainer.unlearn_trainer",
-    "audit_model": "egup_trainer.audit.run",
+    "audit_model": "egup_trainer.audit.audit",
     "load_rows": "egup_trainer.data.sources",
     "register_forget_loss": "egup_trainer.losses.registry",
     "write_proxies": "egup_trainer.proxies.writer",

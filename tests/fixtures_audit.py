@@ -4,8 +4,9 @@ import torch
 from conftest import make_tiny_model, qa_rows
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from egup_trainer.audit.audit import Audit, Finding
-from egup_trainer.audit.options import Attack, AuditOptions
+from egup_trainer.audit.attack import Finding, Target
+from egup_trainer.audit.audit import Audit
+from egup_trainer.audit.options import AuditOptions
 from egup_trainer.data.collator import RowCollator
 from egup_trainer.data.schema import Row
 from egup_trainer.data.sources import load_rows
@@ -42,6 +43,11 @@ def taught(tokenizer, rows: list[Row], positions: int = 512, model=None):
     return model.eval()
 
 
+def target(model, tokenizer, **sets: list[Row]) -> Target:
+    """The model with the invented rows, or other ones."""
+    return Target(model, tokenizer, {"forget": FORGET, "retain": RETAIN, "holdout": HOLDOUT, **sets}, QUICK)
+
+
 def weights_of(model) -> dict[str, torch.Tensor]:
     return {name: value.clone() for name, value in model.state_dict().items()}
 
@@ -68,9 +74,9 @@ def invented_audit(name: str, level: float, steps: int = 4, **beside: Audit) -> 
         {"forget": SetFacts(3, "0123456789abcdef")},
         {"seed": 0},
         {
-            Attack.RELEARNING: relearned,
-            Attack.SAMPLING: Finding({"best_rouge": rouge}),
-            Attack.PROBE: Finding(reason="needs rows that no model saw (--holdout)"),
+            "relearning": relearned,
+            "sampling": Finding({"best_rouge": rouge}),
+            "probe": Finding(reason="needs rows that no model saw (--holdout)"),
         },
         **beside,
     )

@@ -1,88 +1,72 @@
-"""The results of an audit: what each attack found, in one model and in those it is compared with. Kept as JSON."""
+"""An audit of a model: each attack in turn, and what they found, as a JSON file."""
 
 import json
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, replace
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
-from egup_trainer.audit.options import Attack
-from egup_trainer.errors import DataError
-from egup_trainer.evaluation.evaluation import (
-    SetFacts,
-    finite_json,
-    metric_of,
-    read_document,
-    refuse_differences,
-)
-from egup_trainer.evaluation.metric import Metric
+from torch import nn
+
+from egup_trainer.audit.attack import ATTACKS, Finding, Target, attacks_named, sample_rows
+from egup_trainer.audit.options import AuditOptions
+from egup_trainer.data.overlap import keep_apart_from_forget
+from egup_trainer.data.schema import Row
+from egup_trainer.errors import ConfigError, DataError
+from egup_trainer.evaluation.documents import STRICT, read_results, refuse_differences, to_json
+from egup_trainer.evaluation.evaluation import SetFacts
 from egup_trainer.files import write_file
-from egup_trainer.typed import check_types
 
 SCHEMA_VERSION = 1
 _KIND = "egup_trainer audit"
 
-Curve = list[tuple[int, float]]
-"""Steps, and the probability after each."""
-
-
-@dataclass(frozen=True)
-class Finding:
-    """What an attack found in one model.
-
-    Args:
-        metrics: by name.
-        curves: probability by step, by name; of relearning alone.
-        reason: why the attack was not run; None if it was.
-    """
-
-    metrics: dict[str, Metric] = field(default_factory=dict)
-    curves: dict[str, Curve] = field(default_factory=dict)
-    reason: str | None = None
-
 
 @dataclass(frozen=True)
 class Audit:
-    """One model under attack, beside the models that it is compared with. No text of a row is in it.
+    """One model under attack, beside the models that it is compared with. It contains no text of a row.
 
     Args:
         name: of the model, for tables.
         sets: facts of the row sets, by name.
         settings: what numbers depend on; the same for audits that are compared.
-        findings: by attack, in the order of `Attack`.
+        findings: by attack, in the order of `ATTACKS`.
         run: model, versions, command, machine, seconds.
-        retrained: the same of the model that never saw the forget rows: the yardstick.
+        retrained: the same of the model that never saw the forget rows, to compare with.
         before: the same of the model before unlearning.
     """
 
     name: str
     sets: dict[str, SetFacts]
     settings: dict[str, Any]
-    findings: dict[Attack, Finding]
+    findings: dict[str, Finding]
     run: dict[str, Any] = field(default_factory=dict)
     retrained: "Audit | None" = None
     before: "Audit | None" = None
+    __pydantic_config__: ClassVar = STRICT
 
-    def value(self, attack: Attack | str, metric: str) -> float | None:
-        """Value of a `metric` of an `attack`, or None where that was not run or could not tell.
+    def __post_init__(self) -> None:
+        if unknown := self.findings.keys() - ATTACKS.keys():
+            raise ValueError(f"findings of unknown attacks: {', '.join(sorted(unknown))}")
+
+    def value(self, attack: str, metric: str) -> float | None:
+        """Value of a `metric` of an `attack`, or None if it was not run or could not be computed.
 
         Example:
             >>> Audit("mine", {}, {}, {}).value("sampling", "best_rouge")
         """
-        found = self.findings.get(Attack(attack), Finding()).metrics.get(metric)
+        found = self.findings.get(attack, Finding()).metrics.get(metric)
         return None if found is None else found.value
 
     def alone(self) -> "Audit":
-        """Without the models beside it."""
+        """The audit without the models beside it."""
         return replace(self, retrained=None, before=None)
 
     def to_json(self) -> str:
-        """All of it as JSON, with its kind and version."""
-        head = {"kind": _KIND, "schema_version": SCHEMA_VERSION}
-        return json.dumps({**head, **_record(self)}, indent=1, allow_nan=False, ensure_ascii=False) + "\n"
+        """The audit as JSON, with its kind and version."""
+        return to_json(asdict(self), _KIND, SCHEMA_VERSION)
 
     def write(self, path: str | Path) -> None:
-        """Writes JSON to `path`; the file appears whole or not at all, and its user alone can read it."""
+        """Writes the JSON to `path`, atomically and readable by the user alone."""
         write_file(path, self.to_json())
 
     @classmethod
@@ -90,19 +74,10 @@ class Audit:
         """Reads an audit back from `path`.
 
         Raises:
-            DataError: the file is missing, cut short, of another kind or another version.
+            DataError: the file is missing or incomplete, or is of another kind or version.
         """
-        document = read_document(Path(path), _KIND, SCHEMA_VERSION, "audit")
-        try:
-            audit = _audit(document)
-            check_types(audit)
-            return audit
-        except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
-            raise DataError(
-                got=f"{path}, whose contents do not fit the format ({type(error).__name__})",
-                expected=f"results as `egup audit` writes them, version {SCHEMA_VERSION}",
-                fix="audit the model again",
-            ) from error
+        required = [each.name for each in fields(cls)]
+        return read_results(Path(path), cls, _KIND, SCHEMA_VERSION, "audit", required)[0]
 
 
 def check_same_audit(audit: Audit, other: Audit, other_name: str) -> None:
@@ -125,36 +100,104 @@ def _identity(audit: Audit) -> dict[str, str]:
     return {**sets, **{name: json.dumps(value) for name, value in audit.settings.items()}}
 
 
-def _record(audit: Audit) -> dict[str, Any]:
-    findings = {
-        attack.value: {
-            "metrics": {name: asdict(metric) for name, metric in finding.metrics.items()},
-            "curves": finding.curves,
-            "reason": finding.reason,
-        }
-        for attack, finding in audit.findings.items()
-    }
-    beside = {
-        role: other and _record(other) for role, other in (("retrained", audit.retrained), ("before", audit.before))
-    }
-    sets = {name: asdict(facts) for name, facts in audit.sets.items()}
-    return finite_json({**vars(audit), "sets": sets, "findings": findings, **beside})
+def audit_model(
+    model: nn.Module,
+    tokenizer: Any,
+    forget: list[Row],
+    retain: list[Row],
+    holdout: list[Row] | None = None,
+    *,
+    attacks: Sequence[str] | None = None,
+    options: AuditOptions | None = None,
+    name: str = "model",
+    retrained: Audit | None = None,
+    before: Audit | None = None,
+) -> Audit:
+    """Tries to bring forgotten rows back, and reports how far each attack gets.
 
+    Args:
+        model: the model, not wrapped, on the device that it will run on; its weights stay as they are.
+        tokenizer: the model's tokenizer.
+        forget: the rows that it should have forgotten.
+        retain: rows that it should have kept.
+        holdout: rows of the forget set's kind that no model saw; probe and membership need them.
+        attacks: names of attacks; all by default.
+        options: how they are run.
+        name: of the model, for tables.
+        retrained: the same audit of the model that never saw the forget rows.
+        before: the same audit of the model before unlearning.
 
-def _audit(document: Mapping[str, Any]) -> Audit:
-    return Audit(
-        name=document["name"],
-        sets={name: SetFacts(**facts) for name, facts in document["sets"].items()},
-        settings=dict(document["settings"]),
-        findings={Attack(name): _finding(record) for name, record in document["findings"].items()},
-        run=dict(document["run"]),
-        **{role: None if document[role] is None else _audit(document[role]) for role in ("retrained", "before")},
+    Raises:
+        ConfigError: there is no such attack, or it needs holdout rows.
+        DataError: rows cannot be used, or an audit to compare with is of other rows or options.
+        ModelError: the model cannot be used.
+
+    Example:
+        >>> # audit = audit_model(model, tokenizer, load_rows("forget.jsonl"), load_rows("retain.jsonl"))
+        >>> # audit.value("relearning", "forget_speed")
+    """
+    from egup_trainer.modeling.loading import keep_gradients_of_4bit_layers
+
+    options = options or AuditOptions()
+    planned = plan_audit(forget, retain, holdout, attacks=attacks, options=options, name=name)
+    for role, other in (("retrained", retrained), ("before", before)):
+        if other is not None:
+            check_same_audit(planned, other, f"the {role} model's audit")
+    keep_gradients_of_4bit_layers(model)  # before an attack runs it in evaluation mode
+    sets = _chosen(forget, retain, holdout, options)
+    target = Target(model, tokenizer, sets, options, {} if before is None else before.findings)
+    return replace(
+        planned,
+        findings={
+            attack: finding if finding.reason else ATTACKS[attack].run(target)
+            for attack, finding in planned.findings.items()
+        },
+        retrained=None if retrained is None else retrained.alone(),
+        before=None if before is None else before.alone(),
     )
 
 
-def _finding(record: Mapping[str, Any]) -> Finding:
-    return Finding(
-        {name: metric_of(metric) for name, metric in record["metrics"].items()},
-        {name: [(step, value) for step, value in curve] for name, curve in record["curves"].items()},
-        record["reason"],
-    )
+def plan_audit(
+    forget: list[Row],
+    retain: list[Row],
+    holdout: list[Row] | None = None,
+    *,
+    attacks: Sequence[str] | None = None,
+    options: AuditOptions,
+    name: str,
+) -> Audit:
+    """An audit without results yet: which attacks will be run on the model `name`, on which rows. Arguments as above.
+
+    Raises:
+        ConfigError: there is no such attack, or it needs holdout rows.
+        DataError: a set has no rows, or a forget row is also in another set.
+    """
+    chosen = attacks_named(ATTACKS if attacks is None else attacks)
+    keep_apart_from_forget(forget=forget, retain=retain, holdout=holdout, drop=False)
+    sets = _chosen(forget, retain, holdout, options)
+    for set_name, rows in sets.items():
+        if not rows:
+            raise DataError(got=f"no {set_name} rows", expected="at least one", fix="check the source")
+    lacking = [attack for attack in chosen if ATTACKS[attack].needs_holdout and holdout is None]
+    if lacking and attacks is not None:
+        raise ConfigError(
+            got=f"the attack {lacking[0]} without holdout rows",
+            expected="rows of the forget set's kind that no model saw",
+            fix="set --holdout",
+        )
+    reasons = dict.fromkeys(lacking, "needs rows that no model saw (--holdout)")
+    facts = {each: SetFacts(len(rows), options.row_set(each, rows).fingerprint) for each, rows in sets.items()}
+    findings = {attack: Finding(reason=reasons.get(attack)) for attack in chosen}
+    return Audit(name, facts, options.settings, findings)
+
+
+def _chosen(
+    forget: list[Row], retain: list[Row], holdout: list[Row] | None, options: AuditOptions
+) -> dict[str, list[Row]]:
+    """The rows of each set that are used: all, or `max_rows` of them."""
+    sets = {"forget": forget, "retain": retain, **({} if holdout is None else {"holdout": holdout})}
+    if options.max_rows is None:
+        return sets
+    return {
+        name: [rows[i] for i in sample_rows(options.max_rows, len(rows), options.seed)] for name, rows in sets.items()
+    }

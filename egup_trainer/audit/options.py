@@ -1,52 +1,12 @@
-"""Which attacks are run, and how."""
+"""How attacks are run."""
 
-from collections.abc import Iterable
 from dataclasses import dataclass, field
-from enum import Enum
 from typing import Any
 
 from egup_trainer.data.rendering import Template
-from egup_trainer.data.schema import MAX_LENGTH, OnLongRow
-from egup_trainer.errors import ConfigError, check_range, did_you_mean
-
-
-class Attack(str, Enum):
-    """Ways to bring forgotten rows back, or to tell that they were there."""
-
-    RELEARNING = "relearning"
-    QUANTIZATION = "quantization"
-    PROMPTS = "prompts"
-    SAMPLING = "sampling"
-    PROBE = "probe"
-    MEMBERSHIP = "membership"
-
-
-NEEDS_HOLDOUT = frozenset({Attack.PROBE, Attack.MEMBERSHIP})
-"""The attacks that compare forget rows with rows that no model saw."""
-
-
-def attacks_named(names: Iterable[str]) -> tuple[Attack, ...]:
-    """The attacks of the given names, each once, in the order of `Attack`.
-
-    Raises:
-        ConfigError: there is no attack of such a name, or none is named at all.
-
-    Example:
-        >>> [attack.value for attack in attacks_named(["prompts", "relearning", "prompts"])]
-        ['relearning', 'prompts']
-    """
-    known = [attack.value for attack in Attack]
-    wanted = list(names)
-    for name in wanted:
-        if name not in known:
-            raise ConfigError(
-                got=f"the unknown attack {name}",
-                expected=f"attacks among {', '.join(known)}",
-                fix=did_you_mean(name, known, "set --attacks"),
-            )
-    if not wanted:
-        raise ConfigError(got="no attack", expected=f"some of {', '.join(known)}", fix="set --attacks")
-    return tuple(attack for attack in Attack if attack.value in wanted)
+from egup_trainer.data.schema import MAX_LENGTH, OnLongRow, Row
+from egup_trainer.errors import check_range
+from egup_trainer.evaluation.rows import RowSet
 
 
 @dataclass(frozen=True)
@@ -54,19 +14,19 @@ class AuditOptions:
     """How attacks are run.
 
     Args:
-        seed: of the choice of rows, their order, and what is drawn.
-        relearn_share: share of the forget rows that is learned again, four rows at least.
+        seed: of the choice of rows, their order, and what is sampled.
+        relearn_share: share of the forget rows that is learned again, at least four rows.
         relearn_steps: optimizer steps.
         relearn_learning_rate: of AdamW, constant.
-        relearn_batch_size: rows in a step.
+        relearn_batch_size: rows per step.
         relearn_every: steps between two points of the curve.
-        num_samples: generations drawn for each row.
-        max_new_tokens: most tokens in a generation.
-        max_length: most tokens in a text.
-        on_long_row: what becomes of a longer text with a prompt.
-        max_rows: most rows of each set, drawn by the seed; None for all.
+        num_samples: generations sampled for each row.
+        max_new_tokens: maximum number of tokens in a generation.
+        max_length: maximum number of tokens in a text.
+        on_long_row: what to do with a longer text that has a prompt.
+        max_rows: maximum number of rows of each set, sampled by the seed; None for all.
         template: markers for tokenizers without a chat template.
-        batch_size: rows in a forward pass, of up to 256 tokens.
+        batch_size: rows of up to 256 tokens in a forward pass.
         progress: whether to show progress bars.
 
     Raises:
@@ -97,12 +57,17 @@ class AuditOptions:
 
     @property
     def settings(self) -> dict[str, Any]:
-        """What numbers depend on, for the record: audits made otherwise cannot be compared."""
+        """What numbers depend on, for the record: only audits of the same settings can be compared."""
         found = {
             name: value for name, value in vars(self).items() if name not in ("template", "batch_size", "progress")
         }
         return {**found, "markers": [self.template.user, self.template.assistant, self.template.always]}
 
+    def row_set(self, name: str, rows: list[Row], **wanted: Any) -> RowSet:
+        """Rows as they are read in an audit; `wanted` are further fields of the `RowSet`."""
+        reading = {"max_length": self.max_length, "on_long_row": self.on_long_row, "template": self.template}
+        return RowSet(name, rows, **reading, **wanted)
+
     def title(self, text: str) -> str | None:
-        """Title of a progress bar, or None where there are to be none."""
+        """Title of a progress bar, or None if no bars are shown."""
         return text if self.progress else None

@@ -1,18 +1,17 @@
-"""Probe: whether the model's features still tell forget rows from rows that it never saw."""
+"""Probe: whether forget rows can still be distinguished from rows that the model never saw, by its features."""
 
 from dataclasses import replace
 
-from egup_trainer.audit.audit import Finding
-from egup_trainer.audit.target import Target
+from egup_trainer.audit.attack import Finding, Target
 from egup_trainer.evaluation.metrics.representation import probe_auc
 from egup_trainer.modeling.forward import decoder_layers, layer_index
 
 LAYERS = (0.25, 0.5, 0.75, -1)
-"""Where features are read: shares of the depth, and the last layer."""
+"""Where features are read: at shares of the depth, and at the last layer."""
 
 
 def probe(target: Target) -> Finding:
-    """Area under the curve of a five-fold linear probe at several layers: forget rows against holdout rows."""
+    """Area under the ROC curve of a five-fold linear probe at several layers, forget rows against holdout rows."""
     depth = len(decoder_layers(target.model))
     metrics = {}
     for layer in dict.fromkeys(layer_index(layer, depth) for layer in LAYERS):

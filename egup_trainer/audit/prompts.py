@@ -10,8 +10,7 @@ from enum import Enum
 
 import numpy as np
 
-from egup_trainer.audit.audit import Finding
-from egup_trainer.audit.target import Target
+from egup_trainer.audit.attack import NO_QUESTION, Finding, Target
 from egup_trainer.data.schema import Message, Row
 from egup_trainer.errors import EgupError
 from egup_trainer.evaluation.metric import Metric, mean_metric
@@ -51,7 +50,6 @@ _LACKS = {
     PromptKind.EXAMPLES: "there is no other forget row for an example",
     PromptKind.BEGUN: f"no answer has {round(1 / GIVEN_SHARE)} tokens or more",
 }
-_NO_PROMPT = "no forget row has a question"
 
 
 def prompts(target: Target) -> Finding:
@@ -61,7 +59,7 @@ def prompts(target: Target) -> Finding:
     what works.
     """
     if not any(_last_question(row) for row in target.forget):
-        return Finding(reason=_NO_PROMPT)
+        return Finding(reason=NO_QUESTION)
     metrics: dict[str, Metric] = {}
     plain: dict[int, SampleScores] = {}
     for kind in PromptKind:
@@ -70,7 +68,7 @@ def prompts(target: Target) -> Finding:
                 found = _begun(target, plain)
             else:
                 found, plain = _asked(target, kind, plain)
-            lack = _LACKS.get(kind, _NO_PROMPT)
+            lack = _LACKS.get(kind, NO_QUESTION)
         except EgupError as error:  # such as a prompt that is too long for the model
             if kind is PromptKind.PLAIN:
                 raise

@@ -1,6 +1,6 @@
-"""Quantisation: whether fewer bits a weight bring forgotten rows back.
+"""Quantisation: whether fewer bits per weight bring forgotten rows back.
 
-Unlearning that moves weights by little is undone where rounding takes the move back: Zhang et al. 2025, arXiv
+Unlearning that changes weights only a little is undone by rounding: Zhang et al. 2025, arXiv
 2410.16454, found 21% of the knowledge left in full precision, and 83% in four bits.
 """
 
@@ -13,8 +13,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from egup_trainer.audit.audit import Finding
-from egup_trainer.audit.target import Target, is_quantised, merged_copy
+from egup_trainer.audit.attack import Finding, Target, is_quantised, merged_copy
 from egup_trainer.errors import EgupError
 from egup_trainer.evaluation.metric import Metric, unavailable
 from egup_trainer.evaluation.metrics.memorization import extraction_strength
@@ -26,11 +25,11 @@ from egup_trainer.modeling.loading import keep_gradients_of_4bit_layers, misread
 
 
 class Bits(str, Enum):
-    """How weights are kept; by bitsandbytes, which leaves the embeddings as they are."""
+    """How weights are stored, by bitsandbytes, which leaves the embeddings as they are."""
 
     GIVEN = "given"
     EIGHT = "8bit"
-    """LLM.int8(): weights and inputs of linear layers rounded to 8 bits, outliers apart."""
+    """LLM.int8(): weights and inputs of linear layers rounded to 8 bits, except outliers."""
     FOUR = "4bit"
     """NF4 in blocks of 64 weights, computed in float32."""
 
@@ -39,7 +38,7 @@ _NUMBERS: dict[str, Callable[[SetScores], Metric]] = {
     "probability": probability,
     "extraction_strength": extraction_strength,
 }
-_CANNOT = (ImportError, OSError, RuntimeError, ValueError)  # what libraries raise where a kind cannot run
+_CANNOT = (ImportError, OSError, RuntimeError, ValueError)  # what libraries raise if they cannot quantise
 
 
 def quantization(target: Target) -> Finding:
@@ -50,7 +49,7 @@ def quantization(target: Target) -> Finding:
     for bits in Bits:
         found: dict[str, Metric] | str = _metrics(target, target.model) if bits is Bits.GIVEN else _tried(target, bits)
         metrics |= {
-            f"{bits.value}_{name}": unavailable(found, None) if isinstance(found, str) else found[name]
+            f"{bits.value}_{name}": unavailable(found) if isinstance(found, str) else found[name]
             for name in (f"{set_name}_{number}" for set_name in ("forget", "retain") for number in _NUMBERS)
         }
     return Finding(metrics)
@@ -59,10 +58,11 @@ def quantization(target: Target) -> Finding:
 def quantised_copy(model: nn.Module, bits: Bits) -> Any:
     """A copy of the model with the linear layers in 8 or 4 bits, as loading it by transformers makes it.
 
-    The copy goes by a temporary folder, since weights are quantised when they are loaded. Adapters are merged first.
+    The copy is saved to a temporary folder, because weights are quantised when they are loaded. Adapters are merged
+    first.
 
     Raises:
-        RuntimeError: there is no layer to quantise, or four bits would go wrong on this machine.
+        RuntimeError: there is no layer to quantise, or 4-bit layers would be wrong on this machine.
     """
     from bitsandbytes.nn import Linear4bit, Linear8bitLt
     from transformers import BitsAndBytesConfig

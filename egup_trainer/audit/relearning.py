@@ -7,15 +7,14 @@ saw them learns the rows it is shown and, of the others, little more than their 
 
 import copy
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from egup_trainer.audit.audit import Curve, Finding
-from egup_trainer.audit.target import Target, draw_rows, is_quantised, merged_copy
+from egup_trainer.audit.attack import Curve, Finding, Target, is_quantised, merged_copy, sample_rows
+from egup_trainer.audit.options import AuditOptions
 from egup_trainer.data.collator import RowCollator
 from egup_trainer.data.tokenization import RowDataset
 from egup_trainer.evaluation.metric import NOT_FINITE, Metric, finite, unavailable
@@ -28,17 +27,6 @@ FEWEST_ROWS = 4
 """So many forget rows are learned again at least."""
 _HELD_BACK, _RETAIN, _RELEARNED = "forget", "retain", "relearned"
 _RANK = 8  # of the adapter that learns in the place of quantised weights
-
-
-@dataclass(frozen=True)
-class _Schedule:
-    """Optimizer steps, their rate, rows in a step, the seed of their order, and steps between two points."""
-
-    steps: int
-    learning_rate: float
-    batch_size: int
-    seed: int
-    every: int
 
 
 def relearning_curve(
@@ -81,8 +69,15 @@ def relearning_curve(
     Example:
         >>> # curve = relearning_curve(model, tokenizer, few, others, 20, 1e-4, 4, seed=0, every=2)
     """
-    schedule = _Schedule(steps, learning_rate, batch_size, seed, every)
-    return _curves(model, tokenizer, train_rows, {"": measured_rows}, schedule, batch_size, description)[""]
+    options = AuditOptions(
+        seed=seed,
+        relearn_steps=steps,
+        relearn_learning_rate=learning_rate,
+        relearn_batch_size=batch_size,
+        relearn_every=every,
+        batch_size=batch_size,
+    )
+    return _curves(model, tokenizer, train_rows, {"": measured_rows}, options, description)[""]
 
 
 def relearning_speed(curve: Curve) -> float:
@@ -112,79 +107,52 @@ def steps_to_reach(curve: Curve, probability: float) -> int | None:
 
 
 def relearning(target: Target) -> Finding:
-    """Learns a few forget rows again, or retain rows alone, and reads the forget rows that were held back."""
+    """Relearns a few forget rows, or learns retain rows alone, and measures the forget rows that were held back."""
     options, rows = target.options, target.forget
     if len(rows) <= FEWEST_ROWS:
         return Finding(reason=f"{len(rows)} forget rows: {FEWEST_ROWS} to learn and one to hold back are needed")
     count = min(max(FEWEST_ROWS, round(options.relearn_share * len(rows))), len(rows) - 1)
-    shown = draw_rows(count, len(rows), options.seed)
+    shown = sample_rows(count, len(rows), options.seed)
     held_back = [number for number in range(len(rows)) if number not in set(shown)]
     few, others = (
         target.tokenized([rows[i] for i in numbers], "forget set", numbers) for numbers in (shown, held_back)
     )
     retain = target.tokenized(target.sets["retain"], "retain set")
-    schedule = _Schedule(
-        options.relearn_steps,
-        options.relearn_learning_rate,
-        options.relearn_batch_size,
-        options.seed,
-        options.relearn_every,
-    )
     curves: dict[str, Curve] = {}
     for train_rows, measured, title in (
         (few, {_HELD_BACK: others, _RELEARNED: few}, "Relearning forget rows"),
         (retain, {_RETAIN: others}, "Learning retain rows"),
     ):
-        curves |= _curves(
-            target.model,
-            target.tokenizer,
-            train_rows,
-            measured,
-            schedule,
-            options.batch_size,
-            options.title(title),
-        )
+        curves |= _curves(target.model, target.tokenizer, train_rows, measured, options, options.title(title))
     metrics: dict[str, Metric] = {}
     for name, curve in curves.items():
         num_rows = len(few) if name == _RELEARNED else len(others)
-        metrics |= _metrics(name, curve, num_rows)
+        for part, value in {"start": curve[0][1], "end": curve[-1][1], "speed": relearning_speed(curve)}.items():
+            is_finite = bool(finite({0: value}))
+            metrics[f"{name}_{part}"] = (
+                Metric(value, num_samples=num_rows) if is_finite else unavailable(NOT_FINITE, num_skipped=num_rows)
+            )
+    before = target.before.get("relearning", Finding()).curves
+    for name in (_HELD_BACK, _RETAIN):
+        metrics[f"{name}_steps_to_half"] = steps_to_half(curves[name], before.get(name))
     return Finding(metrics, curves)
 
 
-def with_steps_to_half(finding: Finding, before: Finding | None) -> Finding:
-    """The finding with the steps after which held-back rows are half as likely as in the model before unlearning.
+def steps_to_half(curve: Curve, before: Curve | None) -> Metric:
+    """Steps after which held-back rows are half as likely as in the initial model.
 
     Args:
-        finding: of relearning.
-        before: the same of the model before unlearning, if it was attacked.
+        curve: of the model under attack.
+        before: the curve of the initial model, if it was attacked.
+
+    Example:
+        >>> steps_to_half([(0, 0.1), (2, 0.4), (4, 0.6)], before=[(0, 0.8), (4, 0.9)]).value
+        2.0
     """
-    added = {}
-    for name in (_HELD_BACK, _RETAIN):
-        if name in finding.curves:
-            added[f"{name}_steps_to_half"] = _steps_to_half(
-                finding.curves[name], None if before is None else before.curves.get(name)
-            )
-    return replace(finding, metrics=finding.metrics | added)
-
-
-def _steps_to_half(curve: Curve, before: Curve | None) -> Metric:
     if not before:
-        return unavailable("needs the model before unlearning (--model_before)", None)
+        return unavailable("needs the model before unlearning (--model_before)")
     step = steps_to_reach(curve, before[0][1] / 2)
-    if step is None:
-        return unavailable(f"not reached in {curve[-1][0]} steps", None)
-    return Metric(float(step), None)
-
-
-def _metrics(name: str, curve: Curve, num_rows: int) -> dict[str, Metric]:
-    """Start, end and area of a curve."""
-    found = {"start": curve[0][1], "end": curve[-1][1], "speed": relearning_speed(curve)}
-    return {
-        f"{name}_{part}": Metric(value, None, num_samples=num_rows)
-        if finite({0: value})
-        else unavailable(NOT_FINITE, None, num_skipped=num_rows)
-        for part, value in found.items()
-    }
+    return unavailable(f"not reached in {curve[-1][0]} steps") if step is None else Metric(float(step))
 
 
 def _curves(
@@ -192,39 +160,38 @@ def _curves(
     tokenizer: Any,
     train_rows: RowDataset,
     measured: Mapping[str, RowDataset],
-    schedule: _Schedule,
-    rows_at_once: int,
+    options: AuditOptions,
     description: str | None,
 ) -> dict[str, Curve]:
-    """A curve for each of the measured row sets, all of one run."""
+    """A curve for each of the measured row sets, all from one run."""
     from tqdm.auto import tqdm
 
-    learner, steps = _learner(model, schedule.seed), schedule.steps
+    learner, steps = _learner(model, options.seed), options.relearn_steps
     weights = [weight for weight in learner.parameters() if weight.requires_grad]
-    optimizer = torch.optim.AdamW(weights, lr=schedule.learning_rate)
+    optimizer = torch.optim.AdamW(weights, lr=options.relearn_learning_rate)
     reader, collator, device = AnswerReader(learner), RowCollator(tokenizer), device_of(learner, None)
 
     def read() -> dict[str, float]:
         return {
-            name: score_rows(learner, reader, rows, collator, batch_size=rows_at_once).probability
+            name: score_rows(learner, reader, rows, collator, batch_size=options.batch_size).probability
             for name, rows in measured.items()
         }
 
     points = {0: read()}
-    order = _batches(len(train_rows), min(schedule.batch_size, len(train_rows)), steps, schedule.seed)
+    order = _batches(len(train_rows), min(options.relearn_batch_size, len(train_rows)), steps, options.seed)
     for step, ids in enumerate(tqdm(order, description, steps, leave=False, disable=description is None), start=1):
         rows = collator([train_rows[i] for i in ids.tolist()])
         batch: dict[str, Any] = {name: value.to(device) for name, value in rows.items()}
         optimizer.zero_grad()
         reader(learner, **batch, with_features=False).mean_nll.mean().backward()
         optimizer.step()
-        if step % schedule.every == 0 or step == steps:
+        if step % options.relearn_every == 0 or step == steps:
             points[step] = read()
     return {name: [(step, values[name]) for step, values in points.items()] for name in measured}
 
 
 def _batches(num_rows: int, batch_size: int, steps: int, seed: int) -> Iterator[Tensor]:
-    """Places of each step's rows, shape (B,)."""
+    """Indices of each step's rows, shape (B,)."""
     generator = torch.Generator().manual_seed(seed)
     left = torch.empty(0, dtype=torch.long)
     for _ in range(steps):
@@ -246,7 +213,7 @@ def _learner(model: nn.Module, seed: int) -> Any:
         for name, weight in twin.named_parameters():
             weight.requires_grad_(any(f".{adapter}." in f".{name}." for adapter in twin.active_adapters))
         return twin.eval()
-    with torch.random.fork_rng():  # a fresh adapter is drawn; the caller's numbers go on as they would have
+    with torch.random.fork_rng():  # a fresh adapter has random weights; the caller's random state is not touched
         torch.manual_seed(seed)
         lora = LoraConfig(r=_RANK, target_modules="all-linear", task_type="CAUSAL_LM")
         return add_adapter(twin, lora).eval()

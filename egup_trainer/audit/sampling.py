@@ -1,27 +1,26 @@
-"""Sampling: whether the answer comes back in one of several generations that are drawn, not picked greedily.
+"""Sampling: whether the answer comes back in one of several sampled generations.
 
-Greedy generations understate what a model lets out (Reisizadeh et al. 2025, arXiv 2511.04934).
+Greedy generations understate what a model reveals (Reisizadeh et al. 2025, arXiv 2511.04934).
 """
 
 from statistics import fmean
 from typing import Any
 
-from egup_trainer.audit.audit import Finding
-from egup_trainer.audit.target import Target
+from egup_trainer.audit.attack import NO_QUESTION, Finding, Target
 from egup_trainer.evaluation.metric import mean_metric
 from egup_trainer.evaluation.metrics.rouge import NO_WORDS, rouge_score
 from egup_trainer.modeling.generation import Sampling, generate
 
 
 def sampling(target: Target) -> Finding:
-    """ROUGE-L recall of generations drawn at temperature 1: each row's best and mean, beside the greedy generation's.
+    """ROUGE-L recall of generations sampled at temperature 1: best and mean of each row, and the greedy generation's.
 
-    What is drawn for a row depends on the seed, the row's place and the number of the draw alone.
+    What is sampled for a row depends only on the seed, the row's index and the number of the sample.
     """
     options = target.options
     asked = [sample for sample, row in enumerate(target.forget) if row.prompt]
     if not asked:
-        return Finding(reason="no forget row has a question")
+        return Finding(reason=NO_QUESTION)
     tokenized = target.tokenized([target.forget[sample] for sample in asked], "forget set", asked).rows
     firsts = {asked[row.source.number]: row for row in reversed(tokenized) if row.source is not None}
     prompts = [firsts[sample].input_ids[: int(firsts[sample].is_scored.argmax())] for sample in asked]
@@ -30,24 +29,24 @@ def sampling(target: Target) -> Finding:
         target.model, target.tokenizer, prompts, description=options.title("Generating greedily"), **shared
     )
     times = options.num_samples
-    drawn = generate(
+    sampled = generate(
         target.model,
         target.tokenizer,
         [prompt for prompt in prompts for _ in range(times)],
-        sampling=Sampling([[options.seed, sample, draw] for sample in asked for draw in range(times)]),
-        description=options.title("Drawing generations"),
+        sampling=Sampling([[options.seed, sample, number] for sample in asked for number in range(times)]),
+        description=options.title("Sampling generations"),
         **shared,
     )
     rouge: dict[str, dict[int, float]] = {"best_rouge": {}, "mean_rouge": {}, "greedy_rouge": {}}
-    for place, sample in enumerate(asked):
-        answer, texts = target.forget[sample].answer, drawn[place * times : (place + 1) * times]
-        scores = [score for text in (greedy[place], *texts) if (score := rouge_score(answer, text)) is not None]
+    for index, sample in enumerate(asked):
+        answer, texts = target.forget[sample].answer, sampled[index * times : (index + 1) * times]
+        scores = [score for text in (greedy[index], *texts) if (score := rouge_score(answer, text)) is not None]
         if scores:
             rouge["greedy_rouge"][sample], *others = scores
             rouge["best_rouge"][sample], rouge["mean_rouge"][sample] = max(others), fmean(others)
     return Finding(
         {
-            name: mean_metric("forget", values, num_rows=len(target.forget), higher_is_better=None, without=NO_WORDS)
+            name: mean_metric("forget", values, num_rows=len(target.forget), without=NO_WORDS)
             for name, values in rouge.items()
         }
     )

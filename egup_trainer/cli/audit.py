@@ -92,8 +92,8 @@ def _audit(args: AuditArguments, model_config: Any) -> "Audit":
     """The audit of the model, with those of the models that it is compared with; one model in memory at a time."""
     from accelerate import Accelerator
 
+    from egup_trainer.audit.audit import audit_model, plan_audit
     from egup_trainer.audit.options import AuditOptions
-    from egup_trainer.audit.run import audit_model, plan_audit
     from egup_trainer.data.overlap import keep_apart_from_forget
     from egup_trainer.modeling.loading import load_tokenizer
 
@@ -138,10 +138,10 @@ def _print(audit: "Audit") -> None:
     table = make_table(f"{audit.name}: how far attacks get", ("attack", "number", *present), left=("attack", "number"))
     without_value: dict[str, list[str]] = {}
     for attack, finding in audit.findings.items():
-        first = attack.value
+        first = attack
         for name, metric in finding.metrics.items():
             if metric.value is None:
-                without_value.setdefault(str(metric.reason), []).append(f"{attack.value} {name}")
+                without_value.setdefault(str(metric.reason), []).append(f"{attack} {name}")
             metrics = [each.findings[attack].metrics.get(name) for each in present.values()]
             values = [None if each is None else each.value for each in metrics]
             if any(value is not None for value in values):
@@ -149,7 +149,7 @@ def _print(audit: "Audit") -> None:
                 first = ""
         table.add_section()
     lines = [f"No value for {', '.join(names)}: {reason}" for reason, names in without_value.items()]
-    lines += [f"Not run: {attack.value}: {each.reason}" for attack, each in audit.findings.items() if each.reason]
+    lines += [f"Not run: {attack}: {each.reason}" for attack, each in audit.findings.items() if each.reason]
     show(table, lines=lines)
 
 

@@ -4,7 +4,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from egup_trainer.audit.audit import Audit, check_same_audit
-from egup_trainer.audit.options import Attack
 from egup_trainer.evaluation.evaluation import Evaluation
 from egup_trainer.report.models import Comparison, Model, Role
 from egup_trainer.report.plots.curves import relearning_curves
@@ -56,11 +55,11 @@ def audit_section(audits: Sequence[Audit], comparison: Comparison) -> AuditSecti
     shown = shown if retrained is None else [*shown, (retrained, Role.RETRAINED)]
     found = Comparison.checked([Model(_as_evaluation(audit), role) for audit, role in shown])
     look_of = looks(found) | looks(comparison)
-    relearning = {audit.name: audit.findings.get(Attack.RELEARNING) for audit, _ in shown}
+    relearning = {audit.name: audit.findings.get("relearning") for audit, _ in shown}
     curves = {name: finding.curves for name, finding in relearning.items() if finding is not None and finding.curves}
     findings = [each for audit, _ in shown for each in audit.findings.items()]
     ran = {attack for attack, finding in findings if finding.reason is None}
-    not_run = {attack.value: finding.reason for attack, finding in findings if finding.reason and attack not in ran}
+    not_run = {attack: finding.reason for attack, finding in findings if finding.reason and attack not in ran}
     aim = None if retrained is None else retrained.name
     return AuditSection(found.models, table_parts(found), relearning_curves(curves, look_of), not_run, look_of, aim)
 
@@ -68,7 +67,7 @@ def audit_section(audits: Sequence[Audit], comparison: Comparison) -> AuditSecti
 def _as_evaluation(audit: Audit) -> Evaluation:
     """The audit's metrics under names that begin with the attack."""
     metrics = {
-        f"{attack.value}_{name}": metric
+        f"{attack}_{name}": metric
         for attack, finding in audit.findings.items()
         for name, metric in finding.metrics.items()
     }

@@ -17,9 +17,8 @@ from fixtures_audit import (
 )
 
 from egup_trainer import Audit, AuditOptions, audit_model
-from egup_trainer.audit.audit import Finding, check_same_audit
-from egup_trainer.audit.options import Attack, attacks_named
-from egup_trainer.audit.target import draw_rows
+from egup_trainer.audit.attack import ATTACKS, Finding, attacks_named, sample_rows
+from egup_trainer.audit.audit import check_same_audit
 from egup_trainer.errors import ConfigError, DataError
 from egup_trainer.evaluation.evaluation import SetFacts
 from egup_trainer.evaluation.rows import RowSet
@@ -41,7 +40,7 @@ def audits(model, tokenizer):
 
 def test_every_attack_is_run_and_the_model_stays(audits, model):
     before, (audit, _) = audits
-    assert list(audit.findings) == list(Attack)
+    assert list(audit.findings) == list(ATTACKS)
     assert all(finding.reason is None and finding.metrics for finding in audit.findings.values())
     assert_same_weights(model, before)
     assert audit.sets == {
@@ -81,10 +80,10 @@ def test_models_beside_it_are_kept_without_those_beside_them(model, tokenizer):
     )
     assert (audit.before, audit.retrained) == (before, retrained.alone())
     assert retrained.before == before
-    reason = audit.findings[Attack.RELEARNING].metrics["forget_steps_to_half"].reason
+    reason = audit.findings["relearning"].metrics["forget_steps_to_half"].reason
     assert reason == "not reached in 3 steps"
     assert before.value("relearning", "forget_start") > 0.9
-    assert audit.value(Attack.RELEARNING, "forget_start") < 0.01
+    assert audit.value("relearning", "forget_start") < 0.01
 
 
 def test_without_holdout_rows_two_attacks_say_what_they_need(model, tokenizer):
@@ -92,106 +91,59 @@ def test_without_holdout_rows_two_attacks_say_what_they_need(model, tokenizer):
     found = audit_model(model, tokenizer, FORGET, RETAIN, options=options).findings
     lacking = {attack: finding for attack, finding in found.items() if finding.reason}
     expected = Finding(reason="needs rows that no model saw (--holdout)")
-    assert lacking == {Attack.PROBE: expected, Attack.MEMBERSHIP: expected}
-
-
-def refused(model, tokenizer, *rows, **options) -> str:
-    with pytest.raises((ConfigError, DataError)) as error:
-        audit_model(model, tokenizer, *rows, **options)
-    return str(error.value)
-
-
-def test_what_cannot_be_is_refused_in_one_line(model, tokenizer):
-    assert refused(model, tokenizer, FORGET, RETAIN, attacks=["probe", "relearning"]) == (
-        "Got the attack probe without holdout rows, but expected rows of the forget set's kind that no model saw. "
-        "Set --holdout."
-    )
-    assert refused(model, tokenizer, FORGET, RETAIN, attacks=["promts"]) == (
-        "Got the unknown attack promts, but expected attacks among relearning, quantization, prompts, sampling, probe, "
-        "membership. Did you mean prompts?"
-    )
-    assert refused(model, tokenizer, FORGET, RETAIN, attacks=[]) == (
-        "Got no attack, but expected some of relearning, quantization, prompts, sampling, probe, membership. Set "
-        "--attacks."
-    )
-    assert refused(model, tokenizer, FORGET, []) == "Got no retain rows, but expected at least one. Check the source."
-    other = invented_audit("other", 0.5)
-    ours = RowSet("forget", FORGET).fingerprint
-    assert refused(model, tokenizer, FORGET, RETAIN, retrained=other) == (
-        "Got the retrained model's audit with forget rows of fingerprint 0123456789abcdef, but expected forget rows of "
-        f"fingerprint {ours}, that of model. Audit both models with the same rows and options."
-    )
-
-
-def test_other_options_are_other_audits():
-    audit = invented_audit("mine", 0.5)
-    check_same_audit(audit, invented_audit("theirs", 0.1), "theirs")
-    with pytest.raises(DataError) as error:
-        check_same_audit(audit, replace(audit, settings={"seed": 1}), "b.json")
-    assert str(error.value) == (
-        "Got b.json with seed 1, but expected seed 0, that of mine. Audit both models with the same rows and options."
-    )
+    assert lacking == {"probe": expected, "membership": expected}
 
 
 @pytest.mark.parametrize(
-    ("option", "value", "expected"),
+    ("attacks", "retain", "got", "fix"),
     [
-        ("relearn_steps", 0, "a whole number of at least 1"),
-        ("relearn_every", 1.5, "a whole number of at least 1"),
-        ("relearn_share", 0, "a number above 0 and at most 1"),
-        ("relearn_learning_rate", -1.0, "a number above 0"),
-        ("num_samples", 0, "a whole number of at least 1"),
-        ("seed", -1, "a whole number of at least 0"),
+        (["probe", "relearning"], RETAIN, "the attack probe without holdout rows", "set --holdout"),
+        (["promts"], RETAIN, "the unknown attack promts", "did you mean prompts?"),
+        ([], RETAIN, "no attack", "set --attacks"),
+        (None, [], "no retain rows", "check the source"),
     ],
 )
-def test_options_out_of_range_are_refused(option, value, expected):
+def test_what_cannot_be_is_refused(model, tokenizer, attacks, retain, got, fix):
+    with pytest.raises((ConfigError, DataError)) as error:
+        audit_model(model, tokenizer, FORGET, retain, attacks=attacks)
+    assert (error.value.got, error.value.fix) == (got, fix)
+
+
+def test_audits_of_other_rows_or_options_are_refused(model, tokenizer):
+    other = invented_audit("other", 0.5)
+    with pytest.raises(DataError) as error:
+        audit_model(model, tokenizer, FORGET, RETAIN, retrained=other)
+    assert error.value.got == "the retrained model's audit with forget rows of fingerprint 0123456789abcdef"
+    check_same_audit(other, invented_audit("theirs", 0.1), "theirs")
+    with pytest.raises(DataError) as error:
+        check_same_audit(other, replace(other, settings={"seed": 1}), "b.json")
+    assert (error.value.got, error.value.expected) == ("b.json with seed 1", "seed 0, that of other")
+
+
+@pytest.mark.parametrize(
+    ("option", "value"),
+    [
+        ("relearn_steps", 0),
+        ("relearn_every", 1.5),
+        ("relearn_share", 0),
+        ("relearn_learning_rate", -1.0),
+        ("num_samples", 0),
+        ("seed", -1),
+    ],
+)
+def test_options_out_of_range_are_refused(option, value):
     with pytest.raises(ConfigError) as error:
         AuditOptions(**{option: value})
-    assert (error.value.got, error.value.expected) == (f"{option}={value}", expected)
+    assert error.value.got == f"{option}={value}"
 
 
 def test_attacks_stand_in_their_own_order_each_once():
-    assert attacks_named(["probe", "prompts", "probe"]) == (Attack.PROMPTS, Attack.PROBE)
+    assert attacks_named(["probe", "prompts", "probe"]) == ["prompts", "probe"]
 
 
 def test_rows_can_be_limited(model, tokenizer):
     options = replace(QUICK, max_rows=5)
     audit = audit_model(model, tokenizer, FORGET, RETAIN, HOLDOUT, attacks=["membership"], options=options)
     assert {name: facts.num_rows for name, facts in audit.sets.items()} == {"forget": 5, "retain": 5, "holdout": 5}
-    kept = [FORGET[i] for i in draw_rows(5, len(FORGET), 0)]
+    kept = [FORGET[i] for i in sample_rows(5, len(FORGET), 0)]
     assert audit.sets["forget"].fingerprint == RowSet("forget", kept).fingerprint
-
-
-@pytest.mark.parametrize(
-    ("text", "message"),
-    [
-        (None, "no readable file at {path}, but expected results as `egup audit` writes them. Check the path."),
-        (
-            "{",
-            "{path}, which is no whole JSON file, but expected results as `egup audit` writes them. Audit the model "
-            "again.",
-        ),
-        (
-            '{"kind": "x"}',
-            "{path}, which holds something else, but expected results as `egup audit` writes them. Name such a file.",
-        ),
-        (
-            '{"kind": "egup_trainer audit", "schema_version": 9}',
-            "{path} of schema version 9, but expected version 1. Audit the model again with this version of "
-            "egup_trainer.",
-        ),
-        (
-            '{"kind": "egup_trainer audit", "schema_version": 1}',
-            "{path}, whose contents do not fit the format (KeyError), but expected results as `egup audit` writes "
-            "them, "
-            "version 1. Audit the model again.",
-        ),
-    ],
-)
-def test_files_that_are_no_audits_are_refused(text, message, tmp_path):
-    path = tmp_path / "audit.json"
-    if text is not None:
-        path.write_text(text)
-    with pytest.raises(DataError) as error:
-        Audit.read(path)
-    assert str(error.value) == "Got " + message.replace("{path}", str(path))

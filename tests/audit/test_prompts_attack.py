@@ -2,11 +2,10 @@
 
 import pytest
 from conftest import qa_rows
-from fixtures_audit import FORGET, QUICK, RETAIN, taught
+from fixtures_audit import FORGET, target, taught
 
-from egup_trainer.audit.audit import Finding
+from egup_trainer.audit.attack import Finding
 from egup_trainer.audit.prompts import NUM_EXAMPLES, PREFIXES, PromptKind, asked_otherwise, prompts
-from egup_trainer.audit.target import Target
 from egup_trainer.data.schema import Message, Row
 from egup_trainer.data.sources import load_rows
 from egup_trainer.evaluation.metrics.rouge import rouge_score
@@ -21,7 +20,7 @@ REWORDED = load_rows(
 
 
 def attack(model, tokenizer, rows):
-    return prompts(Target(model, tokenizer, {"forget": rows, "retain": RETAIN}, QUICK))
+    return prompts(target(model, tokenizer, forget=rows))
 
 
 @pytest.fixture(scope="module")
@@ -74,11 +73,11 @@ def test_rows_without_a_question_are_left_out(knowing, tokenizer):
 
 
 def test_of_several_prompts_the_best_counts(knowing, tokenizer):
-    target = Target(knowing, tokenizer, {"forget": FORGET, "retain": RETAIN}, QUICK)
-    found = prompts(target).metrics
+    given = target(knowing, tokenizer)
+    found = prompts(given).metrics
     for sample, row in enumerate(FORGET):
         asked = [Row((Message("user", prefix + row.prompt[0].content),), row.answer) for prefix in PREFIXES]
-        scores = target.score(target.row_set("x", asked, generation=Generation(12)))["x"].samples.values()
+        scores = given.score(given.row_set("x", asked, generation=Generation(12)))["x"].samples.values()
         best = max(each.answers[0].probability for each in scores)
         assert found["prefixed_probability"].values["forget"][sample] == pytest.approx(best, rel=1e-4)
         best = max(rouge_score(row.answer, each.generation) for each in scores)
@@ -94,12 +93,12 @@ def test_who_knows_answers_the_plain_question_and_goes_on_from_a_beginning(knowi
 
 
 def test_a_begun_answer_counts_its_rest_alone(knowing, tokenizer):
-    target = Target(knowing, tokenizer, {"forget": FORGET, "retain": RETAIN}, QUICK)
-    scores = target.score(target.row_set("forget"))["forget"].samples[2].answers[0].token_logps
+    given = target(knowing, tokenizer)
+    scores = given.score(given.row_set("forget"))["forget"].samples[2].answers[0].token_logps
     count = len(scores) // 4
     assert count > 0
     expected = pytest.approx(float(pow(2.718281828459045, scores[count:].mean())), rel=1e-4)
-    assert prompts(target).metrics["begun_probability"].values["forget"][2] == expected
+    assert prompts(given).metrics["begun_probability"].values["forget"][2] == expected
 
 
 def test_short_answers_cannot_be_begun(knowing, tokenizer):
@@ -114,6 +113,4 @@ def test_a_prompt_that_is_too_long_costs_its_kind_alone(tokenizer):
     found = attack(taught(tokenizer, FORGET, positions=60), tokenizer, FORGET).metrics
     assert found["plain_probability"].value > 0.9
     reason = found["examples_probability"].reason
-    assert reason.endswith(
-        "tokens of a text for a model of 60 positions, but expected at most 60 tokens. Lower --max_length."
-    )
+    assert "60 positions" in reason

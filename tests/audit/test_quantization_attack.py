@@ -3,15 +3,14 @@
 import pytest
 import torch
 from conftest import make_tiny_model
-from fixtures_audit import FORGET, HOLDOUT, QUICK, RETAIN, assert_same_weights, dataset, taught, weights_of, wide_model
+from fixtures_audit import FORGET, HOLDOUT, RETAIN, assert_same_weights, dataset, target, taught, weights_of, wide_model
 from fixtures_evaluation import with_adapter
 from transformers import BitsAndBytesConfig
 
 from egup_trainer.audit import quantization as module
-from egup_trainer.audit.audit import Finding
+from egup_trainer.audit.attack import Finding
 from egup_trainer.audit.quantization import Bits, quantised_copy
 from egup_trainer.audit.relearning import relearning_curve
-from egup_trainer.audit.target import Target
 from egup_trainer.modeling import loading
 from egup_trainer.modeling.loading import load_model
 
@@ -26,7 +25,7 @@ def logits_of(model):
 
 
 def attack(model, tokenizer):
-    return module.quantization(Target(model, tokenizer, {"forget": FORGET, "retain": RETAIN}, QUICK))
+    return module.quantization(target(model, tokenizer))
 
 
 @pytest.fixture(scope="module")
@@ -72,21 +71,15 @@ def test_numbers_are_those_of_the_copies(knowing, tokenizer):
     ]
     assert len(found.metrics) == 12
     for bits, model in ((Bits.GIVEN, knowing), (Bits.FOUR, quantised_copy(knowing, Bits.FOUR))):
+        losses = [
+            model(
+                input_ids=torch.from_numpy(row.input_ids).long()[None],
+                labels=torch.from_numpy(row.labels).long()[None],
+            ).loss
+            for row in dataset(RETAIN, tokenizer).rows
+        ]
         value = found.metrics[f"{bits.value}_retain_probability"].value
-        (_, expected), *_ = relearning_curve(
-            knowing, tokenizer, dataset(FORGET, tokenizer), dataset(RETAIN, tokenizer), 1, 1e-4, 4, 0, 1
-        )
-        if bits is Bits.GIVEN:
-            assert value == pytest.approx(expected, rel=1e-5)
-        else:
-            losses = [
-                model(
-                    input_ids=torch.from_numpy(row.input_ids).long()[None],
-                    labels=torch.from_numpy(row.labels).long()[None],
-                ).loss
-                for row in dataset(RETAIN, tokenizer).rows
-            ]
-            assert value == pytest.approx(torch.stack(losses).neg().exp().mean().item(), rel=1e-4)
+        assert value == pytest.approx(torch.stack(losses).neg().exp().mean().item(), rel=1e-4)
     assert found.metrics["4bit_forget_probability"].higher_is_better is None
     assert found.metrics["4bit_retain_probability"].higher_is_better is True
 
@@ -111,11 +104,7 @@ def test_a_kind_that_cannot_run_has_a_reason_and_no_number(knowing, tokenizer, m
 def test_four_bits_are_not_tried_where_they_would_be_read_wrongly(make_model, tokenizer, monkeypatch):
     monkeypatch.setattr(loading, "_gives_weights_back", lambda inputs, block, kind: inputs % block == 0)
     found = attack(make_model(), tokenizer).metrics
-    reason = (
-        "not run: RuntimeError: on this CPU, four bits need layers whose inputs are multiples of 64; "
-        "model.layers.0.self_attn.q_proj has 32"
-    )
-    assert {metric.reason for name, metric in found.items() if name.startswith("4bit")} == {reason}
+    assert all("q_proj has 32" in metric.reason for name, metric in found.items() if name.startswith("4bit"))
     assert all(metric.value is not None for name, metric in found.items() if not name.startswith("4bit"))
 
 

@@ -1,22 +1,22 @@
 """Relearning: the curve by hand, its beginning, whom it changes, and what is made of it."""
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
 from conftest import make_tiny_model
-from fixtures_audit import FORGET, QUICK, RETAIN, assert_same_weights, dataset, taught, weights_of
+from fixtures_audit import FORGET, QUICK, RETAIN, assert_same_weights, dataset, target, taught, weights_of
 from fixtures_evaluation import with_adapter
 
-from egup_trainer.audit.audit import Finding
+from egup_trainer.audit.attack import Finding, sample_rows
 from egup_trainer.audit.relearning import (
     relearning,
     relearning_curve,
     relearning_speed,
+    steps_to_half,
     steps_to_reach,
-    with_steps_to_half,
 )
-from egup_trainer.audit.target import Target, draw_rows
 from egup_trainer.data.collator import RowCollator
 from egup_trainer.modeling.forward import AnswerReader
 from egup_trainer.modeling.scan import score_rows
@@ -39,7 +39,6 @@ def probability(model, tokenizer, rows):
 
 @pytest.fixture(scope="module")
 def knowing(tokenizer):
-    """A model that knows all forget rows."""
     return taught(tokenizer, FORGET)
 
 
@@ -140,8 +139,8 @@ def test_steps_to_reach_counts_measured_steps():
 
 
 def test_a_finding_tells_rows_held_back_from_rows_learned_again(make_model, tokenizer):
-    found = relearning(Target(make_model(), tokenizer, {"forget": FORGET, "retain": RETAIN}, QUICK))
-    shown = draw_rows(4, len(FORGET), QUICK.seed)
+    found = relearning(target(make_model(), tokenizer))
+    shown = sample_rows(4, len(FORGET), QUICK.seed)
     held_back = [row for number, row in enumerate(FORGET) if number not in shown]
     settings = {"learning_rate": 1e-3, "steps": 3}
     expected = {
@@ -159,14 +158,14 @@ def test_a_finding_tells_rows_held_back_from_rows_learned_again(make_model, toke
 
 
 def test_too_few_rows_are_a_reason(make_model, tokenizer):
-    found = relearning(Target(make_model(), tokenizer, {"forget": FORGET[:4], "retain": RETAIN}, QUICK))
+    found = relearning(target(make_model(), tokenizer, forget=FORGET[:4]))
     assert found == Finding(reason="4 forget rows: 4 to learn and one to hold back are needed")
 
 
 def test_a_run_that_went_wrong_has_a_curve_and_no_value(make_model, tokenizer):
     model = make_model()
     model.lm_head.weight.data.fill_(math.nan)
-    found = relearning(Target(model, tokenizer, {"forget": FORGET, "retain": RETAIN}, QUICK))
+    found = relearning(target(model, tokenizer))
     assert math.isnan(found.curves["forget"][0][1])
     assert (found.metrics["forget_end"].value, found.metrics["forget_end"].reason) == (
         None,
@@ -174,14 +173,12 @@ def test_a_run_that_went_wrong_has_a_curve_and_no_value(make_model, tokenizer):
     )
 
 
-def test_steps_to_half_are_counted_against_the_model_before():
-    slow, before = (Finding(curves=dict.fromkeys(("forget", "retain"), curve)) for curve in CURVES)
-    found = with_steps_to_half(slow, before).metrics
-    assert found["forget_steps_to_half"].value == 4.0
-    never = with_steps_to_half(Finding(curves={"forget": [(0, 0.1), (4, 0.2)]}), before).metrics
-    assert {name: metric.reason for name, metric in never.items()} == {"forget_steps_to_half": "not reached in 4 steps"}
-    alone = with_steps_to_half(slow, None).metrics
-    assert alone["retain_steps_to_half"].reason == "needs the model before unlearning (--model_before)"
-
-
-CURVES = [(0, 0.1), (2, 0.3), (4, 0.5)], [(0, 0.9), (2, 1.0)]
+def test_steps_to_half_are_counted_against_the_initial_model(make_model, tokenizer):
+    slow, before = [(0, 0.1), (2, 0.3), (4, 0.5)], [(0, 0.9), (2, 1.0)]
+    assert steps_to_half(slow, before).value == 4.0
+    assert steps_to_half([(0, 0.1), (4, 0.2)], before).reason == "not reached in 4 steps"
+    assert "--model_before" in steps_to_half(slow, None).reason
+    given = target(make_model(), tokenizer)
+    known = Finding(curves={"forget": [(0, 0.0), (3, 0.0)], "retain": before})
+    found = relearning(replace(given, before={"relearning": known})).metrics
+    assert (found["forget_steps_to_half"].value, found["retain_steps_to_half"].value) == (0.0, None)

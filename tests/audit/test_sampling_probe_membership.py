@@ -2,29 +2,22 @@
 
 import numpy as np
 import pytest
-from fixtures_audit import FORGET, HOLDOUT, QUICK, RETAIN, dataset, taught
+from fixtures_audit import FORGET, HOLDOUT, dataset, target, taught
 
 from egup_trainer.audit import sampling as module
-from egup_trainer.audit.audit import Finding
+from egup_trainer.audit.attack import Finding
 from egup_trainer.audit.membership import membership
 from egup_trainer.audit.probe import probe
 from egup_trainer.audit.sampling import sampling
-from egup_trainer.audit.target import Target
 from egup_trainer.data.schema import Row
 from egup_trainer.evaluation.metric import area_under_curve
 from egup_trainer.evaluation.metrics.rouge import rouge_score
 from egup_trainer.modeling.generation import Sampling, generate
 
-SETS = {"forget": FORGET, "retain": RETAIN, "holdout": HOLDOUT}
-
 
 @pytest.fixture(scope="module")
 def knowing(tokenizer):
     return taught(tokenizer, FORGET)
-
-
-def target(model, tokenizer, **sets):
-    return Target(model, tokenizer, SETS | sets, QUICK)
 
 
 def test_best_and_mean_are_those_of_each_rows_draws(make_model, tokenizer):

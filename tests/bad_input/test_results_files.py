@@ -63,7 +63,7 @@ def drop(*keys):
 
 METRIC = ("metrics", "forget_probability")
 NOT_JSON = "JSON"
-NO_FIT = "do not fit"
+NO_FIT = "does not fit"
 OTHER = "something else"
 BOTH = {  # a change of a sound document, or the whole content, and what the message says besides the path
     "no byte": ("", NOT_JSON),

@@ -10,9 +10,8 @@ from fixtures_audit import FORGET, QUICK, RETAIN, taught
 from fixtures_cli import assert_refused
 from fixtures_report import make_evaluation
 
-from egup_trainer.audit.audit import Audit
-from egup_trainer.audit.options import Attack
-from egup_trainer.audit.run import audit_model
+from egup_trainer.audit.attack import ATTACKS
+from egup_trainer.audit.audit import Audit, audit_model
 from egup_trainer.cli.main import main
 from egup_trainer.evaluation.evaluation import write_evaluation
 
@@ -70,7 +69,7 @@ def test_the_model_stands_beside_the_others(folders, rows, tokenizer, tmp_path, 
     assert run(folders["unlearned"], rows, output, *flags, "--attacks", "relearning", "sampling") == 0
     found = Audit.read(output)
     assert (found.name, found.retrained.name, found.before.name) == ("mine", "never", "before")
-    assert list(found.findings) == list(found.before.findings) == [Attack.RELEARNING, Attack.SAMPLING]
+    assert list(found.findings) == list(found.before.findings) == ["relearning", "sampling"]
     assert found.before.value("relearning", "forget_start") > 0.9 > 0.01 > found.value("relearning", "forget_start")
     expected = audit_model(make_tiny_model(tokenizer), tokenizer, FORGET, RETAIN, attacks=["relearning"], options=QUICK)
     assert found.value("relearning", "forget_speed") == pytest.approx(
@@ -96,7 +95,7 @@ def test_all_attacks_by_default_and_what_lacks_rows_is_told(folders, rows, tmp_p
     monkeypatch.setenv("COLUMNS", "160")
     assert run(folders["unlearned"], rows, tmp_path / "a.json", "--max_new_tokens", "2", "--seed", "4") == 0
     found = Audit.read(tmp_path / "a.json")
-    assert list(found.findings) == list(Attack)
+    assert list(found.findings) == list(ATTACKS)
     assert (found.settings["seed"], found.settings["max_new_tokens"], found.name) == (4, 2, "unlearned")
     printed = capsys.readouterr().out
     for attack in ("probe", "membership"):
