@@ -13,7 +13,7 @@ from rich.console import Console
 from benchmarks.tables import RESULTS, Line, read_table
 from egup_trainer.cli.terminal import quiet_libraries
 from egup_trainer.demo.experiment import METHODS, demo_experiment, run
-from egup_trainer.losses.forget.npo import NPO
+from egup_trainer.losses.npo import NPO
 from egup_trainer.losses.registry import register_forget_loss
 from egup_trainer.records.facts import run_facts
 from egup_trainer.report.run_record import results_document

@@ -108,7 +108,7 @@ def planned(flags: list[str]) -> dict[str, Any]:
 def measured(flags: list[str]) -> float:
     """The peak of `egup unlearn`, 10^9 bytes."""
     from egup_trainer.cli.unlearn import COMMAND
-    from egup_trainer.trainer.step import peak_memory_gb
+    from egup_trainer.components.step_log import peak_memory_gb
 
     COMMAND.main(flags)
     return peak_memory_gb()

@@ -14,9 +14,9 @@ from egup_trainer.audit.options import AuditOptions
 from egup_trainer.cli.evaluate import EvaluateArguments
 from egup_trainer.cli.suites import SuiteArguments
 from egup_trainer.cli.unlearn import RowArguments
+from egup_trainer.config import EGUPConfig, UnlearnConfig
 from egup_trainer.evaluation.scoring import ScoringOptions
 from egup_trainer.proxies.settings import ProxySettings
-from egup_trainer.trainer.config import EGUPConfig, UnlearnConfig
 
 ROOT = Path(__file__).resolve().parents[1]
 OUTSIDE = "repository"

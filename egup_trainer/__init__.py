@@ -6,28 +6,30 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from egup_trainer.audit.audit import Audit, audit_model
     from egup_trainer.audit.options import AuditOptions
+    from egup_trainer.components.base import Component
+    from egup_trainer.config import EGUPConfig, UnlearnConfig
     from egup_trainer.data.sources import load_rows
+    from egup_trainer.egup import EGUPTrainer
     from egup_trainer.errors import EgupError
     from egup_trainer.losses.base import ForgetLoss, ReferenceOutputs
     from egup_trainer.losses.registry import register_forget_loss
     from egup_trainer.modeling.outputs import AnswerOutputs
     from egup_trainer.proxies.writer import write_proxies
-    from egup_trainer.trainer.config import EGUPConfig, UnlearnConfig
-    from egup_trainer.trainer.egup_trainer import EGUPTrainer
-    from egup_trainer.trainer.unlearn_trainer import UnlearnTrainer
+    from egup_trainer.trainer import UnlearnTrainer
 
 # Imported when used: `egup --help` must not wait for torch.
 _HOMES = {
     "AnswerOutputs": "egup_trainer.modeling.outputs",
     "Audit": "egup_trainer.audit.audit",
     "AuditOptions": "egup_trainer.audit.options",
-    "EGUPConfig": "egup_trainer.trainer.config",
-    "EGUPTrainer": "egup_trainer.trainer.egup_trainer",
+    "Component": "egup_trainer.components.base",
+    "EGUPConfig": "egup_trainer.config",
+    "EGUPTrainer": "egup_trainer.egup",
     "EgupError": "egup_trainer.errors",
     "ForgetLoss": "egup_trainer.losses.base",
     "ReferenceOutputs": "egup_trainer.losses.base",
-    "UnlearnConfig": "egup_trainer.trainer.config",
-    "UnlearnTrainer": "egup_trainer.trainer.unlearn_trainer",
+    "UnlearnConfig": "egup_trainer.config",
+    "UnlearnTrainer": "egup_trainer.trainer",
     "audit_model": "egup_trainer.audit.audit",
     "load_rows": "egup_trainer.data.sources",
     "register_forget_loss": "egup_trainer.losses.registry",
@@ -38,6 +40,7 @@ __all__ = [
     "AnswerOutputs",
     "Audit",
     "AuditOptions",
+    "Component",
     "EGUPConfig",
     "EGUPTrainer",
     "EgupError",

@@ -7,6 +7,9 @@ import torch
 from conftest import make_tiny_model, qa_rows
 
 from egup_trainer import EGUPConfig, EGUPTrainer, UnlearnConfig, UnlearnTrainer
+from egup_trainer.components.features import FeatureMemory
+from egup_trainer.components.forget import ForgetObjective
+from egup_trainer.components.proxy_constraint import ProxyConstraint
 from egup_trainer.data.collator import RowCollator
 from egup_trainer.data.layouts import to_row
 from egup_trainer.data.tokenization import tokenize
@@ -112,3 +115,18 @@ def furthest(first: dict, second: dict) -> float:
     """Largest absolute difference between two sets of weights."""
     assert first.keys() == second.keys()
     return max((first[name] - second[name]).abs().max().item() for name in first)
+
+
+def cache_of(trainer):
+    """The features of all samples, as a trainer remembers them."""
+    return trainer.component(FeatureMemory).cache
+
+
+def boundary_of(trainer):
+    """b_i of each forget row."""
+    return trainer.component(ProxyConstraint).boundary
+
+
+def reference_nll(trainer) -> dict:
+    """L^0 of the forget rows, and of their alternates."""
+    return trainer.component(ForgetObjective).nll

@@ -12,7 +12,7 @@ import egup_trainer
 
 ROOT = Path(__file__).resolve().parents[1]
 METRICS = ("metric", "gradient_norms", "relative")
-FORMULA_FOLDERS = ("egup_trainer.losses.", "egup_trainer.guidance.", "egup_trainer.evaluation.metrics.")
+FORMULA_FOLDERS = ("egup_trainer.losses.", "egup_trainer.components.", "egup_trainer.evaluation.metrics.")
 FORMULA_MODULES = {f"egup_trainer.evaluation.{name}" for name in METRICS}
 SHAPE = re.compile(r"\((?:\w{1,4},(?: \w{1,4})?(?:, \w{1,4})*)?\)")  # (), (B,), (N, d), (size,)
 FORMULA = re.compile(r"Formula: |Example:|\w = |\b(?:mean|sum)_[a-z]\b|\b(?:cos|exp|KL|log|softmax|tr)\(|\w\^\w")
@@ -70,7 +70,7 @@ def names_of_arguments(node: Node) -> list[str]:
         return []
     fields = [each for each in node.body if isinstance(each, ast.AnnAssign) and "ClassVar" not in ast.unparse(each)]
     # An option of a configuration has a help text of its own.
-    return [ast.unparse(each.target) for each in fields if each.value is None or "_option(" not in ast.unparse(each)]
+    return [ast.unparse(each.target) for each in fields if each.value is None or "option(" not in ast.unparse(each)]
 
 
 def errors(node: Node, owner: ast.ClassDef | None = None) -> Iterator[str]:

@@ -22,7 +22,10 @@ from benchmarks.study.plan import Record
 from benchmarks.study.work import SETS
 from benchmarks.study.world import Rows, tokenized
 from benchmarks.tables import Line
+from egup_trainer.callbacks.progress import BarOnly
+from egup_trainer.config import EGUPConfig
 from egup_trainer.data.collator import RowCollator
+from egup_trainer.egup import EGUPTrainer
 from egup_trainer.errors import ConfigError
 from egup_trainer.evaluation.evaluation import Evaluation, read_evaluation, write_evaluation
 from egup_trainer.evaluation.relative import with_relations
@@ -30,9 +33,6 @@ from egup_trainer.evaluation.run import evaluate_model
 from egup_trainer.evaluation.scoring import ScoringOptions
 from egup_trainer.modeling.loading import load_model, load_tokenizer
 from egup_trainer.records.facts import run_facts
-from egup_trainer.trainer.callbacks import BarOnly
-from egup_trainer.trainer.config import EGUPConfig
-from egup_trainer.trainer.egup_trainer import EGUPTrainer
 
 
 @dataclass(frozen=True)

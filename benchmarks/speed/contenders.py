@@ -15,12 +15,12 @@ from torch.nn.functional import cross_entropy, kl_div, logsigmoid
 from transformers import Trainer, TrainingArguments
 
 from benchmarks.speed.rows import SpeedRows
+from egup_trainer.config import EGUPConfig
 from egup_trainer.data.collator import PairCollator, RowCollator
 from egup_trainer.data.pairing import PairDataset
+from egup_trainer.egup import EGUPTrainer
 from egup_trainer.modeling.forward import AnswerReader
 from egup_trainer.modeling.loading import add_adapter, keep_gradients_of_4bit_layers
-from egup_trainer.trainer.config import EGUPConfig
-from egup_trainer.trainer.egup_trainer import EGUPTrainer
 
 BETA, CLREG = 0.1, 0.1
 Options = dict[str, Any]

@@ -15,9 +15,9 @@ from benchmarks.speed.measure import in_process_of_its_own
 from benchmarks.speed.report import LOAD_RESULTS, write_report
 from benchmarks.speed.scale import PROXIES, RETAIN, make_trainer
 from egup_trainer.cli.terminal import quiet_libraries
+from egup_trainer.components.step_log import peak_memory_gb
+from egup_trainer.conditions import STATE_NAME
 from egup_trainer.records.facts import run_facts
-from egup_trainer.trainer.state import STATE_NAME
-from egup_trainer.trainer.step import peak_memory_gb
 
 SIZES = (1_000, 100_000)
 STEPS = (20, 200)

@@ -10,9 +10,9 @@ import torch
 from transformers import TrainerCallback
 
 from benchmarks.speed.measure import StepClock
+from egup_trainer.config import EGUPConfig
 from egup_trainer.data.schema import IGNORE_INDEX
-from egup_trainer.trainer.config import EGUPConfig
-from egup_trainer.trainer.egup_trainer import EGUPTrainer
+from egup_trainer.egup import EGUPTrainer
 
 VOCABULARY, LENGTH, PROMPT = 512, 16, 6
 RETAIN, PROXIES = 1000, 100

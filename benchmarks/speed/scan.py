@@ -24,12 +24,12 @@ from benchmarks.speed.shapes import Tuning, make_model
 from benchmarks.tables import Line
 from benchmarks.tofu import add_data_dir
 from egup_trainer.cli.terminal import quiet_libraries
+from egup_trainer.components.feature_space import random_projection
+from egup_trainer.components.scanning import ScanRequest, run_scan
 from egup_trainer.data.collator import RowCollator
-from egup_trainer.guidance.features import random_projection
 from egup_trainer.modeling.forward import AnswerReader
 from egup_trainer.modeling.scan import score_rows
 from egup_trainer.records.facts import run_facts
-from egup_trainer.trainer.scanning import ScanRequest, run_scan
 
 BATCH, DIMENSIONS, TOP_K = 16, 256, 64
 

@@ -6,9 +6,11 @@ from typing import Any
 
 from benchmarks.study.world import Rows, tokenized
 from egup_trainer.audit.relearning import Curve, relearning_curve
+from egup_trainer.config import EGUPConfig
 from egup_trainer.data.collator import RowCollator
 from egup_trainer.data.schema import Row
 from egup_trainer.data.tokenization import RowDataset, tokenize
+from egup_trainer.egup import EGUPTrainer
 from egup_trainer.evaluation.evaluation import Evaluation
 from egup_trainer.evaluation.run import evaluate_model
 from egup_trainer.evaluation.scoring import ScoringOptions
@@ -16,8 +18,6 @@ from egup_trainer.evaluation.suites.custom import custom_suite
 from egup_trainer.modeling.forward import AnswerReader
 from egup_trainer.modeling.loading import load_model, load_tokenizer
 from egup_trainer.modeling.scan import score_rows
-from egup_trainer.trainer.config import EGUPConfig
-from egup_trainer.trainer.egup_trainer import EGUPTrainer
 
 UNLEARNING: dict[str, Any] = {
     "num_train_epochs": 8,

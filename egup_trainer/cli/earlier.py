@@ -29,9 +29,9 @@ def read_earlier(
     from egup_trainer.data.layouts import parse_columns
     from egup_trainer.data.overlap import keep_apart
     from egup_trainer.data.sources import load_rows
+    from egup_trainer.preparation import prepare_dataset, tokenizer_of
     from egup_trainer.records.facts import fingerprint
     from egup_trainer.records.io import read_ledger, read_secrets
-    from egup_trainer.trainer.preparation import prepare_dataset, tokenizer_of
 
     numbers = {request.fingerprint: number for number, request in enumerate(read_ledger(model), start=1)}
     secrets = read_secrets(model)

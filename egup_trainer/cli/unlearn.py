@@ -49,7 +49,7 @@ class RowArguments(SuiteArguments):
 
 def training_options() -> list[type]:
     """The dataclasses of the trainer's and the model's flags."""
-    from egup_trainer.trainer.config import EGUPConfig
+    from egup_trainer.config import EGUPConfig
 
     return [EGUPConfig, model_config()]
 
@@ -73,7 +73,7 @@ def run(row_args: RowArguments, config: Any, model_config: Any) -> None:
 @contextmanager
 def _output_folder(config: Any, resume: Any) -> Iterator[None]:
     """Holds the output folder for this run, from before the model is loaded until the last file is in its place."""
-    from egup_trainer.trainer.output_folder import alone_in, refuse_finished
+    from egup_trainer.output_folder import alone_in, refuse_finished
 
     if not config.should_save:
         yield
@@ -96,7 +96,7 @@ def _unlearn(
     """
     from accelerate import PartialState
 
-    from egup_trainer.trainer.output_folder import appearing_together, mark_unfinished
+    from egup_trainer.output_folder import appearing_together, mark_unfinished
 
     trainer, probabilities, sources = _make_trainer(row_args, config, model_config)
     if config.should_save:
@@ -165,10 +165,10 @@ def _merge_and_measure(config: Any, tokenizer: Any, datasets: dict[str, Any]) ->
 
 def check_flags(row_args: RowArguments, config: Any, model_config: Any) -> None:
     """Raises `ConfigError` for flags that contradict each other or have nothing to act on."""
+    from egup_trainer.config_checks import refuse_to_evaluate_nothing
     from egup_trainer.modeling.loading import is_adapter
-    from egup_trainer.trainer.preparation import check_output_folder, refuse_detours
-    from egup_trainer.trainer.refusals import refuse_to_evaluate_nothing
-    from egup_trainer.trainer.tryout import try_setup
+    from egup_trainer.preparation import check_output_folder, refuse_detours
+    from egup_trainer.setup_check import try_setup
 
     if not model_config.use_peft and not is_adapter(model_config.model_name_or_path):
         if row_args.merge:
@@ -220,7 +220,9 @@ def _make_trainer(row_args: RowArguments, config: Any, model_config: Any) -> tup
     """The trainer, the callback that scores rows, and the sources of these rows."""
     from trl import get_peft_config
 
+    from egup_trainer.callbacks.probability import ProbabilityCallback
     from egup_trainer.data.schema import Row
+    from egup_trainer.egup import EGUPTrainer
     from egup_trainer.evaluation.callback import SuiteCallback
     from egup_trainer.evaluation.evaluation import read_evaluation
     from egup_trainer.evaluation.relative import check_relations
@@ -228,9 +230,7 @@ def _make_trainer(row_args: RowArguments, config: Any, model_config: Any) -> tup
     from egup_trainer.evaluation.run import plan_of
     from egup_trainer.evaluation.scoring import ScoringOptions
     from egup_trainer.modeling.loading import model_init_kwargs
-    from egup_trainer.trainer.callbacks import ProbabilityCallback
-    from egup_trainer.trainer.egup_trainer import EGUPTrainer
-    from egup_trainer.trainer.preparation import prepare_tokenizer
+    from egup_trainer.preparation import prepare_tokenizer
 
     model = model_config.model_name_or_path
     config.model_init_kwargs = {
@@ -326,7 +326,7 @@ def _resume_from(config: Any) -> Any:
 
 def _closing_lines(trainer: Any, seconds: float) -> list[str]:
     """What to say below the numbers."""
-    from egup_trainer.trainer.step import peak_memory_gb
+    from egup_trainer.components.step_log import peak_memory_gb
 
     what = "Adapter" if trainer.model.__class__.__name__.startswith("Peft") else "Model"
     lines = [

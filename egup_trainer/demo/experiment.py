@@ -8,11 +8,14 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+from egup_trainer.callbacks.progress import BarOnly
+from egup_trainer.config import EGUPConfig
 from egup_trainer.data.collator import RowCollator
 from egup_trainer.data.sources import load_rows
 from egup_trainer.data.tokenization import RowDataset, tokenize
 from egup_trainer.demo.people import invent_people
 from egup_trainer.demo.twins import ModelSize, Schedule, learn, make_model, train_tokenizer
+from egup_trainer.egup import EGUPTrainer
 from egup_trainer.evaluation.evaluation import Evaluation, write_evaluation
 from egup_trainer.evaluation.relative import with_relations
 from egup_trainer.evaluation.run import evaluate_model
@@ -21,9 +24,6 @@ from egup_trainer.evaluation.suites.custom import custom_suite
 from egup_trainer.modeling.forward import AnswerReader
 from egup_trainer.modeling.scan import score_rows
 from egup_trainer.report.run_record import ResultRow
-from egup_trainer.trainer.callbacks import BarOnly
-from egup_trainer.trainer.config import EGUPConfig
-from egup_trainer.trainer.egup_trainer import EGUPTrainer
 
 UNGUIDED = {"proxy_constraint": False}
 BOTH_ENTANGLEMENTS = {"inter_entanglement": True, "intra_entanglement": True}

@@ -7,9 +7,9 @@ from typing import Any
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast, Trainer, TrainingArguments, set_seed
 
+from egup_trainer.callbacks.progress import BarOnly
 from egup_trainer.data.collator import RowCollator
 from egup_trainer.data.tokenization import RowDataset
-from egup_trainer.trainer.callbacks import BarOnly
 
 
 @dataclass(frozen=True)

@@ -1,1 +1,1 @@
-"""Losses: tensors in, per-sample values out."""
+"""Losses take tensors and return per-sample values."""

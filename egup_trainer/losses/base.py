@@ -1,15 +1,19 @@
-"""What a loss is: a pure function of a forward pass's numbers that returns one value a row."""
+"""What a loss is: a pure function of the numbers of a forward pass that returns one value per row."""
 
+import warnings
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from enum import Enum
-from typing import Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from torch import Tensor
 
 from egup_trainer.modeling.outputs import AnswerOutputs
 from egup_trainer.modeling.reference import Need
 from egup_trainer.modeling.top_k_logps import TopKLogProbs
+
+if TYPE_CHECKING:
+    from transformers import Trainer, TrainerCallback
 
 
 class Unit(str, Enum):
@@ -25,31 +29,29 @@ class Alternate(str, Enum):
     """Which answer a forget loss prefers to the one to forget."""
 
     REFUSAL = "refusal"
-    """One that says that the model does not know."""
+    """An answer that says that the model does not know."""
     GIVEN = "given"
-    """One that the data has for the row."""
+    """An alternate answer that the data provides for the row."""
 
 
 class Guidance(str, Enum):
-    """A way in which EGUP and CLReg act on a run."""
+    """A way in which a component acts on a run beside the forget loss."""
 
     WEIGHTS = "weights"
-    """A factor on each row's forget loss: both entanglements, and the proxy constraint as an effort."""
-    PENALTY = "penalty"
-    """The proxy constraint as a penalty."""
-    CLREG = "clreg"
-    """The contrastive regulariser."""
+    """It multiplies each row's forget loss by a factor: both entanglements, and the proxy constraint as an effort."""
+    TERMS = "terms"
+    """It adds a term to the loss: the proxy constraint as a penalty, and CLReg."""
 
 
 @dataclass(frozen=True)
 class ReferenceOutputs:
-    """What a loss may know of the model before unlearning.
+    """What a loss may know of the reference model, that is the model before unlearning.
 
     Args:
         sum_nll: L_i^0, shape (B,), if the loss has `Need.NLL`.
         logits: logits at the answer positions, shape (N, V), if the loss has `Need.LOGITS`.
-        top_k_logps: the most likely tokens at the answer positions, if the loss has `Need.TOP_K` and the model is not
-            at hand, which otherwise gives `logits`.
+        top_k_logps: the top-k log-probabilities at the answer positions, if the loss has `Need.TOP_K` and they were
+            recorded before training. Otherwise the model gives `logits`.
         hidden: hidden states at the answer tokens, shape (N, d), if the loss has `Need.HIDDEN`.
         alternate_nll: L^0 of the rows' alternate answers, shape (B,), if the loss has `Need.NLL` and an alternate.
     """
@@ -61,26 +63,43 @@ class ReferenceOutputs:
     top_k_logps: TopKLogProbs | None = None
 
 
+@dataclass(frozen=True)
+class RetainConstraint:
+    """Makes the retain loss a constraint, retain <= `bound`, whose multiplier is learned by dual ascent.
+
+    Args:
+        bound: eps, nats per answer token.
+        start: the multiplier mu at the start.
+        rate: step size of the dual ascent.
+        warmup_epochs: epochs in which the multiplier does not change.
+    """
+
+    bound: float
+    start: float
+    rate: float
+    warmup_epochs: float = 0.0
+
+
 class ForgetLoss(ABC):
     """A forget objective. It never sees the model, has no side effects, and returns per-row values.
 
-    Weights, the proxy constraint and the mean over the step's B_f rows are applied outside, once for all losses.
+    Weights, the proxy constraint and the mean over the B_f rows of the step are applied outside, once for all losses.
 
     Attributes:
-        needs: what must be known of the model before unlearning.
+        needs: what the loss must know of the model before unlearning.
         unit: scale of the loss; the penalty form of the proxy constraint follows it.
-        reads_logits: whether it reads `outputs.logits`, the model's own distributions.
+        reads_logits: whether it reads `outputs.logits`, the distributions of the model itself.
         reads_hidden: whether it reads `outputs.hidden`, the hidden states of the layer `rmu_layer`.
-        alternate: the answers that it reads as `outputs.alternate`, or None.
-        trains_mlp_alone: whether, without an adapter, only the MLP output projections of that layer and of the two
-            below train.
-        constrains_retain: whether the retain loss is a constraint, whose weight is learned by dual ascent.
-        is_negated: whether what was learned is subtracted from the model at the end of training.
-        carries: the ways in which EGUP and CLReg can act beside it. `carries_why` says why others cannot.
-        pulls_back: whether a negative weight makes sense, that is: minus the loss is a sound way to learn a row again.
-        needs_boundary: whether it must be told, by `for_boundary`, how far the boundary of proxies is.
-        default_proxy_lambda: the strength of the proxy constraint unless the user names one.
-        default_retain_loss: the retain loss that the objective is used with unless the user names one.
+        alternate: which alternate answers it reads as `outputs.alternate`, or None.
+        retain_constraint: if set, the retain loss is a constraint whose multiplier is learned.
+        supports: the ways in which other components can act beside it.
+        unsupported_reason: why they cannot act in the other ways.
+        supports_negative_weight: whether minus the loss is a sound way to learn a row again. If not, efforts of the
+            proxy constraint stop at 0.
+        needs_boundary: whether `for_boundary` must tell it how far away the boundary of the proxies is.
+        default_proxy_lambda: the strength of the proxy constraint unless the user sets one.
+        default_retain_loss: the retain loss that is used unless the user sets one.
+        config_fields: which field of the configuration holds each argument of the constructor.
 
     Example:
         >>> class Square(ForgetLoss):
@@ -95,28 +114,52 @@ class ForgetLoss(ABC):
     reads_logits: bool = False
     reads_hidden: bool = False
     alternate: Alternate | None = None
-    trains_mlp_alone: bool = False
-    constrains_retain: bool = False
-    is_negated: bool = False
-    carries: frozenset[Guidance] = frozenset(Guidance)
-    carries_why: str = "it has nothing for them to act on"
-    pulls_back: bool = True
+    retain_constraint: RetainConstraint | None = None
+    supports: frozenset[Guidance] = frozenset(Guidance)
+    unsupported_reason: str = "it has nothing for them to act on"
+    supports_negative_weight: bool = True
     needs_boundary: bool = False
     default_proxy_lambda: float = 2.0
     default_retain_loss: str = "nll"
+    config_fields: ClassVar[dict[str, str]] = {}
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        for old, new in _RENAMED.items():
+            if old in vars(cls):
+                warnings.warn(f"{cls.__name__}.{old} is called {new} now.", DeprecationWarning, stacklevel=2)
+                setattr(cls, new, vars(cls)[old])
 
     @classmethod
     def from_config(cls, config: Any) -> "ForgetLoss":
-        """The loss with the options of a training configuration, `config`."""
-        return cls()
+        """The loss with the options of `config`, a training configuration: its fields, then its `objective_kwargs`."""
+        options = {name: getattr(config, field) for name, field in cls.config_fields.items()}
+        return cls(**{**options, **(getattr(config, "objective_kwargs", None) or {})})
+
+    @classmethod
+    def check_config(cls, config: Any) -> None:
+        """Raises `ConfigError` if `config`, a training configuration, contradicts the objective."""
+        return
 
     def for_boundary(self, needed_rise: float) -> "ForgetLoss":
-        """The loss for rows whose answers must become less likely by `needed_rise` nats to lie at their boundary."""
+        """The loss for rows whose answers must become less likely by `needed_rise` nats to reach their boundary."""
         return self
+
+    def prepare_model(self, model: Any, config: Any) -> None:
+        """Prepares `model` for a training with `config`, such as by freezing weights."""
+        return
+
+    def callbacks(self, trainer: "Trainer") -> list["TrainerCallback"]:
+        """Callbacks for `trainer` that the objective needs. They are called before all others."""
+        return []
 
     @abstractmethod
     def __call__(self, outputs: AnswerOutputs, reference: ReferenceOutputs) -> Tensor:
         """Values to be minimised, shape (B,)."""
+
+
+_RENAMED = {"pulls_back": "supports_negative_weight", "carries": "supports", "carries_why": "unsupported_reason"}
+"""Attributes of version 0.1, which go on working in this version."""
 
 
 class RetainLoss(ABC):

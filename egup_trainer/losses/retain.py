@@ -1,4 +1,4 @@
-"""Retain losses: what keeps the model where it is on rows that stay."""
+"""Retain losses, which keep the model as it is on the rows of the retain set."""
 
 from torch import Tensor
 from torch.nn.functional import kl_div

@@ -10,7 +10,7 @@ from torch.utils._python_dispatch import _disable_current_modes
 
 from egup_trainer.data.collator import Part, parts_of
 from egup_trainer.losses.base import ReferenceOutputs
-from egup_trainer.losses.registry import forget_loss, retain_loss
+from egup_trainer.losses.registry import make_forget_loss, retain_loss
 from egup_trainer.modeling.batches import evaluation_mode
 from egup_trainer.modeling.forward import AnswerPositions, AnswerReader
 from egup_trainer.modeling.memory.packing import Packer, RowLayout, padded
@@ -114,7 +114,7 @@ class _Step:
 
     def __init__(self, skeleton: Skeleton, batch: Batch, args: Any, reading: Reading):
         self._skeleton, self._args, self._reading = skeleton, args, reading
-        self._forget_loss = forget_loss(args.objective).from_config(args)
+        self._forget_loss = make_forget_loss(args)
         kind = retain_loss(args.retain_loss)
         self._retain_loss = kind() if kind and args.retain_weight else None
         with _disable_current_modes():  # values are needed here

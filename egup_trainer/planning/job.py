@@ -4,16 +4,13 @@ from typing import Any
 
 import torch
 
+from egup_trainer.losses.registry import make_forget_loss
 from egup_trainer.modeling.loading import model_init_kwargs
 from egup_trainer.planning.machine import Machine
 from egup_trainer.planning.plan import Job
 from egup_trainer.planning.steps import Rows
-from egup_trainer.trainer.preparation import (
-    prepare_dataset,
-    prepare_forget_set,
-    prepare_retain_set,
-    prepare_tokenizer,
-)
+from egup_trainer.preparation import prepare_dataset, prepare_rows, prepare_tokenizer
+from egup_trainer.trainer import make_components
 
 
 def make_job(row_args: Any, args: Any, model_config: Any, stand_in: bool = False) -> Job:
@@ -33,10 +30,10 @@ def make_job(row_args: Any, args: Any, model_config: Any, stand_in: bool = False
 
     args.model_init_kwargs = {**model_init_kwargs(model_config, args.use_cpu), **(args.model_init_kwargs or {})}
     tokenizer = prepare_tokenizer(None, model_config.model_name_or_path, args)
-    forget = prepare_forget_set(row_args.read(row_args.forget), tokenizer, args)
+    components = make_components(args, make_forget_loss(args), has_proxies=False)
     kept = None if row_args.retain is None else row_args.read(row_args.retain)
-    needs_retain = args.retain_loss != "none" and args.retain_weight > 0
-    retain = prepare_retain_set(kept, forget, needs_retain, tokenizer, args)
+    sets = prepare_rows(row_args.read(row_args.forget), kept, None, components, tokenizer, args)
+    forget, retain = sets.forget, sets.retain
     proxy = forget if stand_in else None
     if row_args.proxy is not None and not stand_in:
         proxy = prepare_dataset(row_args.read(row_args.proxy), "proxy set", tokenizer, args)

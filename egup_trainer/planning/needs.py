@@ -4,10 +4,11 @@ from dataclasses import dataclass
 from math import inf
 from typing import Any
 
+from egup_trainer.components.clreg import ClregPositives
+from egup_trainer.components.proxy_constraint import ProxyMatch
 from egup_trainer.data.tokenization import RowDataset
-from egup_trainer.guidance.proxy_constraint import ProxyMatch
-from egup_trainer.losses.clreg import ClregPositives
-from egup_trainer.losses.registry import forget_loss, retain_loss
+from egup_trainer.losses.registry import make_forget_loss, retain_loss
+from egup_trainer.losses.task_vector import TaskVector
 from egup_trainer.modeling.reference import NEEDS_OF_LOGITS, NEEDS_OF_THE_MODEL, Need, ReferenceKind
 from egup_trainer.modeling.top_k_logps import TokenOffsets, top_k_bytes
 from egup_trainer.planning.dry_run import Reading
@@ -43,7 +44,7 @@ def needs_of(skeleton: Skeleton, rows: Rows, args: Any) -> Needs:
     Args:
         args: an `EGUPConfig`.
     """
-    loss = forget_loss(args.objective).from_config(args)
+    loss = make_forget_loss(args)
     kind = retain_loss(args.retain_loss) if args.retain_weight else None
     retain_needs = kind.needs if kind else frozenset()
     needs = loss.needs | retain_needs
@@ -55,7 +56,7 @@ def needs_of(skeleton: Skeleton, rows: Rows, args: Any) -> Needs:
     copy = sum(skeleton.weights.values())
     reference = _reference(needs, skeleton, table, copy)
     kept = {ReferenceKind.TOP_K: table, ReferenceKind.FROZEN_COPY: copy}.get(reference, 0)
-    if loss.is_negated:
+    if isinstance(loss, TaskVector):
         kept += sum(weight.numel() * weight.element_size() for weight in skeleton.trained)
     k = args.cache_dim or skeleton.model.config.get_text_config().hidden_size
     sampled = min(args.bank_size, len(rows.retain)) if features and rows.retain is not None else 0

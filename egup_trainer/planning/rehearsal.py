@@ -13,14 +13,14 @@ from typing import Any
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM, TrainerCallback
 
+from egup_trainer.components.clreg import ClregPositives
+from egup_trainer.components.step_log import peak_memory_gb
 from egup_trainer.data.tokenization import RowDataset, from_token_columns
+from egup_trainer.egup import EGUPTrainer
 from egup_trainer.errors import ConfigError
-from egup_trainer.losses.clreg import ClregPositives
 from egup_trainer.planning.machine import resident_memory
 from egup_trainer.planning.plan import Job
 from egup_trainer.planning.steps import Rows
-from egup_trainer.trainer.egup_trainer import EGUPTrainer
-from egup_trainer.trainer.step import peak_memory_gb
 
 _QUIET = {
     "report_to": [],
@@ -100,6 +100,7 @@ def measure_libraries(job: Job) -> int:
     config = LlamaConfig(vocab_size=8, hidden_size=8, intermediate_size=8, num_hidden_layers=2, num_attention_heads=2)
     args = copy.copy(job.args)
     args.objective, args.retain_loss, args.proxy_constraint, args.per_device_train_batch_size = "npo", "nll", False, 2
+    args.objective_kwargs = None
     args.clreg_positives, args.gradient_accumulation_steps = ClregPositives.FORGET, 1
     args.rmu_layer = args.feature_layer = 0
     small = Job(job.model, args, None, rows, job.machine)

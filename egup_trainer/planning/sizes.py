@@ -4,7 +4,7 @@ from collections.abc import Iterable
 from math import ceil
 from typing import Any
 
-from egup_trainer.guidance.feature_table import bytes_of_table
+from egup_trainer.components.feature_table import bytes_of_table
 
 BLOCK_4BIT, BLOCK_ABSMAX = 64, 256
 """Numbers that share a scale: weights in 4 bits, and scales that are themselves quantised (Dettmers et al. 2023)."""

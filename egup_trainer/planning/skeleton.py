@@ -17,7 +17,7 @@ from torch._subclasses.fake_tensor import (
 from egup_trainer.errors import ModelError
 from egup_trainer.modeling.loading import is_adapter, load_config
 from egup_trainer.planning.sizes import bytes_of_4bit, bytes_of_8bit, item_size
-from egup_trainer.trainer.preparation import prepare_model
+from egup_trainer.preparation import prepare_model
 
 
 @dataclass(frozen=True)

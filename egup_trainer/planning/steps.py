@@ -10,8 +10,8 @@ from torch import Tensor
 from egup_trainer.data.collator import PairCollator, RowCollator
 from egup_trainer.data.pairing import NO_SAMPLE, PairDataset
 from egup_trainer.data.tokenization import RowDataset
+from egup_trainer.loaders import make_pair_sampler
 from egup_trainer.losses.registry import forget_loss
-from egup_trainer.trainer.loaders import make_pair_sampler
 
 _MOST_PAIRS = 2_000_000
 """Pairs that are looked at; later epochs deal out the same rows once more."""

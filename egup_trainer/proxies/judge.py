@@ -8,11 +8,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from egup_trainer.components.feature_space import FeatureSpace
 from egup_trainer.data.collator import RowCollator
 from egup_trainer.data.rendering import Template
 from egup_trainer.data.schema import Row
 from egup_trainer.data.tokenization import tokenize
-from egup_trainer.guidance.features import FeatureSpace
 from egup_trainer.modeling.forward import AnswerReader
 from egup_trainer.modeling.scan import score_rows
 from egup_trainer.proxies.filters import Kept, Rejection, TextFilters

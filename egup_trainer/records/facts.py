@@ -50,7 +50,7 @@ def make_record(trainer: Any) -> RunRecord:
         "trainer": type(trainer).__name__,
         "objective": args.objective,
         "retain_loss": args.retain_loss,
-        "reference": trainer.before.reference.kind.value,
+        "reference": trainer.reference.kind.value,
         "egup": {**parts, "proxy_constraint": parts["proxy_constraint"] and "proxy" in sets},
         "clreg_weight": getattr(args, "clreg_weight", 0.0),
         "options": _options(args),

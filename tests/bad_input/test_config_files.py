@@ -4,8 +4,8 @@ import pytest
 from fixtures_cli import assert_refused, source_flags, unlearn_words, write
 
 from egup_trainer.cli.parser import Parser
+from egup_trainer.config import EGUPConfig
 from egup_trainer.errors import DataError
-from egup_trainer.trainer.config import EGUPConfig
 
 pytestmark = pytest.mark.usefixtures("fresh_accelerate")
 

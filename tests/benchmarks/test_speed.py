@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import SHARED, make_tiny_model
+from fixtures_trainer import boundary_of, cache_of
 from transformers import TrainerCallback
 
 from benchmarks.speed import contenders, measure, report, rows, scale
@@ -123,6 +124,6 @@ def test_shapes_are_what_they_are_called():
 def test_the_run_with_many_rows_has_everything_on(tmp_path):
     trainer = scale.make_trainer(40, steps=3, folder=tmp_path, callbacks=[])
     trainer.train()
-    assert trainer.guide.cache.initial.shape == (40, 64)
-    assert trainer.guide.boundary.shape == (40,)
+    assert cache_of(trainer).initial.shape == (40, 64)
+    assert boundary_of(trainer).shape == (40,)
     assert trainer.args.clreg_weight > 0

@@ -15,8 +15,10 @@ from fixtures_cli import assert_refused
 
 from egup_trainer import files
 from egup_trainer.audit.audit import Audit
+from egup_trainer.checkpointing import write_list
 from egup_trainer.cli.main import main
 from egup_trainer.cli.options import check_output, check_output_dir
+from egup_trainer.conditions import Conditions, save_state
 from egup_trainer.data.layouts import to_row
 from egup_trainer.errors import ConfigError, StateError
 from egup_trainer.evaluation.evaluation import Evaluation, read_evaluation, write_evaluation
@@ -30,8 +32,6 @@ from egup_trainer.records.schema import Request
 from egup_trainer.report.comparison import plot_comparison
 from egup_trainer.report.page import write_report
 from egup_trainer.report.run_record import ResultRow, write_results
-from egup_trainer.trainer.checkpoints import write_list
-from egup_trainer.trainer.state import Conditions, save_state
 
 ROW = ResultRow("before", {"forget_probability": 0.5, "retain_probability": 0.5})
 WRITERS = {

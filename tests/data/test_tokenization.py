@@ -20,7 +20,7 @@ from egup_trainer.data.schema import IGNORE_INDEX, Message, OnLongRow, Row, Toke
 from egup_trainer.data.sources import load_rows
 from egup_trainer.data.tokenization import check_paraphrases, end_tokens, from_token_columns, tokenize
 from egup_trainer.errors import ConfigError, DataError, ModelError
-from egup_trainer.trainer.preparation import prepare_dataset
+from egup_trainer.preparation import prepare_dataset
 
 SECRET = "XYZZYSECRET"  # occurs only in rows: no message may repeat it
 # Line ends right after a block are written as {{ '\n' }}: transformers renders with trim_blocks.

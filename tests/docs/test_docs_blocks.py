@@ -64,7 +64,7 @@ def workplace(prepared, tmp_path, monkeypatch):
     """A copy of that folder as the working directory; what pages register is removed afterwards."""
     shutil.copytree(prepared, tmp_path, dirs_exist_ok=True)
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(registry, "_FORGET", dict(registry._FORGET))
+    monkeypatch.setattr(registry, "OBJECTIVES", dict(registry.OBJECTIVES))
     declared_metrics()  # imports all metrics
     monkeypatch.setattr(metric_registry, "_METRICS", dict(metric_registry._METRICS))
     return tmp_path

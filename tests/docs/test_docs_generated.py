@@ -14,8 +14,8 @@ from generate.parsers import parser_of
 
 from egup_trainer.audit.options import AuditOptions
 from egup_trainer.cli.main import COMMANDS
+from egup_trainer.config import EGUPConfig, UnlearnConfig
 from egup_trainer.proxies.settings import ProxySettings
-from egup_trainer.trainer.config import EGUPConfig, UnlearnConfig
 
 TRAINER_KEYS = {"epoch", "grad_norm", "learning_rate", "step", "total_flos", "train_loss", "train_runtime"}
 TRAINER_KEYS |= {"train_samples_per_second", "train_steps_per_second"}

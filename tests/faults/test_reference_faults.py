@@ -10,17 +10,17 @@ from types import MethodType
 import pytest
 import torch
 from conftest import qa_rows
-from fixtures_trainer import TRIAL, furthest, weights_of
+from fixtures_trainer import TRIAL, furthest, reference_nll, weights_of
 from peft import LoraConfig
 
 from egup_trainer import EGUPTrainer, UnlearnConfig, UnlearnTrainer
+from egup_trainer.components.step import StepCounts
 from egup_trainer.data.collator import parts_of
 from egup_trainer.data.pairing import PairBatchSampler
 from egup_trainer.errors import ConfigError
 from egup_trainer.modeling.forward import AnswerReader
 from egup_trainer.modeling.loading import add_adapter
 from egup_trainer.modeling.reference import Reference, ReferenceKind
-from egup_trainer.trainer.step import StepCounts
 
 SGD = {"objective": "grad_diff", "optim": "sgd", "learning_rate": 0.2}
 
@@ -170,7 +170,7 @@ def test_6_the_numbers_of_the_scan_are_those_of_a_copy(make_plain_trainer, make_
     batch = trainer.data_collator([trainer.forget_rows[row] for row in range(10)])
     with torch.no_grad():
         then, now = (AnswerReader(each)(each, **batch).sum_nll for each in (frozen, model))
-    torch.testing.assert_close(trainer.before.nll["forget"], then)
+    torch.testing.assert_close(reference_nll(trainer)["nll"], then)
     assert (now - then).abs().min() > 1
 
 
@@ -180,7 +180,7 @@ def test_6_the_numbers_of_the_scan_are_those_of_a_copy(make_plain_trainer, make_
 def visits(trainer):
     """How often a run comes to each forget row."""
     seen, end_step = Counter(), trainer.end_step
-    trainer.end_step = lambda: seen.update(trainer.step_counts.forget_ids.tolist()) or end_step()
+    trainer.end_step = lambda: seen.update(trainer.collected.counts.forget_ids.tolist()) or end_step()
     trainer.train()
     return seen
 

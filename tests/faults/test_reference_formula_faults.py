@@ -17,9 +17,9 @@ from egup_trainer.evaluation.metrics.model_utility import model_utility
 from egup_trainer.evaluation.metrics.probability import probability
 from egup_trainer.evaluation.registry import Measured
 from egup_trainer.losses.base import ReferenceOutputs
-from egup_trainer.losses.forget.misdirection import RMU
-from egup_trainer.losses.forget.self_targets import UNDIAL
 from egup_trainer.losses.retain import RetainKL
+from egup_trainer.losses.rmu import RMU
+from egup_trainer.losses.undial import UNDIAL
 from egup_trainer.modeling.batches import iter_indices
 from egup_trainer.modeling.forward import answer_positions
 from egup_trainer.modeling.outputs import AnswerOutputs

@@ -8,7 +8,7 @@ import torch
 from fixtures_trainer import weights_of
 
 from egup_trainer import EGUPConfig, EGUPTrainer
-from egup_trainer.trainer.scanning import is_spread_over_processes
+from egup_trainer.components.scanning import is_spread_over_processes
 
 FSDP2 = {
     "fsdp": True,
@@ -106,7 +106,7 @@ def main(folder: Path, batch: int, accumulation: int, resume: str, kind: str, fo
         "wrapped": type(trainer.model_wrapped).__name__,
         "weights": whole(trainer),
         "is_spread": is_spread_over_processes(trainer.model),
-        "guide": trainer.guide.state_dict(),
+        "guide": trainer.training_state(),
         "losses": [row["loss"] for row in trainer.state.log_history if "loss" in row],
         "pairs": [trainer.pair_sampler.pairs(epoch) for epoch in range(3)],
         "batches": list(trainer.pair_sampler),

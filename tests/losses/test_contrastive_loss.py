@@ -5,7 +5,7 @@ from math import cos, exp, log, sin
 import pytest
 import torch
 
-from egup_trainer.losses.clreg import contrastive_loss, retain_anchor_loss
+from egup_trainer.components.clreg import contrastive_loss, retain_anchor_loss
 
 YES = torch.tensor([[True]])
 

@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from egup_trainer.losses.base import ReferenceOutputs
-from egup_trainer.losses.forget.primal_dual import PDU
-from egup_trainer.losses.forget.task_vector import TaskVector
+from egup_trainer.losses.pdu import PDU
+from egup_trainer.losses.task_vector import TaskVector
 
 ROWS = [[-1.0, -1.0], [-1.0], []]
 LOGITS = torch.tensor([[3.0, 0.0, 0.0], [1.0, 4.0, 1.0], [2.0, 2.0, -1.0]])
@@ -56,6 +56,6 @@ def test_a_task_vector_learns_the_rows_first(answers):
 
 
 def test_what_they_say_of_themselves():
-    assert (PDU.reads_logits, PDU.pulls_back, PDU.constrains_retain, PDU.is_negated) == (True, False, True, False)
-    assert (TaskVector.is_negated, TaskVector.carries) == (True, frozenset())
+    assert (PDU.reads_logits, PDU.supports_negative_weight) == (True, False)
+    assert TaskVector.supports == frozenset()
     assert TaskVector.default_retain_loss == "none"

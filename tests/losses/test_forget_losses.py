@@ -1,15 +1,15 @@
 """Each forget loss: values by hand, the direction of its gradient, rows without a scored token."""
 
 from math import exp, log
-from types import SimpleNamespace
 
 import pytest
 import torch
 
 from egup_trainer.losses.base import ReferenceOutputs, Unit
-from egup_trainer.losses.forget.gradient_ascent import GradientAscent, GradientDifference
-from egup_trainer.losses.forget.npo import NPO
-from egup_trainer.losses.forget.simnpo import SimNPO
+from egup_trainer.losses.grad_ascent import GradientAscent
+from egup_trainer.losses.grad_diff import GradientDifference
+from egup_trainer.losses.npo import NPO
+from egup_trainer.losses.simnpo import SimNPO
 from egup_trainer.modeling.reference import Need
 
 ROWS = [[-1.0, -3.0], [-0.5], []]  # L = 4, 0.5, 0; l = 2, 0.5, 0
@@ -30,7 +30,7 @@ def test_gradient_ascent_is_minus_the_mean_nll(loss, answers):
     assert loss(answers(ROWS), ReferenceOutputs()).tolist() == [-2, -0.5, 0]
     assert loss.unit is Unit.MEAN
     assert loss.needs == frozenset()
-    assert loss.pulls_back
+    assert loss.supports_negative_weight
 
 
 @pytest.mark.parametrize("beta", [0.1, 1.0, 2.5])
@@ -66,18 +66,10 @@ def test_simnpo_values_and_gradient(beta, delta, answers):
 
 
 def test_what_losses_say_of_themselves():
-    assert (NPO.needs, NPO.unit, NPO.pulls_back) == (frozenset({Need.NLL}), Unit.SUM, True)
-    assert (SimNPO.needs, SimNPO.unit, SimNPO.pulls_back) == (frozenset(), Unit.MEAN, True)
+    assert (NPO.needs, NPO.unit, NPO.supports_negative_weight) == (frozenset({Need.NLL}), Unit.SUM, True)
+    assert (SimNPO.needs, SimNPO.unit, SimNPO.supports_negative_weight) == (frozenset(), Unit.MEAN, True)
     defaults = [loss.default_retain_loss for loss in (GradientAscent, GradientDifference, NPO, SimNPO)]
     assert defaults == ["none", "nll", "nll", "nll"]
-
-
-def test_options_come_from_the_configuration():
-    config = SimpleNamespace(npo_beta=0.3, simnpo_beta=1.5, simnpo_delta=0.25)
-    assert NPO.from_config(config).beta == 0.3
-    simnpo = SimNPO.from_config(config)
-    assert (simnpo.beta, simnpo.delta) == (1.5, 0.25)
-    assert isinstance(GradientAscent.from_config(config), GradientAscent)
 
 
 @named(LOSSES)

@@ -2,13 +2,13 @@
 
 from dataclasses import replace
 from math import exp, log
-from types import SimpleNamespace
 
 import pytest
 import torch
 
+from egup_trainer.losses.altpo import AltPO
 from egup_trainer.losses.base import Alternate, ReferenceOutputs, Unit
-from egup_trainer.losses.forget.preference import DPO, AltPO
+from egup_trainer.losses.dpo import DPO
 from egup_trainer.modeling.reference import Need
 
 ROWS = [[-1.0, -3.0], [-0.5], []]  # L = 4, 0.5, 0
@@ -67,9 +67,6 @@ def test_certain_and_hopeless_answers_are_finite(logp, joined):
 
 
 def test_what_they_say_of_themselves():
-    assert (DPO.needs, DPO.unit, DPO.pulls_back) == (frozenset({Need.NLL}), Unit.SUM, True)
-    assert (AltPO.needs, AltPO.unit, AltPO.pulls_back) == (frozenset({Need.NLL}), Unit.SUM, True)
+    assert (DPO.needs, DPO.unit, DPO.supports_negative_weight) == (frozenset({Need.NLL}), Unit.SUM, True)
+    assert (AltPO.needs, AltPO.unit, AltPO.supports_negative_weight) == (frozenset({Need.NLL}), Unit.SUM, True)
     assert (DPO.alternate, AltPO.alternate) == (Alternate.REFUSAL, Alternate.GIVEN)
-    config = SimpleNamespace(dpo_beta=0.3)
-    assert [type(loss.from_config(config)) for loss in (DPO, AltPO)] == [DPO, AltPO]
-    assert [loss.from_config(config).beta for loss in (DPO, AltPO)] == [0.3, 0.3]

@@ -1,14 +1,13 @@
 """RMU and the retain loss on features: values by hand, each row's own mean, and the direction of the gradient."""
 
 from dataclasses import replace
-from types import SimpleNamespace
 
 import pytest
 import torch
 
 from egup_trainer.losses.base import ReferenceOutputs
-from egup_trainer.losses.forget.misdirection import RMU
 from egup_trainer.losses.retain import RetainFeatures
+from egup_trainer.losses.rmu import RMU
 from egup_trainer.modeling.reference import Need
 
 ROWS = [[-1.0, -1.0], [-1.0], [-1.0, -1.0, -1.0], []]
@@ -87,8 +86,6 @@ def test_retained_features_by_hand(states):
 
 
 def test_what_they_say_of_themselves():
-    assert (RMU.pulls_back, RMU.reads_hidden, RMU.trains_mlp_alone) == (False, True, True)
+    assert (RMU.supports_negative_weight, RMU.reads_hidden) == (False, True)
     assert (RMU.needs, RMU.default_retain_loss) == (frozenset(), "features")
     assert RetainFeatures.needs == frozenset({Need.HIDDEN})
-    loss = RMU.from_config(SimpleNamespace(rmu_steering=6.5, seed=3))
-    assert (loss.steering, loss.seed) == (6.5, 3)

@@ -1,16 +1,17 @@
 """WGA, SatImp, CE-U, UNDIAL and plain fine-tuning: values by hand, gradients, and the faults of other code."""
 
 from math import exp, log
-from types import SimpleNamespace
 
 import pytest
 import torch
 
 from egup_trainer.losses.base import ReferenceOutputs
-from egup_trainer.losses.forget.finetune import FineTune
-from egup_trainer.losses.forget.gradient_ascent import GradientDifference
-from egup_trainer.losses.forget.self_targets import CEU, UNDIAL
-from egup_trainer.losses.forget.weighted_ascent import WGA, SatImp
+from egup_trainer.losses.ceu import CEU
+from egup_trainer.losses.finetune import FineTune
+from egup_trainer.losses.grad_diff import GradientDifference
+from egup_trainer.losses.satimp import SatImp
+from egup_trainer.losses.undial import UNDIAL
+from egup_trainer.losses.wga import WGA
 from egup_trainer.modeling.outputs import AnswerOutputs
 from egup_trainer.modeling.reference import Need
 
@@ -142,14 +143,6 @@ def test_fine_tuning_says_nothing_of_forget_rows(answers):
 
 
 def test_what_they_say_of_themselves():
-    assert [loss.pulls_back for loss in (WGA, SatImp, CEU, UNDIAL)] == [True, True, False, False]
+    assert [loss.supports_negative_weight for loss in (WGA, SatImp, CEU, UNDIAL)] == [True, True, False, False]
     assert [loss.reads_logits for loss in (WGA, SatImp, CEU, UNDIAL)] == [False, False, True, True]
     assert (CEU.needs, UNDIAL.needs) == (frozenset(), frozenset({Need.LOGITS}))
-
-
-def test_options_come_from_the_configuration():
-    config = SimpleNamespace(wga_beta=0.3, satimp_beta1=2.0, satimp_beta2=3.0, undial_strength=4.0)
-    assert (WGA.from_config(config).beta1, WGA.from_config(config).beta2) == (0.3, 0.0)
-    satimp = SatImp.from_config(config)
-    assert (satimp.beta1, satimp.beta2) == (2.0, 3.0)
-    assert UNDIAL.from_config(config).strength == 4.0

@@ -18,7 +18,7 @@ from egup_trainer.modeling.limits import check_positions
 from egup_trainer.modeling.loading import add_adapter
 from egup_trainer.modeling.memory.packing import Packer
 from egup_trainer.modeling.trials import can_run, check_training
-from egup_trainer.trainer.preparation import disable_dropout
+from egup_trainer.preparation import disable_dropout
 from modeling.conftest import gradients
 
 V = 256

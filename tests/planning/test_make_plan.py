@@ -7,11 +7,11 @@ import torch
 from conftest import MODEL_CONFIGS, qa_rows
 
 from egup_trainer import EGUPTrainer
-from egup_trainer.losses.registry import _FORGET as OBJECTIVES
+from egup_trainer.losses.registry import OBJECTIVES
 from egup_trainer.planning.machine import Machine
 from egup_trainer.planning.plan import MARGIN, STEP, Job, make_plan
 from egup_trainer.planning.steps import Rows, largest_batch, optimizer_steps
-from egup_trainer.trainer.preparation import prepare_dataset, prepare_forget_set
+from egup_trainer.preparation import prepare_dataset, prepare_forget_set
 
 
 @pytest.fixture

@@ -8,7 +8,7 @@ from fixtures_properties import draw_order, units
 from hypothesis import given
 from hypothesis import strategies as st
 
-from egup_trainer.losses.clreg import contrastive_loss, retain_anchor_loss
+from egup_trainer.components.clreg import contrastive_loss, retain_anchor_loss
 
 TEMPERATURES = st.sampled_from([0.001, 0.05, 0.2, 1.0, 50.0])
 

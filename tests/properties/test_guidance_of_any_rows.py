@@ -1,28 +1,20 @@
 """EGUP's weights, boundary and cache, of any features and losses."""
 
 from dataclasses import replace
-from math import isfinite
-from types import SimpleNamespace
 
 import pytest
 import torch
+from fixtures_components import components_for, look, options
 from fixtures_properties import FAR, answer_rows, draw_order, join, tensors, units
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.nn.functional import normalize
 
-from egup_trainer.guidance.embedding_cache import EmbeddingCache
-from egup_trainer.guidance.entanglement import (
-    DriftReference,
-    drift,
-    inter_sample_entanglement,
-    inter_sample_weights,
-    intra_sample_weights,
-)
-from egup_trainer.guidance.features import FeatureSpace, random_projection
-from egup_trainer.guidance.guide import Guide
-from egup_trainer.guidance.proxy_constraint import (
-    ProxyForm,
+from egup_trainer.components.embedding_cache import EmbeddingCache
+from egup_trainer.components.feature_space import FeatureSpace, drift, inter_sample_entanglement, random_projection
+from egup_trainer.components.inter_sample import inter_sample_weights
+from egup_trainer.components.intra_sample import intra_sample_weights
+from egup_trainer.components.proxy_constraint import (
     nearest_proxies,
     proxy_boundary,
     proxy_effort,
@@ -181,40 +173,29 @@ def test_the_cache_holds_each_rows_last_visit_and_the_last_retain_rows(num_forge
     torch.testing.assert_close(cache.bank[cache.bank[:, 0].argsort()], expected[expected[:, 0].argsort()])
 
 
-OPTIONS = SimpleNamespace(
-    inter_entanglement=True,
-    intra_entanglement=True,
-    inter_neighbors=2,
-    inter_temperature=1.0,
-    inter_clip_min=CLIP[0],
-    inter_clip_max=CLIP[1],
-    intra_temperature=0.5,
-    drift_reference=DriftReference.INITIAL,
-    proxy_form=ProxyForm.EFFORT,
-    proxy_lambda=2.0,
-    proxy_temperature=0.2,
-)
+OPTIONS = options(inter_entanglement=True, intra_entanglement=True, inter_neighbors=2)
 
 
 @settings(max_examples=60)
-@given(rows=answer_rows(), pulls_back=st.booleans(), data=st.data())
-def test_weights_of_a_step_are_those_of_its_cuts_and_stay_finite(rows, pulls_back, data):
+@given(rows=answer_rows(), negative=st.booleans(), data=st.data())
+def test_weights_of_a_step_are_those_of_its_cuts_and_stay_finite(rows, negative, data):
     count = len(rows)
     features = data.draw(tensors(count, 3))
     boundary = data.draw(tensors(count, elements=st.floats(0, FAR, width=32)))
-    guide = Guide(OPTIONS, pulls_back, make_cache(count, 3, 4), boundary)
+    components = components_for(OPTIONS, make_cache(count, 3, 4), boundary, negative)
 
-    def look(ids):
-        outputs = replace(join([rows[index] for index in ids]).outputs, features=features[ids])
-        return guide.look(outputs, torch.tensor(ids), None, torch.zeros(0, dtype=torch.long)).detached()
+    def values(indexes):
+        outputs = replace(join([rows[index] for index in indexes]).outputs, features=features[indexes])
+        step = look(components, outputs, torch.tensor(indexes))
+        gap, seen = step.latest("boundary_gap"), step.features
+        return {"weights": step.weights, "gap": gap, "entanglement": seen.entanglement, "drift": seen.drift}
 
-    whole = look(list(range(count)))
-    assert whole.weights.isfinite().all()
-    assert pulls_back or (whole.weights >= 0).all()
-    assert all(isfinite(gap) for gap in whole.boundary_gap.tolist())
+    whole = values(list(range(count)))
+    assert whole["weights"].isfinite().all()
+    assert negative or (whole["weights"] >= 0).all()
+    assert whole["gap"].isfinite().all()
     order = data.draw(st.permutations(range(count)))
     cut = data.draw(st.integers(0, count))
-    for ids in filter(None, (order[:cut], order[cut:])):
-        found = look(list(ids))
-        for name in ("weights", "entanglement", "drift", "boundary_gap"):
-            torch.testing.assert_close(getattr(found, name), getattr(whole, name)[list(ids)], rtol=1e-3, atol=1e-4)
+    for indexes in filter(None, (order[:cut], order[cut:])):
+        for name, found in values(list(indexes)).items():
+            torch.testing.assert_close(found, whole[name][list(indexes)], rtol=1e-3, atol=1e-4)

@@ -7,21 +7,23 @@ from fixtures_properties import answer_rows, join
 from hypothesis import given, note, settings
 from hypothesis import strategies as st
 
-from egup_trainer.losses.forget.npo import NPO
-from egup_trainer.losses.forget.simnpo import SimNPO
-from egup_trainer.losses.forget.weighted_ascent import WGA, SatImp
-from egup_trainer.losses.registry import Objective, RetainObjective, forget_loss, retain_loss
+from egup_trainer.losses.npo import NPO
+from egup_trainer.losses.registry import OBJECTIVES, RETAIN_LOSSES
+from egup_trainer.losses.retain import RetainKL
+from egup_trainer.losses.satimp import SatImp
+from egup_trainer.losses.simnpo import SimNPO
+from egup_trainer.losses.wga import WGA
 
-FORGET = {name.value: forget_loss(name.value)() for name in Objective} | {
+FORGET = {name: loss() for name, loss in OBJECTIVES.items()} | {
     "npo, strong": NPO(beta=50.0),
     "npo, per token": NPO(beta=None).for_boundary(needed_rise=0.01),
     "simnpo, margin": SimNPO(beta=0.01, delta=100.0),
     "wga, beta 0": WGA(beta=0.0),
     "satimp, roots": SatImp(beta1=0.5, beta2=0.5),
 }
-RETAIN = {name.value: (retain_loss(name.value)(), None) for name in RetainObjective if retain_loss(name.value)} | {
-    "kl of 1": (retain_loss("kl")(), 1),
-    "kl of 3": (retain_loss("kl")(), 3),
+RETAIN = {name: (loss(), None) for name, loss in RETAIN_LOSSES.items() if loss} | {
+    "kl of 1": (RetainKL(), 1),
+    "kl of 3": (RetainKL(), 3),
 }
 LOSSES = {**{name: (loss, None) for name, loss in FORGET.items()}, **RETAIN}
 

@@ -13,10 +13,10 @@ from fixtures_trainer import furthest, weights_of
 from test_trainer import StopAt
 from transformers import TrainerCallback
 
+from egup_trainer.checkpointing import LIST_NAME, STAGING, last_whole, missing_from
 from egup_trainer.errors import StateError
+from egup_trainer.output_folder import LOCK_NAME, alone_in
 from egup_trainer.trainer import checkpoints
-from egup_trainer.trainer.checkpoints import LIST_NAME, STAGING, last_whole, missing_from
-from egup_trainer.trainer.output_folder import LOCK_NAME, alone_in
 
 STEPS = {"save_strategy": "steps", "save_steps": 1, "num_train_epochs": 2}
 
@@ -299,7 +299,7 @@ def test_an_error_that_is_not_of_the_disk_is_left_as_it_is(make_trainer, monkeyp
 
 
 HOLD = """
-from egup_trainer.trainer.output_folder import alone_in
+from egup_trainer.output_folder import alone_in
 with alone_in({!r}):
     print("held", flush=True)
     input()

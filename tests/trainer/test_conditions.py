@@ -12,8 +12,8 @@ from test_trainer import StopAt
 from transformers import TrainingArguments
 
 from egup_trainer import EGUPConfig, UnlearnConfig, UnlearnTrainer
+from egup_trainer.conditions import DO_NOT_MATTER, options_of
 from egup_trainer.errors import StateError
-from egup_trainer.trainer.state import DO_NOT_MATTER, options_of
 
 STEPS = {"save_strategy": "steps", "save_steps": 2}
 LORA = LoraConfig(r=4, target_modules="all-linear", task_type="CAUSAL_LM")
@@ -154,7 +154,7 @@ def test_many_changes_are_counted(make_trainer, checkpoint):
 def test_a_checkpoint_that_says_nothing_of_its_run_is_refused(make_trainer, tmp_path):
     from safetensors.torch import save_file
 
-    from egup_trainer.trainer.checkpoints import write_list
+    from egup_trainer.checkpointing import write_list
 
     make_trainer(callbacks=[StopAt(2)], **STEPS).train()
     checkpoint = tmp_path / "out" / "checkpoint-2"

@@ -4,8 +4,8 @@ import pytest
 from trl import ModelConfig, TrlParser
 
 from egup_trainer import EGUPConfig, UnlearnConfig
+from egup_trainer.components.proxy_constraint import ProxyForm
 from egup_trainer.errors import ConfigError
-from egup_trainer.guidance.proxy_constraint import ProxyForm
 
 
 @pytest.mark.parametrize(
@@ -58,7 +58,7 @@ from egup_trainer.guidance.proxy_constraint import ProxyForm
         ),
         (
             {"clreg_weight": 0.1, "per_device_train_batch_size": 1},
-            "Got clreg_positives=forget with one forget row a step, but expected two or more: a sample is drawn to the "
+            "Got clreg_positives=forget with one forget row per step, but expected two or more: a sample is drawn to the "
             "step's other forget samples. Raise the batch size or --gradient_accumulation_steps, or use "
             "--clreg_positives views.",
         ),
@@ -97,7 +97,7 @@ def test_bad_values_are_refused_in_one_line(config, options, message):
 
 def test_several_gpus_in_one_process_are_refused(config, monkeypatch):
     monkeypatch.setattr(UnlearnConfig, "n_gpu", property(lambda self: 2))
-    with pytest.raises(ConfigError, match=r"Got 2 GPUs in one process, but expected one process a GPU. Start with."):
+    with pytest.raises(ConfigError, match=r"Got 2 GPUs in one process, but expected one process per GPU. Start with."):
         config()
 
 

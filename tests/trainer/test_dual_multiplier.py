@@ -6,9 +6,10 @@ import pytest
 from fixtures_trainer import furthest, weights_of
 from test_trainer import StopAt
 
+from egup_trainer.checkpointing import write_list
+from egup_trainer.components.retain import RetainObjective
+from egup_trainer.conditions import STATE_NAME
 from egup_trainer.errors import StateError
-from egup_trainer.trainer.checkpoints import write_list
-from egup_trainer.trainer.state import STATE_NAME
 
 PDU = {"objective": "pdu", "pdu_dual_start": 2.0, "pdu_dual_rate": 0.3, "pdu_retain_eps": 1.0}
 
@@ -63,7 +64,7 @@ def test_a_resumed_run_goes_on_with_the_multiplier(request, trainer_of, tmp_path
     resumed = make(output_dir=str(tmp_path / "cut"), **options)
     resumed.train(resume_from_checkpoint=str(tmp_path / "cut" / "checkpoint-4"))
     assert furthest(weights_of(whole), weights_of(resumed)) == 0
-    assert resumed.dual.multiplier == whole.dual.multiplier
+    assert resumed.component(RetainObjective).multiplier == whole.component(RetainObjective).multiplier
 
 
 def test_a_checkpoint_without_the_multiplier_is_refused(make_plain_trainer):

@@ -6,8 +6,9 @@ import pytest
 import torch
 from fixtures_trainer import furthest, weights_of
 
+from egup_trainer.checkpointing import last_whole
+from egup_trainer.components.retain import RetainObjective
 from egup_trainer.errors import NumberError
-from egup_trainer.trainer.checkpoints import last_whole
 
 
 def poisoned(trainer, sample, value=float("nan")):
@@ -51,7 +52,7 @@ def test_a_loss_that_is_not_finite_is_named_with_its_sample(make_trainer, value,
 def test_where_the_rows_are_finite_all_of_the_batch_are_named(make_trainer):
     trainer = make_trainer(num_train_epochs=1)
     pairs = trainer.pair_sampler.pairs(0)[:4]
-    trainer.args.retain_weight = float("inf")
+    trainer.component(RetainObjective).weight = float("inf")
     with pytest.raises(NumberError) as error:
         trainer.train()
     forget, retain = (" ".join(map(str, sorted(pair[side] for pair in pairs))) for side in (0, 1))

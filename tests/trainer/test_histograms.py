@@ -8,7 +8,7 @@ import pytest
 import torch
 from transformers.integrations import TensorBoardCallback, TrackioCallback, WandbCallback
 
-from egup_trainer.trainer.histograms import Histograms
+from egup_trainer.callbacks.histograms import Histograms
 
 NAMES = {"weight", "drift", "entanglement", "boundary_gap"}
 

@@ -7,8 +7,8 @@ from fixtures_trainer import weights_of
 
 from egup_trainer import EGUPTrainer
 from egup_trainer.cli.unlearn import _advice
+from egup_trainer.components.proxy_constraint import refuse_known_proxies
 from egup_trainer.errors import DataError
-from egup_trainer.trainer.boundary import refuse_known_proxies
 
 LOWER = "The retain rows lost more than a tenth of their probability (0.982 to 0.489): lower --learning_rate"
 RAISE = "The forget rows are nearly as likely as before: raise --learning_rate (1e-05), by a factor of 3 or 10"

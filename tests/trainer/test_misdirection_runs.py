@@ -35,13 +35,13 @@ def test_three_matrices_train_and_nothing_else_has_a_gradient(make_trainer, guid
     expected = {f"model.layers.{layer}.mlp.down_proj.weight" for layer in range(3)}
     assert moved(trainer) == expected
     assert seen == [expected] * 6
-    assert trainer.before.reference.kind is ReferenceKind.FROZEN_COPY
+    assert trainer.reference.kind is ReferenceKind.FROZEN_COPY
 
 
 def test_an_adapter_trains_all_its_weights_up_to_the_layer(make_trainer):
     trainer = make_trainer(peft_config=LoraConfig(**LORA), **RMU, **UNWEIGHTED)
     names = moved(trainer)
-    assert trainer.before.reference.kind is ReferenceKind.ADAPTER_OFF
+    assert trainer.reference.kind is ReferenceKind.ADAPTER_OFF
     assert names == {name for name, _ in trainer.model.named_parameters() if "lora_" in name}
     assert len(names) == 2 * 7 * 3
     kept = [row["loss_retain"] for row in trainer.state.log_history if "loss_retain" in row]

@@ -6,82 +6,46 @@ from egup_trainer import UnlearnConfig
 from egup_trainer.errors import ConfigError
 
 UNGUIDED = {"inter_entanglement": False, "intra_entanglement": False, "proxy_constraint": False}
-TURNED_ROUND = "the training is turned round at its end, and what they did with it"
 
 
 @pytest.mark.parametrize(
-    ("options", "message"),
+    ("options", "named", "flags"),
     [
         (
             {"objective": "task_vector"},
-            "Got objective=task_vector with inter_entanglement, intra_entanglement, proxy_constraint, but expected it "
-            "without "
-            f"them: {TURNED_ROUND}. Leave out --inter_entanglement, leave out --intra_entanglement, add "
-            "--no_proxy_constraint.",
+            "task_vector with inter_entanglement, intra_entanglement, proxy_constraint",
+            "leave out --inter_entanglement, leave out --intra_entanglement, add --no_proxy_constraint",
         ),
-        (
-            {"objective": "task_vector", **UNGUIDED, "clreg_weight": 0.1},
-            f"Got objective=task_vector with clreg_weight, but expected it without them: {TURNED_ROUND}. Leave out "
-            "--clreg_weight.",
-        ),
+        ({"objective": "task_vector", **UNGUIDED, "clreg_weight": 0.1}, "clreg_weight", "leave out --clreg_weight"),
         (
             {"objective": "task_vector", **UNGUIDED, "proxy_constraint": True, "proxy_form": "penalty"},
-            f"Got objective=task_vector with proxy_constraint, but expected it without them: {TURNED_ROUND}. Add "
-            "--no_proxy_constraint.",
+            "proxy_constraint",
+            "add --no_proxy_constraint",
         ),
-        (
-            {"objective": "task_vector", **UNGUIDED, "stop_at_boundary": True},
-            "Got objective=task_vector with stop_at_boundary, but expected one of them: until the end of training the "
-            "model "
-            "goes away from the boundary. Leave out --stop_at_boundary.",
-        ),
-        (
-            {"objective": "task_vector", **UNGUIDED, "retain_loss": "nll"},
-            "Got objective=task_vector with retain_loss=nll, but expected none: what is learned of retain rows would "
-            "be "
-            "turned round, too. Leave out --retain_loss.",
-        ),
-        (
-            {"objective": "task_vector", **UNGUIDED, "eval_strategy": "epoch"},
-            "Got objective=task_vector with eval_strategy=epoch, but expected no: until the end of training the model "
-            "knows "
-            "the forget rows better and better. Evaluate after training (egup evaluate).",
-        ),
+        ({"objective": "task_vector", **UNGUIDED, "stop_at_boundary": True}, "stop_at_boundary", "--stop_at_boundary"),
+        ({"objective": "task_vector", **UNGUIDED, "retain_loss": "nll"}, "retain_loss=nll", "--retain_loss"),
+        ({"objective": "task_vector", **UNGUIDED, "eval_strategy": "epoch"}, "eval_strategy=epoch", "egup evaluate"),
         (
             {"objective": "task_vector", **UNGUIDED, "push_to_hub": True, "hub_strategy": "every_save"},
-            "Got objective=task_vector with hub_strategy=every_save, but expected end: until the end of training the "
-            "model "
-            "knows the forget rows better and better. Set --hub_strategy end.",
+            "hub_strategy=every_save",
+            "--hub_strategy end",
         ),
         (
             {"objective": "finetune", "proxy_constraint": False},
-            "Got objective=finetune with inter_entanglement, intra_entanglement, but expected it without them: there "
-            "is no "
-            "forget loss to weigh. Leave out --inter_entanglement, leave out --intra_entanglement.",
+            "finetune with inter_entanglement, intra_entanglement",
+            "leave out --inter_entanglement, leave out --intra_entanglement",
         ),
-        (
-            {"objective": "pdu", "retain_loss": "none"},
-            "Got objective=pdu without a retain loss, but expected one: it is the constraint under which rows are "
-            "forgotten. "
-            "Leave out --retain_loss and --retain_weight.",
-        ),
-        (
-            {"objective": "pdu", "retain_weight": 0},
-            "Got objective=pdu without a retain loss, but expected one: it is the constraint under which rows are "
-            "forgotten. "
-            "Leave out --retain_loss and --retain_weight.",
-        ),
-        (
-            {"objective": "altpo", "idk_answers": "refusals.txt"},
-            "Got idk_answers with objective=altpo, but expected both for dpo, or none. Leave out --idk_answers.",
-        ),
+        ({"objective": "pdu", "retain_loss": "none"}, "pdu without a retain loss", "--retain_loss"),
+        ({"objective": "pdu", "retain_weight": 0}, "pdu without a retain loss", "--retain_weight"),
+        ({"objective": "altpo", "idk_answers": "refusals.txt"}, "idk_answers with objective=altpo", "--idk_answers"),
     ],
     ids=str,
 )
-def test_what_contradicts_an_objective_is_refused(config, options, message):
+def test_what_contradicts_an_objective_is_refused(config, options, named, flags):
     with pytest.raises(ConfigError) as caught:
         config(**options)
-    assert str(caught.value) == message
+    assert named in caught.value.got
+    assert flags in caught.value.fix
 
 
 def test_without_what_is_named_they_are_accepted(config):

@@ -4,7 +4,7 @@ import pytest
 from conftest import qa_rows
 from fixtures_trainer import furthest, weights_of
 
-from egup_trainer.losses.registry import Objective
+from egup_trainer.losses.registry import OBJECTIVES
 
 UNWEIGHTED = {"inter_entanglement": False, "intra_entanglement": False, "proxy_constraint": False}
 ALTERNATES = [
@@ -18,7 +18,7 @@ OWN = {
     "finetune": UNWEIGHTED,
 }
 """What an objective needs besides the defaults."""
-ALL = [objective.value for objective in Objective]
+ALL = list(OBJECTIVES)
 FORGETTING = [name for name in ALL if name != "finetune"]
 TO_FORGET_WHAT_IS_KNOWN = {"satimp_beta1": 1.0, "simnpo_beta": 1.0}
 """A model that knows little or all by heart would hardly move with the defaults."""

@@ -12,9 +12,9 @@ from transformers import AutoModelForCausalLM
 from egup_trainer.errors import ConfigError, StateError
 from egup_trainer.files import UNFINISHED
 from egup_trainer.modeling.loading import load_model, load_tokenizer
+from egup_trainer.output_folder import STAGING, alone_in
+from egup_trainer.preparation import refuse_detours
 from egup_trainer.records.io import read_ledger
-from egup_trainer.trainer.output_folder import STAGING, alone_in
-from egup_trainer.trainer.preparation import refuse_detours
 
 
 @pytest.mark.parametrize("name", ["out/../model", "/tmp/a/../b", "./out/..", "../a/../b"])
@@ -136,7 +136,7 @@ def test_an_error_while_saving_leaves_the_folder_as_it_was(finished, make_traine
     def fail(*args, **kwargs):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("egup_trainer.trainer.publishing.write_ledger", fail)
+    monkeypatch.setattr("egup_trainer.publishing.write_ledger", fail)
     with pytest.raises(StateError, match="cannot be written \\(No space left on device\\)"):
         trainer.save_model()
     assert model_files(finished) == before
@@ -172,7 +172,7 @@ def test_while_files_take_their_places_the_folder_says_so(finished, make_trainer
 
 
 def test_another_run_is_kept_out_between_training_and_saving(make_trainer, tmp_path):
-    code = "import sys; from egup_trainer.trainer.output_folder import alone_in\nwith alone_in(sys.argv[1]): pass"
+    code = "import sys; from egup_trainer.output_folder import alone_in\nwith alone_in(sys.argv[1]): pass"
 
     def others() -> str:
         done = subprocess.run([sys.executable, "-c", code, str(tmp_path / "out")], capture_output=True, text=True)
@@ -190,7 +190,7 @@ def test_of_many_processes_one_at_a_time_holds_a_folder(tmp_path):
     """Each counts up in a file while it holds the folder; the lock file is removed and made again all the time."""
     code = (
         "import sys, time\nfrom pathlib import Path\nfrom egup_trainer.errors import StateError\n"
-        "from egup_trainer.trainer.output_folder import alone_in\nfile = Path(sys.argv[1], 'count')\n"
+        "from egup_trainer.output_folder import alone_in\nfile = Path(sys.argv[1], 'count')\n"
         "done = 0\nwhile done < 100:\n"
         "    try:\n"
         "        with alone_in(sys.argv[1]):\n"

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 from conftest import qa_rows
-from fixtures_trainer import TRIAL, furthest, weights_of
+from fixtures_trainer import TRIAL, furthest, reference_nll, weights_of
 from peft import LoraConfig
 from test_objectives import ALTERNATES
 from test_step import OFF, plain_nll
@@ -57,7 +57,7 @@ def test_no_second_model_and_one_forward_pass_a_step(make_trainer, make_model, o
     trainer = make_trainer(model, objective=objective, clreg_weight=0.1, clreg_positives="views", **RUNS[objective])
     model.register_forward_hook(lambda module, args, output: calls.append(module.training))
     trainer.train()
-    assert trainer.before.reference.kind is ReferenceKind.CACHED
+    assert trainer.reference.kind is ReferenceKind.CACHED
     assert sum(calls) == trainer.state.global_step == 6
     scans = 2 + 2 + 2 + 1  # of forget rows, alternates, retain rows and proxies, 8 at a time
     assert len(calls) - 6 == TRIAL + scans
@@ -71,7 +71,7 @@ def test_views_have_their_noise_and_alternates_none(make_trainer):
     forward = trainer.forward_parts
     trainer.forward_parts = lambda model, inputs: seen.append(forward(model, inputs)) or seen[-1]
     trainer.train()
-    first, expected = seen[0], trainer.before.nll["alternate"]
+    first, expected = seen[0], reference_nll(trainer)["alternate_nll"]
     pairs = trainer.pair_sampler.pairs(0)[:4]
     torch.testing.assert_close(first["alternate_ids"].sum_nll.detach(), expected[[f for f, _ in pairs]])
     difference = (first["positive_ids"].sum_nll - first["forget_ids"].sum_nll).abs()
@@ -89,7 +89,7 @@ def test_a_resumed_run_ends_where_an_uninterrupted_one_does(make_trainer, tmp_pa
     resumed = make_trainer(output_dir=str(tmp_path / "cut"), **options)
     resumed.train(resume_from_checkpoint=str(tmp_path / "cut" / f"checkpoint-{step}"))
     assert furthest(weights_of(whole), weights_of(resumed)) == 0
-    assert torch.equal(whole.before.nll["alternate"], resumed.before.nll["alternate"])
+    assert torch.equal(reference_nll(whole)["alternate_nll"], reference_nll(resumed)["alternate_nll"])
 
 
 def test_an_adapter_learns_to_refuse(make_trainer, taught):

@@ -14,9 +14,9 @@ from transformers import Trainer
 
 from egup_trainer import EGUPTrainer, UnlearnTrainer
 from egup_trainer.cli.main import main
+from egup_trainer.publishing import metrics_of
 from egup_trainer.records.card import CardFacts, model_card, update_metrics
 from egup_trainer.records.facts import make_record
-from egup_trainer.trainer.publishing import metrics_of
 
 LORA = {"r": 4, "lora_alpha": 6, "target_modules": "all-linear", "task_type": "CAUSAL_LM"}
 TEXTS = [value.encode() for row in qa_rows(0, 46) for value in row.values()]

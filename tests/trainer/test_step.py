@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 from conftest import qa_rows
-from fixtures_trainer import TRIAL, furthest, weights_of
+from fixtures_trainer import TRIAL, boundary_of, cache_of, furthest, weights_of
 
 from egup_trainer.data.collator import RowCollator
 from egup_trainer.modeling.reference import ReferenceKind
@@ -161,8 +161,8 @@ def test_npo_keeps_no_second_model_and_runs_one_forward_pass_a_step(make_trainer
     trainer = make_trainer(model, objective="npo", clreg_weight=0.1)
     model.register_forward_hook(lambda module, args, output: calls.append(module.training))
     trainer.train()
-    assert trainer.before.reference.kind is ReferenceKind.CACHED
-    assert trainer.before.reference.frozen_copy is None
+    assert trainer.reference.kind is ReferenceKind.CACHED
+    assert trainer.reference.frozen_copy is None
     assert sum(calls) == trainer.state.global_step == 6
     scans = len(calls) - sum(calls) - TRIAL
     assert scans == math.ceil(10 / 8) + math.ceil(13 / 8) + math.ceil(6 / 8)
@@ -209,8 +209,8 @@ def test_drift_is_measured_from_where_it_is_told(make_trainer, reference, same):
 def test_projected_cache_has_the_dimensions_asked_for(make_trainer):
     trainer = make_trainer(cache_dim=6)
     trainer.train()
-    assert trainer.guide.cache.initial.shape == trainer.guide.cache.latest.shape == (10, 6)
-    assert trainer.guide.cache.bank.shape == (13 + 2 * 10, 6)
+    assert cache_of(trainer).initial.shape == cache_of(trainer).latest.shape == (10, 6)
+    assert cache_of(trainer).bank.shape == (13 + 2 * 10, 6)
 
 
 def test_scans_with_other_projections_are_kept_apart(make_trainer, tmp_path):
@@ -219,7 +219,7 @@ def test_scans_with_other_projections_are_kept_apart(make_trainer, tmp_path):
     for cache_dim, seed in ((None, 0), (6, 0), (6, 1), (6, 0)):
         trainer = make_trainer(cache_dim=cache_dim, seed=seed, **scans)
         trainer.begin_training()
-        codes = trainer.guide.cache.initial.codes
+        codes = cache_of(trainer).initial.codes
         assert torch.equal(phi.setdefault((cache_dim, seed), codes), codes)
     assert len(list((tmp_path / "scans").iterdir())) == 3
     assert not torch.equal(phi[6, 0], phi[6, 1])
@@ -231,14 +231,14 @@ def test_the_cache_is_read_as_it_stood_at_the_start_of_the_step(make_trainer):
     plain_look = type(trainer).compute_terms
 
     def spy(self, *args, **kwargs):
-        seen.append((self.guide.cache.latest.codes.clone(), self.guide.cache.bank.clone()))
+        seen.append((cache_of(self).latest.codes.clone(), cache_of(self).bank.clone()))
         return plain_look(self, *args, **kwargs)
 
     trainer.compute_terms = spy.__get__(trainer)
     trainer.train()
     assert len(seen) == 5
     assert all(torch.equal(latest, seen[0][0]) and torch.equal(bank, seen[0][1]) for latest, bank in seen)
-    assert not torch.equal(trainer.guide.cache.bank[-10:], seen[0][1][-10:])
+    assert not torch.equal(cache_of(trainer).bank[-10:], seen[0][1][-10:])
 
 
 def test_more_forgetting_makes_forget_rows_less_likely_and_keeps_retain_rows(make_trainer):
@@ -259,7 +259,7 @@ def test_the_proxy_constraint_stops_at_the_boundary(make_trainer):
         objective="grad_diff", num_train_epochs=30, learning_rate=3e-3, lr_scheduler_type="constant", proxy_match="mean"
     )
     trainer.train()
-    boundary = trainer.guide.boundary
+    boundary = boundary_of(trainer)
     assert torch.equal(boundary, boundary[:1].expand(10))
     forget = trainer.score(trainer.forget_rows).mean_nll
     assert (forget - boundary).abs().mean() < 0.5

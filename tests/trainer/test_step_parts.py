@@ -1,13 +1,13 @@
 """Counts, logs and noise of a step, by hand."""
 
-from types import SimpleNamespace
-
 import pytest
 import torch
 from accelerate import Accelerator
 
-from egup_trainer.trainer.noise import view_noise
-from egup_trainer.trainer.step import StepCounts, StepLog
+from egup_trainer.components.clreg import view_noise
+from egup_trainer.components.proxy_constraint import _mean_and_share_past
+from egup_trainer.components.step import Collected, FinishedStep, Step, StepCounts, mean_and_range
+from egup_trainer.components.step_log import StepLog
 
 IGNORE = -100
 
@@ -47,33 +47,46 @@ def test_a_step_of_fillers_alone_divides_by_no_zero(accelerator):
     assert counts.per_forget_row(torch.zeros(1)).item() == counts.per_retain_token(torch.zeros(1)).item() == 0
 
 
+COUNTS = StepCounts(*(torch.tensor([0, 1]) for _ in range(2)), torch.tensor(4), torch.tensor(75))
+
+
+def micro_batch(collected, ids=(0, 1)):
+    return Step({"forget_ids": torch.tensor(ids)}, {}, collected, None)
+
+
 def test_the_log_sums_micro_batches_and_averages_steps(accelerator):
     log = StepLog()
-    for step in (1.0, 3.0):
-        log.add({"loss_forget": torch.tensor(step)})
-        log.add({"loss_forget": torch.tensor(0.5)})
-        log.observe({"weight": torch.tensor([step, step + 1]), "drift": torch.tensor([0.0, step])})
-        log.add({"positions": torch.tensor(60.0)})
-        log.add({"positions": torch.tensor(40.0)})
-        log.end_step(SimpleNamespace(input_tokens=torch.tensor(75)))
+    for value in (1.0, 3.0):
+        collected = Collected(COUNTS)
+        for share, positions, ids in ((value, 60.0, (0, -1)), (0.5, 40.0, (1, -1))):
+            step = micro_batch(collected, ids)
+            step.keep("forget_ids", step.forget_ids)
+            step.add("loss_forget", torch.tensor(share))
+            step.add("hidden", torch.tensor(share), log=False)
+            step.add("positions", torch.tensor(positions))
+            step.observe("weight", torch.tensor([value + ids[0], -9.0]), mean_and_range)  # the second is a filler
+            step.observe("drift", torch.tensor([value * ids[0], -9.0]))
+        finished = FinishedStep(collected, accelerator, epoch=1.0)
+        assert finished.sum("hidden").item() == value + 0.5
+        assert finished.of_samples("weight").tolist() == [value, value + 1]
+        finished.values["proxy_lambda"] = torch.tensor(value)
+        log.add(collected, finished)
     logs = log.flush(accelerator)
     assert logs["loss_forget"] == pytest.approx((1.5 + 3.5) / 2)
     assert (logs["weight_mean"], logs["weight_min"], logs["weight_max"]) == (2.5, 1.0, 4.0)
     assert logs["drift"] == 1.0
     assert logs["drift_p10"] == pytest.approx(0.0)
-    assert logs["drift_p90"] == pytest.approx(0.3 * 1 + 0.7 * 3)  # sorted 0, 0, 1, 3: at place 2.7
+    assert logs["drift_p90"] == pytest.approx(0.3 * 1 + 0.7 * 3)  # sorted 0, 0, 1, 3: at index 2.7
+    assert logs["proxy_lambda"] == 3.0
+    assert "hidden" not in logs
     assert logs["tokens_per_second"] > 0
     assert logs["padding"] == 0.25
     assert log.flush(accelerator) == {}
 
 
-def test_the_boundary_gap_comes_with_the_share_that_is_past_it(accelerator):
-    log = StepLog()
-    log.observe({"boundary_gap": torch.tensor([-1.0, 1.0, 3.0, -2.0])})
-    log.add({"positions": torch.tensor(1.0)})
-    log.end_step(SimpleNamespace(input_tokens=torch.tensor(1)))
-    logs = log.flush(accelerator)
-    assert (logs["boundary_gap"], logs["past_boundary"]) == (0.25, 0.5)
+def test_the_boundary_gap_comes_with_the_share_that_is_past_it():
+    logs = _mean_and_share_past("boundary_gap", torch.tensor([-1.0, 1.0, 3.0, -2.0]))
+    assert logs == {"boundary_gap": 0.25, "past_boundary": 0.5}
 
 
 def test_noise_has_neftunes_size_and_stops_at_the_padding():

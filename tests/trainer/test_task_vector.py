@@ -12,7 +12,7 @@ from test_trainer import StopAt
 from transformers import AutoModelForCausalLM, TrainerCallback
 
 from egup_trainer.errors import ConfigError, ModelError, StateError
-from egup_trainer.trainer.negation import TaskVectorNegation
+from egup_trainer.losses.task_vector import TaskVectorNegation
 
 LORA = {"r": 4, "target_modules": "all-linear", "task_type": "CAUSAL_LM"}
 TASK = {"objective": "task_vector", **UNWEIGHTED}
@@ -105,7 +105,7 @@ def test_training_that_broke_off_is_gone_on_with(make_trainer):
     start = weights_of(trainer)
     with pytest.raises(RuntimeError, match="out of memory"):
         trainer.train()
-    assert not trainer.negation.is_done
+    assert not trainer.callback_handler.callbacks[0].is_done
     witness = Witness()
     trainer.remove_callback(fault)
     trainer.add_callback(witness)

@@ -8,18 +8,19 @@ import pytest
 import torch
 from conftest import qa_rows
 from datasets import Dataset
-from fixtures_trainer import TRIAL, furthest, weights_of
+from fixtures_trainer import TRIAL, boundary_of, cache_of, furthest, reference_nll, weights_of
 from peft import LoraConfig, PeftModel
 from transformers import AutoModelForCausalLM, BitsAndBytesConfig, TrainerCallback, TrainingArguments
 
 from egup_trainer import EGUPTrainer, ForgetLoss, UnlearnTrainer, register_forget_loss
+from egup_trainer.checkpointing import write_list
+from egup_trainer.components.retain import RetainObjective
+from egup_trainer.conditions import STATE_NAME
 from egup_trainer.errors import ConfigError, DataError, ModelError, StateError
 from egup_trainer.losses import registry
 from egup_trainer.modeling.loading import load_model
 from egup_trainer.modeling.reference import Need, ReferenceKind
-from egup_trainer.trainer.checkpoints import write_list
-from egup_trainer.trainer.preparation import disable_dropout
-from egup_trainer.trainer.state import STATE_NAME
+from egup_trainer.preparation import disable_dropout
 
 LORA = {"r": 4, "target_modules": "all-linear", "task_type": "CAUSAL_LM"}
 EVERYTHING = {"objective": "npo", "clreg_weight": 0.5, "clreg_positives": "views", "drift_reference": "previous"}
@@ -46,12 +47,12 @@ def test_a_resumed_run_ends_where_an_uninterrupted_one_does(make_trainer, tmp_pa
     resumed.train(resume_from_checkpoint=str(tmp_path / "cut" / f"checkpoint-{step}"))
     assert resumed.state.global_step == whole.state.global_step == 9
     assert furthest(weights_of(whole), weights_of(resumed)) == 0
-    for name, tensor in whole.guide.state_dict().items():
-        assert torch.equal(tensor, resumed.guide.state_dict()[name]), name
+    for name, tensor in whole.training_state().items():
+        assert torch.equal(tensor, resumed.training_state()[name]), name
 
 
 def test_a_cache_in_a_file_is_resumed_too(make_trainer, tmp_path, monkeypatch):
-    monkeypatch.setattr("egup_trainer.guidance.feature_table._IN_MEMORY", 0)
+    monkeypatch.setattr("egup_trainer.components.feature_table._IN_MEMORY", 0)
     options = {**EVERYTHING, "clreg_positives": "forget", "save_strategy": "steps", "save_steps": 1}
     whole = make_trainer(output_dir=str(tmp_path / "whole"), **options)
     whole.train()
@@ -60,17 +61,15 @@ def test_a_cache_in_a_file_is_resumed_too(make_trainer, tmp_path, monkeypatch):
     resumed.train(resume_from_checkpoint=True)
     assert furthest(weights_of(whole), weights_of(resumed)) == 0
     for trainer in (whole, resumed):
-        assert trainer.guide.cache.latest.codes.dtype == torch.int8
-    assert torch.equal(whole.guide.cache.latest.codes, resumed.guide.cache.latest.codes)
+        assert cache_of(trainer).latest.codes.dtype == torch.int8
+    assert torch.equal(cache_of(whole).latest.codes, cache_of(resumed).latest.codes)
     assert not whole.scan_folder.exists()  # nor is there a file of it when the run has ended
 
 
 def test_a_resumed_run_does_not_scan_again(make_trainer, monkeypatch):
     make_trainer(save_strategy="steps", save_steps=2, callbacks=[StopAt(2)]).train()
     resumed = make_trainer(save_strategy="steps", save_steps=2)
-    monkeypatch.setattr(
-        "egup_trainer.trainer.unlearn_trainer.run_scan", lambda *a, **k: pytest.fail("the scan was repeated")
-    )
+    monkeypatch.setattr("egup_trainer.trainer.run_scan", lambda *a, **k: pytest.fail("the scan was repeated"))
     resumed.train(resume_from_checkpoint=True)
     assert resumed.state.global_step == 6
 
@@ -126,7 +125,7 @@ def test_checkpointing_changes_nothing(make_trainer):
 def test_the_kl_reference_of_a_fresh_adapter_is_the_adapter_switched_off(make_trainer):
     trainer = make_trainer(peft_config=LoraConfig(**LORA), objective="grad_diff", retain_loss="kl")
     trainer.train()
-    assert trainer.before.reference.kind is ReferenceKind.ADAPTER_OFF
+    assert trainer.reference.kind is ReferenceKind.ADAPTER_OFF
     kept = [row["loss_retain"] for row in trainer.state.log_history if "loss_retain" in row]
     assert kept[0] == pytest.approx(0, abs=1e-6)
     assert kept[-1] > 1e-4
@@ -138,10 +137,10 @@ def test_the_kl_reference_of_a_full_model_is_its_most_likely_tokens(make_trainer
     options |= {"save_strategy": "steps", "save_steps": 3}
     trainer = make_trainer(output_dir=str(tmp_path / "whole"), **options)
     trainer.train()
-    assert trainer.before.reference.kind is ReferenceKind.TOP_K
+    assert trainer.reference.kind is ReferenceKind.TOP_K
     assert "The model before unlearning is kept as: likely_tokens" in caplog.text
-    assert trainer.before.reference.frozen_copy is None
-    assert trainer.before.top_k_logps.ids.shape[1] == 4
+    assert trainer.reference.frozen_copy is None
+    assert trainer.component(RetainObjective).top_k_logps.ids.shape[1] == 4
     kept = [row["loss_retain"] for row in trainer.state.log_history if "loss_retain" in row]
     assert kept[0] == pytest.approx(0, abs=1e-6)
     assert kept[-1] > 1e-4
@@ -154,7 +153,7 @@ def test_with_all_tokens_kept_a_run_is_that_with_a_copy(make_trainer):
     ends = []
     for top_k, kind in ((10**6, ReferenceKind.TOP_K), (0, ReferenceKind.FROZEN_COPY)):
         trainer = make_trainer(objective="grad_diff", retain_loss="kl", kl_top_k=top_k, optim="sgd", learning_rate=0.1)
-        trainer.before.reference.kind = kind
+        trainer.reference.kind = kind
         trainer.train()
         ends.append(weights_of(trainer))
     assert furthest(*ends) < 1e-6
@@ -168,23 +167,23 @@ def test_a_forget_loss_that_reads_distributions_gets_a_model(make_trainer, monke
             assert reference.logits.shape == outputs.logits.shape  # of the forget rows, not the retain rows' tokens
             return -outputs.mean_nll
 
-    monkeypatch.setattr(registry, "_FORGET", dict(registry._FORGET))
+    monkeypatch.setattr(registry, "OBJECTIVES", dict(registry.OBJECTIVES))
     register_forget_loss("likely_in_test", Likely)
     trainer = make_trainer(objective="likely_in_test", retain_loss="kl", max_steps=1)
-    assert trainer.before.reference.kind is ReferenceKind.FROZEN_COPY
+    assert trainer.reference.kind is ReferenceKind.FROZEN_COPY
     trainer.train()
 
 
 def test_a_copy_is_kept_where_it_is_smaller(make_trainer):
     trainer = make_trainer(retain_loss="kl", kl_top_k=10**6)
-    assert trainer.before.reference.kind is ReferenceKind.FROZEN_COPY
+    assert trainer.reference.kind is ReferenceKind.FROZEN_COPY
 
 
 def test_the_kl_reference_of_a_full_model_may_be_a_frozen_copy(make_trainer, make_model):
     trainer = make_trainer(retain_loss="kl", kl_top_k=0)
     trainer.train()
-    assert trainer.before.reference.kind is ReferenceKind.FROZEN_COPY
-    frozen = dict(trainer.before.reference.frozen_copy.named_parameters())
+    assert trainer.reference.kind is ReferenceKind.FROZEN_COPY
+    frozen = dict(trainer.reference.frozen_copy.named_parameters())
     assert all(torch.equal(value, frozen[name]) for name, value in make_model().named_parameters())
 
 
@@ -295,7 +294,7 @@ def test_a_loss_of_ones_own_takes_one_registration(make_trainer, monkeypatch):
         def __call__(self, outputs, reference):
             return -2 * outputs.mean_nll
 
-    monkeypatch.setattr(registry, "_FORGET", dict(registry._FORGET))  # other tests list all objectives
+    monkeypatch.setattr(registry, "OBJECTIVES", dict(registry.OBJECTIVES))  # other tests list all objectives
     register_forget_loss("doubled_in_test", Doubled)
     own = make_trainer(objective="doubled_in_test", optim="sgd")
     same = make_trainer(objective="grad_diff", forget_weight=2.0, optim="sgd")
@@ -417,7 +416,7 @@ def test_a_trained_adapter_can_be_trained_on(make_trainer, make_model, tmp_path)
     )
     second = make_trainer(adapted, retain_loss="kl", kl_top_k=0)
     second.train()
-    assert second.before.reference.kind is ReferenceKind.FROZEN_COPY
+    assert second.reference.kind is ReferenceKind.FROZEN_COPY
     assert second.state.log_history[0]["loss_retain"] == pytest.approx(0, abs=1e-6)
 
 
@@ -429,10 +428,13 @@ def save(trainer, tmp_path):
 def test_training_again_goes_on_from_the_model_before_unlearning(make_trainer):
     trainer = make_trainer(objective="npo")
     trainer.train()
-    boundary, reference = trainer.guide.boundary.clone(), trainer.before.nll["forget"].clone()
+    boundary, reference = (
+        boundary_of(trainer).clone(),
+        reference_nll(trainer)["nll"].clone(),
+    )
     trainer.train()
-    assert torch.equal(trainer.guide.boundary, boundary)
-    assert torch.equal(trainer.before.nll["forget"], reference)
+    assert torch.equal(boundary_of(trainer), boundary)
+    assert torch.equal(reference_nll(trainer)["nll"], reference)
 
 
 def test_what_a_broken_step_left_behind_is_dropped(make_trainer):
@@ -448,8 +450,8 @@ def test_what_a_broken_step_left_behind_is_dropped(make_trainer):
     trainer.compute_terms = fail_at_the_second
     with pytest.raises(RuntimeError, match="out of memory"):
         trainer.train()
-    assert len(trainer._sights) == 1
-    assert trainer._sights[0].forget_features.grad_fn is None
+    (kept,) = trainer.collected.rows["features"]
+    assert kept.grad_fn is None
     trainer.train()
     fresh = make_trainer(per_device_train_batch_size=2, gradient_accumulation_steps=2)
     fresh.train()
@@ -471,7 +473,7 @@ def test_bf16_autocast_keeps_float32_weights_and_an_exact_reference(make_trainer
     first = trainer.state.log_history[0]
     assert first["loss_retain"] == pytest.approx(0, abs=1e-7)
     assert math.isfinite(first["loss"])
-    assert trainer.guide.cache.bank.dtype == torch.float32
+    assert cache_of(trainer).bank.dtype == torch.float32
 
 
 def test_errors_survive_a_data_loader_worker():

@@ -2,9 +2,10 @@
 
 import torch
 from conftest import qa_rows
+from fixtures_trainer import boundary_of, cache_of
 
 from egup_trainer import EGUPConfig, EGUPTrainer
-from egup_trainer.trainer.views import RowViews
+from egup_trainer.callbacks.row_views import RowViews
 
 
 def watched(make_model, tokenizer, tmp_path, proxies=True, **options):
@@ -43,8 +44,8 @@ def test_a_view_before_the_first_step_and_one_after_each_epoch(make_model, token
 def test_the_numbers_are_those_of_the_guide(make_model, tokenizer, tmp_path):
     trainer, watch = watched(make_model, tokenizer, tmp_path, inter_entanglement=True)
     trainer.train()
-    view, cache = watch.views[0], trainer.guide.cache
-    torch.testing.assert_close(view.boundary, trainer.guide.boundary)
+    view, cache = watch.views[0], cache_of(trainer)
+    torch.testing.assert_close(view.boundary, boundary_of(trainer))
     torch.testing.assert_close(view.boundary_gap, view.forget_nll - view.boundary)
     torch.testing.assert_close(view.forget_features, cache.initial[view.forget_ids], atol=1e-3, rtol=0)
     torch.testing.assert_close(view.retain_features, cache.retain_initial[view.retain_ids], atol=1e-3, rtol=0)
@@ -89,4 +90,4 @@ def test_of_many_rows_some_are_drawn(make_model, tokenizer, tmp_path):
     assert len(view.forget_nll) == len(view.boundary) == len(view.retain_nll) == 4
     whole = trainer.score(trainer.forget_rows).mean_nll
     torch.testing.assert_close(view.forget_nll, whole[view.forget_ids])
-    torch.testing.assert_close(view.boundary, trainer.guide.boundary[view.forget_ids])
+    torch.testing.assert_close(view.boundary, boundary_of(trainer)[view.forget_ids])

@@ -1,0 +1,1 @@
+"""Callbacks, one per file."""

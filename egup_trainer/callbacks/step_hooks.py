@@ -1,0 +1,38 @@
+"""Connects a trainer to the training loop of `transformers.Trainer`."""
+
+import shutil
+from typing import Any
+
+from transformers import TrainerCallback
+
+from egup_trainer.callbacks.finite import refuse_infinite_gradient
+
+
+class StepHooks(TrainerCallback):
+    """Lets a trainer scan before the first step and commit after each step.
+
+    Args:
+        trainer: an `UnlearnTrainer`.
+    """
+
+    def __init__(self, trainer: Any):
+        self.trainer = trainer
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self.trainer.begin_training()
+
+    def on_epoch_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        # Neither a skipped-ahead loader nor one of several processes passes the epoch on to a sampler.
+        self.trainer.pair_sampler.set_epoch(int(state.epoch or 0))
+
+    def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        if self.trainer.accelerator.scaler is None:  # that of fp16 looks itself
+            refuse_infinite_gradient(self.trainer.model, self.trainer.collected.counts.samples)
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self.trainer.end_step()
+
+    def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        if args.scan_cache_dir is None and state.is_world_process_zero:
+            # Features of forget rows have no place beside the model; only a run that was cut off needs them there.
+            shutil.rmtree(self.trainer.scan_folder, ignore_errors=True)

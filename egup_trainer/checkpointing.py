@@ -1,0 +1,413 @@
+"""Checkpoints that are complete or absent, from which a run resumes exactly; and one run per output folder.
+
+The methods of `transformers.Trainer` that are overridden here were checked against transformers 5.17 to 5.23.
+"""
+
+import json
+import logging
+import os
+import shutil
+import weakref
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager, nullcontext
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from torch import Tensor
+from transformers import Trainer
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, HubStrategy
+
+from egup_trainer.conditions import STATE_NAME, Conditions, load_state, refuse_other_conditions, save_state
+from egup_trainer.config import UnlearnConfig
+from egup_trainer.errors import StateError
+from egup_trainer.files import file_digest, is_of_the_disk, one_line_write_errors, sync_folder, write_file
+from egup_trainer.output_folder import STAGING as PUBLISHING
+from egup_trainer.output_folder import alone_in, appearing_together, copy_model, is_taken, refuse_finished
+from egup_trainer.records.io import write_secrets
+
+logger = logging.getLogger(__name__)
+
+LIST_NAME = "egup_files.json"
+"""In a checkpoint: size and SHA-256 of each of its files, written when all are there."""
+STAGING = "_saving"
+"""In the output folder: where a checkpoint is written. A name that is never uploaded."""
+_TRAINER_STATE = "trainer_state.json"
+_NONE, _NOT_READ = -1, -2  # instead of a checkpoint's steps
+
+
+class CheckpointingTrainer(Trainer):
+    """A `transformers.Trainer` whose checkpoints appear at once, and which resumes from complete ones exactly.
+
+    A subclass says what a checkpoint holds beside the weights (`training_state`), under which conditions the run is
+    made (`find_conditions`), and what is written with a model (`write_card`).
+    """
+
+    args: UnlearnConfig
+    conditions: Conditions = Conditions()
+    """Of this run; found before its first step."""
+    secrets: list[str]
+    """What fingerprints of rows are keyed by."""
+
+    resumed_from: str | None = None
+    """The checkpoint that `train` went on from, or None if it started at the beginning."""
+    saved_to: set[Path]
+    """Folders that hold a model which this trainer has saved."""
+    is_saved = False
+    """Whether the model stands in the output folder with more than `save_model` writes: an upload does not save it."""
+    _is_saving = False
+    _hold: Any = None
+
+    def train(self, resume_from_checkpoint: str | bool | None = None, *args: Any, **kwargs: Any) -> Any:
+        """Trains as `transformers.Trainer` does.
+
+        Args:
+            resume_from_checkpoint: True resumes from the last complete checkpoint, and starts at the beginning,
+                with a warning, if there are no checkpoints. The folder of a checkpoint resumes from that one.
+            args, kwargs: as in `transformers.Trainer.train`.
+
+        Raises:
+            StateError: the named checkpoint is not whole, a checkpoint cannot be written, or another run is writing to
+                the output folder.
+        """
+        self.conditions = self.find_conditions()
+        with self._alone():
+            self.resumed_from = self._checked(resume_from_checkpoint) if resume_from_checkpoint else None
+            if not self.resumed_from and not self.args.overwrite_output_dir:
+                self._refuse_finished()
+            result = super().train(self.resumed_from, *args, **kwargs)
+            self._hold_until_saved()
+            return result
+
+    def find_conditions(self) -> Conditions:
+        """The conditions of the run that is about to begin."""
+        raise NotImplementedError
+
+    def training_state(self) -> dict[str, Tensor]:
+        """The tensors that a resumed run needs beside weights and optimizer, the same on every process."""
+        raise NotImplementedError
+
+    def load_training_state(self, state: dict[str, Tensor]) -> None:
+        """Takes over the tensors of a checkpoint."""
+        raise NotImplementedError
+
+    def write_card(self, folder: Path) -> None:
+        """Writes the model's card into the folder of a saved model."""
+        raise NotImplementedError
+
+    def _save_rng_state(self, output_dir: str) -> None:
+        # Trainer calls it for each checkpoint before it removes old checkpoints and uploads anything.
+        super()._save_rng_state(output_dir)
+        if self.args.should_save:
+            save_state(self.training_state(), output_dir, self.conditions)
+
+    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
+        # Trainer calls it on every process before the first step of a resumed run.
+        super()._load_optimizer_and_scheduler(checkpoint)
+        if checkpoint is not None:
+            self.load_training_state(load_state(checkpoint, self.args.device))
+
+    def _refuse_finished(self) -> None:
+        """Stops all processes if the output folder holds a finished model that this trainer has not saved."""
+        refusal = None
+        if self.args.should_save and Path(self.args.output_dir).resolve() not in self.saved_to:
+            try:
+                refuse_finished(self.args.output_dir)
+            except StateError as error:
+                refusal = error
+        self._stop_together(refusal, is_taken(self.args.output_dir))
+
+    def _hold_until_saved(self) -> None:
+        """Keeps other runs out of the output folder between `train` and `save_model`, as long as the trainer lives."""
+        if self.args.should_save and self._hold is None:
+            held = ExitStack()
+            held.enter_context(alone_in(self.args.output_dir))
+            self._hold = weakref.finalize(self, held.close)
+
+    def let_go(self) -> None:
+        """Lets other runs into the output folder again."""
+        if self._hold is not None:
+            self._hold()
+            self._hold = None
+
+    def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
+        """Saves the model as `transformers.Trainer` does, with record, ledger and card. All files appear together.
+
+        Args:
+            output_dir: the folder, by default that of the run. What an earlier model left there goes when the new files
+                are all written.
+        """
+        if _internal_call and self.is_saved:
+            return
+        target = Path(output_dir or self.args.output_dir)
+        if self._is_saving or target.parent.name == PUBLISHING:  # it will appear with more
+            super().save_model(str(target), _internal_call=True)
+            return
+        with self.appearing_together(target) as stage, one_line_write_errors(target):
+            super().save_model(str(stage), _internal_call=True)
+            self.write_card(stage)
+        if target.resolve() == Path(self.args.output_dir).resolve():
+            self.let_go()
+        if self.args.push_to_hub and not _internal_call:
+            self.push_to_hub(commit_message="Model save")
+
+    @contextmanager
+    def appearing_together(self, target: Path) -> Iterator[Path]:
+        """As the function of that name, for all processes of this trainer."""
+        known, wait = target.resolve() in self.saved_to, self.accelerator.wait_for_everyone
+        with appearing_together(target, self.args.should_save, wait, is_again=known) as stage:
+            yield stage
+            wait()
+        self.saved_to.add(target.resolve())
+
+    def _checked(self, wanted: str | Path | bool) -> str | None:
+        """The checkpoint to resume from, the same on every process: whole, and of a run under the same conditions.
+
+        One process of each machine reads the files.
+        """
+        found, refusal, steps = None, None, _NOT_READ
+        if self.is_local_process_zero():
+            try:
+                found = self._find(wanted)
+                steps = _NONE if found is None else _steps_of(found)
+            except StateError as error:
+                refusal = error
+        self._stop_together(refusal, _is_refused(wanted))
+        if wanted is not True:
+            return str(wanted)
+        known = self.accelerator.gather(torch.tensor([steps], device=self.accelerator.device))
+        known = known[known != _NOT_READ].unique()
+        if len(known) > 1:
+            raise StateError(
+                got=f"processes that find different checkpoints in {self.args.output_dir}",
+                expected="a folder that all machines see",
+                fix="set --output_dir to a shared one, or copy the checkpoints to each machine",
+            )
+        name = f"{PREFIX_CHECKPOINT_DIR}-{known.item()}"
+        return None if known.item() == _NONE else str(Path(self.args.output_dir) / name)
+
+    def _find(self, wanted: str | Path | bool) -> Path | None:
+        if wanted is True:
+            found = last_whole(Path(self.args.output_dir), (STATE_NAME,), warn=self.is_world_process_zero())
+        else:
+            found = Path(str(wanted))
+            refuse_unless_whole(found)
+        if found is not None and self.is_world_process_zero():
+            refuse_other_conditions(found, self.conditions)
+        return found
+
+    def _stop_together(self, refusal: StateError | None, otherwise: StateError) -> None:
+        """Raises on every process if one of them has to stop: its own refusal, or `otherwise`."""
+        refused = torch.tensor([refusal is not None], device=self.accelerator.device)
+        if self.accelerator.gather(refused).any():
+            raise refusal or otherwise
+
+    @contextmanager
+    def _alone(self) -> Iterator[None]:
+        """Holds the output folder, or fails on every process."""
+        with ExitStack() as held:
+            refusal = None
+            try:
+                held.enter_context(alone_in(self.args.output_dir) if self.args.should_save else nullcontext())
+            except StateError as error:
+                refusal = error
+            self._stop_together(refusal, is_taken(self.args.output_dir))
+            yield
+
+    def _run_epoch(self, *args: Any, **kwargs: Any) -> None:
+        # Trainer begins an epoch even if a callback stops training as it begins.
+        if not self.control.should_training_stop:  # set as the epoch begins: a resumed run was at its end already
+            super()._run_epoch(*args, **kwargs)
+
+    def _get_output_dir(self, trial: Any) -> str:
+        # A checkpoint is written into a folder aside, which then takes its name.
+        folder = super()._get_output_dir(trial)
+        return str(Path(folder) / STAGING) if self._is_saving else folder
+
+    def _save_checkpoint(self, model: Any, trial: Any) -> None:
+        """Saves aside, all processes together; then the checkpoint takes its name, old ones go, and it is pushed."""
+        folder = Path(self._get_output_dir(trial))
+        name = f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}"
+        self._clear(folder / STAGING)
+        self._is_saving = True
+        try:
+            super()._save_checkpoint(model, trial)
+            self._publish(folder, name)
+        except (OSError, RuntimeError, SafetensorError, StateError) as error:
+            cause: Any = error.__cause__ if isinstance(error, StateError) else error
+            if not is_of_the_disk(cause):
+                raise
+            shutil.rmtree(folder / STAGING, ignore_errors=True)
+            raise _could_not_write(cause, folder, name) from error
+        finally:
+            self._is_saving = False
+        self.accelerator.wait_for_everyone()
+        if self.args.push_to_hub:
+            self._push_from_checkpoint(str(folder / name))
+
+    def _push_from_checkpoint(self, checkpoint_folder: str) -> None:
+        if self._is_saving:  # an upload walks through the folder in which names still change
+            return
+        if self.args.should_save and self.args.hub_strategy != HubStrategy.END:  # else weights go beside another record
+            folder = Path(self.args.output_dir)
+            with appearing_together(folder, is_again=folder.resolve() in self.saved_to) as stage:
+                copy_model(Path(checkpoint_folder), stage)
+                write_secrets(stage, self.secrets)
+            self.saved_to.add(folder.resolve())
+        super()._push_from_checkpoint(checkpoint_folder)
+
+    def _clear(self, staging: Path) -> None:
+        """Removes what a run that died left behind."""
+        if self.args.should_save:
+            shutil.rmtree(staging, ignore_errors=True)
+        self.accelerator.wait_for_everyone()
+
+    def _publish(self, folder: Path, name: str) -> None:
+        staged, final, state = folder / STAGING / name, folder / name, self.state
+        if state.best_model_checkpoint == str(staged):
+            state.best_model_checkpoint = str(final)
+        self.accelerator.wait_for_everyone()
+        if not self.args.should_save:
+            return
+        state.save_to_json(str(staged / _TRAINER_STATE))  # it named the folder aside
+        write_list(staged)
+        sync_folder(staged)
+        shutil.rmtree(final, ignore_errors=True)  # of an earlier run in this folder
+        staged.replace(final)
+        shutil.rmtree(staged.parent, ignore_errors=True)
+        later = [path for path in _checkpoints_in(folder) if _steps_of(path) > state.global_step]
+        if self.args.overwrite_output_dir and self.resumed_from is None:  # they are of the run that was there before
+            for path in later:
+                shutil.rmtree(path, ignore_errors=True)
+        remove_old(folder, state.global_step, self.args.save_total_limit, state.best_model_checkpoint)
+
+
+def remove_old(folder: Path, step: int, limit: int | None, best: str | None) -> None:
+    """Removes the checkpoints of a run with the fewest steps, whatever the clock says of them.
+
+    Args:
+        folder: the output folder.
+        step: of the last checkpoint. Those with more steps are of another run, and stay.
+        limit: how many are kept, the last one and the best one always.
+        best: the best checkpoint.
+    """
+    if not limit or limit < 0:
+        return
+    found = [path for path in _checkpoints_in(folder) if _steps_of(path) <= step]
+    always = {str(found[0]), best}
+    others = [path for path in found if str(path) not in always]
+    for path in others[max(0, limit - (len(found) - len(others))) :]:
+        shutil.rmtree(path, ignore_errors=True)
+
+
+def write_list(folder: Path) -> None:
+    """Writes size and SHA-256 of each file of a checkpoint into it."""
+    files = [path for path in folder.rglob("*") if path.is_file() and path.name != LIST_NAME]
+    facts = dict(zip(files, _facts_of(files), strict=True))
+    listed = {path.relative_to(folder).as_posix(): fact for path, fact in facts.items()}
+    write_file(folder / LIST_NAME, json.dumps(listed, indent=1, sort_keys=True) + "\n")
+
+
+def missing_from(folder: Path, needed: Iterable[str] = ()) -> str | None:
+    """What a checkpoint lacks to be whole, in a few words; None if it is whole.
+
+    Args:
+        needed: files that it must have, whatever its list says.
+    """
+    try:
+        listed = {name: (int(size), str(digest)) for name, (size, digest) in _read_list(folder).items()}
+    except (OSError, ValueError, TypeError, AttributeError):
+        return f"no whole {LIST_NAME}"
+    for name in {**dict.fromkeys(needed), **listed}:
+        path = folder / name
+        if name not in listed or not path.is_file():
+            return f"no {name}"
+        if path.stat().st_size != listed[name][0]:
+            return f"{path.stat().st_size} of {listed[name][0]} bytes of {name}"
+    found = _facts_of([folder / name for name in listed])
+    changed = [name for name, facts in zip(listed, found, strict=True) if facts != listed[name]]
+    return f"other bytes in {changed[0]} than were written" if changed else None
+
+
+def _read_list(folder: Path) -> Any:
+    return json.loads((folder / LIST_NAME).read_text(encoding="utf-8"))
+
+
+def _facts_of(files: list[Path]) -> list[tuple[int, str]]:
+    """Size and SHA-256 of each file; several are read at once."""
+    with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
+        return list(pool.map(_size_and_digest, files))
+
+
+def _size_and_digest(path: Path) -> tuple[int, str]:
+    return path.stat().st_size, file_digest(path)
+
+
+def refuse_unless_whole(folder: Path) -> None:
+    """Raises `StateError` if a checkpoint lacks something."""
+    lacking = missing_from(folder)
+    if lacking:
+        raise StateError(
+            got=f"the checkpoint {folder} with {lacking}",
+            expected="all files that its run wrote",
+            fix="resume from another one, or from the last one that is whole (--resume_from_checkpoint true)",
+        )
+
+
+def last_whole(folder: Path, needed: Iterable[str] = (), warn: bool = True) -> Path | None:
+    """The checkpoint with the most steps that is whole; None if there are no checkpoints at all.
+
+    Args:
+        folder: an output folder.
+        needed: files that a checkpoint must have.
+        warn: whether to tell of those that are passed over, and if there is none.
+
+    Raises:
+        StateError: there are checkpoints, and none of them is whole.
+    """
+    found = _checkpoints_in(folder)
+    for checkpoint in found:
+        lacking = missing_from(checkpoint, needed)
+        if lacking is None:
+            return checkpoint
+        if warn:
+            logger.warning("The checkpoint %s is passed over: it has %s.", checkpoint, lacking)
+    if found:
+        raise StateError(
+            got=f"no whole checkpoint among {len(found)} in {folder}: the last has {missing_from(found[0], needed)}",
+            expected="one with all files that its run wrote",
+            fix="move them away to start at the beginning",
+        )
+    if warn:
+        logger.warning("No checkpoint in %s: starting at the beginning.", folder)
+    return None
+
+
+def _checkpoints_in(folder: Path) -> list[Path]:
+    """Those of a run, the one with the most steps first."""
+    found = (path for path in folder.glob(f"{PREFIX_CHECKPOINT_DIR}-*") if path.is_dir() and _steps_of(path) >= 0)
+    return sorted(found, key=_steps_of, reverse=True)
+
+
+def _steps_of(checkpoint: Path) -> int:
+    steps = checkpoint.name.removeprefix(f"{PREFIX_CHECKPOINT_DIR}-")
+    return int(steps) if steps.isdecimal() else -1
+
+
+def _is_refused(wanted: str | Path | bool) -> StateError:
+    return StateError(
+        got=f"a checkpoint (resume_from_checkpoint={wanted}) that another process refuses",
+        expected="one that all processes can resume from",
+        fix="read what that process says",
+    )
+
+
+def _could_not_write(error: Exception, folder: Path, name: str) -> StateError:
+    whole = next((path for path in _checkpoints_in(folder) if missing_from(path) is None), None)
+    return StateError(
+        got=f"{name} that could not be written to {folder}: {error}",
+        expected="room for it, and the right to write",
+        fix=f"make room, then resume from {whole}, which is whole" if whole else "make room, then start again",
+    )

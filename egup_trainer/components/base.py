@@ -1,0 +1,230 @@
+"""What a component is: one idea that acts on the steps of a run. Read this first."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, fields
+from math import inf
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor
+from transformers import TrainerCallback
+
+from egup_trainer.components.feature_table import TableStorage
+from egup_trainer.components.scanning import ScanRequest
+from egup_trainer.components.step import FinishedStep, Step
+from egup_trainer.data.collator import Batch
+from egup_trainer.data.tokenization import RowDataset
+from egup_trainer.errors import ConfigError
+from egup_trainer.losses.base import Alternate, ForgetLoss, Guidance
+from egup_trainer.modeling.probability import sample_ids
+from egup_trainer.modeling.reference import Need, Reference
+from egup_trainer.modeling.scan import RowScores
+from egup_trainer.options import OptionGroup
+
+_C = TypeVar("_C")
+
+
+@dataclass(frozen=True)
+class Needs:
+    """What a component needs, so that the trainer provides it and nothing else.
+
+    Args:
+        features: one pooled hidden state per row, of the layer `feature_layer`.
+        logits: the logits at the answer positions.
+        hidden: the hidden states at the answer tokens, of the layer `rmu_layer`.
+        retain_rows: a retain set.
+        proxy_rows: rows that the model never saw.
+        reference: what must be known of the model before unlearning.
+        alternate: which alternate answers of the forget rows join each batch.
+        positives: which second views of the forget rows join each batch, "views" or "paraphrase".
+
+    Example:
+        >>> (Needs(features=True) | Needs(logits=True)) == Needs(features=True, logits=True)
+        True
+    """
+
+    features: bool = False
+    logits: bool = False
+    hidden: bool = False
+    retain_rows: bool = False
+    proxy_rows: bool = False
+    reference: frozenset[Need] = frozenset()
+    alternate: Alternate | None = None
+    positives: str | None = None
+
+    def __or__(self, other: "Needs") -> "Needs":
+        values = {field.name: (getattr(self, field.name), getattr(other, field.name)) for field in fields(self)}
+        return Needs(**{name: a | b if name == "reference" else a or b for name, (a, b) in values.items()})
+
+
+@dataclass(frozen=True)
+class Run:
+    """The run that components are a part of.
+
+    Args:
+        forget_rows, retain_rows, proxy_rows: the tokenized sets; None if a set was not given.
+        device: where the step's tensors are.
+        seed: of the run.
+        bank_size: how many retain rows the scan reads.
+        hidden_size, embedding_size: sizes of the model's hidden states and of its token embeddings.
+        reference: the model before unlearning.
+        storage: where large per-sample tables are kept.
+        score: scores the rows of a set under the model as it is now.
+        log: logs values by name.
+        components: all components of the run, in the order in which they act.
+    """
+
+    forget_rows: RowDataset
+    retain_rows: RowDataset | None
+    proxy_rows: RowDataset | None
+    device: torch.device
+    seed: int
+    bank_size: int
+    hidden_size: int
+    embedding_size: int
+    reference: Reference
+    storage: TableStorage
+    score: Callable[..., RowScores]
+    log: Callable[[dict[str, float]], None]
+    components: Sequence["Component"] = ()
+
+    def component(self, kind: type[_C]) -> _C:
+        """The component of a class, on which another one is built."""
+        return next(each for each in self.components if isinstance(each, kind))
+
+    @property
+    def needed_retain_rows(self) -> RowDataset:
+        """The retain set, for a component whose needs name it."""
+        assert self.retain_rows is not None  # the trainer refuses a run without the rows that it needs
+        return self.retain_rows
+
+    @property
+    def needed_proxy_rows(self) -> RowDataset:
+        """The proxy set, for a component whose needs name it."""
+        assert self.proxy_rows is not None  # as above
+        return self.proxy_rows
+
+    def retain_sample(self) -> Tensor:
+        """Ids of the retain rows that the scan reads: as many as the bank holds, sampled with the run's seed, (n,)."""
+        return sample_ids(0 if self.retain_rows is None else len(self.retain_rows), self.seed, self.bank_size)
+
+
+class Component(TrainerCallback):
+    """One idea that acts on the steps of a run: a factor on each forget row's loss, terms of the loss, or a state.
+
+    For each micro-batch the trainer makes one forward pass that serves the `needs` of all components. It then calls
+    `observe`, `weights` and `terms` of each of them, multiplies the weights and sums the terms. Once the optimizer has
+    stepped it calls `commit`. During a step a component reads its state as it was at the start of the step, so that
+    the result does not depend on how the step is cut. A component is a `transformers.TrainerCallback`, too.
+
+    Attributes:
+        name: its key in checkpoints, records and the model card.
+        needs: what it needs.
+        acts_by: the ways in which it acts beside the forget loss.
+        flag, switch_off: the option that switches it on, and how a user switches it off, for messages.
+        run: the run that it is a part of, once the trainer is built.
+
+    Example:
+        >>> class Shorter(Component):
+        ...     name = "shorter"
+        ...     def weights(self, step):  # more effort for short answers
+        ...         return 1 / step.forget.num_tokens.clamp_min(1)
+        >>> # EGUPTrainer(model, args, forget, retain, components=[Shorter()])
+    """
+
+    name: str
+    needs: Needs = Needs()
+    acts_by: frozenset[Guidance] = frozenset()
+    flag: str = ""
+    switch_off: str = ""
+    run: Run
+
+    def describe(self) -> dict[str, Any]:
+        """Options that no field of the configuration holds, as plain values: they are conditions of a resumed run."""
+        return {}
+
+    def check_rows(self, forget: RowDataset, retain: RowDataset | None, proxies: RowDataset | None) -> None:
+        """Raises `DataError` if the component cannot work with the rows, before the model is loaded.
+
+        Args:
+            forget, retain, proxies: the tokenized sets.
+        """
+
+    def attach(self, run: Run) -> None:
+        """Tells the component its `run`, once, when the trainer is built."""
+        self.run = run
+
+    def scan(self) -> dict[str, ScanRequest]:
+        """The rows that must be scored before the first step, by name; requests of one name are read together."""
+        return {}
+
+    def start(self, scan: dict[str, RowScores]) -> None:
+        """Takes over the results of the `scan` before the first step; a resumed run calls `load_state_dict` instead."""
+
+    def bytes_of_table(self, retain_rows: RowDataset | None) -> float:
+        """Bytes of a table of top-k log-probabilities that would serve it in place of the reference model.
+
+        It is infinite if no table of the answers of `retain_rows` would. It is asked only for
+        `Need.TOP_K`.
+        """
+        return inf
+
+    def embedding_noise(self, inputs: Batch) -> Tensor | None:
+        """Noise for the token embeddings of the last rows of a batch, `inputs`, shape (P, T, d), or None."""
+        return None
+
+    def observe(self, step: Step) -> None:
+        """Reads a micro-batch, `step`, before any weights or terms are asked for; may add to it."""
+
+    def weights(self, step: Step) -> Tensor | None:
+        """Factor on the loss of each forget row of `step`, without gradient, shape (B,), or None for 1."""
+        return None
+
+    def terms(self, step: Step) -> dict[str, Tensor]:
+        """Named terms of the loss, shape () each: the shares that `step` has in the values of the whole step."""
+        return {}
+
+    def commit(self, step: FinishedStep) -> None:
+        """Moves the state on, once the optimizer has taken `step`, which is the same on every process."""
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """The tensors that a resumed run needs, by name, such as one of shape (N_f,); the same on every process."""
+        return {}
+
+    def load_state_dict(self, state: dict[str, Tensor]) -> None:
+        """Takes over the `state` of a checkpoint."""
+
+
+class ComponentOptions(OptionGroup):
+    """Options of a component, which make it. A configuration that inherits from this class has the component."""
+
+    def make_component(self, loss: ForgetLoss, has_proxies: bool) -> Component | None:
+        """The component, or None if it is switched off.
+
+        Args:
+            loss: the forget loss of the run.
+            has_proxies: whether proxy rows are given.
+        """
+        raise NotImplementedError
+
+
+def components_of(config: Any, loss: ForgetLoss, has_proxies: bool = True) -> list[Component]:
+    """The components that a configuration asks for, in the order of its base classes, the last base first."""
+    groups = [
+        group
+        for group in reversed(type(config).__mro__)
+        if issubclass(group, ComponentOptions) and "make_component" in vars(group) and group is not ComponentOptions
+    ]
+    made = [group.make_component(config, loss, has_proxies) for group in groups]
+    return [component for component in made if component is not None]
+
+
+def refuse_unsupported(components: Sequence[Component], loss: ForgetLoss, objective: str) -> None:
+    """Raises `ConfigError` if a component cannot act beside the forget loss; the message says how to switch it off."""
+    refused = [each for each in components if not each.acts_by <= loss.supports]
+    if refused:
+        raise ConfigError(
+            got=f"objective={objective} with {', '.join(each.flag or each.name for each in refused)}",
+            expected=f"the objective alone: {loss.unsupported_reason}",
+            fix=", ".join(each.switch_off or f"leave out the component {each.name}" for each in refused),
+        )

@@ -1,0 +1,95 @@
+"""A compact table of unit vectors, one per sample, of which a step reads and writes a few rows."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import NamedTemporaryFile
+
+import torch
+from torch import Tensor
+from torch.nn.functional import normalize
+
+_IN_MEMORY = 1 << 26
+"""Bytes in float16 up to which a table is kept beside the model: 64 MB."""
+
+_ROWS = 1 << 16
+"""Rows that are packed at a time."""
+
+
+def bytes_of_table(rows: int, size: int) -> int:
+    """Bytes of a run's table: 2 bytes per number, or 1 if the table is large and kept in a file.
+
+    Example:
+        >>> bytes_of_table(1_000, 512), bytes_of_table(100_000, 512)
+        (1024000, 51200000)
+    """
+    return 2 * rows * size if 2 * rows * size <= _IN_MEMORY else rows * size
+
+
+@dataclass(frozen=True)
+class TableStorage:
+    """Where per-sample tables are kept.
+
+    Args:
+        device: the device of small tables.
+        folder: where the file of a large table is made, which is mapped into memory. The file has no name and is gone
+            when the run ends, however it ends.
+    """
+
+    device: torch.device = torch.device("cpu")
+    folder: Path | None = None
+
+    def allocate(self, rows: int, size: int) -> Tensor:
+        """An empty table, (N, k) for `rows`, `size`: float16 on the device, or int8 in a file if it is large."""
+        if self.folder is None or 2 * rows * size <= _IN_MEMORY:
+            return torch.empty(rows, size, dtype=torch.float16, device=self.device)
+        self.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        with NamedTemporaryFile(dir=self.folder) as file:  # readable by the user alone
+            file.truncate(rows * size)
+            return torch.from_file(file.name, shared=True, size=rows * size, dtype=torch.int8).view(rows, size)
+
+
+class FeatureTable:
+    """phi of N samples, (N, k): unit vectors, cosines to which are off by some 1e-7 in float16 and 1e-4 in int8.
+
+    Args:
+        codes: the vectors as they are kept, shape (N, k): float16, or int8 with 127 as the largest of each row.
+
+    Example:
+        >>> table = FeatureTable.of(torch.eye(3))
+        >>> table[torch.tensor([2])]
+        tensor([[0., 0., 1.]])
+    """
+
+    def __init__(self, codes: Tensor):
+        self.codes = codes
+
+    @classmethod
+    def of(cls, features: Tensor, storage: TableStorage | None = None) -> "FeatureTable":
+        """A table of unit vectors, shape (N, k)."""
+        table = cls((storage or TableStorage(features.device)).allocate(*features.shape))
+        for rows in torch.arange(len(features), device=features.device).split(_ROWS):
+            table[rows] = features[rows]
+        return table
+
+    def __len__(self) -> int:
+        return len(self.codes)
+
+    @property
+    def shape(self) -> torch.Size:
+        """(N, k)."""
+        return self.codes.shape
+
+    def __getitem__(self, ids: Tensor) -> Tensor:
+        """phi of samples (B,): (B, k), float32, on the device of `ids`."""
+        return normalize(self.codes[ids.to(self.codes.device)].to(ids.device).float(), dim=-1)
+
+    def __setitem__(self, ids: Tensor, features: Tensor) -> None:
+        if self.codes.dtype == torch.int8:
+            largest = features.abs().amax(dim=1, keepdim=True).clamp_min(torch.finfo(torch.float32).tiny)
+            features = (features / largest * 127).round()
+        self.codes[ids.to(self.codes.device)] = features.to(self.codes.device, self.codes.dtype)
+
+    @classmethod
+    def from_checkpoint(cls, codes: Tensor, storage: TableStorage) -> "FeatureTable":
+        """The table whose codes a checkpoint holds."""
+        return cls(storage.allocate(*codes.shape).copy_(codes))

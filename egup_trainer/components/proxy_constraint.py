@@ -1,0 +1,299 @@
+"""The proxy constraint: what the model says of rows it never saw marks how far to forget, and no further."""
+
+from dataclasses import dataclass
+from enum import Enum
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn.functional import softplus
+
+from egup_trainer.components.base import Component, ComponentOptions, Needs
+from egup_trainer.components.features import FeatureMemory
+from egup_trainer.components.forget import ForgetObjective
+from egup_trainer.components.scanning import ScanRequest
+from egup_trainer.components.step import FinishedStep, Step
+from egup_trainer.errors import ConfigError, DataError, check_range, choose
+from egup_trainer.losses.base import ForgetLoss, Guidance, Unit
+from egup_trainer.modeling.scan import RowScores
+from egup_trainer.options import option
+from egup_trainer.records.outcome import knows_proxies
+
+_PROXIES, _BOUNDARY, _STRENGTH = "proxies", "boundary", "strength"
+
+
+class ProxyForm(str, Enum):
+    """How the boundary acts on the loss."""
+
+    EFFORT = "effort"
+    """A factor on a sample's weight, without gradient."""
+    PENALTY = "penalty"
+    """A term of the loss."""
+
+
+class ProxyMatch(str, Enum):
+    """Which proxies set the boundary of a sample."""
+
+    MEAN = "mean"
+    """All of them: one boundary for all samples."""
+    NEAREST = "nearest"
+    """Those nearest to the sample's features before unlearning."""
+
+
+class ProxyReference(str, Enum):
+    """Which model is asked about the proxies."""
+
+    INITIAL = "initial"
+    """The model before unlearning."""
+    CURRENT = "current"
+    """The model at the start of each epoch."""
+
+
+def nearest_proxies(proxy_features: Tensor, forget_features: Tensor, neighbors: int = 4) -> Tensor:
+    """The proxies that set the boundary of each forget sample: those nearest to phi_0(x_i).
+
+    Args:
+        proxy_features: shape (P, k), unit length.
+        forget_features: phi_0, shape (N_f, k), unit length.
+        neighbors: how many proxies count; all of them if there are fewer.
+
+    Returns:
+        Their indexes, shape (N_f, neighbors), int64.
+
+    Example:
+        >>> import torch
+        >>> nearest_proxies(torch.eye(2), torch.tensor([[0.0, 1.0]]), neighbors=1)
+        tensor([[1]])
+    """
+    cosines = forget_features @ proxy_features.T  # (N_f, P)
+    return cosines.topk(min(neighbors, len(proxy_features)), dim=1).indices
+
+
+def proxy_boundary(proxy_nll: Tensor, proxies: Tensor) -> Tensor:
+    """b_i = mean l over a forget sample's proxies: (P,), (N_f, n) -> (N_f,), nats per token.
+
+    Example:
+        >>> import torch
+        >>> proxy_boundary(torch.tensor([4.0, 6.0, 8.0]), torch.tensor([[0, 1], [1, 2]]))
+        tensor([5., 7.])
+    """
+    return proxy_nll[proxies].mean(dim=1)
+
+
+def proxy_effort(nll: Tensor, boundary: Tensor, strength: float | Tensor = 2.0, temperature: float = 0.2) -> Tensor:
+    """The effort that is left: 1 - lambda * sigmoid((l_i - b_i) / T), without gradient.
+
+    It is 1 far below the boundary, 0 at it (with lambda = 2), and negative beyond it, where it pulls the row back.
+
+    Args:
+        nll: l_i, shape (B,), nats per token.
+        boundary: b_i, shape (B,), nats per token.
+        strength: lambda.
+        temperature: T, nats per token.
+
+    Example:
+        >>> import torch
+        >>> proxy_effort(torch.tensor([5.0]), torch.tensor([5.0]))
+        tensor([0.])
+    """
+    return 1 - strength * ((nll.detach() - boundary) / temperature).sigmoid()
+
+
+def proxy_penalty(nll: Tensor, boundary: Tensor, strength: float | Tensor = 2.0, temperature: float = 0.2) -> Tensor:
+    """Penalty for going past the boundary: lambda * T * softplus((l_i - b_i) / T), shape (B,), nats per token.
+
+    Its derivative in l_i is lambda * sigmoid((l_i - b_i) / T), so under gradient ascent it does what `proxy_effort`
+    does. For a loss in L_i, multiply by n_i.
+
+    Example:
+        >>> import torch
+        >>> proxy_penalty(torch.tensor([5.0]), torch.tensor([5.0]))  # 2 * 0.2 * log 2
+        tensor([0.2773])
+    """
+    return strength * temperature * softplus((nll - boundary) / temperature)
+
+
+@dataclass
+class ProxyOptions(ComponentOptions):
+    """Options of `ProxyConstraint`."""
+
+    proxy_constraint: bool = option(True, "EGUP: bound forgetting by what the model says of rows it never saw.")
+    proxy_form: ProxyForm = option(ProxyForm.EFFORT, "How the boundary acts: on a sample's effort, or as a penalty.")
+    proxy_match: ProxyMatch = option(
+        ProxyMatch.NEAREST, "A sample's boundary is the mean over the proxies nearest to it, or over all of them."
+    )
+    proxy_neighbors: int = option(4, "Proxies that count for proxy_match=nearest; 1 or more.")
+    proxy_reference: ProxyReference = option(
+        ProxyReference.INITIAL,
+        "The boundary is what the model said of proxies before unlearning, or what it says at the start of each epoch.",
+    )
+    proxy_lambda: float | None = option(
+        None,
+        "Strength of the proxy constraint (lambda); 0 or more. By default 2, and 1 with npo_beta=auto, whose pull has "
+        "halved at the boundary already.",
+    )
+    proxy_dual_rate: float = option(
+        0.0,
+        "Learn lambda by dual ascent: each step moves it by this rate times the mean boundary gap, down to 0 at least; "
+        "0 keeps proxy_lambda as it is.",
+    )
+    proxy_temperature: float = option(0.2, "Width of the boundary (T), nats per token; above 0.")
+
+    def check_options(self) -> None:
+        for name, choices in (
+            ("proxy_form", ProxyForm),
+            ("proxy_match", ProxyMatch),
+            ("proxy_reference", ProxyReference),
+        ):
+            setattr(self, name, choose(choices, getattr(self, name), name))
+        check_range(self, ("proxy_neighbors",), low=1, whole=True)
+        check_range(self, ("proxy_lambda", "proxy_dual_rate"), low=0)
+        check_range(self, ("proxy_temperature",), low=0, low_is_allowed=False)
+        if not self.proxy_constraint:
+            self._refuse_without_constraint("proxy_dual_rate", 0, "the rate changes the strength of the constraint")
+            self._refuse_without_constraint(
+                "proxy_reference", ProxyReference.INITIAL, "it is the boundary of the constraint that moves"
+            )
+
+    def _refuse_without_constraint(self, name: str, default: Any, why: str) -> None:
+        value = getattr(self, name)
+        if value != default:
+            shown = value.value if isinstance(value, Enum) else value
+            raise ConfigError(
+                got=f"{name}={shown} without the proxy constraint",
+                expected=f"both, or none: {why}",
+                fix=f"leave out --{name}",
+            )
+
+    def make_component(self, loss: ForgetLoss, has_proxies: bool) -> Component | None:
+        is_wanted = has_proxies and (self.proxy_constraint or loss.needs_boundary)
+        return ProxyConstraint(self, loss) if is_wanted else None
+
+
+class ProxyConstraint(Component):
+    """Bounds how far each forget row is forgotten by b_i, what the model says of its proxies (EGUP).
+
+    As an effort it multiplies the loss of a row by `proxy_effort`; as a penalty it adds `proxy_penalty`. It fits the
+    forget loss to the boundary if the loss needs that. With `proxy_reference=current` the boundary is measured again at
+    the start of each epoch. With `proxy_dual_rate`, each step takes one step of dual ascent on the constraint
+    mean(l_i - b_i) <= 0: lambda <- max(0, lambda + rate * mean gap).
+
+    Args:
+        options: the options of the constraint. If `proxy_constraint` is off, only the loss is fitted.
+        loss: the forget loss.
+
+    Attributes:
+        boundary: b_i of each forget row, shape (N_f,), nats per token, once the run has started.
+        strength: lambda, shape ().
+    """
+
+    name = "proxy_constraint"
+    flag = "proxy_constraint"
+    switch_off = "add --no_proxy_constraint"
+    boundary: Tensor
+
+    def __init__(self, options: ProxyOptions, loss: ForgetLoss):
+        self._options, self._unit, self._fits_loss = options, loss.unit, loss.needs_boundary
+        self._allows_negative = loss.supports_negative_weight
+        self.is_on = options.proxy_constraint
+        self._is_effort = options.proxy_form is ProxyForm.EFFORT
+        self._is_nearest = options.proxy_match is ProxyMatch.NEAREST
+        strength = loss.default_proxy_lambda if options.proxy_lambda is None else options.proxy_lambda
+        self.strength = torch.tensor(float(strength))
+        self.needs = Needs(features=self._is_nearest, proxy_rows=True)
+        self.acts_by = frozenset({Guidance.WEIGHTS if self._is_effort else Guidance.TERMS} if self.is_on else ())
+        self._proxies: Tensor  # indexes of each row's proxies, (N_f, n), or (1, n) if all proxies count for all rows
+
+    def scan(self) -> dict[str, ScanRequest]:
+        proxies, forget = self.run.needed_proxy_rows, self.run.forget_rows
+        ids = torch.arange(len(proxies))
+        memory = self.run.component(FeatureMemory) if self._is_nearest else None
+        requests = {"proxy": memory.request(proxies, ids) if memory else ScanRequest(proxies, ids)}
+        if self._fits_loss:
+            requests["forget"] = ScanRequest(forget, torch.arange(len(forget)))
+        return requests
+
+    def start(self, scan: dict[str, RowScores]) -> None:
+        proxies = scan["proxy"]
+        if self._is_nearest:
+            space = self.run.component(FeatureMemory).cache.space.to(torch.device("cpu"))
+            proxy, forget = (space.normalize(scan[name].features) for name in ("proxy", "forget"))
+            self._proxies = nearest_proxies(proxy, forget, neighbors=self._options.proxy_neighbors)
+        else:
+            self._proxies = torch.arange(len(proxies.sum_nll))[None]
+        self._measure(proxies)
+        if self._fits_loss:
+            rows = scan["forget"]
+            needed_rise = (rows.num_tokens * (self.boundary.cpu() - rows.mean_nll)).mean()
+            self.run.component(ForgetObjective).fit_to_boundary(needed_rise)
+        if self.is_on and "forget" in scan:
+            refuse_known_proxies(scan["forget"].mean_nll.to(self.boundary.device), self.boundary)
+
+    def _measure(self, proxies: RowScores) -> None:
+        boundary = proxy_boundary(proxies.mean_nll, self._proxies)
+        self.boundary = boundary.expand(len(self.run.forget_rows)).to(self.run.device)
+
+    def on_epoch_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Measures the boundary again at the start of an epoch, but not of the first, nor of one that is resumed."""
+        starts = state.epoch and state.epoch == int(state.epoch) and not control.should_training_stop
+        if starts and self.is_on and self._options.proxy_reference is ProxyReference.CURRENT:
+            self._measure(self.run.score(self.run.needed_proxy_rows))
+
+    def observe(self, step: Step) -> None:
+        if self.is_on:
+            gap = step.forget.mean_nll.detach() - self.boundary[step.forget_ids.clamp_min(0)]
+            step.observe("boundary_gap", gap, _mean_and_share_past)
+
+    def weights(self, step: Step) -> Tensor | None:
+        if not (self.is_on and self._is_effort):
+            return None
+        gap = step.latest("boundary_gap")
+        strength = self.strength.to(gap.device)
+        effort = proxy_effort(gap, torch.zeros_like(gap), strength, self._options.proxy_temperature)
+        return effort if self._allows_negative else effort.clamp_min(0)
+
+    def terms(self, step: Step) -> dict[str, Tensor]:
+        if not self.is_on or self._is_effort:
+            return {}
+        boundary = self.boundary[step.forget_ids.clamp_min(0)]
+        strength, temperature = self.strength.to(boundary.device), self._options.proxy_temperature
+        penalty = proxy_penalty(step.forget.mean_nll, boundary, strength, temperature)
+        scale = step.forget.num_tokens if self._unit is Unit.SUM else 1
+        return {"proxy": step.counts.per_forget_row(penalty * scale * (step.forget_ids >= 0))}
+
+    def commit(self, step: FinishedStep) -> None:
+        rate = self._options.proxy_dual_rate
+        if rate and self.is_on:
+            self.learn_strength(step.of_samples("boundary_gap"))
+            step.values["proxy_lambda"] = self.strength
+
+    def learn_strength(self, gap: Tensor) -> None:
+        """Takes one step of dual ascent; `gap` is l_i - b_i of the forget rows of the whole step, shape (B,)."""
+        change = self._options.proxy_dual_rate * gap.mean().to(self.strength)
+        self.strength = (self.strength + change).clamp_min(0)
+
+    def state_dict(self) -> dict[str, Tensor]:
+        return {_PROXIES: self._proxies.to(torch.int32), _BOUNDARY: self.boundary, _STRENGTH: self.strength}
+
+    def load_state_dict(self, state: dict[str, Tensor]) -> None:
+        self._proxies = state[_PROXIES].long().cpu()
+        self.boundary, self.strength = state[_BOUNDARY], state[_STRENGTH]
+
+
+def _mean_and_share_past(name: str, gaps: Tensor) -> dict[str, float]:
+    return {name: gaps.mean().item(), "past_boundary": (gaps > 0).float().mean().item()}
+
+
+def refuse_known_proxies(forget_nll: Tensor, boundary: Tensor) -> None:
+    """Raises `DataError` for proxies that are as likely as the forget rows, which would then not be forgotten.
+
+    Args:
+        forget_nll, boundary: l_i and b_i of the forget rows under the model before unlearning, (N_f,), nats per token.
+    """
+    forget, proxy = ((-nll).exp().mean().item() for nll in (forget_nll, boundary))
+    if knows_proxies(forget, proxy):
+        raise DataError(
+            got=f"proxies as likely before unlearning (probability {proxy:.3g}) as the forget rows ({forget:.3g})",
+            expected="rows that the model never saw, which it finds less likely: forgetting ends where they are",
+            fix="give other rows as proxies (--proxy), or leave the boundary out (--no_proxy_constraint)",
+        )

@@ -1,0 +1,145 @@
+"""The scan before training: which rows are scored, on which processes, and where the results are kept."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from egup_trainer.data.collator import RowCollator
+from egup_trainer.data.tokenization import RowDataset
+from egup_trainer.modeling.forward import AnswerReader
+from egup_trainer.modeling.scan import RowScores, bit_sum, load_scan, save_scan, scan_fingerprint, score_rows
+from egup_trainer.modeling.top_k_logps import TopKLogProbs
+
+
+@dataclass(frozen=True)
+class ScanRequest:
+    """Rows that a run must score before its first step.
+
+    Args:
+        dataset: the data set.
+        ids: which of its rows, shape (N,).
+        with_features: whether features are read, too.
+        projection: what features are multiplied by as they are read, shape (d, k), or None.
+        top_k: how many of the top log-probabilities are kept at each answer token.
+    """
+
+    dataset: RowDataset
+    ids: Tensor
+    with_features: bool = False
+    projection: Tensor | None = None
+    top_k: int = 0
+
+    def __or__(self, other: "ScanRequest") -> "ScanRequest":
+        """One request that serves two for the same rows."""
+        if self.dataset is not other.dataset or not torch.equal(self.ids, other.ids):
+            raise ValueError("Two components ask for different rows under one name.")
+        return replace(
+            self,
+            with_features=self.with_features or other.with_features,
+            projection=self.projection if other.projection is None else other.projection,
+            top_k=max(self.top_k, other.top_k),
+        )
+
+
+def merge_requests(requests: Iterable[dict[str, ScanRequest]]) -> dict[str, ScanRequest]:
+    """All requests by name; those of one name become one."""
+    merged: dict[str, ScanRequest] = {}
+    for each in requests:
+        for name, request in each.items():
+            merged[name] = merged[name] | request if name in merged else request
+    return merged
+
+
+def run_scan(
+    requests: dict[str, ScanRequest],
+    *,
+    model: Any,
+    reader: AnswerReader,
+    collator: RowCollator,
+    accelerator: Any,
+    batch_size: int,
+    folder: Path,
+    progress: bool,
+) -> dict[str, RowScores]:
+    """Scores all requested rows under the model as it is, or reads the results of an earlier scan of the same.
+
+    The results are kept in `folder` under a name made from the fingerprint of weights, rows and settings. Where the
+    weights are spread over processes (FSDP, ZeRO-3) there is no cheap fingerprint, and nothing is kept.
+
+    Raises:
+        StateError: a file of that name holds something else.
+    """
+    if not requests:
+        return {}
+    score = partial(score_rows, model, reader, collator=collator, batch_size=batch_size, accelerator=accelerator)
+
+    def scan() -> dict[str, RowScores]:
+        return {
+            name: score(
+                request.dataset,
+                ids=request.ids,
+                with_features=request.with_features,
+                projection=request.projection,
+                top_k=request.top_k,
+                description=f"Scanning {name} rows" if progress else None,
+            )
+            for name, request in requests.items()
+        }
+
+    bare = accelerator.unwrap_model(model)
+    if is_spread_over_processes(bare):
+        return scan()
+    settings = {
+        "layer": reader.layer_index,
+        "read": [
+            (name, request.with_features, request.top_k, _described(request.projection))
+            for name, request in sorted(requests.items())
+        ],
+        "mixed_precision": str(accelerator.mixed_precision),
+    }
+    rows = [(request.dataset, request.ids) for _, request in sorted(requests.items())]
+    fingerprint = scan_fingerprint(bare, rows, settings)
+    path = folder / f"{fingerprint[:16]}.safetensors"
+    if _on_all_processes(path.is_file(), accelerator):
+        return _unpack(load_scan(path, fingerprint), requests)
+    scores = scan()
+    if accelerator.is_main_process:
+        save_scan(path, _pack(scores), fingerprint)
+    return scores
+
+
+def is_spread_over_processes(model: Any) -> bool:
+    """Whether a process holds only its share of the weights (FSDP, ZeRO-3)."""
+    return any(hasattr(parameter, "ds_id") or hasattr(parameter, "to_local") for parameter in model.parameters())
+
+
+def _described(projection: Tensor | None) -> tuple[Any, ...] | None:
+    return None if projection is None else (*projection.shape, bit_sum(projection))
+
+
+def _on_all_processes(found: bool, accelerator: Any) -> bool:
+    """Whether the file was found on each process: they must all scan, or none."""
+    count = accelerator.reduce(torch.tensor(int(found), device=accelerator.device), "sum")
+    return int(count) == accelerator.num_processes
+
+
+def _pack(scores: dict[str, RowScores]) -> dict[str, Tensor]:
+    packed: dict[str, Tensor] = {}
+    for name, score in scores.items():
+        fields = {**vars(score), **(vars(score.top_k_logps) if score.top_k_logps else {})}
+        packed |= {f"{name}.{field}": value for field, value in fields.items() if isinstance(value, Tensor)}
+    return packed
+
+
+def _unpack(tensors: dict[str, Tensor], requests: dict[str, ScanRequest]) -> dict[str, RowScores]:
+    scores = {}
+    for name, request in requests.items():
+        fields = {field: tensors[f"{name}.{field}"] for field in ("sum_nll", "num_tokens", "features")}
+        top_k_logps = TopKLogProbs(tensors[f"{name}.ids"], tensors[f"{name}.logps"]) if request.top_k else None
+        scores[name] = RowScores(**fields, top_k_logps=top_k_logps)
+    return scores

@@ -1,0 +1,119 @@
+"""Stops a run without a retrained model: once forget rows look like rows that the model never saw."""
+
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor
+
+from egup_trainer.components.base import Component, ComponentOptions, Needs
+from egup_trainer.components.scanning import ScanRequest
+from egup_trainer.data.tokenization import RowDataset
+from egup_trainer.errors import DataError, check_range
+from egup_trainer.losses.base import ForgetLoss
+from egup_trainer.modeling.ks_test import LEVEL, ks_p_value, least_p_value
+from egup_trainer.modeling.scan import RowScores
+from egup_trainer.options import option
+
+_RETAIN_BEFORE = "retain_nll"
+
+
+@dataclass
+class StopOptions(ComponentOptions):
+    """Options of `StopAtBoundary`."""
+
+    stop_at_boundary: bool = option(
+        False,
+        "Stop at the end of an epoch once forget rows cannot be distinguished from the proxies, while the retain rows "
+        "hold.",
+    )
+    stop_retain_rise: float = option(
+        0.1, "stop_at_boundary: most that the retain rows' loss may have risen, nats per token; 0 or more."
+    )
+
+    def check_options(self) -> None:
+        check_range(self, ("stop_retain_rise",), low=0)
+
+    def make_component(self, loss: ForgetLoss, has_proxies: bool) -> Component | None:
+        return StopAtBoundary(self.stop_retain_rise) if self.stop_at_boundary else None
+
+
+def refuse_too_few_rows(num_forget: int, num_proxies: int) -> None:
+    """Raises `DataError` for so few rows that no numbers could be told apart: the run would stop after one epoch."""
+    least = least_p_value(num_forget, num_proxies)
+    if least > LEVEL:
+        raise DataError(
+            got=f"stop_at_boundary with {num_forget} forget rows and {num_proxies} proxies: the test's p-value is "
+            f"{least:.2g} or more, whatever the model says",
+            expected=f"enough rows for a p-value of {LEVEL:g}, such as four of each",
+            fix="give more rows, or leave out --stop_at_boundary",
+        )
+
+
+class StopAtBoundary(Component):
+    """Stops training at the end of an epoch once forget rows look like rows never seen, while retain rows hold.
+
+    The model scores the forget rows and the proxies as it is then. Training stops if their l cannot be distinguished
+    (the p-value of the Kolmogorov-Smirnov test is above 0.05) and the mean l of the retain sample has risen by no more
+    than `retain_rise` since before unlearning. Both numbers are logged, as `boundary_p` and `retain_rise`. No retrained
+    model is needed.
+
+    Args:
+        retain_rise: most that the mean l of the retain sample may have risen, nats per token.
+    """
+
+    name = "stop_at_boundary"
+    needs = Needs(retain_rows=True, proxy_rows=True)
+
+    def __init__(self, retain_rise: float = 0.1):
+        self.retain_rise = retain_rise
+        self._may_be_over = False
+        self._retain_before: Tensor
+
+    def check_rows(self, forget: RowDataset, retain: RowDataset | None, proxies: RowDataset | None) -> None:
+        refuse_too_few_rows(len(forget), 0 if proxies is None else len(proxies))
+
+    def scan(self) -> dict[str, ScanRequest]:
+        return {"retain": ScanRequest(self.run.needed_retain_rows, self.run.retain_sample())}
+
+    def start(self, scan: dict[str, RowScores]) -> None:
+        self._retain_before = scan["retain"].mean_nll.mean()
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Notes whether the run goes on from the end of an epoch, which may have been its last."""
+        self._may_be_over = bool(state.global_step) and state.epoch == int(state.epoch)
+
+    def on_epoch_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Stops a resumed run that was interrupted between its last checkpoint and its end."""
+        if self._may_be_over:
+            self._may_be_over = False
+            known = [row for row in state.log_history if row["step"] == state.global_step and "boundary_p" in row]
+            self._stop_if_it_is_time(known[-1] if known else self._measure(), control)
+
+    def on_epoch_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Measures, logs, and stops if it is time."""
+        self._stop_if_it_is_time(self._measure(), control)
+
+    def _measure(self) -> dict[str, float]:
+        run = self.run
+        forget, proxies = (run.score(rows) for rows in (run.forget_rows, run.needed_proxy_rows))
+        found = {
+            "boundary_p": ks_p_value(forget.mean_nll.tolist(), proxies.mean_nll.tolist()),
+            "retain_rise": self.measure_retain_rise(),
+        }
+        run.log(dict(found))
+        return found
+
+    def measure_retain_rise(self) -> float:
+        """How far the mean l of the retain sample has risen since before unlearning, nats per token."""
+        now = self.run.score(self.run.needed_retain_rows, self.run.retain_sample()).mean_nll.mean()
+        return float(now - self._retain_before.cpu())
+
+    def _stop_if_it_is_time(self, found: dict[str, float], control: Any) -> None:
+        if found["boundary_p"] > LEVEL and found["retain_rise"] <= self.retain_rise:
+            control.should_training_stop = True
+
+    def state_dict(self) -> dict[str, Tensor]:
+        return {_RETAIN_BEFORE: self._retain_before}
+
+    def load_state_dict(self, state: dict[str, Tensor]) -> None:
+        self._retain_before = state[_RETAIN_BEFORE]

@@ -1,0 +1,230 @@
+"""Configurations of the trainers: `TrainingArguments` and what unlearning adds. Help texts are written once, here."""
+
+import copy
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from transformers import TrainingArguments
+
+from egup_trainer.components.base import components_of, refuse_unsupported
+from egup_trainer.components.clreg import CLRegOptions
+from egup_trainer.components.features import FeatureOptions
+from egup_trainer.components.inter_sample import InterSampleOptions
+from egup_trainer.components.intra_sample import IntraSampleOptions
+from egup_trainer.components.proxy_constraint import ProxyOptions
+from egup_trainer.components.retain import RetainOptions
+from egup_trainer.components.stop_at_boundary import StopOptions
+from egup_trainer.config_checks import (
+    check_mappings,
+    check_numbers_of_training,
+    check_sampling,
+    default_to_non_reentrant_checkpointing,
+    refuse_reentrant_checkpointing,
+    refuse_to_publish_features,
+    refuse_what_would_do_nothing,
+)
+from egup_trainer.data.rendering import Template, check_date, today
+from egup_trainer.data.schema import OnLongRow
+from egup_trainer.errors import ConfigError, check_range, choose
+from egup_trainer.losses.base import Alternate, ForgetLoss
+from egup_trainer.losses.registry import ObjectiveOptions, make_forget_loss, retain_loss
+from egup_trainer.options import check_all_groups, option
+from egup_trainer.records.redaction import without_credentials
+
+
+@dataclass(repr=False)  # the generated text would show hub_token
+class UnlearnConfig(FeatureOptions, RetainOptions, ObjectiveOptions, TrainingArguments):
+    """Options of `UnlearnTrainer`: all of `transformers.TrainingArguments`, and a forget and a retain objective.
+
+    The loss of an optimizer step with B_f forget rows and N_r retain answer tokens, over all micro-batches and
+    processes, is gamma * sum_i base_i / B_f + alpha * sum_j retain_j / N_r.
+
+    Raises:
+        ConfigError: a value is out of range, unknown, or excludes another one.
+
+    Example:
+        >>> UnlearnConfig(output_dir="out", objective="npo", npo_beta=0.1).objective
+        'npo'
+    """
+
+    _VALID_DICT_FIELDS: ClassVar[list[str]] = [  # type: ignore[misc]
+        *TrainingArguments._VALID_DICT_FIELDS,
+        "model_init_kwargs",
+        "objective_kwargs",
+    ]
+
+    if TYPE_CHECKING:
+        output_dir: str  # where none is given, TrainingArguments names one
+
+    # Defaults of TrainingArguments that do not suit unlearning.
+    learning_rate: float = option(1e-5, "Initial learning rate.")
+    num_train_epochs: float = option(5.0, "Passes over the forget set.")
+    logging_steps: float = option(10, "Log every X update steps; below 1, a share of all steps.")
+    bf16: bool | None = option(  # type: ignore[assignment]
+        None, "Autocast to bfloat16, with float32 weights. By default: on a GPU that can, unless fp16 is set."
+    )
+    remove_unused_columns: bool = option(False, "Kept off: rows are tokenized by the trainer.")
+
+    objective: str = option(
+        "npo",
+        "Forget objective: grad_ascent, grad_diff, npo, simnpo, wga, satimp, ceu, undial, dpo, altpo, rmu, pdu, "
+        "task_vector, finetune (retain rows alone), or a registered loss of your own.",
+    )
+    retain_loss: str | None = option(
+        None,
+        "Retain objective: nll, kl (divergence from the model before unlearning), features (hidden states held where "
+        "they were) or none. By default the objective's own: none for grad_ascent and task_vector, features for rmu, "
+        "nll for the others.",
+    )
+    objective_kwargs: dict | str | None = option(
+        None,
+        "Arguments of the forget loss as JSON, by their names in its class. They replace the objective's own flags.",
+    )
+    forget_weight: float = option(1.0, "Weight of the forget objective (gamma); 0 or more.")
+    retain_weight: float = option(1.0, "Weight of the retain objective (alpha); 0 or more.")
+    max_length: int = option(
+        1024, "Most tokens in a sample, 8 or more. Longer plain texts are split; of other rows see on_long_row."
+    )
+    on_long_row: OnLongRow = option(
+        OnLongRow.WINDOW,
+        "What becomes of a row with a prompt that is longer than max_length: window (several samples, which together "
+        "score each answer token once), cut (what does not fit is left out) or error.",
+    )
+    drop_overlap: bool = option(
+        False, "Leave out retain rows and proxies that are forget rows, too, instead of refusing them."
+    )
+    user_marker: str = option("Question: ", "Text before a user turn, for tokenizers without a chat template.")
+    assistant_marker: str = option("\nAnswer: ", "Text before the answer, for tokenizers without a chat template.")
+    template_date: str | None = option(
+        None,
+        "Date as YYYY-MM-DD that a chat template writes where it asks for today's. By default that of the checkpoint "
+        "to resume from, or of the run that made the model, or else today.",
+    )
+    padding_free: bool | None = option(
+        None,
+        "Rows share the lines that the model reads, so that little is padded. By default: where the model can tell "
+        "rows apart by their position ids, which is tried once.",
+    )
+    disable_dropout: bool = option(
+        True, "Switch dropout off, LoRA's among it, so that the model is compared with itself."
+    )
+    scan_cache_dir: str | None = option(
+        None,
+        "Folder to keep the scan's results in, to be reused by runs on the same model and rows. By default they lie in "
+        "OUTPUT_DIR/_scan until the run ends.",
+    )
+    model_init_kwargs: dict | str | None = option(
+        None, "Arguments of from_pretrained as JSON, when the model is given as a path."
+    )
+    overwrite_output_dir: bool = option(
+        False,
+        "Replace the finished model that OUTPUT_DIR holds, and its record, once the run has ended. Without it such a "
+        "folder is refused.",
+    )
+    card_author: str | None = option(None, "Who unlearned, for the model card.")
+
+    def __post_init__(self) -> None:
+        check_numbers_of_training(self)
+        if self.bf16 is None:
+            self.bf16 = not self.fp16 and not self.use_cpu and _gpu_has_bf16()
+        default_to_non_reentrant_checkpointing(self)
+        super().__post_init__()
+        check_mappings(self)
+        check_all_groups(self)
+
+    def check_options(self) -> None:
+        """Raises `ConfigError` if an option of all runs cannot work, alone or beside another one."""
+        check_range(self, ("forget_weight", "retain_weight"), low=0)
+        check_range(self, ("max_length",), low=8, whole=True)
+        check_date(self.template_date)
+        self.on_long_row = choose(OnLongRow, self.on_long_row, "on_long_row")
+        refuse_reentrant_checkpointing(self)
+        refuse_to_publish_features(self)
+        refuse_what_would_do_nothing(self)
+        check_sampling(self)
+        loss = make_forget_loss(self)
+        self._is_default = {"retain_loss": self.retain_loss is None}
+        self.adopt(loss)
+        retain_loss(str(self.retain_loss))
+        loss.check_config(self)
+        if self.idk_answers is not None and loss.alternate is not Alternate.REFUSAL:
+            raise ConfigError(
+                got=f"idk_answers with objective={self.objective}",
+                expected="an objective that prefers refusals, such as dpo",
+                fix="leave out --idk_answers",
+            )
+        if self.n_gpu > 1:
+            raise ConfigError(
+                got=f"{self.n_gpu} GPUs in one process",
+                expected="one process per GPU",
+                fix="start with `accelerate launch` or `torchrun`, or set CUDA_VISIBLE_DEVICES to one GPU",
+            )
+
+    def adopt(self, loss: ForgetLoss) -> None:
+        """Gives the options that the user did not set the values that the forget loss is used with."""
+        if self._is_default["retain_loss"]:
+            self.retain_loss = loss.default_retain_loss
+
+    def __getstate__(self) -> dict[str, Any]:
+        """What is pickled, as into training_args.bin beside the model: all options but access tokens."""
+        return without_credentials(vars(self), hidden=None)
+
+    def __copy__(self) -> "UnlearnConfig":
+        """A copy that keeps its tokens: copies are made by way of what is pickled otherwise."""
+        copied = object.__new__(type(self))
+        vars(copied).update(vars(self))
+        return copied
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> "UnlearnConfig":
+        """A deep copy, alike."""
+        copied = memo[id(self)] = object.__new__(type(self))
+        vars(copied).update(copy.deepcopy(vars(self), memo))
+        return copied
+
+    def to_dict(self) -> dict[str, Any]:
+        """The options by name, as logs and trackers show them: without access tokens."""
+        return without_credentials(super().to_dict())
+
+    def __str__(self) -> str:
+        lines = (f"{name}={value},\n" for name, value in sorted(without_credentials(asdict(self)).items()))
+        return f"{type(self).__name__}(\n{''.join(lines)})"
+
+    __repr__ = __str__
+
+    @property
+    def template(self) -> Template:
+        """How prompts are written."""
+        return Template(self.user_marker, self.assistant_marker, date=self.template_date or today())
+
+
+@dataclass(repr=False)
+class EGUPConfig(
+    CLRegOptions, ProxyOptions, StopOptions, IntraSampleOptions, InterSampleOptions, UnlearnConfig
+):  # a run's components act in the order of these groups, the last one first
+    """Options of `EGUPTrainer`: those of `UnlearnConfig`, EGUP's three parts, each with its switch, and CLReg.
+
+    The proxy constraint is on by default. Both entanglements and CLReg are off; docs/results.md shows what they add.
+
+    Example:
+        >>> EGUPConfig(output_dir="out", clreg_weight=0.1, proxy_form="penalty").proxy_form.value
+        'penalty'
+    """
+
+    def check_options(self) -> None:
+        """Raises `ConfigError` if a component cannot act beside the objective."""
+        self._is_default["proxy_lambda"] = self.proxy_lambda is None
+        loss = make_forget_loss(self)
+        self.adopt(loss)
+        refuse_unsupported(components_of(self, loss), loss, self.objective)
+
+    def adopt(self, loss: ForgetLoss) -> None:
+        """Gives the options that the user did not set the values that the forget loss is used with."""
+        super().adopt(loss)
+        if self._is_default.get("proxy_lambda"):
+            self.proxy_lambda = loss.default_proxy_lambda
+
+
+def _gpu_has_bf16() -> bool:
+    import torch
+
+    return torch.cuda.is_available() and torch.cuda.is_bf16_supported(including_emulation=False)

@@ -1,0 +1,140 @@
+"""Checks of the options of `transformers.TrainingArguments`."""
+
+from pathlib import Path
+from typing import Any
+
+from transformers import TrainingArguments
+
+from egup_trainer.errors import ConfigError, check_range
+
+_MOST = 10**9
+"""More rows or steps than any run has, and few enough for every library."""
+_LARGEST_SEED = 2**32 - 1
+"""NumPy takes no larger one."""
+_MOST_WORKERS = 1024
+"""So many worker processes do not bring a machine down."""
+
+
+def checkpointing_kwargs_name(config: TrainingArguments) -> str:
+    """transformers 5.23 renamed the option and warns about the old name."""
+    new = "activation_checkpointing_kwargs"
+    return new if hasattr(config, new) else "gradient_checkpointing_kwargs"
+
+
+def default_to_non_reentrant_checkpointing(config: TrainingArguments) -> None:
+    """Sets the form of activation checkpointing that keeps the gradients of features and adapters."""
+    name = checkpointing_kwargs_name(config)
+    if getattr(config, name) is None and config.gradient_checkpointing_kwargs is None:
+        setattr(config, name, {"use_reentrant": False})
+
+
+def check_numbers_of_training(config: TrainingArguments) -> None:
+    """Raises `ConfigError` for numbers of `TrainingArguments` with which training fails late, or does nothing."""
+    counts = ("per_device_train_batch_size", "per_device_eval_batch_size", "gradient_accumulation_steps")
+    sometimes = ("eval_accumulation_steps", "torch_empty_cache_steps", "dataloader_prefetch_factor")
+    check_range(config, (*counts, *sometimes), low=1, high=_MOST, whole=True)
+    check_range(config, ("seed", "data_seed"), low=0, high=_LARGEST_SEED, whole=True)
+    check_range(config, ("dataloader_num_workers",), low=0, high=_MOST_WORKERS, whole=True)
+    if config.max_steps == 0:  # transformers would take as many steps as with -1
+        raise ConfigError(
+            got="max_steps=0",
+            expected="1 or more, or -1 for as many steps as --num_train_epochs has",
+            fix="set --max_steps; to measure a model without training it, see `egup evaluate`",
+        )
+    check_range(config, ("max_steps",), low=-1, high=_MOST, whole=True)
+    check_range(config, ("learning_rate", "weight_decay", "warmup_steps", "max_grad_norm", "eval_delay"), low=0)
+    positive = ("num_train_epochs", "adam_epsilon", "logging_steps", "save_steps", "eval_steps")
+    check_range(config, positive, low=0, low_is_allowed=False)
+    check_range(config, ("adam_beta1", "adam_beta2"), low=0, high=1)
+
+
+def check_mappings(config: TrainingArguments) -> None:
+    """Raises `ConfigError` for text where a mapping is expected: transformers takes what has no braces as it is."""
+    for name in type(config)._VALID_DICT_FIELDS:
+        value = getattr(config, name)
+        if isinstance(value, str) and name != "deepspeed":  # which may name a file
+            raise ConfigError(
+                got=f"{name}={value}", expected="a mapping as JSON, in braces", fix=f"set --{name} or leave it out"
+            )
+
+
+def refuse_to_evaluate_nothing(config: TrainingArguments, has_rows: bool) -> None:
+    """Raises `ConfigError` if evaluations are asked for and there are no rows for them."""
+    if has_rows:
+        return
+    asked = {"eval_on_start": config.eval_on_start, "eval_strategy": config.eval_strategy != "no"}
+    for name in (name for name, is_asked in asked.items() if is_asked):
+        value = getattr(config, name)
+        raise ConfigError(
+            got=f"{name}={getattr(value, 'value', value)} without evaluation rows",
+            expected="rows to evaluate on",
+            fix=f"give eval_dataset (--eval or --eval_suite), or leave out --{name}",
+        )
+
+
+def refuse_what_would_do_nothing(config: TrainingArguments) -> None:
+    """Raises `ConfigError` for options of `TrainingArguments` that this trainer cannot honour."""
+    if config.load_best_model_at_end and config.eval_strategy == "no":
+        raise ConfigError(
+            got="load_best_model_at_end with eval_strategy=no",
+            expected="steps or epoch: evaluations tell which checkpoint is best",
+            fix="set --eval_strategy and --save_strategy",
+        )
+    if config.auto_find_batch_size:
+        raise ConfigError(
+            got="auto_find_batch_size",
+            expected="a batch size that fits: a search starts again on weights that have moved, with fewer rows a step",
+            fix="leave it out; a lower --per_device_train_batch_size with as many times more "
+            "--gradient_accumulation_steps gives the same result in less memory",
+        )
+    expected = {"label_smoothing_factor": 0.0, "neftune_noise_alpha": None, "ignore_data_skip": False}
+    if config.dataloader_persistent_workers and not config.dataloader_num_workers:
+        expected["dataloader_persistent_workers"] = False
+    for name, value in expected.items():
+        if getattr(config, name) != value:
+            raise ConfigError(
+                got=f"{name}={getattr(config, name)}",
+                expected=f"{value}, the only value that this trainer can honour",
+                fix=f"leave out --{name}",
+            )
+
+
+def check_sampling(config: TrainingArguments) -> None:
+    """Raises `ConfigError` for a sampling strategy that pairs of rows do not have."""
+    strategies = ("random", "group_by_length")
+    if config.train_sampling_strategy not in strategies:
+        raise ConfigError(
+            got=f"train_sampling_strategy={config.train_sampling_strategy}",
+            expected=f"{' or '.join(strategies)}: forget rows are visited in a drawn order",
+            fix="set --train_sampling_strategy group_by_length, or leave it out",
+        )
+
+
+def refuse_to_publish_features(config: Any) -> None:
+    """Raises `ConfigError` if features of the forget set would be pushed to a hub."""
+    if not config.push_to_hub:
+        return
+    scans, output = Path(config.scan_cache_dir or "_scan").resolve(), Path(config.output_dir).resolve()
+    if config.scan_cache_dir and output in scans.parents and not scans.relative_to(output).parts[0].startswith("_"):
+        raise ConfigError(
+            got=f"scan_cache_dir={config.scan_cache_dir} in a folder that is pushed to the hub",
+            expected="a folder elsewhere: a scan holds features of the forget set, which must not be published",
+            fix="set --scan_cache_dir",
+        )
+    if config.hub_strategy.value in ("checkpoint", "all_checkpoints"):
+        raise ConfigError(
+            got=f"hub_strategy={config.hub_strategy.value}",
+            expected="end or every_save: checkpoints hold features of the forget set, which must not be published",
+            fix="set --hub_strategy every_save",
+        )
+
+
+def refuse_reentrant_checkpointing(config: TrainingArguments) -> None:
+    """Raises `ConfigError` for the form of activation checkpointing that loses gradients."""
+    kwargs = getattr(config, checkpointing_kwargs_name(config)) or {}
+    if kwargs.get("use_reentrant"):
+        raise ConfigError(
+            got="activation checkpointing with use_reentrant=true",
+            expected="use_reentrant=false: the reentrant form loses the gradient of features and of adapters",
+            fix="leave use_reentrant out",
+        )

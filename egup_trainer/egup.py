@@ -1,0 +1,83 @@
+"""EGUP and CLReg: the components of `EGUPConfig` on top of `UnlearnTrainer`."""
+
+import logging
+import warnings
+from collections.abc import Sequence
+from typing import Any
+
+from transformers import TrainerCallback
+
+from egup_trainer.components.base import Component
+from egup_trainer.components.stop_at_boundary import StopAtBoundary
+from egup_trainer.config import EGUPConfig
+from egup_trainer.losses.base import ForgetLoss
+from egup_trainer.trainer import UnlearnTrainer
+
+logger = logging.getLogger(__name__)
+
+
+class EGUPTrainer(UnlearnTrainer):
+    """Unlearning guided by entanglement, bounded by proxies (EGUP, arXiv 2508.20443), with CLReg (arXiv 2601.22028).
+
+    Loss of a step: gamma * sum_i w_i * base_i / B_f + proxy penalty + alpha * retain + clreg_weight * CLReg, where w_i
+    is the product of the inter-sample weight, the intra-sample weight and the proxy effort. Each part is a component
+    with its own switch in `EGUPConfig`, and works with any objective that supports it.
+
+    Args:
+        proxy_dataset: rows of the forget set's kind that the model never saw. Without them the trainer warns and trains
+            without the proxy constraint.
+        model, args, forget_dataset, retain_dataset, eval_dataset, processing_class, peft_config, callbacks, optimizers,
+            compute_metrics, forget_loss, components: as in `UnlearnTrainer`; `args` is an `EGUPConfig`.
+
+    Raises:
+        DataError: as in `UnlearnTrainer`, or a proxy row equals a forget row. `train` raises it before the first step
+            if the model knows the proxies as well as the forget rows.
+
+    Example:
+        >>> # trainer = EGUPTrainer("my-model", EGUPConfig("out", clreg_weight=0.1),
+        >>> #                       forget_dataset=f, retain_dataset=r, proxy_dataset=p)
+        >>> # trainer.train()
+    """
+
+    config_class = EGUPConfig
+    args: EGUPConfig
+
+    def __init__(
+        self,
+        model: Any,
+        args: EGUPConfig | None = None,
+        forget_dataset: Any = None,
+        retain_dataset: Any = None,
+        proxy_dataset: Any = None,
+        eval_dataset: Any = None,
+        processing_class: Any = None,
+        peft_config: Any = None,
+        callbacks: list[TrainerCallback] | None = None,
+        optimizers: tuple[Any, Any] = (None, None),
+        compute_metrics: Any = None,
+        *,
+        forget_loss: ForgetLoss | None = None,
+        components: Sequence[Component] = (),
+    ):
+        super().__init__(
+            model,
+            args,
+            forget_dataset,
+            retain_dataset,
+            eval_dataset,
+            processing_class,
+            peft_config,
+            callbacks,
+            optimizers,
+            compute_metrics,
+            proxy_dataset=proxy_dataset,
+            forget_loss=forget_loss,
+            components=components,
+        )
+        if self.args.proxy_constraint and self.proxy_rows is None and self.is_world_process_zero():
+            logger.warning("No proxy rows were given: training without the proxy constraint.")
+
+    def retain_rise(self) -> float:
+        """Deprecated: `measure_retain_rise` of the component `StopAtBoundary`."""
+        warnings.warn("Use component(StopAtBoundary).measure_retain_rise().", DeprecationWarning, stacklevel=2)
+        return self.component(StopAtBoundary).measure_retain_rise()

@@ -1,1 +1,0 @@
-"""EGUP's guidance: entanglement, the per-sample cache, the proxy constraint."""

@@ -1,0 +1,25 @@
+"""Alternate preference optimization."""
+
+from egup_trainer.losses.base import Alternate
+from egup_trainer.losses.dpo import DPO
+
+
+class AltPO(DPO):
+    """Alternate preference optimization (Mekala et al. 2024, arXiv 2409.13474): `DPO` towards an alternate answer that
+    the data provides for the row, wrong but of the same kind, in place of a refusal.
+
+    Formula: that of `DPO`, with A_i the negative log-likelihood of this answer.
+
+    Requirements: a retain set; an alternate answer for each forget row (column `alternate`); one pass over both before
+    the first step.
+
+    Inputs: as in `DPO`. Returns shape (B,), nats.
+
+    Recommendations:
+        - When plausible other answers can be written: the model then answers as it would answer about a stranger.
+
+    Relations:
+        - `DPO` prefers a refusal.
+    """
+
+    alternate = Alternate.GIVEN

@@ -1,0 +1,30 @@
+"""Plain fine-tuning on retain rows."""
+
+from torch import Tensor
+
+from egup_trainer.losses.base import ForgetLoss, Guidance, ReferenceOutputs
+from egup_trainer.modeling.outputs import AnswerOutputs
+
+
+class FineTune(ForgetLoss):
+    """No forget objective: only the retain loss trains the model.
+
+    Formula: 0. Plain fine-tuning has no single source.
+
+    Requirements: a retain set.
+
+    Inputs: `outputs` of B rows. Returns shape (B,).
+
+    Recommendations:
+        - Only as a baseline: it shows what forgetting by itself gives.
+
+    Relations:
+        - EGUP's weights have nothing to weigh here. The penalty form of the proxy constraint and CLReg act as with any
+          objective.
+    """
+
+    supports = frozenset({Guidance.TERMS})
+    unsupported_reason = "there is no forget loss to weigh"
+
+    def __call__(self, outputs: AnswerOutputs, reference: ReferenceOutputs) -> Tensor:
+        return 0 * outputs.mean_nll

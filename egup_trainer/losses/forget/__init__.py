@@ -1,1 +1,0 @@
-"""Forget losses, one a file."""

@@ -1,0 +1,33 @@
+"""Options are written once, beside the code that reads them; a configuration inherits from such groups."""
+
+from dataclasses import field
+from typing import Any
+
+
+def option(default: Any, help: str) -> Any:
+    """A dataclass field whose help text is shown by the command line and in the docs."""
+    return field(default=default, metadata={"help": help})
+
+
+class OptionGroup:
+    """Base of dataclasses that hold the options of one idea.
+
+    `UnlearnConfig` and `EGUPConfig` inherit from such groups, so that each option is a field of the configuration and
+    a flag of the command line, and call `check_options` of each of them.
+
+    Example:
+        >>> from dataclasses import dataclass
+        >>> @dataclass
+        ... class WarmthOptions(OptionGroup):
+        ...     warmth: float = option(1.0, "Warmth of the model; above 0.")
+    """
+
+    def check_options(self) -> None:
+        """Raises `ConfigError` if the values of this group cannot work; may replace text by the value it stands for."""
+
+
+def check_all_groups(config: Any) -> None:
+    """Calls `check_options` of each group that a configuration inherits from, base classes first."""
+    for group in reversed(type(config).__mro__):
+        if issubclass(group, OptionGroup) and "check_options" in vars(group):
+            group.check_options(config)

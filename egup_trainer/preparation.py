@@ -1,0 +1,348 @@
+"""What a trainer does to rows and model before `transformers.Trainer` sees them."""
+
+import logging
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from copy import copy
+from dataclasses import dataclass
+from functools import partial, reduce
+from itertools import chain
+from operator import or_
+from pathlib import Path
+from typing import Any, TypeVar
+
+from torch import nn
+from transformers import set_seed
+from transformers.trainer_utils import get_last_checkpoint
+
+from egup_trainer.components.base import Component, Needs
+from egup_trainer.components.clreg import ClregPositives
+from egup_trainer.config import UnlearnConfig
+from egup_trainer.data.alternates import REFUSALS, alternates_for, check_alternates, read_refusals, refusals_for
+from egup_trainer.data.overlap import keep_apart
+from egup_trainer.data.rendering import choose_date
+from egup_trainer.data.schema import Row
+from egup_trainer.data.sources import load_rows, records_of
+from egup_trainer.data.tokenization import RowDataset, check_paraphrases, from_token_columns, tokenize
+from egup_trainer.errors import ConfigError, DataError, ModelError
+from egup_trainer.losses.base import Alternate, ForgetLoss
+from egup_trainer.modeling.limits import check_positions, check_token_ids
+from egup_trainer.modeling.loading import (
+    add_adapter,
+    base_folder,
+    check_4bit_layers,
+    keep_gradients_of_4bit_layers,
+    load_model,
+    load_tokenizer,
+)
+from egup_trainer.records.io import recorded_date
+
+logger = logging.getLogger(__name__)
+
+_Config = TypeVar("_Config", bound=UnlearnConfig)
+_CHANCE = re.compile("drop|jitter")
+Alternates = Callable[[list[Row]], list[str]]
+"""Chooses for each row the answer that an objective prefers to the row's own."""
+
+
+def check_args(args: Any, config_class: type[_Config]) -> _Config:
+    """The configuration itself, or the default one for None.
+
+    Raises:
+        ConfigError: it is of another class, such as a plain `TrainingArguments`, or its output folder leads elsewhere.
+    """
+    if args is None:
+        args = config_class(output_dir="tmp_trainer")
+    if not isinstance(args, config_class):
+        name = config_class.__name__
+        raise ConfigError(
+            got=f"args of class {type(args).__name__}", expected=name, fix=f"make them with {name}(output_dir=...)"
+        )
+    refuse_detours(Path(args.output_dir))
+    return args
+
+
+@dataclass(frozen=True)
+class RowSets:
+    """The tokenized rows of a run; None if a set was not given, or nothing needs it."""
+
+    forget: RowDataset
+    retain: RowDataset | None = None
+    proxy: RowDataset | None = None
+
+
+def prepare_rows(
+    forget: Any, retain: Any, proxy: Any, components: Sequence[Component], tokenizer: Any, args: Any
+) -> RowSets:
+    """Tokenizes the rows that a run's components need.
+
+    Args:
+        forget, retain, proxy: anything that `prepare_dataset` takes.
+        components: of the run.
+        tokenizer: of the model.
+        args: an `UnlearnConfig`.
+
+    Raises:
+        DataError: rows are missing, malformed, or in both the forget set and another set.
+    """
+    needs = reduce(or_, (component.needs for component in components), Needs())
+    forget_rows = prepare_forget_set(forget, tokenizer, args, needs.alternate)
+    if needs.positives == ClregPositives.PARAPHRASE.value:
+        check_paraphrases(forget_rows)
+    proxy_rows = None
+    if needs.proxy_rows:
+        proxy_rows = _set_apart(forget_rows, proxy, "proxy", "that the model never saw", components, tokenizer, args)
+    retain_rows = None
+    if needs.retain_rows or retain is not None:
+        retain_rows = _set_apart(forget_rows, retain, "retain", "to keep", components, tokenizer, args)
+    for component in components:
+        component.check_rows(forget_rows, retain_rows, proxy_rows)
+    return RowSets(forget_rows, retain_rows, proxy_rows)
+
+
+def _set_apart(
+    forget: RowDataset, data: Any, name: str, kind: str, components: Sequence[Component], tokenizer: Any, args: Any
+) -> RowDataset:
+    if data is None:
+        wanted = [each.flag or each.name for each in components if getattr(each.needs, f"{name}_rows")]
+        raise DataError(
+            got=f"no {name} set, which {', '.join(wanted)} needs",
+            expected=f"rows {kind}",
+            fix=f"give {name}_dataset (--{name})",
+        )
+    rows = prepare_dataset(data, f"{name} set", tokenizer, args)
+    return keep_apart(forget, "forget set", rows, f"{name} set", drop=args.drop_overlap)
+
+
+def prepare_forget_set(data: Any, tokenizer: Any, args: Any, alternate: Alternate | None = None) -> RowDataset:
+    """The rows to forget, tokenized, each with the alternate answer that the objective reads, if it reads one.
+
+    Raises:
+        DataError: as in `prepare_dataset`, or a row can have no such answer, or the file of refusals cannot be used.
+    """
+    rows = prepare_dataset(data, "forget set", tokenizer, args, _alternates_for(alternate, args))
+    if alternate is not None:
+        check_alternates(rows, args.objective)
+    return rows
+
+
+def _alternates_for(wanted: Alternate | None, args: Any) -> Alternates | None:
+    if wanted is Alternate.REFUSAL:
+        answers = REFUSALS if args.idk_answers is None else read_refusals(args.idk_answers)
+        return partial(refusals_for, answers=answers, seed=args.seed)
+    return partial(alternates_for, seed=args.seed) if wanted is Alternate.GIVEN else None
+
+
+def prepare_dataset(
+    data: Any, name: str, tokenizer: Any, args: Any, alternates: Alternates | None = None
+) -> RowDataset:
+    """Anything a user may give as rows -> tokenized rows.
+
+    Args:
+        data: a `RowDataset`, a source of `load_rows`, or records that hold `input_ids` and `labels` already.
+        name: what the rows are, for messages.
+        args: an `UnlearnConfig`.
+        alternates: chooses the alternate answers, if rows are to have them.
+
+    Raises:
+        DataError: there are no rows, or a row is malformed.
+    """
+    if isinstance(data, RowDataset):
+        return data
+    if data is None:
+        raise DataError(got=f"no {name}", expected="rows", fix=f"give the {name}")
+    if isinstance(data, Iterable) and not isinstance(data, str | Mapping):
+        records = records_of(data)
+        first = next(records, None)
+        if first is None:
+            raise DataError(got=f"an empty {name}", expected="at least one row", fix="check the source")
+        data = chain([first], records)
+        if isinstance(first, Mapping) and "input_ids" in first:
+            return _told(from_token_columns(data, name, args.max_length, args.on_long_row), name, args)
+    rows = load_rows(data)
+    dataset = tokenize(
+        rows,
+        tokenizer,
+        name=name,
+        max_length=args.max_length,
+        template=args.template,
+        progress=not args.disable_tqdm,
+        alternates=None if alternates is None else alternates(rows),
+        on_long_row=args.on_long_row,
+    )
+    return _told(dataset, name, args)
+
+
+def _told(dataset: RowDataset, name: str, args: Any) -> RowDataset:
+    """The rows, after a warning if some of them were cut."""
+    if dataset.cut and args.process_index == 0:
+        logger.warning("%s", dataset.long_rows_line(name, args.max_length))
+    return dataset
+
+
+def prepare_eval_datasets(data: Any, tokenizer: Any, args: Any) -> RowDataset | dict[str, RowDataset] | None:
+    """Evaluation rows, or a dict of several sets of them, tokenized."""
+    if data is None:
+        return None
+    if isinstance(data, Mapping):
+        return {name: prepare_dataset(rows, f"{name} evaluation set", tokenizer, args) for name, rows in data.items()}
+    return prepare_dataset(data, "evaluation set", tokenizer, args)
+
+
+def prepare_model(
+    model: Any,
+    args: Any,
+    peft_config: Any,
+    row_sets: Iterable[RowDataset | None] = (),
+    loss: ForgetLoss | None = None,
+) -> Any:
+    """The model to train: loaded if it is named by path or hub id, with a fresh adapter if one is asked for.
+
+    Args:
+        row_sets: the rows that it is going to read.
+        loss: the forget loss, which may freeze weights.
+
+    Raises:
+        ModelError: it cannot be loaded, its 4-bit weights would be read wrongly, the adapter does not fit it, or it
+            cannot read the rows.
+        ConfigError: the output would be written over the model.
+    """
+    if isinstance(model, str | Path):
+        check_output_folder(Path(model), Path(args.output_dir))
+        model = load_model(str(model), **(args.model_init_kwargs or {}))
+    else:
+        check_4bit_layers(model)
+    rows = [row for each in row_sets if each is not None for row in each.rows]
+    check_token_ids(model, rows, "the forget and retain sets")
+    check_positions(model, max(map(len, rows), default=0), "a row", "lower --max_length")
+    if peft_config is not None:
+        if (
+            args.disable_dropout
+        ):  # from the start: some layers, such as a mixture's experts, take no adapter with dropout
+            peft_config = copy(peft_config)
+            _set_chances_to_0(vars(peft_config))
+        set_seed(args.seed)  # an adapter starts from random numbers; Trainer sets the seed only later
+        model = add_adapter(model, peft_config, (args.model_init_kwargs or {}).get("revision"))
+    keep_gradients_of_4bit_layers(model)
+    if loss is not None:
+        loss.prepare_model(model, args)
+    if args.disable_dropout:
+        disable_dropout(model)
+    return model
+
+
+def check_output_folder(model: Path, output: Path) -> None:
+    """Raises `ConfigError` if one of the folders lies in the other: checkpoints and results could replace the model.
+
+    Args:
+        model: folder of the model, or of an adapter, whose base model is not to be touched, either.
+        output: the output folder.
+    """
+    target = output.resolve()
+    for each in (model, *base_folder(model)):
+        source = each.resolve()
+        if each.is_dir() and (source == target or source in target.parents or target in source.parents):
+            raise ConfigError(
+                got=f"the output folder {output} for a model in {each}",
+                expected="folders apart: the input model is never touched",
+                fix="change --output_dir",
+            )
+
+
+def refuse_detours(output: Path) -> None:
+    """Raises `ConfigError` if what is written into the output folder could land in another one: by .. or by a link."""
+    if ".." in output.as_posix().lstrip("./").split("/"):
+        raise ConfigError(
+            got=f"the output folder {output}, whose path goes back by ..",
+            expected="a path that goes one way",
+            fix="name the folder itself",
+        )
+    inside = output.resolve()
+    for path in output.rglob("*") if output.is_dir() else ():
+        if path.is_symlink() and inside not in path.resolve().parents:
+            raise ConfigError(
+                got=f"{path}, a link to {path.resolve()}",
+                expected="an output folder whose files lie in it: links could have others overwritten",
+                fix="remove the link, or change --output_dir",
+            )
+
+
+def disable_dropout(model: Any) -> None:
+    """Sets every dropout of the model to 0, and whatever else its modules do by chance in training.
+
+    That are dropout modules, and the numbers whose names hold "drop" or "jitter", which modules hand to functions. Some
+    read them from the configuration: they get one of their own, so that the model is saved with the one it came with.
+    """
+    quiet: dict[int, Any] = {}
+    for module in model.modules():
+        if isinstance(module, nn.modules.dropout._DropoutNd):
+            module.p = 0.0
+        _set_chances_to_0(vars(module))
+        config = vars(module).get("config")
+        if config is not None and module is not model and module is not _without_adapters(model):
+            if id(config) not in quiet:
+                quiet[id(config)] = copy(config)
+                _set_chances_to_0(vars(quiet[id(config)]))
+            module.config = quiet[id(config)]
+
+
+def _set_chances_to_0(values: dict[str, Any]) -> None:
+    """Sets numbers named so to 0, in place; some are kept by the name of the adapter that they belong to."""
+    for name, value in values.items():
+        if _CHANCE.search(name):
+            if isinstance(value, float):
+                values[name] = 0.0
+            elif isinstance(value, dict):
+                values[name] = {key: 0.0 if isinstance(each, float) else each for key, each in value.items()}
+
+
+def _without_adapters(model: Any) -> Any:
+    return model.get_base_model() if hasattr(model, "get_base_model") else model
+
+
+def source_of(model: Any) -> str | None:
+    """The folder or hub id of a model, or of the model that was loaded from there; None if it was made in memory."""
+    if isinstance(model, str | Path):
+        return str(model)
+    return getattr(getattr(model, "config", None), "_name_or_path", None) or None
+
+
+def prepare_tokenizer(tokenizer: Any, model: Any, args: Any) -> Any:
+    """The tokenizer that is given, or else the model's; the date that its chat template writes is fixed in `args`.
+
+    Raises:
+        ModelError: there is none.
+        ConfigError: `template_date` is set, and the chat template writes no date.
+    """
+    tokenizer = tokenizer or tokenizer_of(model, args)
+    source = source_of(model)
+    folders = [*_checkpoints(args), *([] if source is None else [source])]
+    args.template_date = choose_date(tokenizer, args.template_date, map(recorded_date, folders))
+    return tokenizer
+
+
+def _checkpoints(args: Any) -> list[str]:
+    """The folder in which a run that this one goes on with has recorded its date: a checkpoint, if there is one."""
+    named, output = args.resume_from_checkpoint, args.output_dir
+    if isinstance(named, str) and Path(named).is_dir():
+        return [named]
+    last = get_last_checkpoint(output) if Path(output).is_dir() else None
+    return [] if last is None else [last]
+
+
+def tokenizer_of(model: Any, args: Any) -> Any:
+    """The tokenizer saved with a model, or with the folder or hub id that names it.
+
+    Raises:
+        ModelError: there is none.
+    """
+    name = source_of(model)
+    if name is None:
+        raise ModelError(
+            got="no tokenizer, and a model that was not loaded from a folder or hub",
+            expected="the model's tokenizer",
+            fix="pass it as processing_class",
+        )
+    kwargs = args.model_init_kwargs or {}
+    trust = kwargs.get("trust_remote_code", False)
+    return load_tokenizer(name, revision=kwargs.get("revision", "main"), trust_remote_code=trust)

@@ -1,0 +1,435 @@
+"""The drop-in trainer: one forward pass per micro-batch, and the components that act on it."""
+
+from collections.abc import Iterator, Sequence
+from copy import copy
+from dataclasses import replace
+from functools import reduce
+from operator import add, mul, or_
+from pathlib import Path
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor, nn
+from torch.utils.data import DataLoader
+from transformers import TrainerCallback
+
+from egup_trainer.callbacks.finite import refuse_infinite_terms
+from egup_trainer.callbacks.histograms import Histograms
+from egup_trainer.callbacks.movement import WatchMovement
+from egup_trainer.callbacks.step_hooks import StepHooks
+from egup_trainer.components.base import Component, Run, components_of, refuse_unsupported
+from egup_trainer.components.feature_table import TableStorage
+from egup_trainer.components.features import FeatureMemory
+from egup_trainer.components.forget import ForgetObjective
+from egup_trainer.components.proxy_constraint import ProxyConstraint
+from egup_trainer.components.retain import RetainObjective
+from egup_trainer.components.scanning import merge_requests, run_scan
+from egup_trainer.components.step import Collected, FinishedStep, Step, StepCounts, mean_and_range
+from egup_trainer.components.step_log import POSITIONS, StepLog
+from egup_trainer.conditions import Conditions, digest_of, model_options, options_of, weights_of
+from egup_trainer.config import UnlearnConfig
+from egup_trainer.config_checks import refuse_to_evaluate_nothing
+from egup_trainer.data.collator import Batch, PairCollator, Part, RowCollator, parts_of
+from egup_trainer.data.pairing import PairDataset
+from egup_trainer.data.tokenization import RowDataset
+from egup_trainer.errors import ConfigError
+from egup_trainer.loaders import make_pair_loader, make_pair_sampler
+from egup_trainer.losses.base import ForgetLoss
+from egup_trainer.losses.registry import make_forget_loss, retain_loss
+from egup_trainer.modeling.forward import AnswerReader
+from egup_trainer.modeling.outputs import AnswerOutputs
+from egup_trainer.modeling.reference import Need, Reference, choose_reference
+from egup_trainer.modeling.scan import RowScores, score_rows
+from egup_trainer.modeling.trials import can_run, check_training
+from egup_trainer.preparation import (
+    check_args,
+    prepare_dataset,
+    prepare_eval_datasets,
+    prepare_model,
+    prepare_rows,
+    prepare_tokenizer,
+    source_of,
+)
+from egup_trainer.publishing import PublishingTrainer
+from egup_trainer.setup_check import try_setup
+
+DEFAULT_CALLBACKS = (StepHooks, WatchMovement, Histograms)
+"""The callbacks of every trainer of this package."""
+_CHECKPOINT_FORMAT = 2
+_C = TypeVar("_C", bound=Component)
+
+
+def make_components(
+    args: UnlearnConfig, loss: ForgetLoss, has_proxies: bool, own: Sequence[Component] = ()
+) -> list[Component]:
+    """The components of a run, in the order in which they act.
+
+    Args:
+        args: the configuration.
+        loss: the forget loss.
+        has_proxies: whether proxy rows are given.
+        own: the user's own components, which act last.
+
+    Raises:
+        ConfigError: a component cannot act beside the forget loss, or two have the same name, or the loss needs the
+            boundary of proxies and there are none.
+    """
+    components: list[Component] = [ForgetObjective(loss, args.forget_weight)]
+    retain_class = retain_loss(str(args.retain_loss))
+    if retain_class is not None and args.retain_weight:
+        components.append(RetainObjective(retain_class(), args.retain_weight, loss.retain_constraint, args.kl_top_k))
+    others = [*components_of(args, loss, has_proxies), *own]
+    refuse_unsupported(others, loss, args.objective)
+    if any(component.needs.features for component in others):
+        components.append(FeatureMemory(args))
+    components += others
+    names = [component.name for component in components]
+    if len(set(names)) < len(names):
+        raise ConfigError(
+            got=f"components named {', '.join(names)}",
+            expected="a different name for each, by which its state is saved",
+            fix="set `name` in your component",
+        )
+    if loss.needs_boundary and ProxyConstraint.name not in names:
+        raise ConfigError(
+            got=f"{type(loss).__name__} with an option that needs the boundary (npo_beta=auto), without proxy rows",
+            expected="rows that the model never saw, which mark the boundary that beta is chosen from",
+            fix="use EGUPTrainer with proxy_dataset (--proxy), or set --npo_beta to a number",
+        )
+    return components
+
+
+class UnlearnTrainer(PublishingTrainer):
+    """A `transformers.Trainer` that makes a causal language model forget rows and keep others.
+
+    The loss of a step is the sum of the terms of its components: the forget objective, the retain objective, those that
+    the configuration asks for, and your own.
+
+    Args:
+        model: the fine-tuned model, or a path or hub id of it.
+        args: an `UnlearnConfig`.
+        forget_dataset: rows to forget: a `datasets.Dataset` or iterable of records (question + answer,
+            prompt + completion, messages, or text), a path, or a `RowDataset`.
+        retain_dataset: rows to keep, alike. It may be left out if nothing needs it (gradient ascent alone).
+        eval_dataset: rows to report `eval_loss` on, alike, or a dict of several such sets.
+        processing_class: the tokenizer; by default the one saved with the model.
+        peft_config: if given, a new adapter of this kind is trained instead of the weights.
+        callbacks, optimizers, compute_metrics: as in `transformers.Trainer`.
+        proxy_dataset: rows of the forget set's kind that the model never saw, if a component needs them.
+        forget_loss: your own forget loss, in place of the one that `objective` names.
+        components: your own components, which act after the others.
+
+    Raises:
+        DataError: rows are missing, malformed, or in both the forget and the retain set.
+        ModelError: the model or tokenizer cannot be used.
+        ConfigError: an option does not fit the model.
+
+    Example:
+        >>> # UnlearnTrainer("my-model", UnlearnConfig("out"), forget_dataset=f, retain_dataset=r).train()
+    """
+
+    config_class: type[UnlearnConfig] = UnlearnConfig
+
+    def __init__(
+        self,
+        model: Any,
+        args: UnlearnConfig | None = None,
+        forget_dataset: Any = None,
+        retain_dataset: Any = None,
+        eval_dataset: Any = None,
+        processing_class: Any = None,
+        peft_config: Any = None,
+        callbacks: list[TrainerCallback] | None = None,
+        optimizers: tuple[Any, Any] = (None, None),
+        compute_metrics: Any = None,
+        *,
+        proxy_dataset: Any = None,
+        forget_loss: ForgetLoss | None = None,
+        components: Sequence[Component] = (),
+    ):
+        args = check_args(args, self.config_class)
+        if forget_loss is not None:
+            args = _with_loss(args, forget_loss)
+        loss = forget_loss or make_forget_loss(args)
+        tokenizer = prepare_tokenizer(processing_class, model, args)
+        self.components = make_components(args, loss, proxy_dataset is not None, components)
+        self.needs = reduce(or_, (component.needs for component in self.components))
+        # Rows come first: bad input must be refused before a model is loaded or a folder is made.
+        rows = prepare_rows(forget_dataset, retain_dataset, proxy_dataset, self.components, tokenizer, args)
+        self.forget_rows, self.retain_rows, self.proxy_rows = rows.forget, rows.retain, rows.proxy
+        pairs = PairDataset(self.forget_rows, self.retain_rows)
+        self.pair_sampler = make_pair_sampler(pairs, args.train_batch_size, args)
+        refuse_to_evaluate_nothing(args, has_rows=eval_dataset is not None)
+        eval_rows = prepare_eval_datasets(eval_dataset, tokenizer, args)
+        try_setup(args, own_optimizer=optimizers[0] is not None)
+        self.model_source, self.saved_to = source_of(model), set()
+        model = prepare_model(model, args, peft_config, (self.forget_rows, self.retain_rows), loss)
+        self.reader = AnswerReader(model, args.feature_layer, args.rmu_layer, args.padding_free)
+        super().__init__(
+            model=model,
+            args=args,
+            data_collator=RowCollator(tokenizer),
+            train_dataset=pairs,
+            eval_dataset=eval_rows,
+            processing_class=tokenizer,
+            compute_metrics=compute_metrics,
+            callbacks=callbacks,
+            optimizers=optimizers,
+        )
+        # The model is now where it is going to be trained, unless an engine is still to take it there.
+        check_training(self.model, args.disable_dropout)
+        if can_run(self.model):
+            self.reader.try_out(self.model)
+        # compute_loss divides by the counts of the whole step; Trainer must neither count nor divide itself.
+        self.model_accepts_loss_kwargs = self.loss_is_scaled_for_ga = False
+        self.reference = Reference(self._choose_reference(), self.model, self.reader)
+        self.step_log, self._has_started = StepLog(), False
+        self._conditions_of_model: Conditions | None = None
+        self._attach_components()
+        # First: what other callbacks see at the end of training is the model as it will be saved.
+        self.callback_handler.callbacks[:0] = loss.callbacks(self)
+        for kind in DEFAULT_CALLBACKS:
+            self.add_callback(kind(self))
+        for component in self.components:
+            self.add_callback(component)
+
+    def _choose_reference(self) -> Any:
+        asking = [component for component in self.components if Need.TOP_K in component.needs.reference]
+        size = sum(component.bytes_of_table(self.retain_rows) for component in asking)
+        return choose_reference(self.needs.reference, self.model, size)
+
+    def _attach_components(self) -> None:
+        config: Any = self.model.config.get_text_config()
+        run = Run(
+            forget_rows=self.forget_rows,
+            retain_rows=self.retain_rows,
+            proxy_rows=self.proxy_rows,
+            device=self.args.device,
+            seed=self.args.seed,
+            bank_size=self.args.bank_size,
+            hidden_size=config.hidden_size,
+            embedding_size=self.reader.embedding.embedding_dim,
+            reference=self.reference,
+            storage=TableStorage(self.args.device, self.scan_folder),
+            score=self.score,
+            log=self.log,
+            components=self.components,
+        )
+        for component in self.components:
+            component.attach(run)
+
+    def component(self, kind: type[_C]) -> _C:
+        """The component of a class, `kind`.
+
+        Raises:
+            LookupError: the run has none.
+        """
+        for component in self.components:
+            if isinstance(component, kind):
+                return component
+        raise LookupError(f"This run has no {kind.__name__}.")
+
+    @property
+    def forget_loss(self) -> ForgetLoss:
+        """The forget loss, as it is now."""
+        return self.component(ForgetObjective).loss
+
+    # Data
+
+    def get_train_dataloader(self) -> DataLoader:
+        """Batches of forget/retain pairs for this process: a pure function of seed and epoch."""
+        self.pair_sampler = make_pair_sampler(self.train_dataset, self._train_batch_size, self.args)
+        collator = PairCollator(
+            self.data_collator, self.retain_rows is not None, self.needs.positives, self.needs.alternate is not None
+        )
+        return make_pair_loader(self.train_dataset, self.pair_sampler, collator, self.args)
+
+    def get_eval_dataloader(self, eval_dataset: Any = None) -> DataLoader:
+        """Batches of evaluation rows; `eval_dataset` may be anything that the constructor takes."""
+        if eval_dataset is not None and not isinstance(eval_dataset, str):
+            eval_dataset = prepare_dataset(eval_dataset, "evaluation set", self.processing_class, self.args)
+        return super().get_eval_dataloader(eval_dataset)
+
+    def get_test_dataloader(self, test_dataset: Any) -> DataLoader:
+        """Batches of rows to predict on; `test_dataset` may be anything that the constructor takes."""
+        return super().get_test_dataloader(prepare_dataset(test_dataset, "test set", self.processing_class, self.args))
+
+    def get_batch_samples(self, epoch_iterator: Iterator, num_batches: int, device: torch.device) -> tuple[list, Any]:
+        """The batches of one optimizer step, and where the values of the step are collected."""
+        batches, _ = super().get_batch_samples(epoch_iterator, num_batches, device)
+        if not batches:
+            return batches, None
+        self.collected = Collected(StepCounts.of(batches, self.accelerator))
+        return batches, self.collected
+
+    # Before the first step
+
+    def begin_training(self) -> None:
+        """Scans the model before its first step: once, even if training is started again, and not after a resume."""
+        if not self._has_started:
+            scan = run_scan(
+                merge_requests(component.scan() for component in self.components),
+                model=self.model_wrapped,
+                reader=self.reader,
+                collator=self.data_collator,
+                accelerator=self.accelerator,
+                batch_size=self.args.per_device_eval_batch_size,
+                folder=self.scan_folder,
+                progress=not self.args.disable_tqdm,
+            )
+            for component in self.components:
+                component.start(scan)
+            self._has_started = True
+        self.step_log = StepLog()
+
+    @property
+    def scan_folder(self) -> Path:
+        """Where the results of the scan are kept."""
+        return Path(self.args.scan_cache_dir or Path(self.args.output_dir) / "_scan")
+
+    def score(self, dataset: RowDataset, ids: Tensor | None = None, **options: Any) -> RowScores:
+        """Scores rows `ids` of `dataset` (or all) under the model as it is now; `options` as in `score_rows`."""
+        return score_rows(
+            self.model_wrapped,
+            self.reader,
+            dataset,
+            self.data_collator,
+            batch_size=self.args.per_device_eval_batch_size,
+            accelerator=self.accelerator,
+            ids=ids,
+            **options,
+        )
+
+    # The step
+
+    def compute_loss(
+        self, model: nn.Module, inputs: Batch, return_outputs: bool = False, num_items_in_batch: Any = None
+    ) -> Any:
+        """Sum of the terms of a micro-batch, each its share of the whole step; plain loss for evaluation rows.
+
+        Args:
+            model: the model as wrapped for training.
+            inputs: a batch of `PairCollator`, or of evaluation rows.
+            return_outputs: whether the outputs of the forward pass are returned, too.
+            num_items_in_batch: the `Collected` of the step, from `get_batch_samples`.
+        """
+        if "forget_ids" not in inputs:
+            return super().compute_loss(model, inputs, return_outputs)
+        step = self._read(model, inputs, num_items_in_batch)
+        terms = self.compute_terms(step)
+        refuse_infinite_terms(terms, step.parts, inputs)
+        for name, value in terms.items():
+            step.add(f"loss_{name}", value)
+        loss = torch.stack(list(terms.values())).sum()
+        # Trainer divides by the micro-batches of the step and DDP by the processes; the counts cover both already.
+        loss = loss * self.accelerator.num_processes * self.current_gradient_accumulation_steps
+        return (loss, step.parts) if return_outputs else loss
+
+    def compute_terms(self, step: Step) -> dict[str, Tensor]:
+        """The named terms of all components for `step`, a micro-batch: its shares of the values of the whole step."""
+        self.observe(step)
+        terms: dict[str, Tensor] = {}
+        for component in self.components:
+            terms |= component.terms(step)
+        return terms
+
+    def observe(self, step: Step) -> None:
+        """Lets all components read a micro-batch, and sets the weights of its forget rows."""
+        for component in self.components:
+            component.observe(step)
+        weights = [each for component in self.components if (each := component.weights(step)) is not None]
+        if weights:
+            step.weights = reduce(mul, weights)
+            step.observe("weight", step.weights, mean_and_range)
+
+    def forward_parts(self, model: nn.Module, inputs: Batch) -> dict[Part, AnswerOutputs]:
+        """One forward pass of `model` over the joined rows of `inputs`, then its parts, in the order of `Part`."""
+        noise = [each for component in self.components if (each := component.embedding_noise(inputs)) is not None]
+        outputs = self.reader(
+            model,
+            inputs["input_ids"],
+            inputs["attention_mask"],
+            inputs["labels"],
+            with_features=self.needs.features,
+            keep_logits=self.needs.logits,
+            with_hidden=self.needs.hidden,
+            embedding_noise=reduce(add, noise) if noise else None,
+        )
+        parts = parts_of(inputs)
+        split = dict(zip(parts, outputs.split([rows.stop - rows.start for rows in parts.values()]), strict=True))
+        return split | {Part.FORGET: replace(split[Part.FORGET], positions=outputs.positions)}
+
+    def _read(self, model: nn.Module, inputs: Batch, collected: Collected) -> Step:
+        def read_reference(part: Part, needs: frozenset[Need]) -> AnswerOutputs:
+            rows = parts_of(inputs)[part]
+            ids, mask, labels = (inputs[name][rows] for name in ("input_ids", "attention_mask", "labels"))
+            with self.accelerator.autocast():  # a frozen copy is not wrapped as the model is
+                return self.reference.read(model, ids, mask, labels, needs=needs)
+
+        step = Step(inputs, self.forward_parts(model, inputs), collected, read_reference)
+        step.keep("forget_ids", step.forget_ids)
+        step.keep("retain_ids", step.retain_ids)
+        step.add(POSITIONS, step.forget.num_tokens.new_tensor(step.forget.positions))
+        if step.retain is not None:
+            step.add("retain_nll", step.counts.per_retain_token(step.retain.sum_nll))
+        return step
+
+    def end_step(self) -> None:
+        """Moves the state of all components on, once the optimizer has stepped."""
+        finished = FinishedStep(self.collected, self.accelerator, self.state.epoch or 0.0)
+        for component in self.components:
+            component.commit(finished)
+        self.step_log.add(self.collected, finished)
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """Logs as `Trainer` does; training logs hold each term and measure under its own name."""
+        if "loss" in logs and self.is_in_train:
+            logs = {**logs, **self.step_log.flush(self.accelerator)}
+        super().log(logs, start_time)
+
+    # Checkpoints
+
+    def find_conditions(self) -> Conditions:
+        """The conditions of the run that is about to begin; the model is the one before the trainer's first run."""
+        if self._conditions_of_model is None:
+            model = self.accelerator.unwrap_model(self.model)
+            self._conditions_of_model = Conditions(model_options(model), weights_of(model))
+        sets: dict[str, Any] = {"forget": self.forget_rows, "retain": self.retain_rows, "proxy": self.proxy_rows}
+        if self.args.load_best_model_at_end:
+            given = self.eval_dataset if isinstance(self.eval_dataset, dict) else {"": self.eval_dataset}
+            sets |= {f"evaluation {name}".strip(): rows for name, rows in given.items()}
+        rows = {f"{name} rows": digest_of(data) for name, data in sets.items() if isinstance(data, RowDataset)}
+        facts: dict[str, Any] = {
+            "trainer": self.config_class.__name__,
+            "precision": str(self.accelerator.mixed_precision),
+            "checkpoint format": _CHECKPOINT_FORMAT,
+        }
+        for component in self.components:
+            facts |= {f"{component.name}: {name}": value for name, value in component.describe().items()}
+        model = self._conditions_of_model
+        return Conditions({**options_of(self.args), **facts, **model.options}, {**rows, **model.inputs})
+
+    def training_state(self) -> dict[str, Tensor]:
+        """The tensors of all components, by the component's name and their own."""
+        return {
+            f"{component.name}.{name}": tensor
+            for component in self.components
+            for name, tensor in component.state_dict().items()
+        }
+
+    def load_training_state(self, state: dict[str, Tensor]) -> None:
+        """Takes over the tensors of a checkpoint."""
+        for component in self.components:
+            prefix = f"{component.name}."
+            own = {name.removeprefix(prefix): value for name, value in state.items() if name.startswith(prefix)}
+            component.load_state_dict(own)
+        self._has_started = True
+
+
+def _with_loss(args: UnlearnConfig, loss: ForgetLoss) -> UnlearnConfig:
+    """A copy of a configuration for a run with the user's own forget loss."""
+    args = copy(args)
+    args.objective = type(loss).__name__
+    args.adopt(loss)
+    loss.check_config(args)
+    return args

@@ -1,1 +1,0 @@
-"""The trainers: the only place where guidance meets losses."""
