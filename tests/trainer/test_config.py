@@ -58,8 +58,8 @@ from egup_trainer.errors import ConfigError
         ),
         (
             {"clreg_weight": 0.1, "per_device_train_batch_size": 1},
-            "Got clreg_positives=forget with one forget row per step, but expected two or more: a sample is drawn to the "
-            "step's other forget samples. Raise the batch size or --gradient_accumulation_steps, or use "
+            "Got clreg_positives=forget with one forget row per step, but expected two or more: a sample is drawn to "
+            "the step's other forget samples. Raise the batch size or --gradient_accumulation_steps, or use "
             "--clreg_positives views.",
         ),
         (
