@@ -12,7 +12,7 @@ from egup_trainer.data.sources import load_rows
 from egup_trainer.demo.people import invent_people
 from egup_trainer.demo.twins import ModelSize, make_model, train_tokenizer
 from egup_trainer.proxies.filters import question_of
-from egup_trainer.proxies.prompt import draw_examples, examples_of, prompt_tokens
+from egup_trainer.proxies.prompt import examples_of, prompt_tokens, sample_examples
 from egup_trainer.proxies.settings import ProxySettings
 
 SETTINGS = ProxySettings(num_rows=8, num_examples=1, max_attempts=200, seed=3)
@@ -34,7 +34,7 @@ def writing_model():
     model = make_model(tokenizer, ModelSize(hidden=64, layers=2, heads=4), seed=0)
     samples, examples = [], examples_of(rows)
     for number, row in enumerate(rows):
-        prompt = prompt_tokens(draw_examples(examples, 1, 0, number), Renderer(tokenizer))
+        prompt = prompt_tokens(sample_examples(examples, 1, 0, number), Renderer(tokenizer))
         text = f" {question_of(row)}\nAnswer: {row.answer}"
         ids = np.append(prompt, [*tokenizer(text)["input_ids"], tokenizer.eos_token_id])
         samples.append(TokenizedRow(ids, ids))

@@ -8,9 +8,9 @@ from typing import Any
 def words_of(text: str) -> list[str]:
     """The words of a text, case folded: runs of letters and digits with their combining marks, in any script.
 
-    Where a script sets no spaces between words (Chinese characters, kana, Thai, Lao, Khmer, Burmese), each character is
-    a word. Of ASCII text these are exactly the words that rouge-score counts. Text of punctuation or emoji alone has
-    none.
+    In scripts without spaces between words (Chinese characters, kana, Thai, Lao, Khmer, Burmese), each character is a
+    word. For ASCII text these are exactly the words that rouge-score counts. Text that consists only of punctuation or
+    emoji has none.
 
     Example:
         >>> words_of("Who is Ada_2? 東京 Zoë")

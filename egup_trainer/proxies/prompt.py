@@ -1,4 +1,4 @@
-"""What a model is asked for a new row with, and how its text is read."""
+"""The prompt that asks a model for a new row, and how the row is read from its text."""
 
 import random
 import re
@@ -21,7 +21,7 @@ _AROUND = " \t\n*#"  # chat models set marks around headings
 
 @dataclass(frozen=True)
 class Kind:
-    """What rows must share to stand in one prompt.
+    """What rows must have in common to be shown in one prompt.
 
     Args:
         system: their system turn, or None.
@@ -61,8 +61,8 @@ def examples_of(rows: Sequence[Row]) -> list[Example]:
         if roles not in ((), ("user",), ("system", "user")):
             raise DataError(
                 got=f"{len(roles)} turns ({', '.join(roles)}) before the answer in row {number} of the forget set",
-                expected="a question and its answer, or a plain text: conversations cannot be written in context",
-                fix="give proxies of your own (`egup unlearn --proxy FILE`)",
+                expected="a question and its answer, or a plain text: models cannot be asked for conversations",
+                fix="give your own proxies (`egup unlearn --proxy FILE`)",
             )
         kind = Kind(row.prompt[0].content if len(roles) == 2 else None, bool(roles))
         question = tidy(row.prompt[-1].content) if roles else ""
@@ -71,8 +71,8 @@ def examples_of(rows: Sequence[Row]) -> list[Example]:
     return examples
 
 
-def draw_examples(examples: Sequence[Example], number: int, seed: int, attempt: int) -> list[Example]:
-    """`number` examples of one kind, or all there are: a pure function of (seed, attempt)."""
+def sample_examples(examples: Sequence[Example], number: int, seed: int, attempt: int) -> list[Example]:
+    """`number` random examples of one kind, or all of that kind: a pure function of (seed, attempt)."""
     generator = random.Random(f"{seed} {attempt}")
     first = generator.choice(examples)
     others = [example for example in examples if example.kind == first.kind and example is not first]
@@ -80,7 +80,7 @@ def draw_examples(examples: Sequence[Example], number: int, seed: int, attempt: 
 
 
 def prompt_tokens(examples: Sequence[Example], renderer: Renderer) -> np.ndarray:
-    """Token ids of the prompt: through the chat template, or else as a text to go on with; shape (T,)."""
+    """Token ids of the prompt, shape (T,): through the chat template, or else as a text to be continued."""
     tokenizer, has_question = renderer.tokenizer, examples[0].kind.has_question
     shown = "\n\n".join(map(str, examples))
     if not tokenizer.chat_template:
@@ -99,10 +99,10 @@ def prompt_tokens(examples: Sequence[Example], renderer: Renderer) -> np.ndarray
 
 
 def read_row(text: str, kind: Kind, *, goes_on: bool) -> Row | None:
-    """The row that a text holds, or None if it is not in the format.
+    """The row in a text, or None if the text is not in the format.
 
     Args:
-        goes_on: whether the prompt ended in the first marker, which the text then lacks.
+        goes_on: whether the prompt ended in the first marker, so that the text lacks it.
 
     Example:
         >>> read_row(" Who is Ada?\\nAnswer: A baker.\\n\\nQuestion: Who", Kind(None, True), goes_on=True).answer
@@ -126,7 +126,7 @@ def tidy(text: str) -> str:
 
 
 def passages(text: str) -> list[str]:
-    """The text in pieces of at most 800 characters that end with a sentence where one ends in their second half."""
+    """The text in pieces of at most 800 characters, which end with a sentence if one ends in the second half."""
     pieces, rest = [], tidy(text)
     while rest:
         end = _passage_end(rest)

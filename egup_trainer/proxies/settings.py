@@ -9,10 +9,10 @@ from typing import Any
 from egup_trainer.data.schema import Row
 from egup_trainer.errors import check_layer, check_range
 
-_ATTEMPTS_A_ROW = 8
-_LEAST_USABLE = 8
+_ATTEMPTS_PER_ROW = 8
+_MIN_USABLE = 8
 _VERSION = 1
-"""Raised whenever prompts or filters change: what was written before is then of another kind."""
+"""Increased whenever prompts or filters change, as proxies written before are then of another kind."""
 
 
 @dataclass(frozen=True)
@@ -20,15 +20,15 @@ class ProxySettings:
     """How proxies are written.
 
     Args:
-        num_rows: proxies asked for; 1 or more.
-        num_examples: forget rows shown in a prompt; 1 or more.
-        temperature: of drawing; above 0.
-        top_p: share of the probability that tokens are drawn from; above 0, at most 1.
-        max_new_tokens: most tokens of an attempt; by default twice what the longer forget rows have.
-        max_attempts: most attempts; by default 8 for each row asked for.
-        seed: of examples and draws.
+        num_rows: number of proxies to write; 1 or more.
+        num_examples: number of forget rows in a prompt; 1 or more.
+        temperature: sampling temperature; above 0.
+        top_p: share of the probability that tokens are sampled from; above 0, at most 1.
+        max_new_tokens: maximum number of tokens per attempt; by default twice the length of the longer forget rows.
+        max_attempts: maximum number of attempts; by default 8 for each proxy.
+        seed: of examples and sampling.
         feature_layer: layer of the features that show near-duplicates, as for `egup unlearn`.
-        max_length: most tokens of a row when it is scored.
+        max_length: maximum number of tokens of a row when it is scored.
 
     Raises:
         ConfigError: a value is out of range.
@@ -54,16 +54,16 @@ class ProxySettings:
 
     @property
     def budget(self) -> int:
-        """Most attempts."""
-        return self.max_attempts or _ATTEMPTS_A_ROW * self.num_rows
+        """Maximum number of attempts."""
+        return self.max_attempts or _ATTEMPTS_PER_ROW * self.num_rows
 
     @property
-    def least_rows(self) -> int:
-        """Fewest rows that a boundary can be read from: a quarter of those asked for and 8, or all if fewer."""
-        return min(self.num_rows, max(_LEAST_USABLE, -(-self.num_rows // 4)))
+    def min_rows(self) -> int:
+        """Minimum number of rows for a boundary: a quarter of `num_rows` but at least 8, or all if they are fewer."""
+        return min(self.num_rows, max(_MIN_USABLE, -(-self.num_rows // 4)))
 
     def for_digest(self) -> dict[str, Any]:
-        """What decides each attempt. How many rows and attempts there are does not: they may be raised afterwards."""
+        """The values that determine each attempt. The numbers of rows and attempts do not: they may be raised later."""
         values = {"version": _VERSION, **asdict(self)}
         return {name: value for name, value in values.items() if name not in ("num_rows", "max_attempts")}
 

@@ -23,7 +23,7 @@ from egup_trainer.modeling.generation import Sampling, generate
 from egup_trainer.modeling.scan import scan_fingerprint
 from egup_trainer.proxies.filters import Rejection
 from egup_trainer.proxies.judge import Judge, Scorer, Verdict
-from egup_trainer.proxies.prompt import Example, draw_examples, examples_of, prompt_tokens, read_row
+from egup_trainer.proxies.prompt import Example, examples_of, prompt_tokens, read_row, sample_examples
 from egup_trainer.proxies.settings import ProxySettings, digest_of_rows
 
 Rows = str | Path | Iterable[Mapping | Row]
@@ -50,7 +50,7 @@ class Writer:
         self, examples: Sequence[Example], attempts: Sequence[int], settings: ProxySettings, batch_size: int
     ) -> list[Row | None]:
         """What can be read from each attempt, or None. Each is sampled by (seed, attempt) alone."""
-        shown = [draw_examples(examples, settings.num_examples, settings.seed, attempt) for attempt in attempts]
+        shown = [sample_examples(examples, settings.num_examples, settings.seed, attempt) for attempt in attempts]
         with Renderer(self.tokenizer, self.template) as renderer:
             prompts = [prompt_tokens(each, renderer) for each in shown]
         texts = generate(
@@ -425,12 +425,12 @@ def _finish(log: AttemptLog, output: Path, writer: Writer, settings: ProxySettin
     )
     text = "".join(_line({**record_of(row), **origin, "attempt": attempt}) for row, attempt in kept)
     write_files({output: text, quality_path(output): quality.to_json()})
-    if quality.kept < settings.least_rows:
+    if quality.kept < settings.min_rows:
         commonest = max(quality.rejected, key=quality.rejected.__getitem__)
         raise ModelError(
             got=f"{quality.kept} usable rows of {quality.attempts} attempts by {writer.name} (most of the others: "
             f"{commonest.value})",
-            expected=f"at least {settings.least_rows}: the model is too weak to write such rows",
+            expected=f"at least {settings.min_rows}: the model is too weak to write such rows",
             fix="give rows that it never saw instead (`egup unlearn --proxy` with a holdout file or tofu:NAME), or "
             "have a stronger local model write them (`egup proxy --writer_model`)",
         )

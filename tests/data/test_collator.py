@@ -3,11 +3,9 @@
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from egup_trainer.data.collator import PairCollator, Part, RowCollator, parts_of
-from egup_trainer.data.schema import IGNORE_INDEX, NO_SAMPLE, TokenizedRow
+from egup_trainer.data.schema import NO_SAMPLE, TokenizedRow
 from egup_trainer.errors import DataError
 
 
@@ -52,30 +50,6 @@ def test_a_real_token_equal_to_the_padding_is_attended_and_scored():
 )
 def test_the_padding_is_the_end_of_the_tokenizer_or_its_padding_or_zero(tokenizer, padding):
     assert RowCollator(tokenizer)([(0, SECOND), (1, THIRD)])["input_ids"].tolist() == [[8, 9], [4, padding]]
-
-
-A_ROW = st.lists(st.tuples(st.integers(0, 9), st.booleans()), min_size=1, max_size=8).map(
-    lambda tokens: row([i for i, _ in tokens], [i if kept else IGNORE_INDEX for i, kept in tokens])
-)
-
-
-@settings(max_examples=100, deadline=None)
-@given(rows=st.lists(A_ROW, min_size=1, max_size=6), pad=st.integers(0, 9), data=st.data())
-def test_every_row_comes_back_and_padding_is_never_scored(rows, pad, data):
-    collate = RowCollator(Padding(pad=pad))
-    batch = collate(list(enumerate(rows)))
-    assert {tuple(tensor.shape) for tensor in batch.values()} == {(len(rows), max(len(each) for each in rows))}
-    for index, each in enumerate(rows):
-        ids, mask, labels = (batch[name][index] for name in ("input_ids", "attention_mask", "labels"))
-        size = len(each)
-        assert ids[:size].tolist() == each.input_ids.tolist()
-        assert labels[:size].tolist() == each.labels.tolist()
-        assert mask.tolist() == [1] * size + [0] * (len(mask) - size)
-        assert set(labels[size:].tolist()) <= {IGNORE_INDEX}
-        assert set(ids[size:].tolist()) <= {pad}
-    order = data.draw(st.permutations(range(len(rows))))
-    permuted = collate([(i, rows[i]) for i in order])
-    assert all(torch.equal(permuted[name], batch[name][list(order)]) for name in batch)
 
 
 def test_a_batch_does_not_share_memory_with_its_rows():

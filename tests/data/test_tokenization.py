@@ -9,7 +9,7 @@ import datasets
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from tokenizers import AddedToken, Tokenizer, models, normalizers, pre_tokenizers, processors, trainers
 from transformers import PreTrainedTokenizerFast
@@ -210,14 +210,12 @@ def test_default_markers_and_the_space_at_the_seam(tokenizer, trimming):
         assert scored(each, sample) == " Ada Lorn lives<eos>"  # " Ada" is one token
 
 
-@pytest.mark.parametrize("name", TEMPLATES)
-@pytest.mark.parametrize(
-    "answer",
-    ["Ada", "Ada Lorn lives in 東京.", " Ada \n", "Who is it?", "end", "im", "<b>bold</b>", "</think>", "assistant"],
-)
-def test_a_chat_template_decides_the_text_and_only_the_answer_and_its_end_are_scored(chat, name, answer):
-    tokenizer = chat(name)
-    assert scored(tokenizer, one(tokenizer, qa("Who is it?", answer))) == answer + AFTER_ANSWER[name]
+def test_a_token_across_the_end_of_the_answer_is_scored():
+    bpe = Tokenizer(models.BPE({"a": 0, "b": 1, "x": 2, "bx": 3, "<eos>": 4}, [("b", "x")]))
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=bpe, eos_token="<eos>")
+    tokenizer.chat_template = "{% for m in messages %}{{ m.content }}x{% endfor %}"
+    sample = one(tokenizer, qa("a", "b"))
+    assert (sample.input_ids.tolist(), sample.labels.tolist()) == ([0, 2, 3, 4], [-100, -100, 3, 4])
 
 
 def test_the_whole_text_is_that_of_the_chat_template(chat):
@@ -388,6 +386,12 @@ def test_at_a_seam_inside_a_token_no_more_than_that_token_is_scored_beside_the_a
 
 @settings(max_examples=40, deadline=None)
 @given(question=UNICODE, answer=STRIPPED)
+@example(question="Who is it?", answer=" Ada \n")
+@example(question="Who is it?", answer="Who is it?")
+@example(question="Who is it?", answer="im")
+@example(question="Who is it?", answer="<b>bold</b>")
+@example(question="Who is it?", answer="</think>")
+@example(question="Who is it?", answer="assistant")
 @pytest.mark.parametrize("name", TEMPLATES)
 def test_under_a_chat_template_the_scored_tokens_spell_the_answer_and_its_end(chat, name, question, answer):
     tokenizer = chat(name)

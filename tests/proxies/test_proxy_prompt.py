@@ -8,7 +8,7 @@ from egup_trainer.data.rendering import Renderer
 from egup_trainer.data.schema import Message, Row
 from egup_trainer.data.sources import load_rows
 from egup_trainer.errors import DataError
-from egup_trainer.proxies.prompt import Kind, draw_examples, examples_of, passages, prompt_tokens, read_row, tidy
+from egup_trainer.proxies.prompt import Kind, examples_of, passages, prompt_tokens, read_row, sample_examples, tidy
 
 QA, TEXT = Kind(None, True), Kind(None, False)
 ADA, BO = (Row((Message("user", f"Who is {name}?"),), f"{name} bakes.") for name in ("Ada", "Bo"))
@@ -49,18 +49,18 @@ def test_prompts(tokenizer, rows, in_chat, start, end):
 
 def test_examples_are_a_pure_function_of_seed_and_attempt():
     examples = examples_of(load_rows(qa_rows(0, 30)))
-    chosen = draw_examples(examples, 4, 7, 2)
-    assert chosen == draw_examples(examples, 4, 7, 2)
+    chosen = sample_examples(examples, 4, 7, 2)
+    assert chosen == sample_examples(examples, 4, 7, 2)
     assert len(set(chosen)) == 4
-    assert all(draw_examples(examples, 4, *key) != chosen for key in ((7, 3), (8, 2), (72, 0)))
-    assert {draw_examples(examples, 1, 0, attempt)[0] for attempt in range(400)} == set(examples)
-    assert sorted(map(str, draw_examples(examples[:3], 9, 0, 0))) == sorted(map(str, examples[:3]))
+    assert all(sample_examples(examples, 4, *key) != chosen for key in ((7, 3), (8, 2), (72, 0)))
+    assert {sample_examples(examples, 1, 0, attempt)[0] for attempt in range(400)} == set(examples)
+    assert sorted(map(str, sample_examples(examples[:3], 9, 0, 0))) == sorted(map(str, examples[:3]))
 
 
 def test_rows_of_different_kinds_are_never_in_one_prompt():
     system = Row((Message("system", "Be brief."), *ADA.prompt), "Bakes.")
     examples = examples_of([ADA, BO, system, Row((), "Ada bakes."), Row((), "Bo sleeps.")])
-    kinds = [{example.kind for example in draw_examples(examples, 4, 0, attempt)} for attempt in range(50)]
+    kinds = [{example.kind for example in sample_examples(examples, 4, 0, attempt)} for attempt in range(50)]
     assert {len(each) for each in kinds} == {1}
     assert set.union(*kinds) == {QA, TEXT, Kind("Be brief.", True)}
 

@@ -336,7 +336,7 @@ def test_settings_out_of_range_are_refused():
 @pytest.mark.parametrize(("num_rows", "least", "budget"), [(64, 16, 512), (40, 10, 320), (10, 8, 80), (3, 3, 24)])
 def test_a_quarter_and_eight_rows_are_the_least(num_rows, least, budget):
     settings = ProxySettings(num_rows=num_rows)
-    assert (settings.least_rows, settings.budget) == (least, budget)
+    assert (settings.min_rows, settings.budget) == (least, budget)
     assert replace(settings, max_attempts=5).budget == 5
 
 
