@@ -163,23 +163,23 @@ class AttemptLog:
     Args:
         path: the file.
         digest: of settings, rows and weights.
-        facts: the other values of the first line.
+        forget_nll: mean l of the forget rows, see `Quality`.
         size: of the file, in bytes.
         verdicts: on the attempts in the file.
     """
 
     path: Path
     digest: str
-    facts: dict[str, Any]
+    forget_nll: float
     size: int
     verdicts: list[Verdict] = field(default_factory=list)
 
     @classmethod
-    def start(cls, path: Path, digest: str, facts: dict[str, Any]) -> "AttemptLog":
+    def start(cls, path: Path, digest: str, forget_nll: float) -> "AttemptLog":
         """A new file, which replaces any other."""
-        head = _line({"digest": digest, **facts}).encode("utf-8")
+        head = _line({"digest": digest, "forget_nll": forget_nll}).encode("utf-8")
         write_file(path, head)
-        return cls(path, digest, facts, len(head))
+        return cls(path, digest, forget_nll, len(head))
 
     @classmethod
     def read(cls, path: Path) -> "AttemptLog":
@@ -192,7 +192,7 @@ class AttemptLog:
         whole = found[: found.rfind(b"\n") + 1]
         try:
             head, *lines = (json.loads(line) for line in whole.decode("utf-8").split("\n")[:-1])
-            log = cls(path, head.pop("digest"), head, len(whole), [_verdict_from(line) for line in lines])
+            log = cls(path, head["digest"], head["forget_nll"], len(whole), list(map(_verdict_from, lines)))
             if [verdict.attempt for verdict in log.verdicts] != list(range(len(lines))):
                 raise ValueError
         except (ValueError, KeyError, TypeError, AttributeError) as error:
@@ -312,7 +312,7 @@ def write_proxies(
     log = _find_log(output, digest, replace_other)
     if log is None or _is_short(log.verdicts, settings):
         judge = Judge(forget, retain, Scorer(model, tokenizer, template, settings, batch_size), progress)
-        log = log or AttemptLog.start(attempts_path(output), digest, {"forget_nll": judge.forget_nll})
+        log = log or AttemptLog.start(attempts_path(output), digest, judge.forget_nll)
         _attempt(log, judge, writer, examples, settings, batch_size, progress)
     return _finish(log, output, writer, settings)
 
@@ -420,7 +420,7 @@ def _finish(log: AttemptLog, output: Path, writer: Writer, settings: ProxySettin
         verdicts,
         writer=writer.name,
         asked_for=settings.num_rows,
-        forget_nll=log.facts["forget_nll"],
+        forget_nll=log.forget_nll,
         digest=log.digest,
     )
     text = "".join(_line({**record_of(row), **origin, "attempt": attempt}) for row, attempt in kept)

@@ -134,7 +134,7 @@ def test_files_that_belong_together_are_no_mixture_after_a_kill(tmp_path, monkey
 
 def test_attempts_hold_any_character_and_are_appended_whole_or_not_at_all(tmp_path, monkeypatch):
     path = tmp_path / "p.attempts.jsonl"
-    log = AttemptLog.start(path, "d", {})
+    log = AttemptLog.start(path, "d", 0.0)
     text = "one\u2028two\u2029three\x85four\x0cfive\rsix"
     log.append([Verdict(0, None, to_row({"question": text, "answer": text}, "rows", 0), 1.0)])
     [verdict] = AttemptLog.read(path).verdicts
@@ -158,7 +158,7 @@ def test_attempts_hold_any_character_and_are_appended_whole_or_not_at_all(tmp_pa
 @pytest.mark.parametrize("number", [0, 2])
 def test_attempts_that_do_not_follow_each_other_are_refused(tmp_path, number):
     path = tmp_path / "p.attempts.jsonl"
-    AttemptLog.start(path, "d", {})
+    AttemptLog.start(path, "d", 0.0)
     lines = [json.dumps({"attempt": each, "rejected": next(iter(Rejection)).name.lower()}) for each in (0, number)]
     path.write_text(path.read_text() + "\n".join(lines) + "\n")
     with pytest.raises(StateError, match="which holds no attempts"):
@@ -167,7 +167,7 @@ def test_attempts_that_do_not_follow_each_other_are_refused(tmp_path, number):
 
 def test_two_runs_do_not_mix_their_attempts(tmp_path):
     path = tmp_path / "p.attempts.jsonl"
-    first, second = AttemptLog.start(path, "d", {}), AttemptLog.read(path)
+    first, second = AttemptLog.start(path, "d", 0.0), AttemptLog.read(path)
     row = to_row({"question": "q", "answer": "a"}, "rows", 0)
     first.append([Verdict(0, None, row, 1.0)])
     with pytest.raises(StateError, match="to which another run has written meanwhile"):

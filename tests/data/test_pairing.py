@@ -174,6 +174,15 @@ def test_grouping_leaves_little_padding_and_epochs_that_differ():
     assert longest != sorted(longest, reverse=True)  # steps come in a random order
 
 
+def test_the_order_of_steps_differs_between_epochs():
+    lengths, orders = random_lengths(28, 0, step_pairs=4), []  # each of the 7 steps is a window
+    for epoch in (0, 1):
+        plain, grouped = (list(map(frozenset, sampler(28, 0, 4, 0, epoch, lengths=each))) for each in (None, lengths))
+        orders.append([plain.index(step) for step in grouped])
+    assert sorted(orders[0]) == sorted(orders[1]) == list(range(7))
+    assert orders[0] != orders[1]
+
+
 def test_forget_rows_alone_are_grouped_too():
     lengths = random_lengths(40, 0, step_pairs=4)
     batches = list(sampler(40, 0, 4, lengths=lengths))

@@ -110,14 +110,12 @@ def test_the_numbers_are_those_of_the_attempts(whole):
 
 
 @pytest.mark.parametrize("batch_size", [1, 4])
-def test_the_batch_size_changes_nothing(whole, tmp_path, batch_size):
+def test_the_batch_size_changes_nothing_and_the_seed_everything(whole, tmp_path, batch_size):
     write(tmp_path / "proxies.jsonl", batch_size=batch_size)
     assert (tmp_path / "proxies.jsonl").read_bytes() == (whole[0] / "proxies.jsonl").read_bytes()
-
-
-def test_another_seed_writes_other_rows(whole, tmp_path):
-    proxies = write(tmp_path / "proxies.jsonl", replace(SETTINGS, seed=4))
-    assert not set(proxies.rows) & set(whole[1].rows)
+    if batch_size == 4:
+        others = write(tmp_path / "other.jsonl", replace(SETTINGS, seed=4), batch_size=4)
+        assert not set(others.rows) & set(whole[1].rows)
 
 
 @pytest.mark.parametrize("ending", ["", '{"attempt": 3, "row": {"ques'])
@@ -327,17 +325,14 @@ def test_a_system_turn_stays_with_the_rows(tokenizer, tmp_path):
     assert load_rows(tmp_path / "p.jsonl") == found.rows
 
 
-def test_settings_out_of_range_are_refused():
+def test_settings():
     for name, value in (("num_rows", 0), ("top_p", 0), ("top_p", 1.1), ("temperature", 0), ("max_attempts", 0)):
-        with pytest.raises(ConfigError, match=f"^Got {name}={value}, but expected a "):
+        with pytest.raises(ConfigError, match=f"{name}={value}"):
             ProxySettings(**{name: value})
-
-
-@pytest.mark.parametrize(("num_rows", "least", "budget"), [(64, 16, 512), (40, 10, 320), (10, 8, 80), (3, 3, 24)])
-def test_a_quarter_and_eight_rows_are_the_least(num_rows, least, budget):
-    settings = ProxySettings(num_rows=num_rows)
-    assert (settings.min_rows, settings.budget) == (least, budget)
-    assert replace(settings, max_attempts=5).budget == 5
+    for num_rows, least, budget in ((64, 16, 512), (40, 10, 320), (10, 8, 80), (3, 3, 24)):
+        settings = ProxySettings(num_rows=num_rows)
+        assert (settings.min_rows, settings.budget) == (least, budget)
+        assert replace(settings, max_attempts=5).budget == 5
 
 
 @pytest.mark.parametrize(("nlls", "warns"), [((2.0, 3.0), True), ((2.0, 4.0), False), ((), False)])
