@@ -194,6 +194,10 @@ class Component(TrainerCallback):
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
         """Takes over the `state` of a checkpoint."""
 
+    def bytes_of_state(self) -> int:
+        """Size of its state during the run, at most, once it has started; `egup plan` counts it."""
+        return sum(tensor.numel() * tensor.element_size() for tensor in self.state_dict().values())
+
 
 class ComponentOptions(OptionGroup):
     """Options of a component, which make it. A configuration that inherits from this class has the component."""

@@ -15,16 +15,6 @@ _ROWS = 1 << 16
 """Rows that are packed at a time."""
 
 
-def bytes_of_table(rows: int, size: int) -> int:
-    """Bytes of a run's table: 2 bytes per number, or 1 if the table is large and kept in a file.
-
-    Example:
-        >>> bytes_of_table(1_000, 512), bytes_of_table(100_000, 512)
-        (1024000, 51200000)
-    """
-    return 2 * rows * size if 2 * rows * size <= _IN_MEMORY else rows * size
-
-
 @dataclass(frozen=True)
 class TableStorage:
     """Where per-sample tables are kept.

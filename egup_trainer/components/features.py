@@ -120,5 +120,9 @@ class FeatureMemory(Component):
     def state_dict(self) -> dict[str, Tensor]:
         return self.cache.state_dict()
 
+    def bytes_of_state(self) -> int:
+        bank = self.cache.bank  # which grows up to its size
+        return super().bytes_of_state() + (self.cache.bank_size - len(bank)) * bank.shape[1] * bank.element_size()
+
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
         self.cache = EmbeddingCache.from_state_dict(state, self._options.bank_size, self.run.storage)

@@ -8,7 +8,6 @@ positions and checked at that one. A model that does something else is read the 
 
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -21,7 +20,7 @@ from egup_trainer.modeling.memory.answer_logps import HeadReading, LogitTransfor
 from egup_trainer.modeling.memory.packing import Packer, RowLayout
 from egup_trainer.modeling.memory.tied_gradient import TiedGradient
 from egup_trainer.modeling.outputs import AnswerOutputs
-from egup_trainer.modeling.trials import can_run, check_causal, lists_in_use
+from egup_trainer.modeling.trials import can_run, check_causal, is_fake, lists_in_use
 
 
 def answer_positions(labels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -41,30 +40,6 @@ def answer_positions(labels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 def count_answer_tokens(labels: Tensor) -> Tensor:
     """Number of answer tokens of each row: (B, T) -> (B,)."""
     return torch.bincount(answer_positions(labels)[1], minlength=len(labels))
-
-
-@dataclass(frozen=True)
-class AnswerPositions:
-    """Where the N answer tokens of B rows are predicted in the lines that the model reads.
-
-    Args:
-        positions: flat indices into the lines, shape (N,).
-        rows: the row of each token, shape (N,).
-        targets: the tokens, shape (N,).
-        counts: number of answer tokens of each row, shape (B,), float32.
-    """
-
-    positions: Tensor
-    rows: Tensor
-    targets: Tensor
-    counts: Tensor
-
-    @classmethod
-    def of(cls, labels: Tensor, layout: RowLayout) -> "AnswerPositions":
-        """The positions for labels of shape (B, T)."""
-        answers, rows, targets = answer_positions(labels)
-        counts = torch.bincount(rows, minlength=len(labels)).float()
-        return cls(layout.indices.flatten()[answers], rows, targets, counts)
 
 
 class AnswerReader:
@@ -114,9 +89,9 @@ class AnswerReader:
         self.hidden_index = layer_index(hidden_layer, len(layers), "rmu_layer")
         self.layer, self.hidden_layer = layers[self.layer_index], layers[self.hidden_index]
         self._transform: LogitTransform | None = LogitTransform.of(model.config.get_text_config())
-        self._transform_is_known = False
+        self._transform_is_known = is_fake(model)  # which has no logits to compare
         self._packer = Packer(model, padding_free)
-        self._bare, self._is_tried = model, False
+        self._bare, self._is_tried = model, is_fake(model)
         self._num_virtual = {0, virtual_tokens(model)}
 
     def try_out(self, model: Callable[..., Any]) -> None:
@@ -160,30 +135,10 @@ class AnswerReader:
         """
         self.try_out(model)
         layout = self._packer(model, input_ids, attention_mask)
-        answers = AnswerPositions.of(labels, layout)
-        noise = None if embedding_noise is None else _add_noise(embedding_noise, layout, attention_mask)
-        return self.read(model, layout, answers, with_features, keep_logits, with_hidden, noise)
-
-    def read(
-        self,
-        model: Callable[..., Any],
-        layout: RowLayout,
-        answers: AnswerPositions,
-        with_features: bool = True,
-        keep_logits: bool = False,
-        with_hidden: bool = False,
-        embedding_hook: Callable | None = None,
-    ) -> AnswerOutputs:
-        """Reads rows that are laid out already; no shape in here depends on a value.
-
-        Args:
-            model, with_features, keep_logits, with_hidden: as for a call.
-            layout: how the model reads the rows.
-            answers: where their answers are predicted.
-            embedding_hook: a forward hook on the input embedding.
-        """
-        positions, rows, counts = answers.positions, answers.rows, answers.counts
         width = layout.inputs["input_ids"].shape[1]  # type: ignore[union-attr]
+        answers, rows, targets = answer_positions(labels)
+        positions = layout.indices.flatten()[answers]  # in the lines that the model reads
+        counts = torch.bincount(rows, minlength=len(labels)).float()
         features: list[Tensor] = []
         hidden: list[Tensor] = []
 
@@ -197,16 +152,17 @@ class AnswerReader:
                 hooks.enter_context(self.layer.register_forward_hook(_capture(features)))
             if with_hidden:
                 hooks.enter_context(self.hidden_layer.register_forward_hook(_capture(hidden)))
-            if embedding_hook is not None:
-                hooks.enter_context(self.embedding.register_forward_hook(embedding_hook))
-            logps, logits = self._logps(model, layout, answers.targets, keep_logits)
+            if embedding_noise is not None:
+                add_noise = _add_noise(embedding_noise, layout, attention_mask)
+                hooks.enter_context(self.embedding.register_forward_hook(add_noise))
+            logps, logits = self._logps(model, layout, targets, keep_logits)
         return AnswerOutputs(
             logps,
             rows,
             counts,
             _pool(self._at(features, positions + 1, width).float(), rows, counts) if with_features else None,
             logits,
-            answers.targets,
+            targets,
             self._at(hidden, positions + 1, width).float() if with_hidden else None,
             positions=layout.size,
         )

@@ -22,12 +22,17 @@ _SHARED = 4
 """Number of tokens that rows have in common, before those that differ."""
 
 
-def can_run(model: Any) -> bool:
-    """Whether the bare model can be run: its weights are here, on a device that its attention runs on."""
+def is_fake(model: nn.Module) -> bool:
+    """Whether the weights are fake tensors, which have shapes and no values (`egup plan`)."""
     from torch._subclasses.fake_tensor import FakeTensor
 
+    return any(isinstance(weight, FakeTensor) for weight in model.parameters())
+
+
+def can_run(model: Any) -> bool:
+    """Whether the bare model can be run: its weights are here, on a device that its attention runs on."""
     weights = list(model.parameters())
-    if any(weight.is_meta or isinstance(weight, FakeTensor) or hasattr(weight, "ds_id") for weight in weights):
+    if is_fake(model) or any(weight.is_meta or hasattr(weight, "ds_id") for weight in weights):
         return False
     attention = getattr(model.config.get_text_config(), "_attn_implementation", None) or ""
     needs_gpu = "flash" in attention or "flex" in attention

@@ -1,16 +1,76 @@
-"""What a plan is made of, from the flags of `egup unlearn`."""
+"""What is planned: a run with the flags of `egup unlearn`, and the machine that it is planned for."""
 
+import os
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
+import psutil
 import torch
 
 from egup_trainer.losses.registry import make_forget_loss
 from egup_trainer.modeling.loading import model_init_kwargs
-from egup_trainer.planning.machine import Machine
-from egup_trainer.planning.plan import Job
-from egup_trainer.planning.steps import Rows
-from egup_trainer.preparation import prepare_dataset, prepare_rows, prepare_tokenizer
+from egup_trainer.preparation import RowSets, prepare_rows, prepare_tokenizer
 from egup_trainer.trainer import make_components
+
+_CGROUP = Path("/sys/fs/cgroup")
+
+
+@dataclass(frozen=True)
+class Machine:
+    """Where the run would take place.
+
+    Args:
+        is_gpu: whether the model is on a GPU.
+        memory: bytes that the run may take there.
+        name: how to call it.
+    """
+
+    is_gpu: bool
+    memory: int
+    name: str
+
+    @classmethod
+    def of(cls, use_cpu: bool, memory_gb: float | None = None) -> "Machine":
+        """This machine, or one with `memory_gb` (10^9 bytes): a GPU, unless `use_cpu`."""
+        if memory_gb is not None:
+            return cls(not use_cpu, int(memory_gb * 1e9), f"a {'machine' if use_cpu else 'GPU'} of {memory_gb:g} GB")
+        if torch.cuda.is_available() and not use_cpu:
+            return cls(True, torch.cuda.mem_get_info()[0], f"{torch.cuda.get_device_name()}, of which is free")
+        free = psutil.virtual_memory().available
+        limit, used = _CGROUP / "memory.max", _CGROUP / "memory.current"
+        if limit.is_file() and limit.read_text().strip() != "max":  # of this container
+            free = max(min(free, int(limit.read_text()) - int(used.read_text())), 0)
+        # The run can have what this process holds, too, once it ends.
+        return cls(False, free + resident_memory(), "this machine without a GPU, of which is free")
+
+
+def resident_memory() -> int:
+    """Bytes of this process that are in memory."""
+    return psutil.Process(os.getpid()).memory_info().rss
+
+
+@dataclass(frozen=True)
+class Job:
+    """What `egup unlearn` would be given.
+
+    Args:
+        model: folder or hub id.
+        args: an `EGUPConfig` with `model_init_kwargs`.
+        peft_config: of a new adapter, or None.
+        rows: tokenized.
+        tokenizer: the tokenizer of the rows.
+        machine: where the run would take place.
+        libraries: bytes that libraries take in the process.
+    """
+
+    model: str
+    args: Any
+    peft_config: Any
+    rows: RowSets
+    tokenizer: Any
+    machine: Machine
+    libraries: int = 0
 
 
 def make_job(row_args: Any, args: Any, model_config: Any, stand_in: bool = False) -> Job:
@@ -30,15 +90,14 @@ def make_job(row_args: Any, args: Any, model_config: Any, stand_in: bool = False
 
     args.model_init_kwargs = {**model_init_kwargs(model_config, args.use_cpu), **(args.model_init_kwargs or {})}
     tokenizer = prepare_tokenizer(None, model_config.model_name_or_path, args)
-    components = make_components(args, make_forget_loss(args), has_proxies=False)
-    kept = None if row_args.retain is None else row_args.read(row_args.retain)
-    sets = prepare_rows(row_args.read(row_args.forget), kept, None, components, tokenizer, args)
-    forget, retain = sets.forget, sets.retain
-    proxy = forget if stand_in else None
-    if row_args.proxy is not None and not stand_in:
-        proxy = prepare_dataset(row_args.read(row_args.proxy), "proxy set", tokenizer, args)
+    has_proxies = row_args.proxy is not None
+    components = make_components(args, make_forget_loss(args), has_proxies and not stand_in)
+    forget, retain = row_args.read(row_args.forget), None if row_args.retain is None else row_args.read(row_args.retain)
+    proxy = row_args.read(row_args.proxy) if has_proxies and not stand_in else None
+    rows = prepare_rows(forget, retain, proxy, components, tokenizer, args)
+    if stand_in:
+        rows = RowSets(rows.forget, rows.retain, rows.forget)
     machine = Machine.of(args.use_cpu, row_args.memory_gb)
     if machine.is_gpu and not torch.cuda.is_available():
-        args.bf16 = not args.fp16  # what the run would take there unless told otherwise, and refuses here
-    rows = Rows(forget, retain, proxy, tokenizer)
-    return Job(model_config.model_name_or_path, args, get_peft_config(model_config), rows, machine)
+        args.bf16 = not args.fp16  # the default of a run on a GPU, which is refused without one
+    return Job(model_config.model_name_or_path, args, get_peft_config(model_config), rows, tokenizer, machine)

@@ -1,52 +1,58 @@
-"""A plan: memory by phase and part, weights that train, steps."""
+"""What a run takes: memory by phase and part, trained weights, steps.
 
+The components of the run tell what they need and keep, and the trainer's own step runs on the largest micro-batch: with
+real rows, and a model of fake tensors, which have shapes and no values.
+"""
+
+import warnings
+from collections.abc import Iterator
+from contextlib import ExitStack, nullcontext
 from dataclasses import dataclass
+from functools import reduce
+from math import ceil
+from operator import or_
+from tempfile import TemporaryDirectory
+from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import torch
+from torch import Tensor
 
-from egup_trainer.data.collator import RowCollator
+from egup_trainer.components.base import Needs
+from egup_trainer.components.scanning import ScanRequest, merge_requests
+from egup_trainer.components.step import Collected, StepCounts
+from egup_trainer.data.collator import Batch, PairCollator, RowCollator
+from egup_trainer.data.pairing import NO_SAMPLE, PairDataset
+from egup_trainer.egup import EGUPTrainer
 from egup_trainer.errors import ConfigError
-from egup_trainer.modeling.batches import iter_indices
-from egup_trainer.modeling.forward import count_answer_tokens
-from egup_trainer.modeling.reference import ReferenceKind
-from egup_trainer.planning.dry_run import ACTIVATIONS, GRADIENTS, LOGITS, layout_of, run_scan, run_step
-from egup_trainer.planning.machine import Machine
-from egup_trainer.planning.needs import Needs, needs_of
+from egup_trainer.loaders import make_pair_sampler
+from egup_trainer.losses.base import ForgetLoss
+from egup_trainer.losses.registry import make_forget_loss
+from egup_trainer.modeling.batches import evaluation_mode, iter_indices
+from egup_trainer.modeling.forward import AnswerReader, count_answer_tokens
+from egup_trainer.modeling.reference import Reference, ReferenceKind
+from egup_trainer.modeling.scan import RowScores
+from egup_trainer.modeling.top_k_logps import TokenOffsets, TopKLogProbs
+from egup_trainer.planning.fake_model import FakeModel, bytes_of, only_shapes
+from egup_trainer.planning.job import Job
 from egup_trainer.planning.sizes import bytes_of_optimizer
-from egup_trainer.planning.skeleton import Skeleton
-from egup_trainer.planning.steps import Rows, count_steps, largest_batch
+from egup_trainer.planning.tally import Tally
+from egup_trainer.trainer import make_components
 
-WEIGHTS, ADAPTERS, OPTIMIZER, KEPT = "weights", "adapters", "optimizer state", "reference, cache and tables"
+WEIGHTS, ADAPTERS, GRADIENTS, OPTIMIZER = "weights", "adapters", "gradients", "optimizer state"
+ACTIVATIONS, LOGITS, KEPT = "activations", "logits", "reference, cache and tables"
 MAPPED, LIBRARIES = "model files", "libraries"
 PARTS = (WEIGHTS, ADAPTERS, GRADIENTS, OPTIMIZER, ACTIVATIONS, LOGITS, KEPT, MAPPED, LIBRARIES)
 LOADING, SCAN, STEP = "loading", "scan", "step"
 MARGIN = 0.2
-"""By how much an estimate may be off: what docs/scaling.md holds them to."""
+"""How far an estimate may be off, relative to the estimate; docs/scaling.md checks it."""
+
+_MOST_PAIRS = 2_000_000
+"""Number of pairs that are searched for the largest micro-batch; later epochs have the same rows in another order."""
 
 _FINGERPRINT = 3 * 8 * (1 << 22)
-"""Most bytes that summing up a weight takes: three tensors of whole numbers."""
-
-
-@dataclass(frozen=True)
-class Job:
-    """What is planned: what `egup unlearn` would be given.
-
-    Args:
-        model: folder or hub id.
-        args: an `EGUPConfig` with `model_init_kwargs`.
-        peft_config: of a fresh adapter, or None.
-        rows: tokenized.
-        machine: where it would run.
-        libraries: bytes that the process holds besides.
-    """
-
-    model: str
-    args: Any
-    peft_config: Any
-    rows: Rows
-    machine: Machine
-    libraries: int = 0
+"""Maximum number of bytes that the fingerprint of a weight takes: three tensors of integers."""
 
 
 @dataclass(frozen=True)
@@ -55,10 +61,10 @@ class Plan:
 
     Args:
         trained, total: numbers of weights.
-        phases: bytes by part, of each phase.
-        steps: optimizer steps.
-        optimizer_is_known: whether the optimizer's state is counted.
-        reference: how the model before unlearning is kept.
+        phases: bytes by part, for each phase.
+        steps: number of optimizer steps.
+        optimizer_is_known: whether the state of the optimizer is counted.
+        reference: how the reference model is kept.
         rows, positions, answers: of the largest micro-batch: rows, tokens that the model reads, answer tokens.
     """
 
@@ -79,79 +85,215 @@ class Plan:
 
     @property
     def peak(self) -> int:
-        """Most bytes held at a time."""
+        """Bytes of the largest phase."""
         return max(self.peaks.values())
 
     def fits(self, memory: int) -> bool:
-        """Whether it fits that many bytes, were it larger by the margin than estimated."""
+        """Whether the run fits into that many bytes even if it takes more than estimated, by the margin."""
         return self.peak * (1 + MARGIN) <= memory
 
 
 def make_plan(job: Job) -> Plan:
-    """Plans a run without its model's numbers.
+    """Plans a run without the values of its model.
 
     Raises:
         ModelError: there is no such model, or its memory cannot be counted.
         ConfigError: the options ask for several processes.
     """
-    args, rows = job.args, job.rows
+    args = job.args
     if args.world_size > 1:
         raise ConfigError(
             got=f"{args.world_size} processes", expected="one", fix="plan one process, without a launcher"
         )
-    skeleton = Skeleton.build(job.model, args, job.peft_config)
-    needs = needs_of(skeleton, rows, args)
-    batch = largest_batch(rows, args, needs.positives)
-    held = {**skeleton.weights, LIBRARIES: job.libraries}
-    shapes = [(tuple(weight.shape), weight.element_size()) for weight in skeleton.trained]
-    state = bytes_of_optimizer(args.optim.value, shapes)
-    step = run_step(skeleton, batch, args, needs.reading)
-    step[ACTIVATIONS] += skeleton.unpacked + _bytes_of_noise(skeleton, batch, needs)
-    files = 0 if job.machine.is_gpu else skeleton.file
-    mapped = files if skeleton.packed and skeleton.is_mapped else 0
-    phases = {
-        LOADING: {**held, MAPPED: 0 if skeleton.is_mapped and not skeleton.packed else files},
-        SCAN: {**held, **_scan(skeleton, rows, args, needs), MAPPED: mapped},
-        STEP: {**held, **step, OPTIMIZER: state or 0, KEPT: needs.kept, MAPPED: mapped},
-    }
-    reads = batch["input_ids"]
+    loss = make_forget_loss(args)
+    fake = FakeModel.build(job.model, args, job.peft_config, loss)
+    with TemporaryDirectory() as folder, only_shapes(fake.model):
+        trainer = ShapeTrainer(job, fake, loss, folder)
+        batch = trainer.largest_batch()
+        scan = trainer.measure_scan()
+        kept = trainer.start()
+        step = trainer.measure_step(batch)
+    held = {**fake.weights, LIBRARIES: job.libraries}
+    copy = sum(fake.weights.values()) if trainer.reference.frozen_copy is not None else 0
+    step[ACTIVATIONS] += fake.unpacked
+    state = bytes_of_optimizer(
+        args.optim.value, [(tuple(weight.shape), weight.element_size()) for weight in fake.trained]
+    )
+    files = 0 if job.machine.is_gpu else fake.file
+    mapped = files if fake.packed and fake.is_mapped else 0
     return Plan(
-        trained=sum(weight.numel() for weight in skeleton.trained),
-        total=sum(weight.numel() for weight in skeleton.model.parameters()),
-        phases=phases,
-        steps=count_steps(rows, args),
+        trained=sum(weight.numel() for weight in fake.trained),
+        total=sum(weight.numel() for weight in fake.model.parameters()),
+        phases={
+            LOADING: {**held, MAPPED: 0 if fake.is_mapped and not fake.packed else files},
+            SCAN: {**held, **scan, KEPT: scan[KEPT] + copy, MAPPED: mapped},
+            STEP: {**held, **step, OPTIMIZER: state or 0, KEPT: kept + copy, MAPPED: mapped},
+        },
+        steps=trainer.num_steps,
         optimizer_is_known=state is not None,
-        reference=needs.reference,
-        rows=len(reads),
-        positions=layout_of(skeleton, batch, args.padding_free).size,
+        reference=trainer.reference.kind,
+        rows=len(batch["input_ids"]),
+        positions=trainer.positions,
         answers=int(count_answer_tokens(batch["labels"]).sum()),
     )
 
 
-def _scan(skeleton: Skeleton, rows: Rows, args: Any, needs: Needs) -> dict[str, int]:
-    """The scan's own: its results, and a forward pass over the longest rows, or the sum of the weights before it."""
-    collator, most = RowCollator(rows.tokenizer), {ACTIVATIONS: 0, LOGITS: 0}
-    for dataset in needs.scanned.values():
-        lengths = [len(row) for row in dataset.rows]
-        places, _ = next(iter(iter_indices(lengths, args.per_device_eval_batch_size, None, None)))
-        batch = collator([dataset[index] for index in places.tolist()])
-        found = run_scan(skeleton, batch, args, needs.reading)
-        most = max(most, found, key=lambda each: sum(each.values()))
-    largest = max(weight.numel() for weight in skeleton.model.parameters())
-    fingerprint = min(_FINGERPRINT, 3 * 8 * largest)
-    return {
-        **most,
-        ACTIVATIONS: max(most[ACTIVATIONS] + skeleton.unpacked, fingerprint - most[LOGITS]),
-        KEPT: needs.scan + (needs.kept if needs.reference is ReferenceKind.FROZEN_COPY else 0),
-    }
+class ShapeTrainer(EGUPTrainer):
+    """The components and the step of a trainer on a model of fake tensors, without the loop and devices of `Trainer`.
+
+    Args:
+        job: the run.
+        fake: the model of the run.
+        loss: the forget loss of the run.
+        folder: where large tables are mapped from files.
+
+    Attributes:
+        num_steps: number of optimizer steps of the run.
+        positions: number of tokens that the model read in the last micro-batch.
+    """
+
+    model: Any
+    data_collator: Any
+
+    def __init__(self, job: Job, fake: FakeModel, loss: ForgetLoss, folder: str):
+        args, rows = job.args, job.rows
+        self._fake, self.model, self.positions = fake, fake.model, 0
+        self.components = make_components(args, loss, rows.proxy is not None)
+        self.needs = reduce(or_, (component.needs for component in self.components), Needs())
+        self.forget_rows, self.retain_rows, self.proxy_rows = rows.forget, rows.retain, rows.proxy
+        self.data_collator = RowCollator(job.tokenizer)
+        self.pair_sampler = make_pair_sampler(PairDataset(rows.forget, rows.retain), args.train_batch_size, args)
+        steps_per_epoch = max(ceil(len(self.pair_sampler) / args.gradient_accumulation_steps), 1)
+        self.num_steps = args.max_steps if args.max_steps > 0 else ceil(args.num_train_epochs * steps_per_epoch)
+        cpu = torch.device("cpu")
+        self.args: Any = SimpleNamespace(**{**vars(args), "scan_cache_dir": folder, "device": cpu})
+        self.accelerator: Any = SimpleNamespace(device=cpu, gather=lambda tensor: tensor, autocast=self._autocast)
+        self.reader = AnswerReader(self.model, args.feature_layer, args.rmu_layer, args.padding_free)
+        self.is_fsdp_enabled = self.is_deepspeed_enabled = False
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # copying a fake tensor looks at its data pointer
+            self.reference = Reference(self._choose_reference(), self.model, self.reader)
+        self._attach_components()
+
+    def largest_batch(self) -> Batch:
+        """The micro-batch with the most tokens, joined as in training."""
+        dataset, sampler = PairDataset(self.forget_rows, self.retain_rows), self.pair_sampler
+        tokens = np.array([self._tokens_of(row) for row in self.forget_rows.rows])
+        retain = [len(row) for row in self.retain_rows.rows] if self.retain_rows is not None else []
+        retain_tokens = np.array([*retain, 0])  # the last one for the index of a missing row, -1
+        epochs = ceil(self.num_steps * self.args.gradient_accumulation_steps / len(sampler))
+
+        def batches() -> Iterator[list[Any]]:
+            for epoch in range(min(epochs, max(_MOST_PAIRS // len(self.forget_rows), 1))):
+                sampler.set_epoch(epoch)
+                yield from sampler
+
+        largest = max(
+            batches(), key=lambda pairs: sum(tokens[f] + retain_tokens[r] for f, r in pairs if f != NO_SAMPLE)
+        )
+        needs = self.needs
+        collator = PairCollator(
+            self.data_collator, self.retain_rows is not None, needs.positives, needs.alternate is not None
+        )
+        return collator([dataset[pair] for pair in largest])
+
+    def _tokens_of(self, row: Any) -> int:
+        """Number of tokens of a forget row with its second view and alternate answer."""
+        second = {None: None, "views": row}.get(self.needs.positives, row.paraphrase)
+        alternate = row.alternate if self.needs.alternate is not None else None
+        return sum(len(each) for each in (row, second, alternate) if each is not None)
+
+    def measure_scan(self) -> dict[str, int]:
+        """Bytes by part of the largest forward pass of the scan, and of all its results."""
+        most = {ACTIVATIONS: 0, LOGITS: 0}
+        for request in self._requests().values():
+            lengths = [len(request.dataset.rows[index]) for index in request.ids.tolist()]
+            indices, _ = next(iter_indices(lengths, self.args.per_device_eval_batch_size, None, None))
+            batch = self.data_collator([request.dataset[index] for index in request.ids[indices].tolist()])
+            with torch.no_grad(), evaluation_mode(self.model), self._tally() as tally, self._autocast():
+                self.reader(self.model, **batch, with_features=request.with_features, keep_logits=bool(request.top_k))
+            found = {name: tally.at_peak.get(name, 0) for name in most}
+            most = max(most, found, key=lambda each: sum(each.values()))
+        results = [self._made_up(request) for request in self._requests().values()]
+        largest = max(weight.numel() for weight in self.model.parameters())
+        fingerprint = min(_FINGERPRINT, 3 * 8 * largest) if results else 0
+        most[ACTIVATIONS] = max(most[ACTIVATIONS] + self._fake.unpacked, fingerprint - most[LOGITS])
+        # Held twice: where batches write them, and as they are passed on.
+        return {**most, KEPT: 2 * sum(map(_bytes_of_scores, results))}
+
+    def start(self) -> int:
+        """Starts the components with made-up results of the scan; returns the bytes of what the run keeps."""
+        scan = {name: self._made_up(request) for name, request in self._requests().items()}
+        for component in self.components:
+            component.start(scan)
+        with self._tally() as tally:
+            callbacks = self.forget_loss.callbacks(self)
+        kept = tally.now if callbacks else 0
+        return kept + sum(component.bytes_of_state() for component in self.components)
+
+    def _requests(self) -> dict[str, ScanRequest]:
+        return merge_requests(component.scan() for component in self.components)
+
+    def _made_up(self, request: ScanRequest) -> RowScores:
+        """Results of a scan as of a model that knows all rows but the proxies."""
+        rows = len(request.ids)
+        nll = 9.0 if request.dataset is self.proxy_rows else 0.1
+        size, table = 0, None
+        if request.with_features:
+            hidden_size = self.model.config.get_text_config().hidden_size
+            size = hidden_size if request.projection is None else request.projection.shape[1]
+        if request.top_k:
+            total, k = TokenOffsets.of(request.dataset, request.ids.tolist()).total, request.top_k
+            with self._fake.mode:
+                table = TopKLogProbs(torch.empty(total, k, dtype=torch.int32), torch.empty(total, k + 1))
+        features = torch.randn(rows, size, generator=torch.Generator().manual_seed(0))
+        return RowScores(torch.full((rows,), nll), torch.ones(rows), features, table)
+
+    def measure_step(self, batch: Batch) -> dict[str, int]:
+        """Bytes by part that an optimizer step holds at most besides weights and optimizer state.
+
+        A step of several micro-batches holds the gradients of the first one while it reads the second one. All
+        gradients count, even if the peak comes before the last of them.
+        """
+        model, trained = self.model.train(), self._fake.trained
+        if self.args.gradient_checkpointing or getattr(self.args, "activation_checkpointing", False):
+            # The new name if there is one. The state of the random number generator, a few kilobytes, is not kept.
+            enable = getattr(model, "activation_checkpointing_enable", None) or model.gradient_checkpointing_enable
+            enable({"use_reentrant": False, "preserve_rng_state": False})
+        batches = [batch] * min(self.args.gradient_accumulation_steps, 2)
+        collected = Collected(StepCounts.of(batches, self.accelerator))
+        with ExitStack() as stack:
+            tally = stack.enter_context(self._tally())
+            for weight in trained:
+                hook = weight.register_post_accumulate_grad_hook(lambda each: tally.label(each.grad, GRADIENTS))
+                stack.callback(hook.remove)
+            for each in batches:
+                with self._autocast():
+                    step = self._read(model, each, collected)
+                    loss = torch.stack(list(self.compute_terms(step).values())).sum()
+                loss.backward()
+            model.zero_grad()
+        self.positions = step.forget.positions
+        gradients = sum(map(bytes_of, trained))
+        early = gradients - tally.at_peak.get(GRADIENTS, 0)
+        # The end of the step, with all gradients, may hold more than the peak of tensors.
+        activations = max(tally.at_peak.get(ACTIVATIONS, 0) - early, 0)
+        return {GRADIENTS: gradients, ACTIVATIONS: activations, LOGITS: tally.at_peak.get(LOGITS, 0)}
+
+    def _tally(self) -> Tally:
+        def part_of(tensor: Tensor) -> str:
+            return LOGITS if tensor.ndim and tensor.shape[-1] == vocabulary else ACTIVATIONS
+
+        vocabulary = self.model.config.get_text_config().vocab_size
+        models = [each for each in (self.model, self.reference.frozen_copy) if each is not None]
+        return Tally((tensor for each in models for tensor in (*each.parameters(), *each.buffers())), part_of)
+
+    def _autocast(self) -> Any:
+        if not (self.args.bf16 or self.args.fp16):
+            return nullcontext()
+        return torch.autocast("cpu", torch.bfloat16 if self.args.bf16 else torch.float16)
 
 
-def _bytes_of_noise(skeleton: Skeleton, batch: dict[str, torch.Tensor], needs: Needs) -> int:
-    """The noise of second views, and the part of it that is added: float32, (rows, tokens, width)."""
-    if needs.positives != "views":
-        return 0
-    shape = (
-        *batch["input_ids"][-len(batch["positive_ids"]) :].shape,
-        skeleton.model.config.get_text_config().hidden_size,
-    )
-    return 2 * 4 * torch.Size(shape).numel()
+def _bytes_of_scores(scores: RowScores) -> int:
+    table = [] if scores.top_k_logps is None else [scores.top_k_logps.ids, scores.top_k_logps.logps]
+    return sum(map(bytes_of, (scores.sum_nll, scores.num_tokens, scores.features, *table)))

@@ -1,4 +1,4 @@
-"""A few real steps in a temporary folder, of which nothing stays: for their time, and for what libraries hold."""
+"""A few real steps in a temporary folder, to measure their time and the memory that libraries take."""
 
 import copy
 import gc
@@ -18,11 +18,10 @@ from egup_trainer.components.step_log import peak_memory_gb
 from egup_trainer.data.tokenization import RowDataset, from_token_columns
 from egup_trainer.egup import EGUPTrainer
 from egup_trainer.errors import ConfigError
-from egup_trainer.planning.machine import resident_memory
-from egup_trainer.planning.plan import Job
-from egup_trainer.planning.steps import Rows
+from egup_trainer.planning.job import Job, resident_memory
+from egup_trainer.preparation import RowSets
 
-_QUIET = {
+_QUIET: dict[str, Any] = {
     "report_to": [],
     "save_strategy": "no",
     "eval_strategy": "no",
@@ -34,7 +33,20 @@ _QUIET = {
     "resume_from_checkpoint": None,
     "stop_at_boundary": False,
 }
-"""Options of a rehearsal: it writes and shows nothing."""
+"""Options with which a rehearsal writes and shows nothing."""
+
+_SMALL: dict[str, Any] = {
+    "objective": "npo",
+    "objective_kwargs": None,
+    "retain_loss": "nll",
+    "proxy_constraint": False,
+    "clreg_positives": ClregPositives.FORGET,
+    "per_device_train_batch_size": 2,
+    "gradient_accumulation_steps": 1,
+    "rmu_layer": 0,
+    "feature_layer": 0,
+}
+"""Options for a model of almost no size."""
 
 
 @dataclass(frozen=True)
@@ -42,9 +54,9 @@ class Measured:
     """What a rehearsal took.
 
     Args:
-        step: seconds of an optimizer step, the first one left out.
-        before: seconds until the first step began, for as many rows as `scanned`.
-        scanned: rows that were read before the first step.
+        step: seconds per optimizer step, without the first one.
+        before: seconds until the first step, for `scanned` rows.
+        scanned: number of rows that were read before the first step.
         peak_gb: most memory that the process held, 10^9 bytes.
     """
 
@@ -54,94 +66,86 @@ class Measured:
     peak_gb: float
 
     def seconds(self, steps: int, rows: int) -> float:
-        """Of a run of so many steps that scans so many rows."""
+        """The time of a run of that many steps that scans that many rows."""
         return self.before * rows / max(self.scanned, 1) + self.step * steps
 
 
 class _Clock(TrainerCallback):
     def __init__(self) -> None:
+        self.began = _now()
         self.starts: list[float] = []
         self.ends: list[float] = []
 
-    def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+    def on_step_begin(self, *args: Any, **kwargs: Any) -> None:
         self.starts.append(_now())
 
-    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+    def on_step_end(self, *args: Any, **kwargs: Any) -> None:
         self.ends.append(_now())
 
 
 def measure_steps(job: Job, steps: int) -> Measured:
-    """Loads the model and takes a step that warms up and `steps` that count, on some of the rows.
+    """Loads the model and runs `steps` steps on some of the rows, after one that warms up.
 
     Raises:
-        EgupError: whatever the run itself would raise.
+        EgupError: as the run itself would.
     """
     pairs = job.args.train_batch_size * job.args.gradient_accumulation_steps * (steps + 1)
-    given = job.rows
-    few: dict[str, Any] = {name: _spread(getattr(given, name), pairs) for name in ("forget", "retain", "proxy")}
-    rows = replace(given, **few)
-    clock = _Clock()
-    began = _rehearse(job, job.model, rows, steps + 1, clock)
-    scanned = sum(len(each) for each in (rows.forget, rows.retain, rows.proxy) if each is not None)
-    mean = sum(clock.ends[place] - clock.ends[place - 1] for place in range(1, steps + 1)) / steps
-    return Measured(mean, clock.starts[0] - began, scanned, peak_memory_gb())
+    few: dict[str, Any] = {name: _some(each, pairs) for name, each in vars(job.rows).items()}
+    rows = RowSets(**few)
+    clock = _rehearse(replace(job, rows=rows), job.model, steps + 1)
+    seconds = (clock.ends[steps] - clock.ends[0]) / steps
+    scanned = sum(len(each) for each in vars(rows).values() if each is not None)
+    return Measured(seconds, clock.starts[0] - clock.began, scanned, peak_memory_gb())
 
 
 def measure_libraries(job: Job) -> int:
-    """Bytes that the process holds after two steps of a model of no size with the same options: Python, all libraries
-    that a run imports on its way, and their own buffers. 0 on a GPU, whose memory they do not take.
+    """Bytes that the process holds after two steps of a model of almost no size with the same options.
+
+    These are Python, all libraries that a run imports, and their own buffers. On a GPU it is 0, since they take none of
+    its memory.
     """
     if job.machine.is_gpu:
         return 0
-    made_up = [{"input_ids": [place, *range(7)], "labels": [place, *range(7)]} for place in range(8)]
-    rows = Rows(
-        from_token_columns(made_up[:4], "rows"), from_token_columns(made_up[4:], "rows"), None, job.rows.tokenizer
-    )
-    config = LlamaConfig(vocab_size=8, hidden_size=8, intermediate_size=8, num_hidden_layers=2, num_attention_heads=2)
+    records = [{"input_ids": [row, *range(7)], "labels": [row, *range(7)]} for row in range(8)]
+    rows = RowSets(from_token_columns(records[:4], "rows"), from_token_columns(records[4:], "rows"))
     args = copy.copy(job.args)
-    args.objective, args.retain_loss, args.proxy_constraint, args.per_device_train_batch_size = "npo", "nll", False, 2
-    args.objective_kwargs = None
-    args.clreg_positives, args.gradient_accumulation_steps = ClregPositives.FORGET, 1
-    args.rmu_layer = args.feature_layer = 0
-    small = Job(job.model, args, None, rows, job.machine)
-    _rehearse(small, LlamaForCausalLM(config), rows, 2, _Clock())
+    vars(args).update(_SMALL)
+    config = LlamaConfig(vocab_size=8, hidden_size=8, intermediate_size=8, num_hidden_layers=2, num_attention_heads=2)
+    _rehearse(replace(job, args=args, peft_config=None, rows=rows), LlamaForCausalLM(config), 2)
     gc.collect()
     return resident_memory()
 
 
-def _rehearse(job: Job, model: Any, rows: Rows, steps: int, clock: _Clock) -> float:
-    """Trains for a few steps; when training began."""
+def _rehearse(job: Job, model: Any, steps: int) -> _Clock:
+    """Trains for a few steps."""
     args = copy.copy(job.args)
     for name, value in _QUIET.items():
         kind = type(getattr(args, name))
         setattr(args, name, kind(value) if hasattr(kind, "__members__") else value)
-    random = torch.get_rng_state()
+    state = torch.get_rng_state()
     with TemporaryDirectory() as folder, redirect_stdout(StringIO()):
         args.output_dir, args.max_steps = str(Path(folder) / "out"), steps
         trainer = EGUPTrainer(
             model,
             args,
-            rows.forget,
-            rows.retain,
-            rows.proxy,
-            processing_class=rows.tokenizer,
+            job.rows.forget,
+            job.rows.retain,
+            job.rows.proxy,
+            processing_class=job.tokenizer,
             peft_config=job.peft_config,
-            callbacks=[clock],
         )
-        began = _now()
+        clock = _Clock()
+        trainer.add_callback(clock)
         trainer.train()
-        del trainer
-    torch.set_rng_state(random)
+    torch.set_rng_state(state)
     if len(clock.ends) < steps:
         raise ConfigError(got=f"{len(clock.ends)} steps", expected=f"{steps}", fix="lower --measure_steps")
-    return began
+    return clock
 
 
-def _spread(rows: RowDataset | None, count: int) -> RowDataset | None:
-    """At most so many rows, evenly spread."""
-    if rows is None:
-        return None
-    return RowDataset(rows.rows[:: max(len(rows) // count, 1)][:count])
+def _some(rows: RowDataset | None, count: int) -> RowDataset | None:
+    """At most `count` rows, evenly spaced."""
+    return None if rows is None else RowDataset(rows.rows[:: max(len(rows) // count, 1)][:count])
 
 
 def _now() -> float:

@@ -1,79 +1,32 @@
-"""Bytes of what a run holds, by counting. 1 GB is 10^9 bytes."""
+"""Sizes of quantized weights and of optimizer states, in bytes."""
 
 from collections.abc import Iterable
-from math import ceil
+from math import ceil, prod
 from typing import Any
 
-from egup_trainer.components.feature_table import bytes_of_table
+from torch import Tensor
 
-BLOCK_4BIT, BLOCK_ABSMAX = 64, 256
-"""Numbers that share a scale: weights in 4 bits, and scales that are themselves quantised (Dettmers et al. 2023)."""
-
-BLOCK_OPTIMIZER, LEAST_8BIT = 256, 4096
-"""bitsandbytes' 8-bit optimizers: numbers that share a scale; weights of fewer numbers keep float32 state."""
-
-STATES = {
-    "adamw_torch": 2,
-    "adamw_torch_fused": 2,
-    "stable_adamw": 2,
-    "sgd": 0,
-    "adagrad": 1,
-    "rmsprop": 1,
+STATES: dict[str, tuple[int, int | None]] = {
+    **dict.fromkeys(("adamw_torch", "adamw_torch_fused", "stable_adamw"), (2, None)),
+    **dict.fromkeys(("adagrad", "rmsprop"), (1, None)),
+    "sgd": (0, None),
+    "paged_adamw_32bit": (2, 4),
+    **dict.fromkeys(("lion_32bit", "paged_lion_32bit", "rmsprop_bnb", "rmsprop_bnb_32bit"), (1, 4)),
+    **dict.fromkeys(("adamw_bnb_8bit", "adamw_8bit", "paged_adamw_8bit"), (2, 1)),
+    **dict.fromkeys(("lion_8bit", "paged_lion_8bit", "rmsprop_bnb_8bit"), (1, 1)),
 }
-"""Numbers of an optimizer's state for each trained number, in the trained number's own type."""
+"""For each optimizer: numbers of its state per trained weight, and bytes per number; None for those of the weight."""
 
-STATES_FLOAT32 = {
-    "paged_adamw_32bit": 2,
-    "lion_32bit": 1,
-    "paged_lion_32bit": 1,
-    "rmsprop_bnb": 1,
-    "rmsprop_bnb_32bit": 1,
-}
-"""The same in float32, whatever is trained (bitsandbytes)."""
-
-STATES_8BIT = {
-    "adamw_bnb_8bit": 2,
-    "adamw_8bit": 2,
-    "paged_adamw_8bit": 2,
-    "lion_8bit": 1,
-    "paged_lion_8bit": 1,
-    "rmsprop_bnb_8bit": 1,
-}
-"""The same in one byte (bitsandbytes)."""
-
-
-def bytes_of_4bit(weights: int, double_quant: bool = False) -> int:
-    """A linear layer's weights in 4 bits, as bitsandbytes keeps them (Dettmers et al. 2023, arXiv 2305.14314).
-
-    Formula: n / 2 bytes, a float32 scale for each 64 numbers, and the 16 float32 values that codes stand for. With
-    `double_quant` a scale is one byte, 256 of them share a float32 scale, and 256 float32 values and a float32 mean
-    are kept besides.
-
-    Example:
-        >>> bytes_of_4bit(64 * 256), bytes_of_4bit(64 * 256, double_quant=True)
-        (9280, 9544)
-    """
-    blocks = ceil(weights / BLOCK_4BIT)
-    scales = blocks + 4 * ceil(blocks / BLOCK_ABSMAX) + 4 * (256 + 1) if double_quant else 4 * blocks
-    return ceil(weights / 2) + scales + 4 * 16
-
-
-def bytes_of_8bit(outputs: int, inputs: int) -> int:
-    """A linear layer's weights in 8 bits: a byte each, and a float32 scale for each output.
-
-    Example:
-        >>> bytes_of_8bit(3, 5)
-        27
-    """
-    return outputs * (inputs + 4)
+_BLOCK, _LEAST_8BIT = 256, 4096
+"""8-bit states of bitsandbytes: numbers that share a float32 scale; smaller weights have a float32 state."""
 
 
 def bytes_of_optimizer(optim: str, shapes: Iterable[tuple[tuple[int, ...], int]]) -> int | None:
-    """An optimizer's state, or None for one whose state is not known here.
+    """Size of the state of an optimizer, or None if it is not known.
 
     Args:
         optim: as in `TrainingArguments`.
-        shapes: shape, and bytes of a number, of each trained weight.
+        shapes: the shape of each trained weight, and the bytes per number.
 
     Example:
         >>> bytes_of_optimizer("adamw_torch", [((10, 10), 4)]), bytes_of_optimizer("sgd", [((10, 10), 4)])
@@ -81,67 +34,39 @@ def bytes_of_optimizer(optim: str, shapes: Iterable[tuple[tuple[int, ...], int]]
         >>> bytes_of_optimizer("adamw_8bit", [((64, 64), 4), ((10,), 4)])  # 2 * (4096 + 4 * 16), 2 * 4 * 10
         8400
     """
-    if optim == "adafactor":
-        return sum(_bytes_of_factors(shape) for shape, _ in shapes)
-    sizes = [(_product(shape), width) for shape, width in shapes]
-    if optim in STATES:
-        return sum(STATES[optim] * size * width for size, width in sizes)
-    if optim in STATES_FLOAT32:
-        return sum(STATES_FLOAT32[optim] * size * 4 for size, _ in sizes)
-    if optim in STATES_8BIT:
-        return sum(STATES_8BIT[optim] * _bytes_of_8bit_state(size) for size, _ in sizes)
-    return None
+    if optim == "adafactor":  # mean squares over rows and over columns; of a vector, of each number
+        return 4 * sum(
+            prod(shape[:-1]) + prod((*shape[:-2], shape[-1])) if len(shape) > 1 else prod(shape) for shape, _ in shapes
+        )
+    if optim not in STATES:
+        return None
+    states, width = STATES[optim]
+    return sum(states * _bytes_of_state(prod(shape), width or own) for shape, own in shapes)
 
 
-def _bytes_of_factors(shape: tuple[int, ...]) -> int:
-    """Adafactor's: means of squares over rows and over columns, float32; of a vector, each number's."""
-    if len(shape) < 2:
-        return 4 * _product(shape)
-    return 4 * (_product(shape[:-1]) + _product((*shape[:-2], shape[-1])))
+def _bytes_of_state(size: int, width: int) -> int:
+    if width > 1:
+        return width * size
+    return 4 * size if size < _LEAST_8BIT else size + 4 * ceil(size / _BLOCK)
 
 
-def _bytes_of_8bit_state(size: int) -> int:
-    return 4 * size if size < LEAST_8BIT else size + 4 * ceil(size / BLOCK_OPTIMIZER)
+def bytes_of_packed(weight: Tensor, quantization: Any) -> int:
+    """Size of the weight of a linear layer in 4 or 8 bits, by a `BitsAndBytesConfig`."""
+    if quantization.load_in_4bit:
+        return bytes_of_4bit(weight.numel(), quantization.bnb_4bit_use_double_quant)
+    return weight.shape[0] * (weight.shape[1] + 4)  # one byte per number, a float32 scale per output
 
 
-def _product(shape: tuple[int, ...]) -> int:
-    size = 1
-    for each in shape:
-        size *= each
-    return size
+def bytes_of_4bit(weights: int, double_quant: bool = False) -> int:
+    """Size of weights in 4 bits, as bitsandbytes stores them (Dettmers et al. 2023, arXiv 2305.14314).
 
-
-def bytes_of_features(forget: int, retain: int, bank: int, size: int) -> int:
-    """What EGUP remembers of samples: phi before and now of forget rows, phi before of scanned retain rows, the bank.
-
-    Formula: the tables of `bytes_of_table`, and k numbers of 4 bytes for each vector of the bank.
-
-    Args:
-        forget, retain, bank: vectors of each kind.
-        size: numbers of a vector, k.
+    Formula: n / 2 bytes, a float32 scale per 64 numbers, and the 16 float32 values of the codes. With `double_quant` a
+    scale is one byte, 256 of them share a float32 scale, and 256 float32 values and a float32 mean are stored, too.
 
     Example:
-        >>> bytes_of_features(forget=10, retain=5, bank=3, size=8)  # 2 * 160 + 80 + 96
-        496
+        >>> bytes_of_4bit(64 * 256), bytes_of_4bit(64 * 256, double_quant=True)
+        (9280, 9544)
     """
-    return sum(bytes_of_table(rows, size) for rows in (forget, forget, retain)) + 4 * bank * size
-
-
-def bytes_of_scan(rows: int, size: int) -> int:
-    """A scan's results: L and the answer tokens of each row, and `size` numbers of features, float32; held twice, where
-    batches write them and as they are handed on."""
-    return 2 * 4 * rows * (2 + size)
-
-
-def item_size(dtype: Any) -> int:
-    """Bytes of a number of a torch type, or of one by its name; float32 if there is none.
-
-    Example:
-        >>> item_size("bfloat16"), item_size(None)
-        (2, 4)
-    """
-    import torch
-
-    if dtype in (None, "auto"):
-        return 4
-    return (getattr(torch, dtype) if isinstance(dtype, str) else dtype).itemsize
+    blocks = ceil(weights / 64)
+    scales = blocks + 4 * ceil(blocks / 256) + 4 * (256 + 1) if double_quant else 4 * blocks
+    return ceil(weights / 2) + scales + 4 * 16

@@ -1,4 +1,4 @@
-"""The tally against allocations that can be counted by hand."""
+"""The tally compared with allocations that can be counted by hand."""
 
 import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
@@ -6,7 +6,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from egup_trainer.planning.tally import Tally
 
 
-def test_the_peak_is_the_largest_sum_of_what_lives_at_once():
+def test_the_peak_is_the_largest_sum_of_what_exists_at_once():
     with Tally() as tally:
         first = torch.zeros(100)  # 400 bytes
         second = torch.zeros(50)  # 600 together
@@ -16,37 +16,33 @@ def test_the_peak_is_the_largest_sum_of_what_lives_at_once():
     assert len(second) + len(third) == 125
 
 
-def test_views_and_known_tensors_take_nothing():
+def test_views_and_known_tensors_take_nothing_and_parts_are_told():
     weight = torch.zeros(1000)
-    with Tally(known=[weight]) as tally:
-        rows = weight.view(10, 100).t()
-        copy = rows.clone()
-        part = copy[:2]
-    assert tally.peak == 4000
-    assert part.shape == (2, 10)
-
-
-def test_parts_at_the_peak():
-    with Tally(kind_of=lambda tensor: "wide" if tensor.shape[-1] == 8 else "narrow") as tally:
+    with Tally(known=[weight], part_of=lambda tensor: "wide" if tensor.shape[-1] == 8 else "narrow") as tally:
+        view = weight.view(125, 8).t()
         wide = torch.zeros(2, 8)
         narrow = torch.zeros(3)
         tally.label(narrow, "chosen")
         last = torch.zeros(1)
     assert tally.at_peak == {"wide": 64, "chosen": 12, "narrow": 4}
+    assert view.shape == (8, 125)
     assert wide.numel() + last.numel() == 17
 
 
-def test_fake_tensors_count_as_real_ones_and_hold_nothing():
-    def work():
-        weight = torch.nn.Parameter(torch.zeros(64, 32))
+def test_fake_tensors_count_as_real_ones_beside_real_inputs():
+    mode = FakeTensorMode(allow_non_fake_inputs=True)
+
+    def work(weight):
+        weight = torch.nn.Parameter(weight)
         with Tally(known=[weight]) as tally:
             hidden = torch.zeros(16, 32)
             torch.relu(hidden @ weight.t()).sum().backward()
         return tally.peak
 
-    with FakeTensorMode():
-        fake = work()
-    assert fake == work() > 16 * 32 * 4
-    with FakeTensorMode(), Tally() as tally:
+    with mode:
+        fake = torch.zeros(64, 32)
         huge = torch.zeros(10**13)  # 40 terabytes
-    assert tally.now == huge.numel() * 4
+    assert work(fake) == work(torch.zeros(64, 32)) > 16 * 32 * 4
+    with Tally() as tally:
+        double = huge * 2
+    assert tally.now == double.numel() * 4

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from egup_trainer.errors import ModelError
 from egup_trainer.modeling.batches import evaluation_mode
 from egup_trainer.modeling.limits import virtual_tokens
+from egup_trainer.modeling.trials import is_fake
 
 _WIDTHS = (1, 2, 3, 4)
 """Line widths that are considered, as multiples of the longest row."""
@@ -110,17 +111,17 @@ class Packer:
             ModelError: rows must be packed, and the model cannot read packed rows.
         """
         if self._packs is None:
-            self._packs = self.takes_positions and self._separates_rows(model, input_ids.device)
+            can = self._takes_positions()
+            self._packs = can and (is_fake(self._bare) or self._separates_rows(model, input_ids.device))
             if self.padding_free and not self._packs:
                 raise ModelError(
                     got=f"padding_free with {type(_without_adapters(self._bare)).__name__}",
                     expected="a model that separates the rows of a line by their position ids",
                     fix="leave out --padding_free",
                 )
-        return self.cheapest(input_ids, attention_mask) if self._packs else padded(input_ids, attention_mask)
+        return self._cheapest(input_ids, attention_mask) if self._packs else padded(input_ids, attention_mask)
 
-    @property
-    def takes_positions(self) -> bool:
+    def _takes_positions(self) -> bool:
         """Whether the model takes position ids and counts nothing else along a line.
 
         PEFT takes none if an adapter has virtual tokens, which would be put before the first row of a line alone.
@@ -149,7 +150,7 @@ class Packer:
         is_blind = (after - after_other).abs().max() <= _LEAST * scale
         return bool(is_blind and (after - alone).abs().max() <= _TOLERANCE * scale)
 
-    def cheapest(self, input_ids: Tensor, attention_mask: Tensor) -> RowLayout:
+    def _cheapest(self, input_ids: Tensor, attention_mask: Tensor) -> RowLayout:
         """The cheapest layout for a model that can read packed rows."""
         lengths = attention_mask.sum(dim=1).tolist()
         if self._attends_to_rows:
