@@ -12,11 +12,10 @@ from rich.console import Console
 
 from benchmarks.tables import RESULTS, Line, read_table
 from egup_trainer.cli.terminal import quiet_libraries
-from egup_trainer.demo.experiment import METHODS, demo_experiment, run
+from egup_trainer.demo.experiment import METHODS, demo_experiment, results_document, run
 from egup_trainer.losses.npo import NPO
 from egup_trainer.losses.registry import register_forget_loss
 from egup_trainer.records.facts import run_facts
-from egup_trainer.report.run_record import results_document
 
 TABLE = RESULTS / "design_choices.jsonl"
 DEMO = METHODS["egup_clreg"]
@@ -77,13 +76,13 @@ def main() -> None:
     for seed in options.seeds:
         start = time.perf_counter()
         experiment = replace(demo_experiment(seed), methods=VARIANTS)
-        rows = run(experiment, Console().print)
+        results = run(experiment, Console().print)
         facts = run_facts(
             command=f"python -m benchmarks.design_choices --seeds {seed}",
             seconds=time.perf_counter() - start,
             settings=experiment.settings(),
         )
-        Line(TABLE, f"seed{seed}").write(results_document(rows, facts))
+        Line(TABLE, f"seed{seed}").write(results_document(results, facts))
     write_table()
 
 

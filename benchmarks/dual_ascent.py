@@ -12,9 +12,16 @@ from rich.console import Console
 
 from benchmarks.tables import RESULTS, Line
 from egup_trainer.cli.terminal import quiet_libraries
-from egup_trainer.demo.experiment import BOTH_ENTANGLEMENTS, demo_experiment, measure, prepare, train_all
+from egup_trainer.demo.experiment import (
+    BOTH_ENTANGLEMENTS,
+    demo_experiment,
+    measure,
+    prepare,
+    results_document,
+    train_all,
+)
+from egup_trainer.evaluation.metric import Metric
 from egup_trainer.records.facts import run_facts
-from egup_trainer.report.run_record import results_document
 
 FIXED = {"objective": "grad_diff", **BOTH_ENTANGLEMENTS}
 METHODS = {"fixed": FIXED} | {f"dual_rate={rate}": {**FIXED, "proxy_dual_rate": rate} for rate in (0.02, 0.1, 0.5)}
@@ -28,18 +35,19 @@ def main() -> None:
     quiet_libraries()
     console, start = Console(), time.perf_counter()
     experiment = replace(demo_experiment(options.seed), methods=METHODS)
-    prepared, rows = prepare(experiment), []
+    prepared, results = prepare(experiment), []
     for trained in train_all(experiment, prepared, console.print):
-        row = measure(trained, prepared)
+        found = measure(trained, prepared)
         gaps = [entry["boundary_gap"] for entry in trained.log_history if "boundary_gap" in entry]
-        rows.append(replace(row, metrics={**row.metrics, "highest_gap": max(gaps, default=None)}))
-        console.print(rows[-1].name, rows[-1].metrics)
+        highest_gap = Metric(max(gaps, default=None), None)
+        results.append(replace(found, metrics={**found.metrics, "highest_gap": highest_gap}))
+        console.print(trained.name, results[-1].values)
     facts = run_facts(
         command=f"python -m benchmarks.dual_ascent --seed {options.seed}",
         seconds=time.perf_counter() - start,
         settings=experiment.settings(),
     )
-    Line(RESULTS / "dual_ascent.jsonl", f"seed{options.seed}").write(results_document(rows, facts))
+    Line(RESULTS / "dual_ascent.jsonl", f"seed{options.seed}").write(results_document(results, facts))
 
 
 if __name__ == "__main__":

@@ -14,11 +14,12 @@ from benchmarks.tables import RESULTS, Line
 from benchmarks.tofu import add_data_dir
 from egup_trainer.cli.terminal import quiet_libraries
 from egup_trainer.data.sources import load_rows
-from egup_trainer.demo.experiment import BOTH_ENTANGLEMENTS, UNGUIDED, Experiment, run
+from egup_trainer.demo.experiment import BOTH_ENTANGLEMENTS, UNGUIDED, Experiment, results_document, run
 from egup_trainer.demo.twins import ModelSize, Schedule
 from egup_trainer.records.facts import run_facts
-from egup_trainer.report.comparison import comparison_table, plot_comparison
-from egup_trainer.report.run_record import results_document
+from egup_trainer.report.comparison import Comparison
+from egup_trainer.report.plots.outcome import write_picture
+from egup_trainer.report.table import main_table, table_parts
 
 ROWS_AN_AUTHOR = 20
 AUTHORS = (6, 18, 6)
@@ -56,15 +57,16 @@ def main() -> None:
     console = Console()
     start = time.perf_counter()
     experiment = tofu_experiment(options.data_dir, AUTHORS, options.seed)
-    rows = run(experiment, console.print)
+    results = run(experiment, console.print)
     facts = run_facts(
         command=f"python -m benchmarks.tofu_small --seed {options.seed}",
         seconds=time.perf_counter() - start,
         settings=experiment.settings(),
     )
-    Line(RESULTS / "tofu_small.jsonl", f"seed{options.seed}").write(results_document(rows, facts))
-    plot_comparison(rows, RESULTS / f"tofu_small_seed{options.seed}.png", "Forgetting 6 of 24 TOFU authors")
-    console.print(comparison_table(rows, "Forgetting 6 of 24 TOFU authors"))
+    Line(RESULTS / "tofu_small.jsonl", f"seed{options.seed}").write(results_document(results, facts))
+    comparison, title = Comparison.of(results[:-1], results[-1]), "Forgetting 6 of 24 TOFU authors"
+    write_picture(RESULTS / f"tofu_small_seed{options.seed}.png", comparison, title)
+    console.print(main_table(table_parts(comparison), title))
 
 
 if __name__ == "__main__":

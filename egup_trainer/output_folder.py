@@ -10,7 +10,7 @@ from pathlib import Path
 
 from egup_trainer.errors import StateError
 from egup_trainer.files import UNFINISHED, one_line_write_errors, sync, sync_folder, write_file
-from egup_trainer.records.outcome import MERGED
+from egup_trainer.records.judgments import MERGED
 from egup_trainer.records.schema import CARD_NAME, LEDGER_NAME, RECORD_NAME, RUN_NAME
 
 logger = logging.getLogger(__name__)

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from transformers import TrainerCallback
 
 from egup_trainer.components.scanning import is_spread_over_processes
-from egup_trainer.records.outcome import UNMOVED_ABOVE
+from egup_trainer.records.judgments import UNMOVED_ABOVE
 
 logger = logging.getLogger(__name__)
 

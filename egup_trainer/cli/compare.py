@@ -59,7 +59,7 @@ def run(args: CompareArguments) -> None:
     check_output(output.with_suffix(".csv"), ".csv", "model,metric,value,low,high")
 
     from egup_trainer.audit.audit import Audit
-    from egup_trainer.report.models import Comparison
+    from egup_trainer.report.comparison import Comparison
     from egup_trainer.report.page import write_report
     from egup_trainer.report.table import main_table, table_parts
 

@@ -9,6 +9,7 @@ from egup_trainer.cli.command import Command
 from egup_trainer.cli.options import Arguments, check_output_dir, flag
 from egup_trainer.cli.terminal import terminal
 from egup_trainer.errors import check_range
+from egup_trainer.files import write_file
 
 _TITLE = "Forgetting 10 of 40 invented people"
 
@@ -27,21 +28,25 @@ def run(args: DemoArguments) -> None:
     check_output_dir(folder)
     check_range(args, ("seed",), low=0, whole=True)
     os.environ.setdefault("CUDA_VISIBLE_DEVICES", "0")  # one process trains on at most one GPU
-    from egup_trainer.demo.experiment import demo_experiment, evaluate_all
+    from egup_trainer.demo.experiment import demo_experiment, evaluate_all, results_document
     from egup_trainer.records.facts import run_facts
-    from egup_trainer.report.comparison import comparison_table, plot_comparison
+    from egup_trainer.records.io import to_json
+    from egup_trainer.report.comparison import Comparison
     from egup_trainer.report.page import write_report
-    from egup_trainer.report.run_record import write_results
+    from egup_trainer.report.plots.outcome import write_picture
+    from egup_trainer.report.table import main_table, table_parts
 
     console, start = terminal(), time.perf_counter()
     experiment = demo_experiment(args.seed)
     facts = run_facts(command=f"egup demo --seed {args.seed}", settings=experiment.settings())
-    rows, evaluations = evaluate_all(experiment, folder, facts, lambda text: console.print(text, style="bold"))
+    measured, evaluations = evaluate_all(experiment, folder, facts, lambda text: console.print(text, style="bold"))
     write_report(folder / "report.html", evaluations[:-1], evaluations[-1], show_examples=True, title=_TITLE)
     seconds = time.perf_counter() - start
-    write_results(folder / "results.json", rows, {**facts, "seconds": seconds})
-    plot_comparison(rows, folder / "comparison.png", _TITLE)
-    console.print(comparison_table(rows, _TITLE))
+    results = results_document(measured, {**facts, "seconds": seconds})
+    write_file(folder / "results.json", to_json(results), private=False)
+    comparison = Comparison.of(evaluations[:-1], evaluations[-1])
+    write_picture(folder / "comparison.png", comparison, _TITLE)
+    console.print(main_table(table_parts(comparison), _TITLE))
     console.print(f"Open {folder / 'report.html'} in a browser ({seconds:.0f} s).", soft_wrap=True)
 
 

@@ -5,7 +5,7 @@ from typing import Any
 
 from egup_trainer.cli.run_file import earlier_name
 from egup_trainer.errors import ConfigError, DataError
-from egup_trainer.records.outcome import AFTER
+from egup_trainer.records.judgments import AFTER
 from egup_trainer.records.schema import LEDGER_NAME, RUN_NAME
 
 
@@ -92,7 +92,7 @@ def lines_on_earlier(model: str, found: dict[str, Any]) -> list[str]:
         found: probabilities by when they were measured, then by set.
     """
     from egup_trainer.records.io import last_measured, read_ledger
-    from egup_trainer.report.comparison import format_probability
+    from egup_trainer.report.numbers import format_number
 
     requests, lines = read_ledger(model), []
     for index, request in enumerate(requests):
@@ -103,8 +103,8 @@ def lines_on_earlier(model: str, found: dict[str, Any]) -> list[str]:
                 "same markers, to see whether they come back"
             )
         elif then is None:
-            says = f"probability {format_probability(now)} now"
+            says = f"probability {format_number(now)} now"
         else:
-            says = f"probability {format_probability(then)} then, {format_probability(now)} now ({now - then:+.2g})"
+            says = f"probability {format_number(then)} then, {format_number(now)} now ({now - then:+.2g})"
         lines.append(f"Earlier request {index + 1} ({request.date}, fingerprint {request.fingerprint}): {says}")
     return lines

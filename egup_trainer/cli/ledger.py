@@ -23,9 +23,9 @@ def run(args: LedgerArguments) -> None:
         ConfigError: the folder has no ledger.
     """
     from egup_trainer.records.io import last_measured, read_ledger
-    from egup_trainer.records.outcome import AFTER, BEFORE
+    from egup_trainer.records.judgments import AFTER, BEFORE
     from egup_trainer.records.schema import LEDGER_NAME
-    from egup_trainer.report.comparison import format_probability
+    from egup_trainer.report.numbers import format_number
 
     requests = read_ledger(args.model)
     if not requests:
@@ -39,7 +39,7 @@ def run(args: LedgerArguments) -> None:
     for index, request in enumerate(requests):
         facts = (index + 1, request.date, request.rows, request.fingerprint, request.objective, request.steps)
         numbers = [request.probability.get(BEFORE), request.probability.get(AFTER), last_measured(requests, index)]
-        table.add_row(*map(str, facts), *map(format_probability, numbers))
+        table.add_row(*map(str, facts), *map(format_number, numbers))
     line = "before, after: probability of the answers before and after the request's own run; last measured: after the "
     show(table, lines=[line + "latest run that had the rows."])
 

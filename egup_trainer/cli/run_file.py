@@ -7,7 +7,7 @@ from typing import Any
 
 from egup_trainer.files import file_digest
 from egup_trainer.records.io import add_to_record, read_ledger, read_secrets, write_ledger, write_record, write_run
-from egup_trainer.records.outcome import AFTER, MERGED
+from egup_trainer.records.judgments import AFTER, MERGED
 from egup_trainer.records.redaction import HIDDEN, credentials_in, is_credential, without_credentials
 from egup_trainer.records.schema import LEDGER_NAME, RECORD_NAME, Reading, Request
 

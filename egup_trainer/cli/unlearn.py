@@ -19,7 +19,7 @@ from egup_trainer.cli.terminal import make_table, show
 from egup_trainer.data.schema import MAX_LENGTH
 from egup_trainer.errors import ConfigError, ModelError, StateError, did_you_mean, first_line
 from egup_trainer.files import one_line_write_errors
-from egup_trainer.records.outcome import AFTER, BEFORE, IN_4BIT, MERGED, is_damaged, knows_proxies
+from egup_trainer.records.judgments import AFTER, BEFORE, IN_4BIT, MERGED, is_damaged, knows_proxies
 
 
 @dataclass
@@ -340,7 +340,7 @@ def _closing_lines(trainer: Any, seconds: float) -> list[str]:
 
 def _advice(found: dict[str, Any], learning_rate: float) -> list[str]:
     """What to do if forget rows are nearly as likely as before, or retain rows much less likely."""
-    from egup_trainer.report.comparison import format_probability
+    from egup_trainer.report.numbers import format_number
 
     before, after, lines = found.get(BEFORE, {}), found[AFTER], []
     if "forget" in before and not is_damaged(before["forget"], after["forget"]):
@@ -355,7 +355,7 @@ def _advice(found: dict[str, Any], learning_rate: float) -> list[str]:
                 "factor of 3 or 10 at a time (10 for an adapter), or --num_train_epochs"
             )
     if "retain" in before and is_damaged(before["retain"], after["retain"]):
-        first, last = format_probability(before["retain"]), format_probability(after["retain"])
+        first, last = format_number(before["retain"]), format_number(after["retain"])
         lines.append(
             f"The retain rows lost more than a tenth of their probability ({first} to {last}): lower --learning_rate, "
             "raise --retain_weight, or train fewer epochs"
@@ -365,12 +365,12 @@ def _advice(found: dict[str, Any], learning_rate: float) -> list[str]:
 
 def _print_summary(found: dict[str, Any], lines: list[str]) -> None:
     """A table with one column per measurement, then the lines."""
-    from egup_trainer.report.comparison import format_probability
+    from egup_trainer.report.numbers import format_number
 
     measured = {when: values for when, values in found.items() if isinstance(values, dict)}
     table = make_table("Probability of answers", ("rows", *measured))
     for name in found[AFTER]:
-        table.add_row(name, *(format_probability(values[name]) for values in measured.values()))
+        table.add_row(name, *(format_number(values[name]) for values in measured.values()))
     lines = [*lines, *(f"{when}: {text}" for when, text in found.items() if when not in measured)]
     show(table, lines=lines)
 

@@ -11,7 +11,7 @@ from egup_trainer.cli.run_file import MODEL_FILES, digests_of
 from egup_trainer.cli.terminal import make_table, show
 from egup_trainer.errors import ConfigError, DataError, check_range, choose
 from egup_trainer.records.io import read_run
-from egup_trainer.records.outcome import AFTER, MERGED
+from egup_trainer.records.judgments import AFTER, MERGED
 from egup_trainer.records.schema import Run
 
 

@@ -17,7 +17,7 @@ from egup_trainer.errors import ConfigError, DataError, check_range, choose
 from egup_trainer.losses.base import ForgetLoss, Guidance, Unit
 from egup_trainer.modeling.scan import RowScores
 from egup_trainer.options import option
-from egup_trainer.records.outcome import knows_proxies
+from egup_trainer.records.judgments import knows_proxies
 
 _PROXIES, _BOUNDARY, _STRENGTH = "proxies", "boundary", "strength"
 

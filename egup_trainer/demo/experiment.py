@@ -1,8 +1,9 @@
 """One experiment: learn rows, forget some by several methods, compare with the model that never saw them."""
 
 import copy
+import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -17,13 +18,13 @@ from egup_trainer.demo.people import invent_people
 from egup_trainer.demo.twins import ModelSize, Schedule, learn, make_model, train_tokenizer
 from egup_trainer.egup import EGUPTrainer
 from egup_trainer.evaluation.evaluation import Evaluation, write_evaluation
+from egup_trainer.evaluation.metric import Metric
 from egup_trainer.evaluation.relative import with_relations
 from egup_trainer.evaluation.run import evaluate_model
 from egup_trainer.evaluation.scoring import ScoringOptions
 from egup_trainer.evaluation.suites.custom import custom_suite
 from egup_trainer.modeling.forward import AnswerReader
 from egup_trainer.modeling.scan import score_rows
-from egup_trainer.report.run_record import ResultRow
 
 UNGUIDED = {"proxy_constraint": False}
 BOTH_ENTANGLEMENTS = {"inter_entanglement": True, "intra_entanglement": True}
@@ -35,6 +36,7 @@ METHODS = {
 _MAX_NEW_TOKENS = 40
 """No answer of the demo is longer."""
 _EXAMPLES = 6
+RESULTS_SCHEMA = 1
 _BATCH_SIZE = 32
 
 
@@ -143,20 +145,27 @@ def train_all(experiment: Experiment, prepared: Prepared, say: Callable[[str], N
         yield Trained("retrained", twin, time.perf_counter() - start)
 
 
-def measure(trained: Trained, prepared: Prepared) -> ResultRow:
-    """Probability of each row set's answers, and the training's seconds."""
-    metrics: dict[str, float | None] = {}
-    for part, dataset in prepared.rows.items():
-        scores = score_rows(
-            trained.model, AnswerReader(trained.model), dataset, RowCollator(prepared.tokenizer), batch_size=_BATCH_SIZE
-        )
-        metrics |= {f"{part}_probability": scores.probability, f"{part}_nll": scores.mean_nll.mean().item()}
-    return ResultRow(trained.name, {**metrics, "seconds": trained.seconds})
+def measure(trained: Trained, prepared: Prepared, names: Sequence[str] = ("forget", "retain", "proxy")) -> Evaluation:
+    """Probability and NLL of the answers of each named row set, and the seconds that training took."""
+    metrics = {}
+    for name in names:
+        dataset, collator = prepared.rows[name], RowCollator(prepared.tokenizer)
+        scores = score_rows(trained.model, AnswerReader(trained.model), dataset, collator, batch_size=_BATCH_SIZE)
+        metrics[f"{name}_probability"] = Metric(scores.probability, name != "forget")
+        metrics[f"{name}_nll"] = Metric(scores.mean_nll.mean().item(), None)
+    metrics["seconds"] = Metric(trained.seconds, None)
+    return Evaluation(trained.name, "custom", None, {}, metrics, training=trained.log_history)
+
+
+def results_document(results: Iterable[Evaluation], run: dict[str, Any]) -> dict[str, Any]:
+    """The metrics of each model by name, and the facts of the run, as plain values for JSON."""
+    rows = [{"name": each.name, "metrics": each.values} for each in results]
+    return {"schema_version": RESULTS_SCHEMA, "rows": rows, "run": run}
 
 
 def evaluate_all(
     experiment: Experiment, folder: Path, facts: dict[str, Any], say: Callable[[str], None]
-) -> tuple[list[ResultRow], list[Evaluation]]:
+) -> tuple[list[Evaluation], list[Evaluation]]:
     """Trains all models, and evaluates each on all metrics of its rows; the results are also written to the folder.
 
     The results hold a few generations: the people are invented, so their rows may be shown.
@@ -166,13 +175,15 @@ def evaluate_all(
         folder: where the results go, one file per model.
         facts: of the run, for its results.
         say: told what happens next.
+
+    Returns:
+        What `measure` would return for each model, and the evaluations.
     """
-    prepared, rows, evaluations, before = prepare(experiment), [], [], None
+    prepared, measured, evaluations, before = prepare(experiment), [], [], None
     forget, retain, holdout = map(load_rows, (experiment.forget, experiment.retain, experiment.holdout))
     suite = custom_suite(forget, retain, holdout, max_new_tokens=_MAX_NEW_TOKENS)
     for trained in train_all(experiment, prepared, say):
         before = before or trained.model
-        rows.append(measure(trained, prepared))
         found = evaluate_model(
             trained.model,
             prepared.tokenizer,
@@ -182,6 +193,8 @@ def evaluate_all(
             model_before=before,  # judges how likely the generations are
             show_examples=_EXAMPLES,
         )
+        proxies = measure(trained, prepared, ["proxy"])
+        measured.append(replace(proxies, metrics={**_answers(found), **proxies.metrics}))
         run_facts = {**facts, "training_seconds": trained.seconds}
         evaluations.append(replace(found, training=trained.log_history, run=run_facts))
     say("Writing the report")
@@ -189,16 +202,26 @@ def evaluate_all(
     evaluations = [with_relations(each, retrained=last, before=first) for each in evaluations]
     for each in evaluations:
         write_evaluation(folder / f"{each.name}.json", each)
-    return rows, evaluations
+    return measured, evaluations
 
 
-def run(experiment: Experiment, say: Callable[[str], None]) -> list[ResultRow]:
+def _answers(evaluation: Evaluation) -> dict[str, Metric]:
+    """The metrics of `measure` for the rows that were evaluated."""
+    metrics = {}
+    for name in ("forget", "retain"):
+        probability = evaluation.metrics[f"{name}_probability"]
+        nlls = [-math.log(each) for each in probability.values[name].values()]
+        metrics |= {f"{name}_probability": probability, f"{name}_nll": Metric(sum(nlls) / len(nlls), None)}
+    return metrics
+
+
+def run(experiment: Experiment, say: Callable[[str], None]) -> list[Evaluation]:
     """Trains all models and measures each: before, each method, retrained."""
     prepared, results = prepare(experiment), []
     for trained in train_all(experiment, prepared, say):
         results.append(measure(trained, prepared))
-        metrics = results[-1].metrics
-        say(f"  p(forget) {metrics['forget_probability']:.2g}, p(retain) {metrics['retain_probability']:.3f}")
+        values = results[-1].values
+        say(f"  p(forget) {values['forget_probability']:.2g}, p(retain) {values['retain_probability']:.3f}")
     return results
 
 

@@ -18,7 +18,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from egup_trainer.errors import DataError
 from egup_trainer.files import refuse_unfinished, write_file
-from egup_trainer.records.outcome import AFTER
+from egup_trainer.records.judgments import AFTER
 from egup_trainer.records.schema import (
     LEDGER_NAME,
     LEDGER_SCHEMA,

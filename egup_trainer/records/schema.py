@@ -6,7 +6,7 @@ from pydantic import ConfigDict, Field, model_validator
 from pydantic.dataclasses import dataclass
 from typing_extensions import NotRequired, Self, TypedDict
 
-from egup_trainer.records.outcome import AFTER, MERGED
+from egup_trainer.records.judgments import AFTER, MERGED
 
 RECORD_NAME = "unlearning.json"
 RECORD_SCHEMA: Literal[1] = 1

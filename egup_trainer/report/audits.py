@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from egup_trainer.audit.audit import Audit, check_same_audit
 from egup_trainer.evaluation.evaluation import Evaluation
-from egup_trainer.report.models import Comparison, Model, Role
+from egup_trainer.report.comparison import Comparison, Model, Role
 from egup_trainer.report.plots.curves import relearning_curves
 from egup_trainer.report.plots.drawing import Gallery, Look, looks
 from egup_trainer.report.table import Part, table_parts

@@ -1,76 +1,185 @@
-"""Models side by side: a table for the terminal and a picture."""
+"""The models of a report: the role of each, and the facts that are needed to judge or repeat their runs."""
 
-import math
-from pathlib import Path
+import re
+import shlex
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import Enum
 from typing import Any
 
-from rich.table import Table
+from egup_trainer.errors import ConfigError
+from egup_trainer.evaluation.evaluation import Evaluation
 
-from egup_trainer.files import write_file_with
-from egup_trainer.report.run_record import ResultRow
-
-_COLUMNS = {
-    "forget_probability": "p(forget)",
-    "retain_probability": "p(retain)",
-    "proxy_probability": "p(never seen)",
-    "seconds": "seconds",
-}
+_ABSENT = "-"
+_IS_PATH = re.compile(r"(~|\.{0,2}[/\\]|[A-Za-z]:[/\\])|\S+$")  # other texts have paths among their words
 
 
-def format_probability(value: float | None) -> str:
-    """Three digits where they tell something, a power of ten where they do not.
+class Role(str, Enum):
+    """What a model is to the comparison."""
+
+    BEFORE = "before"
+    METHOD = "method"
+    RETRAINED = "retrained"
+
+
+@dataclass(frozen=True)
+class Model:
+    """An evaluated model and its role."""
+
+    evaluation: Evaluation
+    role: Role
+
+    @property
+    def name(self) -> str:
+        """Its name, which no other model of the comparison has."""
+        return self.evaluation.name
+
+    @property
+    def run(self) -> dict[str, Any]:
+        """Facts of the run, in which only the last part of each path is left: a report may be passed on."""
+        return without_folders(self.evaluation.run)
+
+    def value(self, metric: str) -> float | None:
+        """Value of a metric, or None if it could not be computed or was not evaluated."""
+        found = self.evaluation.metrics.get(metric)
+        return None if found is None else found.value
+
+    def values(self, metric: str, set_name: str) -> dict[int, float]:
+        """Per-sample numbers behind a metric, by sample id; empty if there are none."""
+        found = self.evaluation.metrics.get(metric)
+        return {} if found is None else found.values.get(set_name, {})
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """The models of a report in the order of its columns: the initial model, the methods, the retrained model.
+
+    Args:
+        models: at least one method, at most one initial model, at most one retrained model; their names differ.
+    """
+
+    models: tuple[Model, ...]
+
+    @classmethod
+    def of(cls, evaluations: Sequence[Evaluation], retrained: Evaluation | None) -> "Comparison":
+        """Takes the first of several evaluations as the initial model; a single one is a method.
+
+        Raises:
+            ConfigError: there is no evaluation, or two have the same name.
+        """
+        if not evaluations:
+            raise ConfigError(got="no results", expected="those of one model or more", fix="name a file of results")
+        first = Role.METHOD if len(evaluations) == 1 else Role.BEFORE
+        models = [Model(evaluations[0], first), *(Model(evaluation, Role.METHOD) for evaluation in evaluations[1:])]
+        models += [] if retrained is None else [Model(retrained, Role.RETRAINED)]
+        return cls.checked(models)
+
+    @classmethod
+    def checked(cls, models: Sequence[Model]) -> "Comparison":
+        """The comparison of models whose roles are known.
+
+        Raises:
+            ConfigError: two have the same name.
+        """
+        names = [model.name for model in models]
+        twice = next((name for name in names if names.count(name) > 1), None)
+        if twice is not None:
+            raise ConfigError(got=f"two models named {twice}", expected="a name for each", fix="rename one of them")
+        return cls(tuple(models))
+
+    @property
+    def before(self) -> Model | None:
+        """The initial model, if given."""
+        return next((model for model in self.models if model.role is Role.BEFORE), None)
+
+    @property
+    def retrained(self) -> Model | None:
+        """The model that never saw the forget rows, if given."""
+        return next((model for model in self.models if model.role is Role.RETRAINED), None)
+
+    @property
+    def methods(self) -> tuple[Model, ...]:
+        """The models that are judged."""
+        return tuple(model for model in self.models if model.role is Role.METHOD)
+
+
+@dataclass(frozen=True)
+class Fact:
+    """A fact of the runs: its name, and its value by model name, "-" for a model that lacks it."""
+
+    name: str
+    values: dict[str, str]
+
+    @property
+    def in_common(self) -> str | None:
+        """The value, if all models have the same."""
+        return next(iter(self.values.values())) if len(set(self.values.values())) == 1 else None
+
+
+def fact_groups(comparison: Comparison) -> dict[str, list[Fact]]:
+    """Facts by group: "run" and "rows", then a group for each fact that contains facts, such as versions."""
+    found = {model.name: _facts_of(model) for model in comparison.models}
+    groups: dict[str, list[Fact]] = {}
+    for group in dict.fromkeys(group for facts in found.values() for group in facts):
+        names = dict.fromkeys(name for facts in found.values() for name in facts.get(group, {}))
+        groups[group] = [
+            Fact(name, {model: facts.get(group, {}).get(name, _ABSENT) for model, facts in found.items()})
+            for name in names
+        ]
+    return groups
+
+
+def _facts_of(model: Model) -> dict[str, dict[str, str]]:
+    evaluation, run = model.evaluation, model.run
+    single = {name: value for name, value in run.items() if not isinstance(value, dict)}
+    rows = {  # without fingerprints: a plain digest could be guessed
+        name: str(facts.num_rows)
+        + (f", {facts.cut} cut" if facts.cut else "")
+        + (f", {facts.in_windows} in windows" if facts.in_windows else "")
+        for name, facts in evaluation.sets.items()
+    }
+    nested = {name: _flat(value) for name, value in run.items() if isinstance(value, dict)}
+    return {"run": _flat({"suite": evaluation.suite, "split": evaluation.split, **single}), "rows": rows, **nested}
+
+
+def _flat(facts: dict[str, Any], prefix: str = "") -> dict[str, str]:
+    """Facts as texts; a fact within another fact is named "outer: inner"."""
+    flat: dict[str, str] = {}
+    for name, value in facts.items():
+        if isinstance(value, dict):
+            flat |= _flat(value, f"{prefix}{name}: ")
+        else:
+            text = " ".join(map(str, value)) if isinstance(value, list) else str(value)
+            flat[f"{prefix}{name}"] = _ABSENT if value is None else text
+    return flat
+
+
+def without_folders(fact: Any) -> Any:
+    """A fact in which only the last part of each path is left, also within a command; a hub id loses its owner.
 
     Example:
-        >>> format_probability(0.5), format_probability(3e-9), format_probability(None)
-        ('0.500', '3.0e-09', '-')
+        >>> without_folders({"command": "egup evaluate --model_name_or_path /home/ada/m --forget='../a b/f.jsonl'"})
+        {'command': 'egup evaluate --model_name_or_path m --forget=f.jsonl'}
     """
-    if value is None:
-        return "-"
-    if value >= 0.01 or value == 0:
-        return f"{value:.3f}"
-    return f"{value:.4f}" if value >= 0.001 else f"{value:.1e}"
+    if isinstance(fact, dict):
+        return {name: without_folders(value) for name, value in fact.items()}
+    if isinstance(fact, list):
+        return [without_folders(value) for value in fact]
+    if not isinstance(fact, str) or not set(fact) & set("/\\"):
+        return fact
+    return _last_part(fact) if _IS_PATH.match(fact) else " ".join(map(_last_part, _words(fact)))
 
 
-def comparison_table(rows: list[ResultRow], title: str) -> Table:
-    """One line a model."""
-    table = Table(title=title, title_justify="left")
-    table.add_column("model")
-    for heading in _COLUMNS.values():
-        table.add_column(heading, justify="right")
-    for row in rows:
-        values = [row.metrics.get(name) for name in _COLUMNS]
-        cells = [
-            format_probability(value) if name != "seconds" else f"{value or 0:.1f}"
-            for name, value in zip(_COLUMNS, values, strict=True)
-        ]
-        table.add_row(row.name, *cells)
-    return table
+def _words(command: str) -> list[str]:
+    lexer = shlex.shlex(command, posix=True)
+    lexer.whitespace_split, lexer.escape, lexer.commenters = True, "", ""  # a backslash is a part of a path
+    try:
+        return list(lexer)
+    except ValueError:  # a quotation mark that does not end
+        return command.split()
 
 
-def plot_comparison(rows: list[ResultRow], path: Path, title: str) -> None:
-    """Forget probability against retain probability, one point a model; the retrained model is the aim.
-
-    The forget axis is logarithmic down to 1e-8, where all that lies below is drawn with its own mark.
-    """
-    from matplotlib.figure import Figure
-
-    floor = 1e-8
-    figure = Figure(figsize=(7, 4.5), layout="constrained")
-    axes = figure.add_subplot()
-    for row in rows:
-        metrics: dict[str, Any] = row.metrics  # probabilities are always there
-        forget, retain = metrics["forget_probability"], metrics["retain_probability"]
-        below = forget < floor
-        marker = "*" if row.name == "retrained" else "<" if below else "o"
-        label = f"{row.name}, at 10$^{{{math.floor(math.log10(forget))}}}$" if forget > 0 and below else row.name
-        axes.scatter(max(forget, floor), retain, s=180 if marker == "*" else 80, marker=marker, label=label, zorder=3)
-    aim = next((row for row in rows if row.name == "retrained"), None)
-    if aim is not None:
-        metrics = dict(aim.metrics)
-        axes.axvline(metrics["forget_probability"], color="grey", linestyle=":", linewidth=1)
-        axes.axhline(metrics["retain_probability"], color="grey", linestyle=":", linewidth=1)
-    axes.set(xscale="log", xlim=(floor / 2, 4), ylim=(0, 1.1), title=title)
-    axes.set(xlabel="probability of forget answers", ylabel="probability of retain answers")
-    axes.grid(alpha=0.3)
-    axes.legend(loc="lower left")
-    write_file_with(path, lambda temporary: figure.savefig(temporary, dpi=150, format="png"), private=False)
+def _last_part(word: str) -> str:
+    flag, equals, value = word.partition("=") if word.startswith("-") else ("", "", word)
+    parts = [] if set(value) & set("<>|") else [part for part in re.split(r"[/\\]", value) if part]
+    return flag + equals + (parts[-1] if parts else value)

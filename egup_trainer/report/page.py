@@ -14,7 +14,7 @@ from egup_trainer.evaluation.evaluation import Evaluation
 from egup_trainer.evaluation.registry import MetricText
 from egup_trainer.files import write_files
 from egup_trainer.report.audits import AuditSection, audit_section
-from egup_trainer.report.models import Comparison, fact_groups
+from egup_trainer.report.comparison import Comparison, fact_groups
 from egup_trainer.report.numbers import format_number
 from egup_trainer.report.plots.curves import training_curves
 from egup_trainer.report.plots.drawing import looks

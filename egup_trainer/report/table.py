@@ -8,8 +8,8 @@ from rich.text import Text
 
 from egup_trainer.evaluation.metric import Metric, unavailable
 from egup_trainer.evaluation.registry import MetricText
+from egup_trainer.report.comparison import Comparison
 from egup_trainer.report.labels import describe, reading_order, sections
-from egup_trainer.report.models import Comparison
 from egup_trainer.report.numbers import format_number
 
 _ON_FORGETTING = ("forget_", "mia_", "privleak")

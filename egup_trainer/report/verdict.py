@@ -5,8 +5,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from egup_trainer.evaluation.evaluation import Evaluation
-from egup_trainer.records.outcome import AFTER, BEFORE, IN_4BIT, MERGED, is_damaged, unmoved_share
-from egup_trainer.report.models import Comparison, Model
+from egup_trainer.records.judgments import AFTER, BEFORE, IN_4BIT, MERGED, is_damaged, unmoved_share
+from egup_trainer.report.comparison import Comparison, Model
 from egup_trainer.report.numbers import format_number
 
 NO_GUARANTEE = "Approximate unlearning: no formal guarantee."

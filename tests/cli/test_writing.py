@@ -29,11 +29,10 @@ from egup_trainer.proxies.writer import AttemptLog
 from egup_trainer.records.card import write_model_card
 from egup_trainer.records.io import read_ledger, write_ledger, write_record
 from egup_trainer.records.schema import Request
-from egup_trainer.report.comparison import plot_comparison
+from egup_trainer.report.comparison import Comparison
 from egup_trainer.report.page import write_report
-from egup_trainer.report.run_record import ResultRow, write_results
+from egup_trainer.report.plots.outcome import write_picture
 
-ROW = ResultRow("before", {"forget_probability": 0.5, "retain_probability": 0.5})
 WRITERS = {
     "scan": lambda folder: save_scan(folder / "scan", {"a": torch.zeros(1)}, "f"),
     "state": lambda folder: save_state({"a": torch.zeros(1)}, str(folder), Conditions()),
@@ -44,8 +43,7 @@ WRITERS = {
     "ledger": lambda folder: write_ledger(folder, [_request("new")]),
     "record": lambda folder: write_record({"a": 1}, folder),
     "card": lambda folder: write_model_card(folder, "# new"),
-    "demo's results": lambda folder: write_results(folder / "results.json", [ROW], {}),
-    "demo's plot": lambda folder: plot_comparison([ROW], folder / "plot.png", "new"),
+    "picture": lambda folder: write_picture(folder / "plot.png", Comparison.of([_results("new")], None), "new"),
     "attempts": lambda folder: AttemptLog.start(folder / "p.attempts.jsonl", "d", {}),
 }
 

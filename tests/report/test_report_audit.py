@@ -11,7 +11,7 @@ from test_report_page import Page, render
 
 from egup_trainer.errors import ConfigError, DataError
 from egup_trainer.report.audits import audit_section
-from egup_trainer.report.models import Comparison, Role
+from egup_trainer.report.comparison import Comparison, Role
 from egup_trainer.report.page import write_report
 from egup_trainer.report.plots.drawing import looks
 

@@ -12,7 +12,7 @@ from fixtures_report import HOSTILE, SECTIONS, examples_of, make_evaluation, mak
 from egup_trainer.evaluation.evaluation import Evaluation
 from egup_trainer.evaluation.metric import Metric
 from egup_trainer.report.audits import audit_section
-from egup_trainer.report.models import Comparison, fact_groups
+from egup_trainer.report.comparison import Comparison, fact_groups
 from egup_trainer.report.page import render_page, write_report
 from egup_trainer.report.table import table_parts
 

@@ -12,10 +12,11 @@ from matplotlib.axes import Axes
 
 from egup_trainer.evaluation.evaluation import Evaluation
 from egup_trainer.evaluation.metric import Metric, unavailable
-from egup_trainer.report.models import Comparison
+from egup_trainer.report.comparison import Comparison
+from egup_trainer.report.numbers import format_number
 from egup_trainer.report.plots.curves import Curve, read_curves, training_curves
 from egup_trainer.report.plots.drawing import Look, draw, looks
-from egup_trainer.report.plots.outcome import forget_rows, tradeoff, truth_ratios
+from egup_trainer.report.plots.outcome import forget_rows, tradeoff, truth_ratios, write_picture
 from egup_trainer.report.plots.projections import projections
 
 SVG = "data:image/svg+xml;base64,"
@@ -253,3 +254,26 @@ def test_a_gallery_shows_itself_in_a_notebook_with_titles_escaped():
     assert "<b>mine" not in html
     assert gallery.caption.split(".")[0] in html
     assert "base64" not in repr(gallery)  # what a terminal shows
+
+
+def test_the_picture_has_a_point_for_each_model(drawn, tmp_path):
+    numbers = {"before": (0.9, 0.95), "gradient_difference": (1e-12, 0.4), "twin": (0.02, 0.97)}
+    *others, twin = (
+        model(name, forget_probability=Metric(forget, False), retain_probability=Metric(retain, True))
+        for name, (forget, retain) in numbers.items()
+    )
+    write_picture(tmp_path / "plot.png", Comparison.of(others, twin), "Title")
+    assert [(call[1], call[2]["marker"]) for call in drawn] == [
+        ([[0.95], [0.9]], "s"),
+        ([[0.4], [1e-8]], "o"),
+        ([[0.97], [0.02]], "*"),
+    ]
+    assert (tmp_path / "plot.png").read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [(0.0, "0.000"), (0.001, "0.0010"), (0.0034, "0.0034"), (0.01, "0.010"), (0.00099, "9.9e-04"), (-12.0, "-12.0")],
+)
+def test_numbers_are_short_and_never_rounded_to_nothing(value, text):
+    assert format_number(value) == text

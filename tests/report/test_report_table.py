@@ -12,8 +12,8 @@ from egup_trainer.errors import ConfigError
 from egup_trainer.evaluation.evaluation import Evaluation, SetFacts
 from egup_trainer.evaluation.metric import Metric, unavailable
 from egup_trainer.evaluation.registry import declared_metrics
+from egup_trainer.report.comparison import Comparison, Role
 from egup_trainer.report.labels import describe, sections
-from egup_trainer.report.models import Comparison, Role
 from egup_trainer.report.page import to_csv, to_json
 from egup_trainer.report.table import Goal, main_table, table_parts
 

@@ -9,7 +9,7 @@ from fixtures_report import make_evaluation
 
 from egup_trainer.evaluation.evaluation import Evaluation, SetFacts
 from egup_trainer.evaluation.metric import Metric, mean_metric
-from egup_trainer.report.models import Comparison
+from egup_trainer.report.comparison import Comparison
 from egup_trainer.report.page import render_page, to_json
 from egup_trainer.report.table import table_parts
 from egup_trainer.report.verdict import remarks, sentences

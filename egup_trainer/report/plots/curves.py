@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from egup_trainer.audit.attack import Curve as RelearningCurve
-from egup_trainer.report.models import Comparison, Model, Role
+from egup_trainer.report.comparison import Comparison, Model, Role
 from egup_trainer.report.numbers import finite_number, format_number
 from egup_trainer.report.plots.drawing import SMALL, Gallery, Look, Plot, draw, looks
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from html import escape
 from typing import TYPE_CHECKING, Any, Literal
 
-from egup_trainer.report.models import Comparison, Role
+from egup_trainer.report.comparison import Comparison, Role
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

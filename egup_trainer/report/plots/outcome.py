@@ -2,18 +2,21 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from egup_trainer.report.models import Comparison
+from egup_trainer.files import write_file
+from egup_trainer.report.comparison import Comparison
 from egup_trainer.report.numbers import format_number
-from egup_trainer.report.plots.drawing import Gallery, Look, Paint, Plot, add_legend, draw, looks, points
+from egup_trainer.report.plots.drawing import Gallery, Look, Paint, Plot, add_legend, draw, looks, points, render
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 SIGNIFICANCE = 0.05
+_PICTURE = (7.0, 4.5)  # inches
 _ROW_FLOOR = 1e-8  # smallest probability of a row that is drawn
 
 
@@ -43,7 +46,7 @@ _QUALITY = _Tradeoff(
     "Higher: harder to distinguish from the retrained model; below the dotted line (p = 0.05) a test can do it. "
     "Further right: more retained knowledge is kept. Values below 1e-20 are drawn at 1e-20.",
 )
-PROBABILITIES = _Tradeoff(
+_PROBABILITIES = _Tradeoff(
     "forget_probability",
     "retain_probability",
     ("probability of forget answers", "probability of retain answers"),
@@ -67,8 +70,8 @@ _NO_TRADEOFF = (
 
 def tradeoff(comparison: Comparison) -> Gallery:
     """Forget quality (log axis) against model utility, or the first pair of metrics that can stand for them."""
-    for pair in (_QUALITY, PROBABILITIES, _ROUGE):
-        paint, values = tradeoff_painter(comparison, pair)
+    for pair in (_QUALITY, _PROBABILITIES, _ROUGE):
+        paint, values = _tradeoff_painter(comparison, pair)
         if values:
             words = "; ".join(f"{name} {format_number(y)} at {format_number(x)}" for name, (x, y) in values.items())
             title = f"{pair.labels[0]} against {pair.labels[1]}"
@@ -78,7 +81,18 @@ def tradeoff(comparison: Comparison) -> Gallery:
     return Gallery((), _NO_TRADEOFF)
 
 
-def tradeoff_painter(comparison: Comparison, pair: _Tradeoff) -> tuple[Paint, dict[str, tuple[float, float]]]:
+def write_picture(path: Path, comparison: Comparison, title: str) -> None:
+    """Writes probability of forget answers against that of retain answers as a PNG picture, a point per model."""
+    paint, _ = _tradeoff_painter(comparison, _PROBABILITIES)
+
+    def paint_with_title(axes: "Axes") -> None:
+        paint(axes)
+        axes.set_title(title)
+
+    write_file(path, render(paint_with_title, "png", _PICTURE), private=False)
+
+
+def _tradeoff_painter(comparison: Comparison, pair: _Tradeoff) -> tuple[Paint, dict[str, tuple[float, float]]]:
     """What draws a pair of metrics, and (utility, forgetting) of each model that has both."""
     found = {model.name: (model.value(pair.utility), model.value(pair.forgetting)) for model in comparison.models}
     values = {name: (x, y) for name, (x, y) in found.items() if x is not None and y is not None}
@@ -96,12 +110,12 @@ def tradeoff_painter(comparison: Comparison, pair: _Tradeoff) -> tuple[Paint, di
             axes.axhline(SIGNIFICANCE, color="#666666", linestyle=":", linewidth=1.4)
             axes.text(0.02, SIGNIFICANCE / 1.5, "p = 0.05", color="#666666", size="small", va="top")
         if pair.floor is None:
-            axes.set_ylim(-0.03, 1.05 * max(1.0, *(y for _, y in values.values())))
+            axes.set_ylim(-0.03, 1.05 * max([1.0, *(y for _, y in values.values())]))
         else:
-            lowest = min(1e-2, max(pair.floor, min(y for _, y in values.values())))
+            lowest = min(1e-2, max(pair.floor, min((y for _, y in values.values()), default=1.0)))
             axes.set(yscale="log", ylim=(lowest**1.08, 2 * lowest**-0.06))  # a margin of the same share at both ends
         axes.set(xlabel=pair.labels[1], ylabel=pair.labels[0])
-        axes.set_xlim(-0.03, 1.05 * max(1.0, *(x for x, _ in values.values())))
+        axes.set_xlim(-0.03, 1.05 * max([1.0, *(x for x, _ in values.values())]))
         add_legend(axes, handles)
 
     return paint, values

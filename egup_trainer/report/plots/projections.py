@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from egup_trainer.report.models import Comparison, Model
+from egup_trainer.report.comparison import Comparison, Model
 from egup_trainer.report.plots.drawing import Gallery, Look, Plot, add_legend, draw, looks, points
 
 if TYPE_CHECKING:
