@@ -5,12 +5,16 @@
 
 import re
 from collections.abc import Callable
+from inspect import getdoc
 from pathlib import Path
 
 from egup_trainer.evaluation.registry import MetricSpec, declared_metrics
+from egup_trainer.losses.registry import OBJECTIVES
 from generate.tables import table
 
 DOCS = Path(__file__).resolve().parents[1]
+SECTIONS = ("Requirements", "Recommendations", "Relations")
+"""Sections of the docstring of a forget loss that are columns of the table of objectives."""
 
 
 def metrics_table() -> str:
@@ -18,7 +22,31 @@ def metrics_table() -> str:
     return table(["metric", "definition", "better", "needs"], map(_metric, declared_metrics()))
 
 
-TABLES: dict[str, tuple[str, Callable[[], str]]] = {"evaluation.md": ("metrics", metrics_table)}
+def objectives_table() -> str:
+    """One line for each objective: its name, what it is, and the SECTIONS of its docstring."""
+    return table(["objective", "what it is", "requires", "when to use it", "relations"], map(_objective, OBJECTIVES))
+
+
+def section(docstring: str, name: str) -> str:
+    """The text of a section, in which list items follow each other.
+
+    Raises:
+        ValueError: the docstring has no such section.
+
+    Example:
+        >>> section("A loss.\\n\\nRelations:\\n    - To one,\\n      and one more.\\n    - To another.", "Relations")
+        'To one, and one more. To another.'
+    """
+    found = re.search(rf"^{name}:[ \n](.*?)(?=\n\n|\Z)", docstring, re.MULTILINE | re.DOTALL)
+    if found is None:
+        raise ValueError(f"no section {name} in the docstring {docstring.splitlines()[0]!r}")
+    return " ".join(re.sub(r"^\s*- ", "", found[1], flags=re.MULTILINE).split())
+
+
+TABLES: dict[str, tuple[str, Callable[[], str]]] = {
+    "evaluation.md": ("metrics", metrics_table),
+    "choosing.md": ("objectives", objectives_table),
+}
 """For each page, the name between its markers and the function that makes the table."""
 
 
@@ -33,6 +61,17 @@ def updated(page: str) -> str:
 def _metric(spec: MetricSpec) -> list[str]:
     key = spec.name if spec.section is not None else f"SET_{spec.name}"
     return [f"`{key}`", spec.definition, spec.direction.value, spec.needs]
+
+
+def _objective(name: str) -> list[str]:
+    docstring = getdoc(OBJECTIVES[name]) or ""
+    summary = re.split(r" \(|[.:]", docstring, maxsplit=1)[0]
+    names = {loss.__name__: objective for objective, loss in OBJECTIVES.items()}
+    texts = [
+        re.sub(r"`(\w+)`", lambda found: f"`{names.get(found[1], found[1])}`", section(docstring, each))
+        for each in SECTIONS
+    ]
+    return [f"`{name}`", summary, *texts]
 
 
 if __name__ == "__main__":

@@ -16,7 +16,7 @@ class AltPO(DPO):
     Inputs: as in `DPO`. Returns shape (B,), nats.
 
     Recommendations:
-        - When plausible other answers can be written: the model then answers as it would answer about a stranger.
+        - When you can write other plausible answers. The model then answers as it would about somebody unknown.
 
     Relations:
         - `DPO` prefers a refusal.

@@ -19,11 +19,11 @@ class CEU(ForgetLoss):
     Inputs: `outputs` with logits (N, V) and token ids (N,). Returns shape (B,), nats per token.
 
     Recommendations:
-        - When a bounded gradient is wanted without a reference model.
+        - When you want a bounded gradient without a reference model.
 
     Relations:
-        - `UNDIAL` has the model before unlearning as the teacher.
-        - Efforts below 0 count as 0: moving away from q has no end.
+        - `UNDIAL` uses the reference model as the teacher.
+        - Negative efforts count as 0, because there is no limit to moving away from q.
 
     Example:
         >>> import torch

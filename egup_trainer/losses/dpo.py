@@ -46,11 +46,11 @@ class DPO(ForgetLoss):
     Returns shape (B,), nats.
 
     Recommendations:
-        - When the model should say that it does not know. It is easy to notice that such a model was unlearned.
+        - When the model should say that it does not know. It is then easy to notice that the model was unlearned.
 
     Relations:
         - `AltPO` prefers an alternate answer from the data to a refusal.
-        - `NPO` is its half without a preferred answer.
+        - `NPO` is the half of it that has no preferred answer.
 
     Example:
         >>> import torch

@@ -16,10 +16,10 @@ class FineTune(ForgetLoss):
     Inputs: `outputs` of B rows. Returns shape (B,).
 
     Recommendations:
-        - Only as a baseline: it shows what forgetting by itself gives.
+        - Only as a baseline: it shows what the model forgets by itself.
 
     Relations:
-        - EGUP's weights have nothing to weigh here. The penalty form of the proxy constraint and CLReg act as with any
+        - EGUP's weights have nothing to act on. The penalty form of the proxy constraint and CLReg work as with any
           objective.
     """
 

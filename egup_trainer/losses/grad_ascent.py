@@ -8,12 +8,12 @@ class GradientAscent(GradientDifference):
 
     Formula: -l_i, shape (B,), nats per token, as in `GradientDifference`.
 
-    Requirements: nothing beside the forget set.
+    Requirements: only the forget set.
 
     Inputs: `outputs` of B rows. Returns shape (B,), nats per token.
 
     Recommendations:
-        - Only as a baseline, or where there are no rows to keep: nothing holds the rest of the model in place.
+        - Only as a baseline: nothing keeps the rest of the model in place.
 
     Relations:
         - `GradientDifference` adds a retain loss.

@@ -17,12 +17,12 @@ class GradientDifference(ForgetLoss):
     Inputs: `outputs` of B rows. Returns shape (B,), nats per token.
 
     Recommendations:
-        - Keep the proxy constraint on: it stops each row where rows that the model never saw are.
-        - The simplest objective to begin with when proxy rows are at hand.
+        - Use it with the proxy constraint, which stops each row where rows are that the model has never seen.
+        - It is the simplest objective to begin with if you have proxy rows.
 
     Relations:
         - `GradientAscent` is the same loss without a retain loss.
-        - `WGA` and `SatImp` weigh its tokens, so that it comes to rest by itself.
+        - `WGA` and `SatImp` weight its tokens, so that it stops by itself.
 
     Example:
         >>> import torch

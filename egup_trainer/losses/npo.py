@@ -47,12 +47,12 @@ class NPO(ForgetLoss):
     Inputs: `outputs` of B rows; `reference.sum_nll` (B,). Returns shape (B,), nats, or nats per token.
 
     Recommendations:
-        - The default: it fades by itself, so that it does less damage without proxies than gradient difference.
-        - With proxies, npo_beta=auto removes the choice of beta.
+        - This is the default. It fades by itself, so it does less damage without proxies than gradient difference.
+        - If you have proxies, npo_beta=auto chooses beta for you.
 
     Relations:
         - `SimNPO` is the same idea per token and without a reference model.
-        - `DPO` and `AltPO` also say which answer to give instead.
+        - `DPO` and `AltPO` also teach which answer to give instead.
 
     Example:
         >>> import torch

@@ -45,10 +45,10 @@ class PDU(ForgetLoss):
     Inputs: `outputs` with logits (N, V). Returns shape (B,), squared units of logits.
 
     Recommendations:
-        - When a bound on the retain loss is known that must be kept.
+        - When you know a bound that the retain loss must not exceed.
 
     Relations:
-        - Efforts below 0 count as 0: a margin may grow for ever.
+        - Negative efforts count as 0, because a margin can grow without limit.
 
     Example:
         >>> import torch

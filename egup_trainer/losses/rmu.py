@@ -43,7 +43,7 @@ class RMU(ForgetLoss):
         steering: c, length of the target, in units of hidden states.
         seed: the seed of u.
 
-    Requirements: a retain set; the reference model at hand for its default retain loss (the model without its
+    Requirements: a retain set; the reference model in memory for its default retain loss (the model without its
     adapter, or a frozen copy).
 
     Inputs: `outputs` with hidden states (N, d). Returns shape (B,), squared units of hidden states.
@@ -52,8 +52,8 @@ class RMU(ForgetLoss):
         - For broad topics, such as hazardous knowledge, rather than for single rows.
 
     Relations:
-        - Its own retain loss is `RetainFeatures`, which holds the hidden states of retain rows in place.
-        - Efforts below 0 count as 0: moving away from c u has no end.
+        - Its default retain loss is `RetainFeatures`, which keeps the hidden states of retain rows in place.
+        - Negative efforts count as 0, because there is no limit to moving away from c u.
 
     Example:
         >>> out = AnswerOutputs(

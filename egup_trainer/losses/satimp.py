@@ -38,10 +38,10 @@ class SatImp(ForgetLoss):
     Inputs: `outputs` of B rows. Returns shape (B,), nats per token.
 
     Recommendations:
-        - When the tokens of an answer differ much in how well the model knows them.
+        - When the model knows some tokens of an answer much better than others.
 
     Relations:
-        - `WGA` has the first factor alone; `GradientDifference` has neither.
+        - `WGA` has only the first factor; `GradientDifference` has neither.
 
     Example:
         >>> import torch

@@ -38,8 +38,8 @@ class SimNPO(ForgetLoss):
     Inputs: `outputs` of B rows. Returns shape (B,), nats per token.
 
     Recommendations:
-        - When the reference model is not to be asked at all, or answers differ much in length: every row counts per
-          token.
+        - When there should be no reference model, or when answers differ much in length, because every row counts
+          per token.
 
     Relations:
         - `NPO` measures the whole answer against the reference model.

@@ -41,10 +41,10 @@ class TaskVector(ForgetLoss):
     Inputs: `outputs` of B rows. Returns shape (B,), nats per token.
 
     Recommendations:
-        - As a baseline. Few epochs at a small learning rate: what is subtracted is all that was learned.
+        - As a baseline, with few epochs and a small learning rate, because everything that was learned is subtracted.
 
     Relations:
-        - EGUP and CLReg cannot act beside it: their effect would be negated, too.
+        - EGUP and CLReg cannot be combined with it: their effect would be negated as well.
 
     Example:
         >>> import torch

@@ -32,17 +32,17 @@ class UNDIAL(ForgetLoss):
     Args:
         strength: by how much the answer's logit is lowered, nats.
 
-    Requirements: a retain set; the reference model at hand (the model without its adapter, or a frozen copy).
+    Requirements: a retain set; the reference model in memory (the model without its adapter, or a frozen copy).
 
     Inputs: `outputs` with logits (N, V) and token ids (N,), `reference.logits` (N, V). Returns shape (B,), nats per
     token.
 
     Recommendations:
-        - When training must not diverge, whatever its length: the target is fixed.
+        - When training must not diverge even if it is long, because the target is fixed.
 
     Relations:
-        - `CEU` has the model itself as the teacher, and no reference model.
-        - Efforts below 0 count as 0: moving away from q has no end.
+        - `CEU` uses the model itself as the teacher, and no reference model.
+        - Negative efforts count as 0, because there is no limit to moving away from q.
 
     Example:
         >>> out = AnswerOutputs(

@@ -32,10 +32,10 @@ class WGA(SatImp):
     Inputs: `outputs` of B rows. Returns shape (B,), nats per token.
 
     Recommendations:
-        - When there are no proxy rows and gradient difference goes too far.
+        - When you have no proxy rows and gradient difference goes too far.
 
     Relations:
-        - `SatImp` gives less effort to the surest tokens, too.
+        - `SatImp` also gives less effort to the tokens that the model knows best.
 
     Example:
         >>> import torch
