@@ -26,11 +26,11 @@ FIRST = ("quickstart", "own_data")
 GENERATED = {
     "commands": commands_page,
     "UnlearnConfig": lambda: options_table(UnlearnConfig),
-    "EGUPConfig": lambda: options_table(EGUPConfig),
-    "RowArguments": lambda: options_table(RowArguments),
+    "EGUPConfig": lambda: options_table(EGUPConfig, beyond=UnlearnConfig),
+    "RowArguments": lambda: options_table(RowArguments, beyond=SuiteArguments),
     "ProxySettings": lambda: options_table(ProxySettings),
     "AuditOptions": lambda: options_table(AuditOptions),
-    "evaluation": lambda: options_table(SuiteArguments, EvaluateArguments),
+    "evaluation": lambda: options_table(EvaluateArguments),
     "ScoringOptions": lambda: options_table(ScoringOptions),
 }
 _MARK = re.compile(r"<!-- generated: (\w+) -->")

@@ -21,24 +21,31 @@ class Option:
     help: str
 
 
-def own_options(config: type) -> list[Option]:
-    """The fields that a dataclass declares or redeclares itself, in their order.
+def own_options(config: type, beyond: type = object) -> list[Option]:
+    """The fields of a dataclass that itself or its bases in this package declare, in their order.
+
+    Args:
+        config: The dataclass.
+        beyond: A base whose fields are left out.
 
     Raises:
         ValueError: A field has neither a help text nor a line under Args in the docstring.
     """
-    described = _described(config)
-    types = get_annotations(config)  # the parser of transformers changes the types that fields store
-    options = [_option(each, types[each.name], described) for each in fields(config) if each.name in types]
+    options = []
+    for each in fields(config):
+        owner = owner_of(each.name, config)
+        if owner is config or (owner.__module__.startswith("egup_trainer") and not issubclass(beyond, owner)):
+            # The parser of transformers changes the types that fields store, but not the annotations.
+            options.append(_option(each, get_annotations(owner)[each.name], _described(owner)))
     silent = [option.name for option in options if not option.help]
     if silent:
         raise ValueError(f"fields of {config.__name__} without a help text: {', '.join(silent)}")
     return options
 
 
-def options_table(*configs: type) -> str:
-    """A table of the fields that dataclasses declare themselves, with type, default and meaning."""
-    options = [option for config in configs for option in own_options(config)]
+def options_table(config: type, beyond: type = object) -> str:
+    """A table of `own_options` with type, default and meaning."""
+    options = own_options(config, beyond)
     rows = [[code(each.name), code(each.type), code(each.default), each.help] for each in options]
     return stacked(table(["name", "type", "default", "meaning"], rows))
 
