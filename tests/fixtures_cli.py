@@ -98,10 +98,15 @@ def egup(command: str, *words: object, **flags: object) -> int:
     return main([command, *map(str, [*named, *words])])
 
 
-def write_rows(folder: Path, **spans: tuple[int, int]) -> dict[str, Path]:
-    """Writes `qa_rows` of each span to NAME.jsonl, by default forget, retain and proxy rows; the paths."""
-    spans = spans or {"forget": (0, 8), "retain": (20, 32), "proxy": (40, 46)}
-    return {name: write(folder / f"{name}.jsonl", json_lines(qa_rows(*span))) for name, span in spans.items()}
+def write_rows(folder: Path, **sets: tuple[int, int] | list[dict]) -> dict[str, Path]:
+    """Writes each set, given as rows or as a span of `qa_rows`, to NAME.jsonl; by default forget, retain and proxy.
+
+    Returns:
+        The paths, by set.
+    """
+    sets = sets or {"forget": (0, 8), "retain": (20, 32), "proxy": (40, 46)}
+    rows = {name: qa_rows(*each) if isinstance(each, tuple) else each for name, each in sets.items()}
+    return {name: write(folder / f"{name}.jsonl", json_lines(each)) for name, each in rows.items()}
 
 
 def unlearn(model: str | Path, output: str | Path, *words: object, **flags: object) -> int:

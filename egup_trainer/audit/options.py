@@ -1,12 +1,14 @@
 """How attacks are run."""
 
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from egup_trainer.data.rendering import Template
 from egup_trainer.data.schema import MAX_LENGTH, OnLongRow, Row
 from egup_trainer.errors import check_range
-from egup_trainer.evaluation.rows import RowSet
+
+if TYPE_CHECKING:
+    from egup_trainer.evaluation.rows import RowSet
 
 
 @dataclass(frozen=True)
@@ -14,17 +16,17 @@ class AuditOptions:
     """How attacks are run.
 
     Args:
-        seed: of the choice of rows, their order, and what is sampled.
-        relearn_share: share of the forget rows that is learned again, at least four rows.
-        relearn_steps: optimizer steps.
-        relearn_learning_rate: of AdamW, constant.
-        relearn_batch_size: rows per step.
-        relearn_every: steps between two points of the curve.
-        num_samples: generations sampled for each row.
-        max_new_tokens: maximum number of tokens in a generation.
-        max_length: maximum number of tokens in a text.
+        seed: Seed of the choice of rows, of their order, and of sampling.
+        relearn_share: Share of the forget rows to learn again, at least four rows.
+        relearn_steps: Optimizer steps of relearning.
+        relearn_learning_rate: Learning rate of relearning, constant.
+        relearn_batch_size: Rows per step of relearning.
+        relearn_every: Steps between two points of the curve.
+        num_samples: Number of generations to sample for each forget row.
+        max_new_tokens: Maximum number of tokens per generation.
+        max_length: Maximum number of tokens per text.
         on_long_row: what to do with a longer text that has a prompt.
-        max_rows: maximum number of rows of each set, sampled by the seed; None for all.
+        max_rows: Maximum number of rows of each set, sampled by the seed; by default all.
         template: markers for tokenizers without a chat template.
         batch_size: rows of up to 256 tokens in a forward pass.
         progress: whether to show progress bars.
@@ -63,8 +65,10 @@ class AuditOptions:
         }
         return {**found, "markers": [self.template.user, self.template.assistant, self.template.always]}
 
-    def row_set(self, name: str, rows: list[Row], **wanted: Any) -> RowSet:
+    def row_set(self, name: str, rows: list[Row], **wanted: Any) -> "RowSet":
         """Rows as they are read in an audit; `wanted` are further fields of the `RowSet`."""
+        from egup_trainer.evaluation.rows import RowSet  # here: `egup audit --help` must not wait for torch
+
         reading = {"max_length": self.max_length, "on_long_row": self.on_long_row, "template": self.template}
         return RowSet(name, rows, **reading, **wanted)
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from egup_trainer.cli.command import Command, model_config
-from egup_trainer.cli.options import (
+from egup_trainer.cli.flags import (
     SOURCE,
     LongRowArguments,
     RunArguments,
@@ -18,11 +18,12 @@ from egup_trainer.cli.options import (
     flag,
     load_on_device,
     refuse_lora_flags,
+    refuse_several_processes,
+    with_flags_of,
 )
 from egup_trainer.cli.parser import library_errors
 from egup_trainer.cli.terminal import make_table, show
-from egup_trainer.data.schema import MAX_LENGTH
-from egup_trainer.errors import ConfigError, check_range
+from egup_trainer.errors import check_range
 
 if TYPE_CHECKING:
     from egup_trainer.audit.audit import Audit
@@ -32,7 +33,7 @@ _SETS = ("forget", "retain", "holdout")
 
 @dataclass
 class AuditArguments(SourceArguments, TemplateArguments, LongRowArguments, RunArguments):
-    """Which rows, which models to compare with, which attacks, and how they are run."""
+    """Which rows, which models to compare with, and which attacks. `AuditOptions` adds how they are run."""
 
     forget: str | None = flag(f"Rows that were to be forgotten: {SOURCE}.")
     retain: str | None = flag("Source of rows that were to be kept.")
@@ -47,18 +48,8 @@ class AuditArguments(SourceArguments, TemplateArguments, LongRowArguments, RunAr
     output: str | None = flag("The results: a file that ends in .json.")
     name: str | None = flag("Name of the model in tables (default: its folder).")
     attacks: list[str] | None = flag(
-        "Which of relearning, quantization, prompts, sampling, probe and membership to run (default: all)."
+        "Which of relearning, quantization, prompts, sampling, probe and membership to run; by default all."
     )
-    seed: int = flag("Seed of the choice of rows, of their order, and of sampling.", 0)
-    relearn_share: float = flag("Share of the forget rows to learn again, at least four rows.", 0.1)
-    relearn_steps: int = flag("Optimizer steps of relearning.", 20)
-    relearn_learning_rate: float = flag("Learning rate of relearning, constant.", 1e-4)
-    relearn_batch_size: int = flag("Rows per step of relearning.", 4)
-    relearn_every: int = flag("Steps between two points of the curve.", 2)
-    num_samples: int = flag("Number of generations to sample for each forget row.", 8)
-    max_new_tokens: int = flag("Maximum number of tokens per generation.", 200)
-    max_length: int = flag("Maximum number of tokens per text.", MAX_LENGTH)
-    max_rows: int | None = flag("Maximum number of rows of each set, chosen at random (default: all).")
     per_device_eval_batch_size: int = flag("Rows per batch, of up to 256 tokens each.", 16)
 
 
@@ -111,12 +102,7 @@ def _audit(args: AuditArguments, model_config: Any) -> "Audit":
     rows = keep_apart_from_forget(**rows, drop=args.drop_overlap)
     plan_audit(**rows, attacks=args.attacks, options=options, name="model")  # refuses before a model is loaded
     accelerator = Accelerator(cpu=args.use_cpu)
-    if accelerator.num_processes > 1:
-        raise ConfigError(
-            got=f"an audit on {accelerator.num_processes} processes",
-            expected="one process",
-            fix="run `egup audit` in one process",
-        )
+    refuse_several_processes("an audit", accelerator.num_processes)
 
     def audit(path: str, name: str, **others: Any) -> "Audit":
         model = load_on_device(path, model_config, accelerator)
@@ -153,10 +139,16 @@ def _print(audit: "Audit") -> None:
     show(table, lines=lines)
 
 
+def _options() -> list[type]:
+    from egup_trainer.audit.options import AuditOptions
+
+    return [with_flags_of(AuditOptions, AuditArguments), model_config()]
+
+
 COMMAND = Command(
     "audit",
     "try to bring forgotten rows back, by relearning, quantisation, prompts, sampling, probes",
     run,
-    options=lambda: [AuditArguments, model_config()],
+    options=_options,
     required=("model_name_or_path", "forget", "retain", "output"),
 )

@@ -43,10 +43,16 @@ class Command:
 
     def parser(self) -> "Parser":
         """The command's parser."""
-        from egup_trainer.cli.parser import Parser
+        from egup_trainer.cli.parser import HelpFormatter, Parser
 
         description = self.description or f"{self.summary[0].upper()}{self.summary[1:]}."
-        parser = Parser(self.options(), prog=f"egup {self.name}", description=description, allow_abbrev=False)
+        parser = Parser(
+            self.options(),
+            prog=f"egup {self.name}",
+            description=description,
+            allow_abbrev=False,
+            formatter_class=HelpFormatter,
+        )
         for action in parser._actions:
             if action.dest in self.required:
                 action.help = f"{action.help} Required."

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
 from egup_trainer.cli.command import Command
-from egup_trainer.cli.options import Arguments, check_output, flag, positional
+from egup_trainer.cli.flags import Arguments, check_output, flag, positional
 from egup_trainer.cli.terminal import terminal
 from egup_trainer.errors import ConfigError
 

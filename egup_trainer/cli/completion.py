@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import shtab
 
 from egup_trainer.cli.command import COMMANDS, Command, load_command
-from egup_trainer.cli.options import Arguments, positional
+from egup_trainer.cli.flags import Arguments, positional
 
 
 @dataclass

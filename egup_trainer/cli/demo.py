@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from egup_trainer.cli.command import Command
-from egup_trainer.cli.options import Arguments, check_output_dir, flag
+from egup_trainer.cli.flags import Arguments, check_output_dir, flag
 from egup_trainer.cli.terminal import terminal
 from egup_trainer.errors import check_range
 from egup_trainer.files import write_file

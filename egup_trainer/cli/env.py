@@ -3,7 +3,7 @@
 import os
 
 from egup_trainer.cli.command import Command
-from egup_trainer.cli.options import Arguments
+from egup_trainer.cli.flags import Arguments
 
 _OF_LAUNCHERS = ("WORLD_SIZE", "ACCELERATE_USE_FSDP", "ACCELERATE_USE_DEEPSPEED", "ACCELERATE_MIXED_PRECISION")
 """Variables that launchers set, which change how a run is distributed."""

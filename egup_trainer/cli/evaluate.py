@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from egup_trainer.cli.command import Command, model_config
-from egup_trainer.cli.options import (
+from egup_trainer.cli.flags import (
     SOURCE,
     LongRowArguments,
     RunArguments,
@@ -16,7 +16,9 @@ from egup_trainer.cli.options import (
     check_output,
     flag,
     load_on_device,
+    refuse_alone,
     refuse_lora_flags,
+    refuse_several_processes,
 )
 from egup_trainer.cli.parser import library_errors
 from egup_trainer.cli.suites import SuiteArguments, SuiteName, make_suite
@@ -116,11 +118,7 @@ def _check(args: EvaluateArguments, model_config: Any) -> None:
     others = [args.retrained, args.before, args.reference]
     check_output(Path(str(args.output)), ".json", '"kind": "egup_trainer evaluation"', others)
     if args.lm_eval_include_path and not args.lm_eval_tasks:
-        raise ConfigError(
-            got="--lm_eval_include_path without --lm_eval_tasks",
-            expected="both flags or neither",
-            fix="name tasks of that folder",
-        )
+        refuse_alone("lm_eval_include_path", "lm_eval_tasks")
     refuse_lora_flags(model_config)
 
 
@@ -208,12 +206,7 @@ def _lm_eval_tasks(args: EvaluateArguments, accelerator: Any) -> list[Any]:
     """The tasks of lm-evaluation-harness with their data, or an empty list."""
     if not args.lm_eval_tasks:
         return []
-    if accelerator.num_processes > 1:
-        raise ConfigError(
-            got=f"--lm_eval_tasks on {accelerator.num_processes} processes",
-            expected="one process, which lm-evaluation-harness needs for a loaded model",
-            fix="run the command in one process",
-        )
+    refuse_several_processes("--lm_eval_tasks", accelerator.num_processes)
     from egup_trainer.evaluation.metrics.lm_eval import load_tasks
 
     names = [name.strip() for name in args.lm_eval_tasks.split(",") if name.strip()]

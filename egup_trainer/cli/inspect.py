@@ -5,7 +5,7 @@ from itertools import groupby
 from typing import Any
 
 from egup_trainer.cli.command import Command
-from egup_trainer.cli.options import SOURCE, LongRowArguments, SourceArguments, TemplateArguments, flag
+from egup_trainer.cli.flags import SOURCE, LongRowArguments, SourceArguments, TemplateArguments, flag
 from egup_trainer.errors import ConfigError, check_range
 
 

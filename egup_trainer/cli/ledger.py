@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from egup_trainer.cli.command import Command
-from egup_trainer.cli.options import Arguments, positional
+from egup_trainer.cli.flags import Arguments, positional
 from egup_trainer.cli.terminal import make_table, show
 from egup_trainer.errors import ConfigError
 

@@ -36,6 +36,13 @@ def library_errors() -> Iterator[None]:
         ) from error
 
 
+class HelpFormatter(argparse.ArgumentDefaultsHelpFormatter):
+    """Shows default values, except for flags that have none."""
+
+    def _get_help_string(self, action: argparse.Action) -> str | None:
+        return action.help if action.default is None else super()._get_help_string(action)
+
+
 class Parser(TrlParser):
     """A parser of dataclasses whose errors are a `ConfigError`, with a guess at what was meant.
 

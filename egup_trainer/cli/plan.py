@@ -4,7 +4,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from egup_trainer.cli.command import Command
-from egup_trainer.cli.options import flag
+from egup_trainer.cli.flags import flag
 from egup_trainer.cli.parser import library_errors
 from egup_trainer.cli.proxy import AUTO
 from egup_trainer.cli.terminal import make_table, show

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from egup_trainer.cli.command import Command, model_config
-from egup_trainer.cli.options import (
+from egup_trainer.cli.flags import (
     SOURCE,
     RunArguments,
     SourceArguments,
@@ -15,10 +15,12 @@ from egup_trainer.cli.options import (
     flag,
     load_on_device,
     refuse_lora_flags,
+    refuse_several_processes,
+    with_flags_of,
 )
 from egup_trainer.cli.parser import library_errors
 from egup_trainer.cli.terminal import show
-from egup_trainer.errors import ConfigError, check_range
+from egup_trainer.errors import check_range
 
 AUTO = "auto"
 """The source `--proxy auto` of `egup unlearn`: the model writes its proxies itself."""
@@ -26,24 +28,13 @@ AUTO = "auto"
 
 @dataclass
 class ProxyArguments(SourceArguments, TemplateArguments, RunArguments):
-    """Which rows, which model writes, how many proxies, and where they go."""
+    """Which rows, which model writes, and where the proxies go. `ProxySettings` adds how they are written."""
 
     forget: str | None = flag(f"Rows to forget: {SOURCE}.")
     retain: str | None = flag("Source of rows to keep, which proxies must not resemble either.")
     output: str | None = flag("The proxies: a file that ends in .jsonl.")
     writer_model: str | None = flag("Folder or hub id of the model that writes (default: the model itself).")
-    num_rows: int = flag("Number of proxies to write.", 64)
-    num_examples: int = flag("Number of forget rows shown in each prompt.", 4)
-    temperature: float = flag("Temperature of sampling; above 0.", 0.9)
-    top_p: float = flag("Sample from the most likely tokens that together have this probability.", 0.95)
-    max_new_tokens: int | None = flag(
-        "Maximum number of tokens per attempt (default: twice the length of the longer forget rows)."
-    )
-    max_attempts: int | None = flag("Maximum number of attempts (default: 8 per row).")
     batch_size: int = flag("Prompts per batch, of up to 256 tokens each.", 16)
-    seed: int = flag("Seed of the examples and of sampling.", 0)
-    max_length: int = flag("Maximum number of tokens of a row when it is scored.", 1024)
-    feature_layer: float = flag("Layer of the features: a share of the depth, or an index.", 0.5)
 
 
 def run(args: ProxyArguments, model_config: Any) -> None:
@@ -65,12 +56,7 @@ def run(args: ProxyArguments, model_config: Any) -> None:
     settings = ProxySettings(**{name: getattr(args, name) for name in ProxySettings.__dataclass_fields__})
     with library_errors():
         state = PartialState(cpu=args.use_cpu)
-        if state.num_processes > 1:
-            raise ConfigError(
-                got=f"{state.num_processes} processes",
-                expected="one process, which writes",
-                fix="run `egup proxy` in one process",
-            )
+        refuse_several_processes("`egup proxy`", state.num_processes)
         quality = _write(
             model_config,
             args,
@@ -155,10 +141,16 @@ def _print(quality: Any, output: Path) -> None:
     show(quality.table(), lines=filter(None, [quality.warning, f"Written to {output}"]))
 
 
+def _options() -> list[type]:
+    from egup_trainer.proxies.settings import ProxySettings
+
+    return [with_flags_of(ProxySettings, ProxyArguments), model_config()]
+
+
 COMMAND = Command(
     "proxy",
     "have a model write rows of the forget rows' kind that it never saw",
     run,
-    options=lambda: [ProxyArguments, model_config()],
+    options=_options,
     required=("model_name_or_path", "forget", "output"),
 )

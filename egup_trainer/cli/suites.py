@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Any
 
-from egup_trainer.cli.options import SourceArguments, flag
+from egup_trainer.cli.flags import SourceArguments, flag
 from egup_trainer.errors import ConfigError, check_range, choose
 
 

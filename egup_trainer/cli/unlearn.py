@@ -10,7 +10,7 @@ from typing import Any
 
 from egup_trainer.cli.command import Command, model_config
 from egup_trainer.cli.earlier import lines_on_earlier, read_earlier
-from egup_trainer.cli.options import SOURCE, check_output_dir, flag
+from egup_trainer.cli.flags import SOURCE, check_output_dir, flag, refuse_alone
 from egup_trainer.cli.parser import library_errors
 from egup_trainer.cli.proxy import AUTO, auto_proxies
 from egup_trainer.cli.run_file import write_records
@@ -191,9 +191,7 @@ def check_flags(row_args: RowArguments, config: Any, model_config: Any) -> None:
     for option in fields(model_config):
         unused = option.name.startswith("lora_") and not model_config.use_peft
         if unused and getattr(model_config, option.name) != option.default:
-            raise ConfigError(
-                got=f"--{option.name} without --use_peft", expected="both flags or neither", fix="add --use_peft"
-            )
+            refuse_alone(option.name, "use_peft")
     refuse_to_evaluate_nothing(config, has_rows=bool(row_args.eval or row_args.eval_suite))
     if config.push_to_hub:
         _check_hub(config)
@@ -233,10 +231,7 @@ def _make_trainer(row_args: RowArguments, config: Any, model_config: Any) -> tup
     from egup_trainer.preparation import prepare_tokenizer
 
     model = model_config.model_name_or_path
-    config.model_init_kwargs = {
-        **model_init_kwargs(model_config, config.use_cpu),
-        **(config.model_init_kwargs or {}),
-    }
+    config.model_init_kwargs = model_init_kwargs(model_config, config.use_cpu) | (config.model_init_kwargs or {})
     tokenizer = prepare_tokenizer(None, model, config)
     if row_args.proxy == AUTO:
         row_args.proxy = auto_proxies(row_args, config, model_config)
@@ -255,10 +250,9 @@ def _make_trainer(row_args: RowArguments, config: Any, model_config: Any) -> tup
         chosen = next((each for each in suite.row_sets if each.name == "retain"), suite.row_sets[0])
         rows["eval_dataset"] = [Row(row.prompt, row.answer) for row in chosen.rows]
     earlier = read_earlier(model, row_args.earlier_forget, rows, config, row_args)
+    adapter = get_peft_config(model_config)
     with library_errors():
-        trainer = EGUPTrainer(
-            model, config, processing_class=tokenizer, peft_config=get_peft_config(model_config), **rows
-        )
+        trainer = EGUPTrainer(model, config, processing_class=tokenizer, peft_config=adapter, **rows)
     if suite is not None:
         trainer.add_callback(SuiteCallback(trainer, suite, retrained=retrained, texts=texts))
     sets: dict[str, Any] = {"forget": trainer.forget_rows, "retain": trainer.retain_rows, "proxy": trainer.proxy_rows}
@@ -274,9 +268,7 @@ def _suite(row_args: RowArguments, config: Any) -> Any:
     if row_args.eval_suite is None:
         for name in ("forget_split", "muse_corpus", "holdout", "retrained", "max_new_tokens"):
             if getattr(row_args, name) is not None:
-                raise ConfigError(
-                    got=f"--{name} without --eval_suite", expected="both flags or neither", fix="set --eval_suite"
-                )
+                refuse_alone(name, "eval_suite")
         return None
     if config.eval_strategy.value == "no":
         raise ConfigError(

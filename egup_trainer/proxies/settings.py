@@ -20,15 +20,15 @@ class ProxySettings:
     """How proxies are written.
 
     Args:
-        num_rows: number of proxies to write; 1 or more.
-        num_examples: number of forget rows in a prompt; 1 or more.
-        temperature: sampling temperature; above 0.
-        top_p: share of the probability that tokens are sampled from; above 0, at most 1.
-        max_new_tokens: maximum number of tokens per attempt; by default twice the length of the longer forget rows.
-        max_attempts: maximum number of attempts; by default 8 for each proxy.
-        seed: of examples and sampling.
-        feature_layer: layer of the features that show near-duplicates, as for `egup unlearn`.
-        max_length: maximum number of tokens of a row when it is scored.
+        num_rows: Proxies to write.
+        num_examples: Number of forget rows shown in each prompt.
+        temperature: Temperature of sampling; above 0.
+        top_p: Sample from the most likely tokens that together have this probability; above 0, at most 1.
+        max_new_tokens: Maximum number of tokens per attempt; by default twice the length of the longer forget rows.
+        max_attempts: Maximum number of attempts; by default 8 per row.
+        seed: Seed of the examples and of sampling.
+        feature_layer: Layer of the features that show near-duplicates: a share of the depth, or an index.
+        max_length: Maximum number of tokens of a row when it is scored.
 
     Raises:
         ConfigError: a value is out of range.

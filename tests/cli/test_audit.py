@@ -4,27 +4,18 @@ import json
 import stat
 
 import pytest
-from accelerate.state import AcceleratorState
 from conftest import make_tiny_model, qa_rows
 from fixtures_audit import FORGET, QUICK, RETAIN, taught
-from fixtures_cli import assert_refused
+from fixtures_cli import assert_refused, egup, save, write_rows
 from fixtures_report import make_evaluation
 
 from egup_trainer.audit.attack import ATTACKS
 from egup_trainer.audit.audit import Audit, audit_model
-from egup_trainer.cli.main import main
 from egup_trainer.evaluation.evaluation import write_evaluation
 
+pytestmark = pytest.mark.usefixtures("fresh_accelerate")
 ROWS = {"forget": qa_rows(0, 8), "retain": qa_rows(20, 26), "holdout": qa_rows(40, 46)}
-FAST = ["--relearn_steps", "3", "--relearn_learning_rate", "1e-3", "--num_samples", "3", "--max_new_tokens", "12"]
-
-
-@pytest.fixture(autouse=True)
-def fresh_state():
-    """The state of accelerate is shared by all; a run in a process of its own has a new one."""
-    AcceleratorState._reset_state(reset_partial_state=True)
-    yield
-    AcceleratorState._reset_state(reset_partial_state=True)
+FAST = {"relearn_steps": 3, "relearn_learning_rate": 1e-3, "num_samples": 3, "max_new_tokens": 12}
 
 
 @pytest.fixture(scope="module")
@@ -35,38 +26,28 @@ def folders(tokenizer, tmp_path_factory):
         "never": make_tiny_model(tokenizer, seed=1),
         "before": taught(tokenizer, FORGET),
     }
-    found = {}
-    for name, model in models.items():
+    for model in models.values():
         model.config.max_position_embeddings = 512
-        found[name] = str(tmp_path_factory.mktemp("models") / name)
-        model.save_pretrained(found[name])
-        tokenizer.save_pretrained(found[name])
-    return found
+    below = tmp_path_factory.mktemp("models")
+    return {name: save(model, tokenizer, below / name) for name, model in models.items()}
 
 
 @pytest.fixture(scope="module")
 def rows(tmp_path_factory):
-    below = tmp_path_factory.mktemp("rows")
-    for name, records in ROWS.items():
-        (below / f"{name}.jsonl").write_text("\n".join(map(json.dumps, records)))
-    return {name: str(below / f"{name}.jsonl") for name in ROWS}
+    return write_rows(tmp_path_factory.mktemp("rows"), **ROWS)
 
 
-def run(folder, rows, output, *flags, without=("holdout",)):
-    sources = [word for name, path in rows.items() if name not in without for word in (f"--{name}", path)]
-    words = ["--model_name_or_path", str(folder), "--output", str(output), "--use_cpu", "--disable_tqdm"]
-    return main(["audit", *words, *sources, *FAST, *flags])
-
-
-def errors(capsys) -> list[str]:
-    return [line for line in capsys.readouterr().err.splitlines() if line.startswith("egup")]
+def run(folder, rows, output, without=("holdout",), **flags):
+    sources = {name: path for name, path in rows.items() if name not in without}
+    flags = {"use_cpu": True, "disable_tqdm": True, **FAST, **flags}
+    return egup("audit", model_name_or_path=folder, output=output, **sources, **flags)
 
 
 def test_the_model_stands_beside_the_others(folders, rows, tokenizer, tmp_path, capsys, monkeypatch):
     monkeypatch.setenv("COLUMNS", "160")
     output = tmp_path / "below" / "audit.json"
-    flags = ["--retrained_model", folders["never"], "--model_before", folders["before"], "--name", "mine"]
-    assert run(folders["unlearned"], rows, output, *flags, "--attacks", "relearning", "sampling") == 0
+    flags = {"retrained_model": folders["never"], "model_before": folders["before"], "name": "mine"}
+    assert run(folders["unlearned"], rows, output, **flags, attacks=["relearning", "sampling"]) == 0
     found = Audit.read(output)
     assert (found.name, found.retrained.name, found.before.name) == ("mine", "never", "before")
     assert list(found.findings) == list(found.before.findings) == ["relearning", "sampling"]
@@ -76,7 +57,7 @@ def test_the_model_stands_beside_the_others(folders, rows, tokenizer, tmp_path, 
         expected.value("relearning", "forget_speed"), rel=1e-4
     )
     assert found.run["command"].startswith(f"egup audit --model_name_or_path {folders['unlearned']} --output ")
-    assert (found.run["model"], found.run["retrained_model"]) == (folders["unlearned"], folders["never"])
+    assert (found.run["model"], found.run["retrained_model"]) == (str(folders["unlearned"]), str(folders["never"]))
     assert {"python", "torch", "bitsandbytes"} <= set(found.run["versions"])
     assert stat.S_IMODE(output.stat().st_mode) == 0o600
     printed = capsys.readouterr()
@@ -93,7 +74,7 @@ def test_the_model_stands_beside_the_others(folders, rows, tokenizer, tmp_path, 
 
 def test_all_attacks_by_default_and_what_lacks_rows_is_told(folders, rows, tmp_path, capsys, monkeypatch):
     monkeypatch.setenv("COLUMNS", "160")
-    assert run(folders["unlearned"], rows, tmp_path / "a.json", "--max_new_tokens", "2", "--seed", "4") == 0
+    assert run(folders["unlearned"], rows, tmp_path / "a.json", max_new_tokens=2, seed=4) == 0
     found = Audit.read(tmp_path / "a.json")
     assert list(found.findings) == list(ATTACKS)
     assert (found.settings["seed"], found.settings["max_new_tokens"], found.name) == (4, 2, "unlearned")
@@ -107,33 +88,30 @@ def test_all_attacks_by_default_and_what_lacks_rows_is_told(folders, rows, tmp_p
 
 
 def test_holdout_rows_let_the_others_run(folders, rows, tmp_path):
-    words = ["--attacks", "membership", "probe"]
-    assert run(folders["before"], rows, tmp_path / "a.json", *words, without=()) == 0
+    assert run(folders["before"], rows, tmp_path / "a.json", without=(), attacks=["membership", "probe"]) == 0
     assert Audit.read(tmp_path / "a.json").value("membership", "loss") == 1.0
 
 
 def test_the_same_command_writes_the_same_numbers(folders, rows, tmp_path):
     documents = []
     for name in ("a.json", "b.json"):
-        assert run(folders["before"], rows, tmp_path / name, "--attacks", "sampling", "prompts", "relearning") == 0
+        assert run(folders["before"], rows, tmp_path / name, attacks=["sampling", "prompts", "relearning"]) == 0
         documents.append({**json.loads((tmp_path / name).read_text()), "run": None})
     assert documents[0] == documents[1]
 
 
 def test_compare_takes_audits(folders, rows, tmp_path, capsys):
-    assert run(folders["unlearned"], rows, tmp_path / "a.json", "--attacks", "relearning") == 0
-    assert run(folders["before"], rows, tmp_path / "b.json", "--attacks", "relearning", "--name", "unlearned") == 0
+    assert run(folders["unlearned"], rows, tmp_path / "a.json", attacks="relearning") == 0
+    assert run(folders["before"], rows, tmp_path / "b.json", attacks="relearning", name="unlearned") == 0
     write_evaluation(tmp_path / "r.json", make_evaluation("egup_clreg", rows=12))
-    audits = [str(tmp_path / "a.json"), str(tmp_path / "b.json")]
-    words = ["compare", str(tmp_path / "r.json"), "--audit", *audits, "--output", str(tmp_path / "report.html")]
-    assert main(words) == 0
+    words = ["compare", f"{tmp_path}/r.json", "--audit", f"{tmp_path}/a.json", f"{tmp_path}/b.json"]
+    assert egup(*words, output=tmp_path / "report.html") == 0
     metrics = json.loads((tmp_path / "report.json").read_text())["metrics"]
-    assert list(metrics["relearning_forget_speed"]) == ["a", "b"]  # two of one name are told apart by their files
-    assert main([*words[:-1], str(tmp_path / "a.html")]) == 2
-    assert errors(capsys)[-1].startswith(f"egup compare: error: Got --output {tmp_path}/a.json, which would overwrite")
+    assert list(metrics["relearning_forget_speed"]) == ["a", "b"]  # two of one name are distinguished by their files
+    assert_refused([*words, "--output", str(tmp_path / "a.html")], tmp_path, capsys, f"--output {tmp_path}/a.json")
 
 
 def test_rows_are_not_overwritten(rows, tmp_path, capsys):
     words = ["audit", "--model_name_or_path", str(tmp_path), "--forget", str(tmp_path / "a.json")]
-    words += ["--retain", rows["retain"], "--output", str(tmp_path / "a.json")]
+    words += ["--retain", str(rows["retain"]), "--output", str(tmp_path / "a.json")]
     assert_refused(words, tmp_path, capsys, f"--output {tmp_path}/a.json", "overwrite")

@@ -5,8 +5,8 @@ import re
 import shutil
 
 import pytest
-from conftest import qa_rows
 from fixtures_audit import wide_model
+from fixtures_cli import egup, save, write_rows
 
 from egup_trainer.cli.main import main
 from egup_trainer.records.io import read_ledger
@@ -14,22 +14,19 @@ from egup_trainer.records.io import read_ledger
 SPANS = {"first": (0, 6), "second": (6, 12), "third": (12, 18), "retain": (20, 32), "mixed": (4, 12)}
 
 
-def unlearn(folder, model, forget, output, *flags, retain="retain"):
-    words = ["unlearn", "--model_name_or_path", str(folder / model), "--output_dir", str(folder / output)]
-    words += ["--forget", str(folder / f"{forget}.jsonl"), "--retain", str(folder / f"{retain}.jsonl")]
-    words += ["--use_cpu", "--report_to", "none", "--disable_tqdm", "true", "--learning_rate", "1e-3"]
-    return main([*words, "--max_steps", "2", "--save_strategy", "no", "--objective", "grad_diff", *flags])
+def unlearn(folder, model, forget, output, *words, **flags):
+    flags = {"retain": folder / "retain.jsonl", "use_cpu": True, "report_to": "none", "disable_tqdm": True, **flags}
+    flags |= {"learning_rate": 1e-3, "max_steps": 2, "save_strategy": "no", "objective": "grad_diff"}
+    paths = {"model_name_or_path": folder / model, "output_dir": folder / output, "forget": folder / f"{forget}.jsonl"}
+    return egup("unlearn", *words, **paths, **flags)
 
 
 @pytest.fixture(scope="module")
 def folder(tokenizer, tmp_path_factory):
     """A model that was unlearned twice: "one" and "two"."""
     folder = tmp_path_factory.mktemp("continual")
-    for name, span in SPANS.items():
-        text = "\n".join(json.dumps(record) for record in qa_rows(*span))
-        (folder / f"{name}.jsonl").write_text(text, encoding="utf-8")
-    wide_model(tokenizer).save_pretrained(folder / "model")
-    tokenizer.save_pretrained(folder / "model")
+    write_rows(folder, **SPANS)
+    save(wide_model(tokenizer), tokenizer, folder / "model")
     assert unlearn(folder, "model", "first", "one") == 0
     assert unlearn(folder, "one", "second", "two") == 0
     return folder
@@ -71,7 +68,7 @@ def test_rows_that_are_gone_are_said_to_be(folder, capsys):
 
 
 def test_rows_that_are_named_are_taken(folder):
-    assert unlearn(folder, "two", "third", "named", "--earlier_forget", str(folder / "second.jsonl")) == 0
+    assert unlearn(folder, "two", "third", "named", earlier_forget=folder / "second.jsonl") == 0
     _, second, third = read_ledger(folder / "named")
     assert third.earlier.keys() == {second.fingerprint}
 
@@ -95,7 +92,7 @@ def test_rows_that_do_not_fit_the_ledger_are_refused(folder, capsys, monkeypatch
 
 def test_the_ledger_is_shown(folder, capsys, monkeypatch):
     monkeypatch.setenv("COLUMNS", "160")
-    assert main(["ledger", str(folder / "two")]) == 0
+    assert egup("ledger", folder / "two") == 0
     printed = capsys.readouterr().out
     for place, request in enumerate(read_ledger(folder / "two"), start=1):
         (line,) = [line for line in printed.splitlines() if request.fingerprint in line]
@@ -104,7 +101,7 @@ def test_the_ledger_is_shown(folder, capsys, monkeypatch):
 
 
 def test_a_model_without_a_ledger_is_refused(folder, capsys):
-    assert main(["ledger", str(folder / "model")]) == 2
+    assert egup("ledger", folder / "model") == 2
     assert f"{folder / 'model'}, which has no egup_ledger.jsonl" in capsys.readouterr().err
 
 
@@ -120,7 +117,7 @@ def test_the_same_request_twice_is_measured_under_both_numbers(folder):
 
 def test_one_name_in_a_config_file_is_a_list_of_one(folder):
     (folder / "run.yaml").write_text(f"earlier_forget: {folder / 'second.jsonl'}\n", encoding="utf-8")
-    assert unlearn(folder, "two", "third", "by_file", "--config", str(folder / "run.yaml")) == 0
+    assert unlearn(folder, "two", "third", "by_file", config=folder / "run.yaml") == 0
     _, second, third = read_ledger(folder / "by_file")
     assert third.earlier.keys() == {second.fingerprint}
 
@@ -140,5 +137,5 @@ def test_earlier_rows_that_moved_can_be_verified(folder, tmp_path, capsys):
 def test_a_folder_may_be_named_like_markup(folder, capsys, monkeypatch):
     monkeypatch.setenv("COLUMNS", "200")
     shutil.copytree(folder / "two", folder / "out[v2][/x]")
-    assert main(["ledger", str(folder / "out[v2][/x]")]) == 0
+    assert egup("ledger", folder / "out[v2][/x]") == 0
     assert "out[v2][/x]" in capsys.readouterr().out

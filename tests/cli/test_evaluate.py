@@ -2,20 +2,18 @@
 
 import json
 import stat
-from pathlib import Path
 
 import numpy as np
 import pytest
 from accelerate.state import AcceleratorState
 from conftest import SHARED, qa_rows
 from fixtures_audit import wide_model
-from fixtures_cli import assert_refused
+from fixtures_cli import assert_refused, egup, save, write, write_rows
 from fixtures_evaluation import lively_model, with_adapter
 from fixtures_muse import EXAMPLES, write_muse
 from fixtures_records import RECORD
 
 from egup_trainer.cli import evaluate
-from egup_trainer.cli.main import main
 from egup_trainer.data.rendering import Template
 from egup_trainer.data.sources import load_rows
 from egup_trainer.errors import DataError, StateError
@@ -26,21 +24,8 @@ from egup_trainer.evaluation.suites.custom import custom_suite
 from egup_trainer.modeling.loading import load_model
 from egup_trainer.records.schema import RECORD_NAME
 
+pytestmark = pytest.mark.usefixtures("fresh_accelerate")
 ROWS = {"forget": qa_rows(0, 5), "retain": qa_rows(20, 27), "holdout": qa_rows(40, 44)}
-
-
-@pytest.fixture(autouse=True)
-def fresh_state():
-    """The state of accelerate is shared by all; a run in a process of its own has a new one."""
-    AcceleratorState._reset_state(reset_partial_state=True)
-    yield
-    AcceleratorState._reset_state(reset_partial_state=True)
-
-
-def save(model, tokenizer, folder: Path) -> str:
-    model.save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
-    return str(folder)
 
 
 @pytest.fixture(scope="module")
@@ -52,24 +37,21 @@ def folder(tokenizer, tmp_path_factory):
 @pytest.fixture(scope="module")
 def adapter(folder, tokenizer, tmp_path_factory):
     """Folder of a saved adapter of that model."""
-    model = with_adapter(load_model(folder))
+    model = with_adapter(load_model(str(folder)))
     return save(model, tokenizer, tmp_path_factory.mktemp("adapters") / "unlearned")
 
 
 @pytest.fixture(scope="module")
 def rows(tmp_path_factory):
     """Paths of forget.jsonl, retain.jsonl and holdout.jsonl."""
-    below = tmp_path_factory.mktemp("rows")
-    for name, records in ROWS.items():
-        (below / f"{name}.jsonl").write_text("\n".join(map(json.dumps, records)))
-    return {name: str(below / f"{name}.jsonl") for name in ROWS}
+    return write_rows(tmp_path_factory.mktemp("rows"), **ROWS)
 
 
-def run(folder, rows, output, *flags, without=()):
+def run(folder, rows, output, *words, without=(), **flags):
     """Exit code of `egup evaluate` on the custom suite."""
-    sources = [word for name, path in rows.items() if name not in without for word in (f"--{name}", path)]
-    words = ["--suite", "custom", "--output", str(output), "--max_new_tokens", "8", "--use_cpu"]
-    return main(["evaluate", "--model_name_or_path", str(folder), *words, *sources, *flags])
+    flags = {"suite": "custom", "output": output, "max_new_tokens": 8, "use_cpu": True, **flags}
+    sources = {name: path for name, path in rows.items() if name not in without}
+    return egup("evaluate", *words, model_name_or_path=folder, **flags, **sources)
 
 
 def values_of(path) -> dict:
@@ -81,16 +63,8 @@ def values_of(path) -> dict:
 
 def test_results_are_those_of_a_call_in_python(folder, rows, tokenizer, tmp_path, capsys):
     output = tmp_path / "below" / "results.json"
-    flags = (
-        "--gradient_norms",
-        "--per_device_eval_batch_size",
-        "3",
-        "--user_marker",
-        "Q: ",
-        "--assistant_marker",
-        " A: ",
-    )
-    assert run(folder, rows, output, *flags, "--feature_layer", "0", "--max_length", "100") == 0
+    flags = {"gradient_norms": True, "per_device_eval_batch_size": 3, "feature_layer": 0, "max_length": 100}
+    assert run(folder, rows, output, **flags, user_marker="Q: ", assistant_marker=" A: ") == 0
     suite = custom_suite(
         *(load_rows(ROWS[name]) for name in ("forget", "retain", "holdout")),
         template=Template("Q: ", " A: "),
@@ -116,7 +90,7 @@ def test_the_run_is_told_and_the_files_are_the_users_alone(folder, rows, tmp_pat
     found = read_evaluation(output)
     assert found.name == "first try"
     assert found.run["command"].startswith(f"egup evaluate --model_name_or_path {folder} --suite custom --output ")
-    assert (found.run["model"], found.run["processes"]) == (folder, 1)
+    assert (found.run["model"], found.run["processes"]) == (str(folder), 1)
     assert found.run["seconds"] > 0
     assert {"python", "torch", "transformers"} <= set(found.run["versions"])
     assert {path.name: stat.S_IMODE(path.stat().st_mode) for path in tmp_path.iterdir()} == {
@@ -162,7 +136,7 @@ def test_texts_are_kept_if_they_are_asked_for(folder, rows, tmp_path):
 
 
 def test_what_training_left_beside_the_model_is_kept_with_the_results(folder, rows, tokenizer, tmp_path):
-    unlearned = Path(save(lively_model(tokenizer), tokenizer, tmp_path / "model"))
+    unlearned = save(lively_model(tokenizer), tokenizer, tmp_path / "model")
     (unlearned / "trainer_state.json").write_text(json.dumps({"log_history": [{"loss": 0.5, "step": 1}], "epoch": 1}))
     (unlearned / RECORD_NAME).write_text(json.dumps(RECORD))
     assert run(unlearned, rows, tmp_path / "r.json", without=("retain", "holdout")) == 0
@@ -172,11 +146,10 @@ def test_what_training_left_beside_the_model_is_kept_with_the_results(folder, ro
 
 
 def test_flags_may_stand_in_a_file(folder, rows, tmp_path):
-    config = tmp_path / "run.yaml"
     lines = {"suite": "custom", "forget": rows["forget"], "output": str(tmp_path / "r.json"), "max_new_tokens": 2}
     lines |= {"model_name_or_path": folder, "use_cpu": True, "show_examples": 1}
-    config.write_text("".join(f"{name}: {value}\n" for name, value in lines.items()))
-    assert main(["evaluate", "--config", str(config), "--name", "by flag"]) == 0
+    config = write(tmp_path / "run.yaml", "".join(f"{name}: {value}\n" for name, value in lines.items()))
+    assert egup("evaluate", config=config, name="by flag") == 0
     found = read_evaluation(tmp_path / "r.json")
     assert (found.name, len(found.examples["forget"])) == ("by flag", 1)
 
@@ -198,15 +171,14 @@ def test_an_adapter_is_judged_with_and_read_without_itself(adapter, folder, rows
         {"question": row["question"], "answer": example.generation}
         for row, example in zip(ROWS["forget"], found.examples["forget"], strict=True)
     ]
-    (tmp_path / "written.jsonl").write_text("\n".join(map(json.dumps, written)))
-    assert run(folder, {"forget": str(tmp_path / "written.jsonl")}, tmp_path / "w.json") == 0
+    assert run(folder, write_rows(tmp_path, forget=written), tmp_path / "w.json") == 0
     likely = read_evaluation(tmp_path / "w.json").metrics["forget_probability"].values["forget"]
     expected = np.exp(np.mean([-np.log(value) for value in likely.values()]))
     assert found.values["fluency_perplexity"] == pytest.approx(expected, rel=1e-4)
 
 
 def test_the_model_before_may_be_named(adapter, folder, rows, tmp_path):
-    assert run(folder, rows, tmp_path / "r.json", "--model_before", adapter) == 0
+    assert run(folder, rows, tmp_path / "r.json", model_before=adapter) == 0
     assert values_of(tmp_path / "r.json")["fluency_perplexity"] > 1
 
 
@@ -215,7 +187,7 @@ def test_4_bit_weights_are_evaluated_on_the_cpu(kind, tokenizer, rows, tmp_path)
     pytest.importorskip("bitsandbytes")
     chosen = save(wide_model(tokenizer), tokenizer, tmp_path / "model")
     if kind == "adapter":
-        chosen = save(with_adapter(load_model(chosen)), tokenizer, tmp_path / "adapter")
+        chosen = save(with_adapter(load_model(str(chosen))), tokenizer, tmp_path / "adapter")
     flags = ("--load_in_4bit", "--gradient_norms")
     assert run(chosen, rows, tmp_path / "four.json", *flags) == 0
     four = values_of(tmp_path / "four.json")
@@ -241,9 +213,8 @@ def test_bfloat16_autocast_stays_near(folder, rows, tmp_path):
 
 def test_muse_from_a_folder(folder, tokenizer, tmp_path, capsys):
     model = save(lively_model(tokenizer, positions=2048), tokenizer, tmp_path / "model")
-    words = ["--suite", "muse", "--muse_corpus", "books", "--data_dir", str(write_muse(tmp_path / "muse"))]
-    words += ["--output", str(tmp_path / "r.json"), "--use_cpu", "--disable_tqdm"]
-    assert main(["evaluate", "--model_name_or_path", model, *words]) == 0
+    flags = {"suite": "muse", "muse_corpus": "books", "data_dir": write_muse(tmp_path / "muse"), "disable_tqdm": True}
+    assert run(model, {}, tmp_path / "r.json", **flags, max_new_tokens=None) == 0
     found = read_evaluation(tmp_path / "r.json")
     assert (found.suite, found.split) == ("muse", "books")
     assert {name: facts.num_rows for name, facts in found.sets.items()}["forget_verbmem"] == 4
@@ -262,9 +233,8 @@ def test_tofu_from_a_folder(tokenizer, tmp_path):
             pytest.skip(f"the TOFU rows are not at {path.parent}")
         (tmp_path / path.name).write_text("\n".join(path.read_text(encoding="utf-8").splitlines()[:3]))
     model = save(lively_model(tokenizer, positions=1024), tokenizer, tmp_path / "model")
-    words = ["--suite", "tofu", "--forget_split", "forget05", "--data_dir", str(tmp_path), "--max_new_tokens", "4"]
-    words += ["--holdout", "tofu:retain_perturbed", "--output", str(tmp_path / "r.json"), "--use_cpu"]
-    assert main(["evaluate", "--model_name_or_path", model, *words]) == 0
+    flags = {"suite": "tofu", "forget_split": "forget05", "data_dir": tmp_path, "max_new_tokens": 4}
+    assert run(model, {"holdout": "tofu:retain_perturbed"}, tmp_path / "r.json", **flags) == 0
     found = read_evaluation(tmp_path / "r.json")
     assert (found.suite, found.split) == ("tofu", "forget05")
     assert {name: facts.num_rows for name, facts in found.sets.items()} == dict.fromkeys(
@@ -280,22 +250,19 @@ def test_tofu_from_a_folder(tokenizer, tmp_path):
 @pytest.fixture(scope="module")
 def perturbed(tmp_path_factory):
     """Paths of rows with wrong answers."""
-    below = tmp_path_factory.mktemp("perturbed")
-    for name, records in ROWS.items():
-        changed = [record | {"perturbed_answer": [f"Nobody {n}.", "In Denna."]} for n, record in enumerate(records)]
-        (below / f"{name}.jsonl").write_text("\n".join(map(json.dumps, changed)))
-    return {name: str(below / f"{name}.jsonl") for name in ROWS}
+    sets = {
+        name: [record | {"perturbed_answer": [f"Nobody {n}.", "In Denna."]} for n, record in enumerate(records)]
+        for name, records in ROWS.items()
+    }
+    return write_rows(tmp_path_factory.mktemp("perturbed"), **sets)
 
 
 def test_other_models_results_give_the_metrics_that_need_them(folder, perturbed, tokenizer, tmp_path):
     other = save(lively_model(tokenizer, seed=5), tokenizer, tmp_path / "other")
     assert run(other, perturbed, tmp_path / "other.json") == 0
     assert run(folder, perturbed, tmp_path / "alone.json") == 0
-    results = str(tmp_path / "other.json")
-    assert (
-        run(folder, perturbed, tmp_path / "r.json", "--retrained", results, "--before", results, "--reference", results)
-        == 0
-    )
+    results = dict.fromkeys(("retrained", "before", "reference"), tmp_path / "other.json")
+    assert run(folder, perturbed, tmp_path / "r.json", **results) == 0
     alone, found, theirs = (values_of(tmp_path / f"{name}.json") for name in ("alone", "r", "other"))
     needed = ["forget_quality", "mia_reference", "privleak", "entanglement_retain_cka", "entanglement_retain_shift"]
     assert [name for name in found if found[name] is not None and alone[name] is None] == needed
@@ -310,11 +277,8 @@ def test_other_models_results_give_the_metrics_that_need_them(folder, perturbed,
 
 def test_results_of_the_model_itself_show_no_difference(folder, perturbed, tmp_path):
     assert run(folder, perturbed, tmp_path / "first.json") == 0
-    results = str(tmp_path / "first.json")
-    assert (
-        run(folder, perturbed, tmp_path / "r.json", "--retrained", results, "--before", results, "--reference", results)
-        == 0
-    )
+    results = dict.fromkeys(("retrained", "before", "reference"), tmp_path / "first.json")
+    assert run(folder, perturbed, tmp_path / "r.json", **results) == 0
     found = values_of(tmp_path / "r.json")
     assert (found["forget_quality"], found["privleak"], found["mia_reference"]) == (1.0, 0.0, 0.5)
     assert found["entanglement_retain_shift"] == pytest.approx(0, abs=1e-6)
@@ -331,7 +295,7 @@ def test_flags_that_a_suite_does_not_read_are_refused(rows, tmp_path, capsys):
     tofu = ["--suite", "tofu", "--forget_split", "forget01", "--data_dir", str(SHARED / "data" / "tofu")]
     for suite, flag in ((tofu, "forget"), (tofu, "retain"), (muse, "forget"), (muse, "retain"), (muse, "holdout")):
         assert_refused(
-            [*words, *suite, f"--{flag}", rows["forget"]], tmp_path, capsys, f"--{flag}", f"suite {suite[1]}"
+            [*words, *suite, f"--{flag}", str(rows["forget"])], tmp_path, capsys, f"--{flag}", f"suite {suite[1]}"
         )
     assert_refused([*words, *muse, "--max_new_tokens", "3"], tmp_path, capsys, "--max_new_tokens", "suite muse")
     assert_refused([*words, "--suite", "muse", "--muse_corpus", "films"], tmp_path, capsys, "muse_corpus='films'")
@@ -350,7 +314,7 @@ def test_a_suite_whose_files_are_missing_or_short_is_refused(tmp_path, capsys):
 @pytest.mark.parametrize("text", ["{", "[]", '{"epoch": 1}', '{"log_history": 3}'])
 def test_a_broken_trainer_state_is_refused_before_a_model_is_loaded(rows, tmp_path, capsys, text):
     (tmp_path / "trainer_state.json").write_text(text)
-    words = ["evaluate", "--model_name_or_path", str(tmp_path), "--suite", "custom", "--forget", rows["forget"]]
+    words = ["evaluate", "--model_name_or_path", str(tmp_path), "--suite", "custom", "--forget", str(rows["forget"])]
     words += ["--output", str(tmp_path / "r.json")]
     assert_refused(words, tmp_path, capsys, tmp_path / "trainer_state.json", error=DataError)
 
@@ -363,14 +327,14 @@ def test_an_output_that_cannot_be_written_is_refused_before_a_model_is_loaded(
     (tmp_path / "file").touch()
     (tmp_path / "folder.json").mkdir()
     monkeypatch.setattr(evaluate, "load_on_device", lambda *args: pytest.fail("a model was loaded"))
-    words = ["evaluate", "--model_name_or_path", folder, "--suite", "custom", "--forget", rows["forget"]]
+    words = ["evaluate", "--model_name_or_path", str(folder), "--suite", "custom", "--forget", str(rows["forget"])]
     assert_refused([*words, "--output", str(tmp_path / output)], tmp_path, capsys, output, error=StateError)
 
 
 def test_results_that_are_read_are_not_overwritten(folder, rows, tmp_path, capsys):
     assert run(folder, rows, tmp_path / "r.json") == 0
     before = (tmp_path / "r.json").read_bytes()
-    words = ["evaluate", "--model_name_or_path", folder, "--suite", "custom", "--forget", rows["forget"]]
+    words = ["evaluate", "--model_name_or_path", str(folder), "--suite", "custom", "--forget", str(rows["forget"])]
     words += ["--output", str(tmp_path / "r.json"), "--retrained", str(tmp_path / "r.json")]
     assert_refused(words, tmp_path, capsys, f"--output {tmp_path}/r.json")
     assert (tmp_path / "r.json").read_bytes() == before

@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import os
 import re
 import shutil
 
@@ -10,6 +9,7 @@ import pytest
 import torch
 from conftest import qa_rows
 from fixtures_audit import wide_model
+from fixtures_cli import egup, save, write_rows
 from peft import LoraConfig
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
@@ -27,32 +27,15 @@ SPANS = {"forget": (0, 8), "retain": (20, 32), "proxy": (40, 46)}
 LORA = ("--use_peft", "--lora_r", "4", "--lora_target_modules", "all-linear")
 
 
-def write_rows(folder, spans=SPANS):
-    for name, span in spans.items():
-        text = "\n".join(json.dumps(record) for record in qa_rows(*span))
-        (folder / f"{name}.jsonl").write_text(text, encoding="utf-8")
+def unlearn(folder, output, *words, **flags):
+    flags = {"use_cpu": True, "report_to": "none", "disable_tqdm": True, "learning_rate": 3e-2, "max_steps": 4, **flags}
+    paths = {name: folder / f"{name}.jsonl" for name in SPANS}
+    model, output = folder / "model", folder / output
+    return egup("unlearn", *words, **{"model_name_or_path": model, "output_dir": output, **paths, **flags})
 
 
-def unlearn(folder, output, *flags):
-    words = ["unlearn", "--model_name_or_path", str(folder / "model"), "--output_dir", str(folder / output)]
-    words += [
-        "--use_cpu",
-        "--report_to",
-        "none",
-        "--disable_tqdm",
-        "true",
-        "--learning_rate",
-        "3e-2",
-        "--max_steps",
-        "4",
-    ]
-    for name in SPANS:
-        words += [f"--{name}", str(folder / f"{name}.jsonl")]
-    return main([*words, *flags])
-
-
-def verify(folder, record, model, *flags):
-    return main(["verify", str(folder / record / "_run.json"), "--model", str(folder / model), "--use_cpu", *flags])
+def verify(folder, record, model, *words, **flags):
+    return egup("verify", folder / record / "_run.json", *words, model=folder / model, use_cpu=True, **flags)
 
 
 @pytest.fixture(scope="module")
@@ -60,8 +43,7 @@ def folder(tokenizer, tmp_path_factory):
     """Rows, a model, and what three runs made of it: 4-bit with an adapter merged, an adapter, all weights."""
     folder = tmp_path_factory.mktemp("merge")
     write_rows(folder)
-    wide_model(tokenizer).save_pretrained(folder / "model")
-    tokenizer.save_pretrained(folder / "model")
+    save(wide_model(tokenizer), tokenizer, folder / "model")
     assert unlearn(folder, "quantised", *LORA, "--load_in_4bit", "--merge") == 0
     assert unlearn(folder, "adapter", *LORA) == 0
     assert unlearn(folder, "whole") == 0
@@ -111,13 +93,8 @@ def test_the_table_has_a_column_for_each_measurement(folder, capsys):
     assert unlearn(folder, "shown", *LORA, "--merge") == 0
     printed = capsys.readouterr().out
     head = next(line for line in printed.splitlines() if "before" in line)
-    assert [cell.strip() for cell in head.strip("┃").split("┃")] == [
-        "rows",
-        "before",
-        "after",
-        "merged",
-        "merged, in 4 bits",
-    ]
+    headings = ["rows", "before", "after", "merged", "merged, in 4 bits"]
+    assert [cell.strip() for cell in head.strip("┃").split("┃")] == headings
     assert f"Merged model in {folder / 'shown' / 'merged'}" in printed.splitlines()
 
 
@@ -242,11 +219,8 @@ def test_nobody_finds_a_published_fingerprint_by_guessing(folder):
     run = record(folder, "whole/_run.json")
     secret, expected = run["secrets"][0], run["rows"]["forget"]["fingerprint"]
     rows = tokenize(load_rows(str(folder / "forget.jsonl")), load_tokenizer(str(folder / "whole")), name="forget")
-    assert (
-        fingerprint(rows, secret)
-        == expected
-        == record(folder, "whole/unlearning.json")["rows"]["forget"]["fingerprint"]
-    )
+    assert fingerprint(rows, secret) == expected
+    assert record(folder, "whole/unlearning.json")["rows"]["forget"]["fingerprint"] == expected
     known = b"".join(row.source.key for row in rows.rows)
     assert expected != hashlib.sha256(known).hexdigest()[:16]
     published = [path for path in (folder / "whole").rglob("*") if path.is_file() and not path.name.startswith("_")]
@@ -258,7 +232,7 @@ def test_rows_elsewhere_are_found_and_other_rows_are_refused(folder, tmp_path, c
     write_rows(tmp_path)
     assert verify(folder, "whole", "whole", "--forget", str(tmp_path / "forget.jsonl")) == 0
     capsys.readouterr()
-    write_rows(tmp_path, {"forget": (1, 9)})
+    write_rows(tmp_path, forget=(1, 9))
     assert verify(folder, "whole", "whole", "--forget", str(tmp_path / "forget.jsonl")) == 2
     error = capsys.readouterr().err.splitlines()[-1]
     expected = record(folder, "whole/_run.json")["rows"]["forget"]["fingerprint"]
@@ -287,11 +261,6 @@ def test_what_is_no_record_is_refused(folder, tmp_path, capsys, text, says):
     error = capsys.readouterr().err
     assert len(error.splitlines()) == 1
     assert says in error
-
-
-def test_no_record_at_all(folder, capsys):
-    assert main(["verify", os.devnull + "/no.json", "--model", "x"]) == 2
-    assert "Got no readable file at" in capsys.readouterr().err
 
 
 def test_a_sample_is_drawn_with_the_seed():
@@ -368,9 +337,7 @@ def test_a_finished_folder_is_left_as_it_is_unless_it_is_to_be_overwritten(folde
 
 def test_the_base_of_an_adapter_is_not_written_to(folder, capsys):
     before = {path.name: path.read_bytes() for path in (folder / "model").iterdir()}
-    words = ["unlearn", "--model_name_or_path", str(folder / "adapter"), "--output_dir", str(folder / "model")]
-    words += ["--use_cpu", "--forget", str(folder / "forget.jsonl"), "--retain", str(folder / "retain.jsonl")]
-    assert main(words) == 2
+    assert unlearn(folder, "model", model_name_or_path=folder / "adapter") == 2
     assert "expected folders apart: the input model is never touched" in capsys.readouterr().err
     assert {path.name: path.read_bytes() for path in (folder / "model").iterdir()} == before
 
@@ -391,18 +358,15 @@ def test_an_adapter_that_lacks_weights_is_refused(folder, tmp_path, capsys):
     ("change", "what"),
     [
         (lambda run: run.pop("adapter"), "adapter"),
-        (lambda run: run.pop("mixed_precision"), "mixed_precision"),
         (lambda run: run["reading"].pop("seed"), "reading"),
         (lambda run: run["probability"].pop("after"), "probability"),
         (lambda run: run["probability"]["after"].pop("forget"), "probability"),
         (lambda run: run["probability"]["after"].update(forget="0.1"), "probability"),
         (lambda run: run["probability"]["after"].update(forget=float("inf")), "probability"),
         (lambda run: run["rows"].pop("forget"), "rows"),
-        (lambda run: (run["probability"]["after"].clear(), run["sources"].clear()), "probability"),
         (lambda run: (run["probability"]["after"].pop("forget"), run["sources"].pop("forget")), "probability"),
         (lambda run: run["probability"]["after"].update(forget=1.5), "probability"),
         (lambda run: run.pop("files"), "files"),
-        (lambda run: run["files"].update(after={}), "files"),
         (lambda run: run.update(secrets=[]), "secrets"),
     ],
 )

@@ -2,79 +2,48 @@
 
 import contextlib
 import json
-from pathlib import Path
 
 import pytest
-from accelerate.state import AcceleratorState, PartialState
+from accelerate.state import PartialState
 from conftest import make_tiny_model
+from fixtures_cli import egup, save, unlearn, write_rows
 from fixtures_proxies import people_rows, writing_model
 
 from egup_trainer import load_rows
 from egup_trainer.cli import proxy
-from egup_trainer.cli.main import main
 from egup_trainer.proxies.writer import Writer, record_of
 
+pytestmark = pytest.mark.usefixtures("fresh_accelerate")
 FORGET, RETAIN = people_rows()
-QUICK = ("--num_rows", "3", "--num_examples", "1", "--seed", "3", "--use_cpu")
-
-
-@pytest.fixture(autouse=True)
-def fresh_state():
-    """The state of accelerate is shared by all; a run in a process of its own has a new one."""
-    AcceleratorState._reset_state(reset_partial_state=True)
-    yield
-    AcceleratorState._reset_state(reset_partial_state=True)
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     """Folder of a saved model that can write."""
-    model, tokenizer = writing_model()
-    path = tmp_path_factory.mktemp("models") / "mine"
-    model.save_pretrained(path)
-    tokenizer.save_pretrained(path)
-    return str(path)
+    return save(*writing_model(), tmp_path_factory.mktemp("models") / "mine")
 
 
 @pytest.fixture(scope="module")
 def sources(tmp_path_factory):
-    """Flags that name forget.jsonl and retain.jsonl."""
-    below = tmp_path_factory.mktemp("rows")
-    for name, rows in (("forget", FORGET), ("retain", RETAIN)):
-        (below / f"{name}.jsonl").write_text("\n".join(json.dumps(record_of(row)) for row in rows))
-    return ["--forget", str(below / "forget.jsonl"), "--retain", str(below / "retain.jsonl")]
+    """Paths of forget.jsonl and retain.jsonl."""
+    sets = {"forget": [*map(record_of, FORGET)], "retain": [*map(record_of, RETAIN)]}
+    return write_rows(tmp_path_factory.mktemp("rows"), **sets)
 
 
-def run(folder, sources, output, *flags):
-    return main(["proxy", "--model_name_or_path", folder, *sources, "--output", str(output), *QUICK, *flags])
+def run(folder, sources, output, **flags):
+    flags = {"num_rows": 3, "num_examples": 1, "seed": 3, "use_cpu": True, **flags}
+    return egup("proxy", model_name_or_path=folder, output=output, **sources, **flags)
 
 
-def unlearn(folder, sources, output, *flags):
-    words = ["unlearn", "--model_name_or_path", folder, *sources, "--output_dir", str(output), "--proxy", "auto"]
-    words += [
-        "--use_cpu",
-        "--report_to",
-        "none",
-        "--max_steps",
-        "1",
-        "--logging_steps",
-        "1",
-        "--dataloader_pin_memory",
-        "false",
-    ]
-    return main([*words, *flags])
-
-
-def said_errors(capsys):
-    lines = capsys.readouterr().err.replace("\r", "\n").splitlines()
-    return [line[line.index("egup ") :] for line in lines if "error:" in line]
+def unlearn_auto(folder, sources, output, **flags):
+    return unlearn(folder, output, **sources, proxy="auto", max_steps=1, logging_steps=1, **flags)
 
 
 def test_proxies_are_written_and_spoken_of(folder, sources, tmp_path, capsys):
     output = tmp_path / "below" / "proxies.jsonl"
-    assert run(folder, sources, output, "--disable_tqdm") == 0
+    assert run(folder, sources, output, disable_tqdm=True) == 0
     lines = [json.loads(line) for line in output.read_text().splitlines()]
-    assert [(line["writer"], line["seed"]) for line in lines] == [(folder, 3)] * 3
+    assert [(line["writer"], line["seed"]) for line in lines] == [(str(folder), 3)] * 3
     streams = capsys.readouterr()
     numbers = json.loads((tmp_path / "below" / "proxies.quality.json").read_text())
     cells = [[cell.strip() for cell in line.strip("│").split("│")] for line in streams.out.splitlines() if "│" in line]
@@ -101,15 +70,14 @@ def test_proxies_are_written_and_spoken_of(folder, sources, tmp_path, capsys):
 def test_another_local_model_may_write(folder, sources, tmp_path, tokenizer, capsys):
     model = make_tiny_model(tokenizer)
     model.config.max_position_embeddings = 512
-    model.save_pretrained(tmp_path / "weak")
-    tokenizer.save_pretrained(tmp_path / "weak")
+    weak = save(model, tokenizer, tmp_path / "weak")
     output = tmp_path / "proxies.jsonl"
-    assert run(str(tmp_path / "weak"), sources, output, "--max_attempts", "2", "--max_new_tokens", "8") == 2
-    (said,) = said_errors(capsys)
-    assert all(each in said for each in ("0 usable rows of 2", f"{tmp_path}/weak", "at least 3", "--writer_model"))
+    assert run(weak, sources, output, max_attempts=2, max_new_tokens=8) == 2
+    said = capsys.readouterr().err
+    assert all(each in said for each in ("0 usable rows of 2", str(weak), "at least 3", "--writer_model"))
     output = tmp_path / "by_another.jsonl"
-    assert run(str(tmp_path / "weak"), sources, output, "--writer_model", folder) == 0
-    assert {json.loads(line)["writer"] for line in output.read_text().splitlines()} == {folder}
+    assert run(weak, sources, output, writer_model=folder) == 0
+    assert {json.loads(line)["writer"] for line in output.read_text().splitlines()} == {str(folder)}
 
 
 # egup unlearn --proxy auto
@@ -129,7 +97,7 @@ def few_rows(monkeypatch):
 
 def test_unlearn_writes_its_proxies_once_and_trains_with_them(folder, sources, tmp_path, capsys, few_rows, monkeypatch):
     output = tmp_path / "out"
-    assert unlearn(folder, sources, output, "--seed", "3") == 0
+    assert unlearn_auto(folder, sources, output, seed=3) == 0
     written = output / "_proxy" / "proxies.jsonl"
     rows = load_rows(written)
     assert len(rows) == 3
@@ -141,24 +109,24 @@ def test_unlearn_writes_its_proxies_once_and_trains_with_them(folder, sources, t
 
     content = written.read_bytes()
     monkeypatch.setattr(Writer, "write", lambda *args: pytest.fail("proxies were written again"))
-    assert unlearn(folder, sources, output, "--seed", "3", "--overwrite_output_dir") == 0
+    assert unlearn_auto(folder, sources, output, seed=3, overwrite_output_dir=True) == 0
     assert written.read_bytes() == content
 
 
 def test_other_settings_make_other_proxies_in_their_place(folder, sources, tmp_path, few_rows):
     output = tmp_path / "out" / "_proxy" / "proxies.jsonl"
-    assert unlearn(folder, sources, tmp_path / "out", "--seed", "3") == 0
+    assert unlearn_auto(folder, sources, tmp_path / "out", seed=3) == 0
     first = output.read_bytes()
-    assert unlearn(folder, sources, tmp_path / "out", "--seed", "4", "--overwrite_output_dir") == 0
+    assert unlearn_auto(folder, sources, tmp_path / "out", seed=4, overwrite_output_dir=True) == 0
     assert output.read_bytes() != first
     assert json.loads(output.read_text().splitlines()[0])["seed"] == 4
 
 
 def test_a_folder_around_the_model_is_refused_before_anything_is_written(folder, sources, capsys):
-    before = sorted(Path(folder).iterdir())
-    assert unlearn(folder, sources, folder) == 2
+    before = sorted(folder.iterdir())
+    assert unlearn_auto(folder, sources, folder) == 2
     assert "expected folders apart" in capsys.readouterr().err
-    assert sorted(Path(folder).iterdir()) == before
+    assert sorted(folder.iterdir()) == before
 
 
 def test_only_the_first_process_writes(folder, sources, tmp_path, monkeypatch):
@@ -178,6 +146,6 @@ def test_only_the_first_process_writes(folder, sources, tmp_path, monkeypatch):
     monkeypatch.setattr(PartialState, "is_main_process", property(lambda self: False))
     monkeypatch.setattr(proxy, "_write", lambda *args, **options: pytest.fail("a second process wrote"))
     config = EGUPConfig(output_dir=str(tmp_path / "out"), use_cpu=True, report_to="none")
-    path = proxy.auto_proxies(RowArguments(), config, ModelConfig(model_name_or_path=folder))
+    path = proxy.auto_proxies(RowArguments(), config, ModelConfig(model_name_or_path=str(folder)))
     assert path == str(tmp_path / "out" / "_proxy" / "proxies.jsonl")
     assert events == ["waited"]

@@ -16,8 +16,8 @@ from fixtures_cli import assert_refused
 from egup_trainer import files
 from egup_trainer.audit.audit import Audit
 from egup_trainer.checkpointing import write_list
+from egup_trainer.cli.flags import check_output, check_output_dir
 from egup_trainer.cli.main import main
-from egup_trainer.cli.options import check_output, check_output_dir
 from egup_trainer.conditions import Conditions, save_state
 from egup_trainer.data.layouts import to_row
 from egup_trainer.errors import ConfigError, StateError

@@ -1,7 +1,8 @@
 """Flags that several commands share, and the checks of files and folders that commands write."""
 
+import re
 from collections.abc import Iterable
-from dataclasses import MISSING, dataclass, field, fields, replace
+from dataclasses import MISSING, dataclass, field, fields, make_dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,21 @@ def flag(help: str, default: Any = None, **metadata: Any) -> Any:
 def positional(help: str, **metadata: Any) -> Any:
     """A field of a dataclass that is a positional argument."""
     return flag(help, MISSING, positional=True, **metadata)
+
+
+def with_flags_of(settings: type, arguments: type) -> type:
+    """The dataclass `arguments` with a flag for each further field of `settings`, explained as in its docstring.
+
+    Fields whose default is made by a function are left out, as are those of the Python interface alone: `batch_size`,
+    which is a flag of its own, and `progress`.
+    """
+    described = dict(re.findall(r"^ {8}(\w+): (.+(?:\n {12}.+)*)", settings.__doc__ or "", re.MULTILINE))
+    added = [
+        (each.name, each.type, flag(" ".join(described[each.name].split()), each.default))
+        for each in fields(settings)
+        if each.default is not MISSING and each.name not in ("batch_size", "progress", *arguments.__dataclass_fields__)
+    ]
+    return make_dataclass(arguments.__name__, added, bases=(arguments,), namespace={"__module__": arguments.__module__})
 
 
 @dataclass
@@ -101,7 +117,7 @@ class LongRowArguments(Arguments):
 
     on_long_row: OnLongRow = flag(
         "What to do with a row longer than --max_length: read it in several windows, cut it, or refuse it (error).",
-        OnLongRow.WINDOW,
+        OnLongRow.WINDOW.value,
     )
 
     def __post_init__(self) -> None:
@@ -171,6 +187,19 @@ def check_output_dir(path: str | Path) -> None:
             fix="choose another --output_dir",
         )
     check_writable(path)
+
+
+def refuse_alone(name: str, other: str) -> None:
+    """Raises `ConfigError` for a flag that has no effect without another one."""
+    raise ConfigError(got=f"--{name} without --{other}", expected="both flags or neither", fix=f"set --{other}")
+
+
+def refuse_several_processes(what: str, num_processes: int) -> None:
+    """Raises `ConfigError` if a command that must run in one process runs in several."""
+    if num_processes > 1:
+        raise ConfigError(
+            got=f"{what} on {num_processes} processes", expected="one process", fix="run the command in one process"
+        )
 
 
 def refuse_lora_flags(model_config: Any) -> None:
