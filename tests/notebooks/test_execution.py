@@ -1,4 +1,4 @@
-"""Each notebook runs from top to bottom on the demo's models, and what its text says of the results holds."""
+"""In a kernel, each notebook runs from top to bottom, and what its text says of the results holds."""
 
 import json
 import re
@@ -12,6 +12,7 @@ for module in ("nbclient", "ipykernel", "plotly"):
 from notebooks.execute import FOLDER, execute  # noqa: E402
 
 NO_GPU = {"CUDA_VISIBLE_DEVICES": "", "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
+pytestmark = pytest.mark.slow  # test_cells.py runs the same cells with short trainings
 
 
 @pytest.fixture(scope="module")
