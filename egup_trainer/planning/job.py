@@ -8,6 +8,7 @@ from typing import Any
 import psutil
 import torch
 
+from egup_trainer.data.tokenization import RowDataset
 from egup_trainer.losses.registry import make_forget_loss
 from egup_trainer.modeling.loading import model_init_kwargs
 from egup_trainer.preparation import RowSets, prepare_rows, prepare_tokenizer
@@ -96,7 +97,7 @@ def make_job(row_args: Any, args: Any, model_config: Any, stand_in: bool = False
     proxy = row_args.read(row_args.proxy) if has_proxies and not stand_in else None
     rows = prepare_rows(forget, retain, proxy, components, tokenizer, args)
     if stand_in:
-        rows = RowSets(rows.forget, rows.retain, rows.forget)
+        rows = RowSets(rows.forget, rows.retain, RowDataset(rows.forget.rows))
     machine = Machine.of(args.use_cpu, row_args.memory_gb)
     if machine.is_gpu and not torch.cuda.is_available():
         args.bf16 = not args.fp16  # the default of a run on a GPU, which is refused without one

@@ -214,12 +214,13 @@ class ShapeTrainer(EGUPTrainer):
                 self.reader(self.model, **batch, with_features=request.with_features, keep_logits=bool(request.top_k))
             found = {name: tally.at_peak.get(name, 0) for name in most}
             most = max(most, found, key=lambda each: sum(each.values()))
-        results = [self._made_up(request) for request in self._requests().values()]
+        with self._tally() as tally:
+            results = [self._made_up(request) for request in self._requests().values()]
         largest = max(weight.numel() for weight in self.model.parameters())
         fingerprint = min(_FINGERPRINT, 3 * 8 * largest) if results else 0
         most[ACTIVATIONS] = max(most[ACTIVATIONS] + self._fake.unpacked, fingerprint - most[LOGITS])
         # Held twice: where batches write them, and as they are passed on.
-        return {**most, KEPT: 2 * sum(map(_bytes_of_scores, results))}
+        return {**most, KEPT: 2 * tally.now}
 
     def start(self) -> int:
         """Starts the components with made-up results of the scan; returns the bytes of what the run keeps."""
@@ -292,8 +293,3 @@ class ShapeTrainer(EGUPTrainer):
         if not (self.args.bf16 or self.args.fp16):
             return nullcontext()
         return torch.autocast("cpu", torch.bfloat16 if self.args.bf16 else torch.float16)
-
-
-def _bytes_of_scores(scores: RowScores) -> int:
-    table = [] if scores.top_k_logps is None else [scores.top_k_logps.ids, scores.top_k_logps.logps]
-    return sum(map(bytes_of, (scores.sum_nll, scores.num_tokens, scores.features, *table)))

@@ -157,6 +157,17 @@ def test_the_reference_is_kept_as_the_trainer_keeps_it(job, options, peft_config
         assert step[KEPT] < step["weights"]
 
 
+def test_what_is_kept_is_what_a_run_keeps(job):
+    guided = {"inter_entanglement": True, "intra_entanglement": True, "clreg_weight": 0.1}
+    found = job(objective="npo", retain_loss="kl", bank_size=5, **guided)  # the bank is full from the start
+    trainer = trainer_of(found)
+    trainer.train()
+    kept = sum(tensor.numel() * tensor.element_size() for tensor in trainer.training_state().values())
+    assert make_plan(found).phases[STEP][KEPT] == pytest.approx(kept, rel=1e-3)
+    grown = make_plan(job(objective="npo", retain_loss="kl", bank_size=1005, **guided)).phases[STEP][KEPT]
+    assert grown - kept == pytest.approx(4 * 32 * 1000, rel=0.05)
+
+
 def test_a_saved_adapter_is_part_of_the_reference(job, make_model, tmp_path, base):
     from peft import PeftModel, get_peft_model
     from transformers import AutoModelForCausalLM
