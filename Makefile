@@ -36,7 +36,8 @@ release-check: .venv/installed-test # what a user gets: wheel and sdist, install
 	rm -rf dist $(RELEASE)
 	$(BIN)/python -m build --outdir dist
 	$(PYTHON) -m venv $(RELEASE)
-	$(RELEASE)/bin/pip install --quiet --disable-pip-version-check --constraint constraints.txt dist/*.whl
+	$(RELEASE)/bin/pip install --quiet --disable-pip-version-check --constraint constraints.txt \
+		"$$(ls dist/*.whl)[all]"
 	cd $(RELEASE) && bin/egup demo --output_dir demo_output
 
 docs: .venv/installed-docs # build/site; a warning is an error
@@ -64,7 +65,7 @@ lint: .venv/installed-test
 
 .venv/installed: setup.cfg pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
-	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable .
+	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable ".[all]"
 	touch $@
 
 .venv/installed-test: .venv/installed

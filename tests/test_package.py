@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from egup_trainer.extras import EXTRAS
+
 ROOT = Path(__file__).resolve().parents[1]
 
 
@@ -26,11 +28,12 @@ def wheel(tmp_path_factory):
     return next(folder.glob("*.whl"))
 
 
-def test_the_wheel_holds_every_module_and_nothing_else(wheel):
+def test_the_wheel_holds_every_file_and_nothing_else(wheel):
     names = {name for name in zipfile.ZipFile(wheel).namelist() if ".dist-info/" not in name}
-    source = {str(path.relative_to(ROOT)) for path in (ROOT / "egup_trainer").rglob("*.py")}
-    data = {"py.typed", "data/refusals.txt", "report/style.css", "report/template.html.j2"}
-    assert names == source | {f"egup_trainer/{name}" for name in data}
+    files = (
+        path for path in (ROOT / "egup_trainer").rglob("*") if path.is_file() and path.parent.name != "__pycache__"
+    )
+    assert names == {str(path.relative_to(ROOT)) for path in files}
 
 
 def test_the_package_works_from_the_wheel_alone(wheel, tmp_path):
@@ -54,27 +57,28 @@ def test_the_wheel_names_the_console_script_and_the_licence(wheel):
 
 
 def requirements() -> list[str]:
+    """What a bare installation needs, and the extras that `all` and `test` bring."""
     parser = configparser.ConfigParser()
     parser.read(ROOT / "setup.cfg")
-    return parser["options"]["install_requires"].split()
+    extras = parser["options.extras_require"]
+    return [*parser["options"]["install_requires"].split(), *extras["all"].split(), *extras["test"].split()]
 
 
-def test_requirements_have_lower_bounds_and_no_upper_caps():
-    assert all(re.fullmatch(r"[a-z\d-]+>=[\d.]+", requirement) for requirement in requirements())
+def test_requirements_have_lower_bounds_and_pins():
+    assert all(re.fullmatch(r"[a-z\d\[\]-]+>=[\d.]+", requirement) for requirement in requirements())
+    pins = (ROOT / "constraints.txt").read_text().lower().replace("_", "-")
+    assert {re.split(r"[\[>]", each)[0] for each in requirements()} <= set(re.findall(r"(?m)^([a-z\d-]+)==", pins))
 
 
-def test_every_requirement_is_pinned_in_the_constraints():
-    pinned = {
-        line.split("==")[0].lower().replace("_", "-")
-        for line in (ROOT / "constraints.txt").read_text().splitlines()
-        if "==" in line
-    }
-    assert {requirement.split(">=")[0] for requirement in requirements()} <= pinned
-
-
-def test_nothing_forces_a_logger_or_another_engine():
-    names = {requirement.split(">=")[0] for requirement in requirements()}
-    assert not names & {"deepspeed", "lm-eval", "flash-attn", "wandb", "tensorboard", "trackio"}
+def test_the_extras_bring_what_the_code_asks_for():
+    parser = configparser.ConfigParser()
+    parser.read(ROOT / "setup.cfg")
+    extras, core = parser["options.extras_require"], parser["options"]["install_requires"]
+    distributions = {"sklearn": "scikit-learn", "rouge_score": "rouge-score", "lm_eval": "lm-eval"}
+    for extra, modules in EXTRAS.items():
+        names = [distributions.get(module, module) for module in modules]
+        assert sorted(re.findall(r"([a-z-]+)>=", extras[extra])) == sorted(names)
+        assert not any(re.search(rf"(?m)^{name}>=", core) for name in names)
 
 
 def test_public_names_are_all_there_and_sorted():

@@ -15,6 +15,7 @@ from egup_trainer.data.schema import Row
 from egup_trainer.errors import ConfigError, DataError
 from egup_trainer.evaluation.documents import STRICT, read_results, refuse_differences, to_json
 from egup_trainer.evaluation.evaluation import SetFacts
+from egup_trainer.extras import require_extra
 from egup_trainer.files import write_file
 
 SCHEMA_VERSION = 1
@@ -172,6 +173,7 @@ def plan_audit(
         ConfigError: there is no such attack, or it needs holdout rows.
         DataError: a set has no rows, or a forget row is also in another set.
     """
+    require_extra("evaluation", "an audit")
     chosen = attacks_named(ATTACKS if attacks is None else attacks)
     keep_apart_from_forget(forget=forget, retain=retain, holdout=holdout, drop=False)
     sets = _chosen(forget, retain, holdout, options)

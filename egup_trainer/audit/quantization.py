@@ -19,6 +19,7 @@ from egup_trainer.evaluation.metric import Metric, unavailable
 from egup_trainer.evaluation.metrics.memorization import extraction_strength
 from egup_trainer.evaluation.metrics.probability import probability
 from egup_trainer.evaluation.scores import SetScores
+from egup_trainer.extras import MissingExtraError, require_extra
 from egup_trainer.files import one_line_write_errors
 from egup_trainer.modeling.batches import device_of
 from egup_trainer.modeling.loading import keep_gradients_of_4bit_layers, misread_4bit_layer
@@ -62,8 +63,10 @@ def quantised_copy(model: nn.Module, bits: Bits) -> Any:
     first.
 
     Raises:
+        MissingExtraError: bitsandbytes is not installed.
         RuntimeError: there is no layer to quantise, or 4-bit layers would be wrong on this machine.
     """
+    require_extra("quantization", "a model in 8 or 4 bits")
     from bitsandbytes.nn import Linear4bit, Linear8bitLt
     from transformers import BitsAndBytesConfig
 
@@ -99,6 +102,8 @@ def _tried(target: Target, bits: Bits) -> dict[str, Metric] | str:
     """The metrics of a quantised copy, or why there are none."""
     try:
         return _metrics(target, quantised_copy(target.model, bits))
+    except MissingExtraError as error:
+        return f"not run: {error}"
     except EgupError:
         raise
     except _CANNOT as error:

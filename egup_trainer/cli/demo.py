@@ -9,6 +9,7 @@ from egup_trainer.cli.command import Command
 from egup_trainer.cli.flags import Arguments, check_output_dir, flag
 from egup_trainer.cli.terminal import terminal
 from egup_trainer.errors import check_range
+from egup_trainer.extras import require_extra
 from egup_trainer.files import write_file
 
 _TITLE = "Forgetting 10 of 40 invented people"
@@ -25,6 +26,8 @@ class DemoArguments(Arguments):
 def run(args: DemoArguments) -> None:
     """Runs the demo; prints a table, and writes results, a picture and the report."""
     folder = Path(str(args.output_dir))
+    for extra in ("evaluation", "report"):
+        require_extra(extra, "`egup demo`")
     check_output_dir(folder)
     check_range(args, ("seed",), low=0, whole=True)
     os.environ.setdefault("CUDA_VISIBLE_DEVICES", "0")  # one process trains on at most one GPU

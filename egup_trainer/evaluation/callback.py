@@ -11,6 +11,7 @@ from egup_trainer.evaluation.rows import Texts, texts_of
 from egup_trainer.evaluation.run import evaluate_model, plan_of
 from egup_trainer.evaluation.scoring import ScoringOptions
 from egup_trainer.evaluation.suites.suite import Suite
+from egup_trainer.extras import require_extra
 
 
 class SuiteCallback(TrainerCallback):
@@ -46,6 +47,7 @@ class SuiteCallback(TrainerCallback):
         retrained: Evaluation | None = None,
         texts: Texts | None = None,
     ):
+        require_extra("evaluation", "a suite (--eval_suite)")
         self.trainer, self.suite, self.retrained = trainer, suite, retrained
         self.options = options or ScoringOptions(
             batch_size=trainer.args.per_device_eval_batch_size, progress=not trainer.args.disable_tqdm

@@ -14,12 +14,18 @@ from typing import Any, ClassVar
 
 import numpy as np
 from datasets import Features, Value
-from evaluate import Metric, MetricInfo
 
 from egup_trainer.errors import DataError, choose
 from egup_trainer.evaluation.metrics.forget_quality import forget_quality
 from egup_trainer.evaluation.metrics.model_utility import UTILITY_PARTS, harmonic_mean
 from egup_trainer.evaluation.metrics.truth_ratio import TruthRatioForm, truth_ratio_value
+from egup_trainer.extras import require_extra
+
+try:
+    from evaluate import Metric, MetricInfo
+except ImportError:
+    require_extra("evaluation", "egup_trainer.evaluation.hf_metrics")
+    raise
 
 _CITATION = "Maini et al. 2024, TOFU: A Task of Fictitious Unlearning for LLMs, arXiv 2401.06121"
 

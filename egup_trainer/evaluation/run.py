@@ -14,6 +14,7 @@ from egup_trainer.evaluation.rows import RowSet, Texts, texts_of
 from egup_trainer.evaluation.scores import SetScores
 from egup_trainer.evaluation.scoring import ScoringOptions, score_sets
 from egup_trainer.evaluation.suites.suite import Scores, Suite
+from egup_trainer.extras import require_extra
 from egup_trainer.modeling.batches import is_first
 from egup_trainer.modeling.reference import adapters_off
 
@@ -52,6 +53,7 @@ def evaluate_model(
         >>> # evaluation = evaluate_model(model, tokenizer, custom_suite(load_rows("forget.jsonl")))
         >>> # evaluation.values["forget_probability"]
     """
+    require_extra("evaluation", "an evaluation")
     options = options or ScoringOptions()
     texts = texts or texts_of(suite.row_sets, tokenizer, options.progress and is_first(accelerator))
     scores = score_sets(model, tokenizer, suite.row_sets, options, accelerator, texts)
@@ -72,6 +74,7 @@ def evaluate_model(
 
 def plan_of(suite: Suite, options: ScoringOptions, name: str, texts: Texts) -> Evaluation:
     """An evaluation without results yet: what the model `name` will be evaluated on, and how."""
+    require_extra("evaluation", "an evaluation")
     facts = {each.name: facts_of(each, texts) for each in suite.row_sets}
     settings = {f"{each.name} {key}": value for each in suite.row_sets for key, value in each.settings.items()}
     settings["feature_layer"] = options.feature_layer

@@ -12,6 +12,7 @@ from typing import Any
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
 from egup_trainer.errors import ModelError, first_line
+from egup_trainer.extras import require_extra
 from egup_trainer.files import refuse_unfinished
 from egup_trainer.modeling.base_weights import weights_digest
 
@@ -231,6 +232,7 @@ def model_init_kwargs(model_config: Any, use_cpu: bool = False) -> dict[str, Any
         "attn_implementation": model_config.attn_implementation,
     }
     if quantization is not None:
+        require_extra("quantization", "--load_in_4bit or --load_in_8bit")
         # Quantized weights cannot be moved later: each process loads them on its own GPU.
         device_map = {"": PartialState().local_process_index} if torch.cuda.is_available() and not use_cpu else None
         kwargs |= {"quantization_config": quantization, "device_map": device_map}

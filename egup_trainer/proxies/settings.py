@@ -8,6 +8,7 @@ from typing import Any
 
 from egup_trainer.data.schema import Row
 from egup_trainer.errors import check_layer, check_range
+from egup_trainer.extras import require_extra
 
 _ATTEMPTS_PER_ROW = 8
 _MIN_USABLE = 8
@@ -45,6 +46,7 @@ class ProxySettings:
     max_length: int = 1024
 
     def __post_init__(self) -> None:
+        require_extra("proxies", "writing proxies")
         check_range(self, ("num_rows", "num_examples", "max_new_tokens", "max_attempts"), low=1, whole=True)
         check_range(self, ("seed",), low=0, whole=True)
         check_range(self, ("max_length",), low=8, whole=True)

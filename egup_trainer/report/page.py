@@ -12,6 +12,7 @@ from typing import Any
 from egup_trainer.audit.audit import Audit
 from egup_trainer.evaluation.evaluation import Evaluation
 from egup_trainer.evaluation.registry import MetricText
+from egup_trainer.extras import require_extra
 from egup_trainer.files import write_files
 from egup_trainer.report.audits import AuditSection, audit_section
 from egup_trainer.report.comparison import Comparison, fact_groups
@@ -74,6 +75,7 @@ def write_report(
     Example:
         >>> # write_report(Path("report.html"), [before, after], retrained, show_examples=False)
     """
+    require_extra("report", "a report page")
     comparison = Comparison.of(evaluations, retrained)
     parts, audit = table_parts(comparison), audit_section(audits, comparison)
     numbers = [*parts, *(audit.parts if audit else [])]

@@ -195,14 +195,9 @@ def refused(*arguments):
 
 def test_without_the_harness_the_extra_is_named(model, tokenizer, monkeypatch):
     monkeypatch.setitem(sys.modules, "lm_eval", None)
-    message = (
-        "Got lm-eval tasks without lm-evaluation-harness, but expected it to be installed. "
-        "Run `pip install egup-trainer[lm-eval]`."
-    )
-    assert refused(["arc_easy"]) == message
-    with pytest.raises(ConfigError) as error:
+    assert "egup-trainer[lm-eval]" in refused(["arc_easy"])
+    with pytest.raises(ConfigError, match=r"egup-trainer\[lm-eval\]"):
         lm_eval_metrics(model, tokenizer, ["arc_easy"])
-    assert str(error.value) == message
 
 
 @needs_harness

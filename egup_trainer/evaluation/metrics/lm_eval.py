@@ -20,6 +20,7 @@ from torch import nn
 from egup_trainer.errors import ConfigError
 from egup_trainer.evaluation.metric import Metric, unavailable
 from egup_trainer.evaluation.registry import Section, declare_family
+from egup_trainer.extras import require_extra
 from egup_trainer.modeling.batches import evaluation_mode
 
 declare_family("lm_eval_", Section.BENCHMARKS, "A task of lm-evaluation-harness.")
@@ -99,7 +100,7 @@ def load_tasks(names: Sequence[str], include_path: str | Path | None = None, *, 
     Example:
         >>> # load_tasks(["arc_easy", "my_task"], "my_tasks")
     """
-    _check_installed()
+    require_extra("lm-eval", "lm-eval tasks")
     if not names:
         raise ConfigError(got="no lm-eval task", expected="at least one", fix="name one, such as arc_easy")
     if include_path is not None and not Path(include_path).is_dir():
@@ -116,17 +117,6 @@ def load_tasks(names: Sequence[str], include_path: str | Path | None = None, *, 
             groups = found["groups"]
             loaded += [groups[name]] if name in groups else found["tasks"].values()  # a tag: each of its tasks
     return loaded
-
-
-def _check_installed() -> None:
-    try:
-        import lm_eval  # noqa: F401
-    except ImportError as error:
-        raise ConfigError(
-            got="lm-eval tasks without lm-evaluation-harness",
-            expected="it to be installed",
-            fix="run `pip install egup-trainer[lm-eval]`",
-        ) from error
 
 
 def _task_manager(names: Sequence[str], include_path: str | Path | None) -> Any:
