@@ -62,6 +62,7 @@ check: lint .venv/installed-check
 lint: .venv/installed-test
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/lint-imports
 
 .venv/installed: setup.cfg pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
@@ -77,4 +78,4 @@ lint: .venv/installed-test
 	touch $@
 
 clean:
-	rm -rf .venv .venv-oldest build dist demo_output *.egg-info .pytest_cache .ruff_cache
+	rm -rf .venv .venv-oldest build dist demo_output *.egg-info .pytest_cache .ruff_cache .import_linter_cache
