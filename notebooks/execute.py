@@ -1,4 +1,4 @@
-"""Runs notebooks from top to bottom and keeps the copies with their outputs: `python -m notebooks.execute`."""
+"""Runs notebooks from top to bottom and saves copies with their outputs: `python -m notebooks.execute`."""
 
 import argparse
 import os
@@ -14,19 +14,19 @@ FOLDER = Path(__file__).resolve().parent
 PATHS = sorted(FOLDER.glob("*.ipynb"))
 _SECONDS = 600  # for one cell
 _OUTPUT = {
-    "PLOTLY_RENDERER": "notebook",  # pictures that need no network
+    "PLOTLY_RENDERER": "notebook",  # plots that need no network
     "PYTHONWARNINGS": "ignore",
 }
 
 
 def execute(path: Path, output_dir: Path, **environment: str) -> nbformat.NotebookNode:
-    """Runs a notebook and writes the copy, also of one that fails.
+    """Runs a notebook and writes the executed copy, even if a cell fails.
 
     Args:
         path: the notebook.
-        output_dir: where the copy goes. What the notebook writes itself lies in `work` there, for all notebooks
-            together: the demo's models are made once.
-        environment: variables for the kernel, besides those of this process.
+        output_dir: folder for the copy. All notebooks run in its folder `work`, so that the models of the demo are
+            trained only once.
+        environment: variables for the kernel, in addition to those of this process.
 
     Raises:
         nbclient.exceptions.CellExecutionError: a cell failed; the message shows the cell and its error.
@@ -54,12 +54,12 @@ def execute(path: Path, output_dir: Path, **environment: str) -> nbformat.Notebo
 
 
 def _paths() -> str:
-    """This checkout's package before any that is installed."""
+    """PYTHONPATH with this checkout before an installed package."""
     return os.pathsep.join(filter(None, [str(FOLDER.parent), os.environ.get("PYTHONPATH")]))
 
 
 def _is_bar(output: nbformat.NotebookNode) -> bool:
-    """Whether it is a state of a progress bar, which is for people who wait."""
+    """Whether an output is a progress bar."""
     is_error = output.output_type == "stream" and output.name == "stderr"
     return is_error and ("\r" in output.text or not output.text.strip())
 

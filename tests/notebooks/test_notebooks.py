@@ -1,4 +1,4 @@
-"""The notebooks: clean as committed, nothing of their own computed, and run from top to bottom on the demo's models."""
+"""The committed notebooks have no outputs, working links, and compute no losses or metrics themselves."""
 
 import ast
 import json
@@ -16,7 +16,7 @@ FORBIDDEN = {
     *("cosine_similarity", "matmul", "dot", "einsum", "ks_2samp", "roc_auc_score", "rouge_score"),
     *("functional", "ForgetLoss"),
 }
-"""What losses and metrics are made of."""
+"""Names of which losses and metrics are made."""
 
 every_notebook = pytest.mark.parametrize("path", PATHS, ids=[path.stem for path in PATHS])
 
@@ -31,7 +31,7 @@ def text(cell: dict) -> str:
 
 
 def computed(source: str) -> set[str]:
-    """What a cell computes itself: arithmetic (but for paths and steps by a number), and what losses are made of."""
+    """Arithmetic in a cell, except on paths and with constants, and names from FORBIDDEN."""
     found, names = set(), set()
     for node in ast.walk(ast.parse(re.sub(r"^(\s*)%.*$", r"\1pass", source, flags=re.M))):
         if isinstance(node, ast.BinOp) and not is_harmless(node):
@@ -49,12 +49,12 @@ def computed(source: str) -> set[str]:
 def is_harmless(node: ast.BinOp) -> bool:
     if isinstance(node.op, ast.Div):  # folder / "name"
         return isinstance(node.right, ast.JoinedStr) or isinstance(getattr(node.right, "value", None), str)
-    if isinstance(node.op, ast.Add | ast.Sub | ast.FloorDiv | ast.Mod):  # a place, the margin of an axis
+    if isinstance(node.op, ast.Add | ast.Sub | ast.FloorDiv | ast.Mod):  # an index, or the margin of an axis
         return any(isinstance(side, ast.Constant) for side in (node.left, node.right))
     return isinstance(node.op, ast.BitOr)
 
 
-def test_the_five_are_there():
+def test_the_five_notebooks_exist():
     assert [path.stem for path in PATHS] == [
         "evaluation_and_audit",
         "own_data",
@@ -93,7 +93,7 @@ def test_links_lead_to_notebooks_that_exist(path):
 
 
 @every_notebook
-def test_the_first_cell_installs_on_colab_alone(path, monkeypatch):
+def test_the_first_cell_installs_only_on_colab(path, monkeypatch):
     first, *others = [text(cell) for cell in cells(path, "code")]
     source = re.sub(r"^(\s+)%pip (.*)$", r"\1installed.append('''\2''')", first, flags=re.M)
     installed: list[str] = []
@@ -108,7 +108,7 @@ def test_the_first_cell_installs_on_colab_alone(path, monkeypatch):
 
 @every_notebook
 def test_no_notebook_computes_losses_or_metrics(path):
-    found = {place: names for place, cell in enumerate(cells(path, "code")) if (names := computed(text(cell)))}
+    found = {index: names for index, cell in enumerate(cells(path, "code")) if (names := computed(text(cell)))}
     assert found == {}
 
 
