@@ -104,9 +104,9 @@ def _set_apart(
     forget: RowDataset, data: Any, name: str, kind: str, components: Sequence[Component], tokenizer: Any, args: Any
 ) -> RowDataset:
     if data is None:
-        wanted = [each.flag or each.name for each in components if getattr(each.needs, f"{name}_rows")]
+        wanted = " and ".join(each.flag or each.name for each in components if getattr(each.needs, f"{name}_rows"))
         raise DataError(
-            got=f"no {name} set, which {', '.join(wanted)} needs",
+            got=f"no {name} set, for {wanted}",
             expected=f"rows {kind}",
             fix=f"give {name}_dataset (--{name})",
         )

@@ -1,5 +1,6 @@
 """The drop-in trainer: one forward pass per micro-batch, and the components that act on it."""
 
+import logging
 from collections.abc import Iterator, Sequence
 from copy import copy
 from dataclasses import replace
@@ -53,6 +54,7 @@ from egup_trainer.preparation import (
 from egup_trainer.publishing import PublishingTrainer
 from egup_trainer.setup_check import try_setup
 
+logger = logging.getLogger(__name__)
 DEFAULT_CALLBACKS = (StepHooks, WatchMovement, Histograms)
 """The callbacks of every trainer of this package."""
 _CHECKPOINT_FORMAT = 2
@@ -183,6 +185,7 @@ class UnlearnTrainer(PublishingTrainer):
         # compute_loss divides by the counts of the whole step; Trainer must neither count nor divide itself.
         self.model_accepts_loss_kwargs = self.loss_is_scaled_for_ga = False
         self.reference = Reference(self._choose_reference(), self.model, self.reader)
+        logger.info("The reference model is kept as: %s", self.reference.kind.value)
         self.step_log, self._has_started = StepLog(), False
         self._conditions_of_model: Conditions | None = None
         self._attach_components()
@@ -199,7 +202,6 @@ class UnlearnTrainer(PublishingTrainer):
         return choose_reference(self.needs.reference, self.model, size)
 
     def _attach_components(self) -> None:
-        config: Any = self.model.config.get_text_config()
         run = Run(
             forget_rows=self.forget_rows,
             retain_rows=self.retain_rows,
@@ -207,8 +209,8 @@ class UnlearnTrainer(PublishingTrainer):
             device=self.args.device,
             seed=self.args.seed,
             bank_size=self.args.bank_size,
-            hidden_size=config.hidden_size,
-            embedding_size=self.reader.embedding.embedding_dim,
+            model_config=self.model.config,
+            embedding=self.reader.embedding,
             reference=self.reference,
             storage=TableStorage(self.args.device, self.scan_folder),
             score=self.score,

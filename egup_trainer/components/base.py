@@ -6,7 +6,7 @@ from math import inf
 from typing import Any, TypeVar
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import TrainerCallback
 
 from egup_trainer.components.feature_table import TableStorage
@@ -66,7 +66,8 @@ class Run:
         device: where the step's tensors are.
         seed: of the run.
         bank_size: how many retain rows the scan reads.
-        hidden_size, embedding_size: sizes of the model's hidden states and of its token embeddings.
+        model_config: the configuration of the model.
+        embedding: the token embeddings of the model.
         reference: the model before unlearning.
         storage: where large per-sample tables are kept.
         score: scores the rows of a set under the model as it is now.
@@ -80,8 +81,8 @@ class Run:
     device: torch.device
     seed: int
     bank_size: int
-    hidden_size: int
-    embedding_size: int
+    model_config: Any
+    embedding: nn.Module
     reference: Reference
     storage: TableStorage
     score: Callable[..., RowScores]
@@ -91,6 +92,17 @@ class Run:
     def component(self, kind: type[_C]) -> _C:
         """The component of a class, on which another one is built."""
         return next(each for each in self.components if isinstance(each, kind))
+
+    @property
+    def hidden_size(self) -> int:
+        """Size of the model's hidden states."""
+        return self.model_config.get_text_config().hidden_size
+
+    @property
+    def embedding_size(self) -> int:
+        """Size of the model's token embeddings."""
+        bare: Any = getattr(self.embedding, "base_layer", self.embedding)  # below an adapter
+        return bare.embedding_dim
 
     @property
     def needed_retain_rows(self) -> RowDataset:

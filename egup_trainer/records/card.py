@@ -72,6 +72,7 @@ def model_card(
         base=_base(record, facts),
         datasets=_listed(facts.dataset) or _listed(facts.dataset_tags),
         weights=_weights(record),
+        components=record.get("components", []),
         parts=[_label(name) for name, is_on in record["egup"].items() if is_on],
     )
     data = _metadata(record, metrics or {}, model_name, facts)

@@ -40,7 +40,8 @@ def make_record(trainer: Any) -> RunRecord:
     """
     args, model = trainer.args, trainer.accelerator.unwrap_model(trainer.model)
     sets = {name: rows for name in _ROW_SETS if (rows := getattr(trainer, f"{name}_rows", None)) is not None}
-    parts = {name: bool(getattr(args, name, False)) for name in _EGUP_PARTS}
+    active = [component.name for component in trainer.components if component.acts_by]
+    others = [name for name in active if name not in (*_EGUP_PARTS, "clreg")]
     return {
         "schema_version": RECORD_SCHEMA,
         "date": datetime.now(timezone.utc).date().isoformat(),
@@ -51,12 +52,13 @@ def make_record(trainer: Any) -> RunRecord:
         "objective": args.objective,
         "retain_loss": args.retain_loss,
         "reference": trainer.reference.kind.value,
-        "egup": {**parts, "proxy_constraint": parts["proxy_constraint"] and "proxy" in sets},
+        "egup": {name: name in active for name in _EGUP_PARTS},
         "clreg_weight": getattr(args, "clreg_weight", 0.0),
         "options": _options(args),
         "steps": saved_step(trainer),
         "rows": {name: facts_of_rows(rows, trainer.secrets[0]) for name, rows in sets.items()},
         "versions": package_versions(),
+        **({"components": others} if others else {}),
     }
 
 

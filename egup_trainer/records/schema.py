@@ -41,7 +41,8 @@ class ModelFacts(TypedDict):
 class RunRecord(TypedDict):
     """`unlearning.json`: the public record of a run. It contains no text of any row, and no path.
 
-    `egup` says which parts were active: a proxy constraint without proxies is not. `reference` is how the reference
+    `egup` says which of its parts were active: a proxy constraint without proxies is not. `components` names other
+    components that acted on the run, if there were any. `reference` is how the reference
     model was kept, see `ReferenceKind`. `options` holds the arguments that differ from the defaults of the
     configuration, and always the learning rate, the number of epochs, the sizes that make up a step (world_size is the
     number of processes) and the seed. `egup unlearn` adds `probability` (by when it was measured, then by set of rows;
@@ -67,6 +68,7 @@ class RunRecord(TypedDict):
     versions: dict[str, str]
     probability: NotRequired[dict[str, dict[str, float] | str]]
     is_merged: NotRequired[bool]
+    components: NotRequired[list[str]]
 
 
 @dataclass(frozen=True, config=ConfigDict(**_STRICT, extra="forbid"))

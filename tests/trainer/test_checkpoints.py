@@ -13,10 +13,10 @@ from fixtures_trainer import furthest, weights_of
 from test_trainer import StopAt
 from transformers import TrainerCallback
 
+from egup_trainer import checkpointing
 from egup_trainer.checkpointing import LIST_NAME, STAGING, last_whole, missing_from
 from egup_trainer.errors import StateError
 from egup_trainer.output_folder import LOCK_NAME, alone_in
-from egup_trainer.trainer import checkpoints
 
 STEPS = {"save_strategy": "steps", "save_steps": 1, "num_train_epochs": 2}
 
@@ -73,7 +73,7 @@ def test_the_checkpoint_before_a_damaged_one_is_used(make_trainer, cut, whole, c
     size = (cut / "checkpoint-4" / "optimizer.pt").stat().st_size
     damage(cut / "checkpoint-4", how)
     resumed = make_trainer(**STEPS)
-    monkeypatch.setattr(resumed, "_scan", lambda requests: pytest.fail("a resumed run must not scan"))
+    monkeypatch.setattr("egup_trainer.trainer.run_scan", lambda *a, **k: pytest.fail("a resumed run must not scan"))
     resumed.train(resume_from_checkpoint=True)
     lacking = DAMAGES[how].format(size=size)
     assert f"The checkpoint {cut}/checkpoint-4 is passed over: it has {lacking}." in caplog.text
@@ -113,7 +113,7 @@ def test_where_no_checkpoint_is_whole_nothing_is_started_and_nothing_lost(make_t
 
 def test_a_checkpoint_of_the_model_alone_is_passed_over(make_trainer, cut, caplog):
     (cut / "checkpoint-4" / "egup_state.safetensors").unlink()
-    checkpoints.write_list(cut / "checkpoint-4")
+    checkpointing.write_list(cut / "checkpoint-4")
     make_trainer(**STEPS).train(resume_from_checkpoint=True)
     assert f"The checkpoint {cut}/checkpoint-4 is passed over: it has no egup_state.safetensors." in caplog.text
 
@@ -171,7 +171,7 @@ def test_a_disk_that_fills_up_at_the_last_file_is_told_like_any_other(make_train
         raise OSError(28, "No space left on device")
 
     trainer = make_trainer(**STEPS)
-    monkeypatch.setattr(checkpoints, "write_list", fail)
+    monkeypatch.setattr(checkpointing, "write_list", fail)
     with pytest.raises(StateError) as error:
         trainer.train()
     folder = Path(trainer.args.output_dir)
@@ -210,9 +210,9 @@ class SeeFolder(TrainerCallback):
 
 def test_old_checkpoints_go_when_the_new_one_is_there(make_trainer, monkeypatch):
     watch, lasting = SeeFolder(), []
-    remove = checkpoints.remove_old
+    remove = checkpointing.remove_old
     monkeypatch.setattr(
-        checkpoints, "remove_old", lambda folder, *rest: (lasting.append(last_whole(folder)), remove(folder, *rest))
+        checkpointing, "remove_old", lambda folder, *rest: (lasting.append(last_whole(folder)), remove(folder, *rest))
     )
     trainer = make_trainer(callbacks=[watch], save_total_limit=1, **STEPS)
     trainer.train()

@@ -8,9 +8,9 @@ from safetensors.torch import load_file
 from torch import nn
 from transformers import TrainerCallback
 
+from egup_trainer.callbacks import movement
 from egup_trainer.callbacks.movement import MOST_ENTRIES, WeightSample, sample_weights, share_unmoved
 from egup_trainer.modeling.loading import add_adapter
-from egup_trainer.trainer import movement
 
 LORA = {"r": 4, "target_modules": "all-linear", "task_type": "CAUSAL_LM"}
 

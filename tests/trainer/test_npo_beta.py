@@ -61,10 +61,7 @@ def test_a_beta_that_is_set_stays():
 def test_rows_beyond_the_boundary_are_refused():
     with pytest.raises(DataError) as error:
         NPO(beta=None).for_boundary(-2.5)
-    assert str(error.value) == (
-        "got forget answers that are 2.5 nats less likely than unseen ones, with npo_beta=auto; expected forget rows "
-        "that the model knows better than the proxies; check forget and proxy rows, or set --npo_beta to a number"
-    )
+    assert "2.5 nats less likely" in error.value.got
 
 
 def known_trainer(make_trainer, **options):

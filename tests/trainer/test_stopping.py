@@ -4,9 +4,9 @@ import pytest
 import torch
 from fixtures_trainer import furthest, weights_of
 
+from egup_trainer.components import stop_at_boundary
 from egup_trainer.errors import DataError
 from egup_trainer.modeling.ks_test import ks_p_value
-from egup_trainer.trainer import stopping
 
 OFF = {"inter_entanglement": False, "intra_entanglement": False, "proxy_constraint": False}
 
@@ -43,7 +43,7 @@ def test_so_few_rows_that_it_would_stop_whatever_the_model_says_are_refused(make
 
 def test_it_goes_on_while_the_rows_are_told_apart(make_trainer, monkeypatch):
     p_values = iter([0.001, 0.05, 0.051, 0.9])
-    monkeypatch.setattr(stopping, "ks_p_value", lambda *args: next(p_values))
+    monkeypatch.setattr(stop_at_boundary, "ks_p_value", lambda *args: next(p_values))
     trainer = make_trainer(stop_at_boundary=True, stop_retain_rise=100.0, num_train_epochs=9)
     trainer.train()
     assert logged(trainer, "boundary_p") == [0.001, 0.05, 0.051]
@@ -53,7 +53,8 @@ def test_it_goes_on_while_the_rows_are_told_apart(make_trainer, monkeypatch):
 def test_it_goes_on_while_retain_rows_have_not_come_back(make_trainer, monkeypatch):
     rises = iter([0.5, 0.31, 0.3, 0.0])
     trainer = make_trainer(stop_at_boundary=True, stop_retain_rise=0.3, num_train_epochs=9, learning_rate=1e-6)
-    monkeypatch.setattr(trainer, "retain_rise", lambda: next(rises))
+    constraint = trainer.component(stop_at_boundary.StopAtBoundary)
+    monkeypatch.setattr(constraint, "measure_retain_rise", lambda: next(rises))
     trainer.train()
     assert logged(trainer, "retain_rise") == [0.5, 0.31, 0.3]
 
@@ -96,8 +97,4 @@ def test_a_resumed_run_stops_where_an_uninterrupted_one_does(make_trainer, tmp_p
 def test_without_proxies_there_is_nothing_to_look_like(make_trainer):
     with pytest.raises(DataError) as error:
         make_trainer(proxies=False, stop_at_boundary=True)
-    assert str(error.value) == (
-        "Got no proxy set with stop_at_boundary, but expected rows that the model never saw, to tell when forget "
-        "rows look "
-        "like them. Give proxy_dataset (--proxy)."
-    )
+    assert error.value.got == "no proxy set, for stop_at_boundary"

@@ -12,7 +12,7 @@ from test_trainer import StopAt
 from transformers import AutoModelForCausalLM, TrainerCallback
 
 from egup_trainer.errors import ConfigError, ModelError, StateError
-from egup_trainer.losses.task_vector import TaskVectorNegation
+from egup_trainer.losses.task_vector import NegateTaskVector
 
 LORA = {"r": 4, "target_modules": "all-linear", "task_type": "CAUSAL_LM"}
 TASK = {"objective": "task_vector", **UNWEIGHTED}
@@ -86,11 +86,7 @@ def test_it_is_negated_once(make_trainer):
     end = weights_of(trainer)
     with pytest.raises(StateError) as caught:
         trainer.train()
-    assert str(caught.value) == (
-        "Got a second training after the task vector was negated, but expected one training, at whose end what was "
-        "learned "
-        "is turned round. Make a new trainer."
-    )
+    assert "second training" in caught.value.got
     assert furthest(weights_of(trainer), end) == 0
 
 
@@ -173,7 +169,7 @@ def test_an_adapter_that_is_more_than_a_fresh_product_is_refused(make_trainer, m
 def test_weights_spread_over_processes_are_refused(make_model, spread):
     enabled = {"is_fsdp_enabled": False, "is_deepspeed_enabled": False, spread: True}
     with pytest.raises(ConfigError) as caught:
-        TaskVectorNegation(SimpleNamespace(model=make_model(), **enabled))
+        NegateTaskVector(SimpleNamespace(model=make_model(), **enabled), scale=1.0)
     assert str(caught.value) == (
         "Got objective=task_vector with weights spread over processes, but expected whole weights on each process, to "
         "subtract what was learned. Run it on one process or with DDP, or train an adapter on one GPU."

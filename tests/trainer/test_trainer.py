@@ -138,7 +138,7 @@ def test_the_kl_reference_of_a_full_model_is_its_most_likely_tokens(make_trainer
     trainer = make_trainer(output_dir=str(tmp_path / "whole"), **options)
     trainer.train()
     assert trainer.reference.kind is ReferenceKind.TOP_K
-    assert "The model before unlearning is kept as: likely_tokens" in caplog.text
+    assert "The reference model is kept as: likely_tokens" in caplog.text
     assert trainer.reference.frozen_copy is None
     assert trainer.component(RetainObjective).top_k_logps.ids.shape[1] == 4
     kept = [row["loss_retain"] for row in trainer.state.log_history if "loss_retain" in row]
@@ -350,8 +350,7 @@ def test_gradient_ascent_needs_no_retain_rows(make_model, tokenizer, config):
         (
             {"retain_dataset": None},
             DataError,
-            "Got no retain set, but expected rows to keep, on which the retain loss or the features are measured. "
-            "Give retain_dataset (--retain).",
+            "Got no retain set, for retain and features, but expected rows to keep. Give retain_dataset (--retain).",
         ),
         (
             {"retain_dataset": [*qa_rows(20, 22), qa_rows(3, 4)[0]]},
