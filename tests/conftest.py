@@ -1,5 +1,6 @@
 """Shared by all tests: tiny models and a tokenizer made in memory, and real TOFU rows where they are at hand."""
 
+import gc
 import json
 import os
 from functools import partial
@@ -45,6 +46,12 @@ MODEL_CONFIGS = {
     "cohere": lambda vocab: CohereConfig(vocab_size=vocab, logit_scale=0.25, **SIZES, **HEADS),
     "gpt2": lambda vocab: GPT2Config(vocab_size=vocab, n_embd=32, n_layer=3, n_head=4, n_positions=128),
 }
+
+
+def pytest_collection_finish(session):
+    """Exempts imported objects from garbage collection, which accelerate starts in every run: most of a short one."""
+    gc.collect()
+    gc.freeze()
 
 
 def qa_rows(start: int, stop: int) -> list[dict]:

@@ -1,5 +1,6 @@
 """Starts processes from one that has imported the package already: a fresh interpreter needs ten seconds for that."""
 
+import gc
 import multiprocessing
 import os
 import socket
@@ -70,6 +71,7 @@ def _enter(environment: dict[str, str], log: Path, target: Callable[..., Any], a
         os.dup2(file.fileno(), 2)
     sys.stdout = os.fdopen(1, "w", buffering=1, closefd=False)
     sys.stderr = os.fdopen(2, "w", buffering=1, closefd=False)
+    gc.freeze()
     target(*arguments)
 
 
