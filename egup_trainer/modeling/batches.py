@@ -5,6 +5,7 @@ from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import torch
+from accelerate import Accelerator
 from torch import Tensor, nn
 
 from egup_trainer.data.collator import RowCollator
@@ -20,7 +21,7 @@ def iter_batches(
     collator: RowCollator,
     *,
     batch_size: int,
-    accelerator: Any = None,
+    accelerator: Accelerator | None = None,
     description: str | None = None,
 ) -> Iterator[tuple[Tensor, dict[str, Any]]]:
     """Batches for this process, on its device, with the model in evaluation mode.
@@ -50,7 +51,7 @@ def iter_batches(
 def iter_indices(
     lengths: Sequence[int],
     batch_size: int,
-    accelerator: Any,
+    accelerator: Accelerator | None,
     description: str | None,
     unit: str = "row",
     of_one_length: bool = False,
@@ -88,22 +89,22 @@ def _batches(lengths: Sequence[int], batch_size: int, of_one_length: bool) -> li
     return batches
 
 
-def merge_processes(results: dict[str, Tensor], accelerator: Any) -> dict[str, Tensor]:
+def merge_processes(results: dict[str, Tensor], accelerator: Accelerator | None) -> dict[str, Tensor]:
     """All results on the CPU: one process ran a row, and the others have zeros for it, so that the sum has them all."""
     return {name: (accelerator.reduce(whole, "sum") if accelerator else whole).cpu() for name, whole in results.items()}
 
 
-def is_first(accelerator: Any) -> bool:
+def is_first(accelerator: Accelerator | None) -> bool:
     """Whether this is the process that logs and writes."""
     return accelerator is None or accelerator.is_main_process
 
 
-def device_of(model: nn.Module, accelerator: Any) -> torch.device:
+def device_of(model: nn.Module, accelerator: Accelerator | None) -> torch.device:
     """The device that batches go to."""
     return accelerator.device if accelerator else next(model.parameters()).device
 
 
-def autocast_of(accelerator: Any) -> Any:
+def autocast_of(accelerator: Accelerator | None) -> Any:
     """The autocast of the run, or a context that does nothing."""
     return accelerator.autocast() if accelerator else nullcontext()
 

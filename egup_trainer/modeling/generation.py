@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from accelerate import Accelerator
 from torch import Tensor, nn
 
 from egup_trainer.data.tokenization import end_tokens
@@ -49,7 +50,7 @@ def generate(
     stop_words: tuple[str, ...] = (),
     sampling: Sampling | None = None,
     batch_size: int,
-    accelerator: Any = None,
+    accelerator: Accelerator | None = None,
     description: str | None = None,
     fix: str = "lower --max_new_tokens or shorten the prompts",
 ) -> list[str]:
@@ -170,7 +171,9 @@ def _warn_once(message: str) -> None:
     logger.warning(message)
 
 
-def _batching(model: Any, device: torch.device, padding: int, accelerator: Any, batch_size: int) -> tuple[int, bool]:
+def _batching(
+    model: Any, device: torch.device, padding: int, accelerator: Accelerator | None, batch_size: int
+) -> tuple[int, bool]:
     """How many prompts a batch may hold so that each is continued as it would be alone, and whether of one length only.
 
     This is tried with two short prompts and two new tokens. Recurrent models read padding as text, the virtual tokens
@@ -191,7 +194,9 @@ def _batching(model: Any, device: torch.device, padding: int, accelerator: Any, 
     return (batch_size if is_as_alone(long[:_SHORT]) else 1), True
 
 
-def _generate(model: Any, config: Any, ids: Tensor, mask: Tensor, processors: list[Any], accelerator: Any) -> Any:
+def _generate(
+    model: Any, config: Any, ids: Tensor, mask: Tensor, processors: list[Any], accelerator: Accelerator | None
+) -> Any:
     from transformers import LogitsProcessorList
 
     with autocast_of(accelerator):
@@ -205,7 +210,7 @@ def _generate(model: Any, config: Any, ids: Tensor, mask: Tensor, processors: li
 
 
 def _first_logits(
-    model: Any, device: torch.device, padding: int, accelerator: Any, prompts: list[np.ndarray]
+    model: Any, device: torch.device, padding: int, accelerator: Accelerator | None, prompts: list[np.ndarray]
 ) -> Tensor:
     """The logits of two new tokens after each prompt, (2, B, V), float32; both tokens are always the same one."""
     config = _greedy(2, [], padding)

@@ -4,6 +4,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
+from accelerate import Accelerator
 from torch import Tensor, nn
 
 from egup_trainer.data.collator import RowCollator
@@ -40,7 +41,7 @@ def probabilities_of(
     *,
     seed: int,
     batch_size: int,
-    accelerator: Any = None,
+    accelerator: Accelerator | None = None,
 ) -> dict[str, float]:
     """`probabilities` of a model without a trainer, such as one just loaded.
 

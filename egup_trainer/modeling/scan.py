@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from accelerate import Accelerator
 from torch import Tensor, nn
 
 from egup_trainer.data.collator import RowCollator
@@ -73,7 +74,7 @@ def score_rows(
     collator: RowCollator,
     *,
     batch_size: int,
-    accelerator: Any = None,
+    accelerator: Accelerator | None = None,
     ids: Tensor | None = None,
     with_features: bool = False,
     projection: Tensor | None = None,
