@@ -14,6 +14,7 @@ from egup_trainer.components.step import Step
 from egup_trainer.data.collator import Batch, Part
 from egup_trainer.errors import ConfigError, check_range, choose
 from egup_trainer.losses.base import ForgetLoss, Guidance
+from egup_trainer.modeling.outputs import required
 from egup_trainer.options import option
 
 
@@ -173,7 +174,7 @@ class CLReg(Component):
     def terms(self, step: Step) -> dict[str, Tensor]:
         options, cache = self._options, self.run.component(FeatureMemory).cache
         if Part.POSITIVE in step.parts:
-            positives = cache.space(step.parts[Part.POSITIVE].features)
+            positives = cache.space(required(step.parts[Part.POSITIVE].features, "features"))
             is_positive = torch.eye(len(positives), dtype=torch.bool, device=positives.device)
         else:
             positives = cache.latest[step.counts.forget_ids]

@@ -13,6 +13,7 @@ from egup_trainer.components.scanning import ScanRequest
 from egup_trainer.components.step import Features, FinishedStep, Step
 from egup_trainer.data.tokenization import RowDataset
 from egup_trainer.errors import check_layer, check_range, choose
+from egup_trainer.modeling.outputs import required
 from egup_trainer.modeling.scan import RowScores
 from egup_trainer.options import OptionGroup, option
 
@@ -98,12 +99,12 @@ class FeatureMemory(Component):
 
     def observe(self, step: Step) -> None:
         cache, options = self.cache, self._options
-        phi = cache.space(step.forget.features)  # (B, k)
+        phi = cache.space(required(step.forget.features, "features"))  # (B, k)
         seen = phi.detach()
         start = cache.initial if options.drift_reference is DriftReference.INITIAL else cache.latest
         step.features = Features(
             forget=phi,
-            retain=None if step.retain is None else cache.space(step.retain.features),
+            retain=None if step.retain is None else cache.space(required(step.retain.features, "features")),
             entanglement=inter_sample_entanglement(seen, cache.bank, options.inter_neighbors),
             drift=drift(seen, start[step.forget_ids.clamp_min(0)]),
         )

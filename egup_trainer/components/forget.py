@@ -46,7 +46,7 @@ class ForgetObjective(Component):
         rows = self.run.forget_rows
         sets = {"forget": rows}
         if self.loss.alternate:
-            sets["alternate"] = RowDataset([row.alternate for row in rows.rows])
+            sets["alternate"] = RowDataset([row.alternate for row in rows.rows if row.alternate is not None])
         return {name: ScanRequest(each, torch.arange(len(rows))) for name, each in sets.items()}
 
     def start(self, scan: dict[str, RowScores]) -> None:

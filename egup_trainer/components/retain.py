@@ -13,6 +13,7 @@ from egup_trainer.data.collator import Part
 from egup_trainer.data.tokenization import RowDataset
 from egup_trainer.errors import check_range
 from egup_trainer.losses.base import ReferenceOutputs, RetainConstraint, RetainLoss
+from egup_trainer.modeling.outputs import required
 from egup_trainer.modeling.reference import NEEDS_OF_LOGITS, Need, ReferenceKind
 from egup_trainer.modeling.scan import RowScores
 from egup_trainer.modeling.top_k_logps import TokenOffsets, TopKLogProbs, top_k_bytes
@@ -90,7 +91,7 @@ class RetainObjective(Component):
 
     def start(self, scan: dict[str, RowScores]) -> None:
         if self._reads_table:
-            self._use_table(scan[_ALL_RETAIN].top_k_logps.to(self.run.device))
+            self._use_table(required(scan[_ALL_RETAIN].top_k_logps, "top_k_logps").to(self.run.device))
 
     def _use_table(self, table: TopKLogProbs) -> None:
         self.top_k_logps = table

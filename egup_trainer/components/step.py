@@ -50,16 +50,6 @@ class StepCounts:
         return values.sum() / self.retain_tokens.clamp_min(1)
 
 
-def _count_rows(batch: dict[str, Tensor]) -> Tensor:
-    """Forget id, retain id, retain answer tokens and input tokens of each pair of a batch: (B, 4), int64."""
-    forget_ids = batch["forget_ids"]
-    size = len(forget_ids)
-    retain_ids = batch.get("retain_ids", torch.full_like(forget_ids, -1))
-    scored = count_answer_tokens(batch["labels"][size : 2 * size]) if "retain_ids" in batch else retain_ids * 0
-    read = batch["attention_mask"].sum(dim=1).reshape(-1, size).sum(dim=0)
-    return torch.stack([forget_ids, retain_ids, scored, read], dim=1)
-
-
 def _count_rows(batch: Batch) -> Tensor:
     """Forget id, retain id, retain answer tokens and input tokens of each pair of a batch: (B, 4), int64."""
     forget_ids = batch["forget_ids"]
