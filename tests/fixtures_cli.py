@@ -89,6 +89,11 @@ def unlearn_words(model: str | Path, output: Path) -> list[str]:
     return [*words, "1", "--report_to", "none", "--save_strategy", "no", "--max_steps", "1"]
 
 
+def whole_words(model: str | Path, folder: Path, *words: object, **sources: str | Path | None) -> list[str]:
+    """`unlearn_words` that write below the folder, with flags for all sources of rows, and further words."""
+    return [*unlearn_words(model, folder / "out"), *source_flags(folder, **sources), *map(str, words)]
+
+
 def egup(command: str, *words: object, **flags: object) -> int:
     """Exit code of a command. A flag that is None is left out; a list gives several values."""
     named: list[object] = []

@@ -85,7 +85,7 @@ def _lines(job: Any, plan: Any, measured: Any, plan_args: PlanArguments) -> list
     if not plan.optimizer_is_known:
         lines.append(f"These numbers leave out the state of the optimizer {job.args.optim.value}, which is not known")
     if plan_args.proxy == AUTO:
-        lines.append("The proxies are not written yet: the forget rows stand in for them")
+        lines.append("The proxies are not written yet: the plan uses the forget rows in their place")
     if job.machine.is_gpu and job.args.bf16:
         lines.append("Computed in bfloat16 (autocast), as on a GPU that supports it")
     if measured is not None:

@@ -119,7 +119,7 @@ def _with_probabilities(
 
 
 def _absolute(source: str) -> str:
-    """A path that holds from any folder; a hub id or tofu:NAME as it is."""
+    """The absolute path of a file; a hub id or tofu:NAME stays as it is."""
     return str(Path(source).resolve()) if Path(source).exists() else source
 
 

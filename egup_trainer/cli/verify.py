@@ -36,10 +36,16 @@ def run(args: VerifyArguments, model_config: Any) -> int:
 
     Returns:
         0 if files and numbers are equal, 1 if one of them is not. What cannot be checked is an error (exit code 2).
+
+    Raises:
+        ConfigError: a flag is out of range, or describes the model in a way that is not used.
+        DataError: the record or the rows cannot be used.
     """
     check_range(args, ("tolerance",), low=0)
     check_range(args, ("per_device_eval_batch_size",), low=1, whole=True)
     refuse_lora_flags(model_config)
+    if model_config.model_name_or_path is not None:
+        raise ConfigError(got="--model_name_or_path", expected="the saved model as --model", fix="use --model")
     run = read_run(Path(str(args.record)))
     when, recorded = _recorded(run, str(args.model))
     changes = _changes(run.files[when], _files_of(args, model_config))

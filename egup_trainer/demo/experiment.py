@@ -45,13 +45,13 @@ class Experiment:
     """Rows, model, schedules, and the methods to compare.
 
     Args:
-        forget, retain, proxy: records; the models learn the first two, the twin the second.
+        forget, retain, proxy: records. The models learn forget and retain rows, their twin only the retain rows.
         holdout: records that neither a model nor a method sees.
         size: shape of the models.
         learning: how rows are learned.
-        unlearning: how they are forgotten, the same for all methods.
+        unlearning: how rows are unlearned, the same for all methods.
         methods: `EGUPConfig` options by the name of the method.
-        seed: of weights, orders and samples.
+        seed: seed of weights, orders and samples.
     """
 
     forget: list[dict]
@@ -65,7 +65,7 @@ class Experiment:
     seed: int = 0
 
     def settings(self) -> dict[str, Any]:
-        """All that decides the results but the rows themselves, for the record."""
+        """Everything that decides the results except the rows themselves, for the record."""
         counts = {f"num_{name}": len(getattr(self, name)) for name in ("forget", "retain", "proxy")}
         parts = {name: asdict(getattr(self, name)) for name in ("size", "learning", "unlearning")}
         return {**counts, **parts, "methods": self.methods, "seed": self.seed}
@@ -77,9 +77,9 @@ class Trained:
 
     Args:
         name: "before", a method's name, or "retrained".
-        model: as it came out; a later one does not change it.
-        seconds: that its training took.
-        log_history: what the method's training logged; empty for the others.
+        model: the trained model; later trainings do not change it.
+        seconds: duration of its training.
+        log_history: what the training of a method logged; empty for the other models.
     """
 
     name: str
@@ -123,7 +123,9 @@ def train_all(experiment: Experiment, prepared: Prepared, say: Callable[[str], N
     """The models, one after the other: before, each method, retrained.
 
     Args:
-        say: told what happens next.
+        experiment: what is trained.
+        prepared: its tokenizer and rows.
+        say: called with a line that says what happens next.
     """
     tokenizer, rows, seed = prepared.tokenizer, prepared.rows, experiment.seed
     with TemporaryDirectory() as folder:
@@ -173,8 +175,8 @@ def evaluate_all(
     Args:
         experiment: what is trained.
         folder: where the results go, one file per model.
-        facts: of the run, for its results.
-        say: told what happens next.
+        facts: facts of the run, stored with the results.
+        say: called with a line that says what happens next.
 
     Returns:
         What `measure` would return for each model, and the evaluations.

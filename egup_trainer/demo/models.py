@@ -18,7 +18,7 @@ class DemoModels:
     Args:
         people: the rows.
         before: folder of the model that learned forget and retain rows, with its tokenizer.
-        retrained: folder of its twin, trained alike on the retain rows alone.
+        retrained: folder of its twin, trained in the same way on the retain rows only.
     """
 
     people: People

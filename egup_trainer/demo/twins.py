@@ -24,7 +24,7 @@ class ModelSize:
 
 @dataclass(frozen=True)
 class Schedule:
-    """How rows are learned: epochs, learning rate, rows a step."""
+    """How rows are learned: epochs, learning rate, rows per step."""
 
     epochs: float
     learning_rate: float

@@ -1,7 +1,7 @@
 """A YAML file for `--config` is held to what the flags are held to."""
 
 import pytest
-from fixtures_cli import assert_refused, source_flags, unlearn_words, write
+from fixtures_cli import assert_refused, whole_words, write
 
 from egup_trainer.cli.parser import Parser
 from egup_trainer.config import EGUPConfig
@@ -41,12 +41,12 @@ REFUSED = [  # content, and what the message names
 @pytest.mark.parametrize("case", REFUSED, ids=lambda case: repr(case[0])[:40])
 def test_a_file_that_cannot_be_used_is_refused(no_weights, tmp_path, capsys, case):
     path = write(tmp_path / "run.yaml", case[0])
-    words = [*unlearn_words(no_weights, tmp_path / "out"), *source_flags(tmp_path), "--config", str(path)]
+    words = whole_words(no_weights, tmp_path, "--config", str(path))
     assert_refused(words, tmp_path, capsys, *case[1:])
 
 
 def test_a_file_that_is_not_there_is_refused(no_weights, tmp_path, capsys):
-    words = [*unlearn_words(no_weights, tmp_path / "out"), *source_flags(tmp_path), "--config"]
+    words = whole_words(no_weights, tmp_path, "--config")
     assert_refused(words, tmp_path, capsys, "--config without a file")
     assert_refused([*words, str(tmp_path / "no.yaml")], tmp_path, capsys, "No such file or directory")
     assert_refused([*words, str(tmp_path)], tmp_path, capsys, "Is a directory")

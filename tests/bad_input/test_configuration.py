@@ -5,7 +5,7 @@ from dataclasses import fields
 from typing import get_type_hints
 
 import pytest
-from fixtures_cli import assert_refused, source_flags, unlearn_words
+from fixtures_cli import assert_refused, whole_words
 from transformers import TrainingArguments
 
 from egup_trainer import EGUPConfig
@@ -68,7 +68,7 @@ def test_every_number_of_ours_has_its_cases():
     ("name", "value"), [(name, value) for name, values in (NUMBERS | OF_TRANSFORMERS).items() for value in values]
 )
 def test_a_number_out_of_range_is_refused(no_weights, tmp_path, capsys, name, value):
-    words = [*unlearn_words(no_weights, tmp_path / "out"), *source_flags(tmp_path), f"--{name}={value}"]
+    words = whole_words(no_weights, tmp_path, f"--{name}={value}")
     is_no_int = name in WHOLE and not value.lstrip("-").isdecimal()
     shown = value if name in WHOLE or name == "npo_beta" else float(value)
     assert_refused(words, tmp_path, capsys, name, repr(value) if is_no_int else f"{name}={shown}")

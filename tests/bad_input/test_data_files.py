@@ -15,6 +15,7 @@ from fixtures_cli import (
     parquet,
     source_flags,
     unlearn_words,
+    whole_words,
     write,
 )
 
@@ -100,7 +101,7 @@ TWINS = {
 def test_a_file_that_cannot_be_used_is_refused_before_a_model_is_loaded(no_weights, tmp_path, capsys, name):
     file, content, *named = REFUSED[name]
     path = write(tmp_path / file, content)
-    words = [*unlearn_words(no_weights, tmp_path / "out"), *source_flags(tmp_path, forget=path)]
+    words = whole_words(no_weights, tmp_path, forget=path)
     words += ["--max_length", "16", "--on_long_row", "cut"] if name == "long prompt" else []
     named += [] if "of the forget set" in named[0] else [path]
     assert_refused(words, tmp_path, capsys, *named, error=DataError)
@@ -109,7 +110,7 @@ def test_a_file_that_cannot_be_used_is_refused_before_a_model_is_loaded(no_weigh
 @pytest.mark.parametrize(("content", "says"), TWINS.values(), ids=TWINS)
 def test_a_row_in_two_sets_is_refused(no_weights, tmp_path, capsys, content, says):
     path = write(tmp_path / "a.jsonl", content)
-    words = [*unlearn_words(no_weights, tmp_path / "out"), *source_flags(tmp_path, forget=path)]
+    words = whole_words(no_weights, tmp_path, forget=path)
     assert_refused(words, tmp_path, capsys, says, error=DataError)
 
 
@@ -146,7 +147,7 @@ def test_a_place_without_rows_is_refused(no_weights, tmp_path, capsys, name):
     make, place, *named = PLACES[name]
     if make:
         make(tmp_path / place)
-    words = [*unlearn_words(no_weights, tmp_path / "out"), *source_flags(tmp_path, forget=tmp_path / place)]
+    words = whole_words(no_weights, tmp_path, forget=tmp_path / place)
     assert_refused(words, tmp_path, capsys, tmp_path / place, *named, error=DataError)
 
 
@@ -160,7 +161,7 @@ def test_a_place_without_rows_is_refused(no_weights, tmp_path, capsys, name):
     ],
 )
 def test_a_name_without_rows_is_refused(no_weights, tmp_path, capsys, source, says):
-    words = [*unlearn_words(no_weights, tmp_path / "out"), *source_flags(tmp_path, forget=source)]
+    words = whole_words(no_weights, tmp_path, forget=source)
     assert_refused([*words, "--data_dir", str(tmp_path / "x")], tmp_path, capsys, says, error=DataError)
 
 
@@ -202,6 +203,6 @@ def test_a_forget_row_in_another_set_is_refused_by_what_measures(no_weights, tmp
 )
 def test_refusals_that_cannot_be_used_are_refused(no_weights, tmp_path, capsys, content, says):
     path = tmp_path / "idk.txt" if content is None else write(tmp_path / "idk.txt", content)
-    words = [*unlearn_words(no_weights, tmp_path / "out"), *source_flags(tmp_path)]
+    words = whole_words(no_weights, tmp_path)
     words += ["--objective", "dpo", "--no_proxy_constraint", "--idk_answers", str(path)]
     assert_refused(words, tmp_path, capsys, path, says, error=DataError)

@@ -13,6 +13,7 @@ from fixtures_cli import (
     source_flags,
     tokenizer_with,
     unlearn_words,
+    whole_words,
     write,
 )
 from peft import LoraConfig, get_peft_model
@@ -161,7 +162,7 @@ def assert_spoilt_is_refused(case, folder, tmp_path, capsys):
     """Spoils the folder as the case says, and unlearns it."""
     spoil, *named = case
     spoil(folder)
-    words = [*unlearn_words(folder, tmp_path / "out"), *source_flags(tmp_path)]
+    words = whole_words(folder, tmp_path)
     named += [] if {"300 tokens", "/no/such"} & {*named} else [folder]
     assert_refused(words, tmp_path, capsys, *named, error=ModelError)
 
@@ -207,7 +208,7 @@ def test_an_adapter_of_another_model_is_refused(adapter, tokenizer, tmp_path, ca
 def test_flags_that_do_not_fit_the_model_are_refused(good_model, tmp_path, capsys, monkeypatch, flags, named, error):
     monkeypatch.chdir(tmp_path)
     write(tmp_path / "long.jsonl", json.dumps({"question": "Where?", "answer": "Here, and there. " * 40}))
-    words = [*unlearn_words(good_model, tmp_path / "out"), *source_flags(tmp_path), *flags]
+    words = whole_words(good_model, tmp_path, *flags)
     assert_refused(words, tmp_path, capsys, *named, error=error)
 
 
@@ -265,6 +266,6 @@ def test_the_other_commands_refuse_the_tokenizer_of_another_model(folder, tmp_pa
 )
 def test_a_chat_template_that_fails_is_refused(folder, tmp_path, capsys, template, named):
     tokenizer_with(folder, chat_template=template)
-    words = [*unlearn_words(folder, tmp_path / "out"), *source_flags(tmp_path)]
+    words = whole_words(folder, tmp_path)
     error = ModelError if named == "answer" else DataError
     assert_refused(words, tmp_path, capsys, "chat template", named, error=error)

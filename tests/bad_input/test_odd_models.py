@@ -5,7 +5,7 @@ import shutil
 
 import pytest
 import torch
-from fixtures_cli import save, source_flags, tokenizer_with, unlearn_words, write
+from fixtures_cli import save, source_flags, tokenizer_with, whole_words, write
 from safetensors.torch import load_file, save_file
 from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
@@ -35,7 +35,7 @@ def not_finite(folder):
 
 
 def unlearn(folder, tmp_path, *flags) -> int:
-    return main([*unlearn_words(folder, tmp_path / "out"), *source_flags(tmp_path), *flags])
+    return main(whole_words(folder, tmp_path, *flags))
 
 
 def test_without_a_chat_template_rows_are_written_with_markers(folder, tmp_path, capsys):

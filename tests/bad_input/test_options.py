@@ -3,7 +3,7 @@
 import shlex
 
 import pytest
-from fixtures_cli import ROWS, assert_refused, json_lines, source_flags, unlearn_words, write
+from fixtures_cli import ROWS, assert_refused, json_lines, source_flags, unlearn_words, whole_words, write
 
 from egup_trainer.cli.command import load_command
 from egup_trainer.errors import ConfigError, DataError, StateError
@@ -86,7 +86,7 @@ UNLEARN = [  # flags, and what the message names
 def test_options_of_unlearn_that_cannot_work_are_refused(no_weights, tmp_path, capsys, flags):
     eval_rows = write(tmp_path / "eval.jsonl", json_lines(ROWS["retain"]))
     words = [str(eval_rows) if word == "retain" else word for word in shlex.split(flags[0])]
-    base = [*unlearn_words(no_weights, tmp_path / "out"), *source_flags(tmp_path)]
+    base = whole_words(no_weights, tmp_path)
     assert_refused([*base, *words], tmp_path, capsys, *flags[1:])
 
 
@@ -110,7 +110,7 @@ def test_options_of_unlearn_that_cannot_work_are_refused(no_weights, tmp_path, c
 def test_what_is_missing_is_refused(no_weights, tmp_path, capsys, words, named, error):
     sources = {words[0][2:]: None} if None in words else {}
     words = words[2:] if sources else words
-    base = [*unlearn_words(no_weights, tmp_path / "out"), *source_flags(tmp_path, **sources)]
+    base = whole_words(no_weights, tmp_path, **sources)
     assert_refused([*base, *words], tmp_path, capsys, *named, error=error)
 
 
@@ -178,6 +178,7 @@ OTHERS = [
     ("verify _run.json x.json --model m", "unknown flag"),
     ("verify _run.json --model m --tolerance -1", "tolerance=-1"),
     ("verify _run.json --model m --lora_r 4", "--lora_r"),
+    ("verify _run.json --model m --model_name_or_path m", "--model_name_or_path", "--model"),
     ("verify _run.json --model m --user_marker Q:", "--user_marker"),
     ("verify _run.json --model m --on_long_row cut", "--on_long_row"),
     ("inspect --indx 4", "--indx", "did you mean --index?"),

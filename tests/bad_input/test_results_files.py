@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import pytest
 from fixtures_audit import invented_audit
-from fixtures_cli import SECRET, assert_refused, source_flags, unlearn_words, write
+from fixtures_cli import SECRET, assert_refused, source_flags, whole_words, write
 from fixtures_report import SETS, make_evaluation
 
 from egup_trainer.errors import DataError
@@ -187,7 +187,7 @@ def test_evaluate_refuses_bad_results_before_a_model_is_loaded(no_weights, resul
 
 
 def test_unlearn_refuses_bad_results_before_a_model_is_loaded(no_weights, results, tmp_path, capsys):
-    words = [*unlearn_words(no_weights, tmp_path / "out"), *source_flags(tmp_path), "--eval_strategy", "epoch"]
+    words = whole_words(no_weights, tmp_path, "--eval_strategy", "epoch")
     words += ["--eval_suite", "custom", "--retrained", str(results())]
     assert_refused(words, tmp_path, capsys, "--retrained", "suite tofu", "suite custom", error=DataError)
     spoil(results(), BOTH["cut"][0])

@@ -9,14 +9,15 @@ import pytest
 import torch
 from conftest import qa_rows
 from fixtures_audit import wide_model
-from fixtures_cli import egup, save, write_rows
+from fixtures_cli import assert_refused, egup, save, write, write_rows
 from peft import LoraConfig
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
-from egup_trainer.cli.main import main
+from egup_trainer.cli.command import load_command
 from egup_trainer.data.sources import load_rows
 from egup_trainer.data.tokenization import tokenize
+from egup_trainer.errors import DataError
 from egup_trainer.modeling.loading import add_adapter, load_model, load_tokenizer
 from egup_trainer.modeling.merging import save_merged
 from egup_trainer.modeling.probability import probabilities_of, sample_ids
@@ -207,12 +208,12 @@ def test_an_adapter_and_a_merged_model_have_files_of_their_own(folder, tmp_path,
     assert capsys.readouterr().out.startswith("Files changed: model.safetensors.\n")
 
 
-@pytest.mark.parametrize("place", range(4))
-def test_the_record_may_stand_anywhere_among_the_flags(folder, capsys, place):
-    words = ["--model", str(folder / "whole"), "--use_cpu", "--disable_tqdm"]
-    places = [0, 2, 3, 4]
-    words.insert(places[place], str(folder / "whole" / "_run.json"))
-    assert main(["verify", *words]) == 0
+@pytest.mark.parametrize("index", [0, 2, 3, 4])
+def test_the_record_may_stand_anywhere_among_the_flags(index):
+    words = ["--model", "whole", "--use_cpu", "--disable_tqdm"]
+    words.insert(index, "_run.json")
+    args, _ = load_command("verify").parser().parse(words)
+    assert (args.record, args.model, args.use_cpu, args.disable_tqdm) == ("_run.json", "whole", True, True)
 
 
 def test_nobody_finds_a_published_fingerprint_by_guessing(folder):
@@ -230,15 +231,13 @@ def test_nobody_finds_a_published_fingerprint_by_guessing(folder):
 
 def test_rows_elsewhere_are_found_and_other_rows_are_refused(folder, tmp_path, capsys):
     write_rows(tmp_path)
-    assert verify(folder, "whole", "whole", "--forget", str(tmp_path / "forget.jsonl")) == 0
+    assert verify(folder, "whole", "whole", forget=tmp_path / "forget.jsonl") == 0
     capsys.readouterr()
     write_rows(tmp_path, forget=(1, 9))
-    assert verify(folder, "whole", "whole", "--forget", str(tmp_path / "forget.jsonl")) == 2
+    assert verify(folder, "whole", "whole", forget=tmp_path / "forget.jsonl") == 2
     error = capsys.readouterr().err.splitlines()[-1]
     expected = record(folder, "whole/_run.json")["rows"]["forget"]["fingerprint"]
-    assert "Got forget rows of fingerprint " in error
-    assert expected in error
-    assert "--forget" in error
+    assert all(each in error for each in ("Got forget rows of fingerprint ", expected, "--forget"))
 
 
 def test_an_adapter_that_was_not_merged_is_asked_for(folder, capsys):
@@ -255,12 +254,9 @@ def test_an_adapter_that_was_not_merged_is_asked_for(folder, capsys):
     ],
 )
 def test_what_is_no_record_is_refused(folder, tmp_path, capsys, text, says):
-    path = tmp_path / "_run.json"
-    path.write_text(text, encoding="utf-8")
-    assert main(["verify", str(path), "--model", str(folder / "whole")]) == 2
-    error = capsys.readouterr().err
-    assert len(error.splitlines()) == 1
-    assert says in error
+    path = write(tmp_path / "_run.json", text)
+    words = ["verify", str(path), "--model", str(folder / "whole")]
+    assert_refused(words, tmp_path, capsys, path, says, error=DataError)
 
 
 def test_a_sample_is_drawn_with_the_seed():
@@ -374,9 +370,8 @@ def test_a_record_with_a_hole_verifies_nothing(folder, tmp_path, capsys, change,
     run = record(folder, "whole/_run.json")
     change(run)
     (tmp_path / "_run.json").write_text(json.dumps(run), encoding="utf-8")
-    assert main(["verify", str(tmp_path / "_run.json"), "--model", str(folder / "whole"), "--use_cpu"]) == 2
-    (line,) = capsys.readouterr().err.splitlines()
-    assert f"_run.json, whose {what} is missing" in line
+    words = ["verify", str(tmp_path / "_run.json"), "--model", str(folder / "whole"), "--use_cpu"]
+    assert_refused(words, tmp_path, capsys, f"_run.json, whose {what} is missing", error=DataError)
 
 
 def test_a_run_that_starts_at_the_beginning_is_not_called_resumed(folder):
