@@ -1,7 +1,7 @@
 """Unlearning for language models: a drop-in Hugging Face Trainer with EGUP and CLReg."""
 
 from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from egup_trainer.audit.audit import Audit, audit_model
@@ -56,7 +56,7 @@ __all__ = [
 __version__ = "0.1.0"
 
 
-def __getattr__(name: str) -> Any:
+def __getattr__(name: str) -> object:
     if name in _HOMES:
         return getattr(import_module(_HOMES[name]), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

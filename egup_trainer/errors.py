@@ -4,12 +4,12 @@ from collections.abc import Iterable
 from difflib import get_close_matches
 from enum import Enum
 from functools import partial
-from typing import Any, TypeVar
+from typing import TypeVar
 
 _Choice = TypeVar("_Choice", bound=Enum)
 _INFINITY = float("inf")
 _MISSPELT, _SIMILAR, _GUESSES = 0.9, 0.78, 3
-"""Of `did_you_mean`: shares of letters in common, and most names that are offered."""
+"""For `did_you_mean`: how similar two names must be, and how many names are suggested at most."""
 
 
 class EgupError(ValueError):
@@ -63,10 +63,10 @@ class StateError(EgupError):
 
 
 def first_line(error: Exception) -> str:
-    """What an error of a library says first; a heading alone says nothing.
+    """The first line of another library's error, together with the second one if the first is only a heading.
 
     Args:
-        error: as the library raised it.
+        error: The error, as the library raised it.
 
     Example:
         >>> first_line(ValueError("Errors:\\n  no such file")), first_line(KeyError())
@@ -76,13 +76,13 @@ def first_line(error: Exception) -> str:
     return f"{first} {rest[0]}" if first.endswith(":") and rest else first
 
 
-def did_you_mean(name: Any, known: Iterable[str], otherwise: str) -> str:
-    """What to do about an unknown `name`, as a question: which of `known` begin with it, or have its words or spelling.
+def did_you_mean(name: object, known: Iterable[str], otherwise: str) -> str:
+    """Suggests, as a question, known names that begin with an unknown name, contain its words, or are spelled alike.
 
     Args:
-        name: what was given.
-        known: what there is, with _ or - between words; of two that differ in these alone the first counts.
-        otherwise: what to say where nothing is like it.
+        name: The unknown name.
+        known: All known names. If two differ only in _ and -, the first is suggested.
+        otherwise: What to return if no name is similar.
 
     Example:
         >>> did_you_mean("npoo", ["npo", "rmu"], "set --objective"), did_you_mean("x", ["npo"], "set --objective")
@@ -100,20 +100,20 @@ def did_you_mean(name: Any, known: Iterable[str], otherwise: str) -> str:
     return f"did you mean {' or '.join(guesses)}?" if guesses else otherwise
 
 
-def _plain(name: Any) -> str:
+def _plain(name: object) -> str:
     return str(name).lower().lstrip("-").replace("-", "_")
 
 
-def choose(choices: type[_Choice], value: Any, name: str) -> _Choice:
-    """The member of an enumeration that an option's value names.
+def choose(choices: type[_Choice], value: object, name: str) -> _Choice:
+    """Converts an option's value to the member of an enumeration.
 
     Args:
-        choices: the enumeration.
-        value: what was given.
-        name: of the option.
+        choices: The enumeration.
+        value: The value.
+        name: The name of the option.
 
     Raises:
-        ConfigError: there is no such member; the message lists all of them.
+        ConfigError: There is no such member. The message lists all members.
     """
     try:
         return choices(value)
@@ -127,21 +127,25 @@ def choose(choices: type[_Choice], value: Any, name: str) -> _Choice:
 
 
 def check_range(
-    config: Any,
+    config: object,
     names: tuple[str, ...],
     low: float,
     high: float = _INFINITY,
     low_is_allowed: bool = True,
     whole: bool = False,
 ) -> None:
-    """Raises `ConfigError` if one of the named values is not a number in the range, nor None where that is its default.
+    """Checks that fields of a dataclass are numbers within a range. None is accepted if it is the default of the field.
 
     Args:
-        config: an object of a dataclass.
-        names: of its values.
-        low, high: the range; `high` lies in it.
-        low_is_allowed: whether `low` does, too.
-        whole: whether only whole numbers fit.
+        config: An instance of the dataclass.
+        names: The names of the fields.
+        low: The lower end of the range.
+        high: The upper end of the range, which belongs to the range.
+        low_is_allowed: Whether `low` belongs to the range, too.
+        whole: Whether the numbers must be whole.
+
+    Raises:
+        ConfigError: A field is outside the range.
     """
     for name in names:
         value = getattr(config, name)
@@ -156,10 +160,11 @@ def check_range(
         raise ConfigError(got=f"{name}={value}", expected=bound + upper, fix=f"set --{name}")
 
 
-def check_layer(config: Any, *names: str) -> None:
-    """Raises `ConfigError` if one of the values `names` of `config` is a layer in no model.
+def check_layer(config: object, *names: str) -> None:
+    """Checks that the fields `names` of `config` can name a layer of some model: by index, or as a share of the depth.
 
-    Whether a model has the layer shows later.
+    Raises:
+        ConfigError: A field cannot be a layer in any model.
     """
     for name in names:
         value = getattr(config, name)
@@ -170,16 +175,16 @@ def check_layer(config: Any, *names: str) -> None:
             )
 
 
-def read_number_or_auto(name: str, value: Any) -> float | str:
-    """The `value` of option `name`: a number above 0, or "auto"; text that spells a number is one.
+def read_number_or_auto(name: str, value: float | str | None) -> float | str:
+    """Reads the `value` of the option `name`: "auto", or a number above 0, which may be given as text.
 
     Raises:
-        ConfigError: it is neither.
+        ConfigError: The value is neither.
     """
     if value == "auto":
         return value
     try:
-        number = float(value)
+        number = 0.0 if value is None else float(value)
     except (TypeError, ValueError):
         number = 0.0
     if not 0 < number < _INFINITY:

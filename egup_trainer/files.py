@@ -1,23 +1,22 @@
-"""Writing files so that a reader finds the old content or the new one, never a mixture and never a part."""
+"""Atomic writing: a reader finds either the old content of a file or the new one, never a part or a mixture."""
 
 import hashlib
 import os
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
+from functools import partial
 from pathlib import Path
-from typing import Any
 
-from egup_trainer.errors import StateError
+from egup_trainer.errors import StateError, first_line
 
 PRIVATE, READABLE = 0o600, 0o644
-"""Modes: readable by the user alone, or by everyone as far as the user's umask allows."""
+"""File modes: readable only by the user, or by everyone as far as the user's umask allows."""
 UNFINISHED = "_unfinished"
-"""In the folder of a model: a run there has not ended, or was killed, and the files may not belong together."""
+"""A file in a model's folder which says that a run there has not ended, so that the files may not belong together."""
 _BLOCK = 1 << 24
-_LEAST_SPACE = 4096
-_SHOWN = 40
-"""Bytes that a disk must have room for, and how much of a file's name stands in that of its temporary file."""
+_MIN_SPACE = 4096  # bytes that the disk must have room for
+_NAME_LENGTH = 40  # characters of a file's name that its temporary file repeats
 
 
 def write_file(path: str | Path, content: str | bytes, *, private: bool = True) -> None:
@@ -30,41 +29,41 @@ def write_file(path: str | Path, content: str | bytes, *, private: bool = True) 
 
 
 def write_files(contents: Mapping[Path, str | bytes], *, private: bool = True) -> None:
-    """Writes files that belong together. No file takes its name before all of them are on the disk.
+    """Writes files that belong together. No file is replaced before the new content of all of them is on the disk.
 
-    Each content goes to a temporary file with a name of its own in the same folder, so that two processes never share
-    one; it is synced to the disk and then renamed. Folders are created. The files but the first are removed before the
-    first takes its name, so that a process that is killed in between leaves files of one writing: some may be missing,
-    but never the first, and none is older than it. Two processes that write the same files do so one after the other.
+    Each content is written to a temporary file in the same folder, synced to the disk, and then renamed. Folders are
+    created. The old files except the first are removed before the first is replaced. A process that is killed in
+    between therefore leaves files of one call: some may be missing, but not the first, and none is older than it. Two
+    processes that write the same files do so one after the other.
 
     Args:
-        contents: text (written as UTF-8) or bytes, by path; all in one folder.
-        private: whether only the user may read the files.
+        contents: Text (written as UTF-8) or bytes by path. All files are in one folder.
+        private: Whether only the user may read the files.
 
     Raises:
-        StateError: a file cannot be written, for example because the disk is full. What was there before is unchanged.
+        StateError: A file cannot be written, for example because the disk is full. The old files are unchanged.
     """
-    writers = {path: _writer(content) for path, content in contents.items()}
-    _write(writers, private)
+    data = {path: each.encode("utf-8") if isinstance(each, str) else each for path, each in contents.items()}
+    _write({path: partial(_write_bytes, data=each) for path, each in data.items()}, private)
 
 
 def write_file_with(path: str | Path, write: Callable[[Path], None], *, private: bool = True) -> None:
-    """Writes one file by a function that takes the path of the temporary file, such as safetensors' `save_file`.
+    """Writes one file with a function that takes the path of a temporary file, such as `save_file` of safetensors.
 
     Raises:
-        StateError: as in `write_files`.
+        StateError: As in `write_files`.
     """
     _write({Path(path): write}, private)
 
 
 def append_to_file(path: str | Path, text: str) -> int:
-    """Appends whole lines to a file and syncs it; where that fails, the file is as it was.
+    """Appends whole lines to a file and syncs it. If that fails, the file is left as it was.
 
     Returns:
-        The size of the file, in bytes.
+        The size of the file in bytes.
 
     Raises:
-        StateError: as in `write_files`.
+        StateError: As in `write_files`.
     """
     path = Path(path)
     with one_line_write_errors(path), path.open("ab") as file:
@@ -81,25 +80,25 @@ def append_to_file(path: str | Path, text: str) -> int:
 
 
 def check_writable(path: str | Path) -> None:
-    """Tries whether something can be written at `path`, a file or a folder, which stays as it is; call it before work.
+    """Checks that `path`, a file or a folder, can be written, without changing it. Call this before long work.
 
     Raises:
-        StateError: the folder cannot be made or written to, or the disk is full.
+        StateError: The folder cannot be created or written to, or the disk is full.
     """
     path = Path(path).absolute()
     folder = path if path.is_dir() else next(each for each in path.parents if os.path.lexists(each))
     with one_line_write_errors(path), tempfile.NamedTemporaryFile(dir=folder, prefix="_") as file:
-        file.write(bytes(_LEAST_SPACE))
+        file.write(bytes(_MIN_SPACE))
         file.flush()
         os.fsync(file.fileno())
 
 
-def file_digest(path: str | Path, progress: Callable[[int], Any] | None = None) -> str:
-    """SHA-256 of a file, in hexadecimal digits.
+def file_digest(path: str | Path, progress: Callable[[int], object] | None = None) -> str:
+    """SHA-256 of a file, as hexadecimal digits.
 
     Args:
-        path: the file.
-        progress: told the number of bytes after each block that was read.
+        path: The file.
+        progress: Called after each block with the number of bytes that were read.
     """
     digest = hashlib.sha256()
     with open(path, "rb") as file:
@@ -111,7 +110,7 @@ def file_digest(path: str | Path, progress: Callable[[int], Any] | None = None) 
 
 
 def sync_folder(folder: str | Path) -> None:
-    """Syncs every file below a folder, and the folders themselves, to the disk; call it before renaming the folder."""
+    """Syncs all files and folders below a folder to the disk. Call this before renaming the folder."""
     for parent, _, names in os.walk(folder):
         for name in names:
             sync(Path(parent) / name)
@@ -119,7 +118,7 @@ def sync_folder(folder: str | Path) -> None:
 
 
 def refuse_unfinished(folder: str | Path) -> None:
-    """Raises `StateError` for the folder of a model whose run has not ended."""
+    """Raises `StateError` if the run that writes to a model's folder has not ended."""
     if (Path(folder) / UNFINISHED).is_file():
         raise StateError(
             got=f"{folder}, where a run has not ended (or was killed, so that its files may not belong together)",
@@ -130,13 +129,13 @@ def refuse_unfinished(folder: str | Path) -> None:
 
 @contextmanager
 def one_line_write_errors(what: str | Path) -> Iterator[None]:
-    """Turns an error of the file system into one line; the errors of safetensors and `torch.save` are among them.
+    """Turns errors of the file system, including those of safetensors and `torch.save`, into a `StateError`.
 
     Args:
-        what: what is being written, for the message.
+        what: What is being written, for the message.
 
     Raises:
-        StateError: an error of the file system was raised in the block.
+        StateError: The block raised an error of the file system.
     """
     try:
         yield
@@ -144,14 +143,14 @@ def one_line_write_errors(what: str | Path) -> Iterator[None]:
         if not (isinstance(error, OSError) or is_of_the_disk(error)):
             raise
         raise StateError(
-            got=f"{what}, which cannot be written ({getattr(error, 'strerror', None) or _first_line(error)})",
+            got=f"{what}, which cannot be written ({getattr(error, 'strerror', None) or first_line(error)})",
             expected="enough space, and permission to write",
             fix="free some space or choose another path",
         ) from error
 
 
 def is_of_the_disk(error: Exception) -> bool:
-    """Whether an error came from reading or writing a file: not from an upload, whose `OSError` has no number."""
+    """Whether an error comes from reading or writing a file, and not from an upload, whose `OSError` has no number."""
     if isinstance(error, OSError):
         return error.errno is not None
     if isinstance(error, RuntimeError):
@@ -161,17 +160,13 @@ def is_of_the_disk(error: Exception) -> bool:
     return isinstance(error, SafetensorError)
 
 
-def _first_line(error: Exception) -> str:
-    return str(error).strip().partition("\n")[0] or type(error).__name__
-
-
 def _write(writers: Mapping[Path, Callable[[Path], None]], private: bool) -> None:
     temporary: dict[Path, Path] = {}
     try:
         for path, write in writers.items():
             with one_line_write_errors(path):
                 path.parent.mkdir(parents=True, exist_ok=True)
-                prefix = f"_{path.name[:_SHOWN]}."
+                prefix = f"_{path.name[:_NAME_LENGTH]}."
                 handle, name = tempfile.mkstemp(prefix=prefix, suffix=".tmp", dir=path.parent)  # mode 0600
                 os.close(handle)
                 temporary[path] = Path(name)
@@ -196,7 +191,7 @@ def _write(writers: Mapping[Path, Callable[[Path], None]], private: bool) -> Non
 
 @contextmanager
 def _in_turn(folder: Path) -> Iterator[None]:
-    """Holds a folder against other processes that rename files in it, where the file system can do that."""
+    """Locks a folder against other processes that rename files in it, if the file system supports this."""
     try:
         import fcntl
 
@@ -212,17 +207,12 @@ def _in_turn(folder: Path) -> Iterator[None]:
         os.close(handle)
 
 
-def _writer(content: str | bytes) -> Callable[[Path], None]:
-    data = content.encode("utf-8") if isinstance(content, str) else content
-    return lambda path: _write_bytes(path, data)
-
-
 def _write_bytes(path: Path, data: bytes) -> None:
     path.write_bytes(data)
 
 
 def sync(path: Path) -> None:
-    """fsync; some file systems cannot sync a folder, which is then as safe as they make it."""
+    """Syncs a file or a folder to the disk. Some file systems cannot sync a folder, which is then not an error."""
     try:
         handle = os.open(path, os.O_RDONLY)
     except OSError:

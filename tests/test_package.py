@@ -90,3 +90,8 @@ def test_public_names_are_all_there_and_sorted():
         assert getattr(egup_trainer, name).__name__ == name
     with pytest.raises(AttributeError, match="has no attribute 'nothing'"):
         _ = egup_trainer.nothing
+
+
+def test_no_code_of_a_model_is_trusted_unasked():
+    files = [*(ROOT / "egup_trainer").rglob("*.py"), *(ROOT / "benchmarks").rglob("*.py")]
+    assert [path for path in files if "trust_remote_code=True" in path.read_text(encoding="utf-8")] == []

@@ -6,7 +6,7 @@ from collections.abc import Callable, Collection
 from copy import copy
 from functools import cache, partial
 from pathlib import Path
-from pickle import UnpicklingError
+from pickle import UnpicklingError  # noqa: TID251  what torch raises where it refuses to unpickle
 from typing import Any
 
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
