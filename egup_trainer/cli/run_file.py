@@ -9,7 +9,7 @@ from egup_trainer.files import file_digest
 from egup_trainer.records.io import add_to_record, read_ledger, read_secrets, write_ledger, write_record, write_run
 from egup_trainer.records.judgments import AFTER, MERGED
 from egup_trainer.records.redaction import HIDDEN, credentials_in, is_credential, without_credentials
-from egup_trainer.records.schema import LEDGER_NAME, RECORD_NAME, Reading, Request
+from egup_trainer.records.schema import LEDGER_NAME, RECORD_NAME, Reading, Request, RowFacts
 
 LOADING = ("dtype", "load_in_4bit", "load_in_8bit", "bnb_4bit_quant_type", "use_bnb_nested_quant")
 """Flags that decide which weights a model has."""
@@ -106,7 +106,7 @@ def digests_of(folder: Path, *, progress: bool) -> dict[str, str]:
 
 
 def _with_probabilities(
-    requests: list[Request], probability: dict[str, Any], facts: dict[str, dict[str, Any]]
+    requests: list[Request], probability: dict[str, Any], facts: dict[str, RowFacts]
 ) -> list[Request]:
     """The ledger with what the last request's run measured of its rows and of those of earlier requests."""
     measured = {

@@ -149,7 +149,7 @@ def train_all(experiment: Experiment, prepared: Prepared, say: Callable[[str], N
 
 def measure(trained: Trained, prepared: Prepared, names: Sequence[str] = ("forget", "retain", "proxy")) -> Evaluation:
     """Probability and NLL of the answers of each named row set, and the seconds that training took."""
-    metrics = {}
+    metrics: dict[str, Metric] = {}
     for name in names:
         dataset, collator = prepared.rows[name], RowCollator(prepared.tokenizer)
         scores = score_rows(trained.model, AnswerReader(trained.model), dataset, collator, batch_size=_BATCH_SIZE)
@@ -209,7 +209,7 @@ def evaluate_all(
 
 def _answers(evaluation: Evaluation) -> dict[str, Metric]:
     """The metrics of `measure` for the rows that were evaluated."""
-    metrics = {}
+    metrics: dict[str, Metric] = {}
     for name in ("forget", "retain"):
         probability = evaluation.metrics[f"{name}_probability"]
         nlls = [-math.log(each) for each in probability.values[name].values()]

@@ -42,7 +42,7 @@ def make_record(trainer: Any) -> RunRecord:
     sets = {name: rows for name in _ROW_SETS if (rows := getattr(trainer, f"{name}_rows", None)) is not None}
     active = [component.name for component in trainer.components if component.acts_by]
     others = [name for name in active if name not in (*_EGUP_PARTS, "clreg")]
-    return {
+    record: RunRecord = {
         "schema_version": RECORD_SCHEMA,
         "date": datetime.now(timezone.utc).date().isoformat(),
         "author": args.card_author,
@@ -58,8 +58,10 @@ def make_record(trainer: Any) -> RunRecord:
         "steps": saved_step(trainer),
         "rows": {name: facts_of_rows(rows, trainer.secrets[0]) for name, rows in sets.items()},
         "versions": package_versions(),
-        **({"components": others} if others else {}),
     }
+    if others:
+        record["components"] = others
+    return record
 
 
 def facts_of_rows(rows: "RowDataset", secret: str) -> RowFacts:

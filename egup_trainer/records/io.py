@@ -81,7 +81,8 @@ def add_to_record(folder: str | Path, **facts: Any) -> RunRecord:
 
 def is_merged(folder: str | Path) -> bool:
     """Whether the folder holds a model that `egup unlearn` merged an adapter into."""
-    return bool((read_record(folder) or {}).get("is_merged"))
+    record = read_record(folder)
+    return record is not None and bool(record.get("is_merged"))
 
 
 def read_run(path: Path) -> Run:

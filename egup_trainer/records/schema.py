@@ -2,7 +2,7 @@
 
 from typing import Annotated, Any, Literal
 
-from pydantic import ConfigDict, Field, model_validator
+from pydantic import ConfigDict, Field, model_validator, with_config
 from pydantic.dataclasses import dataclass
 from typing_extensions import NotRequired, Self, TypedDict
 
@@ -38,6 +38,7 @@ class ModelFacts(TypedDict):
     is_local: bool
 
 
+@with_config(ConfigDict(**_STRICT, extra="allow"))
 class RunRecord(TypedDict):
     """`unlearning.json`: the public record of a run. It contains no text of any row, and no path.
 
@@ -48,8 +49,6 @@ class RunRecord(TypedDict):
     number of processes) and the seed. `egup unlearn` adds `probability` (by when it was measured, then by set of rows;
     a text where it could not be measured), and `is_merged` for a model that its adapter was merged into.
     """
-
-    __pydantic_config__ = ConfigDict(**_STRICT, extra="allow")  # type: ignore[misc]
 
     schema_version: Literal[1]
     date: str

@@ -80,7 +80,9 @@ def read_curves(history: Sequence[dict[str, Any]]) -> dict[str, Curve]:
     columns: dict[str, dict[float, float]] = {}
     for entry in history:
         step = finite_number(entry.get("step"))
-        for name, value in entry.items() if step is not None else ():
+        if step is None:
+            continue
+        for name, value in entry.items():
             if name not in _NOT_TERMS and not name.startswith(_SUMMARY):
                 number = finite_number(value)
                 columns.setdefault(name, {})[step] = math.nan if number is None else number
@@ -139,7 +141,8 @@ def _plot(term: str, lines: dict[str, Curve], look_of: dict[str, Look]) -> Plot:
             marker = look.marker if len(curve.steps) <= _FEW else None
             axes.plot(curve.steps, curve.values, color=look.color, linestyle=look.line, marker=marker, markersize=3.5)
             if curve.band:
-                axes.fill_between(curve.steps, *curve.band.values(), color=look.color, alpha=0.18, linewidth=0)
+                low, high = curve.band.values()
+                axes.fill_between(curve.steps, low, high, color=look.color, alpha=0.18, linewidth=0)
         axes.set(xlabel="optimizer step")
         axes.locator_params(axis="x", integer=True, nbins=6)
 

@@ -12,6 +12,9 @@ from egup_trainer.report.comparison import Comparison, Role
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.collections import PathCollection
+    from numpy import ndarray
+
+    Numbers = Sequence[float] | ndarray
 
 Paint = Callable[["Axes"], None]
 """Draws on the axes that it is given."""
@@ -142,7 +145,7 @@ def _legend_text(name: str) -> str:
     return short.replace("$", r"\$")
 
 
-def points(axes: "Axes", x: Sequence[float], y: Sequence[float], look: Look, **options: Any) -> "PathCollection":
+def points(axes: "Axes", x: "Numbers", y: "Numbers", look: Look, **options: Any) -> "PathCollection":
     """Draws the points of one model in its look; returns the handle for a legend."""
     settings = {"color": look.color, "marker": look.marker, "rasterized": len(x) > MANY_POINTS, **options}
     return axes.scatter(x, y, **settings)

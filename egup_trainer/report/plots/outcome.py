@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -185,7 +185,7 @@ def _rows_plot(
     """The plot of the last of the given models, beside the others."""
 
     def paint(axes: "Axes") -> None:
-        handles = {}
+        handles: dict[str, Any] = {}
         for name, found in values.items():
             look, samples = look_of[name], sorted(found.keys() & ranks, key=ranks.__getitem__)
             x, y = [ranks[sample] for sample in samples], [max(found[sample], _ROW_FLOOR) for sample in samples]

@@ -76,8 +76,9 @@ def _limits(everything: np.ndarray) -> dict[str, tuple[float, float]]:
 
 def _plot(name: str, features: _Features, look: Look, limits: dict[str, tuple[float, float]]) -> Plot:
     def paint(axes: "Axes") -> None:
-        behind = points(axes, *features.retain.T, _RETAIN, s=16, alpha=0.7, linewidths=0)
-        marks = points(axes, *features.forget.T, look, s=40 if look.is_aim else 20, alpha=0.85, linewidths=0)
+        behind = points(axes, features.retain[:, 0], features.retain[:, 1], _RETAIN, s=16, alpha=0.7, linewidths=0)
+        forget, size = features.forget, 40 if look.is_aim else 20
+        marks = points(axes, forget[:, 0], forget[:, 1], look, s=size, alpha=0.85, linewidths=0)
         axes.set(xlabel="first component", ylabel="second component", **limits)
         add_legend(axes, {"forget rows": marks, "retain rows": behind})
 
