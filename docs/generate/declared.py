@@ -9,6 +9,7 @@ from inspect import getdoc
 from pathlib import Path
 
 from egup_trainer.evaluation.registry import MetricSpec, declared_metrics
+from egup_trainer.evaluation.suites import SUITES, SuiteSpec
 from egup_trainer.losses.registry import OBJECTIVES
 from generate.tables import table
 
@@ -20,6 +21,11 @@ SECTIONS = ("Requirements", "Recommendations", "Relations")
 def metrics_table() -> str:
     """One line for each metric: its key in results, its definition, which way is better, and what it needs."""
     return table(["metric", "definition", "better", "needs"], map(_metric, declared_metrics()))
+
+
+def suites_table() -> str:
+    """One line for each suite: its name, its rows, and its flags, those that are not required in brackets."""
+    return table(["suite", "rows", "flags"], map(_suite, SUITES.values()))
 
 
 def objectives_table() -> str:
@@ -43,19 +49,21 @@ def section(docstring: str, name: str) -> str:
     return " ".join(re.sub(r"^\s*- ", "", found[1], flags=re.MULTILINE).split())
 
 
-TABLES: dict[str, tuple[str, Callable[[], str]]] = {
-    "evaluation.md": ("metrics", metrics_table),
-    "choosing.md": ("objectives", objectives_table),
+TABLES: dict[str, dict[str, Callable[[], str]]] = {
+    "evaluation.md": {"metrics": metrics_table, "suites": suites_table},
+    "choosing.md": {"objectives": objectives_table},
 }
-"""For each page, the name between its markers and the function that makes the table."""
+"""For each page, the names between its markers and the functions that make the tables."""
 
 
 def updated(page: str) -> str:
-    """The text of a page with its current table."""
-    name, make = TABLES[page]
+    """The text of a page with its current tables."""
     text = (DOCS / page).read_text(encoding="utf-8")
-    block = re.compile(rf"(<!-- begin: {name} -->\n).*?(\n<!-- end: {name} -->)", re.DOTALL)
-    return block.sub(lambda found: f"{found[1]}{make()}{found[2]}", text)
+    for name, make in TABLES[page].items():
+        block = re.compile(rf"(<!-- begin: {name} -->\n).*?(\n<!-- end: {name} -->)", re.DOTALL)
+        made = make()
+        text = block.sub(lambda found, made=made: f"{found[1]}{made}{found[2]}", text)
+    return text
 
 
 def _metric(spec: MetricSpec) -> list[str]:
@@ -72,6 +80,12 @@ def _objective(name: str) -> list[str]:
         for each in SECTIONS
     ]
     return [f"`{name}`", summary, *texts]
+
+
+def _suite(suite: SuiteSpec) -> list[str]:
+    flags = [name for name in suite.parameters if name not in ("template", "max_length")]
+    shown = (f"--{name}" if name in suite.required else f"[--{name}]" for name in flags)
+    return [f"`{suite.name}`", suite.rows, " ".join(f"`{each}`" for each in shown)]
 
 
 if __name__ == "__main__":

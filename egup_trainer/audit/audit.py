@@ -8,7 +8,8 @@ from typing import Any, ClassVar
 
 from torch import nn
 
-from egup_trainer.audit.attack import ATTACKS, Finding, Target, attacks_named, sample_rows
+from egup_trainer.audit import ATTACKS, attacks_named
+from egup_trainer.audit.attack import Finding, Target, sample_rows
 from egup_trainer.audit.options import AuditOptions
 from egup_trainer.data.overlap import keep_apart_from_forget
 from egup_trainer.data.schema import Row

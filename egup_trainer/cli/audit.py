@@ -7,6 +7,7 @@ from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from egup_trainer.audit import ATTACKS
 from egup_trainer.cli.command import Command, model_config
 from egup_trainer.cli.flags import (
     SOURCE,
@@ -47,9 +48,7 @@ class AuditArguments(SourceArguments, TemplateArguments, LongRowArguments, RunAr
     model_before: str | None = flag("Folder or hub id of the model before unlearning.")
     output: str | None = flag("The results: a file that ends in .json.")
     name: str | None = flag("Name of the model in tables (default: its folder).")
-    attacks: list[str] | None = flag(
-        "Which of relearning, quantization, prompts, sampling, probe and membership to run; by default all."
-    )
+    attacks: list[str] | None = flag(f"Attacks to run: some of {', '.join(ATTACKS)} (default: all).")
     per_device_eval_batch_size: int = flag("Rows per batch, of up to 256 tokens each.", 16)
 
 

@@ -21,10 +21,11 @@ from egup_trainer.cli.flags import (
     refuse_several_processes,
 )
 from egup_trainer.cli.parser import library_errors
-from egup_trainer.cli.suites import SuiteArguments, SuiteName, make_suite
+from egup_trainer.cli.suites import SuiteArguments, make_suite, suite_named
 from egup_trainer.cli.terminal import make_table, show
 from egup_trainer.data.schema import MAX_LENGTH
 from egup_trainer.errors import ConfigError, DataError, check_range
+from egup_trainer.evaluation.suites import SUITES
 from egup_trainer.files import check_writable
 
 
@@ -32,7 +33,7 @@ from egup_trainer.files import check_writable
 class EvaluateArguments(SuiteArguments, TemplateArguments, LongRowArguments, RunArguments):
     """Which suite, on which rows, and where the results go."""
 
-    suite: str | None = flag("tofu, muse, or custom: your own rows.")
+    suite: str | None = flag(f"{', '.join(SUITES)} (your own rows).")
     forget: str | None = flag(f"custom: the forget set: {SOURCE}.")
     retain: str | None = flag("custom: source of the retain set.")
     drop_overlap: bool = flag(
@@ -107,7 +108,7 @@ def run(args: EvaluateArguments, model_config: Any) -> None:
 
 
 def _check(args: EvaluateArguments, model_config: Any) -> None:
-    if args.drop_overlap and args.suite != SuiteName.CUSTOM.value:
+    if args.drop_overlap and "forget" not in suite_named(str(args.suite)).parameters:
         raise ConfigError(
             got=f"--drop_overlap with --suite {args.suite}",
             expected="--suite custom, whose rows are your own",
@@ -134,7 +135,7 @@ def _evaluate(args: EvaluateArguments, model_config: Any, record: dict[str, Any]
     from egup_trainer.modeling.loading import load_tokenizer
 
     suite = make_suite(
-        str(args.suite),
+        suite_named(str(args.suite)),
         args,
         forget=args.forget,
         retain=args.retain,

@@ -14,10 +14,11 @@ from egup_trainer.cli.flags import SOURCE, check_output_dir, flag, refuse_alone
 from egup_trainer.cli.parser import library_errors
 from egup_trainer.cli.proxy import AUTO, auto_proxies
 from egup_trainer.cli.run_file import write_records
-from egup_trainer.cli.suites import SuiteArguments, SuiteName, make_suite
+from egup_trainer.cli.suites import SUITE_FLAGS, SuiteArguments, make_suite, suite_named
 from egup_trainer.cli.terminal import make_table, show
 from egup_trainer.data.schema import MAX_LENGTH
 from egup_trainer.errors import ConfigError, ModelError, StateError, did_you_mean, first_line
+from egup_trainer.evaluation.suites import SUITES
 from egup_trainer.files import one_line_write_errors
 from egup_trainer.records.judgments import AFTER, BEFORE, IN_4BIT, MERGED, is_damaged, knows_proxies
 
@@ -33,7 +34,7 @@ class RowArguments(SuiteArguments):
     )
     eval: str | None = flag("Source of rows to report eval_loss on, with --eval_strategy.")
     eval_suite: str | None = flag(
-        "Suite to run at every evaluation: tofu, muse, or custom (the forget and retain rows). Any of its metrics can "
+        f"Suite to run at every evaluation: {', '.join(SUITES)} (the forget and retain rows). Any of its metrics can "
         "be --metric_for_best_model."
     )
     earlier_forget: list[str] | None = flag(
@@ -266,7 +267,7 @@ def _make_trainer(row_args: RowArguments, config: Any, model_config: Any) -> tup
 def _suite(row_args: RowArguments, config: Any) -> Any:
     """The suite to run during training, or None."""
     if row_args.eval_suite is None:
-        for name in ("forget_split", "muse_corpus", "holdout", "retrained", "max_new_tokens"):
+        for name in SUITE_FLAGS:
             if getattr(row_args, name) is not None:
                 refuse_alone(name, "eval_suite")
         return None
@@ -276,16 +277,16 @@ def _suite(row_args: RowArguments, config: Any) -> Any:
             expected="steps or epoch",
             fix="set --eval_strategy steps --eval_steps N",
         )
-    is_own = row_args.eval_suite == SuiteName.CUSTOM.value  # the other suites have rows of their own
+    spec = suite_named(row_args.eval_suite, "eval_suite")
+    is_own = "forget" in spec.parameters  # other suites have rows of their own
     suite = make_suite(
-        row_args.eval_suite,
+        spec,
         row_args,
         forget=row_args.forget if is_own else None,
         retain=row_args.retain if is_own else None,
         template=config.template,
         drop_overlap=config.drop_overlap,
         max_length=MAX_LENGTH,
-        option="eval_suite",
     )
     return suite.reading(config.template.date, config.on_long_row)
 

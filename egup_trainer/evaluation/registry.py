@@ -24,6 +24,7 @@ import numpy as np
 
 from egup_trainer.evaluation.metric import Metric
 from egup_trainer.evaluation.scores import RowRole, SetScores
+from egup_trainer.evaluation.suites import SUITES
 
 
 class Direction(Enum):
@@ -132,7 +133,6 @@ OTHER = "Other"
 """Section of metrics that nobody declared."""
 KEPT_AND_FORGOTTEN = (RowRole.FORGET, RowRole.RETAIN)
 _METRICS: dict[str, MetricSpec] = {}
-_SET_TITLES: dict[str, str] = {}
 _FAMILIES: dict[str, tuple[Section, str]] = {}
 
 
@@ -191,11 +191,6 @@ def declare_family(prefix: str, section: Section, meaning: str) -> None:
     _FAMILIES[prefix] = section, meaning
 
 
-def title_sets(**titles: str) -> None:
-    """Says what row sets are called in tables, where that is not their name."""
-    _SET_TITLES.update(titles)
-
-
 def declared_metrics() -> list[MetricSpec]:
     """All metrics, in the order of tables.
 
@@ -203,8 +198,7 @@ def declared_metrics() -> list[MetricSpec]:
         >>> [spec.name for spec in declared_metrics()][:2]
         ['probability', 'rouge']
     """
-    import egup_trainer.evaluation.metrics
-    import egup_trainer.evaluation.suites  # noqa: F401
+    import egup_trainer.evaluation.metrics  # noqa: F401
 
     return list(_METRICS.values())
 
@@ -226,7 +220,8 @@ def describe(metric: str) -> MetricText:
         return MetricText(spec.section.value, spec.label, spec.label, spec.meaning)
     first, _, rest = row_set.partition("_")
     sections = {"forget": Section.FORGET, "retain": Section.RETAIN}
-    title = _SET_TITLES.get(row_set, (rest if first in sections else row_set).replace("_", " "))
+    titles = {name: title for suite in SUITES.values() for name, title in suite.set_titles.items()}
+    title = titles.get(row_set, (rest if first in sections else row_set).replace("_", " "))
     label = f"{spec.label}, {title}" if title else spec.label
     return MetricText(sections.get(first, Section.OTHER_ROWS).value, label, spec.label, spec.meaning)
 

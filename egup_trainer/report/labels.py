@@ -1,6 +1,6 @@
 """Names and meanings of metrics for a reader of the report, from where the metrics and attacks are declared."""
 
-from egup_trainer.audit.attack import ATTACKS
+from egup_trainer.audit import ATTACKS
 from egup_trainer.evaluation import registry
 from egup_trainer.evaluation.registry import OTHER, MetricText, Section
 

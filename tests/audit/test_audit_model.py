@@ -17,7 +17,8 @@ from fixtures_audit import (
 )
 
 from egup_trainer import Audit, AuditOptions, audit_model
-from egup_trainer.audit.attack import ATTACKS, Finding, attacks_named, sample_rows
+from egup_trainer.audit import ATTACKS, attacks_named
+from egup_trainer.audit.attack import Finding, sample_rows
 from egup_trainer.audit.audit import check_same_audit
 from egup_trainer.errors import ConfigError, DataError
 from egup_trainer.evaluation.evaluation import SetFacts

@@ -9,7 +9,7 @@ from fixtures_audit import FORGET, QUICK, RETAIN, taught
 from fixtures_cli import assert_refused, egup, save, write_rows
 from fixtures_report import make_evaluation
 
-from egup_trainer.audit.attack import ATTACKS
+from egup_trainer.audit import ATTACKS
 from egup_trainer.audit.audit import Audit, audit_model
 from egup_trainer.evaluation.evaluation import write_evaluation
 

@@ -20,9 +20,10 @@ from egup_trainer.evaluation.metrics.rouge import rouge_score
 from egup_trainer.evaluation.rows import Generation, RowSet, texts_of
 from egup_trainer.evaluation.run import evaluate_model
 from egup_trainer.evaluation.scoring import ScoringOptions, score_sets
+from egup_trainer.evaluation.suites import SUITES
 from egup_trainer.evaluation.suites.custom import custom_suite
 from egup_trainer.evaluation.suites.muse import MuseCorpus, muse_suite
-from egup_trainer.evaluation.suites.suite import declared_suites, metric_names
+from egup_trainer.evaluation.suites.suite import metric_names
 from egup_trainer.evaluation.suites.tofu import tofu_suite
 
 SECRET = "XYZZYSECRET"  # stands in rows only: no message may repeat it
@@ -90,13 +91,13 @@ def recite(model, tokenizer, prompts, *args, **kwargs):
 
 
 def test_the_flags_of_a_suite_are_the_parameters_of_the_function_that_makes_it():
-    suites = declared_suites()
-    assert {name: suite.required for name, suite in suites.items()} == {
+    assert {name: suite.required for name, suite in SUITES.items()} == {
         "tofu": ["forget_split"],
         "muse": ["muse_corpus"],
         "custom": ["forget"],
     }
-    assert suites["muse"].parameters == {"muse_corpus": "corpus", "data_dir": "data_dir", "max_length": "max_length"}
+    parameters = {flag: each.name for flag, each in SUITES["muse"].parameters.items()}
+    assert parameters == {"muse_corpus": "corpus", "data_dir": "data_dir", "max_length": "max_length"}
 
 
 # TOFU

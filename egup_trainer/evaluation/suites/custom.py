@@ -6,10 +6,9 @@ from egup_trainer.data.rendering import Template
 from egup_trainer.data.schema import MAX_LENGTH, Row
 from egup_trainer.evaluation.rows import Generation, RowSet
 from egup_trainer.evaluation.scores import RowRole, SetUse
-from egup_trainer.evaluation.suites.suite import Suite, register_suite
+from egup_trainer.evaluation.suites.suite import Suite
 
 
-@register_suite("custom", rows="your own rows")
 def custom_suite(
     forget: list[Row],
     retain: list[Row] | None = None,

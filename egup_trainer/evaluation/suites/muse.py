@@ -21,7 +21,7 @@ from egup_trainer.evaluation.metrics.rouge import MUSE_ROUGE
 from egup_trainer.evaluation.registry import Section
 from egup_trainer.evaluation.rows import Generation, RowSet
 from egup_trainer.evaluation.scores import RowRole, SetUse
-from egup_trainer.evaluation.suites.suite import Suite, declared_plan, register_suite
+from egup_trainer.evaluation.suites.suite import Suite, declared_plan
 
 SHOTS = 10
 _PLAIN = Template(user="", assistant="", always=True, closed=False)  # MUSE's texts are written out, and go on
@@ -40,12 +40,6 @@ class MuseCorpus(Enum):
         return f"muse-bench/MUSE-{self.value.capitalize()}"
 
 
-@register_suite(
-    "muse",
-    rows="MUSE's news or books: knowmem, verbmem, privleak",
-    flags={"muse_corpus": "muse: news or books."},
-    set_titles={"forget_knowmem": "knowledge", "retain_knowmem": "knowledge", "forget_verbmem": "verbatim"},
-)
 def muse_suite(corpus: MuseCorpus | str, data_dir: str | Path | None = None, max_length: int = MAX_LENGTH) -> Suite:
     """The MUSE suite: knowledge and verbatim memorization by ROUGE, and membership inference.
 

@@ -1,14 +1,12 @@
-"""What a suite is: row sets and the metrics that they get; and the registry of suites."""
+"""What a suite is: row sets and the metrics that they get."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
-from inspect import Parameter, signature
-from typing import TypeVar
 
 from egup_trainer.data.schema import OnLongRow
 from egup_trainer.evaluation.metric import Metric
-from egup_trainer.evaluation.registry import Measured, MetricSpec, Section, declared_metrics, title_sets
+from egup_trainer.evaluation.registry import Measured, MetricSpec, Section, declared_metrics
 from egup_trainer.evaluation.rows import RowSet
 from egup_trainer.evaluation.scores import SetScores
 
@@ -71,71 +69,3 @@ class Suite:
 def metric_names(suite: Suite) -> list[str]:
     """Keys of all metrics that the suite can have, before anything is computed."""
     return list(suite.plan({each.name: SetScores(each.name, use=each.use) for each in suite.row_sets}))
-
-
-@dataclass(frozen=True)
-class SuiteSpec:
-    """The declaration of a suite.
-
-    Args:
-        name: of the suite, for `--suite` and `--eval_suite`.
-        rows: what its rows are, for the docs.
-        make: makes the suite. Its parameters are the flags that the suite reads; the ones without a default are
-            required. `forget`, `retain` and `holdout` are rows, read from a source.
-        flags: help texts of the flags that no other suite has. Such a flag may have the suite's name before that of
-            the parameter.
-    """
-
-    name: str
-    rows: str
-    make: Callable[..., Suite]
-    flags: Mapping[str, str]
-
-    @property
-    def parameters(self) -> dict[str, str]:
-        """Parameter of `make` by the flag that gives it; the required ones first."""
-        found = {name.removeprefix(f"{self.name}_"): name for name in self.flags}
-        parameters = sorted(
-            signature(self.make).parameters.values(), key=lambda each: each.default is not Parameter.empty
-        )
-        return {found.get(each.name, each.name): each.name for each in parameters}
-
-    @property
-    def required(self) -> list[str]:
-        """Flags without which there is no suite."""
-        parameters = signature(self.make).parameters
-        return [flag for flag, name in self.parameters.items() if parameters[name].default is Parameter.empty]
-
-
-_SUITES: dict[str, SuiteSpec] = {}
-_Make = TypeVar("_Make", bound=Callable[..., Suite])
-
-
-def register_suite(
-    name: str, *, rows: str, flags: Mapping[str, str] | None = None, set_titles: Mapping[str, str] | None = None
-) -> Callable[[_Make], _Make]:
-    """Declares a suite by the function that makes it; see `SuiteSpec`.
-
-    Args:
-        name, rows, flags: as there.
-        set_titles: what row sets are called in tables, where that is not their name.
-    """
-
-    def declare(make: _Make) -> _Make:
-        _SUITES[name] = SuiteSpec(name, rows, make, flags or {})
-        title_sets(**(set_titles or {}))
-        return make
-
-    return declare
-
-
-def declared_suites() -> dict[str, SuiteSpec]:
-    """All suites by name.
-
-    Example:
-        >>> list(declared_suites())
-        ['tofu', 'muse', 'custom']
-    """
-    import egup_trainer.evaluation.suites  # noqa: F401
-
-    return dict(_SUITES)

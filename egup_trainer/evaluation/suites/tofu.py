@@ -9,16 +9,11 @@ from egup_trainer.data.sources import load_rows
 from egup_trainer.errors import ConfigError, did_you_mean
 from egup_trainer.evaluation.rows import Generation, RowSet
 from egup_trainer.evaluation.scores import RowRole, SetUse
-from egup_trainer.evaluation.suites.suite import Suite, register_suite
+from egup_trainer.evaluation.suites.suite import Suite
 
 FORGET_SPLITS = ("forget01", "forget05", "forget10")
 
 
-@register_suite(
-    "tofu",
-    rows="TOFU's forget rows with paraphrased and perturbed answers, retain rows, real authors, world facts",
-    flags={"forget_split": "tofu: forget01, forget05 or forget10; TOFU's files are in --data_dir."},
-)
 def tofu_suite(
     forget_split: str,
     data_dir: str | Path | None = None,
