@@ -183,22 +183,20 @@ def test_results_made_by_the_command_serve_in_training(words, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("flags", "message"),
+    ("flags", "got"),
     [
+        (["--eval_suite", "custom"], "eval_suite=custom with eval_strategy=no"),
+        (["--eval_suite", "tofus", "--eval_strategy", "epoch"], "eval_suite='tofus'"),
+        (["--holdout", "h.jsonl"], "--holdout without --eval_suite"),
+        (["--eval_suite", "tofu", "--eval_strategy", "epoch"], "suite tofu without --forget_split"),
         (
-            ["--eval_suite", "custom"],
-            "Got eval_suite=custom with eval_strategy=no, but expected steps or epoch. Set --eval_strategy steps "
-            "--eval_steps N.",
-        ),
-        (["--holdout", "h.jsonl"], "Got --holdout without --eval_suite, but expected both or none. Set --eval_suite."),
-        (
-            ["--eval_suite", "tofu", "--eval_strategy", "epoch"],
-            "Got suite tofu without --forget_split, but expected it to be given. Set --forget_split.",
+            ["--eval_suite", "muse", "--muse_corpus", "news", "--holdout", "h", "--eval_strategy", "epoch"],
+            "--holdout with",
         ),
     ],
 )
-def test_flags_that_do_not_fit_are_refused(words, capsys, flags, message):
+def test_flags_that_do_not_fit_are_refused(words, capsys, flags, got):
     words = [word for word in words if word not in ("--max_new_tokens",)]
     words.remove("2")
     assert main([*words, *flags]) == 2
-    assert capsys.readouterr().err == f"egup unlearn: error: {message}\n"
+    assert f"Got {got}" in capsys.readouterr().err
