@@ -1,6 +1,6 @@
 """Prompts: whether another way of asking brings the answer back.
 
-The kinds are those of Lynch et al. 2024, arXiv 2402.16835, without jailbreaks that are tuned to one model.
+The kinds are those of Lynch et al. 2024, arXiv 2402.16835, without jailbreaks that are tuned to a specific model.
 """
 
 import math
@@ -27,9 +27,9 @@ PREFIXES = (
 )
 """What is put before a question."""
 GIVEN_SHARE = 0.25
-"""Share of the answer's tokens that the model is given to go on from."""
+"""Share of the answer's tokens that the model is given to continue from."""
 NUM_EXAMPLES = 3
-"""Other forget rows that stand before a question, with their answers."""
+"""Number of other forget rows that are shown before a question, with their answers."""
 
 
 class PromptKind(str, Enum):
@@ -55,8 +55,8 @@ _LACKS = {
 def prompts(target: Target) -> Finding:
     """Probability of the answer and ROUGE-L recall of the greedy generation, for each way of asking.
 
-    Where a kind has several prompts for a row, the best of them counts, for each of the two numbers: who attacks takes
-    what works.
+    If a kind has several prompts for a row, the best of them counts for each of the two numbers, as an attacker would
+    choose it.
     """
     if not any(_last_question(row) for row in target.forget):
         return Finding(reason=NO_QUESTION)
@@ -78,7 +78,7 @@ def prompts(target: Target) -> Finding:
 
 
 def asked_otherwise(rows: list[Row], kind: PromptKind, seed: int) -> list[tuple[int, Row]]:
-    """Rows with the question put in a kind's ways: the sample that each is of, and the row.
+    """Rows with the question asked in the ways of a kind, each with the id of its sample.
 
     Args:
         rows: the rows; those without a question are left out.
@@ -110,16 +110,16 @@ def _last_question(row: Row) -> str | None:
 
 
 def _with_question(row: Row, question: str) -> Row:
-    place = max(place for place, turn in enumerate(row.prompt) if turn.role == "user")
-    turns = (*row.prompt[:place], Message("user", question), *row.prompt[place + 1 :])
+    last = max(index for index, turn in enumerate(row.prompt) if turn.role == "user")
+    turns = (*row.prompt[:last], Message("user", question), *row.prompt[last + 1 :])
     return Row(turns, row.answer)
 
 
 def _examples(rows: list[Row], sample: int, seed: int) -> list[Message]:
-    """Other rows' questions and answers, drawn by the seed and the row, as turns."""
-    others = [place for place, row in enumerate(rows) if place != sample and _last_question(row) is not None]
-    drawn = np.random.default_rng([seed, sample]).permutation(others)[:NUM_EXAMPLES].tolist()
-    turns = ((Message("user", _last_question(rows[i]) or ""), Message("assistant", rows[i].answer)) for i in drawn)
+    """Questions and answers of other rows as turns, sampled by the seed and the row."""
+    others = [index for index, row in enumerate(rows) if index != sample and _last_question(row) is not None]
+    shown = np.random.default_rng([seed, sample]).permutation(others)[:NUM_EXAMPLES].tolist()
+    turns = ((Message("user", _last_question(rows[i]) or ""), Message("assistant", rows[i].answer)) for i in shown)
     return [turn for pair in turns for turn in pair]
 
 
@@ -127,7 +127,7 @@ _Found = tuple[dict[int, float], dict[int, float]]  # probability and ROUGE by s
 
 
 def _asked(target: Target, kind: PromptKind, plain: dict[int, SampleScores]) -> tuple[_Found, dict[int, SampleScores]]:
-    """The best probability and ROUGE of each row, and the scores of the plain prompts, which stay as they are."""
+    """The best probability and ROUGE of each row, and the scores of the plain prompts."""
     variants = asked_otherwise(target.forget, kind, target.options.seed)
     if not variants:
         return ({}, {}), plain
@@ -145,8 +145,8 @@ def _asked(target: Target, kind: PromptKind, plain: dict[int, SampleScores]) -> 
 def _begun(target: Target, plain: dict[int, SampleScores]) -> _Found:
     """The same of the rest of each answer after its first tokens.
 
-    How likely the rest is after its beginning, the numbers of the plain prompt tell: each token's log-probability is
-    that after the right tokens before it.
+    The probability of the rest follows from the scores of the plain prompt, since each token's log-probability is
+    conditioned on the right tokens before it.
     """
     options, tokenizer = target.options, target.tokenizer
     given: dict[int, np.ndarray] = {}
@@ -190,6 +190,6 @@ def _best(values: Iterable[tuple[int, float | None]]) -> dict[int, float]:
 def _metrics(kind: PromptKind, found: _Found, lack: str, num_rows: int) -> dict[str, Metric]:
     lacks = (lack, NO_WORDS if found[0] else lack)
     return {
-        f"{kind.value}_{name}": mean_metric("forget", values, num_rows=num_rows, higher_is_better=None, without=without)
+        f"{kind.value}_{name}": mean_metric("forget", values, num_rows=num_rows, without=without)
         for name, values, without in zip(("probability", "rouge"), found, lacks, strict=True)
     }

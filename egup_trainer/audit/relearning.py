@@ -1,8 +1,8 @@
 """Relearning: how soon a forget answer comes back when the model is fine-tuned on a few other rows.
 
-A model that only hides its forget rows finds them again within a few steps, even rows that it is not shown (Hu et al.
-2024, arXiv 2406.13356; Deeb and Roger 2024, arXiv 2410.08827, who hold rows back for the same reason). One that never
-saw them learns the rows it is shown and, of the others, little more than their manner.
+A model that only hides its forget rows recovers them within a few steps, even rows that it is not shown (Hu et al.
+2024, arXiv 2406.13356; Deeb and Roger 2024, arXiv 2410.08827, who hold rows back for the same reason). A model that
+never saw them learns the rows it is shown and, of the others, little more than their style.
 """
 
 import copy
@@ -24,7 +24,7 @@ from egup_trainer.modeling.loading import add_adapter, keep_gradients_of_4bit_la
 from egup_trainer.modeling.scan import score_rows
 
 FEWEST_ROWS = 4
-"""So many forget rows are learned again at least."""
+"""Minimum number of forget rows that are relearned."""
 _HELD_BACK, _RETAIN, _RELEARNED = "forget", "retain", "relearned"
 _RANK = 8  # of the adapter that learns in the place of quantised weights
 
@@ -41,20 +41,20 @@ def relearning_curve(
     every: int,
     description: str | None = None,
 ) -> Curve:
-    """Fine-tunes a copy of a model on some rows, and reads at times how likely others are.
+    """Fine-tunes a copy of a model on some rows, and measures at intervals how likely others are.
 
     Each step is one of AdamW (torch's defaults, a constant rate, no clipping) on the mean of l_i over `batch_size`
-    rows, without dropout. All weights of the copy learn, adapters merged, in float32. Where they are quantised, the
-    adapter learns that the model has, or a fresh one (LoRA of rank 8 on all linear layers).
+    rows, without dropout. All weights of the copy are trained, with adapters merged, in float32. If they are quantised,
+    the model's adapter is trained instead, or a fresh one (LoRA of rank 8 on all linear layers).
 
     Args:
         model: the model; it is not changed.
         tokenizer: gives the padding id.
-        train_rows: what is learned; epochs follow each other without a gap, each in an order drawn by the seed.
-        measured_rows: what is read.
+        train_rows: rows to train on; epochs follow each other without a gap, each in an order sampled by the seed.
+        measured_rows: rows to measure.
         steps: optimizer steps.
         learning_rate: of AdamW.
-        batch_size: rows in a step, as many as there are at most, and in a forward pass.
+        batch_size: rows per step, at most as many as there are, and per forward pass.
         seed: of the order, and of a fresh adapter.
         every: steps between two points.
         description: title of the progress bar, or None for no bar.

@@ -1,4 +1,4 @@
-"""A suite during training: run at every evaluation, logged, and fit for choosing the best checkpoint."""
+"""Runs a suite at every evaluation during training, so that its metrics are logged and can choose the checkpoint."""
 
 from typing import Any
 
@@ -17,22 +17,21 @@ from egup_trainer.extras import require_extra
 class SuiteCallback(TrainerCallback):
     """Evaluates a suite whenever the trainer evaluates, and logs each metric that has a value as `eval_METRIC`.
 
-    With results of the retrained model, the distance to its value is logged, too, as `eval_METRIC_distance`. All of
-    these join the values of the trainer's own evaluation, so `metric_for_best_model` may name any of them.
+    With results of the retrained model, the distance to its value is also logged, as `eval_METRIC_distance`. All of
+    these are added to the values of the trainer's own evaluation, so `metric_for_best_model` can be any of them.
 
     Args:
-        trainer: the trainer whose model is evaluated; it needs an evaluation set of its own, too.
+        trainer: the trainer whose model is evaluated; it also needs an evaluation set of its own.
         suite: rows and metrics.
         options: batch size and the like.
         retrained: results of the retrained model on the same suite.
-        texts: of the suite's row sets from `texts_of`, if they are at hand.
+        texts: of the suite's row sets from `texts_of`, if you have them.
 
     Attributes:
         last: the latest evaluation, or None.
 
     Raises:
-        ConfigError: `metric_for_best_model` names a metric that has no value, or `greater_is_better` says the opposite
-            of the metric.
+        ConfigError: the metric of `metric_for_best_model` has no value, or `greater_is_better` contradicts it.
         DataError: `retrained` is of other rows.
 
     Example:
@@ -56,7 +55,7 @@ class SuiteCallback(TrainerCallback):
         if retrained is not None:
             planned = plan_of(suite, self.options, "the model in training", self.texts)
             check_relations(planned, retrained=retrained)
-        self.last: Evaluation | Any = None
+        self.last: Evaluation | None = None
         self._step: int | None = None
 
     def on_evaluate(self, args: Any, state: Any, control: Any, metrics: Any = None, **kwargs: Any) -> None:
@@ -69,7 +68,7 @@ class SuiteCallback(TrainerCallback):
         metrics.update(self._values())
 
     def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """The best checkpoint may be loaded now: what the last step said is of the past."""
+        """Forgets the last evaluation: the best checkpoint may have been loaded since."""
         self._step = None
 
     def _evaluate(self, name: str) -> Evaluation:
@@ -85,7 +84,8 @@ class SuiteCallback(TrainerCallback):
         return with_relations(evaluation, retrained=self.retrained)
 
     def _values(self) -> dict[str, float]:
-        values = {name: value for name, value in self.last.values.items() if value is not None}
+        found = {} if self.last is None else self.last.values
+        values = {name: value for name, value in found.items() if value is not None}
         aims = {} if self.retrained is None else self.retrained.values
         distances = {
             f"{name}_distance": abs(value - aim)
@@ -96,14 +96,14 @@ class SuiteCallback(TrainerCallback):
 
     def _check_best(self, args: Any) -> None:
         name = (args.metric_for_best_model or "").removeprefix("eval_")
-        metric = self.last.metrics.get(name.removesuffix("_distance"))
+        metric = None if self.last is None else self.last.metrics.get(name.removesuffix("_distance"))
         if metric is None:
             return
         if f"eval_{name}" not in self._values():
             raise ConfigError(
                 got=f"metric_for_best_model={name}, which has no value: {metric.reason or 'no retrained model'}",
                 expected="a metric that the suite can compute",
-                fix="choose another one, or give what it needs",
+                fix="choose another metric, or provide what it needs",
             )
         higher = False if name.endswith("_distance") else metric.higher_is_better
         if higher is not None and higher != args.greater_is_better:

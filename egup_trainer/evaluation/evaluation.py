@@ -1,4 +1,4 @@
-"""The results of one model on one suite: metrics, and what is needed to judge, compare and show them. Kept as JSON."""
+"""The results of one model on one suite: the metrics, and what is needed to compare and show them; kept as JSON."""
 
 import hashlib
 import json
@@ -20,15 +20,14 @@ _KIND = "egup_trainer evaluation"
 
 @dataclass(frozen=True)
 class SetFacts:
-    """A row set: how many rows it has, and fingerprints that tell whether two are the same.
+    """Facts of a row set: the number of its rows, and fingerprints by which two sets can be compared.
 
     Args:
         num_rows: number of rows.
-        fingerprint: of what the rows say.
-        tokens: fingerprint of the tokens that the model reads; other ones give other numbers. None where no tokenizer
-            was at hand.
-        cut: how many rows were longer than `max_length` and lost what did not fit.
-        in_windows: how many rows were longer and were read in several windows.
+        fingerprint: of the rows' texts.
+        tokens: fingerprint of the tokens that the model reads; None if no tokenizer was given.
+        cut: number of rows that were longer than `max_length` and were cut.
+        in_windows: number of rows that were longer and were read in several windows.
     """
 
     num_rows: int
@@ -58,11 +57,11 @@ class Evaluation:
         split: which part of the suite ("forget10"; "news"), or None.
         sets: facts of the row sets, by name.
         metrics: by name.
-        settings: how rows are written and features read, by name; the same for results that are compared.
+        settings: how rows are rendered and features read, by name; the same for results that are compared.
         examples: texts that the user asked to keep, by row set; none by default.
-        training: the log history of the training that made the model, if it was found.
+        training: the log history of the training that produced the model, if it was found.
         run: model, versions, command, seed, machine, seconds.
-        writing: what makes tokens of the rows.
+        writing: what the rows were rendered with.
         features: mean hidden states over answer tokens, float32 (N, d), by row set; rows in the order of
             `feature_ids`. Kept in a file of its own beside the JSON.
         feature_ids: sample ids of the feature rows, by row set.
@@ -92,7 +91,7 @@ _FIELDS = [each.name for each in fields(Evaluation) if each.name != "features"]
 
 
 def features_path(path: Path) -> Path:
-    """Where the features of the results at `path` are kept."""
+    """The file of the features that belong to the results at `path`."""
     return path.with_suffix(".features.safetensors")
 
 
@@ -127,7 +126,7 @@ def check_same_rows(evaluation: Evaluation, other: Evaluation, other_name: str, 
         evaluation: of the model in question.
         other: what it is compared with.
         other_name: how the user gave it, such as "--retrained".
-        as_tokens: whether the models must have read the same tokens, too.
+        as_tokens: whether the models must also have read the same tokens.
     """
     refuse_differences(
         (evaluation.name, _identity(evaluation)),
@@ -144,7 +143,7 @@ def check_same_rows(evaluation: Evaluation, other: Evaluation, other_name: str, 
 
 
 def _tokens_of(evaluation: Evaluation, name: str) -> dict[str, str]:
-    """Why the tokens of a set may differ from those of other results, the reason that says most first."""
+    """Facts by which the tokens of a set may differ from those of other results, the most informative first."""
     writing = evaluation.writing
     return {
         f"{name} rows written with template_date": str(writing.template_date),

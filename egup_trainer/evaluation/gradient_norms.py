@@ -1,4 +1,4 @@
-"""Gradient norms of single texts: their own forward pass each, so the batch size cannot matter."""
+"""Gradient norms of single texts. Each has a forward pass of its own, so they do not depend on the batch size."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -29,9 +29,9 @@ def gradient_norms(
     """L2 norm of the gradient of each text's mean negative log-likelihood over all floating-point weights: (N,).
 
     Formula: |sum over pieces of grad L| / n, with L the negative log-likelihood of a piece, n the tokens of the text,
-    both without the token that closes the answer; nan where no other is left.
+    both without the token that closes the answer; nan if no other token is left.
 
-    The forward pass fills `numbers`, too, so that no other one is needed for these texts.
+    The forward pass also fills `numbers`, so that these texts need no other one.
 
     Raises:
         ModelError: gradients cannot pass the model's 4-bit weights.
@@ -41,10 +41,10 @@ def gradient_norms(
     device = device_of(model, accelerator)
     norms = torch.zeros(len(texts), device=device)
     with evaluation_mode(model), _all_require_gradients(model) as weights:
-        for places, counts in iter_indices(lengths, 1, accelerator, description):
-            place = int(places)
+        for indices, counts in iter_indices(lengths, 1, accelerator, description):
+            index = int(indices)
             sums = [torch.zeros_like(weight, dtype=torch.float32) for weight in weights]
-            for piece in texts[place].pieces:
+            for piece in texts[index].pieces:
                 batch: dict[str, Any] = {name: value.to(device) for name, value in collator([dataset[piece]]).items()}
                 with torch.enable_grad():
                     with autocast_of(accelerator):
@@ -56,15 +56,15 @@ def gradient_norms(
                         total += gradient
                 numbers.keep(torch.tensor([piece][: int(counts)], dtype=torch.long), outputs, batch["labels"])
             if counts:
-                pieces = list(texts[place].pieces)
+                pieces = list(texts[index].pieces)
                 tokens = numbers.counts[pieces].sum() - int(dataset.rows[pieces[-1]].is_closed)
-                norms[place] = torch.stack([total.square().sum() for total in sums]).sum().sqrt() / tokens
+                norms[index] = torch.stack([total.square().sum() for total in sums]).sum().sqrt() / tokens
     return norms
 
 
 @contextmanager
 def _all_require_gradients(model: nn.Module) -> Iterator[list[nn.Parameter]]:
-    """The model's floating-point weights, all of which require gradients for the time being."""
+    """The model's floating-point weights, all of which require gradients inside the context."""
     weights = [weight for weight in model.parameters() if weight.is_floating_point()]
     before = [weight.requires_grad for weight in weights]
     for weight in weights:

@@ -1,11 +1,11 @@
 """Forget quality, truth ratio and model utility as modules of Hugging Face's `evaluate`.
 
-They take per-sample numbers and compute with the functions behind `egup evaluate`. Nothing is downloaded, and rows stay
-in memory.
+They take per-sample numbers and use the functions behind `egup evaluate`. Nothing is downloaded, and rows stay in
+memory.
 
-With several processes (`num_process`, `process_id`), `evaluate` passes rows through files in its cache folder and the
-first process gets the result. Let the processes wait for each other before a module is used again: `evaluate` does not,
-and the next rows would overwrite those not yet read. Its `combine` works in one process only.
+With several processes (`num_process`, `process_id`), `evaluate` passes rows through files in its cache folder, and the
+first process gets the result. Synchronise the processes before you use a module again: `evaluate` does not, and the
+next rows would overwrite those that have not been read yet. Its `combine` works in one process only.
 """
 
 import math
@@ -31,14 +31,14 @@ _CITATION = "Maini et al. 2024, TOFU: A Task of Fictitious Unlearning for LLMs, 
 
 
 class _SampleMetric(Metric):
-    """What the modules share: rows are checked before they are kept, and what others need is passed over.
+    """Base of the modules: it checks rows before it adds them, and ignores columns of other modules.
 
     Args:
         options: those of `evaluate.Metric`, such as `num_process`, `process_id`, `experiment_id` and `cache_dir`.
     """
 
     numbers: ClassVar[Mapping[str, float]]
-    """Columns of numbers, each with the largest that can be; the smallest is 0."""
+    """Columns of numbers, each with its largest possible value; the smallest is 0."""
     names: ClassVar[tuple[str, ...]] = ()
     """Columns of text."""
 
@@ -50,15 +50,15 @@ class _SampleMetric(Metric):
         return MetricInfo(
             description=str(type(self).__doc__),
             citation=_CITATION,
-            inputs_description=f"Columns, one value a row: {', '.join(columns)}.",
+            inputs_description=f"Columns, one value per row: {', '.join(columns)}.",
             features=Features(columns),
         )
 
     def compute(self, *, predictions: Any = None, references: Any = None, **columns: Any) -> dict[str, float] | None:
-        """The metric over the rows given here and those added before; None on a process other than the first.
+        """The metric over the rows given here and those added before; None on any process but the first.
 
         Raises:
-            DataError: there are no rows, a column is missing, or a value cannot be.
+            DataError: there are no rows, a column is missing, or a value is out of range.
         """
         given = {"predictions": predictions, "references": references, **columns}
         if any(given.get(name) is not None for name in self._feature_names()):
@@ -68,20 +68,20 @@ class _SampleMetric(Metric):
         return super().compute()
 
     def add_batch(self, *, predictions: Any = None, references: Any = None, **columns: Any) -> None:
-        """Keeps rows, given as columns: lists, arrays or tensors of one dimension. See `compute` for errors."""
+        """Adds rows, given as columns: lists, arrays or tensors of one dimension. See `compute` for errors."""
         given = {"predictions": predictions, "references": references, **columns}
         kept = {name: self._checked(name, given.get(name)) for name in self._feature_names()}
         lengths = {len(column) for column in kept.values()}
         if len(lengths) > 1:
             raise DataError(
                 got=f"columns of {' and '.join(f'{len(column)} {name}' for name, column in kept.items())}",
-                expected="equally many",
-                fix=f"give {self.name} one value of each a row",
+                expected="columns of equal length",
+                fix=f"give {self.name} one value of each column per row",
             )
         super().add_batch(**kept)
 
     def add(self, *, prediction: Any = None, reference: Any = None, **row: Any) -> None:
-        """Keeps one row. See `compute` for errors."""
+        """Adds one row. See `compute` for errors."""
         given = {"predictions": prediction, "references": reference, **row}
         self.add_batch(**{name: None if value is None else [value] for name, value in given.items()})
 
@@ -100,31 +100,37 @@ class _SampleMetric(Metric):
         try:
             values = np.asarray(column, dtype=np.float64)
         except (TypeError, ValueError):
-            raise DataError(got=f"{name} that are no numbers", expected=expected, fix="give a number a row") from None
+            raise DataError(
+                got=f"{name} that are not numbers", expected=expected, fix="give one number per row"
+            ) from None
         if values.ndim != 1:
-            raise DataError(got=f"{name} of {values.ndim} dimensions", expected="one", fix="give a number a row")
+            raise DataError(
+                got=f"{name} of {values.ndim} dimensions", expected="one dimension", fix="give one number per row"
+            )
         wrong = np.flatnonzero(~(np.isfinite(values) & (values >= 0) & (values <= most)))
         if len(wrong):
             raise DataError(
                 got=f"{values[wrong[0]]:g} in row {wrong[0]} of {name}",
                 expected=expected,
-                fix="leave out rows without a value, and check how the others were computed",
+                fix="leave out rows without a value, and check how the other values were computed",
             )
         return values.tolist()
 
 
 def _checked_names(name: str, column: Any) -> list[str]:
     if isinstance(column, str) or not all(isinstance(value, str) for value in column):
-        raise DataError(got=f"a {name} that is no list of text", expected="a name a row", fix="give a list of names")
+        raise DataError(
+            got=f"a {name} that is not a list of strings", expected="one name per row", fix="give a list of names"
+        )
     return list(column)
 
 
 class ForgetQuality(_SampleMetric):
     """p-value of the Kolmogorov-Smirnov test between the raw truth ratios of a model and of the retrained model.
 
-    1 where the two cannot be told apart. Predictions are the model's raw truth ratios on the forget rows, references
-    the retrained model's; `evaluate` wants equally many. None for three rows or fewer, of which the test can say
-    nothing.
+    1 if the two cannot be distinguished. Predictions are the model's raw truth ratios on the forget rows, references
+    those of the retrained model; `evaluate` requires equally many. None for three rows or fewer, for which the test
+    cannot distinguish any numbers.
 
     Example:
         >>> result = ForgetQuality().compute(predictions=[0.1, 0.2, 0.3, 0.4], references=[0.6, 0.7, 0.8, 0.9])
@@ -168,8 +174,9 @@ class TruthRatio(_SampleMetric):
 class ModelUtility(_SampleMetric):
     """Harmonic mean of mean probability, ROUGE and truth ratio on each subset; 0 as soon as one of them is 0.
 
-    One row a sample: the subset's name (TOFU's are retain, real_authors and world_facts), the probability (with options
-    on real authors and world facts), the ROUGE-L recall and the raw truth ratio, which counts as max(0, 1 - TR).
+    One row per sample: the subset's name (TOFU's are retain, real_authors and world_facts), the probability (with
+    options on real authors and world facts), the ROUGE-L recall and the raw truth ratio, which counts as
+    max(0, 1 - TR).
 
     Returns:
         `model_utility`, and `SUBSET_probability`, `SUBSET_rouge` and `SUBSET_truth_ratio` of each subset in the rows.

@@ -1,4 +1,4 @@
-"""Metrics of the original TOFU release's evaluation logs: one file a model, per-sample losses by row number.
+"""Metrics from the evaluation logs of the original TOFU release: one file per model, per-sample losses by row number.
 
 A log maps `eval_log.json` (retain), `eval_real_author_wo_options.json`, `eval_real_world_wo_options.json` and
 `eval_log_forget.json` to `avg_gt_loss`, `average_perturb_loss`, `avg_paraphrased_loss` and `rougeL_recall`, each by
@@ -74,7 +74,7 @@ def forget_quality_from_tofu_logs(log: Mapping[str, Any], retrained_log: Mapping
         raise DataError(
             got=f"logs without forget quality ({found.reason})",
             expected="more rows in eval_log_forget.json",
-            fix="give whole logs",
+            fix="provide complete logs",
         )
     return found.value
 
@@ -92,7 +92,7 @@ class _Section:
         self._file, self._columns = file, log[file]
 
     def numbers(self, name: str, highest: float = math.inf) -> dict[int, float]:
-        """A column with one number a row: a loss, or a share where `highest` is 1."""
+        """A column with one number per row: a loss, or a share if `highest` is 1."""
         rows = self._column(name, highest)
         for row, values in rows.items():
             if len(values) != 1:
@@ -100,7 +100,7 @@ class _Section:
         return {row: values[0] for row, values in rows.items()}
 
     def lists(self, name: str) -> dict[int, list[float]]:
-        """A column with several losses a row."""
+        """A column with several losses per row."""
         return self._column(name, math.inf)
 
     def truth_ratios(self) -> dict[int, float]:

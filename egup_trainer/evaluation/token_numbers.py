@@ -33,7 +33,7 @@ class TokenNumbers:
         self._features: Tensor | None = None
 
     def keep(self, samples: Tensor, outputs: AnswerOutputs, labels: Tensor) -> None:
-        """Takes over the numbers of a batch.
+        """Stores the numbers of a batch.
 
         Args:
             samples: which samples its first rows are, shape (K,); numbers of further rows are dropped.
@@ -44,7 +44,7 @@ class TokenNumbers:
         samples = samples.to(device)
         if outputs.features is not None and self._features is None:
             self._features = outputs.features.new_zeros(int(self.wants_features.sum()), outputs.features.shape[1])
-        if not len(samples):  # a repetition: this process only keeps in step
+        if not len(samples):  # a repeated batch, which only keeps this process in step with the others
             return
         kept = outputs.token_rows < len(samples)
         owners = samples[outputs.token_rows[kept]]  # (N,)
@@ -96,7 +96,7 @@ class TokenNumbers:
 
 
 class GatheredNumbers:
-    """All numbers, to be read text by text."""
+    """The numbers of all processes, read text by text."""
 
     def __init__(
         self,
@@ -113,7 +113,7 @@ class GatheredNumbers:
         self._feature_slots, self._features = feature_slots, features
 
     def text(self, pieces: tuple[int, ...]) -> TextScores:
-        """Numbers of a text that consists of the given samples."""
+        """Numbers of the text that consists of the given samples."""
         slices = [slice(int(self._starts[piece]), int(self._starts[piece] + self._counts[piece])) for piece in pieces]
         logps, greedy_match, z = (np.concatenate([self._flat[name][part] for part in slices]) for name in self._flat)
         return TextScores(
@@ -142,7 +142,7 @@ def standardise(token_logps: Tensor, logits: Tensor) -> Tensor:
         probabilities = logps.exp()
         weighted = probabilities * logps.nan_to_num(neginf=0.0)  # a token of probability 0 adds nothing
         mean = weighted.sum(dim=-1, keepdim=True)
-        # The centred form loses no digits where sigma is small against mu.
+        # The centred form keeps its precision if sigma is small compared with mu.
         variance = (probabilities * (logps.nan_to_num(neginf=0.0) - mean).square()).sum(dim=-1)
         parts.append(torch.stack([mean.squeeze(-1), variance.clamp_min(1e-6).sqrt()]))
     mean, sigma = torch.cat(parts, dim=1)

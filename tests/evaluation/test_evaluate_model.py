@@ -1,6 +1,5 @@
 """A model on a suite: what the evaluation holds, who judges the generations, and what is left as it was."""
 
-import json
 import logging
 import math
 from dataclasses import replace
@@ -232,17 +231,3 @@ def test_a_model_is_as_it_was(lora, tokenizer, training):
     assert [parameter.requires_grad for parameter in lora.parameters()] == required
     assert all(parameter.grad is None for parameter in lora.parameters())
     assert lora.training is training
-
-
-def test_an_adapter_that_is_frozen_stays_frozen(lora, tokenizer):
-    for parameter in lora.parameters():
-        parameter.requires_grad_(False)
-    evaluate_model(lora, tokenizer, speaking(spoken()), QUIET)
-    assert [name for name, parameter in lora.named_parameters() if parameter.requires_grad] == []
-
-
-def test_results_are_written_and_read_as_json(lora, tokenizer, tmp_path):
-    evaluation = evaluate_model(lora, tokenizer, custom_suite(forget_rows(), max_new_tokens=3), QUIET)
-    write_evaluation(tmp_path / "r.json", evaluation)
-    document = json.loads((tmp_path / "r.json").read_text())
-    assert document["metrics"]["fluency_perplexity"]["value"] == evaluation.values["fluency_perplexity"] > 1

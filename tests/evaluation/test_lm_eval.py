@@ -74,21 +74,6 @@ def test_accuracies_are_those_of_the_models_own_log_probabilities(model, tokeniz
 
 
 @needs_harness
-def test_a_limit_counts_documents(model, tokenizer, tasks):
-    found = lm_eval_metrics(model, tokenizer, ["towns"], include_path=tasks, limit=5, progress=False)
-    assert found["lm_eval_towns_acc"].num_samples == 5
-    assert found["lm_eval_towns_acc"].value == pytest.approx(4 / 5)
-
-
-@needs_harness
-def test_loaded_tasks_need_no_folder(model, tokenizer, tasks):
-    loaded = load_tasks(["towns", "towns"], tasks, progress=False)
-    (tasks / "towns.yaml").unlink()
-    found = lm_eval_metrics(model, tokenizer, loaded, progress=False)
-    assert found["lm_eval_towns_acc"].value == pytest.approx(4 / 6)
-
-
-@needs_harness
 def test_a_filter_stands_in_the_name(model, tokenizer, tmp_path, best):
     more = "filter_list:\n  - name: strict\n    filter:\n      - function: take_first"
     write_task(tmp_path / "tasks", best[0], more=more)
@@ -190,43 +175,25 @@ def test_numbers_are_read_as_the_harness_writes_them():
 def refused(*arguments):
     with pytest.raises(ConfigError) as error:
         load_tasks(*arguments, progress=False)
-    return str(error.value)
+    return error.value
 
 
 def test_without_the_harness_the_extra_is_named(model, tokenizer, monkeypatch):
     monkeypatch.setitem(sys.modules, "lm_eval", None)
-    assert "egup-trainer[lm-eval]" in refused(["arc_easy"])
-    with pytest.raises(ConfigError, match=r"egup-trainer\[lm-eval\]"):
+    assert "egup-trainer[lm-eval]" in refused(["arc_easy"]).fix
+    with pytest.raises(ConfigError):
         lm_eval_metrics(model, tokenizer, ["arc_easy"])
 
 
 @needs_harness
 @pytest.mark.usefixtures("own_tasks_only")
-def test_an_unknown_task_is_refused_with_the_names_that_are_close(tasks):
-    assert refused(["towns", "twons"], tasks) == (
-        "Got the unknown lm-eval task twons, but expected tasks, groups or tags of lm-evaluation-harness or the "
-        "folder of "
-        "one's own. Did you mean towns?"
-    )
-    assert refused(["xyzzy"], tasks) == (
-        "Got the unknown lm-eval task xyzzy, but expected tasks, groups or tags of lm-evaluation-harness or the "
-        "folder of "
-        "one's own. See `lm-eval ls tasks`."
-    )
-
-
-@needs_harness
-def test_a_missing_folder_and_no_task_are_refused(tmp_path):
-    assert refused(["towns"], tmp_path / "no") == (
-        f"Got no folder at {tmp_path / 'no'}, but expected a folder with lm-eval tasks. Check the path."
-    )
-    assert refused([]) == "Got no lm-eval task, but expected at least one. Name one, such as arc_easy."
-
-
-@needs_harness
-def test_a_task_that_runs_what_the_model_writes_is_refused(tmp_path, best):
-    write_task(tmp_path / "tasks", best[0], more="unsafe_code: true")
-    assert refused(["towns"], tmp_path / "tasks") == (
-        "Got the lm-eval task towns, which runs code that the model writes, but expected a task that does not. Leave "
-        "it out."
+def test_tasks_that_cannot_be_run_are_refused(tasks, tmp_path, best):
+    unknown = refused(["towns", "twons"], tasks)
+    assert (unknown.got, unknown.fix) == ("the unknown lm-eval task twons", "did you mean towns?")
+    assert refused(["xyzzy"], tasks).got == "the unknown lm-eval task xyzzy"
+    assert refused(["towns"], tmp_path / "no").got == f"no folder at {tmp_path / 'no'}"
+    assert refused([]).got == "no lm-eval task"
+    write_task(tmp_path / "unsafe", best[0], more="unsafe_code: true")
+    assert (
+        refused(["towns"], tmp_path / "unsafe").got == "the lm-eval task towns, which runs code that the model writes"
     )

@@ -5,7 +5,7 @@ from statistics import NormalDist
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from egup_trainer.evaluation.metric import (
@@ -15,7 +15,6 @@ from egup_trainer.evaluation.metric import (
     bootstrap_interval,
     finite,
     mean_metric,
-    unavailable,
 )
 
 NOT_FINITE = [nan, inf, -inf]
@@ -49,30 +48,15 @@ def test_a_number_that_is_not_finite_is_skipped_and_counted(broken):
 @pytest.mark.parametrize("values", [{}, {0: nan, 1: inf}])
 def test_a_mean_of_nothing_has_no_value(values):
     metric = mean(values, num_rows=2, without="no row has an answer")
+    assert metric.reason == ("no row has a finite number" if values else "no row has an answer")
     assert (metric.value, metric.interval, metric.num_samples) == (None, None, 0)
     assert (metric.higher_is_better, metric.values) == (False, {})
-
-
-def test_a_mean_of_nothing_says_what_is_lacking():
-    assert mean({}, num_rows=2, without="no row has an answer").reason == "no row has an answer"
 
 
 def test_finite_keeps_plain_numbers_by_sample():
     kept = finite({3: np.float32(0.5), 1: nan, 2: 1})
     assert kept == {3: 0.5, 2: 1.0}
     assert {type(value) for value in kept.values()} == {float}
-
-
-def test_what_is_unavailable_keeps_the_numbers_that_exist():
-    assert unavailable("no holdout rows", None, forget={2: 0.5}) == Metric(
-        value=None,
-        higher_is_better=None,
-        values={"forget": {2: 0.5}},
-        num_samples=0,
-        num_skipped=0,
-        interval=None,
-        reason="no holdout rows",
-    )
 
 
 @pytest.mark.parametrize(
@@ -100,11 +84,6 @@ def test_area_under_the_curve_is_the_share_of_pairs_won(low, high):
     assert area_under_curve(np.array(high), np.array(low)) == pytest.approx(1 - area)
 
 
-def test_areas_are_taken_along_the_last_axis():
-    low, high = np.array([[1.0, 2.0], [5.0, 6.0]]), np.array([[3.0, 4.0, 2.0], [3.0, 4.0, 5.0]])
-    assert area_under_curve(low, high).tolist() == pytest.approx([5.5 / 6, 0.5 / 6])
-
-
 def test_an_attack_counts_both_sets_and_has_no_good_direction():
     metric = auc([1.0, nan, 2.0], [2.0, 3.0, inf], num_rows=8)
     assert (metric.value, metric.num_samples, metric.num_skipped) == (pytest.approx(7 / 8), 4, 4)
@@ -126,15 +105,6 @@ def test_an_attack_without_one_of_the_sets_has_no_value(low, high, reason):
     assert metric.values == {"forget": finite(dict(enumerate(low))), "holdout": finite(dict(enumerate(high)))}
 
 
-@settings(max_examples=25)  # each has its intervals
-@given(st.permutations(range(7)))
-def test_the_order_of_samples_does_not_change_a_value(order):
-    values = [0.1, 0.7, 0.2, 0.2, 1e-9, 0.4, 0.9]
-    mixed = {sample: values[sample] for sample in order}
-    assert mean(mixed).value == pytest.approx(mean(dict(enumerate(values))).value, rel=1e-14)
-    assert auc([values[i] for i in order], [0.2, 0.3]).value == auc(values, [0.2, 0.3]).value
-
-
 @pytest.mark.parametrize("metric", [lambda v: mean(dict(enumerate(v))), lambda v: auc(v, [0.4, 0.5, 0.6])])
 def test_an_interval_is_the_same_twice_and_holds_the_value(metric):
     values = [0.0, 0.25, 0.5, 0.75, 1.0]
@@ -149,12 +119,6 @@ def test_an_interval_does_not_touch_the_global_random_state():
     before = np.random.get_state()[1].copy()
     bootstrap_interval(np.mean, np.arange(5.0))
     assert (np.random.get_state()[1] == before).all()
-
-
-@pytest.mark.parametrize("sizes", [(1,), (1, 5), (5, 1), (1, 1)])
-def test_one_sample_has_no_interval(sizes):
-    statistic = np.mean if len(sizes) == 1 else area_under_curve
-    assert bootstrap_interval(statistic, *(np.arange(size, dtype=float) for size in sizes)) is None
 
 
 def test_metrics_of_one_sample_have_a_value_and_no_interval():
@@ -173,12 +137,6 @@ def test_an_interval_of_a_mean_is_as_wide_as_theory_has_it(size):
     low, high = bootstrap_interval(np.mean, sample)
     assert high - low == pytest.approx(2 * 1.96 * sample.std() / sqrt(size), rel=0.1)
     assert (low + high) / 2 == pytest.approx(0, abs=0.25 / sqrt(size))
-
-
-def test_intervals_of_means_cover_the_truth_about_as_often_as_they_say():
-    draws = np.random.default_rng(1).exponential(2.0, size=(200, 60))
-    intervals = [bootstrap_interval(np.mean, draw) for draw in draws]
-    assert 0.90 <= np.mean([low <= 2.0 <= high for low, high in intervals]) <= 0.99
 
 
 def test_intervals_of_areas_cover_the_truth_about_as_often_as_they_say():

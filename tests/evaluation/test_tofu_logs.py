@@ -2,16 +2,14 @@
 
 import copy
 import json
-from math import exp, inf, log, nan
+from math import inf, log, nan
 
-import numpy as np
 import pytest
 from conftest import SHARED
 
 from egup_trainer.errors import DataError
 from egup_trainer.evaluation import forget_quality_from_tofu_logs, model_utility_from_tofu_log
 from egup_trainer.evaluation.metrics.rouge import RougeForm, rouge_score
-from egup_trainer.evaluation.metrics.truth_ratio import TruthRatioForm, raw_truth_ratio, truth_ratio_value
 
 LOGS = SHARED / "reference" / "tofu_logs"
 MODELS = ["phi_full", "phi_retain90", "phi_retain95", "phi_retain99"]
@@ -21,7 +19,6 @@ PARTS = {
     "world_facts": "eval_real_world_wo_options.json",
 }
 FORGET = "eval_log_forget.json"
-FILES = ", ".join([*PARTS.values(), FORGET])
 FILE = PARTS["real_authors"]  # the part that tests break
 COLUMNS = ["avg_gt_loss", "average_perturb_loss", "avg_paraphrased_loss", "rougeL_recall"]
 SECRET = "XYZZYSECRET"  # stands in logs only: no message may repeat it
@@ -84,16 +81,6 @@ def test_the_published_numbers_stand_in_the_logs(read):
 
 
 @each_model
-def test_truth_ratio_and_probability_of_the_forget_set(model, read):
-    section, expected = read(model)[FORGET], read("expected")[model]["sets"][FORGET]
-    right, wrong = section["avg_paraphrased_loss"], section["average_perturb_loss"]
-    ratios = [truth_ratio_value(raw_truth_ratio(right[key], wrong[key]), TruthRatioForm.FORGET) for key in right]
-    assert np.mean(ratios) == pytest.approx(expected["truth_ratio"], rel=1e-6)
-    assert np.mean([exp(-nll) for nll in section["avg_gt_loss"].values()]) == pytest.approx(expected["prob"], rel=1e-6)
-    assert np.mean(list(section["rougeL_recall"].values())) == pytest.approx(expected["rouge"], rel=1e-6)
-
-
-@each_model
 @pytest.mark.parametrize("file", [*PARTS.values(), FORGET])
 @pytest.mark.parametrize("variant", ["rougeL", "rouge1"])
 def test_rouge_of_the_logged_generations_is_the_logged_one(model, file, variant, read):
@@ -124,14 +111,6 @@ def test_utility_by_hand(small):
     }
     utility = 9 / sum(1 / value for value in parts.values())
     assert found == pytest.approx({"model_utility": utility, **parts}, rel=1e-8)
-
-
-def test_rows_are_paired_by_their_number_not_by_their_place(small):
-    before = model_utility_from_tofu_log(small)
-    for section in small.values():
-        for name in ("average_perturb_loss", "avg_paraphrased_loss"):
-            section[name] = dict(reversed(section[name].items()))
-    assert model_utility_from_tofu_log(small) == before
 
 
 def test_rows_of_more_than_one_digit_are_paired_by_their_number(small):
@@ -179,99 +158,76 @@ def test_only_what_is_read_must_be_there(small):
     assert model_utility_from_tofu_log(small)["model_utility"] > 0
 
 
-def message_of(log, function=model_utility_from_tofu_log):
+def got(log, function=model_utility_from_tofu_log):
     with pytest.raises(DataError) as caught:
         function(log)
     assert SECRET not in str(caught.value)
-    return str(caught.value)
+    return caught.value.got
 
 
 @pytest.mark.parametrize("broken", [{}, None, [SECRET], SECRET, {"eval_log.json": [1]}, {"eval_log.json": None}])
-def test_what_is_no_log_says_which_parts_one_has(broken):
-    fix = "Give a log of the TOFU release, as read from its JSON file."
-    assert message_of(broken) == f"Got a log without eval_log.json, but expected the parts {FILES}. {fix}"
+def test_what_is_not_a_log_is_refused(broken):
+    assert got(broken) == "a log without eval_log.json"
 
 
 @pytest.mark.parametrize("file", [*PARTS.values()])
-def test_a_log_without_a_part(file, small):
+def test_a_log_without_a_part_is_refused(file, small):
     del small[file]
-    fix = "Give a log of the TOFU release, as read from its JSON file."
-    assert message_of(small) == f"Got a log without {file}, but expected the parts {FILES}. {fix}"
+    assert got(small) == f"a log without {file}"
 
 
-@pytest.mark.parametrize("place", [0, 1])
-def test_forget_quality_without_one_of_the_forget_parts(place, small):
-    logs = [small, {name: small[name] for name in PARTS.values()}]
-    fix = "Give a log of the TOFU release, as read from its JSON file."
-    assert message_of(logs[place:] + logs[:place], lambda both: forget_quality_from_tofu_logs(*both)) == (
-        f"Got a log without {FORGET}, but expected the parts {FILES}. {fix}"
-    )
+@pytest.mark.parametrize("turn", [1, -1])
+def test_either_log_of_forget_quality_is_checked(turn, small):
+    lacking, broken = {name: small[name] for name in PARTS.values()}, copy.deepcopy(small)
+    broken[FORGET]["average_perturb_loss"] = {"0": [-inf], "1": [-inf]}
+    for other, message in (
+        (lacking, f"a log without {FORGET}"),
+        (broken, f"row 0 of average_perturb_loss in {FORGET}"),
+    ):
+        assert message in got([small, other][::turn], lambda both: forget_quality_from_tofu_logs(*both))
 
 
 @pytest.mark.parametrize("column", COLUMNS)
 @pytest.mark.parametrize("broken", ["deleted", {}, [1.0, 2.0], None, SECRET])
-def test_a_column_that_is_missing(column, broken, small):
+def test_a_column_that_is_missing_is_refused(column, broken, small):
     if broken == "deleted":
         del small[FILE][column]
     else:
         small[FILE][column] = broken
-    assert message_of(small) == f"Got no {column} in {FILE}, but expected a value for each row. Check the log."
+    assert got(small) == f"no {column} in {FILE}"
 
 
 @pytest.mark.parametrize("column", COLUMNS)
 @pytest.mark.parametrize("rows", [{"0": SECRET, "1": 1.0}, {SECRET: 1.0}, {"0": {SECRET: 1}}, {"0": [[1], [1, 2]]}])
-def test_a_row_that_is_not_numbers(column, rows, small):
+def test_a_row_that_is_not_numbers_is_refused(column, rows, small):
     small[FILE][column] = rows
-    message = f"Got a row of {column} in {FILE} that is not numbers, but expected numbers by row. Check the log."
-    assert message_of(small) == message
+    assert got(small) == f"a row of {column} in {FILE} that is not numbers"
 
 
 @pytest.mark.parametrize("column", COLUMNS)
 @pytest.mark.parametrize("value", [nan, None, [], [1.0, nan]])
-def test_a_row_without_a_number(column, value, small):
+def test_a_row_without_a_number_is_refused(column, value, small):
     small[FILE][column] |= {"1": value}
-    assert message_of(small) == (
-        f"Got row 1 of {column} in {FILE} without a number, but expected numbers. Check the log."
-    )
+    assert got(small) == f"row 1 of {column} in {FILE} without a number"
 
 
-def test_truth_ratios_need_the_same_rows_in_both_columns(small):
-    small[FILE]["avg_paraphrased_loss"] |= {"2": 1.0, "3": 1.0}
-    assert message_of(small) == (
-        f"Got 4 rows of avg_paraphrased_loss, 2 of average_perturb_loss in {FILE}, but "
-        "expected the same rows. Check the log."
-    )
-
-
-def test_losses_need_the_same_rows_in_both_columns(small):
-    del small[FILE]["avg_gt_loss"]["0"]
-    rows = len(small[FILE]["average_perturb_loss"])
-    assert message_of(small) == (
-        f"Got {rows - 1} rows of avg_gt_loss, {rows} of average_perturb_loss in {FILE}, but "
-        "expected the same rows. Check the log."
-    )
+@pytest.mark.parametrize("column", ["avg_paraphrased_loss", "avg_gt_loss"])
+def test_columns_that_are_paired_need_the_same_rows(column, small):
+    small[FILE][column] |= {"2": 1.0, "3": 1.0}
+    assert got(small) == f"4 rows of {column}, 2 of average_perturb_loss in {FILE}"
 
 
 @pytest.mark.parametrize(
-    ("column", "value", "got", "expected"),
+    ("column", "value", "fault"),
     [
-        ("average_perturb_loss", [[1.0, 2.0]], "without a number", "numbers"),
-        ("avg_gt_loss", -1000.0, "out of range", "numbers from 0 to inf"),
-        ("avg_gt_loss", -inf, "out of range", "numbers from 0 to inf"),
-        ("rougeL_recall", inf, "out of range", "numbers from 0 to 1"),
-        ("rougeL_recall", -1.0, "out of range", "numbers from 0 to 1"),
-        ("avg_gt_loss", [1.0, 5.0], "with 2 numbers", "one number"),
+        ("average_perturb_loss", [[1.0, 2.0]], "without a number"),
+        ("avg_gt_loss", -1000.0, "out of range"),
+        ("avg_gt_loss", -inf, "out of range"),
+        ("rougeL_recall", inf, "out of range"),
+        ("rougeL_recall", -1.0, "out of range"),
+        ("avg_gt_loss", [1.0, 5.0], "with 2 numbers"),
     ],
 )
-def test_numbers_that_cannot_be(column, value, got, expected, small):
+def test_numbers_that_cannot_be_are_refused(column, value, fault, small):
     small[FILE][column] |= {"1": value}
-    assert message_of(small) == f"Got row 1 of {column} in {FILE} {got}, but expected {expected}. Check the log."
-
-
-@pytest.mark.parametrize("place", [0, 1])
-def test_a_negative_loss_in_either_log_is_refused(place, small):
-    broken = copy.deepcopy(small)
-    broken[FORGET]["average_perturb_loss"] = {"0": [-inf], "1": [-inf]}
-    logs = [broken, small]
-    message = message_of(logs[place:] + logs[:place], lambda both: forget_quality_from_tofu_logs(*both))
-    assert message.startswith(f"Got row 0 of average_perturb_loss in {FORGET} out of range, ")
+    assert got(small) == f"row 1 of {column} in {FILE} {fault}"

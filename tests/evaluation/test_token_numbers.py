@@ -5,8 +5,6 @@ import math
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from egup_trainer.data.collator import RowCollator
 from egup_trainer.data.schema import TokenizedRow
@@ -199,13 +197,3 @@ def test_a_process_without_a_batch_of_its_own_hands_in_as_much_as_the_others():
     idle.gather(second)
     assert [tensor.shape for tensor in second.given] == [tensor.shape for tensor in first.given]
     assert not any(tensor.any() for tensor in second.given)
-
-
-@settings(max_examples=30, deadline=None)
-@given(st.permutations(range(5)), st.integers(1, 5))
-def test_the_order_of_the_batches_changes_nothing(order, size):
-    whole = kept([0, 1, 2, 3, 4]).gather(None)
-    gathered = kept(*[list(order[start : start + size]) for start in range(0, 5, size)]).gather(None)
-    for pieces in ((0,), (1,), (2, 4)):
-        assert gathered.text(pieces).token_logps.tolist() == whole.text(pieces).token_logps.tolist()
-    assert gathered.features((1, 2)).tolist() == whole.features((1, 2)).tolist()

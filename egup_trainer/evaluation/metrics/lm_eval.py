@@ -1,7 +1,7 @@
 """General ability by lm-evaluation-harness (Gao et al., EleutherAI), an optional extra of this package.
 
-Tasks, prompts and scores are the harness's own, with its default seeds and without a chat template, so that numbers
-compare with published ones.
+Tasks, prompts and scores are those of the harness, with its default seeds and without a chat template, so that the
+numbers are comparable with published ones.
 """
 
 import logging
@@ -39,22 +39,22 @@ def lm_eval_metrics(
     mixed_precision_dtype: str | None = None,
     progress: bool = True,
 ) -> dict[str, Metric]:
-    """Runs a model, in this process, over tasks of lm-evaluation-harness, which seeds random, numpy and torch.
+    """Runs a model, in this process, on tasks of lm-evaluation-harness, which seeds random, numpy and torch.
 
     Args:
         model: a causal language model on its device, with or without adapters.
         tokenizer: the model's tokenizer.
-        tasks: names of tasks, groups and tags; or what `load_tasks` made of them.
-        include_path: folder with tasks of one's own, for names.
+        tasks: names of tasks, groups and tags, or the tasks that `load_tasks` returned for them.
+        include_path: folder with your own tasks, for names.
         batch_size: requests in a forward pass.
-        limit: of each task only so many documents, or this share of them if below 1.
+        limit: maximum number of documents per task, or a share of them if below 1.
         mixed_precision_dtype: autocast the forward pass to it, such as "bfloat16"; log-softmax stays in float32.
         progress: whether to show progress bars.
 
     Returns:
-        By name `lm_eval_TASK_METRIC`, with `_FILTER` behind it where the task filters what the model says. A group's
-        aggregate and its tasks each have their own. The interval is value +- 1.96 standard errors, a normal
-        approximation, where the harness gives one. Documents count as samples.
+        Metrics by name: `lm_eval_TASK_METRIC`, followed by `_FILTER` if the task filters the model's output. A group
+        has a metric of its own beside those of its tasks. The interval is value +- 1.96 standard errors, a normal
+        approximation, if the harness gives a standard error. Samples are documents.
 
     Raises:
         ConfigError: the harness is not installed, or a task cannot be run; see `load_tasks`.
@@ -84,18 +84,18 @@ def lm_eval_metrics(
 
 
 def load_tasks(names: Sequence[str], include_path: str | Path | None = None, *, progress: bool = True) -> list[Any]:
-    """Tasks and groups of lm-evaluation-harness with their data, downloaded if need be.
+    """Tasks and groups of lm-evaluation-harness with their data, which is downloaded if necessary.
 
-    Python code in a task is run.
+    Python code in a task is executed.
 
     Args:
         names: of tasks, groups and tags.
-        include_path: folder with tasks of one's own, as YAML files; they come before those of the harness.
+        include_path: folder with your own tasks, as YAML files; they take precedence over those of the harness.
         progress: whether to show progress bars.
 
     Raises:
-        ConfigError: the harness is not installed, the folder does not exist, a name is unknown, or a task needs what
-            is not given here: to run a model's code, or more than text.
+        ConfigError: the harness is not installed, the folder does not exist, a name is unknown, or a task would run
+            code that the model writes, or needs more than text.
 
     Example:
         >>> # load_tasks(["arc_easy", "my_task"], "my_tasks")
@@ -120,10 +120,10 @@ def load_tasks(names: Sequence[str], include_path: str | Path | None = None, *, 
 
 
 def _task_manager(names: Sequence[str], include_path: str | Path | None) -> Any:
-    """The harness's index of tasks, in which all the names are."""
+    """The harness's index of tasks, which contains all the names."""
     from lm_eval.tasks import TaskManager
 
-    if include_path is not None:  # without the harness's own 14,000 tasks, which take it 20 s to read, if possible
+    if include_path is not None:  # if possible, without the harness's own 14,000 tasks, which take 20 s to read
         own = TaskManager(include_path=include_path, include_defaults=False)
         if set(names) <= set(own.all_subtasks):
             return own
@@ -133,7 +133,7 @@ def _task_manager(names: Sequence[str], include_path: str | Path | None) -> Any:
         close = [match for name in unknown for match in get_close_matches(name, manager.all_tasks, n=3)]
         raise ConfigError(
             got=f"the unknown lm-eval task {', '.join(unknown)}",
-            expected="tasks, groups or tags of lm-evaluation-harness or the folder of one's own",
+            expected="tasks, groups or tags of lm-evaluation-harness or of --lm_eval_include_path",
             fix=f"did you mean {', '.join(close)}?" if close else "see `lm-eval ls tasks`",
         )
     return manager
@@ -149,10 +149,10 @@ def _check_fit(name: str, task: Any) -> None:
 
 @contextmanager
 def _quiet(progress: bool) -> Iterator[None]:
-    """Of what the harness prints, only the progress bars, if these are wanted."""
+    """Silences the harness, except its progress bars if `progress` is set."""
     logger = logging.getLogger("lm_eval")
     level = logger.level
-    # Looked up for a report that is not kept: 4 s, and git complains outside a repository.
+    # These are for a report that is not kept: they take 4 s, and git complains outside a repository.
     facts: dict[str, Any] = {"add_env_info": lambda results: None, "get_git_commit_hash": lambda: None}
     with (
         open(os.devnull, "w") as nowhere,
@@ -184,7 +184,7 @@ def _metrics(results: Mapping[str, Any]) -> dict[str, Metric]:
 def _metric(value: Any, error: Any, higher_is_better: bool | None, num_samples: int) -> Metric:
     if not _is_finite(value):
         return unavailable("lm-evaluation-harness gave no finite number", higher_is_better)
-    margin = _NORMAL_95 * error if _is_finite(error) else None  # "N/A" where it knows none
+    margin = _NORMAL_95 * error if _is_finite(error) else None  # "N/A" if there is none
     return Metric(
         value=float(value),
         higher_is_better=higher_is_better,
