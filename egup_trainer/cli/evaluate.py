@@ -33,7 +33,7 @@ from egup_trainer.files import check_writable
 class EvaluateArguments(SuiteArguments, TemplateArguments, LongRowArguments, RunArguments):
     """Which suite, on which rows, and where the results go."""
 
-    suite: str | None = flag(f"{', '.join(SUITES)} (your own rows).")
+    suite: str | None = flag(f"Which suite: one of {', '.join(SUITES)}; custom is your own rows.")
     forget: str | None = flag(f"custom: the forget set: {SOURCE}.")
     retain: str | None = flag("custom: source of the retain set.")
     drop_overlap: bool = flag(

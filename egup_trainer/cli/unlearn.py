@@ -34,8 +34,8 @@ class RowArguments(SuiteArguments):
     )
     eval: str | None = flag("Source of rows to report eval_loss on, with --eval_strategy.")
     eval_suite: str | None = flag(
-        f"Suite to run at every evaluation: {', '.join(SUITES)} (the forget and retain rows). Any of its metrics can "
-        "be --metric_for_best_model."
+        f"Suite to run at every evaluation: one of {', '.join(SUITES)}; custom is the forget and retain rows. Any of "
+        "its metrics can be --metric_for_best_model."
     )
     earlier_forget: list[str] | None = flag(
         "For a model that was unlearned before: sources of the rows of its earlier requests, to see whether they come "

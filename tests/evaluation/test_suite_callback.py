@@ -109,10 +109,8 @@ def test_the_wrong_side_is_refused(trainer_with):
     trainer, _ = trainer_with(metric_for_best_model="eval_forget_rouge", greater_is_better=True)
     with pytest.raises(ConfigError) as error:
         trainer.train()
-    assert str(error.value) == (
-        "Got metric_for_best_model=forget_rouge with greater_is_better=True, but expected greater_is_better=False. "
-        "Set --greater_is_better false."
-    )
+    assert error.value.got == "metric_for_best_model=forget_rouge with greater_is_better=True"
+    assert error.value.fix == "set --greater_is_better false"
 
 
 @pytest.mark.parametrize(
@@ -126,10 +124,7 @@ def test_a_metric_without_a_value_cannot_choose(trainer_with, metric, reason):
     trainer, _ = trainer_with(metric_for_best_model=metric, greater_is_better=False)
     with pytest.raises(ConfigError) as error:
         trainer.train()
-    assert str(error.value) == (
-        f"Got metric_for_best_model={metric}, which has no value: {reason}, but "
-        "expected a metric that the suite can compute. Choose another one, or give what it needs."
-    )
+    assert error.value.got == f"metric_for_best_model={metric}, which has no value: {reason}"
 
 
 def test_a_retrained_model_of_other_rows_is_refused_before_training(make_trainer, make_model, tokenizer):
