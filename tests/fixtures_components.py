@@ -72,7 +72,7 @@ def components_for(chosen, cache=None, boundary=None, supports_negative_weight=T
 def look(components, forget, forget_ids: Tensor, retain=None, retain_ids: Tensor = NO_ROWS) -> Step:
     """What the components see of a micro-batch, and its weights."""
     parts = {Part.FORGET: forget} if retain is None else {Part.FORGET: forget, Part.RETAIN: retain}
-    counts = StepCounts(forget_ids, retain_ids, torch.tensor(1), torch.tensor(1))
+    counts = StepCounts(forget_ids[forget_ids >= 0], retain_ids[retain_ids >= 0], torch.tensor(1), torch.tensor(1))
     step = Step({"forget_ids": forget_ids, "retain_ids": retain_ids}, parts, Collected(counts), None)
     UnlearnTrainer.observe(SimpleNamespace(components=components), step)
     return step
