@@ -18,10 +18,8 @@ def test_a_model_with_a_weight_that_is_no_number_is_not_saved(make_trainer, tmp_
         trainer.model.get_input_embeddings().weight[3, 1] = value
     with pytest.raises(NumberError) as caught:
         trainer.save_model()
-    assert str(caught.value) == (
-        "Got 1 weight tensors that are not finite, such as model.embed_tokens.weight: the model is not saved, but "
-        "expected finite numbers. Lower --learning_rate, train without fp16, or start from another model if it had "
-        "them before."
+    assert caught.value.got == (
+        "1 weight tensors that are not finite, such as model.embed_tokens.weight: the model is not saved"
     )
     assert not [
         path for path in Path(trainer.args.output_dir).glob("*") if path.suffix in (".json", ".md", ".safetensors")

@@ -84,11 +84,7 @@ def test_a_damaged_checkpoint_that_is_named_is_refused(make_trainer, cut):
     damage(cut / "checkpoint-4", "without our state")
     with pytest.raises(StateError) as error:
         make_trainer().train(resume_from_checkpoint=str(cut / "checkpoint-4"))
-    assert str(error.value) == (
-        f"Got the checkpoint {cut}/checkpoint-4 with no egup_state.safetensors, but expected all files that its run "
-        "wrote. "
-        "Resume from another one, or from the last one that is whole (--resume_from_checkpoint true)."
-    )
+    assert error.value.got == f"the checkpoint {cut}/checkpoint-4 with no egup_state.safetensors"
 
 
 def test_without_a_checkpoint_a_run_starts_at_the_beginning_and_says_so(make_trainer, whole, caplog):
@@ -103,11 +99,7 @@ def test_where_no_checkpoint_is_whole_nothing_is_started_and_nothing_lost(make_t
         damage(checkpoint, "without a list")
     with pytest.raises(StateError) as error:
         make_trainer(**STEPS).train(resume_from_checkpoint=True)
-    assert str(error.value) == (
-        f"Got no whole checkpoint among 4 in {cut}: the last has no whole egup_files.json, but expected one with all "
-        "files "
-        "that its run wrote. Move them away to start at the beginning."
-    )
+    assert error.value.got == f"no whole checkpoint among 4 in {cut}: the last has no whole egup_files.json"
     assert len(list(cut.glob("checkpoint-*"))) == 4
 
 
@@ -124,10 +116,7 @@ def test_processes_that_find_different_checkpoints_all_stop(make_trainer, cut, m
     monkeypatch.setattr(trainer.accelerator, "gather", gathered)
     with pytest.raises(StateError) as error:
         trainer.train(resume_from_checkpoint=True)
-    assert str(error.value) == (
-        f"Got processes that find different checkpoints in {cut}, but expected a folder that all machines see. "
-        "Set --output_dir to a shared one, or copy the checkpoints to each machine."
-    )
+    assert error.value.got == f"processes that find different checkpoints in {cut}"
 
 
 def test_a_refusal_of_the_first_process_stops_all(make_trainer, monkeypatch):
@@ -175,10 +164,8 @@ def test_a_disk_that_fills_up_at_the_last_file_is_told_like_any_other(make_train
     with pytest.raises(StateError) as error:
         trainer.train()
     folder = Path(trainer.args.output_dir)
-    assert str(error.value) == (
-        f"Got checkpoint-1 that could not be written to {folder}: [Errno 28] No space left on device, but expected "
-        "room "
-        "for it, and the right to write. Make room, then start again."
+    assert error.value.got == (
+        f"checkpoint-1 that could not be written to {folder}: [Errno 28] No space left on device"
     )
     assert not (folder / STAGING).exists()
 
@@ -315,9 +302,7 @@ def test_a_second_run_in_a_folder_is_refused_and_a_killed_one_lets_go(make_train
     trainer = make_trainer(output_dir=folder, num_train_epochs=1)
     with pytest.raises(StateError) as error:
         trainer.train()
-    assert str(error.value) == (
-        f"Got a run that is writing to {folder}, but expected one run a folder. Set another --output_dir."
-    )
+    assert error.value.got == f"a run that is writing to {folder}"
     holder.send_signal(signal.SIGKILL)
     holder.communicate()
     trainer.train()

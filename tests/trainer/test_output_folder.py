@@ -35,10 +35,7 @@ def test_a_link_out_of_the_folder_is_refused_wherever_it_lies(tmp_path):
     link.symlink_to(tmp_path / "model.safetensors")
     with pytest.raises(ConfigError) as stop:
         refuse_detours(tmp_path / "out")
-    assert str(stop.value) == (
-        f"Got {link}, a link to {tmp_path / 'model.safetensors'}, but expected an output folder whose files lie in it: "
-        "links could have others overwritten. Remove the link, or change --output_dir."
-    )
+    assert stop.value.got == f"{link}, a link to {tmp_path / 'model.safetensors'}"
 
 
 def test_a_link_within_the_folder_and_a_link_to_it_are_fine(tmp_path):
@@ -86,12 +83,7 @@ def test_a_finished_folder_is_refused_before_a_step_and_as_it_was(finished, make
     trainer = make_trainer()
     with pytest.raises(StateError) as error:
         trainer.train()
-    assert str(error.value) == (
-        f"Got the output folder {finished}, which holds a finished model, but expected one without, or a checkpoint "
-        "there "
-        "to resume from. Set another --output_dir, or add --overwrite_output_dir: that model and its record are then "
-        "replaced once the run has ended."
-    )
+    assert error.value.got == f"the output folder {finished}, which holds a finished model"
     with pytest.raises(StateError, match="holds a finished model"):
         make_trainer().train(resume_from_checkpoint=True)  # there is none to resume from
     assert trainer.state.global_step == 0

@@ -133,23 +133,17 @@ def test_refusals_of_ones_own_are_used_and_their_path_is_not_recorded(make_train
         (
             "altpo",
             qa_rows(0, 4),
-            "Got no alternate answer in row 0 of the forget set, but expected one in every forget row, for "
-            "objective=altpo. "
-            "Give a column alternate_answer (or perturbed_answer), or use --objective dpo.",
+            "no alternate answer in row 0 of the forget set",
         ),
         (
             "dpo",
             [{"input_ids": [1, 2, 3], "labels": [-100, 2, 3]}],
-            "Got tokens without an alternate answer in row 0 of the forget set, but expected text, to which "
-            "objective=dpo "
-            "can add one. Give the rows as question + answer.",
+            "tokens without an alternate answer in row 0 of the forget set",
         ),
         (
             "dpo",
             [{"text": "A long story."}],
-            "Got a plain text as row 0 of the forget set, but expected a question, to which objective=dpo knows "
-            "another "
-            "answer. Use another objective for plain texts.",
+            "a plain text as row 0 of the forget set",
         ),
     ],
 )
@@ -158,5 +152,5 @@ def test_rows_without_an_alternate_are_refused_before_anything_is_made(
 ):
     with pytest.raises(DataError) as caught:
         EGUPTrainer(make_model(), config(objective=objective), rows, qa_rows(20, 24), processing_class=tokenizer)
-    assert str(caught.value) == message
+    assert caught.value.got == message
     assert not (tmp_path / "out").exists()

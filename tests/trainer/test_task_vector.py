@@ -156,13 +156,7 @@ def test_an_adapter_that_is_more_than_a_fresh_product_is_refused(make_trainer, m
         peft_config = None
     with pytest.raises(ModelError) as caught:
         make_trainer(model, peft_config=peft_config, **TASK)
-    assert str(caught.value) == (
-        "Got objective=task_vector with an adapter that is not a fresh LoRA adapter, but expected a new LoRA adapter "
-        "without "
-        "DoRA and without biases, whose own update can be negated. Give the plain model and --use_peft, or train "
-        "without "
-        "an adapter."
-    )
+    assert caught.value.got == "objective=task_vector with an adapter that is not a fresh LoRA adapter"
 
 
 @pytest.mark.parametrize("spread", ["is_fsdp_enabled", "is_deepspeed_enabled"])
@@ -170,10 +164,7 @@ def test_weights_spread_over_processes_are_refused(make_model, spread):
     enabled = {"is_fsdp_enabled": False, "is_deepspeed_enabled": False, spread: True}
     with pytest.raises(ConfigError) as caught:
         NegateTaskVector(SimpleNamespace(model=make_model(), **enabled), scale=1.0)
-    assert str(caught.value) == (
-        "Got objective=task_vector with weights spread over processes, but expected whole weights on each process, to "
-        "subtract what was learned. Run it on one process or with DDP, or train an adapter on one GPU."
-    )
+    assert caught.value.got == "objective=task_vector with weights spread over processes"
 
 
 def test_bf16_weights_are_negated_in_float32(make_trainer, make_model):

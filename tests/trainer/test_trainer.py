@@ -82,11 +82,7 @@ def test_a_checkpoint_without_our_state_is_refused(make_trainer):
     write_list(checkpoint)  # as if it had been saved without
     with pytest.raises(StateError) as error:
         make_trainer().train(resume_from_checkpoint=str(checkpoint))
-    assert str(error.value) == (
-        f"Got the checkpoint {checkpoint} without egup_state.safetensors, but expected a checkpoint of this trainer, "
-        "saved "
-        "without save_only_model. Resume from another one, or start anew."
-    )
+    assert error.value.got == f"the checkpoint {checkpoint} without egup_state.safetensors"
 
 
 def test_the_scan_is_reused_by_a_second_run_on_the_same_model_and_rows(make_trainer, tmp_path):
@@ -341,44 +337,36 @@ def test_gradient_ascent_needs_no_retain_rows(make_model, tokenizer, config):
 @pytest.mark.parametrize(
     ("rows", "error", "message"),
     [
-        ({"forget_dataset": None}, DataError, "Got no forget set, but expected rows. Give the forget set."),
+        ({"forget_dataset": None}, DataError, "no forget set"),
         (
             {"forget_dataset": []},
             DataError,
-            "Got an empty forget set, but expected at least one row. Check the source.",
+            "an empty forget set",
         ),
         (
             {"retain_dataset": None},
             DataError,
-            "Got no retain set, for retain and features, but expected rows to keep. Give retain_dataset (--retain).",
+            "no retain set, for retain and features",
         ),
         (
             {"retain_dataset": [*qa_rows(20, 22), qa_rows(3, 4)[0]]},
             DataError,
-            "Got a row in both sets: row 3 of the forget set is row 2 of the retain set, but expected no row (prompt "
-            "and "
-            "answer) in both the forget set and the retain set. Remove it from one of them, "
-            "or leave out such rows of the retain set with --drop_overlap.",
+            "a row in both sets: row 3 of the forget set is row 2 of the retain set",
         ),
         (
             {"proxy_dataset": qa_rows(5, 6)},
             DataError,
-            "Got a row in both sets: row 5 of the forget set is row 0 of the proxy set, but expected no row (prompt "
-            "and "
-            "answer) in both the forget set and the proxy set. Remove it from one of them, "
-            "or leave out such rows of the proxy set with --drop_overlap.",
+            "a row in both sets: row 5 of the forget set is row 0 of the proxy set",
         ),
         (
             {"args": TrainingArguments(output_dir="x", use_cpu=True)},
             ConfigError,
-            "Got args of class TrainingArguments, but expected EGUPConfig. Make them with EGUPConfig(output_dir=...).",
+            "args of class TrainingArguments",
         ),
         (
             {"processing_class": None},
             ModelError,
-            "Got no tokenizer, and a model that was not loaded from a folder or hub, but expected the model's "
-            "tokenizer. "
-            "Pass it as processing_class.",
+            "no tokenizer, and a model that was not loaded from a folder or hub",
         ),
     ],
 )
@@ -392,7 +380,7 @@ def test_bad_input_is_refused_before_anything_is_made(make_model, tokenizer, con
     }
     with pytest.raises(error) as raised:
         EGUPTrainer(make_model(), **{**arguments, **rows})
-    assert str(raised.value) == message
+    assert raised.value.got == message
     assert not (tmp_path / "out").exists()
 
 
