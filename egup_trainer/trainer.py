@@ -31,10 +31,9 @@ from egup_trainer.conditions import Conditions, digest_of, model_options, option
 from egup_trainer.config import UnlearnConfig
 from egup_trainer.config_checks import refuse_to_evaluate_nothing
 from egup_trainer.data.collator import Batch, PairCollator, Part, RowCollator, parts_of
-from egup_trainer.data.pairing import PairDataset
+from egup_trainer.data.pairing import PairDataset, make_pair_loader, make_pair_sampler
 from egup_trainer.data.tokenization import RowDataset
 from egup_trainer.errors import ConfigError
-from egup_trainer.loaders import make_pair_loader, make_pair_sampler
 from egup_trainer.losses.base import ForgetLoss
 from egup_trainer.losses.registry import make_forget_loss, retain_loss
 from egup_trainer.modeling.forward import AnswerReader

@@ -1,14 +1,18 @@
-"""Which retain row goes with which forget row: a pure function of (seed, epoch, index)."""
+"""Pairs of a forget row and a retain row, a pure function of (seed, epoch, index), and the loader of such pairs."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import Any
 
 import numpy as np
-from torch.utils.data import Dataset, Sampler
+import torch
+from torch.utils.data import DataLoader, Dataset, Sampler
 
+from egup_trainer.data.collator import PairCollator
 from egup_trainer.data.schema import IGNORE_INDEX, NO_SAMPLE, TokenizedRow
 from egup_trainer.data.tokenization import RowDataset
+from egup_trainer.errors import ConfigError
 
 Pair = tuple[int, int]
 """Ids of a forget row and of its retain row; `NO_SAMPLE` if there is none."""
@@ -162,3 +166,48 @@ class PairBatchSampler(Sampler[list[Pair]]):
 @lru_cache(maxsize=2)
 def _retain_order(seed: int, round_number: int, num_retain: int) -> np.ndarray:
     return np.random.default_rng([seed, 1, round_number]).permutation(num_retain)
+
+
+def make_pair_sampler(dataset: PairDataset, batch_size: int, args: Any) -> PairBatchSampler:
+    """The sampler of this process.
+
+    Args:
+        dataset: the pairs.
+        batch_size: number of pairs per batch on one process.
+        args: an `UnlearnConfig`.
+
+    Raises:
+        ConfigError: an epoch has no batch.
+    """
+    step_pairs = batch_size * args.world_size * args.gradient_accumulation_steps
+    by_length = args.train_sampling_strategy == "group_by_length"
+    sampler = PairBatchSampler(
+        len(dataset.forget),
+        0 if dataset.retain is None else len(dataset.retain),
+        batch_size=batch_size,
+        seed=args.seed if args.data_seed is None else args.data_seed,
+        rank=args.process_index,
+        world_size=args.world_size,
+        drop_last=args.dataloader_drop_last,
+        lengths=Lengths.of(dataset, step_pairs) if by_length else None,
+    )
+    if not len(sampler):
+        raise ConfigError(
+            got=f"{len(dataset)} forget rows and dataloader_drop_last",
+            expected=f"at least {batch_size * args.world_size} rows, one batch on every process",
+            fix="leave out --dataloader_drop_last or lower --per_device_train_batch_size",
+        )
+    return sampler
+
+
+def make_pair_loader(dataset: PairDataset, sampler: PairBatchSampler, collator: PairCollator, args: Any) -> DataLoader:
+    """A plain loader. `accelerator.prepare` must not see it: it would divide each batch among all processes."""
+    return DataLoader(
+        dataset,
+        batch_sampler=sampler,
+        collate_fn=collator,
+        num_workers=args.dataloader_num_workers,
+        pin_memory=args.dataloader_pin_memory and torch.cuda.is_available(),
+        persistent_workers=args.dataloader_persistent_workers,
+        prefetch_factor=args.dataloader_prefetch_factor,
+    )

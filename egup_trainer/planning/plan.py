@@ -23,10 +23,9 @@ from egup_trainer.components.base import Needs
 from egup_trainer.components.scanning import ScanRequest, merge_requests
 from egup_trainer.components.step import Collected, StepCounts
 from egup_trainer.data.collator import Batch, PairCollator, RowCollator
-from egup_trainer.data.pairing import NO_SAMPLE, PairDataset
+from egup_trainer.data.pairing import NO_SAMPLE, PairDataset, make_pair_sampler
 from egup_trainer.egup import EGUPTrainer
 from egup_trainer.errors import ConfigError
-from egup_trainer.loaders import make_pair_sampler
 from egup_trainer.losses.base import ForgetLoss
 from egup_trainer.losses.registry import make_forget_loss
 from egup_trainer.modeling.batches import evaluation_mode, iter_indices
