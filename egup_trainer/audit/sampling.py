@@ -22,7 +22,7 @@ def sampling(target: Target) -> Finding:
     if not asked:
         return Finding(reason=NO_QUESTION)
     tokenized = target.tokenized([target.forget[sample] for sample in asked], "forget set", asked).rows
-    firsts = {asked[row.source.number]: row for row in reversed(tokenized) if row.source is not None}
+    firsts = {asked[row.source.number]: row for row in reversed(tokenized)}
     prompts = [firsts[sample].input_ids[: int(firsts[sample].is_scored.argmax())] for sample in asked]
     shared: dict[str, Any] = {"max_new_tokens": options.max_new_tokens, "batch_size": options.batch_size}
     greedy = generate(

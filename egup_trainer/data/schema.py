@@ -3,7 +3,6 @@
 import hashlib
 from dataclasses import dataclass
 from enum import Enum
-from typing import Any
 
 import numpy as np
 
@@ -83,6 +82,10 @@ class RowSource:
         return cls(number, hashlib.blake2b(row.key(), digest_size=16).digest())
 
 
+NO_SOURCE = RowSource(NO_SAMPLE, b"")
+"""The source of a sample that was not made from a row."""
+
+
 @dataclass(frozen=True)
 class TokenizedRow:
     """A sample as the model sees it.
@@ -94,7 +97,7 @@ class TokenizedRow:
         is_closed: whether its last token closes the answer: an end of the turn or of the sequence, which is scored.
         paraphrase: the same prompt with the paraphrased answer, if the row had one.
         alternate: the same prompt with the answer that the objective prefers to the row's own, if there is one.
-        source: the row that the sample was made from; None for a filler.
+        source: the row that the sample was made from; `NO_SOURCE` for a filler.
     """
 
     input_ids: np.ndarray
@@ -103,7 +106,7 @@ class TokenizedRow:
     is_closed: bool = False
     paraphrase: "TokenizedRow | None" = None
     alternate: "TokenizedRow | None" = None
-    source: RowSource | Any = None
+    source: RowSource = NO_SOURCE
 
     def __len__(self) -> int:
         return len(self.input_ids)

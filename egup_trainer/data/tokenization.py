@@ -12,7 +12,7 @@ import numpy as np
 from torch.utils.data import Dataset
 
 from egup_trainer.data.rendering import USE_MARKERS, Renderer, Template
-from egup_trainer.data.schema import IGNORE_INDEX, Message, OnLongRow, Row, RowSource, TokenizedRow
+from egup_trainer.data.schema import IGNORE_INDEX, NO_SOURCE, Message, OnLongRow, Row, RowSource, TokenizedRow
 from egup_trainer.errors import DataError, ModelError
 
 
@@ -31,7 +31,7 @@ class RowDataset(Dataset):
     @property
     def owners(self) -> list[int]:
         """For each sample the index of the row that it was made from, counted from 0: a long row makes several."""
-        keys = [index if row.source is None else (row.source.number,) for index, row in enumerate(self.rows)]
+        keys = [index if row.source == NO_SOURCE else (row.source.number,) for index, row in enumerate(self.rows)]
         indices = {key: index for index, key in enumerate(dict.fromkeys(keys))}
         return [indices[key] for key in keys]
 

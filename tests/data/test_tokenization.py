@@ -26,23 +26,13 @@ SECRET = "XYZZYSECRET"  # occurs only in rows: no message may repeat it
 # Line ends right after a block are written as {{ '\n' }}: transformers renders with trim_blocks.
 TURN = "<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>"
 TEMPLATES = {
-    "ends with eos": "{% for m in messages %}"
-    + TURN
-    + "{% if not loop.last or add_generation_prompt %}{{ '\n' }}{% endif %}{% endfor %}"
-    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}",
-    "ends after eos": "{% for m in messages %}" + TURN + "{{ '\n' }}{% endfor %}"
-    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}",
-    "no eos": "{% for m in messages %}[{{ m.role }}]\n{{ m.content }}\n{% endfor %}"
-    "{% if add_generation_prompt %}[assistant]\n{% endif %}",
-    "thinks when generating": "{% for m in messages %}"
-    + TURN
-    + "{% if not loop.last or add_generation_prompt %}{{ '\n' }}{% endif %}{% endfor %}"
-    "{% if add_generation_prompt %}<|im_start|>assistant\n<think>\n{% endif %}",
-    # As Qwen3 writes the last answer; its generation prompt stops before the block.
-    "thinks when given": "{% for m in messages %}<|im_start|>{{ m.role }}\n"
+    "ends with eos": "{% for m in messages %}" + TURN + "{% if not loop.last %}{{ '\n' }}{% endif %}{% endfor %}",
+    "ends after eos": "{% for m in messages %}" + TURN + "{{ '\n' }}{% endfor %}",
+    "no eos": "{% for m in messages %}[{{ m.role }}]\n{{ m.content }}\n{% endfor %}",
+    # As Qwen3 writes the last answer.
+    "thinks": "{% for m in messages %}<|im_start|>{{ m.role }}\n"
     "{% if m.role == 'assistant' %}<think>\n\n</think>\n\n{% endif %}{{ m.content }}<|im_end|>"
-    "{% if not loop.last or add_generation_prompt %}{{ '\n' }}{% endif %}{% endfor %}"
-    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}",
+    "{% if not loop.last %}{{ '\n' }}{% endif %}{% endfor %}",
 }
 PLAIN_TURNS = "{% for m in messages %}{{ m.content }}<eos>{% endfor %}"
 ROW = Row((Message("user", "Where?"),), "Aren")
@@ -218,23 +208,17 @@ def test_a_token_across_the_end_of_the_answer_is_scored():
     assert (sample.input_ids.tolist(), sample.labels.tolist()) == ([0, 2, 3, 4], [-100, -100, 3, 4])
 
 
-def test_the_whole_text_is_that_of_the_chat_template(chat):
+def test_the_whole_text_is_that_of_the_chat_template_or_of_the_markers(chat, with_special_tokens):
+    row, markers = qa("Who?", "Ada"), Template(user="U:", assistant="\nA:", always=True)
+    turns = [{"role": "user", "content": "Who?"}, {"role": "assistant", "content": "Ada"}]
     for name in TEMPLATES:
         tokenizer = chat(name)
-        turns = [{"role": "user", "content": "Who?"}, {"role": "assistant", "content": "Ada"}]
         text = tokenizer.apply_chat_template(turns, tokenize=False)
         text = text.rstrip("\n") if "<|im_end|>" in text else text + "<eos>"
-        assert decoded(tokenizer, one(tokenizer, qa("Who?", "Ada")).input_ids) == text
-
-
-def test_markers_may_be_used_although_there_is_a_chat_template(chat, with_special_tokens):
-    row, markers = qa("Who?", "Ada"), Template(user="U:", assistant="\nA:", always=True)
-    for name in TEMPLATES:
-        sample = one(chat(name), row, template=markers)
-        assert decoded(chat(name), sample.input_ids) == f"U:Who?\nA:Ada{chat(name).eos_token}"
-        assert scored(chat(name), sample) == f"Ada{chat(name).eos_token}"
-    through_chat = one(chat("no eos"), row, template=replace(markers, always=False))
-    assert decoded(chat("no eos"), through_chat.input_ids) == "[user]\nWho?\n[assistant]\nAda\n<eos>"
+        assert decoded(tokenizer, one(tokenizer, row, template=replace(markers, always=False)).input_ids) == text
+        sample = one(tokenizer, row, template=markers)
+        assert decoded(tokenizer, sample.input_ids) == f"U:Who?\nA:Ada{tokenizer.eos_token}"
+        assert scored(tokenizer, sample) == f"Ada{tokenizer.eos_token}"
     starting = copy.deepcopy(with_special_tokens("<bos> $A"))  # written-out text gets the tokenizer's own start
     starting.chat_template = TEMPLATES["no eos"]
     assert decoded(starting, one(starting, row, template=markers).input_ids) == "<bos>U:Who?\nA:Ada<eos>"
