@@ -13,6 +13,10 @@ def without_code(text: str) -> str:
     return re.sub(r"```.*?```|`[^`\n]*`", "", text, flags=re.DOTALL)
 
 
+def without_links(text: str) -> str:
+    return LINK.sub("", re.sub(r"^    .*$", "", text, flags=re.MULTILINE))
+
+
 def anchors(text: str) -> set[str]:
     """The anchors that GitHub gives to the headings of a page.
 
@@ -55,3 +59,12 @@ def test_every_page_is_reached_from_the_readme():
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
     linked = {target.partition("#")[0] for target in LINK.findall(readme)}
     assert {f"docs/{page.name}" for page in PAGES if page.parent.name == "docs"} <= linked
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(ROOT).as_posix())
+def test_every_file_that_a_page_names_exists(page):
+    # NAME.py stands for a new file, and src/ is a folder of OpenUnlearning.
+    named = re.findall(r"\b(?:[a-z_]+/)+\w+\.py\b", without_links(page.read_text(encoding="utf-8")))
+    homes = (ROOT, ROOT / "egup_trainer", ROOT / "egup_trainer/evaluation")
+    missing = [name for name in named if not any((home / name).is_file() for home in homes)]
+    assert [name for name in missing if not name.endswith("NAME.py") and not name.startswith("src/")] == []
