@@ -72,7 +72,7 @@ def run(args: AuditArguments, model_config: Any) -> None:
         seconds=round(time.perf_counter() - start, 3),
     )
     try:
-        replace(audit, run=facts).write(args.output)
+        replace(audit, run=facts).write(str(args.output))
     finally:
         _print(audit)  # even if the disk has filled up meanwhile
     print(f"Written to {args.output}")

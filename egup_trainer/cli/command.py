@@ -36,7 +36,7 @@ class Command:
     name: str
     summary: str
     run: Callable[..., int | None]
-    options: Callable[[], list[type]]
+    options: Callable[[], list[Any]]
     required: tuple[str, ...] = ()
     description: str | None = None
     uses_models: bool = True

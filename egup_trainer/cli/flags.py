@@ -30,7 +30,7 @@ def positional(help: str, **metadata: Any) -> Any:
     return flag(help, MISSING, positional=True, **metadata)
 
 
-def with_flags_of(settings: type, arguments: type) -> type:
+def with_flags_of(settings: Any, arguments: Any) -> Any:
     """The dataclass `arguments` with a flag for each further field of `settings`, explained as in its docstring.
 
     Fields whose default is made by a function are left out, as are those of the Python interface alone: `batch_size`,

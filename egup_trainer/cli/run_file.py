@@ -52,7 +52,7 @@ def write_records(
 
     folder = Path(args.output_dir)
     secrets, requests = read_secrets(folder), read_ledger(folder)
-    facts = {name: facts_of_rows(rows, secrets[0]) for name, rows in datasets.items()}
+    facts: dict[str, Any] = {name: facts_of_rows(rows, secrets[0]) for name, rows in datasets.items()}
     for number, request in enumerate(requests, start=1):
         if (name := earlier_name(number)) in facts:
             facts[name]["fingerprint"] = request.fingerprint
