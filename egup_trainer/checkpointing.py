@@ -31,9 +31,9 @@ from egup_trainer.records.io import write_secrets
 logger = logging.getLogger(__name__)
 
 LIST_NAME = "egup_files.json"
-"""In a checkpoint: size and SHA-256 of each of its files, written when all are there."""
+"""The file in a checkpoint that lists the size and SHA-256 of all others. It is written last."""
 STAGING = "_saving"
-"""In the output folder: where a checkpoint is written. A name that is never uploaded."""
+"""The folder in the output folder where a checkpoint is written. Its name is one that is never uploaded."""
 _TRAINER_STATE = "trainer_state.json"
 _NONE, _NOT_READ = -1, -2  # instead of a checkpoint's steps
 
@@ -47,16 +47,16 @@ class CheckpointingTrainer(Trainer):
 
     args: UnlearnConfig
     conditions: Conditions = Conditions()
-    """Of this run; found before its first step."""
+    """The conditions of this run, found before its first step."""
     secrets: list[str]
-    """What fingerprints of rows are keyed by."""
+    """The keys of the fingerprints of rows."""
 
     resumed_from: str | None = None
-    """The checkpoint that `train` went on from, or None if it started at the beginning."""
+    """The checkpoint that `train` resumed from, or None if it started from the beginning."""
     saved_to: set[Path]
-    """Folders that hold a model which this trainer has saved."""
+    """The folders that hold a model saved by this trainer."""
     is_saved = False
-    """Whether the model stands in the output folder with more than `save_model` writes: an upload does not save it."""
+    """Whether the output folder holds more than `save_model` writes, so that an upload must not save the model."""
     _is_saving = False
     _hold: Any = None
 
@@ -64,12 +64,12 @@ class CheckpointingTrainer(Trainer):
         """Trains as `transformers.Trainer` does.
 
         Args:
-            resume_from_checkpoint: True resumes from the last complete checkpoint, and starts at the beginning,
-                with a warning, if there are no checkpoints. The folder of a checkpoint resumes from that one.
+            resume_from_checkpoint: True resumes from the last complete checkpoint, or, with a warning, starts from the
+                beginning if there are no checkpoints. A folder resumes from the checkpoint in it.
             args, kwargs: as in `transformers.Trainer.train`.
 
         Raises:
-            StateError: the named checkpoint is not whole, a checkpoint cannot be written, or another run is writing to
+            StateError: the named checkpoint is incomplete, a checkpoint cannot be written, or another run is writing to
                 the output folder.
         """
         self.conditions = self.find_conditions()
@@ -90,7 +90,7 @@ class CheckpointingTrainer(Trainer):
         raise NotImplementedError
 
     def load_training_state(self, state: dict[str, Tensor]) -> None:
-        """Takes over the tensors of a checkpoint."""
+        """Restores the tensors of a checkpoint."""
         raise NotImplementedError
 
     def write_card(self, folder: Path) -> None:
@@ -120,14 +120,14 @@ class CheckpointingTrainer(Trainer):
         self._stop_together(refusal, is_taken(self.args.output_dir))
 
     def _hold_until_saved(self) -> None:
-        """Keeps other runs out of the output folder between `train` and `save_model`, as long as the trainer lives."""
+        """Locks the output folder from `train` until `save_model`, or until the trainer is deleted."""
         if self.args.should_save and self._hold is None:
             held = ExitStack()
             held.enter_context(alone_in(self.args.output_dir))
             self._hold = weakref.finalize(self, held.close)
 
-    def let_go(self) -> None:
-        """Lets other runs into the output folder again."""
+    def release_output_folder(self) -> None:
+        """Unlocks the output folder for other runs."""
         if self._hold is not None:
             self._hold()
             self._hold = None
@@ -136,26 +136,26 @@ class CheckpointingTrainer(Trainer):
         """Saves the model as `transformers.Trainer` does, with record, ledger and card. All files appear together.
 
         Args:
-            output_dir: the folder, by default that of the run. What an earlier model left there goes when the new files
-                are all written.
+            output_dir: the folder; by default that of the run. The files of an earlier model there are removed once all
+                new files are written.
         """
         if _internal_call and self.is_saved:
             return
         target = Path(output_dir or self.args.output_dir)
-        if self._is_saving or target.parent.name == PUBLISHING:  # it will appear with more
+        if self._is_saving or target.parent.name == PUBLISHING:  # it appears together with other files
             super().save_model(str(target), _internal_call=True)
             return
         with self.appearing_together(target) as stage, one_line_write_errors(target):
             super().save_model(str(stage), _internal_call=True)
             self.write_card(stage)
         if target.resolve() == Path(self.args.output_dir).resolve():
-            self.let_go()
+            self.release_output_folder()
         if self.args.push_to_hub and not _internal_call:
             self.push_to_hub(commit_message="Model save")
 
     @contextmanager
     def appearing_together(self, target: Path) -> Iterator[Path]:
-        """As the function of that name, for all processes of this trainer."""
+        """`appearing_together` of `output_folder`, for all processes of this trainer."""
         known, wait = target.resolve() in self.saved_to, self.accelerator.wait_for_everyone
         with appearing_together(target, self.args.should_save, wait, is_again=known) as stage:
             yield stage
@@ -163,9 +163,9 @@ class CheckpointingTrainer(Trainer):
         self.saved_to.add(target.resolve())
 
     def _checked(self, wanted: str | Path | bool) -> str | None:
-        """The checkpoint to resume from, the same on every process: whole, and of a run under the same conditions.
+        """The checkpoint to resume from, the same on every process: complete, and of a run under the same conditions.
 
-        One process of each machine reads the files.
+        One process per machine reads the files.
         """
         found, refusal, steps = None, None, _NOT_READ
         if self.is_local_process_zero():
@@ -190,23 +190,23 @@ class CheckpointingTrainer(Trainer):
 
     def _find(self, wanted: str | Path | bool) -> Path | None:
         if wanted is True:
-            found = last_whole(Path(self.args.output_dir), (STATE_NAME,), warn=self.is_world_process_zero())
+            found = last_complete(Path(self.args.output_dir), (STATE_NAME,), warn=self.is_world_process_zero())
         else:
             found = Path(str(wanted))
-            refuse_unless_whole(found)
+            refuse_incomplete(found)
         if found is not None and self.is_world_process_zero():
             refuse_other_conditions(found, self.conditions)
         return found
 
     def _stop_together(self, refusal: StateError | None, otherwise: StateError) -> None:
-        """Raises on every process if one of them has to stop: its own refusal, or `otherwise`."""
+        """Raises on every process if one of them must stop: its own error there, and `otherwise` on the others."""
         refused = torch.tensor([refusal is not None], device=self.accelerator.device)
         if self.accelerator.gather(refused).any():
             raise refusal or otherwise
 
     @contextmanager
     def _alone(self) -> Iterator[None]:
-        """Holds the output folder, or fails on every process."""
+        """Locks the output folder, or raises on every process."""
         with ExitStack() as held:
             refusal = None
             try:
@@ -218,7 +218,7 @@ class CheckpointingTrainer(Trainer):
 
     def _run_epoch(self, *args: Any, **kwargs: Any) -> None:
         # Trainer begins an epoch even if a callback stops training as it begins.
-        if not self.control.should_training_stop:  # set as the epoch begins: a resumed run was at its end already
+        if not self.control.should_training_stop:
             super()._run_epoch(*args, **kwargs)
 
     def _get_output_dir(self, trial: Any) -> str:
@@ -227,7 +227,7 @@ class CheckpointingTrainer(Trainer):
         return str(Path(folder) / STAGING) if self._is_saving else folder
 
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
-        """Saves aside, all processes together; then the checkpoint takes its name, old ones go, and it is pushed."""
+        """Writes a checkpoint aside on all processes, gives it its name, removes old ones, and pushes it to the hub."""
         folder = Path(self._get_output_dir(trial))
         name = f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}"
         self._clear(folder / STAGING)
@@ -248,9 +248,11 @@ class CheckpointingTrainer(Trainer):
             self._push_from_checkpoint(str(folder / name))
 
     def _push_from_checkpoint(self, checkpoint_folder: str) -> None:
-        if self._is_saving:  # an upload walks through the folder in which names still change
+        if self._is_saving:  # files in the folder are still being renamed
             return
-        if self.args.should_save and self.args.hub_strategy != HubStrategy.END:  # else weights go beside another record
+        if (
+            self.args.should_save and self.args.hub_strategy != HubStrategy.END
+        ):  # or the weights would be beside the record of others
             folder = Path(self.args.output_dir)
             with appearing_together(folder, is_again=folder.resolve() in self.saved_to) as stage:
                 copy_model(Path(checkpoint_folder), stage)
@@ -259,7 +261,7 @@ class CheckpointingTrainer(Trainer):
         super()._push_from_checkpoint(checkpoint_folder)
 
     def _clear(self, staging: Path) -> None:
-        """Removes what a run that died left behind."""
+        """Removes what an interrupted run left behind."""
         if self.args.should_save:
             shutil.rmtree(staging, ignore_errors=True)
         self.accelerator.wait_for_everyone()
@@ -271,26 +273,26 @@ class CheckpointingTrainer(Trainer):
         self.accelerator.wait_for_everyone()
         if not self.args.should_save:
             return
-        state.save_to_json(str(staged / _TRAINER_STATE))  # it named the folder aside
+        state.save_to_json(str(staged / _TRAINER_STATE))  # with the final name of the folder
         write_list(staged)
         sync_folder(staged)
         shutil.rmtree(final, ignore_errors=True)  # of an earlier run in this folder
         staged.replace(final)
         shutil.rmtree(staged.parent, ignore_errors=True)
         later = [path for path in _checkpoints_in(folder) if _steps_of(path) > state.global_step]
-        if self.args.overwrite_output_dir and self.resumed_from is None:  # they are of the run that was there before
+        if self.args.overwrite_output_dir and self.resumed_from is None:  # they belong to the earlier run
             for path in later:
                 shutil.rmtree(path, ignore_errors=True)
         remove_old(folder, state.global_step, self.args.save_total_limit, state.best_model_checkpoint)
 
 
 def remove_old(folder: Path, step: int, limit: int | None, best: str | None) -> None:
-    """Removes the checkpoints of a run with the fewest steps, whatever the clock says of them.
+    """Removes the checkpoints of a run with the fewest steps, whatever their times of change are.
 
     Args:
         folder: the output folder.
-        step: of the last checkpoint. Those with more steps are of another run, and stay.
-        limit: how many are kept, the last one and the best one always.
+        step: the step of the last checkpoint. Checkpoints with more steps belong to another run and are kept.
+        limit: how many are kept. The last one and the best one are always kept.
         best: the best checkpoint.
     """
     if not limit or limit < 0:
@@ -303,7 +305,7 @@ def remove_old(folder: Path, step: int, limit: int | None, best: str | None) -> 
 
 
 def write_list(folder: Path) -> None:
-    """Writes size and SHA-256 of each file of a checkpoint into it."""
+    """Writes the list of a checkpoint's files, with size and SHA-256 of each, into the checkpoint."""
     files = [path for path in folder.rglob("*") if path.is_file() and path.name != LIST_NAME]
     facts = dict(zip(files, _facts_of(files), strict=True))
     listed = {path.relative_to(folder).as_posix(): fact for path, fact in facts.items()}
@@ -311,24 +313,24 @@ def write_list(folder: Path) -> None:
 
 
 def missing_from(folder: Path, needed: Iterable[str] = ()) -> str | None:
-    """What a checkpoint lacks to be whole, in a few words; None if it is whole.
+    """What is wrong with an incomplete checkpoint, in a few words; None if it is complete.
 
     Args:
-        needed: files that it must have, whatever its list says.
+        needed: files that it must have, even if its list does not name them.
     """
     try:
         listed = {name: (int(size), str(digest)) for name, (size, digest) in _read_list(folder).items()}
     except (OSError, ValueError, TypeError, AttributeError):
-        return f"no whole {LIST_NAME}"
+        return f"{LIST_NAME} is missing or incomplete"
     for name in {**dict.fromkeys(needed), **listed}:
         path = folder / name
         if name not in listed or not path.is_file():
-            return f"no {name}"
+            return f"{name} is missing"
         if path.stat().st_size != listed[name][0]:
-            return f"{path.stat().st_size} of {listed[name][0]} bytes of {name}"
+            return f"{name} has {path.stat().st_size} of {listed[name][0]} bytes"
     found = _facts_of([folder / name for name in listed])
     changed = [name for name, facts in zip(listed, found, strict=True) if facts != listed[name]]
-    return f"other bytes in {changed[0]} than were written" if changed else None
+    return f"{changed[0]} has changed since it was written" if changed else None
 
 
 def _read_list(folder: Path) -> Any:
@@ -336,7 +338,7 @@ def _read_list(folder: Path) -> Any:
 
 
 def _facts_of(files: list[Path]) -> list[tuple[int, str]]:
-    """Size and SHA-256 of each file; several are read at once."""
+    """Size and SHA-256 of each file, read in several threads."""
     with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
         return list(pool.map(_size_and_digest, files))
 
@@ -345,27 +347,27 @@ def _size_and_digest(path: Path) -> tuple[int, str]:
     return path.stat().st_size, file_digest(path)
 
 
-def refuse_unless_whole(folder: Path) -> None:
-    """Raises `StateError` if a checkpoint lacks something."""
+def refuse_incomplete(folder: Path) -> None:
+    """Raises `StateError` if a checkpoint is incomplete."""
     lacking = missing_from(folder)
     if lacking:
         raise StateError(
-            got=f"the checkpoint {folder} with {lacking}",
+            got=f"the incomplete checkpoint {folder}: {lacking}",
             expected="all files that its run wrote",
-            fix="resume from another one, or from the last one that is whole (--resume_from_checkpoint true)",
+            fix="resume from another one, or from the last complete one (--resume_from_checkpoint true)",
         )
 
 
-def last_whole(folder: Path, needed: Iterable[str] = (), warn: bool = True) -> Path | None:
-    """The checkpoint with the most steps that is whole; None if there are no checkpoints at all.
+def last_complete(folder: Path, needed: Iterable[str] = (), warn: bool = True) -> Path | None:
+    """The complete checkpoint with the most steps; None if there are no checkpoints at all.
 
     Args:
         folder: an output folder.
         needed: files that a checkpoint must have.
-        warn: whether to tell of those that are passed over, and if there is none.
+        warn: whether to log the checkpoints that are skipped, and that there is none.
 
     Raises:
-        StateError: there are checkpoints, and none of them is whole.
+        StateError: there are checkpoints, and none of them is complete.
     """
     found = _checkpoints_in(folder)
     for checkpoint in found:
@@ -373,20 +375,20 @@ def last_whole(folder: Path, needed: Iterable[str] = (), warn: bool = True) -> P
         if lacking is None:
             return checkpoint
         if warn:
-            logger.warning("The checkpoint %s is passed over: it has %s.", checkpoint, lacking)
+            logger.warning("Skipping %s: %s.", checkpoint, lacking)
     if found:
         raise StateError(
-            got=f"no whole checkpoint among {len(found)} in {folder}: the last has {missing_from(found[0], needed)}",
-            expected="one with all files that its run wrote",
-            fix="move them away to start at the beginning",
+            got=f"{len(found)} incomplete checkpoints in {folder}; of the last one, {missing_from(found[0], needed)}",
+            expected="one that is complete",
+            fix="move them away to start from the beginning",
         )
     if warn:
-        logger.warning("No checkpoint in %s: starting at the beginning.", folder)
+        logger.warning("There is no checkpoint in %s: starting from the beginning.", folder)
     return None
 
 
 def _checkpoints_in(folder: Path) -> list[Path]:
-    """Those of a run, the one with the most steps first."""
+    """The checkpoints in an output folder, the one with the most steps first."""
     found = (path for path in folder.glob(f"{PREFIX_CHECKPOINT_DIR}-*") if path.is_dir() and _steps_of(path) >= 0)
     return sorted(found, key=_steps_of, reverse=True)
 
@@ -409,5 +411,5 @@ def _could_not_write(error: Exception, folder: Path, name: str) -> StateError:
     return StateError(
         got=f"{name} that could not be written to {folder}: {error}",
         expected="room for it, and the right to write",
-        fix=f"make room, then resume from {whole}, which is whole" if whole else "make room, then start again",
+        fix=f"make room, then resume from {whole}, which is complete" if whole else "make room, then start again",
     )

@@ -1,9 +1,11 @@
-"""What goes with a saved model: the record of the run, and a model card made from it."""
+"""What is written with a saved model: the record of the run, the ledger, and a model card made from the record."""
 
 from functools import cached_property
 from pathlib import Path
 from secrets import token_hex
-from typing import Any
+from typing import Any, cast
+
+from torch import nn
 
 from egup_trainer.checkpointing import CheckpointingTrainer
 from egup_trainer.modeling.limits import refuse_infinite_weights
@@ -22,16 +24,16 @@ class PublishingTrainer(CheckpointingTrainer):
     """
 
     model_source: str | None = None
-    """Folder or hub id that the model before unlearning came from."""
+    """Folder or hub id of the model before unlearning."""
 
     @cached_property
-    def secrets(self) -> list[str]:
-        """What fingerprints of rows are keyed by: this run's secret, then those of earlier requests."""
+    def secrets(self) -> list[str]:  # type: ignore[override]
+        """The keys of the fingerprints of rows: the secret of this run, then those of earlier requests."""
         return [token_hex(32), *read_secrets(self.model_source)]
 
     def _save(self, output_dir: str | None = None, state_dict: dict | None = None) -> None:
         if self.args.should_save:
-            refuse_infinite_weights(self.model, state_dict)
+            refuse_infinite_weights(cast(nn.Module, self.model), state_dict)
         super()._save(output_dir, state_dict)
         if self.args.should_save:
             folder, record = output_dir or self.args.output_dir, make_record(self)
@@ -42,7 +44,7 @@ class PublishingTrainer(CheckpointingTrainer):
 
     @cached_property
     def _earlier_requests(self) -> list[Request]:
-        """Those that the model before unlearning has been through; its folder may be the one that is written to."""
+        """The requests that the model had met before this run, read once: its folder may be overwritten."""
         return read_ledger(self.model_source)
 
     def write_card(self, folder: Path) -> None:
@@ -67,8 +69,8 @@ class PublishingTrainer(CheckpointingTrainer):
     ) -> None:
         """Writes README.md into the output folder, on the first process.
 
-        Its results are those of `evaluate()` on the model as it is saved, if there are any. A licence stands in the
-        card only if it is given: none is looked up.
+        Its results are those of `evaluate()` on the model as it is saved, if there are any. The card names a
+        license only if it is given: none is looked up.
 
         Args:
             model_name: title of the card; by default the last part of `hub_model_id` or of the output folder.
@@ -82,13 +84,13 @@ class PublishingTrainer(CheckpointingTrainer):
 
 
 def metrics_of(trainer: Any) -> dict[str, float | None]:
-    """The last logged evaluation of the model as it is saved: at its own step, or after training. Empty without one.
+    """The last logged evaluation of the model as it is saved: at its own step, or after training. May be empty.
 
-    Values of an earlier step are left out: they are those of another model.
+    Values of earlier steps are excluded: they belong to other weights.
     """
     history, step = trainer.state.log_history, saved_step(trainer)
-    end = next((place for place, row in enumerate(history) if "train_runtime" in row), len(history))
-    rows = [row for place, row in enumerate(history) if place > end or row["step"] == step]
+    end = next((index for index, row in enumerate(history) if "train_runtime" in row), len(history))
+    rows = [row for index, row in enumerate(history) if index > end or row["step"] == step]
     return {
         name: value
         for row in rows

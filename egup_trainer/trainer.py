@@ -130,6 +130,9 @@ class UnlearnTrainer(PublishingTrainer):
     """
 
     config_class: type[UnlearnConfig] = UnlearnConfig
+    model: Any  # a model of transformers, perhaps inside an adapter
+    data_collator: RowCollator
+    train_dataset: PairDataset
 
     def __init__(
         self,

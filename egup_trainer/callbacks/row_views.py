@@ -103,7 +103,9 @@ class RowViews(TrainerCallback):
         if seen.features is not None:
             shown |= {name: getattr(seen.features, name) for name in ("entanglement", "drift")}
             shown |= {f"{name}_features": getattr(seen.features, name) for name in ("forget", "retain")}
-        on_cpu = {name: None if value is None else value.detach().cpu() for name, value in shown.items()}
+        on_cpu: dict[str, Any] = {
+            name: None if value is None else value.detach().cpu() for name, value in shown.items()
+        }
         return RowView(step, *ids.values(), **on_cpu)
 
     def _score(self, rows: RowDataset, ids: Tensor) -> RowScores:

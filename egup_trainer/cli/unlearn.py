@@ -117,7 +117,7 @@ def _unlearn(
         trainer.save_model()
         trainer.create_model_card()
         trainer.save_state()
-        trainer.let_go()
+        trainer.release_output_folder()
         wait()
         if is_first:
             del trainer, probabilities

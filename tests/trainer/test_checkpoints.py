@@ -14,7 +14,7 @@ from test_trainer import StopAt
 from transformers import TrainerCallback
 
 from egup_trainer import checkpointing
-from egup_trainer.checkpointing import LIST_NAME, STAGING, last_whole, missing_from
+from egup_trainer.checkpointing import LIST_NAME, STAGING, last_complete, missing_from
 from egup_trainer.errors import StateError
 from egup_trainer.output_folder import LOCK_NAME, alone_in
 
@@ -59,12 +59,12 @@ def damage(checkpoint: Path, how: str) -> None:
 
 
 DAMAGES = {
-    "cut short": "100 of {size} bytes of optimizer.pt",
-    "4 KB of zeros": "other bytes in optimizer.pt than were written",
-    "one bit": "other bytes in model.safetensors than were written",
-    "without our state": "no egup_state.safetensors",
-    "without a list": "no whole egup_files.json",
-    "with half a list": "no whole egup_files.json",
+    "cut short": "optimizer.pt has 100 of {size} bytes",
+    "4 KB of zeros": "optimizer.pt has changed since it was written",
+    "one bit": "model.safetensors has changed since it was written",
+    "without our state": "egup_state.safetensors is missing",
+    "without a list": "egup_files.json is missing or incomplete",
+    "with half a list": "egup_files.json is missing or incomplete",
 }
 
 
@@ -76,7 +76,7 @@ def test_the_checkpoint_before_a_damaged_one_is_used(make_trainer, cut, whole, c
     monkeypatch.setattr("egup_trainer.trainer.run_scan", lambda *a, **k: pytest.fail("a resumed run must not scan"))
     resumed.train(resume_from_checkpoint=True)
     lacking = DAMAGES[how].format(size=size)
-    assert f"The checkpoint {cut}/checkpoint-4 is passed over: it has {lacking}." in caplog.text
+    assert f"Skipping {cut}/checkpoint-4: {lacking}." in caplog.text
     assert furthest(weights_of(resumed), whole) == 0
 
 
@@ -84,13 +84,13 @@ def test_a_damaged_checkpoint_that_is_named_is_refused(make_trainer, cut):
     damage(cut / "checkpoint-4", "without our state")
     with pytest.raises(StateError) as error:
         make_trainer().train(resume_from_checkpoint=str(cut / "checkpoint-4"))
-    assert error.value.got == f"the checkpoint {cut}/checkpoint-4 with no egup_state.safetensors"
+    assert error.value.got == f"the incomplete checkpoint {cut}/checkpoint-4: egup_state.safetensors is missing"
 
 
 def test_without_a_checkpoint_a_run_starts_at_the_beginning_and_says_so(make_trainer, whole, caplog):
     trainer = make_trainer(num_train_epochs=2)
     trainer.train(resume_from_checkpoint=True)
-    assert f"No checkpoint in {trainer.args.output_dir}: starting at the beginning." in caplog.text
+    assert f"There is no checkpoint in {trainer.args.output_dir}: starting from the beginning." in caplog.text
     assert furthest(weights_of(trainer), whole) == 0
 
 
@@ -99,7 +99,10 @@ def test_where_no_checkpoint_is_whole_nothing_is_started_and_nothing_lost(make_t
         damage(checkpoint, "without a list")
     with pytest.raises(StateError) as error:
         make_trainer(**STEPS).train(resume_from_checkpoint=True)
-    assert error.value.got == f"no whole checkpoint among 4 in {cut}: the last has no whole egup_files.json"
+    assert (
+        error.value.got
+        == f"4 incomplete checkpoints in {cut}; of the last one, egup_files.json is missing or incomplete"
+    )
     assert len(list(cut.glob("checkpoint-*"))) == 4
 
 
@@ -182,7 +185,7 @@ def test_checkpoints_are_ordered_by_their_steps(tmp_path):
     for name in ("checkpoint-9", "checkpoint-10", "checkpoint-last"):
         (tmp_path / name).mkdir()
         (tmp_path / name / LIST_NAME).write_text("{}")
-    assert last_whole(tmp_path) == tmp_path / "checkpoint-10"
+    assert last_complete(tmp_path) == tmp_path / "checkpoint-10"
 
 
 class SeeFolder(TrainerCallback):
@@ -199,7 +202,9 @@ def test_old_checkpoints_go_when_the_new_one_is_there(make_trainer, monkeypatch)
     watch, lasting = SeeFolder(), []
     remove = checkpointing.remove_old
     monkeypatch.setattr(
-        checkpointing, "remove_old", lambda folder, *rest: (lasting.append(last_whole(folder)), remove(folder, *rest))
+        checkpointing,
+        "remove_old",
+        lambda folder, *rest: (lasting.append(last_complete(folder)), remove(folder, *rest)),
     )
     trainer = make_trainer(callbacks=[watch], save_total_limit=1, **STEPS)
     trainer.train()
@@ -269,8 +274,8 @@ def test_where_a_checkpoint_cannot_be_written_the_one_before_it_is_named_and_ser
     assert done.returncode == 0, done.stderr[-2000:]
     last = tmp_path / "out" / "checkpoint-2"
     assert done.stdout.strip().startswith(f"Got checkpoint-3 that could not be written to {tmp_path / 'out'}: ")
-    assert f". Make room, then resume from {last}, which is whole" in done.stdout
-    assert last_whole(tmp_path / "out") == last
+    assert f". Make room, then resume from {last}, which is complete" in done.stdout
+    assert last_complete(tmp_path / "out") == last
     assert not (tmp_path / "out" / STAGING).exists()
 
 

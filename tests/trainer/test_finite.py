@@ -6,7 +6,7 @@ import pytest
 import torch
 from fixtures_trainer import furthest, weights_of
 
-from egup_trainer.checkpointing import last_whole
+from egup_trainer.checkpointing import last_complete
 from egup_trainer.components.retain import RetainObjective
 from egup_trainer.errors import NumberError
 
@@ -46,7 +46,7 @@ def test_a_loss_that_is_not_finite_is_named_with_its_sample(make_trainer, value,
     sign = "-" if shown == "inf" else ""
     assert error.value.got == f"a loss that is not finite: forget = {sign}{shown}; forget samples {sample}"
     assert trainer.state.global_step == 1
-    assert last_whole(Path(trainer.args.output_dir)).name == "checkpoint-1"
+    assert last_complete(Path(trainer.args.output_dir)).name == "checkpoint-1"
 
 
 def test_where_the_rows_are_finite_all_of_the_batch_are_named(make_trainer):
