@@ -69,7 +69,11 @@ class AuditOptions:
         """Rows as they are read in an audit; `wanted` are further fields of the `RowSet`."""
         from egup_trainer.evaluation.rows import RowSet  # here: `egup audit --help` must not wait for torch
 
-        reading = {"max_length": self.max_length, "on_long_row": self.on_long_row, "template": self.template}
+        reading: dict[str, Any] = {
+            "max_length": self.max_length,
+            "on_long_row": self.on_long_row,
+            "template": self.template,
+        }
         return RowSet(name, rows, **reading, **wanted)
 
     def title(self, text: str) -> str | None:

@@ -5,7 +5,7 @@ import shlex
 import time
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from egup_trainer.cli.command import Command, model_config
 from egup_trainer.cli.flags import (
@@ -27,6 +27,9 @@ from egup_trainer.data.schema import MAX_LENGTH
 from egup_trainer.errors import ConfigError, DataError, check_range
 from egup_trainer.evaluation.suites import SUITES
 from egup_trainer.files import check_writable
+
+if TYPE_CHECKING:
+    from egup_trainer.records.schema import RunRecord
 
 
 @dataclass
@@ -123,7 +126,7 @@ def _check(args: EvaluateArguments, model_config: Any) -> None:
     refuse_lora_flags(model_config)
 
 
-def _evaluate(args: EvaluateArguments, model_config: Any, record: dict[str, Any] | None) -> tuple[Any, Any, str | None]:
+def _evaluate(args: EvaluateArguments, model_config: Any, record: "RunRecord | None") -> tuple[Any, Any, str | None]:
     """The evaluation, the `Accelerator` that it was done with, and a line if its rows are not those of the record."""
     from accelerate import Accelerator
 
@@ -178,7 +181,7 @@ def _evaluate(args: EvaluateArguments, model_config: Any, record: dict[str, Any]
     return with_relations(evaluation, **others), accelerator, other_rows
 
 
-def _other_rows(suite: Any, tokenizer: Any, folder: str, record: dict[str, Any]) -> str | None:
+def _other_rows(suite: Any, tokenizer: Any, folder: str, record: "RunRecord") -> str | None:
     """A line that says so if the forget rows are not those that the model's record names; else None.
 
     Their number tells, and their fingerprint if the secret that keys it is still there.
@@ -189,8 +192,8 @@ def _other_rows(suite: Any, tokenizer: Any, folder: str, record: dict[str, Any])
     from egup_trainer.records.io import read_secrets
 
     rows = next((each for each in suite.row_sets if each.name == "forget"), None)
-    forgotten = record.get("rows", {}).get("forget", {})
-    if rows is None or "rows" not in forgotten:
+    forgotten = record["rows"].get("forget")
+    if rows is None or forgotten is None:
         return None
     start = f"The record of {Path(folder).name} names {forgotten['rows']} forget rows"
     if len(rows.rows) != forgotten["rows"]:

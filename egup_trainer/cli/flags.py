@@ -40,7 +40,8 @@ def with_flags_of(settings: Any, arguments: Any) -> Any:
     added = [
         (each.name, each.type, flag(" ".join(described[each.name].split()), each.default))
         for each in fields(settings)
-        if each.default is not MISSING and each.name not in ("batch_size", "progress", *arguments.__dataclass_fields__)
+        if each.default is not MISSING
+        and each.name not in ("batch_size", "progress", *(known.name for known in fields(arguments)))
     ]
     return make_dataclass(arguments.__name__, added, bases=(arguments,), namespace={"__module__": arguments.__module__})
 

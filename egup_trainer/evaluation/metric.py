@@ -100,7 +100,8 @@ def auc_metric(low: tuple[str, Values], high: tuple[str, Values], *, num_rows: i
     kept = {name: finite(values) for name, values in (low, high)}
     empty = [name for name, values in kept.items() if not values]
     if empty:
-        return unavailable(f"no {' and no '.join(empty)} rows with this number", num_skipped=num_rows, **kept)
+        reason = f"no {' and no '.join(empty)} rows with this number"
+        return Metric(None, None, values=kept, num_skipped=num_rows, reason=reason)
     first, second = (np.fromiter(kept[name].values(), dtype=np.float64) for name, _ in (low, high))
     return Metric(
         value=float(area_under_curve(first, second)),

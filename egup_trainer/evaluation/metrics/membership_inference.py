@@ -166,8 +166,8 @@ def privleak(model: Measured, retrained: Measured | None) -> Metric:
         return unavailable(auc.reason or "no membership inference")
     theirs = None if retrained is None else retrained.metrics["mia_min_k"]
     if theirs is None or theirs.value is None:
-        lacks_it = theirs is not None and theirs.reason is not None
-        return unavailable(f"the retrained model's results lack it: {theirs.reason}" if lacks_it else NO_RETRAINED)
+        reason = None if theirs is None else theirs.reason
+        return unavailable(NO_RETRAINED if reason is None else f"the retrained model's results lack it: {reason}")
     ours, aim = 1 - auc.value, 1 - theirs.value
     value = 100 * (ours - aim) / (aim + EPSILON)
     return Metric(value, num_samples=auc.num_samples, num_skipped=auc.num_skipped)

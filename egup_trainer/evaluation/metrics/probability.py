@@ -15,7 +15,7 @@ EPSILON = 1e-10
     label="Probability",
     meaning="How likely the answer is: exp of its mean token log-likelihood.",
     direction=Direction.KNOWLEDGE,
-    roles=RowRole,
+    roles=tuple(RowRole),
 )
 def probability(scores: SetScores) -> Metric:
     """mean_i exp(-avg_i), the closing token included; several right answers: the mean of their probabilities.
