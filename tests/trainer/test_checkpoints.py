@@ -110,7 +110,7 @@ def test_a_checkpoint_of_the_model_alone_is_passed_over(make_trainer, cut, caplo
     (cut / "checkpoint-4" / "egup_state.safetensors").unlink()
     checkpointing.write_list(cut / "checkpoint-4")
     make_trainer(**STEPS).train(resume_from_checkpoint=True)
-    assert f"The checkpoint {cut}/checkpoint-4 is passed over: it has no egup_state.safetensors." in caplog.text
+    assert f"Skipping {cut}/checkpoint-4: egup_state.safetensors is missing." in caplog.text
 
 
 def test_processes_that_find_different_checkpoints_all_stop(make_trainer, cut, monkeypatch):
