@@ -25,6 +25,7 @@ def intra_sample_weights(drifts: Tensor, cached: Tensor, temperature: float = 0.
         Shape (B,).
 
     Example:
+        >>> import torch
         >>> intra_sample_weights(torch.tensor([0.0]), torch.tensor([0.0, 0.0]))
         tensor([1.])
     """

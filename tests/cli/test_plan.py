@@ -69,7 +69,7 @@ def test_only_changes_that_fit_are_shown(plan, monkeypatch, capsys):
 def test_the_forget_rows_stand_in_for_proxies_that_are_not_written_yet(plan, capsys):
     assert plan("--measure_steps", "0", "--proxy", "auto") == 0
     printed = capsys.readouterr().out
-    assert "stand in" in printed
+    assert "uses the forget rows in their place" in printed
     assert "Peak: " in printed
 
 
