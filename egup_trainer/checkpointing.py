@@ -35,7 +35,7 @@ LIST_NAME = "egup_files.json"
 STAGING = "_saving"
 """The folder in the output folder where a checkpoint is written. Its name is one that is never uploaded."""
 _TRAINER_STATE = "trainer_state.json"
-_NONE, _NOT_READ = -1, -2  # instead of a checkpoint's steps
+_NONE, _NOT_READ = -1, -2  # in place of the steps of a checkpoint: there is none, or this process did not look
 
 
 class CheckpointingTrainer(Trainer):
@@ -142,7 +142,7 @@ class CheckpointingTrainer(Trainer):
         if _internal_call and self.is_saved:
             return
         target = Path(output_dir or self.args.output_dir)
-        if self._is_saving or target.parent.name == PUBLISHING:  # it appears together with other files
+        if self._is_saving or target.parent.name == PUBLISHING:  # the caller lets it appear together with other files
             super().save_model(str(target), _internal_call=True)
             return
         with self.appearing_together(target) as stage, one_line_write_errors(target):
@@ -222,12 +222,12 @@ class CheckpointingTrainer(Trainer):
             super()._run_epoch(*args, **kwargs)
 
     def _get_output_dir(self, trial: Any) -> str:
-        # A checkpoint is written into a folder aside, which then takes its name.
+        # A checkpoint is written into a staging folder, which is then renamed.
         folder = super()._get_output_dir(trial)
         return str(Path(folder) / STAGING) if self._is_saving else folder
 
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
-        """Writes a checkpoint aside on all processes, gives it its name, removes old ones, and pushes it to the hub."""
+        """Writes a checkpoint into a staging folder, renames it, removes old ones, and pushes it to the hub."""
         folder = Path(self._get_output_dir(trial))
         name = f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}"
         self._clear(folder / STAGING)
@@ -250,9 +250,8 @@ class CheckpointingTrainer(Trainer):
     def _push_from_checkpoint(self, checkpoint_folder: str) -> None:
         if self._is_saving:  # files in the folder are still being renamed
             return
-        if (
-            self.args.should_save and self.args.hub_strategy != HubStrategy.END
-        ):  # or the weights would be beside the record of others
+        if self.args.should_save and self.args.hub_strategy != HubStrategy.END:
+            # Trainer alone would copy the weights beside the record of an earlier model.
             folder = Path(self.args.output_dir)
             with appearing_together(folder, is_again=folder.resolve() in self.saved_to) as stage:
                 copy_model(Path(checkpoint_folder), stage)
@@ -287,7 +286,7 @@ class CheckpointingTrainer(Trainer):
 
 
 def remove_old(folder: Path, step: int, limit: int | None, best: str | None) -> None:
-    """Removes the checkpoints of a run with the fewest steps, whatever their times of change are.
+    """Removes the checkpoints of a run with the fewest steps; the times when they were written do not matter.
 
     Args:
         folder: the output folder.

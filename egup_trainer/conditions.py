@@ -20,7 +20,7 @@ STATE_NAME = "egup_state.safetensors"
 _CONDITIONS = "conditions"
 _MOST_NAMED = 8
 
-# Options that do not change the weights that a run ends with, but for rounding. All others are conditions of a run.
+# Options that change the final weights of a run by rounding at most. All others are conditions of the run.
 _PLACES = ("output_dir", "scan_cache_dir", "resume_from_checkpoint", "overwrite_output_dir", "card_author")
 _RECORDED_OTHERWISE = (  # by the rows, the weights, the number of rows in a step, or the precision
     *("model_init_kwargs", "idk_answers", "per_device_train_batch_size", "gradient_accumulation_steps"),
@@ -70,14 +70,14 @@ class Conditions:
 
     Args:
         options: values by name, as JSON shows them.
-        inputs: digests by what they are of, such as "forget rows".
+        inputs: digests by the name of what was digested, such as "forget rows".
     """
 
     options: dict[str, Any] = field(default_factory=dict)
     inputs: dict[str, str] = field(default_factory=dict)
 
     def changes_from(self, other: "Conditions") -> list[str]:
-        """What differs from `other`, in a few words each."""
+        """A few words about each difference from `other`."""
         options = {**other.options, **self.options}
         changed = [
             f"{name} {_shown(self.options, name)} (then {_shown(other.options, name)})"
@@ -91,7 +91,7 @@ class Conditions:
 def options_of(args: Any) -> dict[str, Any]:
     """The options that change the result, as plain values, and how many forget rows make up a step.
 
-    The result does not depend on how a step is cut into processes, batches and accumulated passes.
+    The result does not depend on how a step is divided into processes, batches and accumulated passes.
     """
     needs_evaluations = args.load_best_model_at_end or args.lr_scheduler_type == "reduce_lr_on_plateau"
     left_out = DO_NOT_MATTER if needs_evaluations else DO_NOT_MATTER | OF_EVALUATIONS
@@ -112,17 +112,17 @@ def digest_of(rows: RowDataset) -> str:
 
 
 def weights_of(model: Any) -> dict[str, str]:
-    """Digest of the weights that a run starts from; empty where they are spread over processes.
+    """Digest of the weights that a run starts from; empty if they are spread over processes.
 
-    Of a model with an adapter those that stay as they are: a new adapter starts from random numbers, which a checkpoint
-    replaces.
+    If the model has an adapter, only the weights that are not trained count: a new adapter starts from random numbers,
+    which a checkpoint replaces.
     """
     if is_spread_over_processes(model):
         return {}
     has_adapter = hasattr(model, "peft_config")
     trained = {name for name, weight in model.named_parameters() if weight.requires_grad} if has_adapter else set()
     digest = hashlib.sha256()
-    for name, tensor in model.state_dict().items():  # with it come the scales of quantised weights
+    for name, tensor in model.state_dict().items():  # it also has the scales of quantized weights
         if isinstance(tensor, Tensor) and name not in trained:
             digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype} {bit_sum(tensor.detach())}".encode())
     return {"base weights" if has_adapter else "weights before the first step": digest.hexdigest()}

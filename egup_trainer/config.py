@@ -1,4 +1,7 @@
-"""Configurations of the trainers: `TrainingArguments` and what unlearning adds. Help texts are written once, here."""
+"""Configurations of the trainers: `TrainingArguments` and the options of unlearning.
+
+Options of a loss or a component are inherited from the file that has its code.
+"""
 
 import copy
 from dataclasses import asdict, dataclass
@@ -133,7 +136,7 @@ class UnlearnConfig(FeatureOptions, RetainOptions, ObjectiveOptions, TrainingArg
         check_all_groups(self)
 
     def check_options(self) -> None:
-        """Raises `ConfigError` if an option of all runs cannot work, alone or beside another one."""
+        """Raises `ConfigError` if an option that every run has cannot work, alone or with another option."""
         check_range(self, ("forget_weight", "retain_weight"), low=0)
         check_range(self, ("max_length",), low=8, whole=True)
         check_date(self.template_date)
@@ -161,22 +164,22 @@ class UnlearnConfig(FeatureOptions, RetainOptions, ObjectiveOptions, TrainingArg
             )
 
     def adopt(self, loss: ForgetLoss) -> None:
-        """Gives the options that the user did not set the values that the forget loss is used with."""
+        """Sets the options that the user left unset to the defaults of the forget loss."""
         if self._is_default["retain_loss"]:
             self.retain_loss = loss.default_retain_loss
 
     def __getstate__(self) -> dict[str, Any]:
-        """What is pickled, as into training_args.bin beside the model: all options but access tokens."""
+        """What is pickled, for example into training_args.bin beside the model: all options except access tokens."""
         return without_credentials(vars(self), hidden=None)
 
     def __copy__(self) -> "UnlearnConfig":
-        """A copy that keeps its tokens: copies are made by way of what is pickled otherwise."""
+        """A copy with the access tokens. Python's own copy uses `__getstate__`, which leaves them out."""
         copied = object.__new__(type(self))
         vars(copied).update(vars(self))
         return copied
 
     def __deepcopy__(self, memo: dict[int, Any]) -> "UnlearnConfig":
-        """A deep copy, alike."""
+        """A deep copy with the access tokens."""
         copied = memo[id(self)] = object.__new__(type(self))
         vars(copied).update(copy.deepcopy(vars(self), memo))
         return copied
@@ -218,7 +221,7 @@ class EGUPConfig(
         refuse_unsupported(components_of(self, loss), loss, self.objective)
 
     def adopt(self, loss: ForgetLoss) -> None:
-        """Gives the options that the user did not set the values that the forget loss is used with."""
+        """Sets the options that the user left unset to the defaults of the forget loss."""
         super().adopt(loss)
         if self._is_default.get("proxy_lambda"):
             self.proxy_lambda = loss.default_proxy_lambda

@@ -12,11 +12,14 @@ _MOST = 10**9
 _LARGEST_SEED = 2**32 - 1
 """NumPy takes no larger one."""
 _MOST_WORKERS = 1024
-"""So many worker processes do not bring a machine down."""
+"""As many worker processes as a machine can start without being brought down."""
 
 
 def checkpointing_kwargs_name(config: TrainingArguments) -> str:
-    """transformers 5.23 renamed the option and warns about the old name."""
+    """Name of the option with the arguments of activation checkpointing.
+
+    transformers 5.23 renamed it and warns about the old name.
+    """
     new = "activation_checkpointing_kwargs"
     return new if hasattr(config, new) else "gradient_checkpointing_kwargs"
 
@@ -49,7 +52,7 @@ def check_numbers_of_training(config: TrainingArguments) -> None:
 
 
 def check_mappings(config: TrainingArguments) -> None:
-    """Raises `ConfigError` for text where a mapping is expected: transformers takes what has no braces as it is."""
+    """Raises `ConfigError` for text where a mapping is expected: transformers parses only text in braces."""
     for name in type(config)._VALID_DICT_FIELDS:
         value = getattr(config, name)
         if isinstance(value, str) and name != "deepspeed":  # which may name a file
@@ -100,7 +103,7 @@ def refuse_what_would_do_nothing(config: TrainingArguments) -> None:
 
 
 def check_sampling(config: TrainingArguments) -> None:
-    """Raises `ConfigError` for a sampling strategy that pairs of rows do not have."""
+    """Raises `ConfigError` for a sampling strategy that does not exist for pairs of rows."""
     strategies = ("random", "group_by_length")
     if config.train_sampling_strategy not in strategies:
         raise ConfigError(

@@ -23,7 +23,7 @@ class OptionGroup:
     """
 
     def check_options(self) -> None:
-        """Raises `ConfigError` if the values of this group cannot work; may replace text by the value it stands for."""
+        """Raises `ConfigError` if the values of this group cannot work; may replace text by the value it names."""
 
 
 def check_all_groups(config: Any) -> None:

@@ -17,9 +17,9 @@ logger = logging.getLogger(__name__)
 
 LOCK_NAME = "_lock"
 STAGING = "_publishing"
-"""In the output folder: where a model is written with all that goes with it. Folders named _* are never uploaded."""
+"""The folder in the output folder where a model is written with all its files. Folders named _* are never uploaded."""
 OVERWRITTEN = "_overwritten"
-"""In the output folder: records and ledgers of the models that stood there before, each in a folder by its number."""
+"""The folder in the output folder that keeps records and ledgers of earlier models, in numbered folders."""
 _ENTRANCES = ("config.json", "adapter_config.json")  # without them no library loads a model
 _RECORDS = (RECORD_NAME, LEDGER_NAME, RUN_NAME)
 _OF_A_MODEL = (
@@ -34,10 +34,10 @@ _times: Counter[str] = Counter()
 
 @contextmanager
 def alone_in(folder: str | Path) -> Iterator[None]:
-    """Holds an output folder for one run; the system lets go of it if the process dies. A process may hold it twice.
+    """Locks an output folder for one run. If the process dies, the system unlocks it. A process may lock it twice.
 
     Raises:
-        StateError: another run holds it, or it cannot be made.
+        StateError: another run has locked it, or it cannot be made.
     """
     path, existed = Path(folder).resolve(), Path(folder).exists()
     with one_line_write_errors(folder):
@@ -60,12 +60,13 @@ def alone_in(folder: str | Path) -> Iterator[None]:
 def _unlock(folder: Path, handle: int | None) -> None:
     if handle is not None:
         with suppress(OSError):
-            (folder / LOCK_NAME).unlink()  # while it is held: who has opened it by now looks whether it is still there
+            # Before it is unlocked: a run that opened the file meanwhile checks whether it is still there.
+            (folder / LOCK_NAME).unlink()
         os.close(handle)
 
 
 def _lock(folder: Path) -> int | None:
-    """The handle of the folder's lock file; None where the file system has no locks, which is said."""
+    """The handle of the folder's lock file; None, with a warning, if the file system has no locks."""
     path = folder / LOCK_NAME
     try:
         import fcntl
@@ -79,7 +80,7 @@ def _lock(folder: Path) -> int | None:
             except BaseException:
                 os.close(handle)
                 raise
-            os.close(handle)  # the run before removed the file as this one opened it
+            os.close(handle)  # another run removed the file while this one opened it
     except BlockingIOError:
         raise is_taken(folder) from None
     except (ImportError, OSError) as error:
@@ -110,7 +111,7 @@ def _holds_model(folder: str | Path) -> bool:
 
 
 def mark_unfinished(folder: str | Path) -> None:
-    """Notes that a run has begun in a folder that holds no finished model; `appearing_together` takes the note away."""
+    """Notes that a run has begun in a folder that holds no finished model; `appearing_together` removes the note."""
     if not _holds_model(folder):
         write_file(Path(folder) / UNFINISHED, "A run is going on, or has died: there is no whole model here.\n")
 
@@ -121,14 +122,14 @@ def appearing_together(
 ) -> Iterator[Path]:
     """A folder for a saved model and all that goes with it; at the end its content appears in `output`, by renames.
 
-    What an earlier model left in `output` stays as it is until then, and goes then. While files take their places,
-    `UNFINISHED` stands beside them. If an error ends the block, `output` is as it was.
+    The files of an earlier model in `output` are removed only then. While files are renamed, the file `UNFINISHED` is
+    beside them. If an error ends the block, `output` is as it was.
 
     Args:
         output: the folder of the model.
         writes: whether this process is the one that writes.
         wait: waits for the other processes, once the folder is made.
-        is_again: whether the model there is of this run, too; the record and the ledger of any other are kept apart.
+        is_again: whether the model there was saved by this run as well. The record and ledger of another run are kept.
 
     Raises:
         StateError: a file cannot take its place.

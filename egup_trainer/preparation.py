@@ -78,8 +78,8 @@ def prepare_rows(
 
     Args:
         forget, retain, proxy: anything that `prepare_dataset` takes.
-        components: of the run.
-        tokenizer: of the model.
+        components: the components of the run.
+        tokenizer: the tokenizer of the model.
         args: an `UnlearnConfig`.
 
     Raises:
@@ -158,7 +158,7 @@ def prepare_dataset(
             raise DataError(got=f"an empty {name}", expected="at least one row", fix="check the source")
         data = chain([first], records)
         if isinstance(first, Mapping) and "input_ids" in first:
-            return _told(from_token_columns(data, name, args.max_length, args.on_long_row), name, args)
+            return _warn_if_cut(from_token_columns(data, name, args.max_length, args.on_long_row), name, args)
     rows = load_rows(data)
     dataset = tokenize(
         rows,
@@ -170,11 +170,11 @@ def prepare_dataset(
         alternates=None if alternates is None else alternates(rows),
         on_long_row=args.on_long_row,
     )
-    return _told(dataset, name, args)
+    return _warn_if_cut(dataset, name, args)
 
 
-def _told(dataset: RowDataset, name: str, args: Any) -> RowDataset:
-    """The rows, after a warning if some of them were cut."""
+def _warn_if_cut(dataset: RowDataset, name: str, args: Any) -> RowDataset:
+    """Returns the rows, and warns if some of them were cut."""
     if dataset.cut and args.process_index == 0:
         logger.warning("%s", dataset.long_rows_line(name, args.max_length))
     return dataset
@@ -216,9 +216,8 @@ def prepare_model(
     check_token_ids(model, rows, "the forget and retain sets")
     check_positions(model, max(map(len, rows), default=0), "a row", "lower --max_length")
     if peft_config is not None:
-        if (
-            args.disable_dropout
-        ):  # from the start: some layers, such as a mixture's experts, take no adapter with dropout
+        if args.disable_dropout:
+            # Before the adapter is made: some layers, such as the experts of a mixture, allow no adapter with dropout.
             peft_config = copy(peft_config)
             _set_chances_to_0(vars(peft_config))
         set_seed(args.seed)  # an adapter starts from random numbers; Trainer sets the seed only later
@@ -235,7 +234,7 @@ def check_output_folder(model: Path, output: Path) -> None:
     """Raises `ConfigError` if one of the folders lies in the other: checkpoints and results could replace the model.
 
     Args:
-        model: folder of the model, or of an adapter, whose base model is not to be touched, either.
+        model: folder of the model or of an adapter. The base model of an adapter is protected as well.
         output: the output folder.
     """
     target = output.resolve()
@@ -250,7 +249,7 @@ def check_output_folder(model: Path, output: Path) -> None:
 
 
 def refuse_detours(output: Path) -> None:
-    """Raises `ConfigError` if what is written into the output folder could land in another one: by .. or by a link."""
+    """Raises `ConfigError` if files could be written outside the output folder, through .. or a link."""
     if ".." in output.as_posix().lstrip("./").split("/"):
         raise ConfigError(
             got=f"the output folder {output}, whose path goes back by ..",
@@ -268,10 +267,11 @@ def refuse_detours(output: Path) -> None:
 
 
 def disable_dropout(model: Any) -> None:
-    """Sets every dropout of the model to 0, and whatever else its modules do by chance in training.
+    """Switches off dropout and all other randomness of the model's modules in training.
 
-    That are dropout modules, and the numbers whose names hold "drop" or "jitter", which modules hand to functions. Some
-    read them from the configuration: they get one of their own, so that the model is saved with the one it came with.
+    This covers dropout modules, and numbers whose names contain "drop" or "jitter", which modules pass to functions.
+    Modules that read such a number from the configuration get a changed copy of it, so that the model is saved with
+    the original.
     """
     quiet: dict[int, Any] = {}
     for module in model.modules():
@@ -287,7 +287,7 @@ def disable_dropout(model: Any) -> None:
 
 
 def _set_chances_to_0(values: dict[str, Any]) -> None:
-    """Sets numbers named so to 0, in place; some are kept by the name of the adapter that they belong to."""
+    """Sets numbers with such names to 0, in place; a dict holds one number for each adapter."""
     for name, value in values.items():
         if _CHANCE.search(name):
             if isinstance(value, float):
@@ -308,7 +308,7 @@ def source_of(model: Any) -> str | None:
 
 
 def prepare_tokenizer(tokenizer: Any, model: Any, args: Any) -> Any:
-    """The tokenizer that is given, or else the model's; the date that its chat template writes is fixed in `args`.
+    """The given tokenizer, or else the model's. It also sets the date that the chat template writes, in `args`.
 
     Raises:
         ModelError: there is none.
@@ -322,7 +322,7 @@ def prepare_tokenizer(tokenizer: Any, model: Any, args: Any) -> Any:
 
 
 def _checkpoints(args: Any) -> list[str]:
-    """The folder in which a run that this one goes on with has recorded its date: a checkpoint, if there is one."""
+    """The checkpoint that this run may resume from, which has recorded the date of its run; empty if there is none."""
     named, output = args.resume_from_checkpoint, args.output_dir
     if isinstance(named, str) and Path(named).is_dir():
         return [named]

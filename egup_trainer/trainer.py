@@ -1,4 +1,4 @@
-"""The drop-in trainer: one forward pass per micro-batch, and the components that act on it."""
+"""The base trainer: for each micro-batch one forward pass, and then the components of the run."""
 
 import logging
 from collections.abc import Iterator, Sequence
@@ -180,7 +180,7 @@ class UnlearnTrainer(PublishingTrainer):
             callbacks=callbacks,
             optimizers=optimizers,
         )
-        # The model is now where it is going to be trained, unless an engine is still to take it there.
+        # The model is on its device now, unless FSDP or DeepSpeed is going to move it.
         check_training(self.model, args.disable_dropout)
         if can_run(self.model):
             self.reader.try_out(self.model)
@@ -191,7 +191,7 @@ class UnlearnTrainer(PublishingTrainer):
         self.step_log, self._has_started = StepLog(), False
         self._conditions_of_model: Conditions | None = None
         self._attach_components()
-        # First: what other callbacks see at the end of training is the model as it will be saved.
+        # The loss's callbacks come first, so that at the end of training the others see the model that will be saved.
         self.callback_handler.callbacks[:0] = loss.callbacks(self)
         for kind in DEFAULT_CALLBACKS:
             self.add_callback(kind(self))
@@ -223,7 +223,7 @@ class UnlearnTrainer(PublishingTrainer):
             component.attach(run)
 
     def component(self, kind: type[_C]) -> _C:
-        """The component of a class, `kind`.
+        """The component of the run that is of the class `kind`.
 
         Raises:
             LookupError: the run has none.
@@ -360,6 +360,7 @@ class UnlearnTrainer(PublishingTrainer):
             embedding_noise=reduce(add, noise) if noise else None,
         )
         parts = parts_of(inputs)
+        # The forget part stands for the whole batch when the tokens that the model read are counted.
         split = dict(zip(parts, outputs.split([rows.stop - rows.start for rows in parts.values()]), strict=True))
         return split | {Part.FORGET: replace(split[Part.FORGET], positions=outputs.positions)}
 
@@ -367,7 +368,7 @@ class UnlearnTrainer(PublishingTrainer):
         def read_reference(part: Part, needs: frozenset[Need]) -> AnswerOutputs:
             rows = parts_of(inputs)[part]
             ids, mask, labels = (inputs[name][rows] for name in ("input_ids", "attention_mask", "labels"))
-            with self.accelerator.autocast():  # a frozen copy is not wrapped as the model is
+            with self.accelerator.autocast():  # Accelerate wraps only the model itself, not a frozen copy
                 return self.reference.read(model, ids, mask, labels, needs=needs)
 
         step = Step(inputs, self.forward_parts(model, inputs), collected, read_reference)
@@ -379,14 +380,14 @@ class UnlearnTrainer(PublishingTrainer):
         return step
 
     def end_step(self) -> None:
-        """Moves the state of all components on, once the optimizer has stepped."""
+        """Updates the state of all components, once the optimizer has stepped."""
         finished = FinishedStep(self.collected, self.accelerator, self.state.epoch or 0.0)
         for component in self.components:
             component.commit(finished)
         self.step_log.add(self.collected, finished)
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        """Logs as `Trainer` does; training logs hold each term and measure under its own name."""
+        """Logs as `Trainer` does; training logs also have the value of each term, and what components measured."""
         if "loss" in logs and self.is_in_train:
             logs = {**logs, **self.step_log.flush(self.accelerator)}
         super().log(logs, start_time)
@@ -394,7 +395,7 @@ class UnlearnTrainer(PublishingTrainer):
     # Checkpoints
 
     def find_conditions(self) -> Conditions:
-        """The conditions of the run that is about to begin; the model is the one before the trainer's first run."""
+        """The conditions of the run that is about to begin; the weights are those before the trainer's first run."""
         if self._conditions_of_model is None:
             model = self.accelerator.unwrap_model(self.model)
             self._conditions_of_model = Conditions(model_options(model), weights_of(model))
@@ -422,7 +423,7 @@ class UnlearnTrainer(PublishingTrainer):
         }
 
     def load_training_state(self, state: dict[str, Tensor]) -> None:
-        """Takes over the tensors of a checkpoint."""
+        """Restores the tensors of a checkpoint."""
         for component in self.components:
             prefix = f"{component.name}."
             own = {name.removeprefix(prefix): value for name, value in state.items() if name.startswith(prefix)}

@@ -1,4 +1,4 @@
-"""A run ends where its numbers do: a loss or gradient that is not finite is named before any weight takes it in."""
+"""Stops a run at a loss or gradient that is not finite, before it changes a weight."""
 
 from typing import Any
 
@@ -17,11 +17,12 @@ def refuse_infinite_terms(
 ) -> None:
     """Raises `NumberError` if a term of a micro-batch's loss is not finite.
 
-    It names the terms, and the samples whose log-likelihood is not finite, or all of the micro-batch if none's is.
+    It names the terms, and the samples whose log-likelihood is not finite; if there are none, all samples of the
+    micro-batch.
 
     Args:
         terms: the named terms, shape () each.
-        parts: what the model said of each part of the batch.
+        parts: the outputs of the model for each part of the batch.
         inputs: the batch, which has the sample ids of each part.
     """
     if torch.stack(list(terms.values())).isfinite().all():
@@ -36,10 +37,10 @@ def refuse_infinite_terms(
 def refuse_infinite_gradient(model: nn.Module, samples: dict[Part, Tensor]) -> None:
     """Raises `NumberError` if a gradient is not finite.
 
-    Which weight's it is cannot be told any more: clipping has multiplied all of them by their norm.
+    It cannot name the weight: clipping has already divided all gradients by their norm.
 
     Args:
-        model: the model whose gradients are about to be taken in; those that an engine of its own holds are not seen.
+        model: the model before the optimizer's step. Gradients that DeepSpeed holds are not checked.
         samples: ids of the step's samples.
     """
     gradients = [weight.grad for weight in model.parameters() if weight.grad is not None]

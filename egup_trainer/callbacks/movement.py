@@ -1,7 +1,4 @@
-"""What a run did that nobody wants: weights that did not move.
-
-An update smaller than the precision of a weight rounds to nothing.
-"""
+"""Warns about weights that a run did not change: an update below the precision of a weight is rounded away."""
 
 import logging
 from dataclasses import dataclass
@@ -76,7 +73,7 @@ class WatchMovement(TrainerCallback):
     """Logs at the end of training, as `weights_unmoved`, which share of the trainable weights did not move.
 
     Above 0.9 it warns. Counted from where `train` began: after a resume that is the checkpoint, not the model before
-    unlearning. It is not logged where weights are spread over processes (FSDP, ZeRO-3), nor if no step was taken.
+    unlearning. It is not logged if weights are spread over processes (FSDP, ZeRO-3), nor if no step was taken.
 
     Args:
         trainer: the trainer whose model is watched.

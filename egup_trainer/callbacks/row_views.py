@@ -1,4 +1,4 @@
-"""What EGUP sees of single rows during a run, for people to look at."""
+"""The values that EGUP computes for single rows during a run, to be looked at or plotted."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -19,14 +19,14 @@ from egup_trainer.modeling.scan import RowScores
 class RowView:
     """N forget rows and M retain rows under the model of one moment; on the CPU.
 
-    What is not there is None: `boundary` without the proxy constraint, what is made of features where no part of EGUP
-    or CLReg reads them, `retain_nll` without retain rows.
+    A value that the run does not have is None: `boundary` without the proxy constraint, features and what is computed
+    from them if no component needs features, and `retain_nll` without retain rows.
 
     Args:
         step: optimizer steps taken.
         forget_ids, retain_ids: sample ids, shapes (N,) and (M,).
         forget_nll, retain_nll: l_i, shapes (N,) and (M,), nats per token.
-        weights: w_i, all parts of EGUP that are on multiplied, shape (N,); negative past the boundary.
+        weights: w_i, the product of the weights of all components, shape (N,); negative past the boundary.
         boundary: b_i, shape (N,), nats per token.
         entanglement: e_i, mean cosine to the nearest retain features, shape (N,).
         drift: d_i, 1 - cosine to the features before unlearning, or at the last visit, shape (N,).
@@ -54,12 +54,12 @@ class RowView:
 class RowViews(TrainerCallback):
     """Takes a `RowView` before the first step and at the end of each epoch: a pass over the rows without gradient.
 
-    Nothing of the run changes by it. All values are those of the whole set at one moment, as the next step would have
+    It does not change the run. All values are those of the whole set at one moment, as the next step would have
     them; a step itself sees a row's features at its own visit. After a resume the first view is that of the checkpoint.
 
     Args:
         trainer: the `EGUPTrainer` whose rows are looked at; add the callback when the trainer is made.
-        most_rows: of larger sets so many rows are drawn, with the run's seed.
+        most_rows: from a larger set, this many rows are sampled with the run's seed.
 
     Attributes:
         views: in the order of steps.

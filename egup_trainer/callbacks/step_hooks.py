@@ -22,11 +22,11 @@ class StepHooks(TrainerCallback):
         self.trainer.begin_training()
 
     def on_epoch_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        # Neither a skipped-ahead loader nor one of several processes passes the epoch on to a sampler.
+        # The loader of a resumed run, or of one of several processes, does not tell the sampler which epoch it is.
         self.trainer.pair_sampler.set_epoch(int(state.epoch or 0))
 
     def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        if self.trainer.accelerator.scaler is None:  # that of fp16 looks itself
+        if self.trainer.accelerator.scaler is None:  # the scaler of fp16 checks gradients itself
             refuse_infinite_gradient(self.trainer.model, self.trainer.collected.counts.samples)
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
@@ -34,5 +34,5 @@ class StepHooks(TrainerCallback):
 
     def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         if args.scan_cache_dir is None and state.is_world_process_zero:
-            # Features of forget rows have no place beside the model; only a run that was cut off needs them there.
+            # Features of forget rows have no place beside the model; only an interrupted run needs them there.
             shutil.rmtree(self.trainer.scan_folder, ignore_errors=True)

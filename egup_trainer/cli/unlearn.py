@@ -73,7 +73,7 @@ def run(row_args: RowArguments, config: Any, model_config: Any) -> None:
 
 @contextmanager
 def _output_folder(config: Any, resume: Any) -> Iterator[None]:
-    """Holds the output folder for this run, from before the model is loaded until the last file is in its place."""
+    """Locks the output folder from before the model is loaded until the last file is in its place."""
     from egup_trainer.output_folder import alone_in, refuse_finished
 
     if not config.should_save:
@@ -111,7 +111,7 @@ def _unlearn(
     failure, wait = None, PartialState().wait_for_everyone
     output, is_first, tokenizer = config.output_dir, trainer.is_world_process_zero(), trainer.processing_class
     found = {"at the checkpoint" if trainer.resumed_from else BEFORE: probabilities.before, AFTER: probabilities.after}
-    uploaded = trainer if config.push_to_hub else None  # a merged model needs the memory of any other trainer
+    uploaded = trainer if config.push_to_hub else None  # otherwise it is deleted, to make room for a merged model
     with appearing_together(output, config.should_save, wait) as config.output_dir, one_line_write_errors(output):
         config.output_dir = str(config.output_dir)
         trainer.save_model()
@@ -150,7 +150,7 @@ def _merge_and_measure(config: Any, tokenizer: Any, datasets: dict[str, Any]) ->
     from egup_trainer.modeling.merging import save_merged
     from egup_trainer.modeling.probability import probabilities_of
 
-    gc.collect()  # what the trainer held
+    gc.collect()  # frees the memory of the trainer
     folder, kwargs = Path(config.output_dir) / MERGED, config.model_init_kwargs
     save_merged(config.output_dir, folder, **kwargs)
     tokenizer.save_pretrained(folder)
@@ -207,7 +207,7 @@ def _check_hub(config: Any) -> None:
     try:
         validate_repo_id(config.hub_model_id or "model")
         HfApi(token=config.hub_token).whoami()
-    except Exception as error:  # of the name, of the token, of any layer of the network
+    except Exception as error:  # from the check of the name or the token, or from any layer of the network
         raise ConfigError(
             got=f"--push_to_hub, and a hub that cannot be used ({first_line(error)})",
             expected="a network, a token, and a name of the form owner/name",
@@ -318,7 +318,7 @@ def _resume_from(config: Any) -> Any:
 
 
 def _closing_lines(trainer: Any, seconds: float) -> list[str]:
-    """What to say below the numbers."""
+    """The lines to print below the numbers."""
     from egup_trainer.components.step_log import peak_memory_gb
 
     what = "Adapter" if trainer.model.__class__.__name__.startswith("Peft") else "Model"

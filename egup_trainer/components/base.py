@@ -64,7 +64,7 @@ class Run:
     Args:
         forget_rows, retain_rows, proxy_rows: the tokenized sets; None if a set was not given.
         device: where the step's tensors are.
-        seed: of the run.
+        seed: the seed of the run.
         bank_size: how many retain rows the scan reads.
         model_config: the configuration of the model.
         embedding: the token embeddings of the model.
@@ -127,7 +127,7 @@ class Component(TrainerCallback):
     For each micro-batch the trainer makes one forward pass that serves the `needs` of all components. It then calls
     `observe`, `weights` and `terms` of each of them, multiplies the weights and sums the terms. Once the optimizer has
     stepped it calls `commit`. During a step a component reads its state as it was at the start of the step, so that
-    the result does not depend on how the step is cut. A component is a `transformers.TrainerCallback`, too.
+    the result does not depend on how the step is divided. A component is also a `transformers.TrainerCallback`.
 
     Attributes:
         name: its key in checkpoints, records and the model card.
@@ -171,18 +171,18 @@ class Component(TrainerCallback):
         return {}
 
     def start(self, scan: dict[str, RowScores]) -> None:
-        """Takes over the results of the `scan` before the first step; a resumed run calls `load_state_dict` instead."""
+        """Sets the state from the results of `scan`, before the first step; a resumed run calls `load_state_dict`."""
 
     def bytes_of_table(self, retain_rows: RowDataset | None) -> float:
-        """Bytes of a table of top-k log-probabilities that would serve it in place of the reference model.
+        """Bytes of the table of top-k log-probabilities that can replace the reference model for this component.
 
-        It is infinite if no table of the answers of `retain_rows` would. It is asked only for
+        It is infinite if no table of the answers of `retain_rows` can. The trainer asks only components that have
         `Need.TOP_K`.
         """
         return inf
 
     def embedding_noise(self, inputs: Batch) -> Tensor | None:
-        """Noise for the token embeddings of the last rows of a batch, `inputs`, shape (P, T, d), or None."""
+        """Noise for the token embeddings of the last P rows of the batch `inputs`, shape (P, T, d), or None."""
         return None
 
     def observe(self, step: Step) -> None:
@@ -197,22 +197,22 @@ class Component(TrainerCallback):
         return {}
 
     def commit(self, step: FinishedStep) -> None:
-        """Moves the state on, once the optimizer has taken `step`, which is the same on every process."""
+        """Updates the state, once the optimizer has taken `step`, which is the same on every process."""
 
     def state_dict(self) -> dict[str, Tensor]:
         """The tensors that a resumed run needs, by name, such as one of shape (N_f,); the same on every process."""
         return {}
 
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
-        """Takes over the `state` of a checkpoint."""
+        """Restores the `state` of a checkpoint."""
 
     def bytes_of_state(self) -> int:
-        """Size of its state during the run, at most, once it has started; `egup plan` counts it."""
+        """The largest size of its state during the run, asked once it has started; `egup plan` counts it."""
         return sum(tensor.numel() * tensor.element_size() for tensor in self.state_dict().values())
 
 
 class ComponentOptions(OptionGroup):
-    """Options of a component, which make it. A configuration that inherits from this class has the component."""
+    """Options of a component, and how it is made. A configuration that inherits from them has the component."""
 
     def make_component(self, loss: ForgetLoss, has_proxies: bool) -> Component | None:
         """The component, or None if it is switched off.

@@ -1,4 +1,4 @@
-"""CLReg: the contrastive representation regulariser (arXiv 2601.22028)."""
+"""CLReg: the contrastive representation regularizer (arXiv 2601.22028)."""
 
 from dataclasses import dataclass
 from enum import Enum
@@ -19,7 +19,7 @@ from egup_trainer.options import option
 
 
 class ClregPositives(str, Enum):
-    """What a forget anchor is drawn to."""
+    """Which features are the positives of a forget anchor."""
 
     FORGET = "forget"
     VIEWS = "views"
@@ -36,7 +36,7 @@ def contrastive_loss(
 
     Args:
         anchors: forget features of this step with gradient, unit length, shape (B, k).
-        positives: features that anchors are drawn to, without gradient, unit length, shape (P, k).
+        positives: features that anchors are pulled towards, without gradient, unit length, shape (P, k).
         is_positive: which of them belong to which anchor, bool, shape (B, P).
         negatives: retain features without gradient, unit length, shape (M, k).
         temperature: tau, in cosine units.
@@ -77,12 +77,16 @@ def retain_anchor_loss(features: Tensor, initial: Tensor) -> Tensor:
 def view_noise(ids: Tensor, lengths: Tensor, width: int, size: int, alpha: float, seed: int, step: int) -> Tensor:
     """Uniform noise of NEFTune's size (Jain et al. 2023, arXiv 2310.05914): U(-1, 1) * alpha / sqrt(n * d).
 
-    The noise of each row is sampled with (seed, step, id), so it does not depend on how a step is cut.
+    The noise of each row is sampled with (seed, step, id), so it does not depend on how a step is divided.
 
     Args:
-        ids: sample ids, shape (P,). lengths: tokens n of each row, shape (P,).
-        width: padded length T. size: embedding size d.
+        ids: sample ids, shape (P,).
+        lengths: number of tokens n of each row, shape (P,).
+        width: padded length T.
+        size: embedding size d.
         alpha: size of the noise.
+        seed: seed of the run.
+        step: optimizer steps taken so far.
 
     Returns:
         Shape (P, T, d), on the CPU; 0 at padding.
@@ -138,7 +142,7 @@ class CLReg(Component):
     clreg_retain_anchor * the mean of the anchor loss over the step's retain rows that the scan has seen.
 
     Args:
-        options: the options of the regulariser.
+        options: the options of the regularizer.
     """
 
     name = "clreg"
@@ -148,13 +152,13 @@ class CLReg(Component):
 
     def __init__(self, options: CLRegOptions):
         self._options = options
-        drawn_to = options.clreg_positives
-        positives = None if drawn_to is ClregPositives.FORGET else drawn_to.value
+        kind = options.clreg_positives
+        positives = None if kind is ClregPositives.FORGET else kind.value
         self.needs = Needs(features=True, positives=positives)
         self._global_step = 0
 
     def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Remembers the step, with which noise is sampled."""
+        """Remembers the number of the step, which is part of the seed of the noise."""
         self._global_step = state.global_step
 
     def embedding_noise(self, inputs: Batch) -> Tensor | None:

@@ -19,8 +19,8 @@ _ROWS = 1 << 14
 class EmbeddingCache:
     """Per-sample representations across optimizer steps.
 
-    Read during a step, it stands as at the step's start; `commit` moves it on at the step's end. Every process holds
-    the whole cache and commits the same gathered values.
+    It does not change during a step; `commit` updates it at the end of the step. Every process holds the whole cache
+    and commits the same gathered values.
 
     Args:
         initial: phi_0 of each forget sample, (N_f, k).
@@ -33,6 +33,7 @@ class EmbeddingCache:
         retain_slot: index of each retain row in `retain_initial`, -1 if the scan did not see it, shape (N_r,).
         center: the feature space's centre, shape (k,).
         projection: the feature space's projection, shape (d, k), or (0, k) for none.
+        bank_size: most features in the bank, M.
     """
 
     initial: FeatureTable
@@ -110,11 +111,17 @@ class EmbeddingCache:
         retain_ids: Tensor,
         retain: Tensor,
     ) -> None:
-        """Takes over what one optimizer step saw on all processes; fillers (-1) are left out.
+        """Stores the values of one optimizer step over all processes; fillers (-1) are left out.
+
+        Retain features enter the bank in the order of their ids, so that the bank does not depend on how the step was
+        divided.
 
         Args:
-            forget_ids: shape (B,). features: phi, (B, k). entanglement, drift: (B,).
-            retain_ids: shape (C,). retain: phi, (C, k). Pushed in the order of the ids, whatever order they come in.
+            forget_ids: ids of the forget rows, shape (B,).
+            features: phi of the forget rows, shape (B, k).
+            entanglement, drift: e and d of the forget rows, shape (B,).
+            retain_ids: ids of the retain rows, shape (C,).
+            retain: phi of the retain rows, shape (C, k).
         """
         real = forget_ids >= 0
         ids = forget_ids[real]

@@ -28,7 +28,7 @@ class FeatureSpace:
 
     Formula: phi(h) = normalize(h P - c), with P a fixed random projection (or the identity) and c the mean of the
     projected retain features before unlearning. Hidden states of language models share one strong common direction:
-    without the centring all cosines are near 1. The map is linear up to the normalisation, so gradients pass.
+    without centering, all cosines are near 1. The map is linear up to the normalization, so gradients pass.
 
     Args:
         center: c, shape (k,), float32.

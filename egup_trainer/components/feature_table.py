@@ -1,4 +1,4 @@
-"""A compact table of unit vectors, one per sample, of which a step reads and writes a few rows."""
+"""A compact table of unit vectors, one per sample. A step reads and writes a few of its rows."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -39,7 +39,8 @@ class TableStorage:
 
 
 class FeatureTable:
-    """phi of N samples, (N, k): unit vectors, cosines to which are off by some 1e-7 in float16 and 1e-4 in int8.
+    """Unit vectors phi of N samples, shape (N, k). Cosines to them are off by up to 1e-5 in float16, and by some 1e-4
+    in int8.
 
     Args:
         codes: the vectors as they are kept, shape (N, k): float16, or int8 with 127 as the largest of each row.

@@ -1,4 +1,4 @@
-"""The features that other components read: of the step's rows, and of all samples across steps."""
+"""Features that other components read: those of the rows of a step, and a cache of those of all samples."""
 
 from dataclasses import dataclass
 from enum import Enum
@@ -122,7 +122,7 @@ class FeatureMemory(Component):
         return self.cache.state_dict()
 
     def bytes_of_state(self) -> int:
-        bank = self.cache.bank  # which grows up to its size
+        bank = self.cache.bank  # it grows up to `bank_size`
         return super().bytes_of_state() + (self.cache.bank_size - len(bank)) * bank.shape[1] * bank.element_size()
 
     def load_state_dict(self, state: dict[str, Tensor]) -> None:

@@ -14,7 +14,7 @@ from egup_trainer.losses.base import ForgetLoss, Guidance
 from egup_trainer.options import option
 
 _LEAST_DEVIATION = 1e-3
-"""Least deviation of cosines to standardise by, so that samples that are all alike get equal weights, not noise."""
+"""Least standard deviation to divide by, so that samples that are all alike get equal weights instead of noise."""
 
 
 def inter_sample_weights(
@@ -22,7 +22,8 @@ def inter_sample_weights(
 ) -> Tensor:
     """More effort for samples close to retained knowledge: w_i = exp(e'_i / tau) / mean over the cache of the same.
 
-    e' is e standardised by mean and standard deviation of the cache, so weights average 1 and keep the loss's scale.
+    e' is e standardized by mean and standard deviation of the cache. Before clipping, the weights average 1 over the
+    cache, so the loss keeps its scale.
 
     Args:
         entanglement: e_i of this batch, shape (B,).

@@ -1,4 +1,4 @@
-"""The proxy constraint: what the model says of rows it never saw marks how far to forget, and no further."""
+"""The proxy constraint: rows are forgotten until they are as unlikely as rows that the model never saw."""
 
 from dataclasses import dataclass
 from enum import Enum
@@ -41,7 +41,7 @@ class ProxyMatch(str, Enum):
 
 
 class ProxyReference(str, Enum):
-    """Which model is asked about the proxies."""
+    """Under which model the proxies are scored."""
 
     INITIAL = "initial"
     """The model before unlearning."""
@@ -216,6 +216,7 @@ class ProxyConstraint(Component):
     def start(self, scan: dict[str, RowScores]) -> None:
         proxies = scan["proxy"]
         if self._is_nearest:
+            # `FeatureMemory` has requested the features of the forget rows, and started before this component.
             space = self.run.component(FeatureMemory).cache.space.to(torch.device("cpu"))
             proxy, forget = (space.normalize(scan[name].features) for name in ("proxy", "forget"))
             self._proxies = nearest_proxies(proxy, forget, neighbors=self._options.proxy_neighbors)
@@ -226,7 +227,7 @@ class ProxyConstraint(Component):
             rows = scan["forget"]
             needed_rise = (rows.num_tokens * (self.boundary.cpu() - rows.mean_nll)).mean()
             self.run.component(ForgetObjective).fit_to_boundary(needed_rise)
-        if self.is_on and "forget" in scan:
+        if self.is_on and "forget" in scan:  # with proxy_match=mean, only some losses request these rows
             refuse_known_proxies(scan["forget"].mean_nll.to(self.boundary.device), self.boundary)
 
     def _measure(self, proxies: RowScores) -> None:

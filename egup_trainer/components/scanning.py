@@ -21,7 +21,7 @@ class ScanRequest:
     """Rows that a run must score before its first step.
 
     Args:
-        dataset: the data set.
+        dataset: the set that the rows belong to.
         ids: which of its rows, shape (N,).
         with_features: whether features are read, too.
         projection: what features are multiplied by as they are read, shape (d, k), or None.
@@ -68,8 +68,8 @@ def run_scan(
 ) -> dict[str, RowScores]:
     """Scores all requested rows under the model as it is, or reads the results of an earlier scan of the same.
 
-    The results are kept in `folder` under a name made from the fingerprint of weights, rows and settings. Where the
-    weights are spread over processes (FSDP, ZeRO-3) there is no cheap fingerprint, and nothing is kept.
+    The results are kept in `folder` under a name made from the fingerprint of weights, rows and settings. If the
+    weights are spread over processes (FSDP, ZeRO-3), there is no cheap fingerprint, and nothing is kept.
 
     Raises:
         StateError: a file of that name holds something else.

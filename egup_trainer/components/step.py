@@ -1,4 +1,4 @@
-"""A step of the optimizer: what components see of its micro-batches, and the whole of it over all processes."""
+"""A step of the optimizer: its micro-batches as components see them, and the finished step over all processes."""
 
 from collections import defaultdict
 from collections.abc import Callable
@@ -106,7 +106,7 @@ class Collected:
     """What the micro-batches of one optimizer step leave behind on this process.
 
     Args:
-        counts: of the whole step.
+        counts: the counts of the whole step.
         rows: by name, one value per row, for each micro-batch.
         summaries: how the rows of a name are logged; those without a summary are not logged.
         sums: by name, the sum of the shares of all micro-batches.
@@ -193,12 +193,12 @@ class Step:
 
 
 class FinishedStep:
-    """A whole optimizer step that has been taken, the same on every process.
+    """An optimizer step that was taken, over all micro-batches and processes; the same on every process.
 
     Args:
         collected: what this process has collected.
-        accelerator: of the run.
-        epoch: where the run is, in epochs.
+        accelerator: the accelerator of the run.
+        epoch: the epochs trained so far, with a fraction.
 
     Attributes:
         values: values of the run that components log as they are after this step, shape () each, by name.
@@ -209,9 +209,6 @@ class FinishedStep:
         self._collected, self._accelerator = collected, accelerator
         self._gathered: dict[str, Tensor] = {}
         self.values: dict[str, Tensor] = {}
-
-    def __contains__(self, name: str) -> bool:
-        return name in self._collected.rows
 
     def __getitem__(self, name: str) -> Tensor:
         """One value per row of the step, fillers among them, of all micro-batches and processes."""

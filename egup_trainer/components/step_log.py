@@ -12,14 +12,14 @@ from torch import Tensor
 from egup_trainer.components.step import Collected, FinishedStep, Summary
 
 POSITIONS = "positions"
-"""Of the sums that are collected: tokens that the model read, including padding."""
+"""The name of a sum: how many tokens the model read, including padding."""
 
 
 class StepLog:
     """Collects what is logged of a run, on the device, until `flush`.
 
     Attributes:
-        flushed: one value per forget sample and step, by name: what the last `flush` summarised.
+        flushed: one value per forget sample and step, by name: what the last `flush` summarized.
     """
 
     _tokens: Tensor  # of the steps since the last log, shape ()
@@ -45,7 +45,7 @@ class StepLog:
         self._tokens = self._tokens + step.counts.input_tokens
 
     def flush(self, accelerator: Any) -> dict[str, float]:
-        """Means over the steps since the last call. It must be called on every process."""
+        """What to log of the steps since the last call: means, speed and memory. It must be called on every process."""
         if not self._steps:
             return {}
         names = sorted(self._sums)

@@ -38,7 +38,7 @@ class StopOptions(ComponentOptions):
 
 
 def refuse_too_few_rows(num_forget: int, num_proxies: int) -> None:
-    """Raises `DataError` for so few rows that no numbers could be told apart: the run would stop after one epoch."""
+    """Raises `DataError` for so few rows that the test cannot tell sets apart: a run would stop after one epoch."""
     least = least_p_value(num_forget, num_proxies)
     if least > LEVEL:
         raise DataError(
@@ -87,11 +87,11 @@ class StopAtBoundary(Component):
         if self._may_be_over:
             self._may_be_over = False
             known = [row for row in state.log_history if row["step"] == state.global_step and "boundary_p" in row]
-            self._stop_if_it_is_time(known[-1] if known else self._measure(), control)
+            self._stop_if_at_boundary(known[-1] if known else self._measure(), control)
 
     def on_epoch_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Measures, logs, and stops if it is time."""
-        self._stop_if_it_is_time(self._measure(), control)
+        """Measures, logs, and stops training if the forget rows are at the boundary."""
+        self._stop_if_at_boundary(self._measure(), control)
 
     def _measure(self) -> dict[str, float]:
         run = self.run
@@ -108,7 +108,7 @@ class StopAtBoundary(Component):
         now = self.run.score(self.run.needed_retain_rows, self.run.retain_sample()).mean_nll.mean()
         return float(now - self._retain_before.cpu())
 
-    def _stop_if_it_is_time(self, found: dict[str, float], control: Any) -> None:
+    def _stop_if_at_boundary(self, found: dict[str, float], control: Any) -> None:
         if found["boundary_p"] > LEVEL and found["retain_rise"] <= self.retain_rise:
             control.should_training_stop = True
 

@@ -134,7 +134,7 @@ class PairBatchSampler(Sampler[list[Pair]]):
         self.epoch = 0
 
     def set_epoch(self, epoch: int) -> None:
-        """Selects the order of the next iteration."""
+        """Sets the epoch of the next iteration, which decides the order."""
         self.epoch = epoch
 
     def __len__(self) -> int:

@@ -35,7 +35,7 @@ class Alternate(str, Enum):
 
 
 class Guidance(str, Enum):
-    """A way in which a component acts on a run beside the forget loss."""
+    """A way in which a component acts on the loss of a run, in addition to the forget loss."""
 
     WEIGHTS = "weights"
     """It multiplies each row's forget loss by a factor: both entanglements, and the proxy constraint as an effort."""
@@ -81,7 +81,7 @@ class RetainConstraint:
 
 
 class ForgetLoss(ABC):
-    """A forget objective. It never sees the model, has no side effects, and returns per-row values.
+    """A forget objective: a function of what a forward pass returned, without side effects, with one value per row.
 
     Weights, the proxy constraint and the mean over the B_f rows of the step are applied outside, once for all losses.
 
@@ -159,7 +159,7 @@ class ForgetLoss(ABC):
 
 
 _RENAMED = {"pulls_back": "supports_negative_weight", "carries": "supports", "carries_why": "unsupported_reason"}
-"""Attributes of version 0.1, which go on working in this version."""
+"""Attributes of version 0.1 by their new names; the old names still work in this version."""
 
 
 class RetainLoss(ABC):

@@ -70,8 +70,7 @@ class DPO(ForgetLoss):
         self.beta = beta
 
     def __call__(self, outputs: AnswerOutputs, reference: ReferenceOutputs) -> Tensor:
-        # (B,) how much less likely the answer has become
-        rise = outputs.sum_nll - required(reference.sum_nll, "sum_nll")
+        rise = outputs.sum_nll - required(reference.sum_nll, "sum_nll")  # (B,)
         alternate = required(outputs.alternate, "alternate")
         alternate_rise = alternate.sum_nll - required(reference.alternate_nll, "alternate_nll")  # (B,)
         return -2 / self.beta * logsigmoid(self.beta * (rise - alternate_rise))

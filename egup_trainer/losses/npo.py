@@ -68,7 +68,8 @@ class NPO(ForgetLoss):
         self.beta: float | Any = beta  # a number before the first step, when the loss is called
         self.needs_boundary = beta is None
         if beta is None:
-            # Half of the pull is gone at the boundary: were all effort gone there, too, rows would stop short of it.
+            # With lambda = 2 the effort would be 0 at the boundary. The pull has halved there by itself, so rows would
+            # stop before they reach it.
             self.default_proxy_lambda = 1.0
         if per_token:
             self.unit = Unit.MEAN
@@ -106,7 +107,6 @@ class NPO(ForgetLoss):
         return NPO(math.log(3) / needed_rise, per_token=True)
 
     def __call__(self, outputs: AnswerOutputs, reference: ReferenceOutputs) -> Tensor:
-        # (B,) how much less likely the answer has become
-        rise = outputs.sum_nll - required(reference.sum_nll, "sum_nll")
+        rise = outputs.sum_nll - required(reference.sum_nll, "sum_nll")  # (B,)
         values = -2 / self.beta * logsigmoid(self.beta * rise)
         return values / outputs.num_tokens.clamp_min(1) if self.unit is Unit.MEAN else values
