@@ -24,7 +24,7 @@ from egup_trainer.config_checks import (
     default_to_non_reentrant_checkpointing,
     refuse_reentrant_checkpointing,
     refuse_to_publish_features,
-    refuse_what_would_do_nothing,
+    refuse_unsupported_arguments,
 )
 from egup_trainer.data.rendering import Template, check_date, today
 from egup_trainer.data.schema import OnLongRow
@@ -64,7 +64,7 @@ class UnlearnConfig(FeatureOptions, RetainOptions, ObjectiveOptions, TrainingArg
     num_train_epochs: float = option(5.0, "Passes over the forget set.")
     logging_steps: float = option(10, "Log every X update steps; below 1, a share of all steps.")
     bf16: bool | None = option(  # type: ignore[assignment]
-        None, "Autocast to bfloat16, with float32 weights. By default: on a GPU that can, unless fp16 is set."
+        None, "Autocast to bfloat16, with float32 weights. By default: on a GPU that supports it, unless fp16 is set."
     )
     remove_unused_columns: bool = option(False, "Kept off: rows are tokenized by the trainer.")
 
@@ -109,7 +109,7 @@ class UnlearnConfig(FeatureOptions, RetainOptions, ObjectiveOptions, TrainingArg
         "rows apart by their position ids, which is tried once.",
     )
     disable_dropout: bool = option(
-        True, "Switch dropout off, LoRA's among it, so that the model is compared with itself."
+        True, "Switch off dropout, including that of LoRA, so that the model is compared with itself."
     )
     scan_cache_dir: str | None = option(
         None,
@@ -124,7 +124,7 @@ class UnlearnConfig(FeatureOptions, RetainOptions, ObjectiveOptions, TrainingArg
         "Replace the finished model that OUTPUT_DIR holds, and its record, once the run has ended. Without it such a "
         "folder is refused.",
     )
-    card_author: str | None = option(None, "Who unlearned, for the model card.")
+    card_author: str | None = option(None, "Person or organization that unlearned the model, for the model card.")
 
     def __post_init__(self) -> None:
         check_numbers_of_training(self)
@@ -143,7 +143,7 @@ class UnlearnConfig(FeatureOptions, RetainOptions, ObjectiveOptions, TrainingArg
         self.on_long_row = choose(OnLongRow, self.on_long_row, "on_long_row")
         refuse_reentrant_checkpointing(self)
         refuse_to_publish_features(self)
-        refuse_what_would_do_nothing(self)
+        refuse_unsupported_arguments(self)
         check_sampling(self)
         loss = make_forget_loss(self)
         self._is_default = {"retain_loss": self.retain_loss is None}

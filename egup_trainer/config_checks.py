@@ -75,7 +75,7 @@ def refuse_to_evaluate_nothing(config: TrainingArguments, has_rows: bool) -> Non
         )
 
 
-def refuse_what_would_do_nothing(config: TrainingArguments) -> None:
+def refuse_unsupported_arguments(config: TrainingArguments) -> None:
     """Raises `ConfigError` for options of `TrainingArguments` that this trainer cannot honour."""
     if config.load_best_model_at_end and config.eval_strategy == "no":
         raise ConfigError(

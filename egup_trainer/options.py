@@ -10,7 +10,7 @@ def option(default: Any, help: str) -> Any:
 
 
 class OptionGroup:
-    """Base of dataclasses that hold the options of one idea.
+    """Base of dataclasses that hold the options of one component or loss.
 
     `UnlearnConfig` and `EGUPConfig` inherit from such groups, so that each option is a field of the configuration and
     a flag of the command line, and call `check_options` of each of them.

@@ -44,7 +44,7 @@ class PublishingTrainer(CheckpointingTrainer):
 
     @cached_property
     def _earlier_requests(self) -> list[Request]:
-        """The requests that the model had met before this run, read once: its folder may be overwritten."""
+        """The earlier unlearning requests in the ledger of the model. Read once: its folder may be overwritten."""
         return read_ledger(self.model_source)
 
     def write_card(self, folder: Path) -> None:

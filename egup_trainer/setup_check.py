@@ -27,7 +27,7 @@ def try_setup(args: UnlearnConfig, own_optimizer: bool = False) -> None:
 
     Args:
         args: the configuration, which stays as it is.
-        own_optimizer: whether the caller brings an optimizer, so that none is made of the options.
+        own_optimizer: whether the caller provides an optimizer, so that none is made from the options.
     """
     error = _error_of(args, own_optimizer)
     if error is None:
@@ -59,7 +59,7 @@ def _error_of(args: UnlearnConfig, own_optimizer: bool) -> Exception | None:
 
 
 def _set_up(args: UnlearnConfig, own_optimizer: bool) -> None:
-    """Goes through what `Trainer` does between its construction and its first step."""
+    """Does what `Trainer` does from its construction until its first step."""
     for callback in get_reporting_integration_callbacks(args.report_to):
         callback()
     if args.use_liger_kernel and not is_liger_kernel_available():
@@ -71,7 +71,7 @@ def _set_up(args: UnlearnConfig, own_optimizer: bool) -> None:
         here.optim_target_modules = args.optim_target_modules and "all-linear"  # its layers have names of their own
         trainer = Trainer(LlamaForCausalLM(config), here, train_dataset=_ROWS, eval_dataset=_ROWS)
         trainer.get_train_dataloader()
-        if not (own_optimizer or trainer.is_deepspeed_enabled):  # DeepSpeed makes its own of its configuration
+        if not (own_optimizer or trainer.is_deepspeed_enabled):  # DeepSpeed makes its own from its configuration
             trainer.create_optimizer_and_scheduler(num_training_steps=max(args.max_steps, 1))
         if args.gradient_checkpointing:
             _try_checkpointing(trainer.model, here)

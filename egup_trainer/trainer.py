@@ -269,7 +269,7 @@ class UnlearnTrainer(PublishingTrainer):
     # Before the first step
 
     def begin_training(self) -> None:
-        """Scans the model before its first step: once, even if training is started again, and not after a resume."""
+        """Runs the scan before the first step, but not if the run was resumed or `train` is called again."""
         if not self._has_started:
             scan = run_scan(
                 merge_requests(component.scan() for component in self.components),

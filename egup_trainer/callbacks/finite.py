@@ -9,7 +9,7 @@ from egup_trainer.data.collator import Part
 from egup_trainer.errors import NumberError
 from egup_trainer.modeling.outputs import AnswerOutputs
 
-_FIX = "look at these samples, lower --learning_rate, or train without fp16; this step moved no weight"
+_FIX = "look at these samples, lower --learning_rate, or train without fp16; no weight was changed in this step"
 
 
 def refuse_infinite_terms(

@@ -1,4 +1,4 @@
-"""What a component is: one idea that acts on the steps of a run. Read this first."""
+"""The base class of components, which act on the steps of a run. Read this file first."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
@@ -122,7 +122,7 @@ class Run:
 
 
 class Component(TrainerCallback):
-    """One idea that acts on the steps of a run: a factor on each forget row's loss, terms of the loss, or a state.
+    """A part of the method that acts on steps: by a factor on each forget row's loss, terms of the loss, or a state.
 
     For each micro-batch the trainer makes one forward pass that serves the `needs` of all components. It then calls
     `observe`, `weights` and `terms` of each of them, multiplies the weights and sums the terms. Once the optimizer has

@@ -49,7 +49,7 @@ class FeatureOptions(OptionGroup):
 
 
 class FeatureMemory(Component):
-    """Maps the pooled hidden states of a step to unit vectors phi, measures entanglement and drift, and remembers.
+    """Maps the pooled hidden states of a step to unit vectors phi, measures entanglement and drift, and caches all.
 
     The trainer adds it when a component needs features. It observes, for each forget row, the entanglement e_i with the
     retain bank and the drift d_i, which are logged.

@@ -52,7 +52,9 @@ class InterSampleOptions(ComponentOptions):
     inter_entanglement: bool = option(
         False, "EGUP: more effort for forget samples that are close to retained knowledge."
     )
-    inter_temperature: float = option(3.0, "Temperature of the inter-sample weights (tau), in deviations; above 0.")
+    inter_temperature: float = option(
+        3.0, "Temperature of the inter-sample weights (tau), in standard deviations; above 0."
+    )
     inter_clip_min: float = option(0.2, "Smallest inter-sample weight, from 0 to 1.")
     inter_clip_max: float = option(5.0, "Largest inter-sample weight, 1 or more.")
 

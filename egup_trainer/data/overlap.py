@@ -1,4 +1,4 @@
-"""Rows, by prompt and answer, that are in two sets."""
+"""Finds rows that are in two sets. Rows are the same if their prompts and answers are."""
 
 import logging
 from typing import Any, TypeVar
@@ -12,12 +12,12 @@ Rows = TypeVar("Rows", list[Row], RowDataset)
 
 
 def keep_apart(first: Rows, first_name: str, second: Rows, second_name: str, *, drop: bool) -> Rows:
-    """The second set, of which no row, prompt and answer, is in the first one.
+    """Returns the second set, in which no row (prompt and answer) is also in the first one.
 
     Args:
         first, second: the sets.
         first_name, second_name: what they are, for messages, such as "forget set".
-        drop: whether to leave out such rows, which is logged, or to raise an error.
+        drop: whether rows of both sets are left out, with a warning; otherwise they raise an error.
 
     Raises:
         DataError: a row is in both sets and is not to be dropped, or no row is left.
@@ -64,7 +64,7 @@ def keep_apart_from_forget(*, drop: bool, **sets: list[Row] | None) -> dict[str,
 
 
 def _keyed(rows: list[Row] | RowDataset) -> list[tuple[Any, int, Any]]:
-    """For each sample what tells its row from others, the number of that row, and the sample."""
+    """For each sample, a key that identifies its row, the number of that row, and the sample."""
     if isinstance(rows, RowDataset):
         return [(row.source.key, row.source.number, row) for row in rows.rows]
     return [((row.prompt, row.answer), number, row) for number, row in enumerate(rows)]

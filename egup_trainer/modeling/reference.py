@@ -20,8 +20,8 @@ class Need(str, Enum):
     NLL = "nll"
     """L_i^0 of each forget row: numbers from the scan."""
     TOP_K = "top_k"
-    """Distributions at answer positions, for which top-k log-probabilities are enough. For a retain loss the scan may
-    take them; for a forget loss the model itself gives its logits."""
+    """Distributions at answer positions, for which top-k log-probabilities are enough. For a retain loss, the scan may
+    store them; for a forget loss, the reference model computes its logits at each step."""
     LIKELY = TOP_K  # the name in version 0.1
     LOGITS = "logits"
     """Full distributions at answer positions, from the model itself."""
