@@ -214,7 +214,7 @@ class EGUPConfig(
     """
 
     def check_options(self) -> None:
-        """Raises `ConfigError` if a component cannot act beside the objective."""
+        """Raises `ConfigError` if a component cannot be combined with the objective."""
         self._is_default["proxy_lambda"] = self.proxy_lambda is None
         loss = make_forget_loss(self)
         self.adopt(loss)

@@ -72,8 +72,8 @@ def make_components(
         own: the user's own components, which act last.
 
     Raises:
-        ConfigError: a component cannot act beside the forget loss, or two have the same name, or the loss needs the
-            boundary of proxies and there are none.
+        ConfigError: a component cannot be combined with the forget loss, or two have the same name, or the loss needs
+            the boundary of proxies and there are none.
     """
     components: list[Component] = [ForgetObjective(loss, args.forget_weight)]
     retain_class = retain_loss(str(args.retain_loss))

@@ -33,7 +33,7 @@ _WRITERS: dict[type, Callable[[Any, dict[str, np.ndarray], int], None]] = {
 class Histograms(TrainerCallback):
     """Sends what was seen of forget samples since the last log to TensorBoard, Weights & Biases and Trackio.
 
-    Under `train/samples/weight`, `drift`, `entanglement` and `boundary_gap`: one value a forget sample and step.
+    Under `train/samples/weight`, `drift`, `entanglement` and `boundary_gap`: one value per forget sample and step.
 
     Args:
         trainer: an `UnlearnTrainer`.
@@ -43,7 +43,7 @@ class Histograms(TrainerCallback):
         self.trainer = trainer
 
     def on_log(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Draws once what the trainer has just logged as numbers."""
+        """Sends the single values of the means that the trainer has just logged, once."""
         seen, self.trainer.step_log.flushed = self.trainer.step_log.flushed, {}
         values = {f"train/samples/{name}": samples.cpu().numpy() for name, samples in seen.items() if len(samples)}
         if not values or not state.is_world_process_zero:

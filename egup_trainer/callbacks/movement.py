@@ -33,7 +33,7 @@ class WeightSample:
 
     @classmethod
     def draw(cls, weight: nn.Parameter, generator: torch.Generator) -> "WeightSample":
-        """A small weight whole; of a large one `MOST_ENTRIES` entries, drawn with replacement."""
+        """All entries of a small weight; `MOST_ENTRIES` entries of a large one, sampled with replacement."""
         size = weight.numel()
         drawn = size > MOST_ENTRIES
         places = torch.randint(size, (MOST_ENTRIES,), generator=generator) if drawn else torch.arange(size)

@@ -13,7 +13,7 @@ class ProbabilityCallback(TrainerCallback):
 
     Args:
         trainer: the trainer whose model is scored.
-        datasets: the rows by name; of many rows a sample, drawn with the run's seed.
+        datasets: the rows by name; from large sets, a sample is scored, chosen with the run's seed.
 
     Attributes:
         before, after: probability by name.

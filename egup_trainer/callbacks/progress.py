@@ -11,9 +11,9 @@ class BarOnly(ProgressCallback):
 
     @classmethod
     def replace_in(cls, trainer: Any) -> None:
-        """Takes the place of the trainer's progress callback, if that has a bar."""
+        """Replaces the progress callback of the trainer, unless progress bars are switched off."""
         if not trainer.args.disable_tqdm:
-            trainer.remove_callback(DEFAULT_PROGRESS_CALLBACK)  # in a notebook another one than in a terminal
+            trainer.remove_callback(DEFAULT_PROGRESS_CALLBACK)  # its class is another one in notebooks
             trainer.add_callback(cls)
 
     def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **kwargs: Any) -> None:

@@ -132,7 +132,7 @@ class Component(TrainerCallback):
     Attributes:
         name: its key in checkpoints, records and the model card.
         needs: what it needs.
-        acts_by: the ways in which it acts beside the forget loss.
+        acts_by: the ways in which it acts on the loss, in addition to the forget loss.
         flag, switch_off: the option that switches it on, and how a user switches it off, for messages.
         run: the run that it is a part of, once the trainer is built.
 
@@ -236,7 +236,7 @@ def components_of(config: Any, loss: ForgetLoss, has_proxies: bool = True) -> li
 
 
 def refuse_unsupported(components: Sequence[Component], loss: ForgetLoss, objective: str) -> None:
-    """Raises `ConfigError` if a component cannot act beside the forget loss; the message says how to switch it off."""
+    """Raises `ConfigError` if a component cannot be combined with the forget loss, and says how to switch it off."""
     refused = [each for each in components if not each.acts_by <= loss.supports]
     if refused:
         raise ConfigError(

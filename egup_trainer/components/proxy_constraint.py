@@ -117,7 +117,7 @@ def proxy_penalty(nll: Tensor, boundary: Tensor, strength: float | Tensor = 2.0,
 class ProxyOptions(ComponentOptions):
     """Options of `ProxyConstraint`."""
 
-    proxy_constraint: bool = option(True, "EGUP: bound forgetting by what the model says of rows it never saw.")
+    proxy_constraint: bool = option(True, "EGUP: forget rows only until they are as unlikely as unseen rows.")
     proxy_form: ProxyForm = option(ProxyForm.EFFORT, "How the boundary acts: on a sample's effort, or as a penalty.")
     proxy_match: ProxyMatch = option(
         ProxyMatch.NEAREST, "A sample's boundary is the mean over the proxies nearest to it, or over all of them."
@@ -125,7 +125,7 @@ class ProxyOptions(ComponentOptions):
     proxy_neighbors: int = option(4, "Proxies that count for proxy_match=nearest; 1 or more.")
     proxy_reference: ProxyReference = option(
         ProxyReference.INITIAL,
-        "The boundary is what the model said of proxies before unlearning, or what it says at the start of each epoch.",
+        "Score the proxies under the initial model, or again under the current model at the start of each epoch.",
     )
     proxy_lambda: float | None = option(
         None,
@@ -171,7 +171,7 @@ class ProxyOptions(ComponentOptions):
 
 
 class ProxyConstraint(Component):
-    """Bounds how far each forget row is forgotten by b_i, what the model says of its proxies (EGUP).
+    """Bounds how far each forget row is forgotten: up to b_i, the mean l of its proxies (EGUP).
 
     As an effort it multiplies the loss of a row by `proxy_effort`; as a penalty it adds `proxy_penalty`. It fits the
     forget loss to the boundary if the loss needs that. With `proxy_reference=current` the boundary is measured again at

@@ -47,11 +47,11 @@ class RetainObjective(Component):
         loss: retain_j, summed over the tokens of each row.
         weight: alpha.
         constraint: makes the loss a constraint.
-        top_k: how many of the top log-probabilities of the reference model may stand for it; 0 for none.
+        top_k: how many top log-probabilities of the reference model may be stored to replace it; 0 for none.
 
     Attributes:
         multiplier: mu, shape (); None without a constraint.
-        top_k_logps: the table that stands for the reference model, if one does, once the run has started.
+        top_k_logps: the table that replaces the reference model, if there is one, once the run has started.
     """
 
     name = "retain"

@@ -42,11 +42,11 @@ class StepCounts:
         return {Part.FORGET: self.forget_ids, Part.RETAIN: self.retain_ids}
 
     def per_forget_row(self, values: Tensor) -> Tensor:
-        """Sum of values (B,), each a share of the mean over the step's forget rows: shape ()."""
+        """The sum of values (B,), one per forget row, divided by the forget rows of the step: shape ()."""
         return values.sum() / max(len(self.forget_ids), 1)
 
     def per_retain_token(self, values: Tensor) -> Tensor:
-        """Sum of values (B,), each a share of the mean over the step's retain answer tokens: shape ()."""
+        """The sum of values (B,), one per retain row, divided by the retain answer tokens of the step: shape ()."""
         return values.sum() / self.retain_tokens.clamp_min(1)
 
 
@@ -126,9 +126,9 @@ class Step:
 
     Args:
         inputs: the joined batch.
-        parts: what the model says of each part of it.
+        parts: the outputs of the model for each part of it.
         collected: where the values of the whole step are collected.
-        read_reference: what the reference model says of the rows of a part.
+        read_reference: computes the outputs of the reference model for the rows of a part.
         weights: factor on each forget row's loss, the product over all components, shape (B,). It is None until all
             components have been asked, and if none of them has weights.
         features: what the features show, if a component needs features.
@@ -148,12 +148,12 @@ class Step:
 
     @property
     def forget(self) -> AnswerOutputs:
-        """What the model says of the forget rows."""
+        """The outputs of the model for the forget rows."""
         return self.parts[Part.FORGET]
 
     @property
     def retain(self) -> AnswerOutputs | None:
-        """What the model says of the retain rows, if there are any."""
+        """The outputs of the model for the retain rows, if there are any."""
         return self.parts.get(Part.RETAIN)
 
     @property
@@ -185,7 +185,7 @@ class Step:
         return self.collected.rows[name][-1]
 
     def add(self, name: str, share: Tensor, log: bool = True) -> None:
-        """Adds a `share` of the step's value of a `name`, shape (); the value is logged unless `log` is False."""
+        """Adds a micro-batch's `share`, shape (), to the step's value `name`; `log` says whether it is logged."""
         sums = self.collected.sums
         sums[name] = sums[name] + share.detach() if name in sums else share.detach()
         if log:

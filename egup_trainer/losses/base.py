@@ -92,7 +92,7 @@ class ForgetLoss(ABC):
         reads_hidden: whether it reads `outputs.hidden`, the hidden states of the layer `rmu_layer`.
         alternate: which alternate answers it reads as `outputs.alternate`, or None.
         retain_constraint: if set, the retain loss is a constraint whose multiplier is learned.
-        supports: the ways in which other components can act beside it.
+        supports: the ways in which other components can be combined with it.
         unsupported_reason: why they cannot act in the other ways.
         supports_negative_weight: whether minus the loss is a sound way to learn a row again. If not, efforts of the
             proxy constraint stop at 0.

@@ -25,9 +25,9 @@ class SatImpOptions(OptionGroup):
 class SatImp(ForgetLoss):
     """Gradient ascent weighted by saturation and importance (Yang et al. 2025, arXiv 2505.11953).
 
-    Formula: sum_t w_t log p_t / n_i, with w_t = p_t^beta1 * (1 - p_t)^beta2 without gradient. The first factor lets go
-    of tokens that are unlikely already, the second gives less effort to those that the model is surest of. A negative
-    weight learns a row again, with strengths that fade alike.
+    Formula: sum_t w_t log p_t / n_i, with w_t = p_t^beta1 * (1 - p_t)^beta2 without gradient. The first factor gives
+    less effort to tokens that are already unlikely, the second to those that the model is surest of. A negative weight
+    learns a row again, with a strength that fades in the same way.
 
     Args:
         beta1: how fast effort falls as a token becomes unlikely.

@@ -3,7 +3,7 @@
 The vocabulary projection is the largest tensor of a step. It is computed at answer positions only: a hook selects these
 hidden states right before the output embedding. The log-probabilities are computed there, too, and the model goes on
 with the logits of one position. What a model does to its logits afterwards (soft-capping, scaling) is applied to all
-positions and checked at that one. A model that does something else is read the plain way.
+positions and checked at that one. For any other model, its own logits at all answer positions are used.
 """
 
 from collections.abc import Callable, Iterator
