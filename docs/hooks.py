@@ -10,7 +10,7 @@ from generate.configuration import options_table
 from mkdocs.plugins import event_priority
 from mkdocs.structure.files import File, Files
 
-from egup_trainer.audit.options import AuditOptions
+from egup_trainer.audit.audit_options import AuditOptions
 from egup_trainer.cli.evaluate import EvaluateArguments
 from egup_trainer.cli.suites import SuiteArguments
 from egup_trainer.cli.unlearn import RowArguments

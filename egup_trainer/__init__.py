@@ -5,8 +5,8 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from egup_trainer.audit.audit import Audit, audit_model
-    from egup_trainer.audit.options import AuditOptions
-    from egup_trainer.components.base import Component
+    from egup_trainer.audit.audit_options import AuditOptions
+    from egup_trainer.components.component import Component
     from egup_trainer.config import EGUPConfig, UnlearnConfig
     from egup_trainer.data.sources import load_rows
     from egup_trainer.egup import EGUPTrainer
@@ -21,8 +21,8 @@ if TYPE_CHECKING:
 _HOMES = {
     "AnswerOutputs": "egup_trainer.modeling.outputs",
     "Audit": "egup_trainer.audit.audit",
-    "AuditOptions": "egup_trainer.audit.options",
-    "Component": "egup_trainer.components.base",
+    "AuditOptions": "egup_trainer.audit.audit_options",
+    "Component": "egup_trainer.components.component",
     "EGUPConfig": "egup_trainer.config",
     "EGUPTrainer": "egup_trainer.egup",
     "EgupError": "egup_trainer.errors",

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from transformers import TrainingArguments
 
-from egup_trainer.components.base import components_of, refuse_unsupported
 from egup_trainer.components.clreg import CLRegOptions
+from egup_trainer.components.component import components_of, refuse_unsupported
 from egup_trainer.components.features import FeatureOptions
 from egup_trainer.components.inter_sample import InterSampleOptions
 from egup_trainer.components.intra_sample import IntraSampleOptions

@@ -7,7 +7,7 @@ from typing import Any
 
 from transformers import TrainerCallback
 
-from egup_trainer.components.base import Component
+from egup_trainer.components.component import Component
 from egup_trainer.components.stop_at_boundary import StopAtBoundary
 from egup_trainer.config import EGUPConfig
 from egup_trainer.losses.base import ForgetLoss

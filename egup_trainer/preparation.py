@@ -15,8 +15,8 @@ from torch import nn
 from transformers import set_seed
 from transformers.trainer_utils import get_last_checkpoint
 
-from egup_trainer.components.base import Component, Needs
 from egup_trainer.components.clreg import ClregPositives
+from egup_trainer.components.component import Component, Needs
 from egup_trainer.config import UnlearnConfig
 from egup_trainer.data.alternates import REFUSALS, alternates_for, check_alternates, read_refusals, refusals_for
 from egup_trainer.data.overlap import keep_apart

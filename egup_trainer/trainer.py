@@ -18,7 +18,7 @@ from egup_trainer.callbacks.finite import refuse_infinite_terms
 from egup_trainer.callbacks.histograms import Histograms
 from egup_trainer.callbacks.movement import WatchMovement
 from egup_trainer.callbacks.step_hooks import StepHooks
-from egup_trainer.components.base import Component, Run, components_of, refuse_unsupported
+from egup_trainer.components.component import Component, Run, components_of, refuse_unsupported
 from egup_trainer.components.feature_table import TableStorage
 from egup_trainer.components.features import FeatureMemory
 from egup_trainer.components.forget import ForgetObjective

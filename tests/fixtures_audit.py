@@ -6,7 +6,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 from egup_trainer.audit.attack import Finding, Target
 from egup_trainer.audit.audit import Audit
-from egup_trainer.audit.options import AuditOptions
+from egup_trainer.audit.audit_options import AuditOptions
 from egup_trainer.data.collator import RowCollator
 from egup_trainer.data.schema import Row
 from egup_trainer.data.sources import load_rows

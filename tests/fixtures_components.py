@@ -5,7 +5,7 @@ from types import SimpleNamespace
 import torch
 from torch import Tensor
 
-from egup_trainer.components.base import Component
+from egup_trainer.components.component import Component
 from egup_trainer.components.features import DriftReference, FeatureMemory
 from egup_trainer.components.inter_sample import InterSampleEntanglement
 from egup_trainer.components.intra_sample import IntraSampleEntanglement

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from inspect import getdoc
 from pathlib import Path
 
-from egup_trainer.evaluation.registry import MetricSpec, declared_metrics
+from egup_trainer.evaluation.metric_registry import MetricSpec, declared_metrics
 from egup_trainer.evaluation.suites import SUITES, SuiteSpec
 from egup_trainer.losses.registry import OBJECTIVES
 from generate.tables import table

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from torch import nn
 
-from egup_trainer.audit.options import AuditOptions
+from egup_trainer.audit.audit_options import AuditOptions
 from egup_trainer.data.schema import Row
 from egup_trainer.data.tokenization import RowDataset, tokenize
 from egup_trainer.evaluation.metric import Metric

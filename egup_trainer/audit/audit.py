@@ -10,7 +10,7 @@ from torch import nn
 
 from egup_trainer.audit import ATTACKS, attacks_named
 from egup_trainer.audit.attack import Finding, Target, sample_rows
-from egup_trainer.audit.options import AuditOptions
+from egup_trainer.audit.audit_options import AuditOptions
 from egup_trainer.data.overlap import keep_apart_from_forget
 from egup_trainer.data.schema import Row
 from egup_trainer.errors import ConfigError, DataError

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from egup_trainer.audit.attack import Curve, Finding, Target, is_quantised, merged_copy, sample_rows
-from egup_trainer.audit.options import AuditOptions
+from egup_trainer.audit.audit_options import AuditOptions
 from egup_trainer.data.collator import RowCollator
 from egup_trainer.data.tokenization import RowDataset
 from egup_trainer.evaluation.metric import NOT_FINITE, Metric, finite, unavailable

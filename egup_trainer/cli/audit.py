@@ -83,7 +83,7 @@ def _audit(args: AuditArguments, model_config: Any) -> "Audit":
     from accelerate import Accelerator
 
     from egup_trainer.audit.audit import audit_model, plan_audit
-    from egup_trainer.audit.options import AuditOptions
+    from egup_trainer.audit.audit_options import AuditOptions
     from egup_trainer.data.overlap import keep_apart_from_forget
     from egup_trainer.modeling.loading import load_tokenizer
 
@@ -139,7 +139,7 @@ def _print(audit: "Audit") -> None:
 
 
 def _options() -> list[type]:
-    from egup_trainer.audit.options import AuditOptions
+    from egup_trainer.audit.audit_options import AuditOptions
 
     return [with_flags_of(AuditOptions, AuditArguments), model_config()]
 

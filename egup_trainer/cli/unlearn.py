@@ -219,7 +219,7 @@ def _make_trainer(row_args: RowArguments, config: Any, model_config: Any) -> tup
     """The trainer, the callback that scores rows, and the sources of these rows."""
     from trl import get_peft_config
 
-    from egup_trainer.callbacks.probability import ProbabilityCallback
+    from egup_trainer.callbacks.answer_probability import ProbabilityCallback
     from egup_trainer.data.schema import Row
     from egup_trainer.egup import EGUPTrainer
     from egup_trainer.evaluation.callback import SuiteCallback

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from egup_trainer.components.base import Component, ComponentOptions, Needs
+from egup_trainer.components.component import Component, ComponentOptions, Needs
 from egup_trainer.components.features import FeatureMemory
 from egup_trainer.components.step import Step
 from egup_trainer.data.collator import Batch, Part

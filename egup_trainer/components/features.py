@@ -6,7 +6,7 @@ from enum import Enum
 import torch
 from torch import Tensor
 
-from egup_trainer.components.base import Component, Needs, Run
+from egup_trainer.components.component import Component, Needs, Run
 from egup_trainer.components.embedding_cache import EmbeddingCache
 from egup_trainer.components.feature_space import FeatureSpace, drift, inter_sample_entanglement, random_projection
 from egup_trainer.components.scanning import ScanRequest

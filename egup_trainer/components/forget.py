@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from egup_trainer.components.base import Component, Needs
+from egup_trainer.components.component import Component, Needs
 from egup_trainer.components.scanning import ScanRequest
 from egup_trainer.components.step import Step
 from egup_trainer.data.collator import Part

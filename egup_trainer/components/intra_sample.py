@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from egup_trainer.components.base import Component, ComponentOptions, Needs
+from egup_trainer.components.component import Component, ComponentOptions, Needs
 from egup_trainer.components.feature_space import exp_over_mean
 from egup_trainer.components.features import FeatureMemory
 from egup_trainer.components.step import Step

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import softplus
 
-from egup_trainer.components.base import Component, ComponentOptions, Needs
+from egup_trainer.components.component import Component, ComponentOptions, Needs
 from egup_trainer.components.features import FeatureMemory
 from egup_trainer.components.forget import ForgetObjective
 from egup_trainer.components.scanning import ScanRequest

@@ -6,7 +6,7 @@ from math import inf
 import torch
 from torch import Tensor
 
-from egup_trainer.components.base import Component, Needs, Run
+from egup_trainer.components.component import Component, Needs, Run
 from egup_trainer.components.scanning import ScanRequest
 from egup_trainer.components.step import FinishedStep, Step
 from egup_trainer.data.collator import Part

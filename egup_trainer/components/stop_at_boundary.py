@@ -5,7 +5,7 @@ from typing import Any
 
 from torch import Tensor
 
-from egup_trainer.components.base import Component, ComponentOptions, Needs
+from egup_trainer.components.component import Component, ComponentOptions, Needs
 from egup_trainer.components.scanning import ScanRequest
 from egup_trainer.data.tokenization import RowDataset
 from egup_trainer.errors import DataError, check_range

@@ -3,7 +3,7 @@
 from dataclasses import replace
 
 from egup_trainer.evaluation.evaluation import Evaluation, check_same_rows
-from egup_trainer.evaluation.registry import Measured, declared_metrics
+from egup_trainer.evaluation.metric_registry import Measured, declared_metrics
 
 
 def with_relations(

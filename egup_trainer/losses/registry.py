@@ -13,7 +13,7 @@ from egup_trainer.losses.grad_ascent import GradientAscent
 from egup_trainer.losses.grad_diff import GradientDifference
 from egup_trainer.losses.npo import NPO, NPOOptions
 from egup_trainer.losses.pdu import PDU, PDUOptions
-from egup_trainer.losses.retain import RetainFeatures, RetainKL, RetainNLL
+from egup_trainer.losses.retain_losses import RetainFeatures, RetainKL, RetainNLL
 from egup_trainer.losses.rmu import RMU, RMUOptions
 from egup_trainer.losses.satimp import SatImp, SatImpOptions
 from egup_trainer.losses.simnpo import SimNPO, SimNPOOptions

@@ -19,7 +19,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from egup_trainer.components.base import Needs
+from egup_trainer.components.component import Needs
 from egup_trainer.components.scanning import ScanRequest, merge_requests
 from egup_trainer.components.step import Collected, StepCounts
 from egup_trainer.data.collator import Batch, PairCollator, RowCollator

@@ -1,8 +1,8 @@
 """Names and meanings of metrics for a reader of the report, from where the metrics and attacks are declared."""
 
 from egup_trainer.audit import ATTACKS
-from egup_trainer.evaluation import registry
-from egup_trainer.evaluation.registry import OTHER, MetricText, Section
+from egup_trainer.evaluation import metric_registry
+from egup_trainer.evaluation.metric_registry import OTHER, MetricText, Section
 
 
 def sections() -> list[str]:
@@ -21,7 +21,7 @@ def describe(metric: str) -> MetricText:
     if name in ATTACKS:
         attack = ATTACKS[name]
         return MetricText(attack.title, label.replace("_", " "), attack.title, attack.meaning)
-    return registry.describe(metric)
+    return metric_registry.describe(metric)
 
 
 def reading_order(metric: str) -> tuple[int, str, int]:
@@ -29,4 +29,4 @@ def reading_order(metric: str) -> tuple[int, str, int]:
     section = describe(metric).section
     if section not in list(Section):
         return sections().index(section), "", 0
-    return registry.reading_order(metric)
+    return metric_registry.reading_order(metric)

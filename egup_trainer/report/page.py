@@ -11,7 +11,7 @@ from typing import Any
 
 from egup_trainer.audit.audit import Audit
 from egup_trainer.evaluation.evaluation import Evaluation
-from egup_trainer.evaluation.registry import MetricText
+from egup_trainer.evaluation.metric_registry import MetricText
 from egup_trainer.extras import require_extra
 from egup_trainer.files import write_files
 from egup_trainer.report.audits import AuditSection, audit_section

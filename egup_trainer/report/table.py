@@ -7,7 +7,7 @@ from rich.table import Table
 from rich.text import Text
 
 from egup_trainer.evaluation.metric import Metric, unavailable
-from egup_trainer.evaluation.registry import MetricText
+from egup_trainer.evaluation.metric_registry import MetricText
 from egup_trainer.report.comparison import Comparison
 from egup_trainer.report.labels import describe, reading_order, sections
 from egup_trainer.report.numbers import format_number

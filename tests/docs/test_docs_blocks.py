@@ -14,8 +14,8 @@ from generate.parsers import COMMANDS
 from transformers import AutoModelForCausalLM, LlamaConfig
 
 from egup_trainer.cli.main import main
-from egup_trainer.evaluation import registry as metric_registry
-from egup_trainer.evaluation.registry import declared_metrics
+from egup_trainer.evaluation import metric_registry
+from egup_trainer.evaluation.metric_registry import declared_metrics
 from egup_trainer.losses import registry
 
 ROWS = {  # indices of the invented rows in the files that pages name

@@ -13,7 +13,7 @@ from generate.declared import DOCS, TABLES, updated
 from generate.parsers import parser_of
 from transformers import TrainingArguments
 
-from egup_trainer.audit.options import AuditOptions
+from egup_trainer.audit.audit_options import AuditOptions
 from egup_trainer.cli.main import COMMANDS
 from egup_trainer.config import EGUPConfig, UnlearnConfig
 from egup_trainer.proxies.settings import ProxySettings

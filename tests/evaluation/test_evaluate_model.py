@@ -22,8 +22,8 @@ from egup_trainer.data.schema import Row
 from egup_trainer.data.sources import load_rows
 from egup_trainer.evaluation.evaluation import write_evaluation
 from egup_trainer.evaluation.metric import Metric
+from egup_trainer.evaluation.metric_registry import Measured
 from egup_trainer.evaluation.metrics.fluency import perplexity
-from egup_trainer.evaluation.registry import Measured
 from egup_trainer.evaluation.rows import Generation, RowSet
 from egup_trainer.evaluation.run import compute, evaluate_model
 from egup_trainer.evaluation.scores import SetUse

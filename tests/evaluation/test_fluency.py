@@ -5,8 +5,8 @@ from math import inf, log, nan
 import pytest
 from fixtures_scores import row, set_of
 
+from egup_trainer.evaluation.metric_registry import Measured
 from egup_trainer.evaluation.metrics import fluency
-from egup_trainer.evaluation.registry import Measured
 
 
 def wrote(text, nll=None):

@@ -6,9 +6,9 @@ import pytest
 from fixtures_scores import set_of
 
 from egup_trainer.evaluation.metric import Metric, unavailable
+from egup_trainer.evaluation.metric_registry import Measured
 from egup_trainer.evaluation.metrics.forget_quality import NO_RETRAINED, forget_quality
 from egup_trainer.evaluation.metrics.model_utility import harmonic_mean, model_utility
-from egup_trainer.evaluation.registry import Measured
 from egup_trainer.evaluation.scores import RowRole
 
 KEPT = {"retain": RowRole.RETAIN, "real_authors": RowRole.CHOICE, "world_facts": RowRole.CHOICE}

@@ -8,6 +8,7 @@ import pytest
 from fixtures_scores import set_of, text
 
 from egup_trainer.evaluation.metric import Metric, unavailable
+from egup_trainer.evaluation.metric_registry import Measured
 from egup_trainer.evaluation.metrics.membership_inference import (
     ATTACKS,
     attack,
@@ -20,7 +21,6 @@ from egup_trainer.evaluation.metrics.membership_inference import (
     reference_attack,
     zlib_ratio,
 )
-from egup_trainer.evaluation.registry import Measured
 from egup_trainer.evaluation.scores import SampleScores
 
 NO_HOLDOUT = "no holdout rows (rows of the same kind that the model never saw)"

@@ -5,6 +5,7 @@ from math import nan, sqrt
 import numpy as np
 import pytest
 
+from egup_trainer.evaluation.metric_registry import Measured, declared_metrics
 from egup_trainer.evaluation.metrics.representation import (
     centred_kernel_alignment,
     overlap,
@@ -12,7 +13,6 @@ from egup_trainer.evaluation.metrics.representation import (
     retain_shift,
     variance_ratio,
 )
-from egup_trainer.evaluation.registry import Measured, declared_metrics
 
 NO_FEATURES = "features were not read for both forget and retain rows"
 NO_BEFORE = "no features of the model before unlearning"

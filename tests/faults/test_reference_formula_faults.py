@@ -11,13 +11,13 @@ from torch.nn.functional import kl_div, pad
 from transformers import TrainerCallback
 
 from egup_trainer.evaluation.metric import Metric, auc_metric
+from egup_trainer.evaluation.metric_registry import Measured
 from egup_trainer.evaluation.metrics.forget_quality import forget_quality
 from egup_trainer.evaluation.metrics.membership_inference import privleak
 from egup_trainer.evaluation.metrics.model_utility import model_utility
 from egup_trainer.evaluation.metrics.probability import probability
-from egup_trainer.evaluation.registry import Measured
 from egup_trainer.losses.base import ReferenceOutputs
-from egup_trainer.losses.retain import RetainKL
+from egup_trainer.losses.retain_losses import RetainKL
 from egup_trainer.losses.rmu import RMU
 from egup_trainer.losses.undial import UNDIAL
 from egup_trainer.modeling.batches import iter_indices

@@ -10,7 +10,7 @@ from egup_trainer.losses import registry
 from egup_trainer.losses.base import ForgetLoss, RetainConstraint
 from egup_trainer.losses.npo import NPO
 from egup_trainer.losses.registry import forget_loss, make_forget_loss, register_forget_loss, retain_loss
-from egup_trainer.losses.retain import RetainFeatures, RetainKL, RetainNLL
+from egup_trainer.losses.retain_losses import RetainFeatures, RetainKL, RetainNLL
 
 
 class Square(ForgetLoss):

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from egup_trainer.losses.base import ReferenceOutputs
-from egup_trainer.losses.retain import RetainFeatures
+from egup_trainer.losses.retain_losses import RetainFeatures
 from egup_trainer.losses.rmu import RMU
 from egup_trainer.modeling.reference import Need
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from egup_trainer.losses.base import ReferenceOutputs
-from egup_trainer.losses.retain import RetainKL, RetainNLL
+from egup_trainer.losses.retain_losses import RetainKL, RetainNLL
 from egup_trainer.modeling.reference import Need
 from egup_trainer.modeling.top_k_logps import TopKLogProbs
 

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from egup_trainer.losses.npo import NPO
 from egup_trainer.losses.registry import OBJECTIVES, RETAIN_LOSSES
-from egup_trainer.losses.retain import RetainKL
+from egup_trainer.losses.retain_losses import RetainKL
 from egup_trainer.losses.satimp import SatImp
 from egup_trainer.losses.simnpo import SimNPO
 from egup_trainer.losses.wga import WGA

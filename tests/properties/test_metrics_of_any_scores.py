@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from egup_trainer.data.words import words_of
 from egup_trainer.evaluation.metric import Metric
+from egup_trainer.evaluation.metric_registry import Measured
 from egup_trainer.evaluation.metrics import fluency
 from egup_trainer.evaluation.metrics.forget_quality import forget_quality
 from egup_trainer.evaluation.metrics.membership_inference import (
@@ -31,7 +32,6 @@ from egup_trainer.evaluation.metrics.truth_ratio import (
     truth_ratio,
     truth_ratio_value,
 )
-from egup_trainer.evaluation.registry import Measured
 from egup_trainer.evaluation.scores import RowRole, SampleScores, SetScores, SetUse, TextScores
 from egup_trainer.modeling.ks_test import LEVEL, least_p_value
 

@@ -11,7 +11,7 @@ from rich.console import Console
 from egup_trainer.errors import ConfigError
 from egup_trainer.evaluation.evaluation import Evaluation, SetFacts
 from egup_trainer.evaluation.metric import Metric, unavailable
-from egup_trainer.evaluation.registry import declared_metrics
+from egup_trainer.evaluation.metric_registry import declared_metrics
 from egup_trainer.report.comparison import Comparison, Role
 from egup_trainer.report.labels import describe, sections
 from egup_trainer.report.page import to_csv, to_json

@@ -6,7 +6,7 @@ from conftest import qa_rows
 from fixtures_trainer import furthest, weights_of
 
 from egup_trainer import Component, EGUPTrainer, ForgetLoss, UnlearnConfig, UnlearnTrainer
-from egup_trainer.components.base import Needs
+from egup_trainer.components.component import Needs
 from egup_trainer.errors import ConfigError
 from egup_trainer.losses.base import Guidance
 from egup_trainer.losses.simnpo import SimNPO

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from egup_trainer.data.words import words_of
 from egup_trainer.evaluation.metric import Metric, mean_metric
-from egup_trainer.evaluation.registry import Direction, Measured, Section, suite_metric
+from egup_trainer.evaluation.metric_registry import Direction, Measured, Section, suite_metric
 from egup_trainer.evaluation.scores import SetScores
 
 _LARGEST_NLL = math.log(sys.float_info.max)  # beyond it the perplexity is not finite

@@ -3,8 +3,8 @@
 from collections.abc import Mapping
 
 from egup_trainer.evaluation.metric import NOT_FINITE, Metric, finite, unavailable
+from egup_trainer.evaluation.metric_registry import Direction, Measured, Section, suite_metric
 from egup_trainer.evaluation.metrics.truth_ratio import raw_truth_ratios
-from egup_trainer.evaluation.registry import Direction, Measured, Section, suite_metric
 from egup_trainer.modeling.ks_test import LEVEL, ks_p_value, least_p_value
 
 NO_RETRAINED = "no results of a retrained model"

@@ -19,7 +19,7 @@ from torch import nn
 
 from egup_trainer.errors import ConfigError
 from egup_trainer.evaluation.metric import Metric, unavailable
-from egup_trainer.evaluation.registry import Section, declare_family
+from egup_trainer.evaluation.metric_registry import Section, declare_family
 from egup_trainer.extras import require_extra
 from egup_trainer.modeling.batches import evaluation_mode
 

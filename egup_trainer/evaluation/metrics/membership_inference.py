@@ -11,9 +11,9 @@ from collections.abc import Callable
 import numpy as np
 
 from egup_trainer.evaluation.metric import Metric, auc_metric, finite, unavailable
+from egup_trainer.evaluation.metric_registry import Direction, Measured, Section, suite_metric
 from egup_trainer.evaluation.metrics.forget_quality import NO_RETRAINED
 from egup_trainer.evaluation.metrics.probability import EPSILON
-from egup_trainer.evaluation.registry import Direction, Measured, Section, suite_metric
 from egup_trainer.evaluation.scores import SampleScores, SetScores
 
 MIN_K = 0.4

@@ -6,7 +6,7 @@ from collections.abc import Callable
 import numpy as np
 
 from egup_trainer.evaluation.metric import Metric, mean_metric
-from egup_trainer.evaluation.registry import Direction, set_metric
+from egup_trainer.evaluation.metric_registry import Direction, set_metric
 from egup_trainer.evaluation.scores import SetScores
 
 NOTHING_RECITED = "no row has a scored answer before the token that closes it"

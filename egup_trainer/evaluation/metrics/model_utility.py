@@ -3,7 +3,7 @@
 from collections.abc import Iterable
 
 from egup_trainer.evaluation.metric import Metric, unavailable
-from egup_trainer.evaluation.registry import Direction, Measured, Section, suite_metric
+from egup_trainer.evaluation.metric_registry import Direction, Measured, Section, suite_metric
 from egup_trainer.evaluation.scores import RowRole
 
 UTILITY_PARTS = ("probability", "rouge", "truth_ratio")

@@ -3,7 +3,7 @@
 import numpy as np
 
 from egup_trainer.evaluation.metric import Metric, mean_metric
-from egup_trainer.evaluation.registry import Direction, set_metric
+from egup_trainer.evaluation.metric_registry import Direction, set_metric
 from egup_trainer.evaluation.scores import RowRole, SampleScores, SetScores
 
 EPSILON = 1e-10

@@ -5,7 +5,7 @@ from collections.abc import Callable
 import numpy as np
 
 from egup_trainer.evaluation.metric import Metric, auc_metric, mean_metric, unavailable
-from egup_trainer.evaluation.registry import Direction, Measured, Section, suite_metric
+from egup_trainer.evaluation.metric_registry import Direction, Measured, Section, suite_metric
 
 Features = np.ndarray | None
 Number = Callable[[Features, Features], Metric]

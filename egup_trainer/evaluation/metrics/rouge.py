@@ -5,7 +5,7 @@ from typing import Any
 
 from egup_trainer.data.words import words_of
 from egup_trainer.evaluation.metric import Metric, mean_metric
-from egup_trainer.evaluation.registry import KEPT_AND_FORGOTTEN, Direction, set_metric
+from egup_trainer.evaluation.metric_registry import KEPT_AND_FORGOTTEN, Direction, set_metric
 from egup_trainer.evaluation.scores import RougeForm, RowRole, SetScores
 
 TOFU_ROUGE = RougeForm()

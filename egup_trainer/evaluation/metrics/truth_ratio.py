@@ -7,8 +7,8 @@ from enum import Enum
 import numpy as np
 
 from egup_trainer.evaluation.metric import Metric, mean_metric
+from egup_trainer.evaluation.metric_registry import KEPT_AND_FORGOTTEN, Direction, set_metric
 from egup_trainer.evaluation.metrics.probability import EPSILON
-from egup_trainer.evaluation.registry import KEPT_AND_FORGOTTEN, Direction, set_metric
 from egup_trainer.evaluation.scores import RowRole, SampleScores, SetScores, TextScores
 
 _ROLES = (*KEPT_AND_FORGOTTEN, RowRole.CHOICE)

@@ -17,8 +17,8 @@ from egup_trainer.data.rendering import Template
 from egup_trainer.data.schema import MAX_LENGTH, Message, Row
 from egup_trainer.data.sources import read_source
 from egup_trainer.errors import DataError, choose
+from egup_trainer.evaluation.metric_registry import Section
 from egup_trainer.evaluation.metrics.rouge import MUSE_ROUGE
-from egup_trainer.evaluation.registry import Section
 from egup_trainer.evaluation.rows import Generation, RowSet
 from egup_trainer.evaluation.scores import RowRole, SetUse
 from egup_trainer.evaluation.suites.suite import Suite, declared_plan

@@ -6,7 +6,7 @@ from functools import partial
 
 from egup_trainer.data.schema import OnLongRow
 from egup_trainer.evaluation.metric import Metric
-from egup_trainer.evaluation.registry import Measured, MetricSpec, Section, declared_metrics
+from egup_trainer.evaluation.metric_registry import Measured, MetricSpec, Section, declared_metrics
 from egup_trainer.evaluation.rows import RowSet
 from egup_trainer.evaluation.scores import SetScores
 
