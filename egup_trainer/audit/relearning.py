@@ -26,7 +26,7 @@ from egup_trainer.modeling.scan import score_rows
 FEWEST_ROWS = 4
 """Minimum number of forget rows that are relearned."""
 _HELD_BACK, _RETAIN, _RELEARNED = "forget", "retain", "relearned"
-_RANK = 8  # of the adapter that learns in the place of quantised weights
+_RANK = 8  # of the adapter that is trained instead of quantised weights
 
 
 def relearning_curve(

@@ -90,10 +90,10 @@ class MetricSpec:
         meaning: one line for readers of the report.
         direction: which way is good.
         compute: from `SetScores`, or from `Measured` and, if `other` is given, that of the other model or None.
-        section: part of the table; None for a set metric, which stands with its set.
+        section: part of the table; None for a set metric, which appears with its set.
         roles: of the sets that a set metric is computed on.
         other: role of the other model whose results the metric needs: "retrained", "before" or "reference".
-        needs: what has to be given for a value, for the docs.
+        needs: what the metric needs to have a value, for the docs.
     """
 
     name: str
@@ -117,10 +117,10 @@ class MetricText:
     """Words for a metric.
 
     Args:
-        section: part of the table that it stands in.
+        section: the part of the table where it appears.
         label: its name in the table.
         term: its name in the list of meanings; metrics of several row sets share one.
-        meaning: one line; empty for a metric that nobody declared.
+        meaning: one line; empty for a metric that was not declared.
     """
 
     section: str
@@ -130,7 +130,7 @@ class MetricText:
 
 
 OTHER = "Other"
-"""Section of metrics that nobody declared."""
+"""Section of metrics that were not declared."""
 KEPT_AND_FORGOTTEN = (RowRole.FORGET, RowRole.RETAIN)
 _METRICS: dict[str, MetricSpec] = {}
 _FAMILIES: dict[str, tuple[Section, str]] = {}
@@ -187,7 +187,7 @@ def suite_metric(
 
 
 def declare_family(prefix: str, section: Section, meaning: str) -> None:
-    """Declares metrics whose names are only known at run time: all that begin with `prefix`."""
+    """Declares all metrics whose names begin with `prefix`, for names that are only known at run time."""
     _FAMILIES[prefix] = section, meaning
 
 
@@ -204,7 +204,7 @@ def declared_metrics() -> list[MetricSpec]:
 
 
 def describe(metric: str) -> MetricText:
-    """Words for a metric by its key in results; one that nobody declared stands under its own name.
+    """Words for a metric by its key in results; one that was not declared appears under its own name.
 
     Example:
         >>> describe("real_authors_rouge").label, describe("mine").section

@@ -140,7 +140,7 @@ def standardise(token_logps: Tensor, logits: Tensor) -> Tensor:
     for block in logits.split(max(1, _MAX_LOGITS // logits.shape[1])):
         logps = block.float().log_softmax(dim=-1)  # (n, V)
         probabilities = logps.exp()
-        weighted = probabilities * logps.nan_to_num(neginf=0.0)  # a token of probability 0 adds nothing
+        weighted = probabilities * logps.nan_to_num(neginf=0.0)  # a token of probability 0 contributes nothing
         mean = weighted.sum(dim=-1, keepdim=True)
         # The centred form keeps its precision if sigma is small compared with mu.
         variance = (probabilities * (logps.nan_to_num(neginf=0.0) - mean).square()).sum(dim=-1)

@@ -181,20 +181,6 @@ def test_a_model_before_that_is_given_goes_before_the_adapter_off(lora, tokenize
     assert list(metric.values["forget"].values()) == pytest.approx(expected, rel=1e-4)
 
 
-def test_with_an_adapter_several_sets_of_generations_are_judged(lora, tokenizer):
-    """As MUSE has them: what is known, and what is recited."""
-    sets = [spoken("forget_knowmem"), spoken("forget_verbmem", load_rows(qa_rows(3, 6)))]
-    sets.append(spoken("retain_knowmem", fluency=False))
-    metrics = evaluate_model(lora, tokenizer, speaking(*sets), QUIET).metrics
-    for row_set in sets[:2]:
-        written = texts_written(lora, tokenizer, row_set)
-        with lora.disable_adapter():
-            expected = plain_perplexities(lora, tokenizer, row_set.rows, written)
-        found = list(metrics[row_set.name].values[row_set.name].values())
-        assert found == pytest.approx(expected, rel=1e-4)
-    assert metrics["retain_knowmem"].value is None  # only sets that ask for it are judged
-
-
 def test_empty_generations_are_not_judged(model, tokenizer, monkeypatch):
     monkeypatch.setattr(GENERATE, lambda *args, **kwargs: ["Ada Lorn", "", "Bo"])
     metric = evaluate_model(model, tokenizer, speaking(spoken()), QUIET, model_before=model).metrics["forget"]

@@ -17,7 +17,7 @@ _LARGEST_NLL = math.log(sys.float_info.max)  # beyond it the perplexity is not f
     "fluency_perplexity",
     Section.FLUENCY,
     label="Perplexity",
-    meaning="Of the generations, under the initial model; high where they are no language.",
+    meaning="Of the generations, under the initial model; high if they are not language.",
     direction=Direction.LOWER,
     needs="`--model_before`, or an adapter, which is switched off",
 )

@@ -36,7 +36,7 @@ class MuseCorpus(Enum):
 
     @property
     def hub_id(self) -> str:
-        """Where the corpus lies on the hub."""
+        """Id of the corpus on the hub."""
         return f"muse-bench/MUSE-{self.value.capitalize()}"
 
 
