@@ -16,7 +16,7 @@ from egup_trainer import errors
 from egup_trainer.losses.base import ForgetLoss
 
 ROOT = Path(__file__).resolve().parents[1]
-FORMULA_MODULES = ("losses.", "components.", "evaluation.metric", "evaluation.gradient_norms", "evaluation.relative")
+FORMULA_MODULES = ("losses.", "components.", "evaluation.metrics.", "evaluation.gradient_norms", "evaluation.relative")
 SHAPE = re.compile(r"\((?:\w{1,4},(?: \w{1,4})?(?:, \w{1,4})*)?\)")  # (), (B,), (N, d), (size,)
 FORMULA = re.compile(r"Formula: |Example:|\w = |\b(?:mean|sum)_[a-z]\b|\b(?:cos|exp|KL|log|softmax|tr)\(|\w\^\w")
 SOURCE = re.compile(r"arXiv\s\d{4}\.\d{5}|\b[Oo]urs\b|no single source")
