@@ -29,6 +29,8 @@ def try_setup(args: UnlearnConfig, own_optimizer: bool = False) -> None:
         args: the configuration, which stays as it is.
         own_optimizer: whether the caller provides an optimizer, so that none is made from the options.
     """
+    if getattr(args, "deepspeed_plugin", None) is not None:
+        return  # Accelerate takes a plugin of DeepSpeed once in a process, and DeepSpeed makes its own optimizer
     error = _error_of(args, own_optimizer)
     if error is None:
         return
