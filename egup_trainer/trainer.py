@@ -191,6 +191,9 @@ class UnlearnTrainer(PublishingTrainer):
         self.step_log, self._has_started = StepLog(), False
         self._conditions_of_model: Conditions | None = None
         self._attach_components()
+        self._add_callbacks(loss)
+
+    def _add_callbacks(self, loss: ForgetLoss) -> None:
         # The loss's callbacks come first, so that at the end of training the others see the model that will be saved.
         self.callback_handler.callbacks[:0] = loss.callbacks(self)
         for kind in DEFAULT_CALLBACKS:
