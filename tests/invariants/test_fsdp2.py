@@ -33,6 +33,5 @@ def test_two_processes_with_fsdp2_end_with_the_weights_of_one(kind, tmp_path):
     ],
 )
 def test_other_cuts_and_numbers_of_rows_end_alike(tmp_path, batch, accumulation, forget):
-    rate = 0.02 if forget == 9 else 0.2  # at 0.2, these nine rows make any cut's rounding grow beyond 1e-5
-    one = launch(tmp_path / "one", 1, batch=8, accumulation=1, forget=forget, rate=rate)[0]
-    assert_ends_alike(one, launch(tmp_path / "two", 2, batch, accumulation, kind="fsdp2", forget=forget, rate=rate))
+    one = launch(tmp_path / "one", 1, batch=8, accumulation=1, forget=forget)[0]
+    assert_ends_alike(one, launch(tmp_path / "two", 2, batch, accumulation, kind="fsdp2", forget=forget))
