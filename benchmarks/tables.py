@@ -24,7 +24,7 @@ class Line:
         name: of the run; each name occurs once in a table.
 
     Example:
-        >>> Line(RESULTS / "study" / "trained.jsonl", "npo_0.001_seed0").exists()
+        >>> Line(RESULTS / "dual_ascent.jsonl", "seed0").exists()
         True
     """
 

@@ -1,44 +1,35 @@
-"""The methods that the study compares: each objective alone, with EGUP and CLReg, and with their parts."""
+"""The methods that the study compares: each objective alone, the first design and the second, and their parts."""
 
+from dataclasses import fields
 from typing import Any
+
+from egup_trainer.components.proxy_constraint import ProxyForm
+from egup_trainer.config import EGUPConfig
+from egup_trainer.losses.registry import OBJECTIVES as LOSSES
 
 OFF = {"inter_entanglement": False, "intra_entanglement": False, "proxy_constraint": False}
 PARTS: dict[str, dict[str, Any]] = {
     "beta": {"npo_beta": "auto"},
     "proxy": {"proxy_constraint": True},
-    "penalty": {"proxy_constraint": True, "proxy_form": "penalty"},
+    "output": {"proxy_constraint": True, "proxy_form": "output"},
     "inter": {"inter_entanglement": True},
     "intra": {"intra_entanglement": True},
+    "centroid": {"inter_entanglement": True, "inter_match": "centroid"},
     "egup": {"proxy_constraint": True, "inter_entanglement": True, "intra_entanglement": True},
-    "following": {"proxy_reference": "current"},
-    "sharp": {"inter_temperature": 1.0},
-    "lambda1": {"proxy_lambda": 1.0},
-    "lambda2": {"proxy_lambda": 2.0},
     "clreg": {"clreg_weight": 0.1},
+    "k1": {"proxy_neighbors": 1},
+    "k16": {"proxy_neighbors": 16},
 }
 """What each word after a plus sign sets."""
 
 WITH_ALL = "+egup+clreg"
-OBJECTIVES = (
-    "grad_diff", "npo", "simnpo", "wga", "ceu", "undial", "dpo", "rmu", "pdu", "altpo", "satimp", "grad_ascent",
+ALONE = (
+    "grad_diff", "npo", "pdu", "simnpo", "wga", "ceu", "undial", "dpo", "rmu", "altpo", "satimp", "grad_ascent",
+    "finetune", "task_vector",
 )  # fmt: skip
-ALONE_ONLY = ("finetune", "task_vector")
-"""Objectives whose forget rows EGUP and CLReg have no hold on; the configuration refuses the combination."""
-
-_TO_THE_WHOLE = ("proxy", "penalty", "proxy+inter", "proxy+intra", "egup", "clreg", "proxy+clreg")
-ABLATION = {
-    "grad_diff": (*_TO_THE_WHOLE, "egup+sharp+clreg", "egup+following+clreg", "egup+lambda1+clreg"),
-    "npo": ("beta", *_TO_THE_WHOLE, "egup+sharp+clreg", "egup+following+clreg", "egup+lambda2+clreg"),
-}
-"""Parts alone and together, besides none and all."""
-
-HEADLINE = tuple(name + suffix for name in OBJECTIVES for suffix in ("", WITH_ALL)) + ALONE_ONLY
-"""Methods that choose their own learning rate."""
-
-
-def ablation_of(objective: str) -> tuple[str, ...]:
-    """The methods of an objective's ablation, from nothing to everything."""
-    return (objective, *(f"{objective}+{part}" for part in ABLATION[objective]), objective + WITH_ALL)
+FIRST_DESIGN = ("npo+egup", "npo" + WITH_ALL, "grad_diff+egup", "grad_diff" + WITH_ALL)
+SECOND = "proxy_kl+output"
+"""The second design, whose parts the ablation adds and changes."""
 
 
 def options_of(method: str) -> dict[str, Any]:
@@ -57,3 +48,41 @@ def options_of(method: str) -> dict[str, Any]:
     if objective == "npo" and options["proxy_constraint"]:
         options |= PARTS["beta"]
     return options
+
+
+def is_built(method: str) -> bool:
+    """Whether this version of the package has the objective and the options of a method."""
+    options = options_of(method)
+    has_form = options.get("proxy_form", ProxyForm.EFFORT) in {form.value for form in ProxyForm}
+    return options["objective"] in LOSSES and set(options) <= {each.name for each in fields(EGUPConfig)} and has_form
+
+
+def _built(*methods: str) -> tuple[str, ...]:
+    return tuple(filter(is_built, methods))
+
+
+LEADING = _built(SECOND, "npo+output", "grad_diff+output", *FIRST_DESIGN, *ALONE[:3])
+"""Methods that are run first; like the others, each chooses its own learning rate."""
+
+OTHERS = ALONE[3:]
+ABLATION = _built(
+    *(f"{SECOND}+{part}" for part in ("inter", "intra", "clreg", "inter+intra+clreg", "centroid", "k1", "k16"))
+)
+"""The second design with more or other parts, at the second design's learning rate."""
+
+METHODS = (*LEADING, *OTHERS, *ABLATION)
+
+
+def rate_giver(method: str) -> str:
+    """The method whose learning rate it takes: its own, or the second design's if it is of the ablation."""
+    return SECOND if method in ABLATION else method
+
+
+def default_method() -> str | None:
+    """The method that `EGUPConfig()` is, or None if the study has no such method."""
+    default = _config()
+    return next((method for method in METHODS if _config(**options_of(method)) == default), None)
+
+
+def _config(**options: Any) -> EGUPConfig:
+    return EGUPConfig(output_dir="unused", use_cpu=True, report_to="none", **options)

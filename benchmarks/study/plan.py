@@ -1,20 +1,48 @@
-"""Which runs the study is made of, in the order in which they can be done, and where their results lie."""
+"""Which runs the study is made of, and where their results lie."""
 
-from collections.abc import Iterable
+import statistics
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, field
+from enum import Enum
 from typing import Any
 
 from benchmarks import tables
-from benchmarks.study.methods import ABLATION, HEADLINE, WITH_ALL, ablation_of
+from benchmarks.study.methods import rate_giver
 from benchmarks.tables import Line
 
 RESULTS = tables.RESULTS / "study"
 GRID = (3e-4, 1e-3, 3e-3)
-SEEDS = (0, 1, 2)
-"""The first one chooses the learning rates."""
+TUNING_SEEDS = tuple(range(5))
+"""They choose the learning rates."""
+
+TEST_SEEDS = tuple(range(20, 30))
+"""They are looked at once, with nothing changed after."""
+
+RETRAINED = ("retrained", "retrained2", "retrained3", "retrained4", "retrained5")
+"""A seed's retrained models: of another training seed each, hence with the rows in another order. Methods are compared
+with the first; the others show how much of a distance is noise."""
+
+FEWEST_RETRAINED = 2
+"""A model finds its own words likelier than others' are, so the first one's generations are read by the second."""
 
 RETAIN_RISE = 0.1
 """Most that the retain rows' mean l may rise for a learning rate to be eligible, nats a token: `stop_retain_rise`."""
+
+
+class Task(str, Enum):
+    """What is to be forgotten."""
+
+    STUDY = "study"
+    """The rows of 3 authors."""
+    SCALE = "scale"
+    """Four times as many."""
+    SEQUENCE = "sequence"
+    """The same ones as in `SCALE`, in four requests one after the other."""
+
+    @property
+    def is_large(self) -> bool:
+        """Whether it forgets 12 authors, not 3."""
+        return self is not Task.STUDY
 
 
 @dataclass(frozen=True)
@@ -24,20 +52,23 @@ class RunSpec:
     method: str
     learning_rate: float
     seed: int
+    task: Task = Task.STUDY
 
     @property
     def name(self) -> str:
-        return f"{self.method}_{self.learning_rate:g}_seed{self.seed}"
+        return f"{self.method}_{self.learning_rate:g}_seed{self.seed}" + (
+            "" if self.task is Task.STUDY else f"_{self.task.value}"
+        )
 
     @property
-    def trained(self) -> Line:
-        """What its training showed."""
-        return Line(RESULTS / "trained.jsonl", self.name)
+    def tried(self) -> Line:
+        """What the boundary rule sees of it."""
+        return Line(RESULTS / "tried.jsonl", self.name)
 
     @property
     def evaluated(self) -> Line:
         """What its model is worth, by every metric."""
-        return Line(RESULTS / "evaluated.jsonl", self.name)
+        return Line(RESULTS / "methods.jsonl", self.name)
 
 
 @dataclass(frozen=True)
@@ -66,52 +97,42 @@ class Record:
         return cls(**line.read())
 
 
-def model_line(name: str, seed: int) -> Line:
-    """The results of a seed's model, "before" or "retrained"."""
-    return Line(RESULTS / "models.jsonl", f"{name}_seed{seed}")
+def model_line(name: str, seed: int, is_large: bool = False) -> Line:
+    """The results of a model that runs are compared with: "before" or one of `RETRAINED`.
+
+    Args:
+        name: of the model.
+        seed: whose rows it was trained and evaluated on.
+        is_large: whether the forget set is that of 12 authors, not of 3.
+    """
+    return Line(RESULTS / "references.jsonl", f"{name}_seed{seed}" + ("_large" if is_large else ""))
 
 
-def wordings_line(name: str, seed: int) -> Line:
-    """How likely a model, "before", "retrained" or a method's, finds several wordings of the forget rows."""
-    return Line(RESULTS / "wordings.jsonl", f"{name}_seed{seed}")
+def grid_of(method: str, seeds: Iterable[int]) -> list[RunSpec]:
+    """The method at every learning rate, one seed after the other."""
+    return [RunSpec(method, rate, seed) for seed in seeds for rate in GRID]
 
 
-def grid_of(method: str) -> list[RunSpec]:
-    """The method at every learning rate, with the first seed."""
-    return [RunSpec(method, rate, SEEDS[0]) for rate in GRID]
+def seeds_with_all_rates(method: str, seeds: Iterable[int] = TUNING_SEEDS) -> list[int]:
+    """The seeds that can choose the method's learning rate: those with a result for every one."""
+    return [seed for seed in seeds if all(spec.tried.exists() for spec in grid_of(rate_giver(method), [seed]))]
 
 
-def chosen_rate(method: str) -> float | None:
-    """The learning rate by the boundary rule, from the first seed and without looking at the retrained model.
+def chosen_rate(method: str, seeds: Sequence[int] = TUNING_SEEDS) -> float | None:
+    """The learning rate by the boundary rule, without looking at the retrained model.
 
     Of the rates under which retain rows hold, the one under which forget rows look most like rows never seen; if retain
-    rows hold under none, the one under which they hold best. A part of the ablation takes the rate of the whole: it is
-    to be seen what it adds to the same run. None as long as the runs that decide it are missing.
+    rows hold under none, the one under which they hold best. Both are means over the seeds that have results for every
+    rate; None if there is no such seed. A part of the ablation takes the rate of the whole: it is to be seen what it
+    adds to the same run.
     """
-    specs = grid_of(rate_giver(method))
-    if missing(specs, "trained"):
+    complete = seeds_with_all_rates(method, seeds)
+    if not complete:
         return None
-    return min(specs, key=lambda spec: _rank(Record.read(spec.trained).values)).learning_rate
 
+    def rank(rate: float) -> tuple[float, float]:
+        found = [Record.read(RunSpec(rate_giver(method), rate, seed).tried).values for seed in complete]
+        rise, distance = (statistics.fmean(each[key] for each in found) for key in ("retain_rise", "boundary_distance"))
+        return (0.0 if rise <= RETAIN_RISE else rise, distance)
 
-def rate_giver(method: str) -> str:
-    """The method whose learning rate it takes: its own, if it is of the headline."""
-    return method if method in HEADLINE else method.split("+")[0] + WITH_ALL
-
-
-def _rank(values: dict[str, Any]) -> tuple[float, float]:
-    rise = values["retain_rise"]
-    return (0.0 if rise <= RETAIN_RISE else rise, values["boundary_distance"])
-
-
-def chosen_runs() -> list[RunSpec]:
-    """Every method at its rate with every seed, as far as the rates are known: without and with all, then the parts."""
-    whole = [name + suffix for name in ABLATION for suffix in ("", WITH_ALL)]
-    parts = [method for objective in ABLATION for method in ablation_of(objective)]
-    rates = {method: chosen_rate(method) for method in dict.fromkeys((*whole, *HEADLINE, *parts))}
-    return [RunSpec(method, rate, seed) for method, rate in rates.items() if rate is not None for seed in SEEDS]
-
-
-def missing(specs: Iterable[RunSpec], stage: str) -> list[RunSpec]:
-    """Those that have no results of a stage yet, "trained" or "evaluated"."""
-    return [spec for spec in specs if not getattr(spec, stage).exists()]
+    return min(GRID, key=rank)

@@ -1,17 +1,18 @@
 """docs/results.md's tables and figure, from the committed results alone."""
 
 import statistics
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 from benchmarks import markdown
-from benchmarks.study.methods import ABLATION, HEADLINE, OBJECTIVES, WITH_ALL, ablation_of
-from benchmarks.study.plan import SEEDS, Record, RunSpec, model_line, wordings_line
-from benchmarks.study.summary import chosen_with_retrained, summary
+from benchmarks.study.gap10 import WIDE_METRICS, offsets, retrained_of, units, without
+from benchmarks.study.methods import ABLATION, ALONE, FIRST_DESIGN, LEADING, METHODS, OTHERS, SECOND
+from benchmarks.study.plan import RETRAINED, Record, RunSpec, Task, model_line
+from benchmarks.study.summary import ATTACKS, models_of, summary
 from benchmarks.tables import Line
 
-GREY, BLUE = "#9aa3ad", "#1f6feb"
+GREY, BLUE, GREEN = "#9aa3ad", "#1f6feb", "#1a7f37"
 LEAST_QUALITY = 1e-6
 DOCS = Path(__file__).parents[2] / "docs"
 COLUMNS = {
@@ -21,133 +22,172 @@ COLUMNS = {
     "forget_probability_ratio": "forget p / retrained",
     "forget_truth_ratio": "truth ratio",
     "forget_extraction_strength": "extraction",
-    "mia_min_k": "min-k AUC",
-    "privleak": "privleak",
-    "entanglement": "entanglement",
-    "retain_shift": "retain shift",
+    "forget_rouge": "ROUGE",
+    "forget_exact_memorization": "exact memorization",
+    "worst_attack": "worst attack",
+    "holdout_probability_ratio": "holdout p / retrained",
     "repetition": "repetition",
-    "relearning_speed": "relearning",
+    "perplexity": "perplexity",
+    "relearning_ratio": "relearning / retrained",
 }
 """Measures of the tables, and their headings."""
 
+STUDY_COLUMNS = {"gap10": "gap10", **COLUMNS}
+MODELS = ("before", "retrained", "retrained again")
 
-def write_report() -> None:
+
+def write_report(test_seeds: Sequence[int], tuning_seeds: Sequence[int]) -> None:
     """Writes the tables between their markers in docs/results.md, and the figure beside it."""
-    found = summary()
-    ablated = [method for objective in ABLATION for method in ablation_of(objective)]
+    found = summary(test_seeds, tuning_seeds)
+    shown = [name for name in (SECOND, *FIRST_DESIGN, *ALONE[:3]) if name in found]
     tables = {
-        "headline": _table(found, HEADLINE),
-        "ablation": _table(found, ablated),
-        "seeds": _by_seed(found, "forget_quality", [name + end for name in ABLATION for end in ("", WITH_ALL)]),
-        "wordings": _wordings(["before", "retrained", *(name + end for name in ABLATION for end in ("", WITH_ALL))]),
-        "chosen with retrained": _rates(chosen_with_retrained()),
+        "headline": _table(found, (*LEADING, *OTHERS)),
+        "ablation": _table(found, (SECOND, *ABLATION)),
+        "units": _units(found, shown, test_seeds),
+        "attacks": _attacks(found, shown),
+        "seeds": _by_seed(found, "forget_quality", shown, test_seeds),
+        "wordings": _wordings(found, shown, test_seeds),
+        **{
+            each.value: _table(summary(test_seeds, tuning_seeds, each), METHODS) for each in (Task.SCALE, Task.SEQUENCE)
+        },
     }
     page = DOCS / "results.md"
     text = page.read_text(encoding="utf-8")
     for name, table in tables.items():
         text = markdown.put(text, name, table)
     page.write_text(text, encoding="utf-8")
-    _draw(found, DOCS / "images" / "study.png")
+    if shown:
+        _draw(found, shown, test_seeds, DOCS / "images" / "study.png")
 
 
 def _table(found: dict[str, Any], methods: Iterable[str]) -> str:
-    names = [name for name in ("before", "retrained", *methods) if name in found]
-    used = [key for key in COLUMNS if any(found[name][key] is not None for name in names)]
+    names = [name for name in (*MODELS, *methods) if name in found]
+    used = [key for key in STUDY_COLUMNS if any(found[name][key] is not None for name in names)]
     rows = []
     for name in names:
         rate = found[name].get("learning_rate")
         cells = [f"`{name}`", "" if rate is None else f"{rate:g}", str(found[name]["seeds"])]
         rows.append([*cells, *(_cell(found[name][key]) for key in used)])
-    return markdown.table(["method", "rate", "seeds", *(COLUMNS[key] for key in used)], rows)
+    return markdown.table(["method", "rate", "seeds", *(STUDY_COLUMNS[key] for key in used)], rows)
 
 
-def _by_seed(found: dict[str, Any], measure: str, methods: Iterable[str]) -> str:
+def _units(found: dict[str, Any], methods: Sequence[str], seeds: Iterable[int]) -> str:
+    """Of each metric of `gap10`, its unit, and how many units the models and methods are away, mean over seeds."""
+    models = {seed: models_of(seed) for seed in seeds if model_line("retrained", seed).exists()}
+    unit = units(models.values())
+    away = {
+        "retrained": [
+            offsets(values, without(each, name), unit)
+            for each in models.values()
+            for name, values in retrained_of(each).items()
+        ],
+        "before": [offsets(each["before"], each, unit) for each in models.values()],
+        **{
+            name: [offsets(Record.read(line).values, models[seed], unit) for seed, line in _lines(found, name, models)]
+            for name in methods
+        },
+    }
+    rows = []
+    for metric in (metric for metric in WIDE_METRICS if metric in unit):
+        means = ([each[metric] for each in seen if metric in each] for seen in away.values())
+        rows.append(
+            [metric, f"{unit[metric]:.2g}", *(f"{statistics.fmean(each):.1f}" if each else "" for each in means)]
+        )
+    return markdown.table(["metric", "unit", *(f"`{name}`" for name in away)], rows)
+
+
+def _attacks(found: dict[str, Any], methods: Sequence[str]) -> str:
+    """AUC of the membership attacks."""
+    names = [name for name in (*MODELS, *methods) if name in found]
+    rows = ([f"`{name}`", *(_cell(found[name][attack]) for attack in ATTACKS)] for name in names)
+    return markdown.table(["model", *(attack.removeprefix("mia_") for attack in ATTACKS)], rows)
+
+
+def _by_seed(found: dict[str, Any], measure: str, methods: Iterable[str], seeds: Sequence[int]) -> str:
     """A measure of each seed on its own, where its mean says little."""
     rows = []
-    for name in (name for name in methods if name in found):
-        specs = [RunSpec(name, found[name]["learning_rate"], seed) for seed in SEEDS]
-        values = [Record.read(spec.evaluated).values[measure] if spec.evaluated.exists() else None for spec in specs]
-        rows.append([f"`{name}`", *("" if value is None else f"{value:.2g}" for value in values)])
-    return markdown.table(["method", *(f"seed {seed}" for seed in SEEDS)], rows)
+    for name in methods:
+        values = {seed: Record.read(line).values[measure] for seed, line in _lines(found, name, seeds)}
+        rows.append([f"`{name}`", *("" if values.get(seed) is None else f"{values[seed]:.2g}" for seed in seeds)])
+    return markdown.table(["method", *(f"seed {seed}" for seed in seeds)], rows)
 
 
-def _rates(found: dict[str, Any]) -> str:
-    """Of each method, the rate that a look at the retrained model would choose, and how near it gets."""
-    rows = (
-        [f"`{name}`", f"{each['learning_rate']:g}", f"{each['retrained_distance']:.2f}"] for name, each in found.items()
-    )
-    return markdown.table(["method", "rate", "distance of l to the retrained model's"], rows)
-
-
-def _wordings(names: list[str]) -> str:
+def _wordings(found: dict[str, Any], methods: Iterable[str], seeds: Sequence[int]) -> str:
     """Mean over seeds of l of the forget rows' answers, of their paraphrases and of the wrong answers."""
+    lines = {name: [model_line(name, seed) for seed in seeds] for name in ("before", RETRAINED[0])}
+    lines |= {name: [line for _, line in _lines(found, name, seeds)] for name in methods}
     rows = []
-    for name in names:
-        found = [Record.read(line).values for seed in SEEDS if (line := wordings_line(name, seed)).exists()]
-        if found:
-            means = [statistics.fmean(each[key] for each in found) for key in ("answer", "paraphrase", "wrong")]
+    for name, each in lines.items():
+        values = [Record.read(line).values for line in each if line.exists()]
+        if values:
+            means = [statistics.fmean(one[f"l_{key}"] for one in values) for key in ("answer", "paraphrase", "wrong")]
             rows.append([f"`{name}`", *(f"{value:.2f}" for value in (*means, means[1] - means[2]))])
     return markdown.table(["model", "answer as learned", "paraphrase", "wrong answers", "paraphrase - wrong"], rows)
+
+
+def _lines(found: dict[str, Any], method: str, seeds: Iterable[int]) -> list[tuple[int, Line]]:
+    """Seed and results of each evaluated run of a method."""
+    specs = [RunSpec(method, found[method]["learning_rate"], seed) for seed in seeds]
+    return [(spec.seed, spec.evaluated) for spec in specs if spec.evaluated.exists()]
 
 
 def _cell(spread: dict[str, float] | None) -> str:
     return "" if spread is None else f"{spread['mean']:.2g} ± {spread['std']:.1g}"
 
 
-def _draw(found: dict[str, Any], path: Path) -> None:
-    """Distance of each objective alone and with EGUP and CLReg, forget quality against utility, and relearning."""
+def _color(name: str) -> str:
+    return BLUE if name == SECOND else GREEN if name in FIRST_DESIGN else GREY
+
+
+def _draw(found: dict[str, Any], shown: Sequence[str], seeds: Sequence[int], path: Path) -> None:
+    """`gap10` of each method beside the noise floor, forget quality against utility, and relearning."""
     import matplotlib
 
     matplotlib.use("agg")
     from matplotlib import pyplot
 
-    names = [name for name in OBJECTIVES if name in found and name + WITH_ALL in found]
+    names = [name for name in (*LEADING, *OTHERS) if name in found]
     figure, (bars, plane, curves) = pyplot.subplots(1, 3, figsize=(15, 4.6), layout="constrained")
-    for shift, suffix, color, label in ((-0.2, "", GREY, "alone"), (0.2, WITH_ALL, BLUE, "with EGUP and CLReg")):
-        spreads = [found[name + suffix] for name in names]
-        _draw_bars(bars, [each["gap"] for each in spreads], shift, color, label)
-        _draw_plane(plane, names, spreads, color, label)
-    bars.set_xticks(range(len(names)), names, rotation=45, ha="right")
-    bars.set(ylabel="distance to the retrained model", title="Distance: lower is nearer")
-    bars.margins(y=0.2)
-    bars.legend(frameon=False, loc="upper left", ncols=2)
-    plane.axhline(0.05, color="#d0d4d9", linewidth=1)
-    plane.axvline(0.95, color="#d0d4d9", linewidth=1)
-    plane.margins(x=0.15)
-    plane.set(yscale="log", xlabel="model utility / retrained", title="Upper right is best")
-    plane.set_ylabel(f"forget quality ({LEAST_QUALITY:g} or less on the lower edge)")
-    _draw_relearning(curves, found)
+    _draw_bars(bars, found, names)
+    _draw_plane(plane, found, names)
+    _draw_relearning(curves, found, shown, seeds)
     path.parent.mkdir(exist_ok=True)
     figure.savefig(path, dpi=110)
     pyplot.close(figure)
 
 
-def _draw_bars(axes: Any, gaps: list[dict[str, float]], shift: float, color: str, label: str) -> None:
-    places = [place + shift for place in range(len(gaps))]
-    means, errors = ([each[key] for each in gaps] for key in ("mean", "std"))
-    axes.bar(places, means, 0.4, yerr=errors, color=color, label=label, capsize=2)
+def _draw_bars(axes: Any, found: dict[str, Any], names: Sequence[str]) -> None:
+    measured = [name for name in names if found[name]["gap10"]]
+    means, errors = ([found[name]["gap10"][key] for name in measured] for key in ("mean", "std"))
+    axes.bar(range(len(measured)), means, yerr=errors, color=[_color(name) for name in measured], capsize=2)
+    if found["noise_floor"]["gap10"] is not None:
+        axes.axhline(found["noise_floor"]["gap10"], color="black", linewidth=1, label="another retrained model")
+        axes.legend(frameon=False)
+    axes.set_xticks(range(len(measured)), measured, rotation=45, ha="right")
+    axes.set(ylabel="gap10, standard deviations", title="Distance to the retrained model: lower is nearer")
 
 
-def _draw_plane(axes: Any, names: list[str], spreads: list[dict[str, Any]], color: str, label: str) -> None:
-    points = [
-        (each["model_utility_ratio"]["mean"], max(each["forget_quality"]["mean"], LEAST_QUALITY)) for each in spreads
-    ]
-    axes.scatter(*zip(*points, strict=True), color=color, label=label)
-    for name, point in zip(names, points, strict=True):
-        if point[1] > LEAST_QUALITY:  # the others lie one over another on the lower edge
+def _draw_plane(axes: Any, found: dict[str, Any], names: Sequence[str]) -> None:
+    for name in names:
+        quality = max(found[name]["forget_quality"]["mean"], LEAST_QUALITY)
+        point = (found[name]["model_utility_ratio"]["mean"], quality)
+        axes.scatter(*point, color=_color(name))
+        if quality > LEAST_QUALITY:  # the others lie one over another on the lower edge
             axes.annotate(name, point, fontsize=7, xytext=(3, 3), textcoords="offset points")
+    axes.axhline(0.05, color="#d0d4d9", linewidth=1)
+    axes.axvline(0.97, color="#d0d4d9", linewidth=1)
+    axes.margins(x=0.15)
+    axes.set(yscale="log", xlabel="model utility / retrained", title="Upper right is best")
+    axes.set_ylabel(f"forget quality ({LEAST_QUALITY:g} or less on the lower edge)")
 
 
-def _draw_relearning(axes: Any, found: dict[str, Any]) -> None:
-    """Forget probability by step, mean over seeds: the two models, and the ablated objectives without and with all."""
-    styles = {"before": ("black", "--"), "retrained": ("#1a7f37", "-")}
-    for name, (color, style) in styles.items():
-        _draw_curve(axes, [model_line(name, seed) for seed in SEEDS], name, color, style)
-    for objective, style in zip(ABLATION, ("-", ":"), strict=True):
-        for name, color in ((objective, GREY), (objective + WITH_ALL, BLUE)):
-            if name in found:
-                specs = [RunSpec(name, found[name]["learning_rate"], seed) for seed in SEEDS]
-                _draw_curve(axes, [spec.evaluated for spec in specs], name, color, style)
+def _draw_relearning(axes: Any, found: dict[str, Any], methods: Iterable[str], seeds: Sequence[int]) -> None:
+    """Forget probability by step, mean over seeds."""
+    for name, style in (("before", "--"), (RETRAINED[0], "-")):
+        _draw_curve(axes, [model_line(name, seed) for seed in seeds], name, "black", style)
+    styles = ("-", "--", ":", "-.")
+    for place, name in enumerate(methods):
+        _draw_curve(axes, [line for _, line in _lines(found, name, seeds)], name, _color(name), styles[place % 4])
     axes.set(xlabel="steps of relearning a tenth of the forget rows", ylabel="probability of the others")
     axes.set_title("Relearning")
     axes.legend(frameon=False, fontsize=7)

@@ -36,7 +36,16 @@ MAX_NEW_TOKENS = 60
 
 
 def unlearn(folder: Path, options: dict[str, Any], learning_rate: float, seed: int, rows: Rows, scans: Path) -> Any:
-    """A trainer that has unlearned the seed's forget rows, starting from the model in `folder`."""
+    """A trainer that has unlearned the forget rows, starting from the model in `folder`.
+
+    Args:
+        folder: the model before unlearning, with its tokenizer.
+        options: `EGUPConfig` options of the method.
+        learning_rate: the initial one.
+        seed: of the training.
+        rows: the seed's rows.
+        scans: folder that keeps scans for other runs from the same model.
+    """
     tokenizer = load_tokenizer(str(folder))
     datasets = {f"{name}_dataset": getattr(rows, name) for name in ("forget", "retain", "proxy")}
     with TemporaryDirectory() as scratch:
@@ -58,11 +67,20 @@ def unlearn(folder: Path, options: dict[str, Any], learning_rate: float, seed: i
     return trainer
 
 
-def evaluate(model: Any, tokenizer: Any, rows: Rows, name: str, before: Any = None) -> Evaluation:
-    """All metrics on the seed's forget rows, judged retain rows and holdout rows."""
+def evaluate(model: Any, tokenizer: Any, rows: Rows, name: str, reader: Any = None) -> Evaluation:
+    """All metrics on the seed's forget rows, judged retain rows and holdout rows.
+
+    Args:
+        model: the model.
+        tokenizer: of all models.
+        rows: the seed's rows.
+        name: of the model.
+        reader: a retrained model, under which the generations' perplexity is: what the model before unlearning would
+            find likely is what is to be forgotten.
+    """
     suite = custom_suite(rows.forget, rows.judged, rows.holdout, max_new_tokens=MAX_NEW_TOKENS)
-    options = ScoringOptions(batch_size=32, progress=False)
-    return evaluate_model(model, tokenizer, suite, options, name=name, model_before=before)
+    options = ScoringOptions(batch_size=32, with_gradient_norms=True, progress=False)
+    return evaluate_model(model, tokenizer, suite, options, name=name, model_before=reader)
 
 
 def relearn(model: Any, tokenizer: Any, rows: Rows, seed: int) -> Curve:
@@ -80,7 +98,7 @@ def nlls(model: Any, tokenizer: Any, rows: Rows) -> dict[str, list[float]]:
 
 def wordings(model: Any, tokenizer: Any, rows: Rows) -> dict[str, float]:
     """Mean l of the forget rows' answers as learned, of their paraphrases, and of the wrong answers, nats a token."""
-    texts = {
+    texts: dict[str, list[Any]] = {
         "answer": [row.answer for row in rows.forget],
         "paraphrase": [row.paraphrase for row in rows.forget],
         "wrong": [text for row in rows.forget for text in row.perturbed],
@@ -91,7 +109,7 @@ def wordings(model: Any, tokenizer: Any, rows: Rows) -> dict[str, float]:
         asked = [
             Row(row.prompt, answers[place * times + i]) for place, row in enumerate(rows.forget) for i in range(times)
         ]
-        found[name] = float(_nll(model, tokenize(asked, tokenizer, name=name), tokenizer).mean())
+        found[f"l_{name}"] = float(_nll(model, tokenize(asked, tokenizer, name=name), tokenizer).mean())
     return found
 
 

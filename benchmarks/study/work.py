@@ -1,4 +1,4 @@
-"""The study's pieces: each adds one line to a table, and is skipped where that line is there."""
+"""What the study's pieces do: each adds lines to a table, and is skipped where these are there."""
 
 import hashlib
 import json
@@ -6,14 +6,13 @@ import statistics
 import time
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
-from functools import partial
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
-from benchmarks.runner import Piece
 from benchmarks.study import runs, world
 from benchmarks.study.methods import options_of
-from benchmarks.study.plan import SEEDS, Record, RunSpec, chosen_runs, model_line, wordings_line
+from benchmarks.study.plan import FEWEST_RETRAINED, RETRAINED, Record, RunSpec, Task, model_line
 from benchmarks.tables import Line
 from egup_trainer.audit.relearning import relearning_speed
 from egup_trainer.errors import StateError
@@ -23,7 +22,10 @@ from egup_trainer.modeling.loading import load_model, load_tokenizer
 from egup_trainer.records.facts import run_facts
 
 SETS = {"before": ("forget", "retain"), "retrained": ("retain",)}
-"""What each of a seed's two models learns."""
+"""What the two kinds of model learn."""
+
+COMPARED = (*RETRAINED[:FEWEST_RETRAINED], "before")
+"""A seed's models without which no method can be judged, in the order in which they are."""
 
 
 @dataclass(frozen=True)
@@ -37,20 +39,23 @@ class Place:
     def base(self) -> Path:
         return self.work_dir / "base"
 
-    def model(self, name: str, seed: int) -> Path:
-        return self.work_dir / f"{name}_seed{seed}"
+    def model(self, name: str, seed: int, is_large: bool = False) -> Path:
+        """Folder of a model; the retrained ones are the same for both forget sets."""
+        large = is_large and name == "before"
+        return self.work_dir / f"{name}_seed{seed}{'_large' if large else ''}"
 
-    def evaluation(self, name: str, seed: int) -> Path:
-        return self.work_dir / f"{name}_seed{seed}.json"
+    def evaluation(self, name: str, seed: int, is_large: bool = False) -> Path:
+        return self.work_dir / f"{name}_seed{seed}{'_large' if is_large else ''}.json"
 
-    def nlls(self, name: str, seed: int) -> Path:
-        return self.work_dir / f"{name}_seed{seed}.nll.json"
+    def nlls(self, seed: int) -> Path:
+        """l of a seed's rows under the model before unlearning."""
+        return self.work_dir / f"before_seed{seed}.nll.json"
 
     def unlearned(self, spec: RunSpec) -> Path:
         return self.work_dir / "unlearned" / spec.name
 
-    def rows(self, seed: int) -> world.Rows:
-        return world.rows_of(seed, self.data_dir)
+    def rows(self, seed: int, is_large: bool = False) -> world.Rows:
+        return world.rows_of(seed, self.data_dir, is_large)
 
 
 def do_base(place: Place) -> None:
@@ -60,121 +65,154 @@ def do_base(place: Place) -> None:
         world.make_base(place.base, place.data_dir)
 
 
-def model_pieces(place: Place) -> list[Piece]:
-    """One for each model of each seed."""
-    return [
-        Piece(f"{name} {seed}", (place.evaluation(name, seed),), partial(do_model, place, name, seed))
-        for seed in SEEDS
-        for name in SETS
-    ]
+def do_before(place: Place, seed: int) -> None:
+    """Trains a tuning seed's model before unlearning, and keeps l of its rows."""
+    _learn(place, "before", seed)
+    folder = place.model("before", seed)
+    found = runs.nlls(load_model(str(folder)), load_tokenizer(str(folder)), place.rows(seed))
+    place.nlls(seed).write_text(json.dumps(found), encoding="utf-8")
 
 
-def do_model(place: Place, name: str, seed: int) -> None:
-    """Trains and evaluates a seed's model before unlearning, or its retrained model."""
-    folder, rows = place.model(name, seed), place.rows(seed)
-    if not folder.is_dir():
-        world.make_model_of(place.base, SETS[name], seed, folder, place.data_dir)
-    experiment = {"model": name, "seed": seed, "weights": _digest(folder), "world": world.settings()}
-    _refuse_other_weights(model_line(name, seed), experiment["weights"])
-    model, tokenizer = load_model(str(folder)), load_tokenizer(str(folder))
-    place.nlls(name, seed).write_text(json.dumps(runs.nlls(model, tokenizer, rows)), encoding="utf-8")
-    curve = runs.relearn(model, tokenizer, rows, seed)
-    evaluation = runs.evaluate(model, tokenizer, rows, name)
-    write_evaluation(place.evaluation(name, seed), evaluation)
-    _record_evaluation(model_line(name, seed), experiment, evaluation, curve)
+def do_compared(place: Place, seed: int, is_large: bool = False) -> None:
+    """Trains and evaluates the models of a seed without which no method can be judged."""
+    for name in COMPARED:
+        _learn(place, name, seed, is_large)
+    _evaluate_base(place, seed, is_large)
+    for name in COMPARED:
+        _evaluate_model(place, name, seed, is_large)
 
 
-def _refuse_other_weights(line: Line, weights: str) -> None:
-    """Raises `StateError` where there are results of other weights: a machine may train the same model otherwise."""
-    if line.exists() and Record.read(line).experiment["weights"] != weights:
-        raise StateError(
-            got=f"weights that are not those of {line.name}",
-            expected="the model that the results so far were made with",
-            fix="name the --work_dir that has it, or delete benchmarks/results/study to start afresh",
-        )
+def do_retrained_again(place: Place, names: Iterable[str], seed: int) -> None:
+    """Trains and evaluates more of `RETRAINED`, besides the models that they are compared with."""
+    do_compared(place, seed)
+    for name in names:
+        _learn(place, name, seed)
+        _evaluate_model(place, name, seed, is_large=False)
 
 
-def record_models(place: Place, seed: int) -> None:
-    """Results of a seed's two models, each compared with the retrained one."""
-    retrained = read_evaluation(place.evaluation("retrained", seed))
-    for name in SETS:
-        line = model_line(name, seed)
-        found, evaluation = Record.read(line), read_evaluation(place.evaluation(name, seed))
-        _record_evaluation(line, found.experiment, with_relations(evaluation, retrained=retrained), found.curve)
-
-
-def train(place: Place, spec: RunSpec) -> None:
-    """Unlearns, keeps the model, and writes what the boundary rule sees of it."""
-    rows, folder, options = place.rows(spec.seed), place.model("before", spec.seed), options_of(spec.method)
+def try_rate(place: Place, spec: RunSpec) -> None:
+    """Unlearns, and writes what the boundary rule sees of it; the model is not kept."""
+    rows, folder = place.rows(spec.seed), place.model("before", spec.seed)
     start = time.perf_counter()
-    trainer = runs.unlearn(folder, options, spec.learning_rate, spec.seed, rows, place.work_dir / f"scan{spec.seed}")
+    trainer = _unlearn(place, spec, folder, rows)
     seconds = time.perf_counter() - start
-    trainer.model.save_pretrained(place.unlearned(spec))
     now = runs.nlls(trainer.model, trainer.processing_class, rows)
-    before, retrained = (json.loads(place.nlls(name, spec.seed).read_text()) for name in SETS)
+    before = json.loads(place.nlls(spec.seed).read_text(encoding="utf-8"))
     values: dict[str, float | None] = {
         "boundary_distance": runs.distance(now["forget"], now["proxy"]),
         "retain_rise": statistics.fmean(now["retain"]) - statistics.fmean(before["retain"]),
-        "retrained_distance": runs.distance(now["forget"], retrained["forget"]),
         "seconds": round(seconds, 1),
     }
-    Record({**_experiment(spec), "weights_before": _digest(folder)}, values, run_facts()).write(spec.trained)
+    Record(_experiment(place, spec), values, run_facts()).write(spec.tried)
 
 
 def evaluate(place: Place, spec: RunSpec) -> None:
-    """Every metric of a run's model, and its relearning; trains it first if it is not there."""
-    folder, rows = place.unlearned(spec), place.rows(spec.seed)
-    if not (folder.is_dir() and spec.trained.exists()):
-        train(place, spec)
-    before = load_model(str(place.model("before", spec.seed)))
-    model, tokenizer = load_model(str(folder)), load_tokenizer(str(place.base))
-    curve = runs.relearn(model, tokenizer, rows, spec.seed)
-    evaluation = with_relations(
-        runs.evaluate(model, tokenizer, rows, spec.method, before),
-        retrained=read_evaluation(place.evaluation("retrained", spec.seed)),
-        before=read_evaluation(place.evaluation("before", spec.seed)),
-    )
-    _record_evaluation(spec.evaluated, _experiment(spec), evaluation, curve)
+    """Every metric of a run's model, and its relearning; unlearns first if the model is not there."""
+    rows, folder, large = place.rows(spec.seed, spec.task.is_large), place.unlearned(spec), spec.task.is_large
+    start = time.perf_counter()
+    if not folder.is_dir():
+        trainer = _unlearn(place, spec, place.model("before", spec.seed, large), rows)
+        world.save(trainer.model, trainer.processing_class, folder)
+    learned = time.perf_counter()
+    values, curve = _values(place, spec.method, folder, spec.seed, large)
+    values |= runs.wordings(load_model(str(folder)), load_tokenizer(str(folder)), rows)
+    values |= {"seconds": round(learned - start, 1), "evaluation_seconds": round(time.perf_counter() - learned, 1)}
+    Record(_experiment(place, spec), values, run_facts(), curve).write(spec.evaluated)
 
 
-def read_wordings(place: Place, name: str, folder: Path, seed: int) -> None:
-    """How likely a model finds the forget rows' answers in the wording that it learned, and in others."""
-    model, tokenizer = load_model(str(folder)), load_tokenizer(str(place.base))
-    found = runs.wordings(model, tokenizer, place.rows(seed))
-    Record({"model": name, "seed": seed}, found, run_facts()).write(wordings_line(name, seed))
+def _unlearn(place: Place, spec: RunSpec, folder: Path, rows: world.Rows) -> Any:
+    """A trainer that has unlearned the forget rows, in one request or in a sequence of them."""
+    options, scans = options_of(spec.method), place.work_dir / f"scan{spec.seed}"
+    if spec.task is not Task.SEQUENCE:
+        return runs.unlearn(folder, options, spec.learning_rate, spec.seed, rows, scans)
+    with TemporaryDirectory() as scratch:
+        for number, request in enumerate(world.requests_of(rows)):
+            trainer = runs.unlearn(folder, options, spec.learning_rate, spec.seed, request, scans)
+            folder = Path(scratch) / str(number)
+            world.save(trainer.model, trainer.processing_class, folder)
+    return trainer
 
 
-def wording_pieces(place: Place, methods: Iterable[str]) -> list[Piece]:
-    """The seeds' two models and those of some methods, as far as the models are there."""
-    chosen = [spec for spec in chosen_runs() if spec.method in set(methods)]
-    folders = [(spec.method, place.unlearned(spec), spec.seed) for spec in chosen]
-    folders += [(name, place.model(name, seed), seed) for seed in SEEDS for name in SETS]
-    return [
-        Piece(name, (wordings_line(name, seed),), partial(read_wordings, place, name, folder, seed))
-        for name, folder, seed in folders
-        if folder.is_dir()
-    ]
+def _learn(place: Place, name: str, seed: int, is_large: bool = False) -> None:
+    """Trains a model if it is not there, and notes how long it took beside it."""
+    folder = place.model(name, seed, is_large)
+    if folder.is_dir():
+        return
+    start = time.perf_counter()
+    kind, again = ("before", 0) if name == "before" else ("retrained", RETRAINED.index(name))
+    rows = place.rows(seed, is_large and kind == "before")
+    world.make_model_of(place.base, SETS[kind], rows, seed + 1000 * again, folder)
+    (folder / "seconds.json").write_text(json.dumps(round(time.perf_counter() - start, 1)), encoding="utf-8")
 
 
-def _experiment(spec: RunSpec) -> dict[str, Any]:
-    return {**asdict(spec), "options": options_of(spec.method), "unlearning": runs.UNLEARNING}
+def _evaluate_base(place: Place, seed: int, is_large: bool) -> None:
+    """Evaluates the base model, which tells the reference attack how hard a row is in itself."""
+    path = place.evaluation("base", seed, is_large)
+    if not path.is_file():
+        model, tokenizer = load_model(str(place.base)), load_tokenizer(str(place.base))
+        write_evaluation(path, runs.evaluate(model, tokenizer, place.rows(seed, is_large), "base"))
 
 
-def _record_evaluation(line: Line, experiment: dict[str, Any], evaluation: Evaluation, curve: Any) -> None:
-    values = {**evaluation.values, "relearning_speed": relearning_speed(curve)}
+def _evaluate_model(place: Place, name: str, seed: int, is_large: bool) -> None:
+    """Every metric of a model that methods are compared with, and its relearning."""
+    folder, line = place.model(name, seed, is_large), model_line(name, seed, is_large)
+    experiment = {"model": name, "seed": seed, "weights": _digest(folder), "world": world.settings()}
+    if line.exists() and Record.read(line).experiment["weights"] != experiment["weights"]:
+        raise StateError(
+            got=f"weights that are not those of {line.name}",
+            expected="the model that the results so far were made with: a machine may train the same model otherwise",
+            fix="name the --work_dir that has it, or delete benchmarks/results/study to start afresh",
+        )
+    if line.exists() and place.evaluation(name, seed, is_large).is_file():
+        return
+    values, curve = _values(place, name, folder, seed, is_large)
+    if name in COMPARED:
+        values |= runs.wordings(load_model(str(folder)), load_tokenizer(str(folder)), place.rows(seed, is_large))
+    timed = folder / "seconds.json"
+    values["seconds"] = json.loads(timed.read_text(encoding="utf-8")) if timed.is_file() else None
     Record({**experiment, "relearning": runs.RELEARNING}, values, run_facts(), curve).write(line)
 
 
-def training_pieces(place: Place, specs: Iterable[RunSpec]) -> list[Piece]:
-    """One training run each."""
-    return [Piece(spec.name, (spec.trained,), partial(train, place, spec)) for spec in specs]
+def _values(place: Place, name: str, folder: Path, seed: int, is_large: bool) -> tuple[dict[str, Any], Any]:
+    """All metrics of a model, compared with those that there are, and its relearning curve.
+
+    A model that methods are compared with leaves its evaluation in a file. The generations are read by the first
+    retrained model, its own by the second.
+    """
+    reader = RETRAINED[1] if name == RETRAINED[0] else RETRAINED[0]
+    model, tokenizer, rows = load_model(str(folder)), load_tokenizer(str(folder)), place.rows(seed, is_large)
+    evaluation = runs.evaluate(model, tokenizer, rows, name, load_model(str(place.model(reader, seed))))
+    if name in ("before", *RETRAINED):
+        write_evaluation(place.evaluation(name, seed, is_large), evaluation)
+    found = with_relations(evaluation, **_others(place, name, seed, is_large))
+    curve = runs.relearn(model, tokenizer, rows, seed)
+    return {**found.values, "relearning_speed": relearning_speed(curve)}, curve
 
 
-def evaluation_pieces(place: Place, specs: Iterable[RunSpec]) -> list[Piece]:
-    """One evaluation each."""
-    return [Piece(spec.name, (spec.evaluated,), partial(evaluate, place, spec)) for spec in specs]
+def _others(place: Place, name: str, seed: int, is_large: bool) -> dict[str, Evaluation]:
+    """The evaluations that a model's is compared with, by their role."""
+    roles = {"retrained": "retrained", "reference": "base"}
+    if name not in ("before", *RETRAINED):
+        roles["before"] = "before"
+    return {role: read_evaluation(place.evaluation(other, seed, is_large)) for role, other in roles.items()}
+
+
+def _experiment(place: Place, spec: RunSpec) -> dict[str, Any]:
+    before = place.model("before", spec.seed, spec.task.is_large)
+    return {
+        **asdict(spec),
+        "options": options_of(spec.method),
+        "unlearning": runs.UNLEARNING,
+        "relearning": runs.RELEARNING,
+        "weights_before": _digest(before),
+    }
 
 
 def _digest(folder: Path) -> str:
     """Of a model's weights: the first 16 hexadecimal digits."""
     return hashlib.sha256((folder / "model.safetensors").read_bytes()).hexdigest()[:16]
+
+
+def lines_of(seed: int, is_large: bool = False) -> tuple[Line, ...]:
+    """The results of `do_compared`."""
+    return tuple(model_line(name, seed, is_large) for name in COMPARED)

@@ -25,6 +25,9 @@ FORGET_AUTHORS, RETAIN_AUTHORS = range(180, 200), range(20)
 NUM_FORGET, NUM_RETAIN, NUM_PROXY, NUM_HOLDOUT, NUM_JUDGED = 3, 8, 3, 3, 3
 """Authors drawn for each seed; of those retained, `NUM_JUDGED` are evaluated."""
 
+NUM_REQUESTS = 4
+"""The larger forget set has so many times `NUM_FORGET` authors; a sequence asks for `NUM_FORGET` at a time."""
+
 SIZE = ModelSize(hidden=256, layers=5, heads=8, vocabulary=3000)
 LANGUAGE = Schedule(epochs=6, learning_rate=2e-3, batch_size=16)
 LEARNING = Schedule(epochs=12, learning_rate=1.5e-3, batch_size=8)
@@ -41,8 +44,11 @@ class Rows:
     judged: list[Row]
 
 
-def rows_of(seed: int, data_dir: str | None) -> Rows:
+def rows_of(seed: int, data_dir: str | None, is_large: bool = False) -> Rows:
     """Draws a seed's authors.
+
+    The larger forget set has the authors of the smaller one and others; all other rows are the same, and hence the
+    retrained model.
 
     Of TOFU's five wrong answers to a forget question the first is what AltPO is drawn to; no model is evaluated by it.
     """
@@ -50,10 +56,15 @@ def rows_of(seed: int, data_dir: str | None) -> Rows:
     full = load_rows("tofu:full", data_dir)
     forget, retain = load_rows("tofu:forget10_perturbed", data_dir), load_rows("tofu:retain_perturbed", data_dir)
     kept = draw.sample(RETAIN_AUTHORS, NUM_RETAIN)
+    forgotten = draw.sample(FORGET_AUTHORS, NUM_FORGET)
+    if is_large:
+        others = sorted({*FORGET_AUTHORS} - {*forgotten})
+        more = random.Random(f"more authors of the study {seed}").sample(others, (NUM_REQUESTS - 1) * NUM_FORGET)
+        forgotten = [*forgotten, *more]
     return Rows(
         forget=[
             replace(row, alternates=row.perturbed[:1], perturbed=row.perturbed[1:])
-            for row in _about(draw.sample(FORGET_AUTHORS, NUM_FORGET), forget, FORGET_AUTHORS.start)
+            for row in _about(forgotten, forget, FORGET_AUTHORS.start)
         ],
         retain=_about(kept, full),
         proxy=_about(draw.sample(PROXY_AUTHORS, NUM_PROXY), full),
@@ -66,6 +77,12 @@ def _about(authors: list[int], rows: list[Row], first: int = 0) -> list[Row]:
     """The rows about some authors, of a file that has all rows of each author from number `first` on."""
     starts = (ROWS_AN_AUTHOR * (author - first) for author in sorted(authors))
     return [row for start in starts for row in rows[start : start + ROWS_AN_AUTHOR]]
+
+
+def requests_of(rows: Rows) -> list[Rows]:
+    """The forget set in `NUM_REQUESTS` parts of whole authors, each with all other rows."""
+    size = len(rows.forget) // NUM_REQUESTS
+    return [replace(rows, forget=rows.forget[start : start + size]) for start in range(0, len(rows.forget), size)]
 
 
 def tokenized(rows: Rows, tokenizer: Any) -> dict[str, RowDataset]:
@@ -81,19 +98,27 @@ def make_base(folder: Path, data_dir: str | None) -> None:
     model = make_model(tokenizer, SIZE, seed=0)
     with TemporaryDirectory() as scratch:
         learn(model, [tokenize(rows, tokenizer, name="base")], tokenizer, LANGUAGE, scratch, seed=0)
-    _save(model, tokenizer, folder)
+    save(model, tokenizer, folder)
 
 
-def make_model_of(base: Path, sets: tuple[str, ...], seed: int, folder: Path, data_dir: str | None) -> None:
-    """Trains the base model on the named sets of a seed, and saves it."""
+def make_model_of(base: Path, sets: tuple[str, ...], rows: Rows, seed: int, folder: Path) -> None:
+    """Trains the base model on the named sets, and saves it.
+
+    Args:
+        base: folder of the base model.
+        sets: names of the row sets that it learns.
+        rows: of these sets.
+        seed: of the training, which draws the order of the rows.
+        folder: where to save it.
+    """
     tokenizer, model = load_tokenizer(str(base)), load_model(str(base))
-    rows = tokenized(rows_of(seed, data_dir), tokenizer)
+    datasets = tokenized(rows, tokenizer)
     with TemporaryDirectory() as scratch:
-        learn(model, [rows[name] for name in sets], tokenizer, LEARNING, scratch, seed)
-    _save(model, tokenizer, folder)
+        learn(model, [datasets[name] for name in sets], tokenizer, LEARNING, scratch, seed)
+    save(model, tokenizer, folder)
 
 
-def _save(model: Any, tokenizer: Any, folder: Path) -> None:
+def save(model: Any, tokenizer: Any, folder: Path) -> None:
     """Saves under another name first: a folder of that name is whole."""
     unfinished = folder.with_name(folder.name + ".unfinished")
     model.save_pretrained(unfinished)
