@@ -17,10 +17,11 @@ PARTS: dict[str, dict[str, Any]] = {
     "centroid": {"inter_entanglement": True, "inter_match": "centroid"},
     "egup": {"proxy_constraint": True, "inter_entanglement": True, "intra_entanglement": True},
     "clreg": {"clreg_weight": 0.1},
+    "base": {"proxy_model": "base"},
     "k1": {"proxy_neighbors": 1},
     "k16": {"proxy_neighbors": 16},
 }
-"""What each word after a plus sign sets."""
+"""What each word after a plus sign sets; the proxy model "base" is the study's base model, wherever it lies."""
 
 WITH_ALL = "+egup+clreg"
 ALONE = (
@@ -61,7 +62,7 @@ def _built(*methods: str) -> tuple[str, ...]:
     return tuple(filter(is_built, methods))
 
 
-LEADING = _built(SECOND, "npo+output", "grad_diff+output", *FIRST_DESIGN, *ALONE[:3])
+LEADING = _built(SECOND, SECOND + "+base", "npo+output", "grad_diff+output", *FIRST_DESIGN, *ALONE[:3])
 """Methods that are run first; like the others, each chooses its own learning rate."""
 
 OTHERS = ALONE[3:]

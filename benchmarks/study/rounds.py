@@ -23,12 +23,12 @@ from benchmarks.study.work import (
 
 SECONDS = {
     "before": 200,
-    "tried": 85,
-    "compared": 620,
-    "run": 140,
-    "again": 190,
-    "large models": 700,
-    "large run": 420,
+    "tried": 90,
+    "compared": 690,
+    "run": 150,
+    "again": 195,
+    "large models": 800,
+    "large run": 450,
 }
 """What a piece takes on one core of the machine that the study was made on, while the other core is as busy."""
 
@@ -69,7 +69,7 @@ class Round:
     Args:
         title: what they are, for the user.
         pieces: makes them, from the results of the rounds before.
-        seconds: what one takes, about.
+        seconds: that one piece takes, about.
     """
 
     title: str

@@ -140,7 +140,7 @@ def summary(
                 "learning_rate": rate,
                 "tuning_seeds": tuned,
                 "seeds": len(specs),
-                **_summarize(found, unit),
+                **summarize(found, unit),
             }
     return {**told, "default": default_method()}
 
@@ -183,12 +183,12 @@ def _of_models(seeds: dict[int, Models], unit: dict[str, float]) -> dict[str, An
         having = [(models, set(names) & set(models)) for models in seeds.values() if set(names) & set(models)]
         found = [(models[name], without(models, name), models) for models, each in having for name in sorted(each)]
         if found:
-            told[title] = {"seeds": len(having), **_summarize(found, unit)}
+            told[title] = {"seeds": len(having), **summarize(found, unit)}
     return told
 
 
-def _summarize(found: list[tuple[Values, Models, Models]], unit: dict[str, float]) -> dict[str, Any]:
-    """Mean and standard deviation of each measure.
+def summarize(found: list[tuple[Values, Models, Models]], unit: dict[str, float]) -> dict[str, Any]:
+    """Mean and standard deviation of `gap10` and of each of `MEASURES`.
 
     Args:
         found: values, the models that `gap10` compares them with, and those that the other measures do.

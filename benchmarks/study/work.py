@@ -123,6 +123,8 @@ def evaluate(place: Place, spec: RunSpec) -> None:
 def _unlearn(place: Place, spec: RunSpec, folder: Path, rows: world.Rows) -> Any:
     """A trainer that has unlearned the forget rows, in one request or in a sequence of them."""
     options, scans = options_of(spec.method), place.work_dir / f"scan{spec.seed}"
+    if "proxy_model" in options:
+        options["proxy_model"] = str(place.base)
     if spec.task is not Task.SEQUENCE:
         return runs.unlearn(folder, options, spec.learning_rate, spec.seed, rows, scans)
     with TemporaryDirectory() as scratch:
