@@ -1,11 +1,11 @@
-"""What the benchmarks on real pretrained models found, for the study's summary."""
+"""What the benchmark on real pretrained models found, for the study's summary."""
 
 from typing import Any
 
-from benchmarks.gemma.plan import Size
-from benchmarks.gemma.summary import summary as gemma_summary
+from benchmarks.pretrained.plan import PLANS, Pretrained, Size
+from benchmarks.pretrained.summary import summary
 
 
 def real_models() -> dict[str, Any]:
     """The summary of each real model, by its name; empty where there are no results."""
-    return {"smollm2": {}, "gemma": gemma_summary(Size.SMALL, seed=0)}
+    return {which.value: summary(PLANS[which, Size.SMALL]) for which in Pretrained}

@@ -6,7 +6,7 @@ import pytest
 import torch
 from accelerate.commands.config.config_args import load_config_from_file
 
-from benchmarks.gemma.likely import TOP_K, errors
+from benchmarks.pretrained.likely import TOP_K, errors
 from benchmarks.speed import load
 from benchmarks.speed.estimate import Cluster, Job
 from benchmarks.speed.report import AIMS, QUICK_RESULTS, quick_table

@@ -1,10 +1,10 @@
-"""What each size is: its rows, its suite, and how its models learn and unlearn."""
+"""What each model learns and unlearns at each size: its rows, its suite, and its options of training."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from benchmarks.gemma.plan import Size
+from benchmarks.pretrained.plan import Pretrained, Size
 from benchmarks.study.world import HOLDOUT_AUTHORS, PROXY_AUTHORS, ROWS_AN_AUTHOR, Rows, rows_of
 from egup_trainer.data.schema import Row
 from egup_trainer.data.sources import load_rows
@@ -16,28 +16,31 @@ SMALL_RETAIN, SMALL_UNSEEN = 6 * ROWS_AN_AUTHOR, 2 * ROWS_AN_AUTHOR
 """Rows of the small size: those kept, and those of the proxies and of the holdout, each."""
 
 SMALL_NEW_TOKENS = 40
+RELEARNED_ROWS = 6
+"""Forget rows that a model is shown again; the others are read."""
 
 
 @dataclass(frozen=True)
 class Setup:
-    """One size of the comparison. Training runs in bfloat16 autocast over float32 weights; on a GPU, evaluation, too.
+    """How one model is treated at one size. Weights are float32.
 
     Args:
-        size: its name.
         rows: the rows of a seed, given TOFU's folder.
         suite: what models are evaluated on, given the rows and TOFU's folder.
-        learning: `TrainingArguments` options of the two models.
+        learning: `TrainingArguments` options of the models that learn rows.
         unlearning: `EGUPConfig` options that all methods share.
+        relearning: options of `relearning_curve`.
         batch_size: rows in a forward pass that only scores.
-        on_gpu: whether it takes a GPU; the CPU otherwise.
-        freeze_embeddings: whether the vocabulary's embeddings, most of this model's weights, stay as they are.
+        on_gpu: whether it takes a GPU, and runs in bfloat16 autocast. The CPU and float32 otherwise: on a CPU without
+            instructions for it, bfloat16 takes nearly twice the time.
+        freeze_embeddings: whether the vocabulary's embeddings, most of a small model's weights, stay as they are.
     """
 
-    size: Size
     rows: Callable[[int, str | None], Rows]
     suite: Callable[[Rows, str | None], Suite]
     learning: dict[str, Any] = field(default_factory=dict)
     unlearning: dict[str, Any] = field(default_factory=dict)
+    relearning: dict[str, Any] = field(default_factory=dict)
     batch_size: int = 8
     on_gpu: bool = False
     freeze_embeddings: bool = True
@@ -82,8 +85,25 @@ def _about(authors: range, rows: list[Row]) -> list[Row]:
 
 
 SETUPS = {
-    Size.SMALL: Setup(
-        Size.SMALL,
+    (Pretrained.SMOLLM2, Size.SMALL): Setup(
+        small_rows,
+        small_suite,
+        learning={
+            "num_train_epochs": 5,
+            "learning_rate": 2e-4,
+            "per_device_train_batch_size": 4,
+            "lr_scheduler_type": "linear",
+            "warmup_steps": 10,
+        },
+        unlearning={
+            "num_train_epochs": 4,
+            "per_device_train_batch_size": 4,
+            "lr_scheduler_type": "linear",
+            "warmup_steps": 6,
+        },
+        relearning={"steps": 12, "learning_rate": 1e-4, "batch_size": RELEARNED_ROWS, "every": 4},
+    ),
+    (Pretrained.GEMMA, Size.SMALL): Setup(
         small_rows,
         small_suite,
         learning={
@@ -93,14 +113,15 @@ SETUPS = {
             "lr_scheduler_type": "constant_with_warmup",
             "warmup_steps": 10,
         },
-        unlearning={"num_train_epochs": 5, "learning_rate": 2e-5, "per_device_train_batch_size": 4},
+        unlearning={"num_train_epochs": 5, "per_device_train_batch_size": 4},
+        relearning={"steps": 12, "learning_rate": 5e-5, "batch_size": RELEARNED_ROWS, "every": 4},
     ),
-    Size.FULL: Setup(
-        Size.FULL,
+    (Pretrained.GEMMA, Size.FULL): Setup(
         full_rows,
         full_suite,
         learning={"num_train_epochs": 5, "learning_rate": 1e-5, "per_device_train_batch_size": 32},
-        unlearning={"num_train_epochs": 10, "learning_rate": 1e-5, "per_device_train_batch_size": 32},
+        unlearning={"num_train_epochs": 10, "per_device_train_batch_size": 32},
+        relearning={"steps": 12, "learning_rate": 1e-5, "batch_size": RELEARNED_ROWS, "every": 4},
         batch_size=32,
         on_gpu=True,
         freeze_embeddings=False,

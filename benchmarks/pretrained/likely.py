@@ -1,8 +1,8 @@
-"""How much of the divergence on retain rows the most likely tokens see: `python -m benchmarks.gemma.likely`.
+"""How much of the divergence on retain rows the most likely tokens see: `python -m benchmarks.pretrained.likely`.
 
-Needs the models that `python -m benchmarks.gemma` leaves: the one before unlearning, and one that has unlearned. For
-each k: the divergence of the k + 1 classes over the exact one, and how far its gradient lies from the exact gradient,
-as a share of it, both over all answer tokens of the retain rows.
+Needs the models that `python -m benchmarks.pretrained --model gemma` leaves: the one before unlearning, and one that
+has unlearned. For each k: the divergence of the k + 1 classes over the exact one, and how far its gradient lies from
+the exact gradient, as a share of it, both over all answer tokens of the retain rows.
 """
 
 import argparse
@@ -14,9 +14,8 @@ from torch import Tensor
 from torch.nn.functional import kl_div
 
 from benchmarks import markdown
-from benchmarks.gemma.plan import RESULTS, Size
-from benchmarks.gemma.setups import SETUPS
-from benchmarks.gemma.work import Place
+from benchmarks.pretrained.plan import PLANS, RESULTS, Pretrained, Size
+from benchmarks.pretrained.work import Place
 from benchmarks.speed.report import PAGE
 from benchmarks.study.world import tokenized
 from benchmarks.tables import Line
@@ -57,13 +56,14 @@ def _divergence(before: Tensor, now: Tensor, logps_of: Any) -> tuple[float, Tens
 
 def main() -> None:
     """Measures, writes the results and the table of docs/scaling.md, and prints it."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.gemma.likely", description=__doc__.split("\n")[0])
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.pretrained.likely", description=__doc__.split("\n")[0])
     add_data_dir(parser)
-    parser.add_argument("--work_dir", type=Path, default=Path("study_work/gemma"), help="Where the models are.")
+    parser.add_argument("--work_dir", type=Path, default=Path("study_work/pretrained"), help="Where the models are.")
     parser.add_argument("--method", default="npo+egup+clreg", help="Which one has unlearned.")
     options = parser.parse_args()
     quiet_libraries()
-    place = Place(SETUPS[Size.SMALL], 0, options.data_dir, options.work_dir)
+    which = (Pretrained.GEMMA, Size.SMALL)
+    place = Place(*which, PLANS[which].seeds[0], options.data_dir, options.work_dir)
     tokenizer = load_tokenizer(str(place.start))
     rows = tokenized(place.rows, tokenizer)["retain"].rows
     models = [load_model(str(place.model(name))).eval() for name in ("before", options.method)]
