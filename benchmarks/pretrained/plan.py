@@ -117,10 +117,9 @@ class Plan:
         if len(self.rates) == 1:
             return self.rates[0]
 
-        def rank(rate: float) -> tuple[float, Any]:
-            values = Record.read(self.tried(method, rate)).values
+        def rank(rate: float) -> tuple[float, float]:
+            values: dict[str, Any] = Record.read(self.tried(method, rate)).values
             rise = values["retain_rise"]
-            assert rise is not None
             return (0.0 if rise <= RETAIN_RISE else rise, values["boundary_distance"])
 
         return min(self.rates, key=rank)
