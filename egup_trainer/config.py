@@ -11,6 +11,7 @@ from transformers import TrainingArguments
 
 from egup_trainer.components.clreg import CLRegOptions
 from egup_trainer.components.component import components_of, refuse_unsupported
+from egup_trainer.components.expected_outputs import ExpectedOutputOptions
 from egup_trainer.components.features import FeatureOptions
 from egup_trainer.components.inter_sample import InterSampleOptions
 from egup_trainer.components.intra_sample import IntraSampleOptions
@@ -36,7 +37,7 @@ from egup_trainer.records.redaction import without_credentials
 
 
 @dataclass(repr=False)  # the generated text would show hub_token
-class UnlearnConfig(FeatureOptions, RetainOptions, ObjectiveOptions, TrainingArguments):
+class UnlearnConfig(ExpectedOutputOptions, FeatureOptions, RetainOptions, ObjectiveOptions, TrainingArguments):
     """Options of `UnlearnTrainer`: all of `transformers.TrainingArguments`, and a forget and a retain objective.
 
     The loss of an optimizer step with B_f forget rows and N_r retain answer tokens, over all micro-batches and
@@ -71,6 +72,7 @@ class UnlearnConfig(FeatureOptions, RetainOptions, ObjectiveOptions, TrainingArg
     objective: str = option(
         "npo",
         "Forget objective: grad_ascent, grad_diff, npo, simnpo, wga, satimp, ceu, undial, dpo, altpo, rmu, pdu, "
+        "proxy_kl, "
         "task_vector, finetune (retain rows alone), or a registered loss of your own.",
     )
     retain_loss: str | None = option(

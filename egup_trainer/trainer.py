@@ -19,6 +19,7 @@ from egup_trainer.callbacks.histograms import Histograms
 from egup_trainer.callbacks.movement import WatchMovement
 from egup_trainer.callbacks.step_hooks import StepHooks
 from egup_trainer.components.component import Component, Run, components_of, refuse_unsupported
+from egup_trainer.components.expected_outputs import ExpectedOutputs
 from egup_trainer.components.feature_table import TableStorage
 from egup_trainer.components.features import FeatureMemory
 from egup_trainer.components.forget import ForgetObjective
@@ -83,6 +84,8 @@ def make_components(
     refuse_unsupported(others, loss, args.objective)
     if any(component.needs.features for component in others):
         components.append(FeatureMemory(args))
+    if any(Need.EXPECTED in component.needs.reference for component in (*components, *others)):
+        components.append(ExpectedOutputs(args, has_proxies))
     components += others
     names = [component.name for component in components]
     if len(set(names)) < len(names):
@@ -214,7 +217,7 @@ class UnlearnTrainer(PublishingTrainer):
             device=self.args.device,
             seed=self.args.seed,
             bank_size=self.args.bank_size,
-            model_config=self.model.config,
+            model=self.model,
             embedding=self.reader.embedding,
             reference=self.reference,
             storage=TableStorage(self.args.device, self.scan_folder),
@@ -294,11 +297,16 @@ class UnlearnTrainer(PublishingTrainer):
         """Where the results of the scan are kept."""
         return Path(self.args.scan_cache_dir or Path(self.args.output_dir) / "_scan")
 
-    def score(self, dataset: RowDataset, ids: Tensor | None = None, **options: Any) -> RowScores:
-        """Scores rows `ids` of `dataset` (or all) under the model as it is now; `options` as in `score_rows`."""
+    def score(
+        self, dataset: RowDataset, ids: Tensor | None = None, model: nn.Module | None = None, **options: Any
+    ) -> RowScores:
+        """Scores rows `ids` of `dataset` (or all) under the model as it is now, or under another `model`.
+
+        `options` are as in `score_rows`.
+        """
         return score_rows(
-            self.model_wrapped,
-            self.reader,
+            self.model_wrapped if model is None else model,
+            self.reader if model is None else self.reader.of(model),
             dataset,
             self.data_collator,
             batch_size=self.args.per_device_eval_batch_size,

@@ -3,7 +3,6 @@
 from dataclasses import fields
 from typing import Any
 
-from egup_trainer.components.proxy_constraint import ProxyForm
 from egup_trainer.config import EGUPConfig
 from egup_trainer.losses.registry import OBJECTIVES as LOSSES
 
@@ -11,15 +10,12 @@ OFF = {"inter_entanglement": False, "intra_entanglement": False, "proxy_constrai
 PARTS: dict[str, dict[str, Any]] = {
     "beta": {"npo_beta": "auto"},
     "proxy": {"proxy_constraint": True},
-    "output": {"proxy_constraint": True, "proxy_form": "output"},
     "inter": {"inter_entanglement": True},
     "intra": {"intra_entanglement": True},
     "centroid": {"inter_entanglement": True, "inter_match": "centroid"},
     "egup": {"proxy_constraint": True, "inter_entanglement": True, "intra_entanglement": True},
     "clreg": {"clreg_weight": 0.1},
     "base": {"proxy_model": "base"},
-    "k1": {"proxy_neighbors": 1},
-    "k16": {"proxy_neighbors": 16},
 }
 """What each word after a plus sign sets; the proxy model "base" is the study's base model, wherever it lies."""
 
@@ -29,7 +25,7 @@ ALONE = (
     "finetune", "task_vector",
 )  # fmt: skip
 FIRST_DESIGN = ("npo+egup", "npo" + WITH_ALL, "grad_diff+egup", "grad_diff" + WITH_ALL)
-SECOND = "proxy_kl+output"
+SECOND = "proxy_kl"
 """The second design, whose parts the ablation adds and changes."""
 
 
@@ -54,21 +50,18 @@ def options_of(method: str) -> dict[str, Any]:
 def is_built(method: str) -> bool:
     """Whether this version of the package has the objective and the options of a method."""
     options = options_of(method)
-    has_form = options.get("proxy_form", ProxyForm.EFFORT) in {form.value for form in ProxyForm}
-    return options["objective"] in LOSSES and set(options) <= {each.name for each in fields(EGUPConfig)} and has_form
+    return options["objective"] in LOSSES and set(options) <= {each.name for each in fields(EGUPConfig)}
 
 
 def _built(*methods: str) -> tuple[str, ...]:
     return tuple(filter(is_built, methods))
 
 
-LEADING = _built(SECOND, SECOND + "+base", "npo+output", "grad_diff+output", *FIRST_DESIGN, *ALONE[:3])
+LEADING = _built(SECOND, SECOND + "+base", *FIRST_DESIGN, *ALONE[:3])
 """Methods that are run first; like the others, each chooses its own learning rate."""
 
 OTHERS = ALONE[3:]
-ABLATION = _built(
-    *(f"{SECOND}+{part}" for part in ("inter", "intra", "clreg", "inter+intra+clreg", "centroid", "k1", "k16"))
-)
+ABLATION = _built(*(f"{SECOND}+{part}" for part in ("inter", "intra", "clreg", "inter+intra+clreg", "centroid")))
 """The second design with more or other parts, at the second design's learning rate."""
 
 METHODS = (*LEADING, *OTHERS, *ABLATION)

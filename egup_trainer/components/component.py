@@ -66,7 +66,7 @@ class Run:
         device: where the step's tensors are.
         seed: the seed of the run.
         bank_size: how many retain rows the scan reads.
-        model_config: the configuration of the model.
+        model: the model, without what wraps it for training.
         embedding: the token embeddings of the model.
         reference: the model before unlearning.
         storage: where large per-sample tables are kept.
@@ -81,7 +81,7 @@ class Run:
     device: torch.device
     seed: int
     bank_size: int
-    model_config: Any
+    model: Any
     embedding: nn.Module
     reference: Reference
     storage: TableStorage
@@ -96,7 +96,7 @@ class Run:
     @property
     def hidden_size(self) -> int:
         """Size of the model's hidden states."""
-        return self.model_config.get_text_config().hidden_size
+        return self.model.config.get_text_config().hidden_size
 
     @property
     def embedding_size(self) -> int:

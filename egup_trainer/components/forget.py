@@ -7,12 +7,13 @@ import torch
 from torch import Tensor
 
 from egup_trainer.components.component import Component, Needs
+from egup_trainer.components.expected_outputs import ExpectedOutputs
 from egup_trainer.components.scanning import ScanRequest
 from egup_trainer.components.step import Step
 from egup_trainer.data.collator import Part
 from egup_trainer.data.tokenization import RowDataset
 from egup_trainer.losses.base import ForgetLoss, ReferenceOutputs
-from egup_trainer.modeling.reference import Need
+from egup_trainer.modeling.reference import NEEDS_OF_THE_SCAN, Need
 from egup_trainer.modeling.scan import RowScores
 
 _NEEDED_RISE = "needed_rise"
@@ -72,7 +73,9 @@ class ForgetObjective(Component):
     def _reference(self, step: Step) -> ReferenceOutputs:
         nll: dict[str, Any] = {name: values[step.forget_ids.clamp_min(0)] for name, values in self.nll.items()}
         known = ReferenceOutputs(nll.get("nll"), alternate_nll=nll.get("alternate_nll"))
-        if self.loss.needs <= {Need.NLL}:
+        if Need.EXPECTED in self.loss.needs:
+            known = replace(known, top_k_logps=self.run.component(ExpectedOutputs).of(step))
+        if self.loss.needs <= NEEDS_OF_THE_SCAN:
             return known
         read = step.read_reference(Part.FORGET, self.loss.needs)
         return replace(known, logits=read.logits, hidden=read.hidden)

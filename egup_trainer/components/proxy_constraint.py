@@ -166,7 +166,8 @@ class ProxyOptions(ComponentOptions):
             )
 
     def make_component(self, loss: ForgetLoss, has_proxies: bool) -> Component | None:
-        is_wanted = has_proxies and (self.proxy_constraint or loss.needs_boundary)
+        # `ProxyKL` has a boundary for each token.
+        is_wanted = has_proxies and (self.proxy_constraint or loss.needs_boundary) and not loss.sets_boundary
         return ProxyConstraint(self, loss) if is_wanted else None
 
 

@@ -26,6 +26,8 @@ class ScanRequest:
         with_features: whether features are read, too.
         projection: what features are multiplied by as they are read, shape (d, k), or None.
         top_k: how many of the top log-probabilities are kept at each answer token.
+        answer_first: whether the answer token's own is kept, too, before the others.
+        with_states: whether the hidden states where answer tokens are predicted are kept, too; with `top_k`.
     """
 
     dataset: RowDataset
@@ -33,6 +35,8 @@ class ScanRequest:
     with_features: bool = False
     projection: Tensor | None = None
     top_k: int = 0
+    answer_first: bool = False
+    with_states: bool = False
 
     def __or__(self, other: "ScanRequest") -> "ScanRequest":
         """One request that serves two for the same rows."""
@@ -43,6 +47,8 @@ class ScanRequest:
             with_features=self.with_features or other.with_features,
             projection=self.projection if other.projection is None else other.projection,
             top_k=max(self.top_k, other.top_k),
+            answer_first=self.answer_first or other.answer_first,
+            with_states=self.with_states or other.with_states,
         )
 
 
@@ -86,6 +92,8 @@ def run_scan(
                 with_features=request.with_features,
                 projection=request.projection,
                 top_k=request.top_k,
+                answer_first=request.answer_first,
+                with_states=request.with_states,
                 description=f"Scanning {name} rows" if progress else None,
             )
             for name, request in requests.items()
@@ -97,7 +105,14 @@ def run_scan(
     settings = {
         "layer": reader.layer_index,
         "read": [
-            (name, request.with_features, request.top_k, _described(request.projection))
+            (
+                name,
+                request.with_features,
+                request.top_k,
+                request.answer_first,
+                request.with_states,
+                _described(request.projection),
+            )
             for name, request in sorted(requests.items())
         ],
         "mixed_precision": str(accelerator.mixed_precision),
@@ -141,5 +156,5 @@ def _unpack(tensors: dict[str, Tensor], requests: dict[str, ScanRequest]) -> dic
     for name, request in requests.items():
         fields = {field: tensors[f"{name}.{field}"] for field in ("sum_nll", "num_tokens", "features")}
         top_k_logps = TopKLogProbs(tensors[f"{name}.ids"], tensors[f"{name}.logps"]) if request.top_k else None
-        scores[name] = RowScores(**fields, top_k_logps=top_k_logps)
+        scores[name] = RowScores(**fields, top_k_logps=top_k_logps, states=tensors.get(f"{name}.states"))
     return scores

@@ -51,7 +51,8 @@ class ReferenceOutputs:
         sum_nll: L_i^0, shape (B,), if the loss has `Need.NLL`.
         logits: logits at the answer positions, shape (N, V), if the loss has `Need.LOGITS`.
         top_k_logps: the top-k log-probabilities at the answer positions, if the loss has `Need.TOP_K` and they were
-            recorded before training. Otherwise the model gives `logits`.
+            recorded before training. Otherwise the model gives `logits`. With `Need.EXPECTED`, the expected outputs,
+            the answer's token first.
         hidden: hidden states at the answer tokens, shape (N, d), if the loss has `Need.HIDDEN`.
         alternate_nll: L^0 of the rows' alternate answers, shape (B,), if the loss has `Need.NLL` and an alternate.
     """
@@ -97,6 +98,7 @@ class ForgetLoss(ABC):
         supports_negative_weight: whether minus the loss is a sound way to learn a row again. If not, efforts of the
             proxy constraint stop at 0.
         needs_boundary: whether `for_boundary` must tell it how far away the boundary of the proxies is.
+        sets_boundary: whether it marks itself how far to forget, so that the proxy constraint has nothing to add.
         default_proxy_lambda: the strength of the proxy constraint unless the user sets one.
         default_retain_loss: the retain loss that is used unless the user sets one.
         config_fields: which field of the configuration holds each argument of the constructor.
@@ -119,6 +121,7 @@ class ForgetLoss(ABC):
     unsupported_reason: str = "it has nothing for them to act on"
     supports_negative_weight: bool = True
     needs_boundary: bool = False
+    sets_boundary: bool = False
     default_proxy_lambda: float = 2.0
     default_retain_loss: str = "nll"
     config_fields: ClassVar[dict[str, str]] = {}

@@ -13,6 +13,7 @@ from egup_trainer.losses.grad_ascent import GradientAscent
 from egup_trainer.losses.grad_diff import GradientDifference
 from egup_trainer.losses.npo import NPO, NPOOptions
 from egup_trainer.losses.pdu import PDU, PDUOptions
+from egup_trainer.losses.proxy_kl import ProxyKL, ProxyKLOptions
 from egup_trainer.losses.retain_losses import RetainFeatures, RetainKL, RetainNLL
 from egup_trainer.losses.rmu import RMU, RMUOptions
 from egup_trainer.losses.satimp import SatImp, SatImpOptions
@@ -25,6 +26,7 @@ from egup_trainer.losses.wga import WGA, WGAOptions
 @dataclass
 class ObjectiveOptions(
     TaskVectorOptions,
+    ProxyKLOptions,
     PDUOptions,
     RMUOptions,
     DPOOptions,
@@ -50,6 +52,7 @@ OBJECTIVES: dict[str, type[ForgetLoss]] = {
     "altpo": AltPO,
     "rmu": RMU,
     "pdu": PDU,
+    "proxy_kl": ProxyKL,
     "task_vector": TaskVector,
     "finetune": FineTune,
 }

@@ -121,6 +121,7 @@ class AnswerReader:
         with_features: bool = True,
         keep_logits: bool = False,
         with_hidden: bool = False,
+        with_states: bool = False,
         embedding_noise: Tensor | None = None,
     ) -> AnswerOutputs:
         """Runs `model`, which may be wrapped (DDP, FSDP, DeepSpeed), once.
@@ -131,6 +132,7 @@ class AnswerReader:
             with_features: whether to read features.
             keep_logits: whether to return the logits at answer positions.
             with_hidden: whether to return the hidden states at answer tokens.
+            with_states: whether to return the hidden states of the feature layer where answer tokens are predicted.
             embedding_noise: added to the embeddings of the last rows, shape (P, T, d) for the last P rows.
         """
         self.try_out(model)
@@ -148,7 +150,7 @@ class AnswerReader:
 
         with ExitStack() as hooks:
             hooks.enter_context(self.head.register_forward_pre_hook(select))
-            if with_features:
+            if with_features or with_states:
                 hooks.enter_context(self.layer.register_forward_hook(_capture(features)))
             if with_hidden:
                 hooks.enter_context(self.hidden_layer.register_forward_hook(_capture(hidden)))
@@ -164,6 +166,7 @@ class AnswerReader:
             logits,
             targets,
             self._at(hidden, positions + 1, width).float() if with_hidden else None,
+            self._at(features, positions, width).float() if with_states else None,
             positions=layout.size,
         )
 

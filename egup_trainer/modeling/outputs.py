@@ -47,6 +47,8 @@ class AnswerOutputs:
         logits: logits at the answer positions, shape (N, V), or None if not requested.
         token_ids: the answer tokens, shape (N,), int64, or None if not requested.
         hidden: hidden states of one layer at the answer tokens, shape (N, d), or None if not requested.
+        states: hidden states of the feature layer where the answer tokens are predicted, one position before them,
+            shape (N, d), or None if not requested.
         alternate: the outputs of the rows' alternate answers, B rows, or None if not requested.
         positions: number of tokens that the model read, including padding; 0 for a part of a joined batch.
 
@@ -64,6 +66,7 @@ class AnswerOutputs:
     logits: Tensor | None = None
     token_ids: Tensor | None = None
     hidden: Tensor | None = None
+    states: Tensor | None = None
     alternate: "AnswerOutputs | None" = None
     positions: int = 0
 
@@ -100,6 +103,7 @@ class AnswerOutputs:
                 cut(self.logits, token_sizes),
                 cut(self.token_ids, token_sizes),
                 cut(self.hidden, token_sizes),
+                cut(self.states, token_sizes),
                 strict=True,
             )
         ]

@@ -27,7 +27,12 @@ class Need(str, Enum):
     """Full distributions at answer positions, from the model itself."""
     HIDDEN = "hidden"
     """Hidden states at answer tokens, from the model itself."""
+    EXPECTED = "expected"
+    """The outputs expected of a model that never saw the rows, at the answer positions: from `ExpectedOutputs`."""
 
+
+NEEDS_OF_THE_SCAN = frozenset({Need.NLL, Need.EXPECTED})
+"""Needs that tables from before the first step serve."""
 
 NEEDS_OF_THE_MODEL = frozenset({Need.LOGITS, Need.HIDDEN})
 """Needs that the scan cannot serve."""
@@ -57,7 +62,7 @@ def choose_reference(needs: frozenset[Need], model: nn.Module, top_k_bytes: floa
         model: the bare model before its first step.
         top_k_bytes: size of the top-k log-probabilities of all rows that need them; infinite if they may not be used.
     """
-    if needs <= {Need.NLL}:
+    if needs <= NEEDS_OF_THE_SCAN:
         return ReferenceKind.CACHED if needs else ReferenceKind.NONE
     if adapters_are_identity(model):
         return ReferenceKind.ADAPTER_OFF

@@ -18,7 +18,7 @@ from egup_trainer.errors import StateError
 from egup_trainer.files import one_line_write_errors, write_file_with
 from egup_trainer.modeling.batches import autocast_of, iter_batches, merge_processes
 from egup_trainer.modeling.forward import AnswerReader
-from egup_trainer.modeling.outputs import required
+from egup_trainer.modeling.outputs import AnswerOutputs, required
 from egup_trainer.modeling.top_k_logps import TokenOffsets, TopKLogProbs
 
 _CHUNK = 1 << 22
@@ -41,12 +41,14 @@ class RowScores:
         num_tokens: n_i, shape (N,).
         features: mean hidden state over answer tokens, shape (N, d), or projected, (N, k); float32; or empty, (N, 0).
         top_k_logps: top-k log-probabilities at all answer tokens, row after row, or None if not requested.
+        states: hidden states where these tokens are predicted, shape (tokens, d), float32, or None if not requested.
     """
 
     sum_nll: Tensor
     num_tokens: Tensor
     features: Tensor
     top_k_logps: TopKLogProbs | None = None
+    states: Tensor | None = None
 
     @property
     def mean_nll(self) -> Tensor:
@@ -79,6 +81,9 @@ def score_rows(
     with_features: bool = False,
     projection: Tensor | None = None,
     top_k: int = 0,
+    answer_first: bool = False,
+    with_states: bool = False,
+    estimate: Callable[[AnswerOutputs], TopKLogProbs] | None = None,
     description: str | None = None,
 ) -> RowScores:
     """Scores rows in evaluation mode; every process returns all results.
@@ -94,10 +99,18 @@ def score_rows(
         with_features: whether to read features.
         projection: multiplied with features as they are read, shape (d, k), so that only (N, k) are ever held.
         top_k: how many of the most likely tokens to keep at each answer token.
+        answer_first: whether the answer token itself is kept, too, before the others.
+        with_states: whether to read the hidden states where answer tokens are predicted; with `top_k`.
+        estimate: makes other top-k log-probabilities of a batch, from its states, in place of the model's own.
         description: title of the progress bar, or None for no bar.
     """
     wanted = torch.arange(len(dataset)) if ids is None else ids
-    offsets = TokenOffsets.of(dataset, wanted.tolist()) if top_k else None
+    offsets = TokenOffsets.of(dataset, wanted.tolist()) if top_k or estimate else None
+    reads: dict[str, bool] = {
+        "with_features": with_features,
+        "keep_logits": top_k > 0,
+        "with_states": with_states or estimate is not None,
+    }
     results: dict[str, Tensor] = {}
 
     def store(name: str, values: Tensor, at: Tensor, size: int) -> None:
@@ -108,7 +121,7 @@ def score_rows(
         model, dataset, wanted, collator, batch_size=batch_size, accelerator=accelerator, description=description
     ):
         with autocast_of(accelerator):
-            outputs = reader(model, **batch, with_features=with_features, keep_logits=bool(top_k))
+            outputs = reader(model, **batch, **reads)
         store("sum_nll", outputs.sum_nll, rows, len(wanted))
         store("num_tokens", outputs.num_tokens, rows, len(wanted))
         if outputs.features is not None:
@@ -117,15 +130,23 @@ def score_rows(
                 features = features @ projection.to(features.device)
             store("features", features, rows, len(wanted))
         if offsets is not None:
-            for name, values in vars(TopKLogProbs.of(required(outputs.logits, "logits"), top_k)).items():
+            found = estimate(outputs) if estimate else _own_top_k(outputs, top_k, answer_first)
+            for name, values in _token_tables(found, outputs.states if with_states else None).items():
                 store(name, values, offsets.of_rows(rows), offsets.total)
         del outputs  # before the next forward pass
     merged = merge_processes(results, accelerator)
     if batch_size > 1:
-        options: dict[str, Any] = {"with_features": with_features, "projection": projection, "top_k": top_k}
+        options: dict[str, Any] = {
+            "with_features": with_features,
+            "projection": projection,
+            "top_k": top_k,
+            "answer_first": answer_first,
+            "with_states": with_states,
+            "estimate": estimate,
+        }
         alone = partial(score_rows, model, reader, dataset, collator, batch_size=1, accelerator=accelerator, **options)
         _score_lost_rows_alone(merged, offsets, wanted, alone)
-    tokens = TopKLogProbs(**{name: merged.pop(name) for name in ("ids", "logps")}) if top_k else None
+    tokens = TopKLogProbs(**{name: merged.pop(name) for name in ("ids", "logps")}) if offsets else None
     return RowScores(**{"features": torch.zeros(len(wanted), 0), **merged}, top_k_logps=tokens)
 
 
@@ -146,8 +167,18 @@ def _score_lost_rows_alone(
     for name in merged.keys() & {"sum_nll", "features"}:
         merged[name][rows] = getattr(again, name)
     if offsets is not None:
-        for name, value in vars(again.top_k_logps).items():
+        for name, value in _token_tables(again.top_k_logps, again.states).items():
             merged[name][offsets.of_rows(rows)] = value
+
+
+def _own_top_k(outputs: AnswerOutputs, top_k: int, answer_first: bool) -> TopKLogProbs:
+    first = required(outputs.token_ids, "token_ids") if answer_first else None
+    return TopKLogProbs.of(required(outputs.logits, "logits"), top_k, first)
+
+
+def _token_tables(top_k_logps: TopKLogProbs | None, states: Tensor | None) -> dict[str, Tensor]:
+    """The values of single answer tokens, by name."""
+    return {**(vars(top_k_logps) if top_k_logps else {}), **({} if states is None else {"states": states})}
 
 
 def scan_fingerprint(model: nn.Module, datasets: list[tuple[RowDataset, Tensor]], settings: dict[str, Any]) -> str:

@@ -26,17 +26,28 @@ class TopKLogProbs:
     logps: Tensor
 
     @classmethod
-    def of(cls, logits: Tensor, k: int) -> "TopKLogProbs":
+    def of(cls, logits: Tensor, k: int, first: Tensor | None = None) -> "TopKLogProbs":
         """The top k of logits (N, V), at most V - 1 of them.
+
+        Args:
+            logits: shape (N, V), or log-probabilities.
+            k: how many tokens are kept.
+            first: a token for each position that is kept, too, and comes first, shape (N,).
 
         Example:
             >>> TopKLogProbs.of(torch.tensor([[0.0, 2.0, 1.0]]), k=1).ids
             tensor([[1]], dtype=torch.int32)
+            >>> TopKLogProbs.of(torch.tensor([[0.0, 2.0, 1.0]]), k=2, first=torch.tensor([0])).ids
+            tensor([[0, 1]], dtype=torch.int32)
         """
-        k = min(k, logits.shape[-1] - 1)
+        k, size = min(k, logits.shape[-1] - 1), max(_CHUNK // logits.shape[-1], 1)
         parts = []
-        for part in logits.split(max(_CHUNK // logits.shape[-1], 1)):
-            ids = part.topk(k, dim=-1).indices
+        for index, part in enumerate(logits.split(size)):
+            ranked = part
+            if first is not None:
+                answers = first[index * size : index * size + len(part), None]
+                ranked = part.scatter(1, answers, torch.inf)
+            ids = ranked.topk(k, dim=-1).indices
             parts.append((ids.int(), coarse_logps(part, ids)))
         return cls(*(torch.cat(values) for values in zip(*parts, strict=True)))
 
