@@ -20,8 +20,8 @@ from egup_trainer.modeling.loading import load_model, load_tokenizer
 from egup_trainer.modeling.scan import score_rows
 
 UNLEARNING: dict[str, Any] = {
-    "num_train_epochs": 8,
-    "per_device_train_batch_size": 8,
+    "num_train_epochs": 10,
+    "per_device_train_batch_size": 4,
     "lr_scheduler_type": "linear",
     "warmup_steps": 8,
     "retain_weight": 3.0,

@@ -1,0 +1,158 @@
+"""Estimates of what a model that never saw a row would say, from rows that are not to be forgotten."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+from torch.nn.functional import normalize
+
+from egup_trainer.modeling.outputs import AnswerOutputs, required
+from egup_trainer.modeling.top_k_logps import TopKLogProbs
+
+NEIGHBORS, TEMPERATURE = 64, 0.1
+"""Proxy positions that an output is a mean of, and how much more the nearer ones count (docs/methods.md)."""
+
+DISCOUNT = 0.75
+"""What each bigram's count is reduced by in favour of pairs that were never seen (Ney et al. 1994)."""
+
+_CHUNK = 1 << 26
+"""Numbers of a tensor with one entry for each token of the vocabulary that are held at a time: 256 MB."""
+
+
+def match_quantiles(values: Tensor, reference: Tensor) -> Tensor:
+    """Gives `values` the distribution of `reference`, and keeps their order: (N,), (M,) -> (N,).
+
+    The n-th smallest value becomes the quantile (n - 1) / (N - 1) of the reference.
+
+    Example:
+        >>> match_quantiles(torch.tensor([5.0, 1.0, 3.0]), torch.tensor([-2.0, 0.0, -8.0]))
+        tensor([ 0., -8., -2.])
+    """
+    order = values.argsort(stable=True)
+    # By hand, because `torch.quantile` takes at most 16 million values.
+    ranked = reference.double().sort().values
+    at = torch.linspace(0, len(reference) - 1, len(values), dtype=torch.float64)
+    low, high = at.floor().long(), at.ceil().long()
+    matched = torch.empty_like(values)
+    matched[order] = torch.lerp(ranked[low], ranked[high], at - low).to(values.dtype)
+    return matched
+
+
+def with_answer_logps(expected: TopKLogProbs, answer_logps: Tensor) -> TopKLogProbs:
+    """The same distributions with other log-probabilities of the answer tokens, (N,), and the others scaled to fit.
+
+    Example:
+        >>> q = TopKLogProbs(torch.tensor([[7, 3]]), torch.tensor([[0.5, 0.25, 0.25]]).log())
+        >>> with_answer_logps(q, torch.tensor([0.2]).log()).logps.exp()
+        tensor([[0.2000, 0.4000, 0.4000]])
+    """
+    others = expected.logps[:, 1:].log_softmax(dim=-1)
+    # A probability of exactly 1 would leave nothing to the others.
+    left = torch.log1p(-answer_logps.exp().clamp_max(1 - 1e-6))
+    return TopKLogProbs(expected.ids, torch.cat([answer_logps[:, None], others + left[:, None]], dim=-1))
+
+
+class NearestOutputs:
+    """What the model says in the most similar positions of proxies, rows that it never saw.
+
+    For the hidden state h of a position, centred by the mean over the proxies' positions and of unit length, it is the
+    mean of the outputs at the `neighbors` nearest proxy positions m, weighted by softmax(cos(h, h_m) / temperature).
+
+    Args:
+        states: hidden states at M proxy positions, shape (M, d).
+        outputs: the outputs there; the tokens that are not among the k share the rest evenly.
+        vocabulary: number of tokens V.
+        neighbors, temperature: how many positions count, and how much more the nearer ones do.
+    """
+
+    def __init__(
+        self,
+        states: Tensor,
+        outputs: TopKLogProbs,
+        vocabulary: int,
+        neighbors: int = NEIGHBORS,
+        temperature: float = TEMPERATURE,
+    ):
+        self._center = states.mean(dim=0)
+        self._keys = normalize(states - self._center, dim=-1)
+        self._ids, self._probabilities = outputs.ids.long(), outputs.logps.exp()
+        self._vocabulary, self._temperature = vocabulary, temperature
+        self._neighbors = min(neighbors, len(states))
+
+    def logps(self, states: Tensor) -> Tensor:
+        """Log-probabilities for hidden states (N, d): (N, V)."""
+        device = states.device
+        cosines = normalize(states - self._center.to(device), dim=-1) @ self._keys.to(device).T  # (N, M)
+        nearest = cosines.topk(self._neighbors, dim=1)
+        weights = (nearest.values / self._temperature).softmax(dim=1)  # (N, n)
+        at = nearest.indices.cpu()
+        ids = self._ids[at].to(device)  # (N, n, k)
+        shares = self._probabilities[at].to(device) * weights[..., None]  # (N, n, k + 1)
+        even = shares[..., -1] / max(self._vocabulary - ids.shape[-1], 1)  # (N, n)
+        mixed = even.sum(dim=1, keepdim=True).repeat(1, self._vocabulary)
+        mixed.scatter_add_(1, ids.flatten(1), (shares[..., :-1] - even[..., None]).flatten(1))
+        return mixed.clamp_min(torch.finfo(torch.float32).tiny).log()
+
+
+class BigramOutputs:
+    """What a bigram model of answers says that were never those to forget: it knows nothing of the forget rows.
+
+    With c(a, b) the number of times that b follows a in an answer, D the discount and n(a) the number of different
+    tokens that follow a: p(b | a) = max(c(a, b) - D, 0) / c(a) + D n(a) / c(a) * u(b), where u(b) is the share of b
+    among all answer tokens, with half a token added to each. An answer begins after a token of its own.
+
+    Args:
+        answers: the tokens of each answer, shape (n_i,).
+        vocabulary: number of tokens V.
+    """
+
+    def __init__(self, answers: Sequence[Tensor], vocabulary: int):
+        from scipy.sparse import coo_array
+
+        self.vocabulary, begin = vocabulary, torch.tensor([vocabulary])
+        before = torch.cat([torch.cat([begin, answer[:-1]]) for answer in answers]).numpy()
+        after = torch.cat(list(answers)).numpy()
+        ones = torch.ones(len(after)).numpy()
+        self._counts = coo_array((ones, (before, after)), shape=(vocabulary + 1, vocabulary)).tocsr()
+        shares = torch.from_numpy(self._counts.sum(axis=0)).float() + 0.5
+        self._shares = shares / shares.sum()  # u, (V,)
+
+    def before(self, token_ids: Tensor, token_rows: Tensor) -> Tensor:
+        """What each token (N,) of the rows (N,) follows: (N,); V stands for the beginning of an answer."""
+        begins = torch.ones_like(token_rows, dtype=torch.bool)
+        begins[1:] = token_rows[1:] != token_rows[:-1]
+        return token_ids.roll(1).masked_fill(begins, self.vocabulary)
+
+    def logps(self, before: Tensor) -> Tensor:
+        """Log-probabilities of what comes after the tokens (N,): (N, V)."""
+        counts = torch.from_numpy(self._counts[before.cpu().numpy()].toarray())
+        total, different = counts.sum(dim=1, keepdim=True), (counts > 0).sum(dim=1, keepdim=True)
+        seen = (counts - DISCOUNT).clamp_min(0) + DISCOUNT * different * self._shares
+        return torch.where(total > 0, seen / total.clamp_min(1), self._shares).log().to(before.device)
+
+
+class EstimatedOutputs:
+    """Expected outputs without a model that never saw the rows: the normalised geometric mean of the two estimates.
+
+    The state of a row that is known by heart already shows what comes next, and the nearest outputs follow it. What
+    the bigram model says shows nothing of the row.
+
+    Args:
+        nearest, bigrams: the two estimates.
+        top_k: most likely tokens that are kept, the answer's token among them.
+    """
+
+    def __init__(self, nearest: NearestOutputs, bigrams: BigramOutputs, top_k: int):
+        self._nearest, self._bigrams, self._top_k = nearest, bigrams, top_k
+
+    def __call__(self, outputs: AnswerOutputs) -> TopKLogProbs:
+        """The expected outputs at the answer tokens of a batch, whose `states` are read; the answer's token first."""
+        states, ids = required(outputs.states, "states"), required(outputs.token_ids, "token_ids")
+        before = self._bigrams.before(ids, outputs.token_rows)
+        found = [TopKLogProbs.of(states.new_zeros(0, self._bigrams.vocabulary), self._top_k)]
+        size = max(_CHUNK // self._bigrams.vocabulary, 1)
+        for start in range(0, len(ids), size):
+            part = slice(start, start + size)
+            logps = (self._nearest.logps(states[part]) + self._bigrams.logps(before[part])).div_(2).log_softmax(dim=-1)
+            found.append(TopKLogProbs.of(logps, self._top_k, first=ids[part]))
+        return TopKLogProbs(torch.cat([each.ids for each in found]), torch.cat([each.logps for each in found]))
