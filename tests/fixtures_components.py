@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from egup_trainer.components.component import Component
+from egup_trainer.components.feature_space import InterMatch
 from egup_trainer.components.features import DriftReference, FeatureMemory
 from egup_trainer.components.inter_sample import InterSampleEntanglement
 from egup_trainer.components.intra_sample import IntraSampleEntanglement
@@ -23,6 +24,7 @@ def options(**chosen) -> SimpleNamespace:
     return SimpleNamespace(
         **{
             "inter_entanglement": False,
+            "inter_match": InterMatch.NEAREST,
             "inter_neighbors": 1,
             "inter_temperature": 1.0,
             "inter_clip_min": 0.2,

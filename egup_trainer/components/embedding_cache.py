@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from egup_trainer.components.feature_space import FeatureSpace, inter_sample_entanglement
+from egup_trainer.components.feature_space import FeatureSpace
 from egup_trainer.components.feature_table import FeatureTable, TableStorage
 from egup_trainer.errors import StateError
 
@@ -57,7 +57,7 @@ class EmbeddingCache:
         num_retain: int,
         *,
         space: FeatureSpace,
-        neighbors: int,
+        neighbors: int | None,
         bank_size: int,
         storage: TableStorage | None = None,
     ) -> "EmbeddingCache":
@@ -69,7 +69,7 @@ class EmbeddingCache:
             retain_ids: ids of these, shape (R,).
             num_retain: rows in the retain set.
             space: maps hidden states to phi.
-            neighbors: k of the inter-sample entanglement.
+            neighbors: k of the inter-sample entanglement, or None for that with the centroid.
             bank_size: most features in the bank, M.
             storage: where phi of the samples is kept; by default on the device of the features.
         """
@@ -80,7 +80,7 @@ class EmbeddingCache:
             initial=FeatureTable.of(forget, storage),
             latest=FeatureTable.of(forget, storage),
             entanglement=torch.cat(
-                [inter_sample_entanglement(part, bank[-bank_size:], neighbors) for part in forget.split(_ROWS)]
+                [space.entanglement(part, bank[-bank_size:], neighbors) for part in forget_features.split(_ROWS)]
             ),
             drift=forget.new_zeros(len(forget)),
             bank=bank[-bank_size:].clone(),

@@ -1,11 +1,22 @@
 """The space of unit-length float32 features in which entanglement and contrast are measured."""
 
 from dataclasses import dataclass
+from enum import Enum
 from math import log
 
 import torch
 from torch import Tensor
+from torch.nn.functional import cosine_similarity
 from torch.nn.functional import normalize as unit
+
+
+class InterMatch(str, Enum):
+    """What the entanglement of a forget sample is measured with."""
+
+    NEAREST = "nearest"
+    """The retain samples nearest to it, by centred features."""
+    CENTROID = "centroid"
+    """The mean of the retain samples before unlearning, by features that are not centred."""
 
 
 def random_projection(size: int, cache_dim: int | None, seed: int) -> Tensor | None:
@@ -45,16 +56,28 @@ class FeatureSpace:
 
     def __call__(self, features: Tensor) -> Tensor:
         """Pooled hidden states (B, d) -> phi (B, k), float32."""
-        with torch.autocast(features.device.type, enabled=False):
-            return self.normalize(self.project(features))
+        return self.normalize(self.project(features))
 
     def project(self, features: Tensor) -> Tensor:
         """h P of pooled hidden states: (B, d) -> (B, k)."""
-        return features if self.projection is None else features @ self.projection
+        with torch.autocast(features.device.type, enabled=False):
+            return features if self.projection is None else features @ self.projection
 
     def normalize(self, projected: Tensor) -> Tensor:
         """phi of features that are projected already: (B, k) -> (B, k)."""
         return unit(projected - self.center, dim=-1)
+
+    def entanglement(self, projected: Tensor, bank: Tensor, neighbors: int | None) -> Tensor:
+        """e_i of features that are projected already: (B, k) -> (B,).
+
+        Args:
+            projected: h P, shape (B, k).
+            bank: phi of retain samples, shape (M, k).
+            neighbors: how many of them count, as in `inter_sample_entanglement`, or None for `centroid_entanglement`.
+        """
+        if neighbors is None:
+            return centroid_entanglement(projected, self.center)
+        return inter_sample_entanglement(self.normalize(projected), bank, neighbors)
 
     def to(self, device: torch.device) -> "FeatureSpace":
         """The same space on another device."""
@@ -78,6 +101,23 @@ def inter_sample_entanglement(features: Tensor, bank: Tensor, neighbors: int = 8
     """
     cosines = features @ bank.T  # (B, M)
     return cosines.topk(min(neighbors, bank.shape[0]), dim=1).values.mean(dim=1)
+
+
+def centroid_entanglement(projected: Tensor, centroid: Tensor) -> Tensor:
+    """e_i = cos(h_i P, c), with c the mean of the retain samples' h_j P before unlearning; neither is centred.
+
+    Args:
+        projected: h P, shape (B, k), of any length.
+        centroid: c, shape (k,), which is the centre of `FeatureSpace`.
+
+    Returns:
+        Shape (B,), between -1 and 1.
+
+    Example:
+        >>> centroid_entanglement(torch.tensor([[2.0, 0.0], [0.0, 1.0]]), torch.tensor([3.0, 0.0]))
+        tensor([1., 0.])
+    """
+    return cosine_similarity(projected, centroid[None], dim=1)
 
 
 def drift(features: Tensor, reference: Tensor) -> Tensor:

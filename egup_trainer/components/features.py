@@ -8,7 +8,7 @@ from torch import Tensor
 
 from egup_trainer.components.component import Component, Needs, Run
 from egup_trainer.components.embedding_cache import EmbeddingCache
-from egup_trainer.components.feature_space import FeatureSpace, drift, inter_sample_entanglement, random_projection
+from egup_trainer.components.feature_space import FeatureSpace, InterMatch, drift, random_projection
 from egup_trainer.components.scanning import ScanRequest
 from egup_trainer.components.step import Features, FinishedStep, Step
 from egup_trainer.data.tokenization import RowDataset
@@ -36,12 +36,20 @@ class FeatureOptions(OptionGroup):
         None, "Project cached features to this many dimensions; by default they are kept whole."
     )
     bank_size: int = option(1024, "Most recent retain features to compare with (M); 1 or more.")
-    inter_neighbors: int = option(8, "Nearest retain samples that entanglement is averaged over (k); 1 or more.")
+    inter_match: InterMatch = option(
+        InterMatch.NEAREST,
+        "Entanglement is a forget sample's mean cosine to the nearest retain samples, or its cosine to the mean of the "
+        "retain samples before unlearning (centroid), by features that are not centred.",
+    )
+    inter_neighbors: int = option(
+        8, "Nearest retain samples that entanglement is averaged over with inter_match=nearest (k); 1 or more."
+    )
     drift_reference: DriftReference = option(
         DriftReference.INITIAL, "Drift is measured from the features before unlearning, or at the previous visit."
     )
 
     def check_options(self) -> None:
+        self.inter_match = choose(InterMatch, self.inter_match, "inter_match")
         self.drift_reference = choose(DriftReference, self.drift_reference, "drift_reference")
         check_layer(self, "feature_layer")
         check_range(self, ("inter_neighbors", "bank_size"), low=1, whole=True)
@@ -67,6 +75,7 @@ class FeatureMemory(Component):
 
     def __init__(self, options: FeatureOptions):
         self._options = options
+        self._neighbors = options.inter_neighbors if options.inter_match is InterMatch.NEAREST else None
 
     def attach(self, run: Run) -> None:
         super().attach(run)
@@ -92,20 +101,21 @@ class FeatureMemory(Component):
             run.retain_sample().to(run.device),
             len(run.needed_retain_rows),
             space=FeatureSpace.fit(retain, self._projection),
-            neighbors=options.inter_neighbors,
+            neighbors=self._neighbors,
             bank_size=options.bank_size,
             storage=run.storage,
         )
 
     def observe(self, step: Step) -> None:
         cache, options = self.cache, self._options
-        phi = cache.space(required(step.forget.features, "features"))  # (B, k)
+        projected = cache.space.project(required(step.forget.features, "features"))  # (B, k)
+        phi = cache.space.normalize(projected)
         seen = phi.detach()
         start = cache.initial if options.drift_reference is DriftReference.INITIAL else cache.latest
         step.features = Features(
             forget=phi,
             retain=None if step.retain is None else cache.space(required(step.retain.features, "features")),
-            entanglement=inter_sample_entanglement(seen, cache.bank, options.inter_neighbors),
+            entanglement=cache.space.entanglement(projected.detach(), cache.bank, self._neighbors),
             drift=drift(seen, start[step.forget_ids.clamp_min(0)]),
         )
         step.observe("entanglement", step.features.entanglement)

@@ -24,6 +24,7 @@ UNLEARN = [  # flags, and what the message names
     ("--objective nppo", "'nppo'", "task_vector", "did you mean npo?"),
     ("--retain_loss feature", "'feature'", "did you mean features?"),
     ("--proxy_match nearst", "'nearst' for --proxy_match", "did you mean nearest?"),
+    ("--inter_match centroit", "'centroit' for --inter_match", "did you mean centroid?"),
     ("--eval_strategy epochs", "did you mean epoch?"),
     ("--lr_scheduler_type cosin", "did you mean cosine?"),
     (f"{SUITE} tofuu", "eval_suite='tofuu'", "did you mean tofu?"),

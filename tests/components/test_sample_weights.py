@@ -5,7 +5,7 @@ from math import cos, exp, log, sqrt
 import pytest
 import torch
 
-from egup_trainer.components.feature_space import drift, inter_sample_entanglement
+from egup_trainer.components.feature_space import centroid_entanglement, drift, inter_sample_entanglement
 from egup_trainer.components.inter_sample import inter_sample_weights
 from egup_trainer.components.intra_sample import intra_sample_weights
 
@@ -25,6 +25,12 @@ def test_entanglement_of_a_row_does_not_depend_on_its_company(units):
     together = inter_sample_entanglement(units(0.0, 1.0, 3.0), bank, 2)
     for place, angle in enumerate((0.0, 1.0, 3.0)):
         assert inter_sample_entanglement(units(angle), bank, 2)[0] == pytest.approx(together[place].item())
+
+
+def test_entanglement_with_the_centroid_is_the_cosine_to_it(units):
+    hidden = torch.tensor([[2.0], [1.0], [0.5]]) * units(0.0, 1.0, 3.0)  # lengths do not matter
+    values = centroid_entanglement(hidden, 4 * units(0.2)[0])
+    assert values.tolist() == pytest.approx([cos(0.2), cos(0.8), cos(2.8)], rel=1e-5)
 
 
 def test_drift_is_one_minus_the_cosine(units):

@@ -1,12 +1,14 @@
 """What a micro-batch shows, and the weights that follow, switch by switch."""
 
-from math import cos, exp
+from math import cos, exp, pi
 
 import pytest
 import torch
 from fixtures_components import components_for, look, options
 from safetensors.torch import load_file, save_file
 
+from egup_trainer.components.embedding_cache import EmbeddingCache
+from egup_trainer.components.feature_space import FeatureSpace, InterMatch
 from egup_trainer.components.features import DriftReference
 from egup_trainer.components.proxy_constraint import ProxyForm
 from egup_trainer.modeling.outputs import AnswerOutputs
@@ -96,6 +98,37 @@ def test_neighbors_temperatures_and_clip_are_heeded(cache, outputs):
     assert look(components_for(clipped, cache), outputs(), IDS).weights.max() <= 1.1
     hot = options(inter_entanglement=True, inter_temperature=1e6, intra_entanglement=True, intra_temperature=1e6)
     assert look(components_for(hot, cache), outputs(), IDS).weights.tolist() == pytest.approx([1, 1], abs=1e-4)
+
+
+@pytest.fixture
+def off_center(units):
+    """A cache of the hidden states 2 * (cos a, sin a), for three forget rows and a bank that is centred by (1, 1)."""
+    forget, retain = 2 * units(0.0, 1.0, 2.0), torch.tensor([[3.0, 1.0], [-1.0, 1.0]])
+    space, ids = FeatureSpace.fit(retain), torch.tensor([0, 1])
+    return EmbeddingCache.build(forget, retain, ids, 4, space=space, neighbors=None, bank_size=3)
+
+
+def test_centroid_entanglement_is_measured_on_features_that_are_not_centred(off_center, outputs):
+    middle = pi / 4  # of (1, 1), the mean of the retain rows
+    assert off_center.entanglement.tolist() == pytest.approx([cos(a - middle) for a in (0.0, 1.0, 2.0)], rel=1e-5)
+    chosen = options(inter_entanglement=True, inter_match=InterMatch.CENTROID, inter_clip_min=0.0)
+    step = look(components_for(chosen, off_center), outputs(), IDS, outputs(), RETAIN_IDS)
+    seen = [cos(a - middle) for a in ANGLES]
+    assert step.features.entanglement.tolist() == pytest.approx(seen, rel=1e-4)
+    assert not step.features.entanglement.requires_grad
+    mean = off_center.entanglement.mean().item()
+    deviation = off_center.entanglement.std(correction=0).item()
+    scale = sum(exp((e - mean) / deviation) for e in off_center.entanglement.tolist()) / 3
+    expected = [exp((e - mean) / deviation) / scale for e in seen]
+    assert step.weights.tolist() == pytest.approx(expected, rel=1e-3)
+    assert step.weights[1] > step.weights[0]  # the row at 0.1 is nearer to the centroid than that at 2.3
+
+
+def test_the_bank_has_no_say_in_centroid_entanglement(off_center, outputs):
+    chosen = options(inter_entanglement=True, inter_match=InterMatch.CENTROID)
+    before = look(components_for(chosen, off_center), outputs(), IDS).weights
+    off_center.bank = -off_center.bank
+    assert torch.equal(look(components_for(chosen, off_center), outputs(), IDS).weights, before)
 
 
 def test_drift_from_the_previous_visit(cache, outputs, units):

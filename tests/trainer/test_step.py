@@ -134,6 +134,22 @@ def test_with_adam_too_the_result_does_not_depend_on_the_cut(make_trainer, objec
     assert max(furthest(results[0], weights) for weights in results[1:]) < 1e-5
 
 
+def test_weights_by_the_retain_centroid_do_not_depend_on_the_cut(make_trainer):
+    results = []
+    for batch, accumulation in CUTS[:3]:
+        trainer = make_trainer(
+            inter_match="centroid",
+            inter_temperature=1.0,
+            per_device_train_batch_size=batch,
+            gradient_accumulation_steps=accumulation,
+            optim="sgd",
+            learning_rate=0.2,
+        )
+        trainer.train()
+        results.append(weights_of(trainer))
+    assert max(furthest(results[0], weights) for weights in results[1:]) < 1e-5
+
+
 @pytest.mark.parametrize("positives", ["views", "paraphrase"])
 def test_second_views_do_not_depend_on_the_cut_either(make_trainer, positives, monkeypatch):
     import conftest
@@ -179,6 +195,7 @@ def test_all_parts_off_is_plain_unlearning(make_trainer, make_plain_trainer):
     "change",
     [
         {"inter_entanglement": True},
+        {"inter_entanglement": True, "inter_match": "centroid"},
         {"intra_entanglement": True},
         {"proxy_constraint": True},
         {"proxy_constraint": True, "proxy_form": "penalty"},

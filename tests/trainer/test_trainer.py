@@ -36,10 +36,17 @@ class StopAt(TrainerCallback):
 
 @pytest.mark.parametrize("step", [2, 3, 5], ids=["mid first epoch", "between epochs", "mid second epoch"])
 @pytest.mark.parametrize(
-    "data", [{}, {"dataloader_num_workers": 1}, {"train_sampling_strategy": "group_by_length"}], ids=str
+    "other",
+    [
+        {},
+        {"dataloader_num_workers": 1},
+        {"train_sampling_strategy": "group_by_length"},
+        {"inter_match": "centroid"},
+    ],
+    ids=str,
 )
-def test_a_resumed_run_ends_where_an_uninterrupted_one_does(make_trainer, tmp_path, step, data):
-    options = {**EVERYTHING, **data, "save_strategy": "steps", "save_steps": 1, "num_train_epochs": 3}
+def test_a_resumed_run_ends_where_an_uninterrupted_one_does(make_trainer, tmp_path, step, other):
+    options = {**EVERYTHING, **other, "save_strategy": "steps", "save_steps": 1, "num_train_epochs": 3}
     whole = make_trainer(output_dir=str(tmp_path / "whole"), **options)
     whole.train()
     make_trainer(output_dir=str(tmp_path / "cut"), callbacks=[StopAt(step)], **options).train()
