@@ -98,8 +98,11 @@ class Joined:
         return [list(row) for row in zip(*parts, strict=True)]
 
 
-def join(rows: list[AnswerRow], top_k: int | None = None) -> Joined:
-    """The rows as one batch; of the reference model, the top `top_k` log-probabilities or whole logits are known."""
+def join(rows: list[AnswerRow], top_k: int | None = None, answer_first: bool = False) -> Joined:
+    """The rows as one batch; of the reference model, the top `top_k` log-probabilities or whole logits are known.
+
+    With `answer_first` the answer's own token is among the top ones, as their first.
+    """
     logits, hidden, alternates = (
         torch.cat([getattr(row, name) for row in rows]).requires_grad_() for name in ("logits", "hidden", "alternate")
     )
@@ -123,7 +126,7 @@ def join(rows: list[AnswerRow], top_k: int | None = None) -> Joined:
         logits=before,
         hidden=torch.cat([row.hidden_before for row in rows]),
         alternate_nll=torch.tensor([row.alternate_nll for row in rows]),
-        top_k_logps=None if top_k is None else TopKLogProbs.of(before, top_k),
+        top_k_logps=None if top_k is None else TopKLogProbs.of(before, top_k, token_ids if answer_first else None),
     )
     return Joined(outputs, reference, [logits, hidden, alternates], [sizes, sizes, alternate_sizes])
 

@@ -99,5 +99,8 @@ def token_divergence(outputs: AnswerOutputs, expected: TopKLogProbs) -> Tensor:
 
 
 def token_gap(outputs: AnswerOutputs, expected: TopKLogProbs) -> Tensor:
-    """l_t - b_t of each answer token, without gradient, shape (N,), nats; below 0 if it is likelier than expected."""
+    """l_t - b_t = log q_t(v) - log p_t(v) of each answer token, without gradient, shape (N,), nats.
+
+    It is below 0 for a token that is likelier than expected.
+    """
     return expected.logps[:, 0] - outputs.token_logps.detach()

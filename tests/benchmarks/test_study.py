@@ -296,9 +296,8 @@ def test_every_method_is_a_configuration(tmp_path):
 
 def test_methods_of_options_that_are_not_built_are_left_out(monkeypatch):
     monkeypatch.setitem(PARTS, "later", {"no_such_option": 1})
-    monkeypatch.setitem(PARTS, "form", {"proxy_constraint": True, "proxy_form": "no such form"})
     monkeypatch.setitem(PARTS, "penalty", {"proxy_constraint": True, "proxy_form": "penalty"})
-    asked = ("npo", "npo+later", "npo+form", "npo+penalty", "nothing+penalty")
+    asked = ("npo", "npo+later", "npo+penalty", "nothing+penalty")
     assert [method for method in asked if methods.is_built(method)] == ["npo", "npo+penalty"]
 
 

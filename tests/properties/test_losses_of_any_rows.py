@@ -8,11 +8,13 @@ from hypothesis import given, note, settings
 from hypothesis import strategies as st
 
 from egup_trainer.losses.npo import NPO
+from egup_trainer.losses.proxy_kl import ProxyKL
 from egup_trainer.losses.registry import OBJECTIVES, RETAIN_LOSSES
 from egup_trainer.losses.retain_losses import RetainKL
 from egup_trainer.losses.satimp import SatImp
 from egup_trainer.losses.simnpo import SimNPO
 from egup_trainer.losses.wga import WGA
+from egup_trainer.modeling.reference import Need
 
 FORGET = {name: loss() for name, loss in OBJECTIVES.items()} | {
     "npo, strong": NPO(beta=50.0),
@@ -20,19 +22,21 @@ FORGET = {name: loss() for name, loss in OBJECTIVES.items()} | {
     "simnpo, margin": SimNPO(beta=0.01, delta=100.0),
     "wga, beta 0": WGA(beta=0.0),
     "satimp, roots": SatImp(beta1=0.5, beta2=0.5),
+    "proxy_kl, sharp": ProxyKL(effort=10.0, temperature=0.01),
 }
 RETAIN = {name: (loss(), None) for name, loss in RETAIN_LOSSES.items() if loss} | {
     "kl of 1": (RetainKL(), 1),
     "kl of 3": (RetainKL(), 3),
 }
-LOSSES = {**{name: (loss, None) for name, loss in FORGET.items()}, **RETAIN}
+EXPECTED = {name for name, loss in FORGET.items() if Need.EXPECTED in loss.needs}
+LOSSES = {**{name: (loss, 2 if name in EXPECTED else None) for name, loss in FORGET.items()}, **RETAIN}
 
 
 def read(name, rows):
     """Values of rows in one batch, and their gradients by row."""
     note(name)
     loss, top_k = LOSSES[name]
-    joined = join(rows, top_k)
+    joined = join(rows, top_k, name in EXPECTED)
     values = loss(joined.outputs, joined.reference)
     return values.detach(), joined.gradients(values)
 
@@ -65,12 +69,12 @@ def test_the_parts_of_a_joined_batch_are_the_batches_of_the_parts(rows, data):
     sizes = [first, len(rows) - first]
     for name, (loss, top_k) in LOSSES.items():
         note(name)
-        whole = join(rows, top_k)
+        whole = join(rows, top_k, name in EXPECTED)
         values = loss(whole.outputs, whole.reference).split(sizes)
         cuts, alternates = whole.outputs.split(sizes), whole.outputs.alternate.split(sizes)
         for cut, alternate, part, expected in zip(cuts, alternates, [rows[:first], rows[first:]], values, strict=True):
             if part:
-                found = loss(replace(cut, alternate=alternate), join(part, top_k).reference)
+                found = loss(replace(cut, alternate=alternate), join(part, top_k, name in EXPECTED).reference)
                 torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-6)
 
 
