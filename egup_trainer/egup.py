@@ -74,7 +74,8 @@ class EGUPTrainer(UnlearnTrainer):
             forget_loss=forget_loss,
             components=components,
         )
-        if self.args.proxy_constraint and self.proxy_rows is None and self.is_world_process_zero():
+        is_unbounded = self.args.proxy_constraint and not self.forget_loss.sets_boundary and self.proxy_rows is None
+        if is_unbounded and self.is_world_process_zero():
             logger.warning("No proxy rows were given: training without the proxy constraint.")
 
     def retain_rise(self) -> float:

@@ -230,6 +230,29 @@ def prepare_model(
     return model
 
 
+def refuse_other_vocabulary(name: str, other: Any, model: Any, tokenizer: Any) -> None:
+    """Raises `ModelError` if another model, `other`, does not read the same tokens as `model`.
+
+    Args:
+        name: path or hub id of the other model. If a tokenizer lies there, it must give common tokens the same ids.
+        other, model: the models.
+        tokenizer: the tokenizer of `model`.
+    """
+    sizes = [each.config.get_text_config().vocab_size for each in (other, model)]
+    try:
+        theirs: dict[str, int] = load_tokenizer(name).get_vocab() if sizes[0] == sizes[1] else {}
+    except ModelError:  # it has none, or one that needs code
+        theirs = {}
+    ours = tokenizer.get_vocab()
+    moved = sum(ours.get(token, index) != index for token, index in theirs.items())
+    if sizes[0] != sizes[1] or moved:
+        raise ModelError(
+            got=f"the model {name} with {sizes[0]} tokens" + (f", {moved} of them with other ids" if moved else ""),
+            expected=f"the vocabulary of the model that unlearns, {sizes[1]} tokens",
+            fix="use the base model that it was fine-tuned from",
+        )
+
+
 def check_output_folder(model: Path, output: Path) -> None:
     """Raises `ConfigError` if one of the folders lies in the other: checkpoints and results could replace the model.
 

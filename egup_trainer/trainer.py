@@ -38,6 +38,7 @@ from egup_trainer.errors import ConfigError
 from egup_trainer.losses.base import ForgetLoss
 from egup_trainer.losses.registry import make_forget_loss, retain_loss
 from egup_trainer.modeling.forward import AnswerReader
+from egup_trainer.modeling.loading import load_model
 from egup_trainer.modeling.outputs import AnswerOutputs
 from egup_trainer.modeling.reference import Need, Reference, choose_reference
 from egup_trainer.modeling.scan import RowScores, score_rows
@@ -49,6 +50,7 @@ from egup_trainer.preparation import (
     prepare_model,
     prepare_rows,
     prepare_tokenizer,
+    refuse_other_vocabulary,
     source_of,
 )
 from egup_trainer.publishing import PublishingTrainer
@@ -74,7 +76,7 @@ def make_components(
 
     Raises:
         ConfigError: a component cannot be combined with the forget loss, or two have the same name, or the loss needs
-            the boundary of proxies and there are none.
+            the boundary of proxies or expected outputs, and there is no source of them, or only a source.
     """
     components: list[Component] = [ForgetObjective(loss, args.forget_weight)]
     retain_class = retain_loss(str(args.retain_loss))
@@ -86,6 +88,8 @@ def make_components(
         components.append(FeatureMemory(args))
     if any(Need.EXPECTED in component.needs.reference for component in (*components, *others)):
         components.append(ExpectedOutputs(args, has_proxies))
+    else:
+        args.refuse_unread_options(args.objective)
     components += others
     names = [component.name for component in components]
     if len(set(names)) < len(names):
@@ -222,6 +226,7 @@ class UnlearnTrainer(PublishingTrainer):
             reference=self.reference,
             storage=TableStorage(self.args.device, self.scan_folder),
             score=self.score,
+            load=self.load_other,
             log=self.log,
             components=self.components,
         )
@@ -306,7 +311,7 @@ class UnlearnTrainer(PublishingTrainer):
         """
         return score_rows(
             self.model_wrapped if model is None else model,
-            self.reader if model is None else self.reader.of(model),
+            self.reader if model is None else AnswerReader(model, padding_free=self.args.padding_free),
             dataset,
             self.data_collator,
             batch_size=self.args.per_device_eval_batch_size,
@@ -314,6 +319,19 @@ class UnlearnTrainer(PublishingTrainer):
             ids=ids,
             **options,
         )
+
+    def load_other(self, name: str) -> nn.Module:
+        """Loads another model that reads the same rows, in the precision and on the device of this one.
+
+        Args:
+            name: its path or hub id.
+
+        Raises:
+            ModelError: there is no such model, or its vocabulary is another one.
+        """
+        model = load_model(name, dtype=self.model.dtype)
+        refuse_other_vocabulary(name, model, self.model, self.processing_class)
+        return model.to(self.args.device)
 
     # The step
 

@@ -70,7 +70,8 @@ class Run:
         embedding: the token embeddings of the model.
         reference: the model before unlearning.
         storage: where large per-sample tables are kept.
-        score: scores the rows of a set under the model as it is now.
+        score: scores the rows of a set under the model as it is now, or under another one.
+        load: loads another model, by its path or hub id, in the precision and on the device of this one.
         log: logs values by name.
         components: all components of the run, in the order in which they act.
     """
@@ -86,6 +87,7 @@ class Run:
     reference: Reference
     storage: TableStorage
     score: Callable[..., RowScores]
+    load: Callable[[str], Any]
     log: Callable[[dict[str, float]], None]
     components: Sequence["Component"] = ()
 
@@ -97,6 +99,11 @@ class Run:
     def hidden_size(self) -> int:
         """Size of the model's hidden states."""
         return self.model.config.get_text_config().hidden_size
+
+    @property
+    def vocabulary_size(self) -> int:
+        """Number of tokens that the model knows."""
+        return self.model.config.get_text_config().vocab_size
 
     @property
     def embedding_size(self) -> int:
@@ -134,6 +141,7 @@ class Component(TrainerCallback):
         needs: what it needs.
         acts_by: the ways in which it acts on the loss, in addition to the forget loss.
         flag, switch_off: the option that switches it on, and how a user switches it off, for messages.
+        stays_on_cpu: whether its state is kept in main memory, even if the model is on a GPU.
         run: the run that it is a part of, once the trainer is built.
 
     Example:
@@ -149,6 +157,7 @@ class Component(TrainerCallback):
     acts_by: frozenset[Guidance] = frozenset()
     flag: str = ""
     switch_off: str = ""
+    stays_on_cpu: bool = False
     run: Run
 
     def describe(self) -> dict[str, Any]:

@@ -1,12 +1,12 @@
 """What a model that never saw the forget rows would say at each of their answer tokens."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from egup_trainer.components.component import Component, Needs
+from egup_trainer.components.component import Component, Needs, Run
 from egup_trainer.components.output_estimates import (
     BigramOutputs,
     EstimatedOutputs,
@@ -16,16 +16,17 @@ from egup_trainer.components.output_estimates import (
 )
 from egup_trainer.components.scanning import ScanRequest
 from egup_trainer.components.step import Step
-from egup_trainer.errors import ConfigError, ModelError, check_range
+from egup_trainer.data.tokenization import RowDataset
+from egup_trainer.errors import ConfigError, DataError, check_range
 from egup_trainer.losses.proxy_kl import token_gap
+from egup_trainer.modeling.base_weights import weights_digest
 from egup_trainer.modeling.forward import answer_positions
-from egup_trainer.modeling.loading import load_model
 from egup_trainer.modeling.outputs import required
-from egup_trainer.modeling.probability import sample_ids
 from egup_trainer.modeling.reference import adapters_off
 from egup_trainer.modeling.scan import RowScores
 from egup_trainer.modeling.top_k_logps import TokenOffsets, TopKLogProbs
 from egup_trainer.options import OptionGroup, option
+from egup_trainer.records.judgments import knows_proxies
 
 ADAPTER_OFF = "adapter_off"
 """The value of `proxy_model` that stands for the model below the adapter."""
@@ -35,6 +36,9 @@ _PROXY_TOP_K = 256
 
 _MOST_POSITIONS = 1 << 16
 """Proxy positions that are kept: with 256 tokens each, 135 MB."""
+
+_FORGET = "forget"
+"""The scan of the forget rows, which other components may ask for, too."""
 
 
 @dataclass
@@ -54,25 +58,40 @@ class ExpectedOutputOptions(OptionGroup):
     def check_options(self) -> None:
         check_range(self, ("expected_top_k",), low=2, whole=True)
 
+    def refuse_unread_options(self, objective: str) -> None:
+        """Raises `ConfigError` if an option is set although nothing in the run reads expected outputs."""
+        for each in fields(ExpectedOutputOptions):
+            if getattr(self, each.name) != each.default:
+                raise ConfigError(
+                    got=f"{each.name}={getattr(self, each.name)} with objective={objective}",
+                    expected="an objective that reads expected outputs, such as proxy_kl",
+                    fix=f"set --objective proxy_kl, or leave out --{each.name}",
+                )
+
 
 class ExpectedOutputs(Component):
     """Estimates, before the first step, what a model that never saw the forget rows would say at their answer tokens.
 
     The source is a `proxy_model` that never saw the rows, if there is one, or else `EstimatedOutputs` from proxies and
-    retain rows. How
-    likely the answer tokens are is then set by the proxies, if there are any: their log-probabilities keep their order
-    and get the distribution of those of the proxies' tokens under the model before unlearning (`match_quantiles`).
-    Whatever made the order, forget rows thereby end with as many likely and unlikely tokens as unseen rows have.
+    retain rows. How likely the answer tokens are is then set by the proxies, if there are any: their log-probabilities
+    keep their order and get the distribution of those of the proxies' tokens under the model before unlearning
+    (`match_quantiles`). Whatever made the order, forget rows thereby end with as many likely and unlikely tokens as
+    unseen rows have.
 
     The trainer adds it when a forget loss or a component needs it.
+
+    Memory: the table of N answer tokens with k tokens each takes 4 N (2 k + 1) bytes, in main memory and in each
+    checkpoint. A step reads the part of its own tokens, and no second model. While the estimate is made, the outputs
+    for M proxy positions with K tokens and d hidden units are held, too: 4 M (3 K + d) bytes, M being 65,536 at most,
+    and so are a few tensors of 64 MB, however long the rows are.
 
     Args:
         options: a configuration with `ExpectedOutputOptions`.
         has_proxies: whether proxy rows are given.
 
     Raises:
-        ConfigError: there is neither a proxy model nor a proxy row, or there is no adapter to switch off.
-        ModelError: the proxy model cannot be loaded, or has another vocabulary.
+        ConfigError: there is neither a proxy model nor a proxy row. `attach`: there is no adapter to switch off.
+        DataError: `start`: the proxies, or the forget rows under the proxy model, are as likely as the forget rows.
 
     Attributes:
         table: the expected outputs at all answer tokens of the forget rows, on the CPU: the answer's token first, then
@@ -81,74 +100,77 @@ class ExpectedOutputs(Component):
 
     name = "expected_outputs"
     flag = "objective=proxy_kl"
+    stays_on_cpu = True
     table: TopKLogProbs
 
     def __init__(self, options: Any, has_proxies: bool):
-        self._proxy_model, self._top_k = options.proxy_model, options.expected_top_k
-        if not has_proxies and not self._proxy_model:
+        self.proxy_model, self._top_k = options.proxy_model, options.expected_top_k
+        if not has_proxies and not self.proxy_model:
             raise ConfigError(
                 got=f"{self.flag} without proxies and without a proxy model",
                 expected="a source of the outputs of a model that never saw the forget rows",
                 fix="give proxy_dataset (--proxy), or --proxy_model, such as the base model before fine-tuning",
             )
-        self.needs = Needs(proxy_rows=has_proxies or not self._proxy_model)
+        self.needs = Needs(proxy_rows=has_proxies)
+
+    def describe(self) -> dict[str, Any]:
+        """The weights of the proxy model, or its name if they are not in a local folder."""
+        return {} if self.proxy_model is None else {"proxy model": weights_digest(self.proxy_model) or self.proxy_model}
+
+    def attach(self, run: Run) -> None:
+        super().attach(run)
+        if self.proxy_model == ADAPTER_OFF and not hasattr(run.model, "disable_adapter"):
+            raise ConfigError(
+                got=f"proxy_model={ADAPTER_OFF} for a model without an adapter",
+                expected="a model whose adapter has learned the forget rows",
+                fix="name the base model instead (--proxy_model)",
+            )
 
     def scan(self) -> dict[str, ScanRequest]:
+        forget = self.run.forget_rows
+        requests = {_FORGET: ScanRequest(forget, torch.arange(len(forget)))}
         if not self.needs.proxy_rows:
-            return {}
-        rows, from_proxies = self.run.needed_proxy_rows, not self._proxy_model
-        ids = sample_ids(len(rows), self.run.seed, len(rows))
-        counts = torch.tensor([len(rows.rows[index]) for index in ids.tolist()])
-        fitting = int((counts.cumsum(0) <= _MOST_POSITIONS).sum())
+            return requests
+        rows, from_proxies = self.run.needed_proxy_rows, not self.proxy_model
         top_k = _PROXY_TOP_K if from_proxies else 1
-        self._proxy_ids = ids[: max(fitting, 1)].sort().values
-        return {self.name: ScanRequest(rows, self._proxy_ids, top_k=top_k, answer_first=True, with_states=from_proxies)}
+        self._proxy_ids = _sample_of_positions(rows, self.run.seed)
+        request = ScanRequest(rows, self._proxy_ids, top_k=top_k, answer_first=True, with_states=from_proxies)
+        return {**requests, self.name: request}
 
     def start(self, scan: dict[str, RowScores]) -> None:
-        proxies = scan.get(self.name)
-        table = self._read_proxy_model(self._proxy_model) if self._proxy_model else self._estimate(scan[self.name])
+        forget, proxies = scan[_FORGET], scan.get(self.name)
+        if proxies is not None:
+            _refuse_known_proxies(forget, proxies)
+        if self.proxy_model:
+            source = self._read_proxy_model(self.proxy_model)
+            _refuse_knowing_model(self.proxy_model, forget, source)
+        else:
+            source = self._estimate(scan[self.name])
+        table = required(source.top_k_logps, "top_k_logps")
         if proxies is not None:
             seen = required(proxies.top_k_logps, "top_k_logps").logps[:, 0]
             table = with_answer_logps(table, match_quantiles(table.logps[:, 0], seen))
         self.load_state_dict(vars(table))
 
-    def _estimate(self, proxies: RowScores) -> TopKLogProbs:
+    def _estimate(self, proxies: RowScores) -> RowScores:
         """From what the model says in similar positions of the proxies, and from the retain and the proxy answers."""
-        vocabulary = self.run.model.get_input_embeddings().weight.shape[0]
+        vocabulary = self.run.vocabulary_size
         outputs = required(proxies.top_k_logps, "top_k_logps")
         nearest = NearestOutputs(required(proxies.states, "states"), outputs, vocabulary)
         read = [self.run.needed_proxy_rows.rows[index] for index in self._proxy_ids.tolist()]
         if self.run.retain_rows is not None:
             read += [self.run.retain_rows.rows[index] for index in self.run.retain_sample().tolist()]
         answers = [answer_positions(torch.as_tensor(row.labels)[None])[2] for row in read]
-        bigrams = BigramOutputs(answers, vocabulary)
-        estimate = EstimatedOutputs(nearest, bigrams, self._top_k)
-        return required(self.run.score(self.run.forget_rows, estimate=estimate).top_k_logps, "top_k_logps")
+        estimate = EstimatedOutputs(nearest, BigramOutputs(answers, vocabulary), self._top_k)
+        return self.run.score(self.run.forget_rows, estimate=estimate)
 
-    def _read_proxy_model(self, name: str) -> TopKLogProbs:
+    def _read_proxy_model(self, name: str) -> RowScores:
         """What the proxy model says at the answer tokens of the forget rows."""
         rows, options = self.run.forget_rows, {"top_k": self._top_k, "answer_first": True}
-        if name != ADAPTER_OFF:
-            return required(self.run.score(rows, model=self._load(name), **options).top_k_logps, "top_k_logps")
-        if not hasattr(self.run.model, "disable_adapter"):
-            raise ConfigError(
-                got=f"proxy_model={ADAPTER_OFF} for a model without an adapter",
-                expected="a model whose adapter has learned the forget rows",
-                fix="name the base model instead (--proxy_model)",
-            )
-        with adapters_off(self.run.model):
-            return required(self.run.score(rows, **options).top_k_logps, "top_k_logps")
-
-    def _load(self, name: str) -> Any:
-        model = load_model(name, dtype=self.run.model.dtype).to(self.run.device)
-        sizes = [each.get_input_embeddings().weight.shape[0] for each in (model, self.run.model)]
-        if sizes[0] != sizes[1]:
-            raise ModelError(
-                got=f"the proxy model {name} with {sizes[0]} tokens",
-                expected=f"the vocabulary of the model that unlearns, {sizes[1]} tokens",
-                fix="use the base model that it was fine-tuned from",
-            )
-        return model
+        if name == ADAPTER_OFF:
+            with adapters_off(self.run.model):
+                return self.run.score(rows, **options)
+        return self.run.score(rows, model=self.run.load(name), **options)
 
     def of(self, step: Step) -> TopKLogProbs:
         """The expected outputs at the answer tokens of the forget rows of a micro-batch."""
@@ -166,3 +188,33 @@ class ExpectedOutputs(Component):
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
         self.table = TopKLogProbs(**{name: values.cpu() for name, values in state.items()})
         self._tokens = TokenOffsets.of(self.run.forget_rows)
+
+
+def _sample_of_positions(rows: RowDataset, seed: int) -> Tensor:
+    """Ids of a random part of the rows with at most as many answer tokens as are kept, one row at least, (n,)."""
+    order = torch.randperm(len(rows), generator=torch.Generator().manual_seed(seed))
+    counts = torch.tensor([int(rows.rows[index].is_scored.sum()) for index in order.tolist()])
+    fitting = int((counts.cumsum(0) <= _MOST_POSITIONS).sum())
+    return order[: max(fitting, 1)].sort().values
+
+
+def _refuse_known_proxies(forget: RowScores, proxies: RowScores) -> None:
+    if knows_proxies(forget.probability, proxies.probability):
+        raise DataError(
+            got=f"proxies as likely before unlearning (probability {proxies.probability:.3g}) as the forget rows "
+            f"({forget.probability:.3g})",
+            expected="rows that the model never saw, which it finds less likely: forgetting ends where they are",
+            fix="give other rows as proxies (--proxy), or a model that never saw the forget rows (--proxy_model) alone",
+        )
+
+
+def _refuse_knowing_model(name: str, forget: RowScores, source: RowScores) -> None:
+    """Raises `DataError` for a proxy model that finds the forget rows as likely as the model does, or is the model."""
+    is_same = torch.allclose(forget.mean_nll, source.mean_nll, rtol=1e-3)
+    if is_same or knows_proxies(forget.probability, source.probability):
+        raise DataError(
+            got=f"the proxy model {name}, which finds the forget rows as likely (probability "
+            f"{source.probability:.3g}) as the model that is to forget them ({forget.probability:.3g})",
+            expected="a model that never saw the forget rows, which finds them less likely",
+            fix="name the base model before fine-tuning (--proxy_model), or give proxies (--proxy) in its place",
+        )

@@ -15,8 +15,8 @@ NEIGHBORS, TEMPERATURE = 64, 0.1
 DISCOUNT = 0.75
 """What each bigram's count is reduced by in favour of pairs that were never seen (Ney et al. 1994)."""
 
-_CHUNK = 1 << 26
-"""Numbers of a tensor with one entry for each token of the vocabulary that are held at a time: 256 MB."""
+_CHUNK = 1 << 24
+"""Numbers in the largest tensor that an estimate holds at a time: 64 MB in float32, and it holds a few of them."""
 
 
 def match_quantiles(values: Tensor, reference: Tensor) -> Tensor:
@@ -78,6 +78,17 @@ class NearestOutputs:
         self._ids, self._probabilities = outputs.ids.long(), outputs.logps.exp()
         self._vocabulary, self._temperature = vocabulary, temperature
         self._neighbors = min(neighbors, len(states))
+
+    @property
+    def width(self) -> int:
+        """Numbers in the largest tensor that is made for a position."""
+        return max(self._vocabulary, len(self._keys), self._neighbors * self._probabilities.shape[1])
+
+    @property
+    def num_bytes(self) -> int:
+        """Bytes of what is kept of the proxies."""
+        tables = (self._center, self._keys, self._ids, self._probabilities)
+        return sum(table.numel() * table.element_size() for table in tables)
 
     def logps(self, states: Tensor) -> Tensor:
         """Log-probabilities for hidden states (N, d): (N, V)."""
@@ -145,12 +156,17 @@ class EstimatedOutputs:
     def __init__(self, nearest: NearestOutputs, bigrams: BigramOutputs, top_k: int):
         self._nearest, self._bigrams, self._top_k = nearest, bigrams, top_k
 
+    @property
+    def num_bytes(self) -> int:
+        """Bytes of the two estimates, on the CPU; bigrams take few."""
+        return self._nearest.num_bytes
+
     def __call__(self, outputs: AnswerOutputs) -> TopKLogProbs:
         """The expected outputs at the answer tokens of a batch, whose `states` are read; the answer's token first."""
         states, ids = required(outputs.states, "states"), required(outputs.token_ids, "token_ids")
         before = self._bigrams.before(ids, outputs.token_rows)
         found = [TopKLogProbs.of(states.new_zeros(0, self._bigrams.vocabulary), self._top_k)]
-        size = max(_CHUNK // self._bigrams.vocabulary, 1)
+        size = max(_CHUNK // self._nearest.width, 1)
         for start in range(0, len(ids), size):
             part = slice(start, start + size)
             logps = (self._nearest.logps(states[part]) + self._bigrams.logps(before[part])).div_(2).log_softmax(dim=-1)

@@ -106,7 +106,7 @@ def score_rows(
     """
     wanted = torch.arange(len(dataset)) if ids is None else ids
     offsets = TokenOffsets.of(dataset, wanted.tolist()) if top_k or estimate else None
-    reads: dict[str, bool] = {
+    reads: dict[str, Any] = {
         "with_features": with_features,
         "keep_logits": top_k > 0,
         "with_states": with_states or estimate is not None,

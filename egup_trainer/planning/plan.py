@@ -5,9 +5,9 @@ real rows, and a model of fake tensors, which have shapes and no values.
 """
 
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import reduce
 from math import ceil
 from operator import or_
@@ -20,10 +20,12 @@ import torch
 from torch import Tensor
 
 from egup_trainer.components.component import Needs
+from egup_trainer.components.output_estimates import EstimatedOutputs
 from egup_trainer.components.scanning import ScanRequest, merge_requests
 from egup_trainer.components.step import Collected, StepCounts
 from egup_trainer.data.collator import Batch, PairCollator, RowCollator
 from egup_trainer.data.pairing import NO_SAMPLE, PairDataset, make_pair_sampler
+from egup_trainer.data.tokenization import RowDataset
 from egup_trainer.egup import EGUPTrainer
 from egup_trainer.errors import ConfigError
 from egup_trainer.losses.base import ForgetLoss
@@ -49,6 +51,9 @@ MARGIN = 0.2
 
 _MOST_PAIRS = 2_000_000
 """Number of pairs that are searched for the largest micro-batch; later epochs have the same rows in another order."""
+
+_KNOWN, _UNKNOWN = 0.1, 9.0
+"""Mean l of made-up rows that the model has seen, or has not."""
 
 _FINGERPRINT = 3 * 8 * (1 << 22)
 """Maximum number of bytes that the fingerprint of a weight takes: three tensors of integers."""
@@ -109,8 +114,8 @@ def make_plan(job: Job) -> Plan:
     with TemporaryDirectory() as folder, only_shapes(fake.model):
         trainer = ShapeTrainer(job, fake, loss, folder)
         batch = trainer.largest_batch()
-        scan = trainer.measure_scan()
         kept = trainer.start()
+        scan = trainer.measure_scan()
         step = trainer.measure_step(batch)
     held = {**fake.weights, LIBRARIES: job.libraries}
     copy = sum(fake.weights.values()) if trainer.reference.frozen_copy is not None else 0
@@ -157,6 +162,7 @@ class ShapeTrainer(EGUPTrainer):
     def __init__(self, job: Job, fake: FakeModel, loss: ForgetLoss, folder: str):
         args, rows = job.args, job.rows
         self._fake, self.model, self.positions = fake, fake.model, 0
+        self._is_gpu, self._scanned, self._further_passes = job.machine.is_gpu, 0, list[dict[str, int]]()
         self.components = make_components(args, loss, rows.proxy is not None)
         self.needs = reduce(or_, (component.needs for component in self.components), Needs())
         self.forget_rows, self.retain_rows, self.proxy_rows = rows.forget, rows.retain, rows.proxy
@@ -203,51 +209,108 @@ class ShapeTrainer(EGUPTrainer):
         return sum(len(each) for each in (row, second, alternate) if each is not None)
 
     def measure_scan(self) -> dict[str, int]:
-        """Bytes by part of the largest forward pass of the scan, and of all its results."""
-        most = {ACTIVATIONS: 0, LOGITS: 0}
-        for request in self._requests().values():
-            lengths = [len(request.dataset.rows[index]) for index in request.ids.tolist()]
-            indices, _ = next(iter_indices(lengths, self.args.per_device_eval_batch_size, None, None))
-            batch = self.data_collator([request.dataset[index] for index in request.ids[indices].tolist()])
-            with torch.no_grad(), evaluation_mode(self.model), self._tally() as tally, self._autocast():
-                self.reader(self.model, **batch, with_features=request.with_features, keep_logits=bool(request.top_k))
-            found = {name: tally.at_peak.get(name, 0) for name in most}
-            most = max(most, found, key=lambda each: sum(each.values()))
+        """Bytes by part of the largest forward pass before the first step, and of all results of the scan.
+
+        The components must have been started, since some of them score rows then.
+        """
+        passes = [self._measure_pass(request) for request in self._requests().values()]
+        most = max(passes, default={ACTIVATIONS: 0, LOGITS: 0}, key=lambda each: sum(each.values()))
         with self._tally() as tally:
             results = [self._made_up(request) for request in self._requests().values()]
         largest = max(weight.numel() for weight in self.model.parameters())
         fingerprint = min(_FINGERPRINT, 3 * 8 * largest) if results else 0
         most[ACTIVATIONS] = max(most[ACTIVATIONS] + self._fake.unpacked, fingerprint - most[LOGITS])
         # Held twice: where batches write them, and as they are passed on.
-        return {**most, KEPT: 2 * tally.now}
+        passes = [{**most, KEPT: 2 * tally.now}, *self._further_passes]
+        return max(passes, key=lambda each: sum(each.values()))
+
+    def _measure_pass(
+        self, request: ScanRequest, model: Any = None, estimate: Callable[..., Any] | None = None
+    ) -> dict[str, int]:
+        """Bytes by part that the largest forward pass of a scan holds at most besides weights.
+
+        Args:
+            request: the rows.
+            model: a model other than the one of the run, or None.
+            estimate: what is made of the outputs, or None.
+        """
+        reader = self.reader if model is None else AnswerReader(model, padding_free=self.args.padding_free)
+        model = self.model if model is None else model
+        lengths = [len(request.dataset.rows[index]) for index in request.ids.tolist()]
+        indices, _ = next(iter_indices(lengths, self.args.per_device_eval_batch_size, None, None))
+        batch = self.data_collator([request.dataset[index] for index in request.ids[indices].tolist()])
+        with torch.no_grad(), evaluation_mode(model), self._tally(model) as tally, self._autocast():
+            outputs = reader(
+                model,
+                **batch,
+                with_features=request.with_features,
+                keep_logits=bool(request.top_k),
+                with_states=request.with_states,
+            )
+            if estimate is not None:
+                estimate(outputs)
+        return {name: tally.at_peak.get(name, 0) for name in (ACTIVATIONS, LOGITS)}
+
+    def load_other(self, name: str) -> Any:
+        """Another model without its values, in the precision of the run's."""
+        options = {**(self.args.model_init_kwargs or {}), "dtype": self.model.dtype, "quantization_config": None}
+        args = SimpleNamespace(**{**vars(self.args), "model_init_kwargs": options})
+        return FakeModel.build(name, args, None, self.forget_loss).model
+
+    def score(
+        self,
+        dataset: RowDataset,
+        ids: Tensor | None = None,
+        model: Any = None,
+        estimate: EstimatedOutputs | None = None,
+        **options: Any,
+    ) -> RowScores:
+        """Made-up results of a model that does not know the rows; measures what it takes to get them."""
+        if estimate is not None:
+            options |= {"top_k": self.args.expected_top_k, "with_states": True}
+        request = ScanRequest(dataset, torch.arange(len(dataset)) if ids is None else ids, **options)
+        read = replace(request, top_k=0) if estimate is not None else request
+        with self._tally() as tally:
+            scores = self._made_up(request, nll=_UNKNOWN)
+        weights = [] if model is None else [*model.parameters(), *model.buffers()]
+        on_cpu = self._scanned + (0 if estimate is None else estimate.num_bytes)
+        held = 2 * tally.now + sum(map(bytes_of, weights)) + (0 if self._is_gpu else on_cpu)
+        self._further_passes.append({**self._measure_pass(read, model, estimate), KEPT: held})
+        return scores
 
     def start(self) -> int:
         """Starts the components with made-up results of the scan; returns the bytes of what the run keeps."""
-        scan = {name: self._made_up(request) for name, request in self._requests().items()}
+        with self._tally() as tally:
+            scan = {name: self._made_up(request) for name, request in self._requests().items()}
+        self._scanned = tally.now
         for component in self.components:
             component.start(scan)
         with self._tally() as tally:
             callbacks = self.forget_loss.callbacks(self)
         kept = tally.now if callbacks else 0
-        return kept + sum(component.bytes_of_state() for component in self.components)
+        counted = [each for each in self.components if not (self._is_gpu and each.stays_on_cpu)]
+        return kept + sum(component.bytes_of_state() for component in counted)
 
     def _requests(self) -> dict[str, ScanRequest]:
         return merge_requests(component.scan() for component in self.components)
 
-    def _made_up(self, request: ScanRequest) -> RowScores:
-        """Results of a scan as of a model that knows all rows but the proxies."""
+    def _made_up(self, request: ScanRequest, nll: float | None = None) -> RowScores:
+        """Results of a scan as of a model that knows all rows but the proxies, unless `nll` is given."""
         rows = len(request.ids)
-        nll = 9.0 if request.dataset is self.proxy_rows else 0.1
-        size, table = 0, None
+        if nll is None:
+            nll = _UNKNOWN if request.dataset is self.proxy_rows else _KNOWN
+        config = self.model.config.get_text_config()
+        size, table, states = 0, None, None
         if request.with_features:
-            hidden_size = self.model.config.get_text_config().hidden_size
-            size = hidden_size if request.projection is None else request.projection.shape[1]
+            size = config.hidden_size if request.projection is None else request.projection.shape[1]
         if request.top_k:
-            total, k = TokenOffsets.of(request.dataset, request.ids.tolist()).total, request.top_k
+            total = TokenOffsets.of(request.dataset, request.ids.tolist()).total
+            k = min(request.top_k, config.vocab_size - 1)
             with self._fake.mode:
                 table = TopKLogProbs(torch.empty(total, k, dtype=torch.int32), torch.empty(total, k + 1))
+                states = torch.empty(total, config.hidden_size) if request.with_states else None
         features = torch.randn(rows, size, generator=torch.Generator().manual_seed(0))
-        return RowScores(torch.full((rows,), nll), torch.ones(rows), features, table)
+        return RowScores(torch.full((rows,), nll), torch.ones(rows), features, table, states)
 
     def measure_step(self, batch: Batch) -> dict[str, int]:
         """Bytes by part that an optimizer step holds at most besides weights and optimizer state.
@@ -280,12 +343,14 @@ class ShapeTrainer(EGUPTrainer):
         activations = max(tally.at_peak.get(ACTIVATIONS, 0) - early, 0)
         return {GRADIENTS: gradients, ACTIVATIONS: activations, LOGITS: tally.at_peak.get(LOGITS, 0)}
 
-    def _tally(self) -> Tally:
+    def _tally(self, other: Any = None) -> Tally:
+        """Counts all tensors but the weights of the model, of its frozen copy and of an `other` model."""
+
         def part_of(tensor: Tensor) -> str:
             return LOGITS if tensor.ndim and tensor.shape[-1] == vocabulary else ACTIVATIONS
 
         vocabulary = self.model.config.get_text_config().vocab_size
-        models = [each for each in (self.model, self.reference.frozen_copy) if each is not None]
+        models = [each for each in (self.model, self.reference.frozen_copy, other) if each is not None]
         return Tally((tensor for each in models for tensor in (*each.parameters(), *each.buffers())), part_of)
 
     def _autocast(self) -> Any:

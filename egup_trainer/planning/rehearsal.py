@@ -14,6 +14,7 @@ import torch
 from transformers import LlamaConfig, LlamaForCausalLM, TrainerCallback
 
 from egup_trainer.components.clreg import ClregPositives
+from egup_trainer.components.expected_outputs import ExpectedOutputOptions
 from egup_trainer.components.step_log import peak_memory_gb
 from egup_trainer.data.tokenization import RowDataset, from_token_columns
 from egup_trainer.egup import EGUPTrainer
@@ -40,6 +41,8 @@ _SMALL: dict[str, Any] = {
     "objective_kwargs": None,
     "retain_loss": "nll",
     "proxy_constraint": False,
+    "proxy_model": None,
+    "expected_top_k": ExpectedOutputOptions.expected_top_k,
     "clreg_positives": ClregPositives.FORGET,
     "per_device_train_batch_size": 2,
     "gradient_accumulation_steps": 1,

@@ -9,14 +9,18 @@ from conftest import MODEL_CONFIGS, qa_rows
 
 from egup_trainer import EGUPTrainer
 from egup_trainer.losses.registry import OBJECTIVES, make_forget_loss
+from egup_trainer.modeling.reference import Need
+from egup_trainer.modeling.top_k_logps import top_k_bytes
 from egup_trainer.planning.fake_model import FakeModel
 from egup_trainer.planning.job import Job, Machine
-from egup_trainer.planning.plan import KEPT, MARGIN, STEP, ShapeTrainer, make_plan
+from egup_trainer.planning.plan import KEPT, MARGIN, SCAN, STEP, ShapeTrainer, make_plan
 from egup_trainer.preparation import prepare_rows
 from egup_trainer.trainer import make_components
 
 ALONE = {"inter_entanglement": False, "intra_entanglement": False, "proxy_constraint": False}
 """Options that add nothing to the objective."""
+EXPECTED = {"objective": "proxy_kl", "inter_entanglement": False, "intra_entanglement": False}
+"""An objective that reads expected outputs, from proxies."""
 
 
 @pytest.fixture
@@ -28,12 +32,18 @@ def job(base, tokenizer, config):
         records = qa_rows(0, forget)
         if alternates:
             records = [{**record, "alternate": "Somewhere else."} for record in records]
-        components = make_components(args, make_forget_loss(args), args.proxy_constraint)
-        proxies = qa_rows(40, 46) if args.proxy_constraint else None
+        has_proxies = args.proxy_constraint and not args.proxy_model
+        components = make_components(args, make_forget_loss(args), has_proxies)
+        proxies = qa_rows(40, 46) if has_proxies else None
         rows = prepare_rows(records, qa_rows(20, 33), proxies, components, tokenizer, args)
         return Job(str(model or base), args, peft_config, rows, tokenizer, Machine(False, 10**9, "a test"))
 
     return make
+
+
+def answers_of(rows):
+    """Number of answer tokens."""
+    return sum(int(row.is_scored.sum()) for row in rows.rows)
 
 
 def trainer_of(job):
@@ -130,7 +140,8 @@ def test_less_is_held_with_checkpointing_smaller_batches_and_an_adapter(job):
 
 @pytest.mark.parametrize("objective", OBJECTIVES)
 def test_every_objective_can_be_planned(job, objective):
-    assert make_plan(job(objective=objective, alternates=True, **ALONE)).peak > 0
+    needed = EXPECTED if Need.EXPECTED in OBJECTIVES[objective].needs else {"objective": objective, **ALONE}
+    assert make_plan(job(alternates=True, **needed)).peak > 0
 
 
 @pytest.mark.parametrize(
@@ -166,6 +177,31 @@ def test_what_is_kept_is_what_a_run_keeps(job):
     assert make_plan(found).phases[STEP][KEPT] == pytest.approx(kept, rel=1e-3)
     grown = make_plan(job(objective="npo", retain_loss="kl", bank_size=1005, **guided)).phases[STEP][KEPT]
     assert grown - kept == pytest.approx(4 * 32 * 1000, rel=0.05)
+
+
+def test_the_table_of_expected_outputs_is_kept(job):
+    found = job(**EXPECTED, expected_top_k=30)
+    trainer = trainer_of(found)
+    trainer.train()
+    kept = sum(tensor.numel() * tensor.element_size() for tensor in trainer.training_state().values())
+    assert make_plan(found).phases[STEP][KEPT] == kept == top_k_bytes(answers_of(found.rows.forget), 30)
+    on_gpu = replace(found, machine=Machine(True, 10**9, "a test"))
+    assert make_plan(on_gpu).phases[STEP][KEPT] == 0  # the table stays in main memory
+
+
+def test_the_scan_holds_the_states_of_the_proxies(job):
+    few, many = (make_plan(job(**EXPECTED, expected_top_k=k)).phases[SCAN][KEPT] for k in (10, 50))
+    found = job(**EXPECTED)
+    assert many - few >= 4 * answers_of(found.rows.forget) * 2 * 40
+    assert few > 4 * answers_of(found.rows.proxy) * (2 * 256 + 32)
+
+
+def test_the_scan_holds_a_proxy_model(job, base):
+    found = job(**EXPECTED, proxy_model=str(base), expected_top_k=30)
+    scan = make_plan(found).phases[SCAN]
+    tables = 2 * top_k_bytes(answers_of(found.rows.forget), 30)  # where it is written, and as it is passed on
+    assert scan[KEPT] == pytest.approx(scan["weights"] + tables, rel=0.02)
+    assert make_plan(found).phases[STEP][KEPT] == tables / 2
 
 
 def test_a_saved_adapter_is_part_of_the_reference(job, make_model, tmp_path, base):
