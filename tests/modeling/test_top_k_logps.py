@@ -34,6 +34,35 @@ def test_chunks_change_nothing(chunk, monkeypatch):
     assert top_k_bytes(7, 5) == sum(value.numel() * value.element_size() for value in vars(found).values())
 
 
+@pytest.mark.parametrize(
+    ("k", "answer", "ids", "probabilities"),
+    [
+        (2, 1, [1, 3], [0.6, 0.25, 0.15]),  # it is the most likely one anyway
+        (2, 3, [3, 1], [0.25, 0.6, 0.15]),  # among the two, but not first
+        (2, 2, [2, 1], [0.05, 0.6, 0.35]),  # takes the place of the second
+        (99, 2, [2, 1, 3], [0.05, 0.6, 0.25, 0.1]),
+        (1, 0, [0], [0.1, 0.9]),
+    ],
+)
+def test_a_given_token_comes_first(k, answer, ids, probabilities):
+    logits = P.log().requires_grad_()
+    found = TopKLogProbs.of(logits, k, first=torch.tensor([answer]))
+    assert found.ids.tolist() == [ids]
+    assert found.logps[0].exp().tolist() == pytest.approx(probabilities, rel=1e-5)
+    assert found.logps.isfinite().all()
+
+
+@pytest.mark.parametrize("chunk", [1, 120, 1 << 22], ids=["token by token", "ragged", "whole"])
+def test_the_given_tokens_are_those_of_their_positions(chunk, monkeypatch):
+    generator = torch.Generator().manual_seed(0)
+    logits, answers = torch.randn(7, 50, generator=generator), torch.randint(50, (7,), generator=generator)
+    monkeypatch.setattr("egup_trainer.modeling.top_k_logps._CHUNK", chunk)
+    found = TopKLogProbs.of(logits, 5, first=answers)
+    assert torch.equal(found.ids[:, 0].long(), answers)
+    others = logits.scatter(1, answers[:, None], -torch.inf).topk(4).indices
+    assert torch.equal(found.ids[:, 1:].long(), others)
+
+
 def test_the_gradient_is_that_of_the_classes():
     logits = P.log().clone().requires_grad_()
     coarse_logps(logits, torch.tensor([[1, 3]], dtype=torch.int32))[0, 2].backward()
