@@ -56,6 +56,8 @@ UNLEARN = [  # flags, and what the message names
     ("--no_proxy_constraint --proxy_reference current", "proxy_reference=current"),
     ("--objective pdu --retain_loss none", "objective=pdu"),
     ("--idk_answers a.txt", "idk_answers", "objective=npo"),
+    ("--proxy_model base", "proxy_model=base with objective=npo", "--objective proxy_kl"),
+    ("--expected_top_k 8", "expected_top_k=8 with objective=npo", "leave out --expected_top_k"),
     ("--objective task_vector --inter_entanglement", "inter_entanglement, proxy_constraint", "--no_proxy_constraint"),
     ("--objective task_vector --no_proxy_constraint --eval_strategy epoch", "eval_strategy=epoch"),
     ("--optim galore_adamw", "optim=galore_adamw", "galore_torch"),
