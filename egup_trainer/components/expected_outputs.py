@@ -83,7 +83,7 @@ class ExpectedOutputs(Component):
     Memory: the table of N answer tokens with k tokens each takes 4 N (2 k + 1) bytes, in main memory and in each
     checkpoint. A step reads the part of its own tokens, and no second model. While the estimate is made, the outputs
     for M proxy positions with K tokens and d hidden units are held, too: 4 M (3 K + d) bytes, M being 65,536 at most,
-    and so are a few tensors of 64 MB, however long the rows are.
+    and so are less than ten tensors of 64 MB, however long the rows are.
 
     Args:
         options: a configuration with `ExpectedOutputOptions`.

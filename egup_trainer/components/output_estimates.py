@@ -136,10 +136,15 @@ class BigramOutputs:
 
     def logps(self, before: Tensor) -> Tensor:
         """Log-probabilities of what comes after the tokens (N,): (N, V)."""
-        counts = torch.from_numpy(self._counts[before.cpu().numpy()].toarray())
-        total, different = counts.sum(dim=1, keepdim=True), (counts > 0).sum(dim=1, keepdim=True)
-        seen = (counts - DISCOUNT).clamp_min(0) + DISCOUNT * different * self._shares
-        return torch.where(total > 0, seen / total.clamp_min(1), self._shares).log().to(before.device)
+        device, counts = before.device, self._counts[before.cpu().numpy()]  # few tokens follow one
+        different = torch.from_numpy(counts.indptr).diff()
+        total = torch.from_numpy(counts.sum(axis=1)).clamp_min(1)
+        unseen = torch.where(different > 0, DISCOUNT * different / total, 1)  # D n(a) / c(a)
+        found = unseen.to(device)[:, None] * self._shares.to(device)
+        rows = torch.arange(len(before)).repeat_interleave(different)
+        tokens, seen = torch.from_numpy(counts.indices), (torch.from_numpy(counts.data) - DISCOUNT) / total[rows]
+        found[rows.to(device), tokens.to(device)] += seen.to(device)
+        return found.log()
 
 
 class EstimatedOutputs:
