@@ -1,5 +1,6 @@
 """A process of the tests of DDP, FSDP2 and DeepSpeed: trains on its share and writes how it ended."""
 
+import os
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 
@@ -73,12 +74,15 @@ def main(folder: Path, batch: int, accumulation: int, resume: str, kind: str, fo
         engine = FSDP2
     elif "zero" in kind:
         engine = deepspeed_of(kind)
+    expected: dict = {"objective": "proxy_kl"} if "expected" in kind else {}
+    if "base" in kind:
+        conftest.make_tiny_model(tokenizer, seed=1).save_pretrained(folder / f"base{os.environ['RANK']}")
+        expected["proxy_model"] = str(folder / f"base{os.environ['RANK']}")
     config = EGUPConfig(
         output_dir=str(folder / "out"),
         use_cpu=True,
         report_to="none",
         disable_tqdm=True,
-        objective="npo",
         retain_loss="kl",
         kl_top_k=8,
         clreg_weight=0.5,
@@ -96,7 +100,7 @@ def main(folder: Path, batch: int, accumulation: int, resume: str, kind: str, fo
         save_steps=3,
         max_grad_norm=0.0,
         seed=5,
-        **engine,
+        **{"objective": "npo", **expected, **engine},
     )
     rows = conftest.qa_rows
     trainer = EGUPTrainer(model, config, rows(0, forget), rows(20, 33), rows(40, 46), processing_class=tokenizer)

@@ -62,6 +62,17 @@ def test_other_cuts_and_numbers_of_rows_end_alike(tmp_path, batch, accumulation,
         assert max((one[name] - record["weights"][name]).abs().max() for name in one) < 1e-5
 
 
+@pytest.mark.parametrize("kind", ["expected", "expected base"], ids=["from proxies", "from a proxy model"])
+def test_two_processes_that_read_expected_outputs_end_as_one(kind, tmp_path):
+    one = launch(tmp_path / "one", 1, batch=8, accumulation=1, kind=kind)[0]
+    two = launch(tmp_path / "two", 2, batch=2, accumulation=2, kind=kind)
+    assert {(record["world_size"], record["wrapped"]) for record in two} == {(2, "DistributedDataParallel")}
+    for record in two:
+        assert max((one["weights"][name] - record["weights"][name]).abs().max() for name in one["weights"]) < 1e-5
+        for name in ("expected_outputs.ids", "expected_outputs.logps"):
+            torch.testing.assert_close(record["guide"][name], one["guide"][name], atol=1e-4, rtol=1e-4)
+
+
 def test_all_processes_hold_the_same_cache_and_it_is_that_of_one(runs):
     first, second = (record["guide"] for record in runs["two"])
     assert all(torch.equal(first[name], second[name]) for name in first)
