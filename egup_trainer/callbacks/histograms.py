@@ -33,7 +33,8 @@ _WRITERS: dict[type, Callable[[Any, dict[str, np.ndarray], int], None]] = {
 class Histograms(TrainerCallback):
     """Sends what was seen of forget samples since the last log to TensorBoard, Weights & Biases and Trackio.
 
-    Under `train/samples/weight`, `drift`, `entanglement` and `boundary_gap`: one value per forget sample and step.
+    Under `train/samples/weight`, `drift`, `entanglement`, `boundary_gap` and `expected_gap`: one value per forget
+    sample and step.
 
     Args:
         trainer: an `UnlearnTrainer`.

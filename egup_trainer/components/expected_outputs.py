@@ -1,6 +1,7 @@
 """What a model that never saw the forget rows would say at each of their answer tokens."""
 
 from dataclasses import dataclass, fields
+from math import log
 from typing import Any
 
 import torch
@@ -36,6 +37,9 @@ _PROXY_TOP_K = 256
 
 _MOST_POSITIONS = 1 << 16
 """Proxy positions that are kept: with 256 tokens each, 135 MB."""
+
+_LIKELY, _UNLIKELY, _MET = 0.5, 0.01, 0.5
+"""Expected probability from which, and up to which, a token is likely and unlikely; nats that count as met."""
 
 _FORGET = "forget"
 """The scan of the forget rows, which other components may ask for, too."""
@@ -178,9 +182,13 @@ class ExpectedOutputs(Component):
         return self.table.at(self._tokens.of_rows(ids[ids >= 0].cpu())).to(ids.device)  # fillers have no tokens
 
     def observe(self, step: Step) -> None:
-        gap = token_gap(step.forget, self.of(step))  # (N,)
+        expected = self.of(step)
+        gap = token_gap(step.forget, expected)  # (N,)
         tokens = step.forget.num_tokens.clamp_min(1)
         step.observe("expected_gap", step.forget.sum_per_row(gap.abs()) / tokens)
+        for kind, is_of_kind in token_kinds(expected.logps[:, 0]).items():
+            step.add_mean(f"token_gap_{kind}", gap, is_of_kind)
+            step.add_mean(f"tokens_met_{kind}", (gap.abs() <= _MET).float(), is_of_kind)
 
     def state_dict(self) -> dict[str, Tensor]:
         return dict(vars(self.table))
@@ -188,6 +196,21 @@ class ExpectedOutputs(Component):
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
         self.table = TopKLogProbs(**{name: values.cpu() for name, values in state.items()})
         self._tokens = TokenOffsets.of(self.run.forget_rows)
+
+
+def token_kinds(answer_logps: Tensor) -> dict[str, Tensor]:
+    """Which tokens are expected to be likely, such as function words, which unlikely, such as facts: bool, (N,) each.
+
+    Args:
+        answer_logps: log of the probability that is expected of each answer token, shape (N,).
+
+    Example:
+        >>> kinds = token_kinds(torch.tensor([0.9, 0.1, 0.001]).log())
+        >>> {kind: is_of_kind.tolist() for kind, is_of_kind in kinds.items()}["unlikely"]
+        [False, False, True]
+    """
+    is_likely, is_unlikely = answer_logps > log(_LIKELY), answer_logps < log(_UNLIKELY)
+    return {"likely": is_likely, "middling": ~(is_likely | is_unlikely), "unlikely": is_unlikely}
 
 
 def _sample_of_positions(rows: RowDataset, seed: int) -> Tensor:

@@ -60,6 +60,9 @@ def _count_rows(batch: Batch) -> Tensor:
     return torch.stack([forget_ids, retain_ids, scored, read], dim=1)
 
 
+COUNT = " count"
+"""Ends the name of a sum that counts the values in another one, whose mean is logged."""
+
 Summary = Callable[[str, Tensor], dict[str, float]]
 """Turns one value per forget sample and step, shape (n,), into the values that are logged, by their keys."""
 
@@ -190,6 +193,14 @@ class Step:
         sums[name] = sums[name] + share.detach() if name in sums else share.detach()
         if log:
             self.collected.logged.add(name)
+
+    def add_mean(self, name: str, values: Tensor, counts: Tensor) -> None:
+        """Logs the mean of those of `values`, shape (n,), that count, over all steps since the last log.
+
+        Nothing is logged if none did. `counts` says which of them do, bool, shape (n,).
+        """
+        self.add(name, values.where(counts, 0).sum())
+        self.add(name + COUNT, counts.float().sum())
 
 
 class FinishedStep:

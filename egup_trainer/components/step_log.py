@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from egup_trainer.components.step import Collected, FinishedStep, Summary
+from egup_trainer.components.step import COUNT, Collected, FinishedStep, Summary
 
 POSITIONS = "positions"
 """The name of a sum: how many tokens the model read, including padding."""
@@ -52,6 +52,10 @@ class StepLog:
         sums = accelerator.reduce(torch.stack([self._sums[name] for name in names]), "sum")
         logs: dict[str, float] = dict(zip(names, (sums / self._steps).tolist(), strict=True))
         positions = logs.pop(POSITIONS, 0.0) * self._steps
+        for counted in [name for name in logs if name.endswith(COUNT)]:
+            name, count = counted.removesuffix(COUNT), logs.pop(counted)
+            total = logs.pop(name)
+            logs |= {name: total / count} if count else {}
         logs |= {name: value.item() for name, value in self._values.items()}
         self.flushed = {name: torch.cat(parts).float() for name, parts in sorted(self._samples.items())}
         for name, values in self.flushed.items():

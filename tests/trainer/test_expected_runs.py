@@ -204,3 +204,45 @@ def test_a_run_on_long_rows_needs_no_more(make_trainer, config, make_model, toke
     trainer.train()
     assert len(trainer.forget_rows) > 2
     assert len(table_of(trainer).ids) == sum(int(row.is_scored.sum()) for row in trainer.forget_rows.rows)
+
+
+# Logs
+
+
+def test_the_logged_gaps_are_those_of_the_tokens(make_trainer):
+    trainer = make_trainer(**SGD, per_device_train_batch_size=4, gradient_accumulation_steps=2, max_steps=1)
+    before = trainer.score(trainer.forget_rows, top_k=2, answer_first=True).top_k_logps.logps[:, 0]
+    trainer.train()
+    ids = torch.tensor([forget for forget, _ in trainer.pair_sampler.pairs(0)][:8])
+    tokens = trainer.component(ExpectedOutputs)._tokens.of_rows(ids)
+    expected, gap = (
+        values[tokens] for values in (table_of(trainer).logps[:, 0], table_of(trainer).logps[:, 0] - before)
+    )
+    logs = next(entry for entry in trainer.state.log_history if "expected_gap" in entry)
+    kinds = {
+        "likely": expected.exp() > 0.5,
+        "middling": (expected.exp() <= 0.5) & (expected.exp() >= 0.01),
+        "unlikely": expected.exp() < 0.01,
+    }
+    found = {name for name in logs if name.startswith(("token_gap", "tokens_met"))}
+    assert found == {
+        f"{name}_{kind}" for name in ("token_gap", "tokens_met") for kind, is_of in kinds.items() if is_of.any()
+    }
+    assert found
+    for kind, is_of in kinds.items():
+        if is_of.any():
+            assert logs[f"token_gap_{kind}"] == pytest.approx(gap[is_of].mean().item(), abs=1e-4)
+            assert logs[f"tokens_met_{kind}"] == pytest.approx(
+                (gap[is_of].abs() <= 0.5).float().mean().item(), abs=1e-5
+            )
+
+
+def test_a_run_meets_what_is_expected(make_trainer, taught):
+    """Of rows known by heart: tokens that are expected to be unlikely end there, and stay likelier before."""
+    trainer = make_trainer(taught(), **PLAIN, num_train_epochs=30, learning_rate=3e-3)
+    trainer.train()
+    logs = [entry for entry in trainer.state.log_history if "expected_gap" in entry]
+    assert logs[0]["token_gap_unlikely"] < -3
+    assert logs[-1]["token_gap_unlikely"] > 0.5 * logs[0]["token_gap_unlikely"]
+    assert logs[-1]["expected_gap"] < 0.5 * logs[0]["expected_gap"]
+    assert logs[-1]["tokens_met_unlikely"] > logs[0]["tokens_met_unlikely"]

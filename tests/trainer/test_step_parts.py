@@ -64,6 +64,8 @@ def test_the_log_sums_micro_batches_and_averages_steps(accelerator):
             step.add("loss_forget", torch.tensor(share))
             step.add("hidden", torch.tensor(share), log=False)
             step.add("positions", torch.tensor(positions))
+            step.add_mean("gap", torch.tensor([value, 9.0, share]), torch.tensor([True, False, share == 3.0]))
+            step.add_mean("never", torch.tensor([value, 9.0]), torch.tensor([False, False]))
             step.observe("weight", torch.tensor([value + ids[0], -9.0]), mean_and_range)  # the second is a filler
             step.observe("drift", torch.tensor([value * ids[0], -9.0]))
         finished = FinishedStep(collected, accelerator, epoch=1.0)
@@ -79,6 +81,8 @@ def test_the_log_sums_micro_batches_and_averages_steps(accelerator):
     assert logs["drift_p90"] == pytest.approx(0.3 * 1 + 0.7 * 3)  # sorted 0, 0, 1, 3: at index 2.7
     assert logs["proxy_lambda"] == 3.0
     assert "hidden" not in logs
+    # 1 and 1, then 3, 3 and 3: the mean over values, not over steps
+    assert {name: value for name, value in logs.items() if "gap" in name or "never" in name} == {"gap": 2.2}
     assert logs["tokens_per_second"] > 0
     assert logs["padding"] == 0.25
     assert log.flush(accelerator) == {}
