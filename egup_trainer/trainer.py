@@ -45,6 +45,7 @@ from egup_trainer.modeling.scan import RowScores, score_rows
 from egup_trainer.modeling.trials import can_run, check_training
 from egup_trainer.preparation import (
     check_args,
+    check_output_folder,
     prepare_dataset,
     prepare_eval_datasets,
     prepare_model,
@@ -162,6 +163,8 @@ class UnlearnTrainer(PublishingTrainer):
         if forget_loss is not None:
             args = _with_loss(args, forget_loss)
         loss = forget_loss or make_forget_loss(args)
+        if args.proxy_model is not None:
+            check_output_folder(Path(args.proxy_model), Path(args.output_dir))
         tokenizer = prepare_tokenizer(processing_class, model, args)
         self.components = make_components(args, loss, proxy_dataset is not None, components)
         self.needs = reduce(or_, (component.needs for component in self.components))

@@ -188,7 +188,8 @@ def check_flags(row_args: RowArguments, config: Any, model_config: Any) -> None:
     check_output_dir(config.output_dir)
     with one_line_write_errors(f"--output_dir {config.output_dir}"):
         refuse_detours(Path(config.output_dir))
-    check_output_folder(Path(model_config.model_name_or_path), Path(config.output_dir))
+    for model in filter(None, (model_config.model_name_or_path, config.proxy_model)):
+        check_output_folder(Path(model), Path(config.output_dir))
     for option in fields(model_config):
         unused = option.name.startswith("lora_") and not model_config.use_peft
         if unused and getattr(model_config, option.name) != option.default:

@@ -28,9 +28,7 @@ from egup_trainer.modeling.scan import RowScores
 from egup_trainer.modeling.top_k_logps import TokenOffsets, TopKLogProbs
 from egup_trainer.options import OptionGroup, option
 from egup_trainer.records.judgments import knows_proxies
-
-ADAPTER_OFF = "adapter_off"
-"""The value of `proxy_model` that stands for the model below the adapter."""
+from egup_trainer.records.schema import ADAPTER_OFF
 
 _PROXY_TOP_K = 256
 """Tokens that are kept of each output for a proxy; the other tokens share the rest evenly."""

@@ -1,13 +1,14 @@
 """What is planned: a run with the flags of `egup unlearn`, and the machine that it is planned for."""
 
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import psutil
 import torch
 
+from egup_trainer.data.schema import RowSource, TokenizedRow
 from egup_trainer.data.tokenization import RowDataset
 from egup_trainer.losses.registry import make_forget_loss
 from egup_trainer.modeling.loading import model_init_kwargs
@@ -92,13 +93,25 @@ def make_job(row_args: Any, args: Any, model_config: Any, stand_in: bool = False
     args.model_init_kwargs = {**model_init_kwargs(model_config, args.use_cpu), **(args.model_init_kwargs or {})}
     tokenizer = prepare_tokenizer(None, model_config.model_name_or_path, args)
     has_proxies = row_args.proxy is not None
-    components = make_components(args, make_forget_loss(args), has_proxies and not stand_in)
+    components = make_components(args, make_forget_loss(args), has_proxies)
+    waiting = [each for each in components if stand_in and each.needs.proxy_rows]
     forget, retain = row_args.read(row_args.forget), None if row_args.retain is None else row_args.read(row_args.retain)
     proxy = row_args.read(row_args.proxy) if has_proxies and not stand_in else None
-    rows = prepare_rows(forget, retain, proxy, components, tokenizer, args)
+    ready = [each for each in components if each not in waiting]
+    rows = prepare_rows(forget, retain, proxy, ready, tokenizer, args)
     if stand_in:
-        rows = RowSets(rows.forget, rows.retain, RowDataset(rows.forget.rows))
+        rows = replace(rows, proxy=RowDataset([_backwards(row) for row in rows.forget.rows]))
+        for component in waiting:
+            component.check_rows(rows.forget, rows.retain, rows.proxy)
     machine = Machine.of(args.use_cpu, row_args.memory_gb)
     if machine.is_gpu and not torch.cuda.is_available():
         args.bf16 = not args.fp16  # the default of a run on a GPU, which is refused without one
     return Job(model_config.model_name_or_path, args, get_peft_config(model_config), rows, tokenizer, machine)
+
+
+def _backwards(row: TokenizedRow) -> TokenizedRow:
+    """The row with its answer from the last token to the first, which no model finds as likely as the row."""
+    ids, labels = row.input_ids.copy(), row.labels.copy()
+    ids[row.is_scored] = labels[row.is_scored] = row.labels[row.is_scored][::-1]
+    turned = replace(row, input_ids=ids, labels=labels)
+    return replace(turned, source=RowSource.of(row.source.number, turned))  # another row than the one to forget

@@ -19,6 +19,7 @@ from egup_trainer.components.step_log import peak_memory_gb
 from egup_trainer.data.tokenization import RowDataset, from_token_columns
 from egup_trainer.egup import EGUPTrainer
 from egup_trainer.errors import ConfigError
+from egup_trainer.losses.npo import NPOOptions
 from egup_trainer.planning.job import Job, resident_memory
 from egup_trainer.preparation import RowSets
 
@@ -39,6 +40,7 @@ _QUIET: dict[str, Any] = {
 _SMALL: dict[str, Any] = {
     "objective": "npo",
     "objective_kwargs": None,
+    "npo_beta": NPOOptions.npo_beta,  # auto would need proxies
     "retain_loss": "nll",
     "proxy_constraint": False,
     "proxy_model": None,
@@ -58,19 +60,21 @@ class Measured:
 
     Args:
         step: seconds per optimizer step, without the first one.
-        before: seconds until the first step, for `scanned` rows.
+        before: seconds until the first step, for `scanned` rows, without `loading`.
         scanned: number of rows that were read before the first step.
         peak_gb: most memory that the process held, 10^9 bytes.
+        loading: seconds to load a proxy model.
     """
 
     step: float
     before: float
     scanned: int
     peak_gb: float
+    loading: float = 0.0
 
     def seconds(self, steps: int, rows: int) -> float:
         """The time of a run of that many steps that scans that many rows."""
-        return self.before * rows / max(self.scanned, 1) + self.step * steps
+        return self.loading + self.before * rows / max(self.scanned, 1) + self.step * steps
 
 
 class _Clock(TrainerCallback):
@@ -86,6 +90,18 @@ class _Clock(TrainerCallback):
         self.ends.append(_now())
 
 
+class _Rehearsal(EGUPTrainer):
+    """Notes how long it takes to load another model."""
+
+    loading = 0.0
+
+    def load_other(self, name: str) -> Any:
+        began = _now()
+        model = super().load_other(name)
+        self.loading += _now() - began
+        return model
+
+
 def measure_steps(job: Job, steps: int) -> Measured:
     """Loads the model and runs `steps` steps on some of the rows, after one that warms up.
 
@@ -95,10 +111,10 @@ def measure_steps(job: Job, steps: int) -> Measured:
     pairs = job.args.train_batch_size * job.args.gradient_accumulation_steps * (steps + 1)
     few: dict[str, Any] = {name: _some(each, pairs) for name, each in vars(job.rows).items()}
     rows = RowSets(**few)
-    clock = _rehearse(replace(job, rows=rows), job.model, steps + 1)
+    clock, loading = _rehearse(replace(job, rows=rows), job.model, steps + 1)
     seconds = (clock.ends[steps] - clock.ends[0]) / steps
     scanned = sum(len(each) for each in vars(rows).values() if each is not None)
-    return Measured(seconds, clock.starts[0] - clock.began, scanned, peak_memory_gb())
+    return Measured(seconds, clock.starts[0] - clock.began - loading, scanned, peak_memory_gb(), loading)
 
 
 def measure_libraries(job: Job) -> int:
@@ -119,8 +135,8 @@ def measure_libraries(job: Job) -> int:
     return resident_memory()
 
 
-def _rehearse(job: Job, model: Any, steps: int) -> _Clock:
-    """Trains for a few steps."""
+def _rehearse(job: Job, model: Any, steps: int) -> tuple[_Clock, float]:
+    """Trains for a few steps; when they were taken, and how long it took to load another model."""
     args = copy.copy(job.args)
     for name, value in _QUIET.items():
         kind = type(getattr(args, name))
@@ -128,7 +144,7 @@ def _rehearse(job: Job, model: Any, steps: int) -> _Clock:
     state = torch.get_rng_state()
     with TemporaryDirectory() as folder, redirect_stdout(StringIO()):
         args.output_dir, args.max_steps = str(Path(folder) / "out"), steps
-        trainer = EGUPTrainer(
+        trainer = _Rehearsal(
             model,
             args,
             job.rows.forget,
@@ -143,7 +159,7 @@ def _rehearse(job: Job, model: Any, steps: int) -> _Clock:
     torch.set_rng_state(state)
     if len(clock.ends) < steps:
         raise ConfigError(got=f"{len(clock.ends)} steps", expected=f"{steps}", fix="lower --measure_steps")
-    return clock
+    return clock, trainer.loading
 
 
 def _some(rows: RowDataset | None, count: int) -> RowDataset | None:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from egup_trainer.errors import DataError
 from egup_trainer.files import write_file
 from egup_trainer.records.io import read_record
-from egup_trainer.records.schema import CARD_NAME, RECORD_NAME, RunRecord
+from egup_trainer.records.schema import ADAPTER_OFF, CARD_NAME, RECORD_NAME, RunRecord
 
 if TYPE_CHECKING:
     from huggingface_hub import EvalResult, ModelCard, ModelCardData
@@ -73,6 +73,7 @@ def model_card(
         datasets=_listed(facts.dataset) or _listed(facts.dataset_tags),
         weights=_weights(record),
         components=record.get("components", []),
+        expected=_expected_outputs(record),
         parts=[_label(name) for name, is_on in record["egup"].items() if is_on],
     )
     data = _metadata(record, metrics or {}, model_name, facts)
@@ -174,8 +175,27 @@ def _base(record: RunRecord, facts: CardFacts) -> str:
     name = facts.finetuned_from or record["model"]["name"]
     if name is None:
         return "a causal language model without a name"
-    is_local = record["model"]["is_local"] and not facts.finetuned_from
+    return _link(name, record["model"]["is_local"] and not facts.finetuned_from)
+
+
+def _link(name: str | None, is_local: bool) -> str:
     return f"`{name}`" if is_local else f"[{name}](https://huggingface.co/{name})"
+
+
+def _expected_outputs(record: RunRecord) -> str | None:
+    """How the expected outputs were estimated, or None if the objective read none."""
+    if "expected_outputs" not in record:
+        return None
+    facts = record["expected_outputs"]
+    model = facts["proxy_model"]
+    if model is None:
+        source = "estimated from the outputs for the proxies and from the answers of retain rows and proxies"
+    elif model["name"] == ADAPTER_OFF:
+        source = "those of the model below the adapter"
+    else:
+        source = f"those of {_link(model['name'], model['is_local'])}, as a model that never saw the rows to forget"
+    ranks = "; how likely the answer tokens are to be was set by the proxies, rank by rank"
+    return source + (ranks if facts["ranked_by_proxies"] else "")
 
 
 def _weights(record: RunRecord) -> str:

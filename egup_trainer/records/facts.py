@@ -11,7 +11,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from egup_trainer.records.schema import RECORD_SCHEMA, ModelFacts, RowFacts, RunRecord
+from egup_trainer.records.schema import ADAPTER_OFF, RECORD_SCHEMA, ModelFacts, RowFacts, RunRecord
 
 if TYPE_CHECKING:
     from egup_trainer.data.tokenization import RowDataset
@@ -29,7 +29,14 @@ _ALWAYS_RECORDED = (
 )
 # The record has these under other keys, or they may name a folder of this machine.
 _LEFT_OUT = {"objective", "retain_loss", "clreg_weight", *_EGUP_PARTS}
-_LEFT_OUT |= {"card_author", "idk_answers", "scan_cache_dir", "model_init_kwargs", "overwrite_output_dir"}
+_LEFT_OUT |= {
+    "card_author",
+    "idk_answers",
+    "proxy_model",
+    "scan_cache_dir",
+    "model_init_kwargs",
+    "overwrite_output_dir",
+}
 
 
 def make_record(trainer: Any) -> RunRecord:
@@ -61,6 +68,11 @@ def make_record(trainer: Any) -> RunRecord:
     }
     if others:
         record["components"] = others
+    for component in trainer.components:
+        if component.name == "expected_outputs":
+            name, has_proxies = component.proxy_model, component.needs.proxy_rows
+            model_facts = None if name is None else _model_facts(name)
+            record["expected_outputs"] = {"proxy_model": model_facts, "ranked_by_proxies": has_proxies}
     return record
 
 
@@ -150,8 +162,11 @@ def _default(option: Field) -> Any:
 
 
 def _initial_model(model: Any) -> ModelFacts:
-    name = getattr(getattr(model, "config", None), "_name_or_path", None) or None
-    is_local = name is None or not _is_hub_id(name)
+    return _model_facts(getattr(getattr(model, "config", None), "_name_or_path", None) or None)
+
+
+def _model_facts(name: str | None) -> ModelFacts:
+    is_local = name in (None, ADAPTER_OFF) or not _is_hub_id(name)
     return {"name": Path(name).name if name and is_local else name, "is_local": is_local}
 
 

@@ -17,6 +17,9 @@ RUN_NAME = "_run.json"
 """The private record of a run. Only the user can read it, since it names paths and holds the secrets that fingerprints
 are keyed by. Like every `_*` file, it is not uploaded to a hub."""
 
+ADAPTER_OFF = "adapter_off"
+"""The value of `proxy_model` that stands for the model below the adapter."""
+
 _STRICT = ConfigDict(strict=True, allow_inf_nan=False)
 
 Probability = Annotated[float, Field(ge=0, le=1)]
@@ -38,16 +41,28 @@ class ModelFacts(TypedDict):
     is_local: bool
 
 
+class ExpectedFacts(TypedDict):
+    """Where the expected outputs of a run came from.
+
+    `proxy_model` is the model that they were read from, or None if they were estimated from proxies and retain rows.
+    `ranked_by_proxies` says whether proxies set how likely the answer tokens are to be.
+    """
+
+    proxy_model: ModelFacts | None
+    ranked_by_proxies: bool
+
+
 @with_config(ConfigDict(**_STRICT, extra="allow"))
 class RunRecord(TypedDict):
     """`unlearning.json`: the public record of a run. It contains no text of any row, and no path.
 
     `egup` says which of its parts were active: a proxy constraint without proxies is not. `components` names other
-    components that acted on the run, if there were any. `reference` is how the reference
-    model was kept, see `ReferenceKind`. `options` holds the arguments that differ from the defaults of the
-    configuration, and always the learning rate, the number of epochs, the sizes that make up a step (world_size is the
-    number of processes) and the seed. `egup unlearn` adds `probability` (by when it was measured, then by set of rows;
-    a text where it could not be measured), and `is_merged` for a model that its adapter was merged into.
+    components that acted on the run, if there were any. `reference` is how the reference model was kept, see
+    `ReferenceKind`. `expected_outputs` is there if the objective read any. `options` holds the arguments that differ
+    from the defaults of the configuration, and always the learning rate, the number of epochs, the sizes that make up a
+    step (world_size is the number of processes) and the seed. `egup unlearn` adds `probability` (by when it was
+    measured, then by set of rows; a text where it could not be measured), and `is_merged` for a model that its adapter
+    was merged into.
     """
 
     schema_version: Literal[1]
@@ -68,6 +83,7 @@ class RunRecord(TypedDict):
     probability: NotRequired[dict[str, dict[str, float] | str]]
     is_merged: NotRequired[bool]
     components: NotRequired[list[str]]
+    expected_outputs: NotRequired[ExpectedFacts]
 
 
 @dataclass(frozen=True, config=ConfigDict(**_STRICT, extra="forbid"))

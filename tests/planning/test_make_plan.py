@@ -14,6 +14,7 @@ from egup_trainer.modeling.top_k_logps import top_k_bytes
 from egup_trainer.planning.fake_model import FakeModel
 from egup_trainer.planning.job import Job, Machine
 from egup_trainer.planning.plan import KEPT, MARGIN, SCAN, STEP, ShapeTrainer, make_plan
+from egup_trainer.planning.rehearsal import Measured
 from egup_trainer.preparation import prepare_rows
 from egup_trainer.trainer import make_components
 
@@ -237,3 +238,8 @@ def test_it_fits_with_a_margin(job):
     assert made.peak == max(sum(parts.values()) for parts in made.phases.values())
     assert made.fits(int(made.peak * (1 + MARGIN)) + 1)
     assert not made.fits(int(made.peak * (1 + MARGIN)) - 1)
+
+
+def test_the_time_to_load_a_proxy_model_does_not_grow_with_the_rows():
+    measured = Measured(step=2.0, before=3.0, scanned=10, peak_gb=1.0, loading=5.0)
+    assert measured.seconds(steps=4, rows=20) == 5 + 2 * 3 + 4 * 2

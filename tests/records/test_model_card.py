@@ -121,6 +121,30 @@ def test_text_and_metadata_depend_on_the_model(changes, says, library, base, tag
     assert card.data.tags == ["unlearning", "egup_trainer", "npo", *tags]
 
 
+HUB = {"name": "owner/old", "is_local": False}
+
+
+@pytest.mark.parametrize(
+    ("model", "ranked", "says"),
+    [
+        (None, True, "estimated from the outputs for the proxies and from the answers of retain rows and proxies; how"),
+        (LOCAL, False, "those of `base`, as a model that never saw the rows to forget\n"),
+        (
+            LOCAL,
+            True,
+            "those of `base`, as a model that never saw the rows to forget; how likely the answer tokens are",
+        ),
+        (HUB, False, "those of [owner/old](https://huggingface.co/owner/old), as"),
+        ({"name": "adapter_off", "is_local": True}, False, "those of the model below the adapter\n"),
+    ],
+)
+def test_the_text_says_how_expected_outputs_were_estimated(model, ranked, says):
+    facts = {"proxy_model": model, "ranked_by_proxies": ranked}
+    text = model_card({**RECORD, "expected_outputs": facts}, None, "out").text
+    assert f"\n- expected outputs: {says}" in text
+    assert "expected outputs" not in model_card(RECORD, None, "out").text
+
+
 def test_results_are_a_table_and_a_model_index_of_finite_numbers(tmp_path):
     path = write_model_card(tmp_path, model_card(RECORD, {**METRICS, "broken": float("nan")}, "out"))
     card = ModelCard.load(path)

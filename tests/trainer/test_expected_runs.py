@@ -11,7 +11,7 @@ from peft import LoraConfig, get_peft_model
 from safetensors import safe_open
 
 from egup_trainer import EGUPTrainer
-from egup_trainer.components.expected_outputs import ADAPTER_OFF, ExpectedOutputs
+from egup_trainer.components.expected_outputs import ExpectedOutputs
 from egup_trainer.components.output_estimates import BigramOutputs, EstimatedOutputs, NearestOutputs
 from egup_trainer.conditions import STATE_NAME
 from egup_trainer.data.schema import TokenizedRow
@@ -20,6 +20,7 @@ from egup_trainer.errors import StateError
 from egup_trainer.modeling.outputs import AnswerOutputs
 from egup_trainer.modeling.top_k_logps import TopKLogProbs
 from egup_trainer.planning.tally import Tally
+from egup_trainer.records.schema import ADAPTER_OFF
 
 PLAIN = {"objective": "proxy_kl", "inter_entanglement": False, "intra_entanglement": False}
 SGD = {**PLAIN, "optim": "sgd", "learning_rate": 0.02, "max_grad_norm": 0.0}

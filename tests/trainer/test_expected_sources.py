@@ -7,9 +7,10 @@ from transformers import AutoModelForCausalLM
 
 from egup_trainer import EGUPTrainer
 from egup_trainer.components.component import Component, Needs
-from egup_trainer.components.expected_outputs import ADAPTER_OFF, ExpectedOutputs
+from egup_trainer.components.expected_outputs import ExpectedOutputs
 from egup_trainer.errors import ConfigError, DataError, ModelError
 from egup_trainer.modeling.reference import Need
+from egup_trainer.records.schema import ADAPTER_OFF
 
 PLAIN = {"objective": "proxy_kl", "inter_entanglement": False, "intra_entanglement": False, "max_steps": 1}
 
