@@ -15,11 +15,12 @@ import tempfile
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
 import torch
+from peft import LoraConfig, get_peft_model
 from transformers import (
     AutoModelForCausalLM,
     BitsAndBytesConfig,
@@ -34,6 +35,7 @@ from benchmarks.tables import Line, read_table
 from egup_trainer import EGUPConfig, EGUPTrainer, UnlearnConfig, UnlearnTrainer
 from egup_trainer.cli.terminal import quiet_libraries
 from egup_trainer.records.facts import run_facts
+from egup_trainer.records.schema import ADAPTER_OFF
 
 TABLE = tables.RESULTS / "regression.jsonl"
 TOLERANCE = 1e-6
@@ -65,6 +67,9 @@ class Case:
         processes: how many processes train together.
         resume: the step whose checkpoint the recorded run starts from, or 0.
         model: "llama" or "gemma3".
+        proxies: whether an `EGUPTrainer` gets proxies.
+        source: of expected outputs, besides proxies: "untaught" (the model before it was taught), or "adapter_off"
+            (only an adapter was taught).
     """
 
     options: dict[str, Any] = field(default_factory=dict)
@@ -74,6 +79,8 @@ class Case:
     processes: int = 1
     resume: int = 0
     model: str = "llama"
+    proxies: bool = True
+    source: str = ""
 
 
 def _plain(objective: str, **options: Any) -> Case:
@@ -82,6 +89,7 @@ def _plain(objective: str, **options: Any) -> Case:
 
 _BOTH = {"inter_entanglement": True, "intra_entanglement": True, "inter_neighbors": 3}
 _ALL = {"objective": "npo", **_BOTH, "clreg_weight": 0.5}
+_PROXY_KL = {"objective": "proxy_kl", "expected_top_k": 16}
 _RMU = {"rmu_layer": -1, "rmu_steering": 20.0, "learning_rate": 1.0}
 
 CASES = {
@@ -114,6 +122,13 @@ CASES = {
     "egup_pdu": Case({"objective": "pdu", "pdu_dual_start": 2.0, "learning_rate": 0.001}),
     "egup_stop_at_boundary": Case({"objective": "grad_diff", "num_train_epochs": 8, "stop_at_boundary": True}),
     "egup_undial_scores": Case({"objective": "undial", **_BOTH, "retain_loss": "kl", "kl_top_k": 0}),
+    # expected outputs
+    "proxy_kl": Case(_PROXY_KL),
+    "proxy_kl_model": Case(_PROXY_KL, proxies=False, source="untaught"),
+    "proxy_kl_model_and_proxies": Case(_PROXY_KL, source="untaught"),
+    "proxy_kl_adapter_off": Case({**_PROXY_KL, "learning_rate": 0.2}, proxies=False, source=ADAPTER_OFF),
+    "proxy_kl_lora": Case({**_PROXY_KL, "learning_rate": 0.2}, lora=True),
+    "proxy_kl_weights_clreg": Case({**_PROXY_KL, **_BOTH, "clreg_weight": 0.5}),
     # CLReg
     "clreg_forget": Case({**_ALL, "clreg_positives": "forget"}),
     "clreg_views": Case({**_ALL, "clreg_positives": "views", "clreg_retain_anchor": 0.5}),
@@ -146,6 +161,7 @@ def rows(start: int, stop: int) -> list[dict[str, str]]:
     ]
 
 
+_LORA = {"r": 4, "target_modules": "all-linear", "task_type": "CAUSAL_LM"}
 FORGET, RETAIN, PROXY = rows(0, 10), rows(20, 33), rows(40, 46)
 
 
@@ -164,9 +180,7 @@ def make_tokenizer() -> Any:
     return PreTrainedTokenizerFast(tokenizer_object=bpe, eos_token="<eos>", pad_token="<eos>")
 
 
-@cache
-def _taught(kind: str) -> Any:
-    """A model that has seen the forget and the retain rows, so that no loss starts at a value that says nothing."""
+def _untaught(kind: str) -> Any:
     tokenizer = make_tokenizer()
     ids = {"eos_token_id": tokenizer.eos_token_id, "pad_token_id": tokenizer.eos_token_id, "bos_token_id": None}
     size = {"vocab_size": len(tokenizer), **_SIZES, **ids}
@@ -176,21 +190,31 @@ def _taught(kind: str) -> Any:
         else LlamaConfig(**size)
     )
     torch.manual_seed(0)
-    model = AutoModelForCausalLM.from_config(config).train()
+    return AutoModelForCausalLM.from_config(config)
+
+
+@cache
+def _taught(kind: str, only_adapter: bool = False) -> Any:
+    """A model that has seen the forget and the retain rows, so that no loss starts at a value that says nothing."""
+    tokenizer, model = make_tokenizer(), _untaught(kind).train()
+    if only_adapter:
+        model = get_peft_model(model, LoraConfig(**_LORA))
     texts = [f"Question: {row['question']}\nAnswer: {row['answer']}<eos>" for row in FORGET + RETAIN]
     batch = tokenizer(texts, return_tensors="pt", padding=True, padding_side="right")
     labels = batch["input_ids"].masked_fill(batch["attention_mask"] == 0, -100)
-    optimizer = torch.optim.SGD(model.parameters(), lr=0.5, momentum=0.9)
+    trained = [weight for weight in model.parameters() if weight.requires_grad]
+    kind_of = torch.optim.Adam if only_adapter else partial(torch.optim.SGD, momentum=0.9)
+    optimizer = kind_of(trained, lr=0.02 if only_adapter else 0.5)
     for _ in range(40):
         optimizer.zero_grad()
         model(**batch, labels=labels).loss.backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        torch.nn.utils.clip_grad_norm_(trained, 1.0)
         optimizer.step()
     return model
 
 
 def _model_of(case: Case, folder: Path) -> Any:
-    model = copy.deepcopy(_taught(case.model))
+    model = copy.deepcopy(_taught(case.model, only_adapter=case.source == ADAPTER_OFF))
     if not case.four_bit:
         return model
     model.save_pretrained(folder / "model")
@@ -201,8 +225,6 @@ def _model_of(case: Case, folder: Path) -> Any:
 
 
 def _trainer_of(case: Case, folder: Path) -> UnlearnTrainer:
-    from peft import LoraConfig
-
     defaults = {
         "output_dir": str(folder / "out"),
         "use_cpu": True,
@@ -219,8 +241,13 @@ def _trainer_of(case: Case, folder: Path) -> UnlearnTrainer:
         "save_steps": case.resume or 500,
     }
     config = EGUPConfig if case.egup else UnlearnConfig
-    adapter = {"peft_config": LoraConfig(r=4, target_modules="all-linear", task_type="CAUSAL_LM")} if case.lora else {}
-    proxies = {"proxy_dataset": PROXY} if case.egup else {}
+    adapter = {"peft_config": LoraConfig(**_LORA)} if case.lora else {}
+    proxies = {"proxy_dataset": PROXY} if case.egup and case.proxies else {}
+    if case.source:
+        defaults["proxy_model"] = case.source
+    if case.source == "untaught":
+        defaults["proxy_model"] = str(folder / "untaught")
+        _untaught(case.model).save_pretrained(folder / "untaught")
     trainer = (EGUPTrainer if case.egup else UnlearnTrainer)(
         _model_of(case, folder),
         config(**{**defaults, **case.options}),
