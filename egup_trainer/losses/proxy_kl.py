@@ -36,7 +36,7 @@ def token_effort(gap: Tensor, temperature: float = 0.5) -> Tensor:
 
     Example:
         >>> import torch
-        >>> token_effort(torch.tensor([-9.0, 0.0, 9.0]))
+        >>> token_effort(torch.tensor([-50.0, 0.0, 50.0]))
         tensor([ 1.,  0., -1.])
     """
     return 1 - 2 * (gap.detach() / temperature).sigmoid()

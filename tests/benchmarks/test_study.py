@@ -328,14 +328,15 @@ def test_tables_and_figure_are_made_of_the_results(results, tmp_path, monkeypatc
     names = ("headline", "ablation", "units", "attacks", "seeds", "wordings", "scale", "sequence")
     page = tmp_path / "docs" / "results.md"
     page.parent.mkdir()
-    page.write_text("".join(f"<!-- begin: {name} -->\n<!-- end: {name} -->\n" for name in names))
+    marks = ((f"<!-- {side}: second edition, {name} -->" for side in ("begin", "end")) for name in names)
+    page.write_text("".join("\n".join(each) + "\n" for each in marks))
     monkeypatch.setattr(report, "DOCS", page.parent)
     report.write_report(TEST_SEEDS, TUNING_SEEDS)
     text = page.read_text()
     assert "| `npo` | 0.001 | 2 | " in text
     assert "| `before` | 2.00 | 3.00 | 3.50 | -0.50 |" in text
     assert "| model_utility | 0.014 | 1.4 | 0.0 | 4.2 |" in text  # units: retrained, before, npo
-    assert (page.parent / "images" / "study.png").stat().st_size > 1000
+    assert (page.parent / "images" / "study_second.png").stat().st_size > 1000
 
 
 def test_seeds_draw_their_own_authors(tofu):
