@@ -99,6 +99,11 @@ class UnlearnConfig(ExpectedOutputOptions, FeatureOptions, RetainOptions, Object
     drop_overlap: bool = option(
         False, "Leave out retain rows and proxies that are forget rows, too, instead of refusing them."
     )
+    self_samples: int = option(
+        0,
+        "Answers of the model's own to each forget question, sampled before the first step, that are forgotten beside "
+        "the given ones; 0 or more. Those alike are left out.",
+    )
     user_marker: str = option("Question: ", "Text before a user turn, for tokenizers without a chat template.")
     assistant_marker: str = option("\nAnswer: ", "Text before the answer, for tokenizers without a chat template.")
     template_date: str | None = option(
@@ -142,6 +147,7 @@ class UnlearnConfig(ExpectedOutputOptions, FeatureOptions, RetainOptions, Object
         """Raises `ConfigError` if an option that every run has cannot work, alone or with another option."""
         check_range(self, ("forget_weight", "retain_weight"), low=0)
         check_range(self, ("max_length",), low=8, whole=True)
+        check_range(self, ("self_samples",), low=0, whole=True)
         check_date(self.template_date)
         self.on_long_row = choose(OnLongRow, self.on_long_row, "on_long_row")
         refuse_reentrant_checkpointing(self)

@@ -26,6 +26,7 @@ from egup_trainer.components.forget import ForgetObjective
 from egup_trainer.components.proxy_constraint import ProxyConstraint
 from egup_trainer.components.retain import RetainObjective
 from egup_trainer.components.scanning import merge_requests, run_scan
+from egup_trainer.components.self_samples import sample_answers
 from egup_trainer.components.step import Collected, FinishedStep, Step, StepCounts, mean_and_range
 from egup_trainer.components.step_log import POSITIONS, StepLog
 from egup_trainer.conditions import Conditions, digest_of, model_options, options_of, weights_of
@@ -194,6 +195,8 @@ class UnlearnTrainer(PublishingTrainer):
         check_training(self.model, args.disable_dropout)
         if can_run(self.model):
             self.reader.try_out(self.model)
+        if args.self_samples:
+            self._add_own_answers()
         # compute_loss divides by the counts of the whole step; Trainer must neither count nor divide itself.
         self.model_accepts_loss_kwargs = self.loss_is_scaled_for_ga = False
         self.reference = Reference(self._choose_reference(), self.model, self.reader)
@@ -211,6 +214,35 @@ class UnlearnTrainer(PublishingTrainer):
         for component in self.components:
             self.add_callback(component)
 
+    def _add_own_answers(self) -> None:
+        """Adds the model's own answers to the forget questions to the rows that are trained on."""
+        if self.is_fsdp_enabled or self.is_deepspeed_enabled:
+            raise ConfigError(
+                got=f"self_samples={self.args.self_samples} with FSDP or DeepSpeed",
+                expected="whole weights on the device of each process, which write the answers before training",
+                fix="train with DDP or on one GPU, or leave out --self_samples",
+            )
+        answers = sample_answers(
+            self.model,
+            self.processing_class,
+            self.forget_rows,
+            self.args.self_samples,
+            max_length=self.args.max_length,
+            seed=self.args.seed,
+            batch_size=self.args.per_device_eval_batch_size,
+            accelerator=self.accelerator,
+            folder=self.scan_folder,
+            progress=not self.args.disable_tqdm,
+        )
+        logger.info("Forgets %d answers of the model's own beside the %d rows", len(answers), len(self.forget_rows))
+        self.train_dataset = PairDataset(RowDataset([*self.forget_rows.rows, *answers]), self.retain_rows)
+        self.pair_sampler = make_pair_sampler(self.train_dataset, self.args.train_batch_size, self.args)
+
+    @property
+    def own_answers(self) -> int:
+        """How many answers of the model's own are forgotten beside `forget_rows` (`self_samples`)."""
+        return len(self.train_dataset.forget) - len(self.forget_rows)
+
     def _choose_reference(self) -> Any:
         asking = [component for component in self.components if Need.TOP_K in component.needs.reference]
         size = sum(component.bytes_of_table(self.retain_rows) for component in asking)
@@ -218,7 +250,7 @@ class UnlearnTrainer(PublishingTrainer):
 
     def _attach_components(self) -> None:
         run = Run(
-            forget_rows=self.forget_rows,
+            forget_rows=self.train_dataset.forget,
             retain_rows=self.retain_rows,
             proxy_rows=self.proxy_rows,
             device=self.args.device,
@@ -232,6 +264,7 @@ class UnlearnTrainer(PublishingTrainer):
             load=self.load_other,
             log=self.log,
             components=self.components,
+            own_answers=self.own_answers,
         )
         for component in self.components:
             component.attach(run)
@@ -435,7 +468,11 @@ class UnlearnTrainer(PublishingTrainer):
         if self._conditions_of_model is None:
             model = self.accelerator.unwrap_model(self.model)
             self._conditions_of_model = Conditions(model_options(model), weights_of(model))
-        sets: dict[str, Any] = {"forget": self.forget_rows, "retain": self.retain_rows, "proxy": self.proxy_rows}
+        sets: dict[str, Any] = {
+            "forget": self.train_dataset.forget,
+            "retain": self.retain_rows,
+            "proxy": self.proxy_rows,
+        }
         if self.args.load_best_model_at_end:
             given = self.eval_dataset if isinstance(self.eval_dataset, dict) else {"": self.eval_dataset}
             sets |= {f"evaluation {name}".strip(): rows for name, rows in given.items()}

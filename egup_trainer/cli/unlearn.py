@@ -327,6 +327,8 @@ def _closing_lines(trainer: Any, seconds: float) -> list[str]:
         f"{trainer.state.global_step} steps, {seconds:.0f} s, peak memory {peak_memory_gb():.2f} GB",
         f"{what} and tokenizer saved to {trainer.args.output_dir}",
     ]
+    if trainer.own_answers:
+        lines.append(f"{trainer.own_answers} answers of the model's own were forgotten beside the rows")
     if trainer.scan_folder.is_dir():
         lines.append(f"Features of the forget rows kept for further runs in {trainer.scan_folder}")
     return lines

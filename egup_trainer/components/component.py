@@ -74,6 +74,7 @@ class Run:
         load: loads another model, by its path or hub id, in the precision and on the device of this one.
         log: logs values by name.
         components: all components of the run, in the order in which they act.
+        own_answers: how many of the forget rows, the last ones, are answers of the model's own (`self_samples`).
     """
 
     forget_rows: RowDataset
@@ -90,6 +91,7 @@ class Run:
     load: Callable[[str], Any]
     log: Callable[[dict[str, float]], None]
     components: Sequence["Component"] = ()
+    own_answers: int = 0
 
     def component(self, kind: type[_C]) -> _C:
         """The component of a class, on which another one is built."""

@@ -120,7 +120,7 @@ def run_scan(
     rows = [(request.dataset, request.ids) for _, request in sorted(requests.items())]
     fingerprint = scan_fingerprint(bare, rows, settings)
     path = folder / f"{fingerprint[:16]}.safetensors"
-    if _on_all_processes(path.is_file(), accelerator):
+    if found_on_all_processes(path, accelerator):
         return _unpack(load_scan(path, fingerprint), requests)
     scores = scan()
     if accelerator.is_main_process:
@@ -137,9 +137,9 @@ def _described(projection: Tensor | None) -> tuple[Any, ...] | None:
     return None if projection is None else (*projection.shape, bit_sum(projection))
 
 
-def _on_all_processes(found: bool, accelerator: Any) -> bool:
-    """Whether the file was found on each process: they must all scan, or none."""
-    count = accelerator.reduce(torch.tensor(int(found), device=accelerator.device), "sum")
+def found_on_all_processes(path: Path, accelerator: Any) -> bool:
+    """Whether the file is found on each process: they must all run the model, or none."""
+    count = accelerator.reduce(torch.tensor(int(path.is_file()), device=accelerator.device), "sum")
     return int(count) == accelerator.num_processes
 
 

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from egup_trainer.components.component import Component, ComponentOptions, Needs
@@ -95,7 +96,9 @@ class StopAtBoundary(Component):
 
     def _measure(self) -> dict[str, float]:
         run = self.run
-        forget, proxies = (run.score(rows) for rows in (run.forget_rows, run.needed_proxy_rows))
+        # What a model says itself is likelier than rows of any other source.
+        given = torch.arange(len(run.forget_rows) - run.own_answers)
+        forget, proxies = run.score(run.forget_rows, given), run.score(run.needed_proxy_rows)
         found = {
             "boundary_p": ks_p_value(forget.mean_nll.tolist(), proxies.mean_nll.tolist()),
             "retain_rise": self.measure_retain_rise(),

@@ -40,31 +40,55 @@ class Sampling:
     top_p: float = 1.0
 
 
-@torch.no_grad()
+@dataclass(frozen=True)
+class Continuation:
+    """The tokens that a model generated after a prompt.
+
+    Args:
+        tokens: token ids, shape (n,), without the one that ended them.
+        end: the token that ended them, or None if there was room for no more.
+    """
+
+    tokens: list[int]
+    end: int | None = None
+
+
 def generate(
+    model: nn.Module, tokenizer: Any, prompts: Sequence[np.ndarray], *, stop_words: tuple[str, ...] = (), **options: Any
+) -> list[str]:
+    """The text that the model generates after each prompt: cut at end of sequence, then at stop words, then stripped.
+
+    Args:
+        model, tokenizer, prompts, options: as in `continuations`.
+        stop_words: a text ends before the first of these.
+    """
+    found = continuations(model, tokenizer, prompts, **options)
+    return [_to_text(each.tokens, tokenizer, stop_words) for each in found]
+
+
+@torch.no_grad()
+def continuations(
     model: nn.Module,
     tokenizer: Any,
     prompts: Sequence[np.ndarray],
     *,
     max_new_tokens: int,
-    stop_words: tuple[str, ...] = (),
     sampling: Sampling | None = None,
     batch_size: int,
     accelerator: Accelerator | None = None,
     description: str | None = None,
     fix: str = "lower --max_new_tokens or shorten the prompts",
-) -> list[str]:
-    """The text that the model generates after each prompt: cut at end of sequence, then at stop words, then stripped.
+) -> list[Continuation]:
+    """What the model generates after each prompt; the same on every process.
 
-    A text ends at the tokenizer's end of sequence and at the token with which its chat template closes an answer. The
+    It ends at the tokenizer's end of sequence and at the token with which its chat template closes an answer. The
     rest of the model's own `generation_config` is not applied, so that the same weights generate the same texts.
 
     Args:
         model: the bare model.
-        tokenizer: decodes the new tokens.
+        tokenizer: has the tokens that end a text.
         prompts: token ids of each prompt, at least one.
-        max_new_tokens: maximum number of tokens per text.
-        stop_words: a text ends before the first of these.
+        max_new_tokens: maximum number of tokens per prompt.
         sampling: how tokens are sampled, or None for greedy search.
         batch_size: prompts per batch.
         accelerator: the `Accelerator` of a run on several processes, or None for one process.
@@ -99,7 +123,7 @@ def generate(
                 # Shifted by one, so that 0 is "nothing written" and the sum over processes is the whole result.
                 written[indices.to(device), : new.shape[1]] = new + 1
     rows = merge_processes({"written": written}, accelerator)["written"] - 1
-    return [_to_text(row, tokenizer, ends, stop_words) for row in rows]
+    return [_until_its_end(row, ends) for row in rows]
 
 
 class _Sampler:
@@ -236,9 +260,16 @@ def _pad_left(prompts: list[np.ndarray], padding: int) -> tuple[Tensor, Tensor]:
     return ids, mask
 
 
-def _to_text(tokens: Tensor, tokenizer: Any, ends: list[int], stop_words: tuple[str, ...]) -> str:
+def _until_its_end(tokens: Tensor, ends: list[int]) -> Continuation:
     stops = torch.isin(tokens, torch.tensor([-1, *ends]))  # -1: nothing written
-    length = int(stops.nonzero()[0]) if stops.any() else len(tokens)
-    text = tokenizer.decode(tokens[:length].tolist(), skip_special_tokens=True)
+    if not stops.any():
+        return Continuation(tokens.tolist())
+    length = int(stops.nonzero()[0])
+    end = int(tokens[length])
+    return Continuation(tokens[:length].tolist(), None if end == -1 else end)
+
+
+def _to_text(tokens: list[int], tokenizer: Any, stop_words: tuple[str, ...]) -> str:
+    text = tokenizer.decode(tokens, skip_special_tokens=True)
     cuts = [text.find(word) for word in stop_words if word in text]
     return text[: min(cuts, default=len(text))].strip()

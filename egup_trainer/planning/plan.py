@@ -167,7 +167,10 @@ class ShapeTrainer(EGUPTrainer):
         self.needs = reduce(or_, (component.needs for component in self.components), Needs())
         self.forget_rows, self.retain_rows, self.proxy_rows = rows.forget, rows.retain, rows.proxy
         self.data_collator = RowCollator(job.tokenizer)
-        self.pair_sampler = make_pair_sampler(PairDataset(rows.forget, rows.retain), args.train_batch_size, args)
+        # As if no two of the model's own answers were alike, and all as long as the given ones.
+        forget = RowDataset(rows.forget.rows * (1 + args.self_samples))
+        self.train_dataset = PairDataset(forget, rows.retain)
+        self.pair_sampler = make_pair_sampler(self.train_dataset, args.train_batch_size, args)
         steps_per_epoch = max(ceil(len(self.pair_sampler) / args.gradient_accumulation_steps), 1)
         self.num_steps = args.max_steps if args.max_steps > 0 else ceil(args.num_train_epochs * steps_per_epoch)
         cpu = torch.device("cpu")
@@ -182,14 +185,14 @@ class ShapeTrainer(EGUPTrainer):
 
     def largest_batch(self) -> Batch:
         """The micro-batch with the most tokens, joined as in training."""
-        dataset, sampler = PairDataset(self.forget_rows, self.retain_rows), self.pair_sampler
-        tokens = np.array([self._tokens_of(row) for row in self.forget_rows.rows])
+        dataset, sampler = self.train_dataset, self.pair_sampler
+        tokens = np.array([self._tokens_of(row) for row in dataset.forget.rows])
         retain = [len(row) for row in self.retain_rows.rows] if self.retain_rows is not None else []
         retain_tokens = np.array([*retain, 0])  # the last one for the index of a missing row, -1
         epochs = ceil(self.num_steps * self.args.gradient_accumulation_steps / len(sampler))
 
         def batches() -> Iterator[list[Any]]:
-            for epoch in range(min(epochs, max(_MOST_PAIRS // len(self.forget_rows), 1))):
+            for epoch in range(min(epochs, max(_MOST_PAIRS // len(dataset), 1))):
                 sampler.set_epoch(epoch)
                 yield from sampler
 

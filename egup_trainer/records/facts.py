@@ -66,6 +66,8 @@ def make_record(trainer: Any) -> RunRecord:
         "rows": {name: facts_of_rows(rows, trainer.secrets[0]) for name, rows in sets.items()},
         "versions": package_versions(),
     }
+    if trainer.own_answers:
+        record["own_answers"] = trainer.own_answers
     if others:
         record["components"] = others
     for component in trainer.components:

@@ -57,12 +57,12 @@ class RunRecord(TypedDict):
     """`unlearning.json`: the public record of a run. It contains no text of any row, and no path.
 
     `egup` says which of its parts were active: a proxy constraint without proxies is not. `components` names other
-    components that acted on the run, if there were any. `reference` is how the reference model was kept, see
-    `ReferenceKind`. `expected_outputs` is there if the objective read any. `options` holds the arguments that differ
-    from the defaults of the configuration, and always the learning rate, the number of epochs, the sizes that make up a
-    step (world_size is the number of processes) and the seed. `egup unlearn` adds `probability` (by when it was
-    measured, then by set of rows; a text where it could not be measured), and `is_merged` for a model that its adapter
-    was merged into.
+    components that acted on the run, if there were any, and `own_answers` how many answers of the model's own were
+    forgotten beside the rows. `reference` is how the reference model was kept, see `ReferenceKind`. `expected_outputs`
+    is there if the objective read any. `options` holds the arguments that differ from the defaults of the
+    configuration, and always the learning rate, the number of epochs, the sizes that make up a step (world_size is the
+    number of processes) and the seed. `egup unlearn` adds `probability` (by when it was measured, then by set of rows;
+    a text where it could not be measured), and `is_merged` for a model that its adapter was merged into.
     """
 
     schema_version: Literal[1]
@@ -84,6 +84,7 @@ class RunRecord(TypedDict):
     is_merged: NotRequired[bool]
     components: NotRequired[list[str]]
     expected_outputs: NotRequired[ExpectedFacts]
+    own_answers: NotRequired[int]
 
 
 @dataclass(frozen=True, config=ConfigDict(**_STRICT, extra="forbid"))

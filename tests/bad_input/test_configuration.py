@@ -29,7 +29,7 @@ NUMBERS = {
     **dict.fromkeys(["inter_temperature", "intra_temperature", "proxy_temperature", "proxy_kl_temperature"], ABOVE_0),
     **dict.fromkeys(["clreg_temperature", "clreg_noise_alpha", "logging_steps"], ABOVE_0),
     **dict.fromkeys(["inter_neighbors", "bank_size", "proxy_neighbors"], COUNT),
-    "kl_top_k": COUNT_FROM_0,
+    **dict.fromkeys(["kl_top_k", "self_samples"], COUNT_FROM_0),
     "max_length": [*COUNT, "7"],
     "cache_dim": [*COUNT, "1"],
     "expected_top_k": [*COUNT, "1"],

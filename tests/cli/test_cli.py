@@ -142,6 +142,14 @@ def test_unlearn_evaluates_on_rows_of_their_own(model, rows, tmp_path):
     assert any(row.get("eval_loss", 0) > 0 for row in history)
 
 
+def test_answers_of_the_models_own_are_told_beside_the_rows(model, rows, tmp_path, capsys):
+    assert unlearn(model, tmp_path / "out", **rows, max_steps=1, self_samples=1) == 0
+    record = json.loads((tmp_path / "out" / "unlearning.json").read_text())
+    assert f"{record['own_answers']} answers of the model's own" in capsys.readouterr().out
+    assert record["own_answers"] <= record["rows"]["forget"]["rows"]
+    assert not (tmp_path / "out" / "_scan").exists()
+
+
 def forget_line(printed):
     """Probabilities before and after in the row of the forget set."""
     cells = next(line for line in printed.splitlines() if line.startswith("│ forget")).strip("│").split("│")

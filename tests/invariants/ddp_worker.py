@@ -101,6 +101,7 @@ def main(folder: Path, batch: int, accumulation: int, resume: str, kind: str, fo
         save_steps=3,
         max_grad_norm=0.0,
         seed=5,
+        self_samples=2 if "samples" in kind else 0,
         **{"objective": "npo", **expected, **engine},
     )
     rows = conftest.qa_rows

@@ -110,3 +110,12 @@ def test_torchrun_starts_the_command(base, tmp_path):
     start = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
     subprocess.run([*start, "-m", "egup_trainer.cli.main", "unlearn", *words], check=True, timeout=300)
     assert (tmp_path / "out" / "model.safetensors").is_file()
+
+
+def test_two_processes_forget_the_same_own_answers_as_one(tmp_path):
+    one = launch(tmp_path / "one", 1, batch=8, accumulation=1, kind="samples")[0]
+    two = launch(tmp_path / "two", 2, batch=2, accumulation=2, kind="samples")
+    for record in two:
+        assert record["pairs"] == one["pairs"]
+        assert len(record["pairs"][0]) > 20  # of 10 rows
+        assert max((one["weights"][name] - record["weights"][name]).abs().max() for name in one["weights"]) < 1e-5

@@ -110,6 +110,14 @@ def test_steps_are_those_of_a_real_trainer(job, forget, batch, accumulation, epo
     assert make_plan(job(max_steps=4, **options)).steps == 4
 
 
+def test_own_answers_are_planned_as_if_none_were_alike(job):
+    found = job(self_samples=2)  # a model with random weights does not repeat itself
+    trainer = trainer_of(found)
+    trainer.train()
+    assert trainer.own_answers == 20
+    assert make_plan(found).steps == trainer.state.global_step == 2 * 8
+
+
 @pytest.mark.parametrize("positives", [None, "views"])
 def test_the_largest_batch_is_that_of_a_real_loader(job, positives, tmp_path):
     options = {} if positives is None else {"clreg_weight": 0.1, "clreg_positives": positives}
