@@ -73,8 +73,7 @@ class UnlearnConfig(ExpectedOutputOptions, FeatureOptions, RetainOptions, Object
     objective: str = option(
         "npo",
         "Forget objective: grad_ascent, grad_diff, npo, simnpo, wga, satimp, ceu, undial, dpo, altpo, rmu, pdu, "
-        "proxy_kl, "
-        "task_vector, finetune (retain rows alone), or a registered loss of your own.",
+        "proxy_kl, task_vector, finetune (retain rows alone), or a registered loss of your own.",
     )
     retain_loss: str | None = option(
         None,

@@ -78,7 +78,7 @@ def make_components(
 
     Raises:
         ConfigError: a component cannot be combined with the forget loss, or two have the same name, or the loss needs
-            the boundary of proxies or expected outputs, and there is no source of them, or only a source.
+            proxies or a proxy model and none are given, or a proxy model is given and the loss does not read it.
     """
     components: list[Component] = [ForgetObjective(loss, args.forget_weight)]
     retain_class = retain_loss(str(args.retain_loss))
@@ -363,9 +363,10 @@ class UnlearnTrainer(PublishingTrainer):
             name: its path or hub id.
 
         Raises:
-            ModelError: there is no such model, or its vocabulary is another one.
+            ModelError: the model cannot be loaded, or has another vocabulary.
         """
-        model = load_model(name, dtype=self.model.dtype)
+        trusted: Any = self.args.model_init_kwargs or {}
+        model = load_model(name, dtype=self.model.dtype, trust_remote_code=trusted.get("trust_remote_code", False))
         refuse_other_vocabulary(name, model, self.model, self.processing_class)
         return model.to(self.args.device)
 

@@ -103,7 +103,7 @@ class Plan:
         return Line(RESULTS / f"{self.name}_rates.jsonl", f"{method}_{rate:g}_seed{CHOOSING_SEED}")
 
     def untried(self, method: str) -> list[float]:
-        """The learning rates that have no results yet; there is nothing to try where there is no choice."""
+        """The learning rates that have no results yet; empty if the method has only one."""
         return [rate for rate in self.rates if len(self.rates) > 1 and not self.tried(method, rate).exists()]
 
     def chosen_rate(self, method: str) -> float | None:

@@ -123,8 +123,8 @@ def chosen_rate(method: str, seeds: Sequence[int] = TUNING_SEEDS) -> float | Non
 
     Of the rates under which retain rows hold, the one under which forget rows look most like rows never seen; if retain
     rows hold under none, the one under which they hold best. Both are means over the seeds that have results for every
-    rate; None if there is no such seed. A part of the ablation takes the rate of the whole: it is to be seen what it
-    adds to the same run.
+    rate; None if there is no such seed. A part of the ablation takes the rate of the whole, so that the two runs
+    differ in the part alone.
     """
     complete = seeds_with_all_rates(method, seeds)
     if not complete:

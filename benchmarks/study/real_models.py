@@ -7,5 +7,5 @@ from benchmarks.pretrained.summary import summary
 
 
 def real_models() -> dict[str, Any]:
-    """The summary of each real model, by its name; empty where there are no results."""
+    """The summary of each real model by its name. It is empty if the model has no results yet."""
     return {which.value: summary(PLANS[which, Size.SMALL]) for which in Pretrained}

@@ -1,4 +1,4 @@
-"""The order in which the study's pieces are run: stopped at any time, what is there makes a table."""
+"""The order in which the study's pieces are run, so that a study that is stopped early still yields a table."""
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass

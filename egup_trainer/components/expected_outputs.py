@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from egup_trainer.components.component import Component, Needs, Run
+from egup_trainer.components.known_proxies import refuse_known_proxies
 from egup_trainer.components.output_estimates import (
     BigramOutputs,
     EstimatedOutputs,
@@ -78,7 +79,7 @@ class ExpectedOutputs(Component):
     retain rows. How likely the answer tokens are is then set by the proxies, if there are any: their log-probabilities
     keep their order and get the distribution of those of the proxies' tokens under the model before unlearning
     (`match_quantiles`). Whatever made the order, forget rows thereby end with as many likely and unlikely tokens as
-    unseen rows have.
+    unseen rows have. Answers of the model's own (`self_samples`) keep the likelihood that the source gives them.
 
     The trainer adds it when a forget loss or a component needs it.
 
@@ -92,8 +93,10 @@ class ExpectedOutputs(Component):
         has_proxies: whether proxy rows are given.
 
     Raises:
-        ConfigError: there is neither a proxy model nor a proxy row. `attach`: there is no adapter to switch off.
-        DataError: `start`: the proxies, or the forget rows under the proxy model, are as likely as the forget rows.
+        ConfigError: there are no proxies and no proxy model; from `attach`, if `proxy_model` is adapter_off and the
+            model has no adapter.
+        DataError: from `start`, if the model finds the proxies as likely as the forget rows, or if the proxy model
+            finds the forget rows as likely as the model does.
 
     Attributes:
         table: the expected outputs at all answer tokens of the forget rows, on the CPU: the answer's token first, then
@@ -140,18 +143,23 @@ class ExpectedOutputs(Component):
         return {**requests, self.name: request}
 
     def start(self, scan: dict[str, RowScores]) -> None:
-        forget, proxies = scan[_FORGET], scan.get(self.name)
+        # Answers of the model's own are likelier than rows of any other source: only the given rows are judged and
+        # compared with proxies.
+        given, proxies = len(self.run.forget_rows) - self.run.own_answers, scan.get(self.name)
+        forget_nll = scan[_FORGET].mean_nll[:given]
         if proxies is not None:
-            _refuse_known_proxies(forget, proxies)
+            refuse_known_proxies(forget_nll, proxies.mean_nll, "give a model that never saw the rows (--proxy_model)")
         if self.proxy_model:
             source = self._read_proxy_model(self.proxy_model)
-            _refuse_knowing_model(self.proxy_model, forget, source)
+            _refuse_knowing_model(self.proxy_model, forget_nll, source.mean_nll[:given])
         else:
             source = self._estimate(scan[self.name])
         table = required(source.top_k_logps, "top_k_logps")
         if proxies is not None:
+            tokens = TokenOffsets.of(self.run.forget_rows, range(given)).total
             seen = required(proxies.top_k_logps, "top_k_logps").logps[:, 0]
-            table = with_answer_logps(table, match_quantiles(table.logps[:, 0], seen))
+            logps = table.logps[:, 0]
+            table = with_answer_logps(table, torch.cat([match_quantiles(logps[:tokens], seen), logps[tokens:]]))
         self.load_state_dict(vars(table))
 
     def _estimate(self, proxies: RowScores) -> RowScores:
@@ -219,23 +227,18 @@ def _sample_of_positions(rows: RowDataset, seed: int) -> Tensor:
     return order[: max(fitting, 1)].sort().values
 
 
-def _refuse_known_proxies(forget: RowScores, proxies: RowScores) -> None:
-    if knows_proxies(forget.probability, proxies.probability):
-        raise DataError(
-            got=f"proxies as likely before unlearning (probability {proxies.probability:.3g}) as the forget rows "
-            f"({forget.probability:.3g})",
-            expected="rows that the model never saw, which it finds less likely: forgetting ends where they are",
-            fix="give other rows as proxies (--proxy), or a model that never saw the forget rows (--proxy_model) alone",
-        )
+def _refuse_knowing_model(name: str, forget_nll: Tensor, source_nll: Tensor) -> None:
+    """Raises `DataError` for a proxy model that finds the forget rows as likely as the model does, or is the model.
 
-
-def _refuse_knowing_model(name: str, forget: RowScores, source: RowScores) -> None:
-    """Raises `DataError` for a proxy model that finds the forget rows as likely as the model does, or is the model."""
-    is_same = torch.allclose(forget.mean_nll, source.mean_nll, rtol=1e-3)
-    if is_same or knows_proxies(forget.probability, source.probability):
+    Args:
+        name: of the proxy model.
+        forget_nll, source_nll: l_i of the forget rows under the model and the proxy model, (N_f,), nats per token.
+    """
+    forget, source = ((-nll).exp().mean().item() for nll in (forget_nll, source_nll))
+    if torch.allclose(forget_nll, source_nll, rtol=1e-3) or knows_proxies(forget, source):
         raise DataError(
-            got=f"the proxy model {name}, which finds the forget rows as likely (probability "
-            f"{source.probability:.3g}) as the model that is to forget them ({forget.probability:.3g})",
+            got=f"the proxy model {name}, which finds the forget rows as likely (probability {source:.3g}) as the "
+            f"model that is to forget them ({forget:.3g})",
             expected="a model that never saw the forget rows, which finds them less likely",
             fix="name the base model before fine-tuning (--proxy_model), or give proxies (--proxy) in its place",
         )

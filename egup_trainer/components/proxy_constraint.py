@@ -1,6 +1,6 @@
 """The proxy constraint: rows are forgotten until they are as unlikely as rows that the model never saw."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from enum import Enum
 from typing import Any
 
@@ -11,13 +11,13 @@ from torch.nn.functional import softplus
 from egup_trainer.components.component import Component, ComponentOptions, Needs
 from egup_trainer.components.features import FeatureMemory
 from egup_trainer.components.forget import ForgetObjective
+from egup_trainer.components.known_proxies import refuse_known_proxies
 from egup_trainer.components.scanning import ScanRequest
 from egup_trainer.components.step import FinishedStep, Step
-from egup_trainer.errors import ConfigError, DataError, check_range, choose
+from egup_trainer.errors import ConfigError, check_range, choose
 from egup_trainer.losses.base import ForgetLoss, Guidance, Unit
 from egup_trainer.modeling.scan import RowScores
 from egup_trainer.options import option
-from egup_trainer.records.judgments import knows_proxies
 
 _PROXIES, _BOUNDARY, _STRENGTH = "proxies", "boundary", "strength"
 
@@ -155,6 +155,20 @@ class ProxyOptions(ComponentOptions):
                 "proxy_reference", ProxyReference.INITIAL, "it is the boundary of the constraint that moves"
             )
 
+    def _refuse_with_token_boundaries(self, loss: ForgetLoss) -> None:
+        """Raises `ConfigError` if an option of the row boundary is set for a loss with a boundary for each token."""
+        for each in fields(ProxyOptions):
+            value = getattr(self, each.name)
+            if each.name == "proxy_constraint" or value in (each.default, None):
+                continue
+            if each.name == "proxy_lambda" and value == loss.default_proxy_lambda:
+                continue
+            raise ConfigError(
+                got=f"{each.name}={value.value if isinstance(value, Enum) else value} with {type(loss).__name__}",
+                expected="no option of the boundary of rows: this loss has a boundary for each token",
+                fix=f"leave out --{each.name}",
+            )
+
     def _refuse_without_constraint(self, name: str, default: Any, why: str) -> None:
         value = getattr(self, name)
         if value != default:
@@ -166,8 +180,10 @@ class ProxyOptions(ComponentOptions):
             )
 
     def make_component(self, loss: ForgetLoss, has_proxies: bool) -> Component | None:
-        # `ProxyKL` has a boundary for each token.
-        is_wanted = has_proxies and (self.proxy_constraint or loss.needs_boundary) and not loss.sets_boundary
+        if loss.sets_boundary:
+            self._refuse_with_token_boundaries(loss)
+            return None
+        is_wanted = has_proxies and (self.proxy_constraint or loss.needs_boundary)
         return ProxyConstraint(self, loss) if is_wanted else None
 
 
@@ -229,7 +245,8 @@ class ProxyConstraint(Component):
             needed_rise = (rows.num_tokens * (self.boundary.cpu() - rows.mean_nll)).mean()
             self.run.component(ForgetObjective).fit_to_boundary(needed_rise)
         if self.is_on and "forget" in scan:  # with proxy_match=mean, only some losses request these rows
-            refuse_known_proxies(scan["forget"].mean_nll.to(self.boundary.device), self.boundary)
+            instead = "leave the boundary out (--no_proxy_constraint)"
+            refuse_known_proxies(scan["forget"].mean_nll, self.boundary.cpu(), instead)
 
     def _measure(self, proxies: RowScores) -> None:
         boundary = proxy_boundary(proxies.mean_nll, self._proxies)
@@ -284,18 +301,3 @@ class ProxyConstraint(Component):
 
 def _mean_and_share_past(name: str, gaps: Tensor) -> dict[str, float]:
     return {name: gaps.mean().item(), "past_boundary": (gaps > 0).float().mean().item()}
-
-
-def refuse_known_proxies(forget_nll: Tensor, boundary: Tensor) -> None:
-    """Raises `DataError` for proxies that are as likely as the forget rows, which would then not be forgotten.
-
-    Args:
-        forget_nll, boundary: l_i and b_i of the forget rows under the model before unlearning, (N_f,), nats per token.
-    """
-    forget, proxy = ((-nll).exp().mean().item() for nll in (forget_nll, boundary))
-    if knows_proxies(forget, proxy):
-        raise DataError(
-            got=f"proxies as likely before unlearning (probability {proxy:.3g}) as the forget rows ({forget:.3g})",
-            expected="rows that the model never saw, which it finds less likely: forgetting ends where they are",
-            fix="give other rows as proxies (--proxy), or leave the boundary out (--no_proxy_constraint)",
-        )

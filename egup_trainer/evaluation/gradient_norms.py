@@ -58,7 +58,10 @@ def gradient_norms(
             if counts:
                 pieces = list(texts[index].pieces)
                 tokens = numbers.counts[pieces].sum() - int(dataset.rows[pieces[-1]].is_closed)
-                norms[index] = torch.stack([total.square().sum() for total in sums]).sum().sqrt() / tokens
+                # Rounded to float32 only once; a Mac's GPU has no float64.
+                wide = torch.float32 if device.type == "mps" else torch.float64
+                of_weights = torch.stack([torch.linalg.vector_norm(total, dtype=wide) for total in sums])
+                norms[index] = torch.linalg.vector_norm(of_weights) / tokens
     return norms
 
 

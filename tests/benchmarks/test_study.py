@@ -294,13 +294,6 @@ def test_every_method_is_a_configuration(tmp_path):
     assert "task_vector" in OTHERS
 
 
-def test_methods_of_options_that_are_not_built_are_left_out(monkeypatch):
-    monkeypatch.setitem(PARTS, "later", {"no_such_option": 1})
-    monkeypatch.setitem(PARTS, "penalty", {"proxy_constraint": True, "proxy_form": "penalty"})
-    asked = ("npo", "npo+later", "npo+penalty", "nothing+penalty")
-    assert [method for method in asked if methods.is_built(method)] == ["npo", "npo+penalty"]
-
-
 def test_tables_stand_between_their_markers():
     text = "a\n<!-- begin: x -->\nold\n<!-- end: x -->\nb"
     assert markdown.put(text, "x", "| \\1 |") == "a\n<!-- begin: x -->\n| \\1 |\n<!-- end: x -->\nb"

@@ -31,7 +31,7 @@ def test_processes_write_one_table(tmp_path):
 
 def test_every_committed_table_is_read():
     tables = sorted(RESULTS.rglob("*.jsonl"))
-    assert {path.stem for path in tables} >= {"trained", "methods", "gemma", "steps_cpu", "plan"}
+    assert {path.stem for path in tables} >= {"trained", "evaluated", "methods", "gemma", "steps_cpu", "plan"}
     for path in tables:
         assert len(read_table(path)) == len(path.read_text(encoding="utf-8").splitlines())  # names occur once
     assert not list(RESULTS.rglob("*.json"))

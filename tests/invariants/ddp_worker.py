@@ -93,7 +93,7 @@ def main(folder: Path, batch: int, accumulation: int, resume: str, kind: str, fo
         proxy_match="nearest",
         bank_size=16,
         optim="sgd",
-        learning_rate=0.02,  # at ten times this, what rounding differs by grows from step to step beyond 1e-5
+        learning_rate=0.02,  # at ten times this, differences in rounding grow from step to step beyond 1e-5
         num_train_epochs=3,
         per_device_train_batch_size=batch,
         gradient_accumulation_steps=accumulation,

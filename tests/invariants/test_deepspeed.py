@@ -18,4 +18,4 @@ def test_a_run_under_deepspeed_ends_with_the_weights_of_a_plain_one(stage, toler
     zero = launch(tmp_path / "zero", 1, batch=4, accumulation=2, kind=f"zero{stage}")[0]
     assert (zero["world_size"], zero["wrapped"]) == (1, "DeepSpeedEngine")
     assert zero["losses"] == pytest.approx(plain["losses"], rel=tolerance, abs=tolerance)
-    assert max((plain["weights"][name] - zero["weights"][name]).abs().max() for name in plain["weights"]) < 1e-5
+    assert max((plain["weights"][name] - zero["weights"][name]).abs().max() for name in plain["weights"]) < 1e-6

@@ -7,7 +7,7 @@ from fixtures_trainer import weights_of
 
 from egup_trainer import EGUPTrainer
 from egup_trainer.cli.unlearn import _advice
-from egup_trainer.components.proxy_constraint import refuse_known_proxies
+from egup_trainer.components.known_proxies import refuse_known_proxies
 from egup_trainer.errors import DataError
 
 LOWER = "The retain rows lost more than a tenth of their probability (0.982 to 0.489): lower --learning_rate"
@@ -56,9 +56,9 @@ def test_which_proxies_are_known(forget, boundary, is_refused):
     rows = torch.tensor(forget), torch.tensor(boundary)
     if is_refused:
         with pytest.raises(DataError, match="or leave the boundary out"):
-            refuse_known_proxies(*rows)
+            refuse_known_proxies(*rows, "leave the boundary out")
     else:
-        refuse_known_proxies(*rows)
+        refuse_known_proxies(*rows, "leave the boundary out")
 
 
 @pytest.mark.parametrize(
