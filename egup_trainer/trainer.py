@@ -404,17 +404,13 @@ class UnlearnTrainer(PublishingTrainer):
         return terms
 
     def observe(self, step: Step) -> None:
-        """Lets all components read a micro-batch, and sets the weights of its rows."""
+        """Lets all components read a micro-batch, and sets the weights of its forget rows."""
         for component in self.components:
             component.observe(step)
         weights = [each for component in self.components if (each := component.weights(step)) is not None]
         if weights:
             step.weights = reduce(mul, weights)
             step.observe("weight", step.weights, mean_and_range)
-        retain = [each for component in self.components if (each := component.retain_weights(step)) is not None]
-        if retain:
-            step.retain_weights = reduce(mul, retain)
-            step.add("retain_weight", step.counts.per_retain_row(step.retain_weights * (step.retain_ids >= 0)))
 
     def forward_parts(self, model: nn.Module, inputs: Batch) -> dict[Part, AnswerOutputs]:
         """One forward pass of `model` over the joined rows of `inputs`, then its parts, in the order of `Part`."""

@@ -11,7 +11,6 @@ from egup_trainer.components.features import DriftReference, FeatureMemory
 from egup_trainer.components.inter_sample import InterSampleEntanglement
 from egup_trainer.components.intra_sample import IntraSampleEntanglement
 from egup_trainer.components.proxy_constraint import ProxyConstraint, ProxyForm, ProxyMatch, ProxyReference
-from egup_trainer.components.retain_entanglement import RetainEntanglement
 from egup_trainer.components.step import Collected, Step, StepCounts
 from egup_trainer.data.collator import Part
 from egup_trainer.losses.grad_diff import GradientDifference
@@ -31,7 +30,6 @@ def options(**chosen) -> SimpleNamespace:
             "inter_clip_min": 0.2,
             "inter_clip_max": 5.0,
             "intra_entanglement": False,
-            "retain_entanglement": False,
             "intra_temperature": 0.5,
             "drift_reference": DriftReference.INITIAL,
             "proxy_constraint": True,
@@ -59,9 +57,6 @@ def components_for(chosen, cache=None, boundary=None, supports_negative_weight=T
             components.append(InterSampleEntanglement(chosen.inter_temperature, clip))
         if chosen.intra_entanglement:
             components.append(IntraSampleEntanglement(chosen.intra_temperature))
-        if chosen.retain_entanglement:
-            clip = (chosen.inter_clip_min, chosen.inter_clip_max)
-            components.append(RetainEntanglement(chosen.inter_neighbors, chosen.inter_temperature, clip))
     if boundary is not None:
         loss = GradientDifference()
         loss.supports_negative_weight = supports_negative_weight
@@ -76,12 +71,10 @@ def components_for(chosen, cache=None, boundary=None, supports_negative_weight=T
     return components
 
 
-def look(components, forget, forget_ids: Tensor, retain=None, retain_ids: Tensor = NO_ROWS, counts=None) -> Step:
-    """What the components see of a micro-batch, and its weights. By default it is the whole step."""
+def look(components, forget, forget_ids: Tensor, retain=None, retain_ids: Tensor = NO_ROWS) -> Step:
+    """What the components see of a micro-batch, and its weights."""
     parts = {Part.FORGET: forget} if retain is None else {Part.FORGET: forget, Part.RETAIN: retain}
-    counts = counts or StepCounts(
-        forget_ids[forget_ids >= 0], retain_ids[retain_ids >= 0], torch.tensor(1), torch.tensor(1)
-    )
+    counts = StepCounts(forget_ids[forget_ids >= 0], retain_ids[retain_ids >= 0], torch.tensor(1), torch.tensor(1))
     step = Step({"forget_ids": forget_ids, "retain_ids": retain_ids}, parts, Collected(counts), None)
     UnlearnTrainer.observe(SimpleNamespace(components=components), step)
     return step

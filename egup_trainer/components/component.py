@@ -131,13 +131,12 @@ class Run:
 
 
 class Component(TrainerCallback):
-    """A part of the method that acts on steps: by a factor on each row's loss, terms of the loss, or a state.
+    """A part of the method that acts on steps: by a factor on each forget row's loss, terms of the loss, or a state.
 
     For each micro-batch the trainer makes one forward pass that serves the `needs` of all components. It then calls
-    `observe`, `weights`, `retain_weights` and `terms` of each of them, multiplies the weights and sums the terms. Once
-    the optimizer has stepped it calls `commit`. During a step a component reads its state as it was at the start of the
-    step, so that the result does not depend on how the step is divided. A component is also a
-    `transformers.TrainerCallback`.
+    `observe`, `weights` and `terms` of each of them, multiplies the weights and sums the terms. Once the optimizer has
+    stepped it calls `commit`. During a step a component reads its state as it was at the start of the step, so that
+    the result does not depend on how the step is divided. A component is also a `transformers.TrainerCallback`.
 
     Attributes:
         name: its key in checkpoints, records and the model card.
@@ -202,10 +201,6 @@ class Component(TrainerCallback):
 
     def weights(self, step: Step) -> Tensor | None:
         """Factor on the loss of each forget row of `step`, without gradient, shape (B,), or None for 1."""
-        return None
-
-    def retain_weights(self, step: Step) -> Tensor | None:
-        """Factor on the retain loss of each retain row of `step`, without gradient, shape (C,), or None for 1."""
         return None
 
     def terms(self, step: Step) -> dict[str, Tensor]:

@@ -37,12 +37,11 @@ class RetainOptions(OptionGroup):
 
 
 class RetainObjective(Component):
-    """The term alpha * sum_j v_j retain_j / N_r over the N_r retain answer tokens of a step; weights v_j are 1 or set
-    by other components.
+    """The term alpha * sum_j retain_j / N_r over the N_r retain answer tokens of a step.
 
     With a constraint, alpha is multiplied by mu, which dual ascent learns (Entesari et al. 2025, arXiv 2506.05314):
     after each step, mu <- max(0, mu + rate * (retain - bound)), with retain the mean retain loss of the whole step in
-    nats per answer token, without weights. mu is logged as `retain_multiplier`.
+    nats per answer token. mu is logged as `retain_multiplier`.
 
     Args:
         loss: retain_j, summed over the tokens of each row.
@@ -99,11 +98,10 @@ class RetainObjective(Component):
         self._tokens = TokenOffsets.of(self.run.needed_retain_rows).to(table.ids.device)
 
     def terms(self, step: Step) -> dict[str, Tensor]:
-        losses = self.loss(step.parts[Part.RETAIN], self._reference(step))  # (C,)
-        value = step.counts.per_retain_token(losses if step.retain_weights is None else step.retain_weights * losses)
+        value = step.counts.per_retain_token(self.loss(step.parts[Part.RETAIN], self._reference(step)))
         if self.multiplier is None:
             return {"retain": self.weight * value}
-        step.add("retain_value", step.counts.per_retain_token(losses), log=False)
+        step.add("retain_value", value, log=False)
         return {"retain": self.weight * (self.multiplier * value)}
 
     def _reference(self, step: Step) -> ReferenceOutputs:

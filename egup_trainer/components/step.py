@@ -45,10 +45,6 @@ class StepCounts:
         """The sum of values (B,), one per forget row, divided by the forget rows of the step: shape ()."""
         return values.sum() / max(len(self.forget_ids), 1)
 
-    def per_retain_row(self, values: Tensor) -> Tensor:
-        """The sum of values (B,), one per retain row, divided by the retain rows of the step: shape ()."""
-        return values.sum() / max(len(self.retain_ids), 1)
-
     def per_retain_token(self, values: Tensor) -> Tensor:
         """The sum of values (B,), one per retain row, divided by the retain answer tokens of the step: shape ()."""
         return values.sum() / self.retain_tokens.clamp_min(1)
@@ -138,7 +134,6 @@ class Step:
         read_reference: computes the outputs of the reference model for the rows of a part.
         weights: factor on each forget row's loss, the product over all components, shape (B,). It is None until all
             components have been asked, and if none of them has weights.
-        retain_weights: factor on each retain row's loss, shape (C,), or None, alike.
         features: what the features show, if a component needs features.
     """
 
@@ -147,7 +142,6 @@ class Step:
     collected: Collected
     read_reference: Callable[[Part, frozenset[Need]], AnswerOutputs]
     weights: Tensor | None = None
-    retain_weights: Tensor | None = None
     features: Features | Any = None  # a component that reads them has said that it needs them
 
     @property

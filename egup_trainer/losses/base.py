@@ -40,7 +40,7 @@ class Guidance(str, Enum):
     WEIGHTS = "weights"
     """It multiplies each row's forget loss by a factor: both entanglements, and the proxy constraint as an effort."""
     TERMS = "terms"
-    """It adds a term to the loss, or weighs one: the proxy constraint as a penalty, CLReg, retain entanglement."""
+    """It adds a term to the loss: the proxy constraint as a penalty, and CLReg."""
 
 
 @dataclass(frozen=True)

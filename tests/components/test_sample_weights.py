@@ -8,7 +8,6 @@ import torch
 from egup_trainer.components.feature_space import centroid_entanglement, drift, inter_sample_entanglement
 from egup_trainer.components.inter_sample import inter_sample_weights
 from egup_trainer.components.intra_sample import intra_sample_weights
-from egup_trainer.components.retain_entanglement import retain_entanglement_weights
 
 WIDE = (0.0, 1e9)
 
@@ -123,28 +122,3 @@ def test_weights_of_a_row_do_not_depend_on_its_company():
     cached, batch = torch.tensor([0.1, 0.3, 0.5, 0.9]), torch.tensor([0.2, 0.8])
     for weigh in (inter_sample_weights, intra_sample_weights):
         assert torch.equal(weigh(batch, cached)[1:], weigh(batch[1:], cached))
-
-
-def test_retain_weights_by_hand(units):
-    # Bank at 0.3 and 1.3, forget samples at 0: cosines c1, c2, whose standardised values are 1 and -1.
-    c1, c2 = cos(0.3), cos(1.3)
-    mean, deviation = (c1 + c2) / 2, (c1 - c2) / 2
-    scale = (exp(0.5) + exp(-0.5)) / 2
-    weights = retain_entanglement_weights(units(0.3, 1.3, 0.8), units(0.3, 1.3), units(0.0), 8, 2.0, WIDE)
-    middle = exp((cos(0.8) - mean) / deviation / 2)
-    assert weights.tolist() == pytest.approx([exp(0.5) / scale, exp(-0.5) / scale, middle / scale], rel=1e-5)
-
-
-def test_retain_samples_near_any_forget_sample_of_the_step_get_more_weight(units):
-    bank = units(*(0.1 * place for place in range(30)))
-    weights = retain_entanglement_weights(bank, bank, units(0.4, 2.4), 1, 1.0, WIDE)
-    assert weights.mean() == pytest.approx(1, abs=1e-5)
-    assert weights.topk(2).indices.sort().values.tolist() == [4, 24]
-    assert weights.argmin() in (14, 29)
-    assert retain_entanglement_weights(bank, bank, units(0.4), 1, 0.01)[[4, 29]].tolist() == pytest.approx([5, 0.2])
-
-
-def test_retain_weights_do_not_depend_on_the_order_of_the_forget_samples(units):
-    bank = units(0.1, 0.5, 2.0)
-    weights = [retain_entanglement_weights(bank, bank, units(*order), 2) for order in ((0, 1, 3), (3, 0, 1))]
-    torch.testing.assert_close(*weights)

@@ -100,31 +100,6 @@ def test_neighbors_temperatures_and_clip_are_heeded(cache, outputs):
     assert look(components_for(hot, cache), outputs(), IDS).weights.tolist() == pytest.approx([1, 1], abs=1e-4)
 
 
-def test_retain_rows_near_the_steps_forget_rows_get_more_weight(cache, outputs, units):
-    cache.latest[torch.arange(3)] = units(0.4, 1.0, 2.1)
-    chosen = options(retain_entanglement=True, inter_clip_min=0.0)
-    step = look(components_for(chosen, cache), outputs((0.9,), (1.0,)), IDS[1:], outputs((0.6, 1.4)), RETAIN_IDS)
-    # The step forgets row 0, which was at 0.4 when it was seen last; the bank is at 0.5 and 1.5.
-    near, far = cos(0.1), cos(1.1)
-    standard = [(r - (near + far) / 2) / ((near - far) / 2) for r in (cos(0.2), cos(1.0))]
-    scale = (exp(1) + exp(-1)) / 2
-    assert step.retain_weights.tolist() == pytest.approx([exp(r) / scale for r in standard], rel=5e-3)
-    assert step.retain_weights[0] > 1 > step.retain_weights[1]
-    assert not step.retain_weights.requires_grad
-    assert step.weights is None
-
-
-def test_retain_weights_follow_the_forget_rows_of_the_whole_step(cache, outputs):
-    components = components_for(options(retain_entanglement=True), cache)
-    whole = look(components, outputs(), IDS, outputs((0.7, 0.8)), RETAIN_IDS)
-    parts = []
-    for row, angle in enumerate((0.7, 0.8)):
-        part = outputs(ANGLES[row : row + 1], NLL[row : row + 1])
-        retain, one = outputs((angle,), (1.0,)), slice(row, row + 1)
-        parts.append(look(components, part, IDS[one], retain, RETAIN_IDS[one], whole.counts).retain_weights)
-    torch.testing.assert_close(torch.cat(parts), whole.retain_weights)
-
-
 @pytest.fixture
 def off_center(units):
     """A cache of the hidden states 2 * (cos a, sin a), for three forget rows and a bank that is centred by (1, 1)."""

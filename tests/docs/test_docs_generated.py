@@ -99,7 +99,7 @@ def test_the_reference_names_exactly_the_keys_that_runs_log(make_trainer, taught
     runs = [
         {"clreg_weight": 0.1, "proxy_form": "penalty", "proxy_dual_rate": 0.1, "stop_at_boundary": True},
         {"objective": "altpo", "forget": preferences},
-        {"objective": "pdu", "retain_entanglement": True},
+        {"objective": "pdu"},
         {"objective": "proxy_kl", "model": taught()},  # which expects tokens of all kinds
     ]
     logged = set()

@@ -88,7 +88,6 @@ def main(folder: Path, batch: int, accumulation: int, resume: str, kind: str, fo
         clreg_weight=0.5,
         inter_entanglement=True,
         intra_entanglement=True,
-        retain_entanglement=True,
         inter_neighbors=2,
         proxy_match="nearest",
         bank_size=16,

@@ -162,7 +162,6 @@ def test_every_objective_can_be_planned(job, objective):
         {"objective": "undial", **ALONE},
         {"objective": "rmu", **ALONE},
         {"inter_entanglement": True, "intra_entanglement": True, "clreg_weight": 0.1, "clreg_positives": "views"},
-        {"retain_entanglement": True, "inter_match": "centroid", "inter_entanglement": True},
     ],
     ids=lambda options: "_".join(map(str, list(options.values())[:2])),
 )

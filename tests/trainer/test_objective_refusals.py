@@ -37,13 +37,6 @@ UNGUIDED = {"inter_entanglement": False, "intra_entanglement": False, "proxy_con
         ),
         ({"objective": "pdu", "retain_loss": "none"}, "pdu without a retain loss", "--retain_loss"),
         ({"objective": "pdu", "retain_weight": 0}, "pdu without a retain loss", "--retain_weight"),
-        ({"objective": "grad_ascent", "retain_entanglement": True}, "retain_loss=none", "--retain_loss"),
-        ({"retain_entanglement": True, "retain_weight": 0}, "retain_weight=0", "--retain_entanglement"),
-        (
-            {"objective": "task_vector", **UNGUIDED, "retain_entanglement": True, "retain_loss": "nll"},
-            "retain_loss=nll",
-            "--retain_loss",
-        ),
         ({"objective": "altpo", "idk_answers": "refusals.txt"}, "idk_answers with objective=altpo", "--idk_answers"),
     ],
     ids=str,
@@ -60,6 +53,5 @@ def test_without_what_is_named_they_are_accepted(config):
     assert config(UnlearnConfig, objective="task_vector").retain_loss == "none"
     weightless = {"inter_entanglement": False, "intra_entanglement": False, "proxy_form": "penalty"}
     assert config(objective="finetune", **weightless, clreg_weight=0.1).retain_loss == "nll"
-    assert config(objective="finetune", **weightless, retain_entanglement=True).retain_loss == "nll"
     for objective, retain in (("dpo", "nll"), ("altpo", "nll"), ("rmu", "features"), ("pdu", "nll")):
         assert config(objective=objective, clreg_weight=0.1).retain_loss == retain

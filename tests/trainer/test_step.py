@@ -7,7 +7,6 @@ import torch
 from conftest import qa_rows
 from fixtures_trainer import TRIAL, boundary_of, cache_of, furthest, weights_of
 
-from egup_trainer import Component, UnlearnConfig, UnlearnTrainer
 from egup_trainer.data.collator import RowCollator
 from egup_trainer.modeling.reference import ReferenceKind
 
@@ -55,39 +54,6 @@ def test_one_sgd_step_follows_the_hand_written_gradient_of_the_whole_batch(make_
     (0.7 * -means.sum() / 10 + 1.3 * sums.sum() / counts.sum()).backward()
     expected = {name: p.detach() - 0.5 * p.grad for name, p in model.named_parameters()}
     assert furthest(weights_of(trainer), expected) < 1e-6
-
-
-class PerRetainToken(Component):
-    """Weighs each retain row by 1 / n_j."""
-
-    name = "per_retain_token"
-
-    def retain_weights(self, step):
-        return 1 / step.retain.num_tokens.clamp_min(1)
-
-
-@pytest.mark.parametrize(("batch", "accumulation"), [(10, 1), (5, 2)])
-def test_retain_weights_multiply_the_losses_of_retain_rows(make_model, tokenizer, config, batch, accumulation):
-    args = config(
-        UnlearnConfig,
-        objective="finetune",
-        max_steps=1,
-        optim="sgd",
-        learning_rate=0.5,
-        max_grad_norm=0.0,
-        per_device_train_batch_size=batch,
-        gradient_accumulation_steps=accumulation,
-        lr_scheduler_type="constant",
-    )
-    own = {"processing_class": tokenizer, "components": [PerRetainToken()]}
-    trainer = UnlearnTrainer(make_model(), args, qa_rows(0, 10), qa_rows(20, 33), **own)
-    trainer.train()
-    model = make_model()
-    means, _, counts = plain_nll(model, [trainer.retain_rows[r] for _, r in trainer.pair_sampler.pairs(0)])
-    (means.sum() / counts.sum()).backward()
-    expected = {name: p.detach() - 0.5 * p.grad for name, p in model.named_parameters()}
-    assert furthest(weights_of(trainer), expected) < 1e-6
-    assert trainer.state.log_history[0]["retain_weight"] == pytest.approx((1 / counts).mean().item(), rel=1e-5)
 
 
 def test_npo_step_follows_the_hand_written_gradient_with_egup_weights(make_model, make_trainer):
@@ -168,14 +134,12 @@ def test_with_adam_too_the_result_does_not_depend_on_the_cut(make_trainer, objec
     assert max(furthest(results[0], weights) for weights in results[1:]) < 1e-5
 
 
-@pytest.mark.parametrize("guided", [{"inter_match": "centroid"}, {"retain_entanglement": True}], ids=str)
-def test_other_weights_do_not_depend_on_the_cut_either(make_trainer, guided):
+def test_weights_by_the_retain_centroid_do_not_depend_on_the_cut(make_trainer):
     results = []
     for batch, accumulation in CUTS[:3]:
         trainer = make_trainer(
+            inter_match="centroid",
             inter_temperature=1.0,
-            inter_neighbors=2,
-            **guided,
             per_device_train_batch_size=batch,
             gradient_accumulation_steps=accumulation,
             optim="sgd",
@@ -236,7 +200,6 @@ def test_all_parts_off_is_plain_unlearning(make_trainer, make_plain_trainer):
         {"proxy_constraint": True},
         {"proxy_constraint": True, "proxy_form": "penalty"},
         {"clreg_weight": 0.1},
-        {"retain_entanglement": True},
         {"retain_loss": "kl"},
         {"retain_loss": "none"},
         {"forget_weight": 0.5},

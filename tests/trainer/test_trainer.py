@@ -42,7 +42,6 @@ class StopAt(TrainerCallback):
         {"dataloader_num_workers": 1},
         {"train_sampling_strategy": "group_by_length"},
         {"inter_match": "centroid"},
-        {"retain_entanglement": True},
     ],
     ids=str,
 )
