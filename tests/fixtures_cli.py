@@ -30,6 +30,18 @@ def fresh_accelerate():
     AcceleratorState._reset_state(reset_partial_state=True)
 
 
+@pytest.fixture
+def few_rows(monkeypatch):
+    """`--proxy auto` with settings that suit a small model."""
+    from egup_trainer.proxies import settings
+
+    class Few(settings.ProxySettings):
+        def __init__(self, **options):
+            super().__init__(num_rows=3, num_examples=1, **options)
+
+    monkeypatch.setattr(settings, "ProxySettings", Few)
+
+
 @pytest.fixture(scope="session")
 def good_model(tokenizer, tmp_path_factory) -> Path:
     """Folder of a tiny model that nothing is wrong with."""

@@ -99,18 +99,6 @@ def test_a_run_resumes(folders, rows, tmp_path):
 # Proxies that the model writes
 
 
-@pytest.fixture
-def few_rows(monkeypatch):
-    """`--proxy auto` with settings that suit a small model."""
-    from egup_trainer.proxies import settings
-
-    class Few(settings.ProxySettings):
-        def __init__(self, **options):
-            super().__init__(num_rows=3, num_examples=1, **options)
-
-    monkeypatch.setattr(settings, "ProxySettings", Few)
-
-
 def test_unlearn_with_proxies_that_the_model_writes(tmp_path, few_rows):
     folder = save(*writing_model(), tmp_path / "models" / "writer")
     forget, retain = people_rows()

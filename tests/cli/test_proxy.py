@@ -83,18 +83,6 @@ def test_another_local_model_may_write(folder, sources, tmp_path, tokenizer, cap
 # egup unlearn --proxy auto
 
 
-@pytest.fixture
-def few_rows(monkeypatch):
-    """`--proxy auto` with settings that suit a small model."""
-    from egup_trainer.proxies import settings
-
-    class Few(settings.ProxySettings):
-        def __init__(self, **options):
-            super().__init__(num_rows=3, num_examples=1, **options)
-
-    monkeypatch.setattr(settings, "ProxySettings", Few)
-
-
 def test_unlearn_writes_its_proxies_once_and_trains_with_them(folder, sources, tmp_path, capsys, few_rows, monkeypatch):
     output = tmp_path / "out"
     assert unlearn_auto(folder, sources, output, seed=3) == 0

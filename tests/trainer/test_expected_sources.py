@@ -167,6 +167,22 @@ def test_an_option_that_nothing_reads_is_refused(make_trainer, option, value):
     assert "proxy_kl" in caught.value.fix
 
 
+@pytest.mark.parametrize(
+    ("option", "value", "shown"),
+    [
+        ("proxy_form", "penalty", "proxy_form=penalty"),
+        ("proxy_neighbors", 2, "proxy_neighbors=2"),
+        ("proxy_lambda", 1.0, "proxy_lambda=1.0"),
+        ("proxy_reference", "current", "proxy_reference=current"),
+    ],
+)
+def test_options_of_the_boundary_of_rows_are_refused(make_trainer, option, value, shown):
+    with pytest.raises(ConfigError) as caught:
+        make_trainer(**PLAIN, **{option: value})
+    assert caught.value.got == f"{shown} with ProxyKL"
+    assert caught.value.fix == f"leave out --{option}"
+
+
 def test_a_component_of_your_own_may_read_expected_outputs(make_trainer, config, tokenizer, make_model, saved, taught):
     class Watch(Component):
         name = "watch"

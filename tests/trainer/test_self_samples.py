@@ -162,6 +162,18 @@ def test_each_own_answer_has_expected_outputs_of_its_own(make_trainer, taught):
     assert all(np.isfinite(entry["loss"]) for entry in trainer.state.log_history if "loss" in entry)
 
 
+def test_own_answers_take_no_ranks_from_the_given_rows(make_trainer, taught):
+    """The given rows are expected to be as likely with own answers beside them as without."""
+    tables = []
+    for count in (0, 2):
+        trainer = make_trainer(taught(), self_samples=count, objective="proxy_kl", padding_free=False, max_steps=1)
+        trainer.begin_training()
+        tables.append(trainer.component(ExpectedOutputs).table.logps)
+    given, both = tables
+    assert len(both) > len(given)
+    torch.testing.assert_close(both[: len(given), 0], given[:, 0], rtol=1e-4, atol=1e-4)
+
+
 def test_stopping_and_the_record_see_the_given_rows(make_trainer, taught, monkeypatch):
     trainer = make_trainer(taught(), self_samples=2, stop_at_boundary=True)
     trainer.begin_training()
