@@ -63,7 +63,8 @@ TOO_MUCH = {
 @pytest.mark.parametrize("name", TOO_MUCH)
 def test_a_template_beyond_its_limits_is_refused(tokenizer, monkeypatch, name):
     template, says = TOO_MUCH[name]
-    monkeypatch.setattr(module, "MAX_SECONDS", 1)
+    if "seconds" in says:  # the others have time to reach their own limit, on a busy machine, too
+        monkeypatch.setattr(module, "MAX_SECONDS", 1)
     before = children()
     for written in (template, "{% if messages[0].content == 'Who else?' %}" + template + "{% endif %}" + SOUND):
         with pytest.raises(ModelError, match=says):
