@@ -124,7 +124,9 @@ def _swapped(known: Known, asked: Outputs) -> Tensor:
 
 def _bigrams(known: Known, asked: Outputs) -> Tensor:
     bigrams = BigramOutputs(known.answers, asked.logps.shape[1])
-    return bigrams.logps(bigrams.before(asked.ids, asked.rows))
+    before = bigrams.before(asked.ids, asked.rows)
+    every = (bigrams.logps(before, torch.full_like(before, token)) for token in range(asked.logps.shape[1]))
+    return torch.stack(list(every), dim=1)
 
 
 def _both(first: Estimate, second: Estimate) -> Estimate:

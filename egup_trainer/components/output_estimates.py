@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn.functional import normalize
@@ -125,6 +126,8 @@ class BigramOutputs:
         after = torch.cat(list(answers)).numpy()
         ones = torch.ones(len(after)).numpy()
         self._counts = coo_array((ones, (before, after)), shape=(vocabulary + 1, vocabulary)).tocsr()
+        self._different = torch.from_numpy(self._counts.indptr).diff()  # n, (V + 1,)
+        self._total = torch.from_numpy(self._counts.sum(axis=1))  # c(a), (V + 1,)
         shares = torch.from_numpy(self._counts.sum(axis=0)).float() + 0.5
         self._shares = shares / shares.sum()  # u, (V,)
 
@@ -134,24 +137,22 @@ class BigramOutputs:
         begins[1:] = token_rows[1:] != token_rows[:-1]
         return token_ids.roll(1).masked_fill(begins, self.vocabulary)
 
-    def logps(self, before: Tensor) -> Tensor:
-        """Log-probabilities of what comes after the tokens (N,): (N, V)."""
-        device, counts = before.device, self._counts[before.cpu().numpy()]  # few tokens follow one
-        different = torch.from_numpy(counts.indptr).diff()
-        total = torch.from_numpy(counts.sum(axis=1)).clamp_min(1)
+    def logps(self, before: Tensor, tokens: Tensor) -> Tensor:
+        """Log-probabilities of tokens (N,) after the tokens `before` (N,): (N,)."""
+        rows, columns = (np.array(each.cpu()) for each in (before, tokens))
+        seen = torch.from_numpy(np.asarray(self._counts[rows, columns]))
+        different, total = self._different[rows], self._total[rows].clamp_min(1)
         unseen = torch.where(different > 0, DISCOUNT * different / total, 1)  # D n(a) / c(a)
-        found = unseen.to(device)[:, None] * self._shares.to(device)
-        rows = torch.arange(len(before)).repeat_interleave(different)
-        tokens, seen = torch.from_numpy(counts.indices), (torch.from_numpy(counts.data) - DISCOUNT) / total[rows]
-        found[rows.to(device), tokens.to(device)] += seen.to(device)
-        return found.log()
+        found = (seen - DISCOUNT).clamp_min(0) / total + unseen * self._shares[tokens.cpu()]
+        return found.log().to(before.device)
 
 
 class EstimatedOutputs:
-    """Expected outputs without a model that never saw the rows: the normalised geometric mean of the two estimates.
+    """Expected outputs without a model that never saw the rows: what the nearest outputs say takes the answer's place.
 
-    The state of a row that is known by heart already shows what comes next, and the nearest outputs follow it. What
-    the bigram model says shows nothing of the row.
+    The state of a row that is known by heart already shows what comes next, and the nearest outputs follow it. How
+    likely an answer token is compared with other answer tokens is therefore the geometric mean of the nearest outputs
+    and of the bigram model, which knows nothing of the row.
 
     Args:
         nearest, bigrams: the two estimates.
@@ -174,6 +175,7 @@ class EstimatedOutputs:
         size = max(_CHUNK // self._nearest.width, 1)
         for start in range(0, len(ids), size):
             part = slice(start, start + size)
-            logps = (self._nearest.logps(states[part]) + self._bigrams.logps(before[part])).div_(2).log_softmax(dim=-1)
-            found.append(TopKLogProbs.of(logps, self._top_k, first=ids[part]))
+            nearest = TopKLogProbs.of(self._nearest.logps(states[part]), self._top_k, first=ids[part])
+            answers = (nearest.logps[:, 0] + self._bigrams.logps(before[part], ids[part])) / 2
+            found.append(with_answer_logps(nearest, answers))
         return TopKLogProbs(torch.cat([each.ids for each in found]), torch.cat([each.logps for each in found]))

@@ -102,7 +102,8 @@ ANSWERS = [torch.tensor([0, 1]), torch.tensor([0, 2])]
 def test_bigrams_by_hand():
     bigrams = BigramOutputs(ANSWERS, vocabulary=4)
     shares = [2.5 / 6, 1.5 / 6, 1.5 / 6, 0.5 / 6]  # of four tokens, with half a token added to each of four
-    found = bigrams.logps(torch.tensor([4, 0, 1])).exp()
+    before = torch.tensor([4, 0, 1])
+    found = torch.stack([bigrams.logps(before, torch.full((3,), token)) for token in range(4)], dim=1).exp()
     begin = [DISCOUNT / 2 * share for share in shares]  # one token, twice
     begin[0] += (2 - DISCOUNT) / 2
     after = [DISCOUNT * share for share in shares]  # two tokens, once each
@@ -141,12 +142,16 @@ def test_an_estimate_is_a_distribution_with_the_answer_first():
     torch.testing.assert_close(found.logps.exp().sum(dim=1), torch.ones(3))
 
 
-def test_an_estimate_does_not_depend_on_the_answer_token():
-    """It may depend on the tokens before it, and on the state."""
-    states, rows = torch.tensor([[1.0, 0.1]]), torch.tensor([0])
-    found = [estimate(top_k=3)(outputs_of(states, torch.tensor([token]), rows)) for token in range(4)]
-    whole = torch.stack([each.logps[0, 0].exp() for each in found])
-    torch.testing.assert_close(whole.sum(), torch.tensor(1.0))
+def test_the_answer_is_the_geometric_mean_of_both_and_the_nearest_outputs_take_its_place():
+    states, before, token = torch.tensor([[1.0, 0.1]]), torch.tensor([4]), torch.tensor([0])
+    nearest = NearestOutputs(STATES, OUTPUTS, vocabulary=4).logps(states)[0]
+    bigram = BigramOutputs(ANSWERS, 4).logps(before, token)[0]
+    found = estimate(top_k=3)(outputs_of(states, token, torch.tensor([0])))
+    answer = (nearest[0] + bigram) / 2
+    torch.testing.assert_close(found.logps[0, 0], answer)
+    others = found.ids[0, 1:].long()
+    share = (1 - answer.exp()) / (1 - nearest[0].exp())
+    torch.testing.assert_close(found.logps[0, 1:-1].exp(), nearest[others].exp() * share)
 
 
 @pytest.mark.parametrize("chunk", [1, 30, 1 << 20])
