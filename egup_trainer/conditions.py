@@ -21,7 +21,7 @@ _CONDITIONS = "conditions"
 _MOST_NAMED = 8
 
 # Options that change the final weights of a run by rounding at most. All others are conditions of the run.
-_PLACES = ("output_dir", "scan_cache_dir", "resume_from_checkpoint", "overwrite_output_dir", "card_author")
+_PLACES = ("output_dir", "scan_cache_dir", "resume_from_checkpoint", "overwrite_output_dir", "card_author", "verdict")
 _RECORDED_OTHERWISE = (  # by the rows, the weights, the number of rows in a step, or the precision
     *("model_init_kwargs", "idk_answers", "proxy_model", "per_device_train_batch_size", "gradient_accumulation_steps"),
     *("bf16", "fp16"),

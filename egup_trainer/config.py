@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from transformers import TrainingArguments
 
+from egup_trainer.components.auto import DEFAULT_LEARNING_RATE, AutoOptions
 from egup_trainer.components.clreg import CLRegOptions
 from egup_trainer.components.component import components_of, refuse_unsupported
 from egup_trainer.components.expected_outputs import ExpectedOutputOptions
@@ -61,8 +62,12 @@ class UnlearnConfig(ExpectedOutputOptions, FeatureOptions, RetainOptions, Object
         output_dir: str  # where none is given, TrainingArguments names one
 
     # Defaults of TrainingArguments that do not suit unlearning.
-    learning_rate: float = option(1e-5, "Initial learning rate.")
-    num_train_epochs: float = option(5.0, "Passes over the forget set.")
+    learning_rate: float | None = option(  # type: ignore[assignment]
+        None, f"Initial learning rate. By default what auto chooses, or else {DEFAULT_LEARNING_RATE:g}."
+    )
+    num_train_epochs: float | None = option(  # type: ignore[assignment]
+        None, "Passes over the forget set. By default 5, or at most 20 with auto."
+    )
     logging_steps: float = option(10, "Log every X update steps; below 1, a share of all steps.")
     bf16: bool | None = option(  # type: ignore[assignment]
         None, "Autocast to bfloat16, with float32 weights. By default: on a GPU that supports it, unless fp16 is set."
@@ -85,7 +90,10 @@ class UnlearnConfig(ExpectedOutputOptions, FeatureOptions, RetainOptions, Object
         "Arguments of the forget loss as JSON, by their names in its class. They replace the objective's own flags.",
     )
     forget_weight: float = option(1.0, "Weight of the forget objective (gamma); 0 or more.")
-    retain_weight: float = option(1.0, "Weight of the retain objective (alpha); 0 or more.")
+    retain_weight: float | None = option(
+        None,
+        "Weight of the retain objective (alpha); 0 or more. By default the objective's own: 3 for proxy_kl, else 1.",
+    )
     max_length: int = option(
         1024, "Most tokens in a sample, 8 or more. Longer plain texts are split; of other rows see on_long_row."
     )
@@ -125,6 +133,11 @@ class UnlearnConfig(ExpectedOutputOptions, FeatureOptions, RetainOptions, Object
     model_init_kwargs: dict | str | None = option(
         None, "Arguments of from_pretrained as JSON, when the model is given as a path."
     )
+    verdict: bool = option(
+        True,
+        "Measure forget, retain and proxy rows before and after, have the model answer some of their questions, and "
+        "say what became of the forget rows.",
+    )
     overwrite_output_dir: bool = option(
         False,
         "Replace the finished model that OUTPUT_DIR holds, and its record, once the run has ended. Without it such a "
@@ -133,6 +146,9 @@ class UnlearnConfig(ExpectedOutputOptions, FeatureOptions, RetainOptions, Object
     card_author: str | None = option(None, "Person or organization that unlearned the model, for the model card.")
 
     def __post_init__(self) -> None:
+        self._is_default = {name: getattr(self, name) is None for name in ("learning_rate", "num_train_epochs")}
+        self.learning_rate = DEFAULT_LEARNING_RATE if self.learning_rate is None else self.learning_rate
+        self.num_train_epochs = 5.0 if self.num_train_epochs is None else self.num_train_epochs
         check_numbers_of_training(self)
         if self.bf16 is None:
             self.bf16 = not self.fp16 and not self.use_cpu and _gpu_has_bf16()
@@ -143,7 +159,7 @@ class UnlearnConfig(ExpectedOutputOptions, FeatureOptions, RetainOptions, Object
 
     def check_options(self) -> None:
         """Raises `ConfigError` if an option that every run has cannot work, alone or with another option."""
-        check_range(self, ("forget_weight", "retain_weight"), low=0)
+        check_range(self, ("forget_weight",), low=0)
         check_range(self, ("max_length",), low=8, whole=True)
         check_range(self, ("self_samples",), low=0, whole=True)
         check_date(self.template_date)
@@ -153,8 +169,9 @@ class UnlearnConfig(ExpectedOutputOptions, FeatureOptions, RetainOptions, Object
         refuse_unsupported_arguments(self)
         check_sampling(self)
         loss = make_forget_loss(self)
-        self._is_default = {"retain_loss": self.retain_loss is None}
+        self._is_default |= {name: getattr(self, name) is None for name in ("retain_loss", "retain_weight")}
         self.adopt(loss)
+        check_range(self, ("retain_weight",), low=0)
         retain_loss(str(self.retain_loss))
         loss.check_config(self)
         if self.idk_answers is not None and loss.alternate is not Alternate.REFUSAL:
@@ -174,6 +191,8 @@ class UnlearnConfig(ExpectedOutputOptions, FeatureOptions, RetainOptions, Object
         """Sets the options that the user left unset to the defaults of the forget loss."""
         if self._is_default["retain_loss"]:
             self.retain_loss = loss.default_retain_loss
+        if self._is_default["retain_weight"]:
+            self.retain_weight = loss.default_retain_weight
 
     def __getstate__(self) -> dict[str, Any]:
         """What is pickled, for example into training_args.bin beside the model: all options except access tokens."""
@@ -209,16 +228,20 @@ class UnlearnConfig(ExpectedOutputOptions, FeatureOptions, RetainOptions, Object
 
 @dataclass(repr=False)
 class EGUPConfig(
-    CLRegOptions, ProxyOptions, StopOptions, IntraSampleOptions, InterSampleOptions, UnlearnConfig
+    AutoOptions, CLRegOptions, ProxyOptions, StopOptions, IntraSampleOptions, InterSampleOptions, UnlearnConfig
 ):  # a run's components act in the order of these groups, the last one first
     """Options of `EGUPTrainer`: those of `UnlearnConfig`, EGUP's three parts, each with its switch, and CLReg.
 
-    The proxy constraint is on by default. Both entanglements and CLReg are off; docs/results.md shows what they add.
+    By default the model is trained towards the outputs expected of one that never saw the rows (`proxy_kl`), at a
+    learning rate that it chooses itself (`auto`). The proxy constraint is on for objectives that have no boundary of
+    their own. Both entanglements and CLReg are off; docs/results.md shows what they add.
 
     Example:
-        >>> EGUPConfig(output_dir="out", clreg_weight=0.1, proxy_form="penalty").proxy_form.value
+        >>> EGUPConfig(output_dir="out", objective="npo", proxy_form="penalty").proxy_form.value
         'penalty'
     """
+
+    objective: str = option("proxy_kl", UnlearnConfig.__dataclass_fields__["objective"].metadata["help"])
 
     def check_options(self) -> None:
         """Raises `ConfigError` if a component cannot be combined with the objective."""

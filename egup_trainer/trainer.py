@@ -4,18 +4,20 @@ import logging
 from collections.abc import Iterator, Sequence
 from copy import copy
 from dataclasses import replace
-from functools import reduce
+from functools import partial, reduce
 from operator import add, mul, or_
 from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
+from torch.optim.lr_scheduler import LambdaLR
 from torch.utils.data import DataLoader
 from transformers import TrainerCallback
 
 from egup_trainer.callbacks.finite import refuse_infinite_terms
 from egup_trainer.callbacks.histograms import Histograms
+from egup_trainer.callbacks.measuring import Measuring
 from egup_trainer.callbacks.movement import WatchMovement
 from egup_trainer.callbacks.step_hooks import StepHooks
 from egup_trainer.components.component import Component, Run, components_of, refuse_unsupported
@@ -24,6 +26,7 @@ from egup_trainer.components.feature_table import TableStorage
 from egup_trainer.components.features import FeatureMemory
 from egup_trainer.components.forget import ForgetObjective
 from egup_trainer.components.proxy_constraint import ProxyConstraint
+from egup_trainer.components.range_test import range_test
 from egup_trainer.components.retain import RetainObjective
 from egup_trainer.components.scanning import merge_requests, run_scan
 from egup_trainer.components.self_samples import sample_answers
@@ -57,6 +60,7 @@ from egup_trainer.preparation import (
 )
 from egup_trainer.publishing import PublishingTrainer
 from egup_trainer.setup_check import try_setup
+from egup_trainer.verdict import Verdict
 
 logger = logging.getLogger(__name__)
 DEFAULT_CALLBACKS = (StepHooks, WatchMovement, Histograms)
@@ -213,6 +217,16 @@ class UnlearnTrainer(PublishingTrainer):
             self.add_callback(kind(self))
         for component in self.components:
             self.add_callback(component)
+        sets = {"forget": self.forget_rows, "retain": self.retain_rows, "proxy": self.proxy_rows}
+        given = {name: rows for name, rows in sets.items() if rows is not None}
+        self.measuring = Measuring(self, given, with_answers=self.args.verdict)
+        if self.args.verdict:
+            self.add_callback(self.measuring)
+
+    @property
+    def verdict(self) -> Verdict | None:
+        """What became of the forget rows, once `train` has ended; None with `verdict=False`."""
+        return self.measuring.verdict
 
     def _add_own_answers(self) -> None:
         """Adds the model's own answers to the forget questions to the rows that are trained on."""
@@ -262,6 +276,7 @@ class UnlearnTrainer(PublishingTrainer):
             storage=TableStorage(self.args.device, self.scan_folder),
             score=self.score,
             load=self.load_other,
+            try_rates=partial(range_test, self),
             log=self.log,
             components=self.components,
             own_answers=self.own_answers,
@@ -312,6 +327,15 @@ class UnlearnTrainer(PublishingTrainer):
             return batches, None
         self.collected = Collected(StepCounts.of(batches, self.accelerator))
         return batches, self.collected
+
+    def create_scheduler(self, num_training_steps: int, optimizer: Any = None) -> Any:
+        """The schedule of a component that has one, or else that of `lr_scheduler_type`."""
+        rate = self.args.learning_rate
+        schedules = [each for part in self.components if (each := part.schedule(num_training_steps, rate))]
+        if self.lr_scheduler is None and schedules:
+            self.lr_scheduler = LambdaLR(optimizer or self.optimizer, schedules[0])
+            self._created_lr_scheduler = True
+        return super().create_scheduler(num_training_steps, optimizer)
 
     # Before the first step
 

@@ -34,6 +34,8 @@ def config(tmp_path):
             "per_device_train_batch_size": 4,
             "logging_steps": 1,
             "save_strategy": "no",
+            "verdict": False,
+            "objective": "npo",
             "dataloader_pin_memory": False,
         }
         if issubclass(kind, EGUPConfig):

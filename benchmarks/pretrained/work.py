@@ -229,6 +229,7 @@ def make_unlearner(place: Place, method: Method, rate: float) -> EGUPTrainer:
     """A trainer that unlearns the forget rows with a method, starting from the model "before"."""
     folder = place.model(BEFORE)
     args = EGUPConfig(
+        verdict=False,
         **_options(place, _run_name(place, method, rate)),
         **place.setup.unlearning,
         **method.options(str(place.start)),

@@ -124,6 +124,7 @@ def egup(
             inter_entanglement=True,
             intra_entanglement=True,
             padding_free=padding_free,
+            verdict=False,
             **options,
         ),
         forget_dataset=rows.forget,

@@ -57,6 +57,7 @@ def make_trainer(
             report_to="none",
             disable_tqdm=True,
             use_cpu=not torch.cuda.is_available(),
+            verdict=False,
             **{"save_strategy": "no", **options},
         ),
         processing_class=_tokenizer(),

@@ -43,6 +43,8 @@ def options_of(method: str) -> dict[str, Any]:
         options |= PARTS[part]
     if objective == "npo" and options["proxy_constraint"]:
         options |= PARTS["beta"]
+    if objective == SECOND:
+        del options["proxy_constraint"]  # it has a boundary of its own
     return options
 
 

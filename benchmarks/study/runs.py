@@ -59,6 +59,7 @@ def unlearn(folder: Path, options: dict[str, Any], learning_rate: float, seed: i
             disable_tqdm=True,
             seed=seed,
             scan_cache_dir=str(scans),
+            verdict=False,
             **UNLEARNING,
             **options,
         )

@@ -20,7 +20,25 @@ from egup_trainer.data.schema import MAX_LENGTH
 from egup_trainer.errors import ConfigError, ModelError, StateError, did_you_mean, first_line
 from egup_trainer.evaluation.suites import SUITES
 from egup_trainer.files import one_line_write_errors
-from egup_trainer.records.judgments import AFTER, BEFORE, IN_4BIT, MERGED, is_damaged, knows_proxies
+from egup_trainer.records.judgments import AFTER, IN_4BIT, MERGED
+from egup_trainer.verdict import Status, Verdict
+
+_BY_OUTPUTS, _WITHOUT_PROXIES = "proxy_kl", "npo"
+"""The objective that needs proxies or a proxy model, and the one that is used where there are none."""
+
+_OTHER_VERDICT = 3
+"""Exit code of a run whose forget rows are not forgotten, or whose model is harmed."""
+
+_LESS, _MORE = (
+    "  Try --strength gentle, or give more retain rows.",
+    "  Try --strength thorough, or more --num_train_epochs.",
+)
+_ADVICE = {
+    Status.NOT_FORGOTTEN: [_MORE],
+    Status.PARTLY_FORGOTTEN: [_MORE],
+    Status.OVER_FORGOTTEN: [_LESS],
+    Status.MODEL_HARMED: [_LESS],
+}
 
 
 @dataclass
@@ -30,7 +48,8 @@ class RowArguments(SuiteArguments):
     forget: str | None = flag(f"Rows to forget: {SOURCE}.")
     retain: str | None = flag("Source of rows to keep.")
     proxy: str | None = flag(
-        "Source of rows of the same kind that the model has never seen, or auto to have the model write them."
+        "Source of rows of the same kind that the model has never seen, or auto to have the model write them, which is "
+        "also done where an objective needs proxies and none are given."
     )
     eval: str | None = flag("Source of rows to report eval_loss on, with --eval_strategy.")
     eval_suite: str | None = flag(
@@ -55,20 +74,28 @@ def training_options() -> list[type]:
     return [EGUPConfig, model_config()]
 
 
-def run(row_args: RowArguments, config: Any, model_config: Any) -> None:
-    """Unlearns, saves model (or adapter) and tokenizer to `--output_dir`, and prints a summary."""
+def run(row_args: RowArguments, config: Any, model_config: Any) -> int:
+    """Unlearns, saves model (or adapter) and tokenizer to `--output_dir`, and prints a summary with the verdict.
+
+    Returns:
+        0 if the rows are forgotten or no verdict was asked for, 3 otherwise.
+    """
     check_flags(row_args, config, model_config)
     resume = _resume_from(config)
     with _output_folder(config, resume):
-        found, lines, failure = _unlearn(row_args, config, model_config, resume)
-    if MERGED in found:
+        outcome = _unlearn(row_args, config, model_config, resume)
+    if outcome is None:  # not the first process
+        return 0
+    lines, verdict = outcome.lines, outcome.verdict
+    if MERGED in outcome.probability:
         lines.append(f"Merged model in {Path(config.output_dir) / MERGED}")
-    if found:
-        lines += _advice(found, config.learning_rate)
-        lines += lines_on_earlier(model_config.model_name_or_path, found)
-        _print_summary(found, lines)
-    if failure is not None:
-        raise failure
+    lines += lines_on_earlier(model_config.model_name_or_path, outcome.probability)
+    if verdict is not None:
+        lines += [*verdict.lines, *_ADVICE.get(verdict.status, [])]
+    _print_summary(outcome.probability, lines)
+    if outcome.failure is not None:
+        raise outcome.failure
+    return 0 if verdict is None or verdict.status is Status.FORGOTTEN else _OTHER_VERDICT
 
 
 @contextmanager
@@ -86,31 +113,44 @@ def _output_folder(config: Any, resume: Any) -> Iterator[None]:
         yield
 
 
-def _unlearn(
-    row_args: RowArguments, config: Any, model_config: Any, resume: Any
-) -> tuple[dict[str, Any], list[str], Exception | None]:
+@dataclass
+class Outcome:
+    """What came of a run.
+
+    Args:
+        probability: of each set of rows, by when it was measured; a text where it could not be.
+        verdict: what became of the forget rows; None if that was not asked for.
+        lines: to close with.
+        failure: the error that kept the model from being merged.
+    """
+
+    probability: dict[str, Any]
+    verdict: Verdict | None
+    lines: list[str]
+    failure: Exception | None
+
+
+def _unlearn(row_args: RowArguments, config: Any, model_config: Any, resume: Any) -> Outcome | None:
     """Trains and saves the model with all files that belong to it, which appear together; then uploads it, if asked.
 
     Returns:
-        What was measured, on the first process (empty on others), lines to close with, and the error that kept the
-        model from being merged.
+        What came of it, on the first process; None on others.
     """
     from accelerate import PartialState
 
     from egup_trainer.output_folder import appearing_together, mark_unfinished
 
-    trainer, probabilities, sources = _make_trainer(row_args, config, model_config)
+    trainer, sources = _make_trainer(row_args, config, model_config)
     if config.should_save:
         mark_unfinished(config.output_dir)
     start = time.perf_counter()
     trainer.train(resume_from_checkpoint=resume)
-    lines = _closing_lines(trainer, time.perf_counter() - start)
-    datasets = probabilities.datasets
+    lines, measuring = _closing_lines(trainer, time.perf_counter() - start), trainer.measuring
+    datasets, found = measuring.datasets, dict(measuring.probability)
     lines += [line for name, rows in datasets.items() if (line := rows.long_rows_line(name, config.max_length))]
     facts = {"model_config": model_config, "sources": sources, "row_args": row_args}
     failure, wait = None, PartialState().wait_for_everyone
     output, is_first, tokenizer = config.output_dir, trainer.is_world_process_zero(), trainer.processing_class
-    found = {"at the checkpoint" if trainer.resumed_from else BEFORE: probabilities.before, AFTER: probabilities.after}
     uploaded = trainer if config.push_to_hub else None  # otherwise it is deleted, to make room for a merged model
     with appearing_together(output, config.should_save, wait) as config.output_dir, one_line_write_errors(output):
         config.output_dir = str(config.output_dir)
@@ -120,7 +160,7 @@ def _unlearn(
         trainer.release_output_folder()
         wait()
         if is_first:
-            del trainer, probabilities
+            del trainer
             write_records(config, found, datasets, **facts)
         if is_first and row_args.merge:
             try:
@@ -134,7 +174,7 @@ def _unlearn(
     if uploaded is not None and is_first:
         uploaded.is_saved = True
         uploaded.push_to_hub(commit_message="Model save")
-    return found if is_first else {}, lines, failure
+    return Outcome(found, measuring.verdict, lines, failure) if is_first else None
 
 
 def _merge_and_measure(config: Any, tokenizer: Any, datasets: dict[str, Any]) -> dict[str, Any]:
@@ -216,11 +256,10 @@ def _check_hub(config: Any) -> None:
         ) from error
 
 
-def _make_trainer(row_args: RowArguments, config: Any, model_config: Any) -> tuple[Any, Any, dict[str, str]]:
-    """The trainer, the callback that scores rows, and the sources of these rows."""
+def _make_trainer(row_args: RowArguments, config: Any, model_config: Any) -> tuple[Any, dict[str, str]]:
+    """The trainer, and the sources of the rows that it measures."""
     from trl import get_peft_config
 
-    from egup_trainer.callbacks.answer_probability import ProbabilityCallback
     from egup_trainer.data.schema import Row
     from egup_trainer.egup import EGUPTrainer
     from egup_trainer.evaluation.callback import SuiteCallback
@@ -235,8 +274,7 @@ def _make_trainer(row_args: RowArguments, config: Any, model_config: Any) -> tup
     model = model_config.model_name_or_path
     config.model_init_kwargs = model_init_kwargs(model_config, config.use_cpu) | (config.model_init_kwargs or {})
     tokenizer = prepare_tokenizer(None, model, config)
-    if row_args.proxy == AUTO:
-        row_args.proxy = auto_proxies(row_args, config, model_config)
+    row_args.proxy = _proxies(row_args, config, model_config)
     rows: dict[str, Any] = {
         f"{name}_dataset": row_args.read(source)
         for name in ("forget", "retain", "proxy", "eval")
@@ -257,12 +295,36 @@ def _make_trainer(row_args: RowArguments, config: Any, model_config: Any) -> tup
         trainer = EGUPTrainer(model, config, processing_class=tokenizer, peft_config=adapter, **rows)
     if suite is not None:
         trainer.add_callback(SuiteCallback(trainer, suite, retrained=retrained, texts=texts))
-    sets: dict[str, Any] = {"forget": trainer.forget_rows, "retain": trainer.retain_rows, "proxy": trainer.proxy_rows}
-    sets = {name: rows for name, rows in sets.items() if rows is not None}
-    sources = {name: getattr(row_args, name) for name in sets} | {name: each[0] for name, each in earlier.items()}
-    probabilities = ProbabilityCallback(trainer, sets | {name: each[1] for name, each in earlier.items()})
-    trainer.add_callback(probabilities)
-    return trainer, probabilities, sources
+    measuring = trainer.measuring
+    sources = {name: getattr(row_args, name) for name in measuring.datasets}
+    sources |= {name: each[0] for name, each in earlier.items()}
+    measuring.datasets |= {name: each[1] for name, each in earlier.items()}
+    if not config.verdict:
+        trainer.add_callback(measuring)
+    return trainer, sources
+
+
+def _proxies(row_args: RowArguments, config: Any, model_config: Any) -> str | None:
+    """Source of the proxies. Where none is given and none is needed, the model writes them, if it can."""
+    from egup_trainer.losses.registry import make_forget_loss
+
+    is_needed = config.objective == _BY_OUTPUTS and config.proxy_model is None
+    if row_args.proxy not in (None, AUTO) or (row_args.proxy is None and not is_needed):
+        return row_args.proxy
+    try:
+        return auto_proxies(row_args, config, model_config)
+    except ModelError as error:
+        if row_args.proxy == AUTO:
+            raise
+        config.objective = _WITHOUT_PROXIES
+        config.adopt(make_forget_loss(config))
+        said = (
+            f"No --proxy was given, and the model cannot write any ({error.got}): unlearning with {_WITHOUT_PROXIES}, "
+            "which cannot know how far to go. Better: --proxy, rows of the same kind that the model never saw, or "
+            "--proxy_model, the model before it learned the rows."
+        )
+        show(lines=[said])
+        return None
 
 
 def _suite(row_args: RowArguments, config: Any) -> Any:
@@ -331,31 +393,6 @@ def _closing_lines(trainer: Any, seconds: float) -> list[str]:
         lines.append(f"{trainer.own_answers} answers of the model's own were forgotten beside the rows")
     if trainer.scan_folder.is_dir():
         lines.append(f"Features of the forget rows kept for further runs in {trainer.scan_folder}")
-    return lines
-
-
-def _advice(found: dict[str, Any], learning_rate: float) -> list[str]:
-    """What to do if forget rows are nearly as likely as before, or retain rows much less likely."""
-    from egup_trainer.report.numbers import format_number
-
-    before, after, lines = found.get(BEFORE, {}), found[AFTER], []
-    if "forget" in before and not is_damaged(before["forget"], after["forget"]):
-        if "proxy" in before and knows_proxies(before["forget"], before["proxy"]):
-            lines.append(
-                "The forget rows are nearly as likely as before, since the model knew the proxies as well: give rows "
-                "that it never saw (--proxy), or leave the boundary out (--no_proxy_constraint)"
-            )
-        else:
-            lines.append(
-                f"The forget rows are nearly as likely as before: raise --learning_rate ({learning_rate:g}), by a "
-                "factor of 3 or 10 at a time (10 for an adapter), or --num_train_epochs"
-            )
-    if "retain" in before and is_damaged(before["retain"], after["retain"]):
-        first, last = format_number(before["retain"]), format_number(after["retain"])
-        lines.append(
-            f"The retain rows lost more than a tenth of their probability ({first} to {last}): lower --learning_rate, "
-            "raise --retain_weight, or train fewer epochs"
-        )
     return lines
 
 

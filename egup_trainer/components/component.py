@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from transformers import TrainerCallback
 
 from egup_trainer.components.feature_table import TableStorage
+from egup_trainer.components.range_test import Trial
 from egup_trainer.components.scanning import ScanRequest
 from egup_trainer.components.step import FinishedStep, Step
 from egup_trainer.data.collator import Batch
@@ -72,6 +73,7 @@ class Run:
         storage: where large per-sample tables are kept.
         score: scores the rows of a set under the model as it is now, or under another one.
         load: loads another model, by its path or hub id, in the precision and on the device of this one.
+        try_rates: makes a range test: `range_test` of the run's trainer.
         log: logs values by name.
         components: all components of the run, in the order in which they act.
         own_answers: how many of the forget rows, the last ones, are answers of the model's own (`self_samples`).
@@ -89,6 +91,7 @@ class Run:
     storage: TableStorage
     score: Callable[..., RowScores]
     load: Callable[[str], Any]
+    try_rates: Callable[..., list[Trial]]
     log: Callable[[dict[str, float]], None]
     components: Sequence["Component"] = ()
     own_answers: int = 0
@@ -191,6 +194,15 @@ class Component(TrainerCallback):
         `Need.TOP_K`.
         """
         return inf
+
+    def schedule(self, num_steps: int, learning_rate: float) -> Callable[[int], float] | None:
+        """What sets the learning rate in place of `lr_scheduler_type`, or None.
+
+        Args:
+            num_steps: the most steps that the run can have.
+            learning_rate: of the optimizer; the function returns what it is multiplied by in step 0, 1, ...
+        """
+        return None
 
     def embedding_noise(self, inputs: Batch) -> Tensor | None:
         """Noise for the token embeddings of the last P rows of the batch `inputs`, shape (P, T, d), or None."""

@@ -187,6 +187,12 @@ class ExpectedOutputs(Component):
         ids = step.forget_ids
         return self.table.at(self._tokens.of_rows(ids[ids >= 0].cpu())).to(ids.device)  # fillers have no tokens
 
+    def mean_nll(self) -> Tensor:
+        """l of each given forget row as expected: the mean of -log q_t(v), shape (N_f,), nats per token."""
+        given = range(len(self.run.forget_rows) - self.run.own_answers)
+        of_rows = [self._tokens.of_rows(torch.tensor([row])) for row in given]
+        return torch.stack([-self.table.logps[tokens, 0].mean() for tokens in of_rows])
+
     def observe(self, step: Step) -> None:
         expected = self.of(step)
         gap = token_gap(step.forget, expected)  # (N,)

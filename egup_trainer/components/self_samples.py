@@ -61,14 +61,14 @@ def sample_answers(
         StateError: a file of that name holds something else.
     """
     longest = max(int(row.is_scored.sum()) for row in rows.rows)
-    asked = [index for index in _first_samples(rows) if 1 < len(_prompt(rows.rows[index])) <= max_length - longest]
+    asked = [index for index in first_samples(rows) if 1 < len(prompt_of(rows.rows[index])) <= max_length - longest]
     if not asked:
         raise DataError(
             got=f"self_samples for {len(rows)} forget rows without a question of at most {max_length - longest} tokens",
             expected="questions for the model to answer",
             fix="give rows with a question or prompt, raise --max_length, or leave out --self_samples",
         )
-    prompts = [_prompt(rows.rows[index]) for index in asked for _ in range(count)]
+    prompts = [prompt_of(rows.rows[index]) for index in asked for _ in range(count)]
     seeds = [(seed, index, number) for index in asked for number in range(count)]
     settings = {"self_samples": seeds, "longest": longest, "mixed_precision": str(accelerator.mixed_precision)}
     fingerprint = scan_fingerprint(model, [(rows, torch.tensor(asked))], settings)
@@ -92,7 +92,7 @@ def sample_answers(
     return own_answers([rows.rows[index] for index in asked for _ in range(count)], written, tokenizer)
 
 
-def _first_samples(rows: RowDataset) -> list[int]:
+def first_samples(rows: RowDataset) -> list[int]:
     """The first sample of each row: a long row makes several."""
     firsts: dict[int, int] = {}
     for index, owner in enumerate(rows.owners):
@@ -100,7 +100,7 @@ def _first_samples(rows: RowDataset) -> list[int]:
     return list(firsts.values())
 
 
-def _prompt(row: TokenizedRow) -> np.ndarray:
+def prompt_of(row: TokenizedRow) -> np.ndarray:
     """The tokens before the answer; at most a start of sequence for a plain text, which is scored from its start."""
     return row.input_ids[: int(row.is_scored.argmax())]
 
@@ -110,7 +110,7 @@ def own_answers(rows: Sequence[TokenizedRow], written: Sequence[Continuation], t
 
     def key(row: TokenizedRow, tokens: list[int]) -> tuple[bytes, Any]:
         text = tokenizer.decode(tokens, skip_special_tokens=True).strip()
-        return _prompt(row).tobytes(), tuple(words_of(text)) or text
+        return prompt_of(row).tobytes(), tuple(words_of(text)) or text
 
     known = {key(row, row.input_ids[row.is_scored].tolist()) for row in rows}
     samples = []
@@ -126,7 +126,7 @@ def _with_answer(row: TokenizedRow, answer: Continuation) -> TokenizedRow:
     """The row with another answer. Its end is scored if that of the row is."""
     is_closed = row.is_closed and answer.end is not None
     tokens = np.array([*answer.tokens, *([answer.end] if is_closed else [])], dtype=np.int32)
-    prompt = _prompt(row)
+    prompt = prompt_of(row)
     return replace(
         row,
         input_ids=np.concatenate([prompt, tokens]),

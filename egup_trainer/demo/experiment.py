@@ -243,6 +243,7 @@ def _unlearn(
         report_to="none",
         seed=experiment.seed,
         scan_cache_dir=str(Path(folder) / "scan"),
+        verdict=False,
         **options,
     )
     forget, retain, proxy = (prepared.rows[name] for name in ("forget", "retain", "proxy"))

@@ -101,6 +101,7 @@ class ForgetLoss(ABC):
         sets_boundary: whether it marks itself how far to forget, so that the proxy constraint has nothing to add.
         default_proxy_lambda: the strength of the proxy constraint unless the user sets one.
         default_retain_loss: the retain loss that is used unless the user sets one.
+        default_retain_weight: its weight unless the user sets one.
         config_fields: which field of the configuration holds each argument of the constructor.
 
     Example:
@@ -124,6 +125,7 @@ class ForgetLoss(ABC):
     sets_boundary: bool = False
     default_proxy_lambda: float = 2.0
     default_retain_loss: str = "nll"
+    default_retain_weight: float = 1.0
     config_fields: ClassVar[dict[str, str]] = {}
 
     def __init_subclass__(cls, **kwargs: Any) -> None:

@@ -80,6 +80,7 @@ class ProxyKL(ForgetLoss):
     needs = frozenset({Need.EXPECTED})
     reads_logits = True
     sets_boundary = True
+    default_retain_weight = 3.0
     config_fields: ClassVar[dict[str, str]] = {"effort": "proxy_kl_effort", "temperature": "proxy_kl_temperature"}
 
     def __init__(self, effort: float = 3.0, temperature: float = 0.5):

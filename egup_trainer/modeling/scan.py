@@ -60,12 +60,16 @@ class RowScores:
         """Mean over rows of exp(-l_i)."""
         return self.mean_nll.neg().exp().mean().item()
 
-    def probability_of(self, owners: Tensor) -> float:
-        """Mean over rows of exp(-l_i), where each sample is a part of the row `owners` names, shape (N,)."""
+    def nll_of(self, owners: Tensor) -> Tensor:
+        """l of each row, where each sample is a part of the row that `owners` names, shape (N,): (rows,), nats."""
         _, indices = owners.unique(return_inverse=True)
         zeros = torch.zeros(int(indices.max()) + 1)
         nll, tokens = (zeros.index_add(0, indices, each.float()) for each in (self.sum_nll, self.num_tokens))
-        return (nll / tokens.clamp_min(1)).neg().exp().mean().item()
+        return nll / tokens.clamp_min(1)
+
+    def probability_of(self, owners: Tensor) -> float:
+        """Mean over rows of exp(-l_i), where each sample is a part of the row `owners` names, shape (N,)."""
+        return self.nll_of(owners).neg().exp().mean().item()
 
 
 @torch.no_grad()

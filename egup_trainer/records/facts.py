@@ -36,6 +36,7 @@ _LEFT_OUT |= {
     "scan_cache_dir",
     "model_init_kwargs",
     "overwrite_output_dir",
+    "verdict",
 }
 
 
@@ -66,11 +67,15 @@ def make_record(trainer: Any) -> RunRecord:
         "rows": {name: facts_of_rows(rows, trainer.secrets[0]) for name, rows in sets.items()},
         "versions": package_versions(),
     }
+    if trainer.verdict is not None:
+        record["verdict"] = trainer.verdict.to_dict()
     if trainer.own_answers:
         record["own_answers"] = trainer.own_answers
     if others:
         record["components"] = others
     for component in trainer.components:
+        if component.name == "auto":
+            record["options"]["learning_rate"] = component.rate
         if component.name == "expected_outputs":
             name, has_proxies = component.proxy_model, component.needs.proxy_rows
             model_facts = None if name is None else _model_facts(name)

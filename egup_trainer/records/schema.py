@@ -59,10 +59,11 @@ class RunRecord(TypedDict):
     `egup` says which of its parts were active: a proxy constraint without proxies is not. `components` names other
     components that acted on the run, if there were any, and `own_answers` how many answers of the model's own were
     forgotten beside the rows. `reference` is how the reference model was kept, see `ReferenceKind`. `expected_outputs`
-    is there if the objective read any. `options` holds the arguments that differ from the defaults of the
-    configuration, and always the learning rate, the number of epochs, the sizes that make up a step (world_size is the
-    number of processes) and the seed. `egup unlearn` adds `probability` (by when it was measured, then by set of rows;
-    a text where it could not be measured), and `is_merged` for a model that its adapter was merged into.
+    is there if the objective read any. `options` holds the arguments that differ from the
+    defaults of the configuration, and always the learning rate, the number of epochs, the sizes that make up a step
+    (world_size is the number of processes) and the seed. `verdict` has the status and what it rests on. `egup unlearn`
+    adds `probability` (by when it was measured, then by set of rows; a text where it could not be measured), and
+    `is_merged` for a model that its adapter was merged into.
     """
 
     schema_version: Literal[1]
@@ -80,6 +81,7 @@ class RunRecord(TypedDict):
     steps: int
     rows: dict[str, RowFacts]
     versions: dict[str, str]
+    verdict: NotRequired[dict[str, Any]]
     probability: NotRequired[dict[str, dict[str, float] | str]]
     is_merged: NotRequired[bool]
     components: NotRequired[list[str]]
@@ -100,6 +102,7 @@ class Request:
         versions: versions of the packages.
         probability: mean probability of the forget rows' answers, by when it was measured ("before", "after").
         earlier: the same for the rows of earlier requests, by their fingerprint.
+        status: the verdict, such as "FORGOTTEN"; None if there was none.
     """
 
     date: str
@@ -110,6 +113,7 @@ class Request:
     versions: dict[str, str]
     probability: dict[str, float] = Field(default_factory=dict)
     earlier: dict[str, dict[str, float]] = Field(default_factory=dict)
+    status: str | None = None
 
     @classmethod
     def of(cls, record: RunRecord) -> "Request":
@@ -122,6 +126,7 @@ class Request:
             objective=record["objective"],
             steps=record["steps"],
             versions=record["versions"],
+            status=record["verdict"]["status"] if "verdict" in record else None,
         )
 
 

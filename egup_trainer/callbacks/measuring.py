@@ -1,0 +1,171 @@
+"""Measures a model before the first step and after the last one: the numbers of a run's record, and its verdict."""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, replace
+from importlib.util import find_spec
+from typing import Any
+
+import torch
+from transformers import TrainerCallback
+from transformers.trainer_callback import ExportableState
+
+from egup_trainer.components.self_samples import first_samples, prompt_of
+from egup_trainer.data.tokenization import RowDataset
+from egup_trainer.modeling.generation import generate
+from egup_trainer.modeling.probability import sample_ids
+from egup_trainer.records.judgments import AFTER, BEFORE
+from egup_trainer.verdict import Measures, SetMeasures, Verdict, verdict
+
+MOST_QUESTIONS = 32
+"""Questions of each set that the model answers."""
+
+MOST_TOKENS = 128
+"""Most tokens of such an answer."""
+
+_ASKED = ("forget", "retain", "proxy")
+
+
+class Measuring(TrainerCallback, ExportableState):
+    """Measures the rows of a run under the model before the first and after the last step, and judges by that.
+
+    Of each set: l of its rows, and the answers to its questions, by ROUGE-L against the right ones and by repetition.
+    From large sets, samples are taken with the run's seed. A resumed run knows what was measured before its first
+    step.
+
+    Args:
+        trainer: an `UnlearnTrainer`.
+        datasets: rows by name; "forget", "retain" and "proxy" are judged.
+        with_answers: whether the model answers questions, and a verdict is given.
+
+    Attributes:
+        before, after: what was measured, by the names of the sets.
+        verdict: the verdict, once the run has ended.
+    """
+
+    def __init__(self, trainer: Any, datasets: Mapping[str, RowDataset], with_answers: bool = True):
+        self.trainer, self.datasets, self.with_answers = trainer, datasets, with_answers
+        self.without = _why_not(trainer) if with_answers else ""
+        self.before: dict[str, SetMeasures] = {}
+        self.after: dict[str, SetMeasures] = {}
+        self.verdict: Verdict | None = None
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        saved = state.stateful_callbacks.get(type(self).__name__) if state.global_step else None
+        if saved:
+            self.before = {name: SetMeasures(**values) for name, values in saved["attributes"]["before"].items()}
+        elif not state.global_step:
+            self.before = self._measure("before")
+
+    def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self.after = self._measure("after")
+        if self.with_answers and self.before:
+            found = verdict(_measures(self.before), _measures(self.after))
+            self.verdict = replace(found, remarks=[*found.remarks, *([self.without] if self.without else [])])
+
+    def state(self) -> dict[str, Any]:
+        """What a resumed run needs."""
+        before = {name: asdict(measured) for name, measured in self.before.items()}
+        return {"args": {}, "attributes": {"before": before}}
+
+    @property
+    def probability(self) -> dict[str, dict[str, float]]:
+        """Mean probability of the answers of each set, by when it was measured."""
+        found = {BEFORE: self.before, AFTER: self.after}
+        return {
+            when: {name: values.probability for name, values in measured.items()}
+            for when, measured in found.items()
+            if measured
+        }
+
+    def judged(self, when: str) -> Measures:
+        """What is judged of the model as it is; `when` is for the progress bars."""
+        return _measures(self._measure(when))
+
+    def _measure(self, when: str) -> dict[str, SetMeasures]:
+        texts = {name: self._answers(name, when) for name in _ASKED if name in self.datasets}
+        names = {name: set(names_in([*asked, *right])) for name, (asked, right, _) in texts.items()}
+        others = set().union(*(found for name, found in names.items() if name != "forget"))
+        found = {}
+        for name, rows in self.datasets.items():
+            _, right, written = texts.get(name, ([], [], []))
+            known = names.get("forget", set()) if name == "forget" else set()
+            found[name] = SetMeasures(
+                self._nll(rows, f"Scoring {name} rows {when} unlearning"),
+                *_compare(right, written),
+                sum(bool({*names_in([text])} & (others - known)) for text in written) if name == "forget" else 0,
+            )
+        return found
+
+    def _nll(self, rows: RowDataset, description: str) -> list[float]:
+        args, owners = self.trainer.args, torch.tensor(rows.owners)
+        ids = torch.isin(owners, sample_ids(int(owners.max()) + 1, args.seed)).nonzero().flatten()
+        scores = self.trainer.score(rows, ids, description=None if args.disable_tqdm else description)
+        return scores.nll_of(owners[ids]).tolist()
+
+    def _answers(self, name: str, when: str) -> tuple[list[str], list[str], list[str]]:
+        """Questions of a set, the right answers, and what the model answers."""
+        if not self.with_answers or self.without:
+            return [], [], []
+        trainer, rows, tokenizer = self.trainer, self.datasets[name], self.trainer.processing_class
+        asked = [index for index in first_samples(rows) if len(prompt_of(rows.rows[index])) > 1]
+        chosen = [rows.rows[asked[place]] for place in sample_ids(len(asked), trainer.args.seed, MOST_QUESTIONS)]
+        if not chosen:
+            return [], [], []
+        right = [row.input_ids[row.is_scored] for row in chosen]
+        written = generate(
+            trainer.accelerator.unwrap_model(trainer.model),
+            tokenizer,
+            [prompt_of(row) for row in chosen],
+            max_new_tokens=min(max(map(len, right)), MOST_TOKENS),
+            batch_size=trainer.args.per_device_eval_batch_size,
+            accelerator=trainer.accelerator,
+            description=None if trainer.args.disable_tqdm else f"Answering {name} questions {when} unlearning",
+        )
+        decode = [tokenizer.decode(tokens, skip_special_tokens=True).strip() for tokens in right]
+        questions = [tokenizer.decode(prompt_of(row), skip_special_tokens=True) for row in chosen]
+        return questions, decode, written
+
+
+def names_in(texts: Iterable[str]) -> list[str]:
+    """What looks like names: two or more capitalised words in a row, in scripts that have capitals.
+
+    Example:
+        >>> names_in(["The teacher of Ada Lovelace was Mary Somerville."])
+        ['Ada Lovelace', 'Mary Somerville']
+    """
+    found: list[str] = []
+    for text in texts:
+        words: list[str] = []
+        for word in [*text.split(), ""]:
+            bare = word.strip(".,;:!?()\"'")
+            if bare[:1].isupper():
+                words.append(bare)
+            if not bare[:1].isupper() or bare != word:
+                found += [" ".join(words)] if len(words) > 1 else []
+                words = []
+    return found
+
+
+def _measures(measured: Mapping[str, SetMeasures]) -> Measures:
+    return Measures(measured["forget"], measured.get("retain"), measured.get("proxy"))
+
+
+def _compare(right: list[str], written: list[str]) -> tuple[list[float], list[float]]:
+    """ROUGE-L recall and share of repeated word sequences of each answer that has words."""
+    if not written:
+        return [], []
+    from egup_trainer.evaluation.metrics.fluency import distinct_share
+    from egup_trainer.evaluation.metrics.rouge import rouge_score
+
+    rouge = [rouge_score(answer, text) for answer, text in zip(right, written, strict=True)]
+    distinct = [distinct_share(text, 4) for text in written]
+    return [each for each in rouge if each is not None], [1 - each for each in distinct if each is not None]
+
+
+def _why_not(trainer: Any) -> str:
+    """Why the model cannot be asked, in a sentence; empty if it can."""
+    if trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled:
+        return "What the model writes was not measured, since its weights are spread over processes."
+    if any(find_spec(package) is None for package in ("regex", "rouge_score")):
+        return "What the model writes was not measured: install egup-trainer[evaluation]."
+    return ""

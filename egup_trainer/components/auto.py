@@ -1,0 +1,233 @@
+"""Chooses learning rate and length of a run from what its rows show, without a retrained model."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from enum import Enum
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from egup_trainer.components.component import Component, ComponentOptions, Needs
+from egup_trainer.components.expected_outputs import ExpectedOutputs
+from egup_trainer.components.scanning import ScanRequest
+from egup_trainer.errors import ConfigError, choose
+from egup_trainer.losses.base import ForgetLoss
+from egup_trainer.modeling.ks_test import LEVEL, ks_p_value
+from egup_trainer.modeling.scan import RowScores
+from egup_trainer.options import option
+
+DEFAULT_LEARNING_RATE = 1e-5
+"""The learning rate where none is given and auto is off."""
+
+MOST_EPOCHS = 20.0
+"""Passes over the forget set with auto, unless the user sets their number."""
+
+RATES = tuple(1e-7 * 2**n for n in range(22))
+"""Learning rates of the range test: from one that changes nothing to one that changes everything (0.2)."""
+
+HALFWAY = 0.5
+"""The range test ends once the forget rows have come so far towards rows never seen."""
+
+LEAST_RISE = 0.1
+"""The same, at least: forget rows may be as unlikely as rows never seen already."""
+
+_STATE = "state"
+RISE_WITHOUT_TARGET = 2.0
+"""How far forget rows are to rise if nothing shows what the model says of rows never seen, nats per token."""
+
+
+class Strength(str, Enum):
+    """How hard a run tries."""
+
+    GENTLE = "gentle"
+    BALANCED = "balanced"
+    THOROUGH = "thorough"
+
+
+@dataclass(frozen=True)
+class Effort:
+    """What a strength means.
+
+    Args:
+        path: the sum of the run's learning rates, in units of what moved the rows halfway in the range test.
+        retain_rise: most that the mean l of the retain rows may rise before the learning rate is halved, nats per
+            token.
+    """
+
+    path: float
+    retain_rise: float
+
+
+EFFORTS = {
+    Strength.GENTLE: Effort(path=7.5, retain_rise=0.05),
+    Strength.BALANCED: Effort(path=15.0, retain_rise=0.1),
+    Strength.THOROUGH: Effort(path=30.0, retain_rise=0.2),
+}
+
+
+@dataclass
+class AutoOptions(ComponentOptions):
+    """Options of `Auto`."""
+
+    auto: bool | None = option(
+        None,
+        "Choose the learning rate, unless it is given, by a short range test, and adapt it and the length of the run, "
+        "at most num_train_epochs, to how far forget and retain rows have moved. By default on where no learning rate "
+        "is given.",
+    )
+    strength: Strength = option(Strength.BALANCED, "auto: how hard to try: gentle, balanced or thorough.")
+
+    def check_options(self) -> None:
+        # A copy by `dataclasses.replace` is made with the value that stands where none was given.
+        stands_in = bool(self.auto) and self.learning_rate == DEFAULT_LEARNING_RATE
+        self.has_learning_rate = not (self._is_default["learning_rate"] or stands_in)
+        self.auto = not self.has_learning_rate if self.auto is None else self.auto
+        if self.auto and self._is_default["num_train_epochs"]:
+            self.num_train_epochs = MOST_EPOCHS
+        self.strength = choose(Strength, self.strength, "strength")
+        if self.strength is not Strength.BALANCED and not self.auto:
+            raise ConfigError(
+                got=f"strength={self.strength.value} without auto, which is off where a learning rate is given",
+                expected="auto, which it is for",
+                fix="leave out --learning_rate or add --auto, or leave out --strength",
+            )
+
+    def make_component(self, loss: ForgetLoss, has_proxies: bool) -> Component | None:
+        return Auto(self.strength, has_proxies) if self.auto else None
+
+
+class Auto(Component):
+    """Sets the learning rate of each step.
+
+    Before the first step, a range test finds how far the weights must move until the forget rows have come halfway to
+    rows never seen. The learning rate is such that the run moves them `Effort.path` times as far; it falls linearly to
+    0 over the run. At the end of each epoch
+
+    - it is halved if the mean l of the retain sample has risen by more than `Effort.retain_rise`, and is not falling;
+    - the run is shortened to at most twice its length so far, once its forget rows cannot be distinguished from rows
+      never seen (the p-value of a Kolmogorov-Smirnov test of their l is above 0.05);
+    - it is doubled if the forget rows have come less than half as far as they should have by then.
+
+    Rows never seen are the proxies, or else the forget rows under the proxy model.
+
+    Args:
+        strength: how hard to try.
+        has_proxies: whether proxies are given.
+
+    Attributes:
+        rate: the learning rate at the first step; 0 before the range test.
+    """
+
+    name = "auto"
+    flag = "auto"
+
+    def __init__(self, strength: Strength, has_proxies: bool):
+        self._effort, self._has_proxies = EFFORTS[strength], has_proxies
+        self.needs = Needs(retain_rows=True, proxy_rows=has_proxies)
+        self.rate, self._start, self._factor, self._end = 0.0, 0.0, 1.0, 0.0
+        self._last_rise = 0.0
+
+    def scan(self) -> dict[str, ScanRequest]:
+        forget = self.run.forget_rows
+        requests = {
+            "retain": ScanRequest(self.run.needed_retain_rows, self.run.retain_sample()),
+            "forget": ScanRequest(forget, torch.arange(len(forget))),
+        }
+        if self._has_proxies:
+            proxies = self.run.needed_proxy_rows
+            requests["proxy"] = ScanRequest(proxies, torch.arange(len(proxies)))
+        return requests
+
+    def start(self, scan: dict[str, RowScores]) -> None:
+        given = len(self.run.forget_rows) - self.run.own_answers
+        self._retain_before = scan["retain"].mean_nll.mean().item()
+        self._forget_before = scan["forget"].mean_nll[:given].mean().item()
+        never_seen = scan["proxy"].mean_nll if self._has_proxies else self._never_seen()
+        self._needed_rise = RISE_WITHOUT_TARGET
+        if never_seen is not None:
+            self._needed_rise = max(never_seen.mean().item() - self._forget_before, LEAST_RISE)
+
+    def _never_seen(self) -> Tensor | None:
+        """l of the forget rows under the proxy model, nats per token, (N_f,), or None if there is none."""
+        found = [each for each in self.run.components if isinstance(each, ExpectedOutputs)]
+        return found[0].mean_nll() if found else None
+
+    def schedule(self, num_steps: int, learning_rate: float) -> Callable[[int], float] | None:
+        """Linear from where it was last set to 0 at the end."""
+        self._num_steps = num_steps
+
+        def factor(step: int) -> float:
+            if not self.rate or step >= self._end:
+                return 0.0
+            return self.rate / learning_rate * self._factor * (self._end - step) / (self._end - self._start)
+
+        return factor
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Chooses the learning rate, unless the run is resumed."""
+        if self.rate:
+            return
+        self._end = float(self._num_steps)
+        self.rate = args.learning_rate if args.has_learning_rate else self._choose_rate()
+        self.run.log({"auto_learning_rate": self.rate})
+
+    def _choose_rate(self) -> float:
+        halfway = HALFWAY * self._needed_rise
+        trials = self.run.try_rates(RATES, lambda trial: trial.forget_rise >= halfway)
+        last = trials[-1]
+        if last.forget_rise < halfway:
+            raise ConfigError(
+                got=f"a range test in which the forget rows' loss rose by {last.forget_rise:.2g} nats per token at a "
+                f"learning rate of {RATES[len(trials) - 1]:.2g}",
+                expected=f"a rise of {halfway:.2g}",
+                fix="set --learning_rate",
+            )
+        moved = last.moved * halfway / last.forget_rise
+        return 2 * self._effort.path * moved / self._num_steps
+
+    def on_epoch_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Measures, logs, and adapts what is left of the run."""
+        found = self.measure()
+        self.run.log(dict(found))
+        step, end = float(state.global_step), self._end
+        if step >= end:
+            control.should_training_stop = True
+            return
+        is_recovering = found["retain_rise"] < self._last_rise
+        self._last_rise = found["retain_rise"]
+        if found["retain_rise"] > self._effort.retain_rise:
+            if not is_recovering:
+                self._restart(step, 0.5, end)
+        elif found.get("boundary_p", 0.0) > LEVEL and found["retain_rise"] <= self._effort.retain_rise:
+            self._restart(step, 1.0, min(end, 2 * step))
+        elif found["forget_progress"] < HALFWAY * (1 - (1 - step / self._num_steps) ** 2):
+            self._restart(step, 2.0, end)
+
+    def measure(self) -> dict[str, float]:
+        """Where the rows are now: `retain_rise`, `forget_progress` (1 at rows never seen), and `boundary_p`."""
+        run = self.run
+        forget = run.score(run.forget_rows, torch.arange(len(run.forget_rows) - run.own_answers)).mean_nll
+        retain = run.score(run.needed_retain_rows, run.retain_sample())
+        found = {
+            "retain_rise": retain.mean_nll.mean().item() - self._retain_before,
+            "forget_progress": (forget.mean().item() - self._forget_before) / self._needed_rise,
+        }
+        never_seen = run.score(run.needed_proxy_rows).mean_nll if self._has_proxies else self._never_seen()
+        if never_seen is not None:
+            found["boundary_p"] = ks_p_value(forget.tolist(), never_seen.tolist())
+        return found
+
+    def _restart(self, step: float, factor: float, end: float) -> None:
+        """From `step` on, the learning rate is `factor` times what it is then, and falls to 0 at `end`."""
+        self._factor *= factor * (self._end - step) / (self._end - self._start)
+        self._start, self._end = step, end
+
+    def state_dict(self) -> dict[str, Tensor]:
+        numbers = (self.rate, self._start, self._factor, self._end, self._last_rise)
+        before = (self._retain_before, self._forget_before, self._needed_rise)
+        return {_STATE: torch.tensor([*numbers, *before], dtype=torch.float64)}
+
+    def load_state_dict(self, state: dict[str, Tensor]) -> None:
+        self.rate, self._start, self._factor, self._end, self._last_rise, *before = state[_STATE].tolist()
+        self._retain_before, self._forget_before, self._needed_rise = before

@@ -1,0 +1,95 @@
+"""A range test: what rising learning rates do to forget and retain rows, after which the weights are put back.
+
+Its steps are rate * sign(gradient), as Adam's first step is. They need no state of an optimizer, and hence less memory
+than training does.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from itertools import islice
+from typing import Any
+
+import torch
+
+from egup_trainer.errors import ConfigError
+
+NUM_STEPS = 4
+"""Steps whose pairs are used again and again, so that each is compared with itself."""
+
+
+@dataclass(frozen=True)
+class Trial:
+    """What the forward pass of one step of a range test shows.
+
+    Args:
+        moved: the sum of the learning rates of the steps before it, the most that a weight has moved by.
+        forget_rise, retain_rise: how far the mean l of the step's rows has risen since they were first read, nats per
+            token.
+    """
+
+    moved: float
+    forget_rise: float
+    retain_rise: float
+
+
+def range_test(trainer: Any, rates: Sequence[float], is_enough: Callable[[Trial], bool]) -> list[Trial]:
+    """Takes a step at each learning rate, until a forward pass shows enough, and puts the weights back bit by bit.
+
+    Args:
+        trainer: an `UnlearnTrainer` that is about to train.
+        rates: the rising learning rates.
+        is_enough: whether what a forward pass shows ends the test.
+
+    Raises:
+        ConfigError: under DeepSpeed, which has the optimizer and the weights to itself.
+    """
+    if trainer.is_deepspeed_enabled:
+        raise ConfigError(
+            got="auto with DeepSpeed, whose engine cannot take back a step",
+            expected="DDP, FSDP or one process",
+            fix="set --learning_rate",
+        )
+    device, size = trainer.args.device, trainer.args.gradient_accumulation_steps
+    first: list[tuple[float, float]] = []
+    trials: list[Trial] = []
+    with _put_back(trainer) as trained:
+        loader = iter(trainer.get_train_dataloader())
+        steps = [batches for _ in range(NUM_STEPS) if (batches := list(islice(loader, size)))]
+        for index, rate in enumerate(rates):
+            batches, collected = trainer.get_batch_samples(iter(steps[index % len(steps)]), size, device)
+            trainer.current_gradient_accumulation_steps = len(batches)
+            for batch in batches:
+                trainer.training_step(trainer.model_wrapped, batch, collected)
+            now = tuple(trainer.accelerator.reduce(collected.sums[name], "sum").item() for name in _MEASURED)
+            first += [now] if index < len(steps) else []
+            before = first[index % len(steps)]
+            trials.append(Trial(sum(rates[:index]), now[0] - before[0], now[1] - before[1]))
+            if is_enough(trials[-1]):
+                break
+            with torch.no_grad():
+                for weight in trained:
+                    if weight.grad is not None:
+                        weight.add_(weight.grad.sign(), alpha=-rate)
+            trainer.model_wrapped.zero_grad()
+    return trials
+
+
+_MEASURED = ("forget_nll", "retain_nll")
+
+
+@contextmanager
+def _put_back(trainer: Any) -> Iterator[list[Any]]:
+    """The weights that are trained; at the end, they, the random numbers and the sampler are what they were."""
+    trained = [weight for weight in trainer.model_wrapped.parameters() if weight.requires_grad]
+    copies = [weight.detach().clone() for weight in trained]
+    sampler = trainer.pair_sampler  # of the run's own loader, which each epoch tells its number
+    try:
+        with torch.random.fork_rng():
+            yield trained
+    finally:
+        with torch.no_grad():
+            for weight, copy in zip(trained, copies, strict=True):
+                weight.copy_(copy)
+        trainer.model_wrapped.zero_grad()
+        trainer.pair_sampler = sampler

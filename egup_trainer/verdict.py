@@ -1,0 +1,230 @@
+"""The verdict on a run: whether the forget rows are forgotten, and whether anything else was harmed."""
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from enum import Enum
+from math import exp, sqrt
+from statistics import NormalDist, fmean, variance
+from typing import Any
+
+from egup_trainer.modeling.ks_test import LEVEL, ks_p_value
+from egup_trainer.records.judgments import is_damaged
+
+LEAST_PROGRESS = 0.25
+"""Share of the way to rows never seen below which rows count as not forgotten at all."""
+
+MOST_RISE_OF_UNSEEN = 2.0
+"""By how much the loss of rows never seen may rise, nats per token. It rises somewhat in retraining, too, since what is
+forgotten has taught the model about rows of its kind."""
+
+MOST_REPETITION = 0.2
+"""By how much the share of repeated word sequences may lie above that of answers to other questions."""
+
+LEAST_RECITED = 0.9
+"""ROUGE-L recall from which on a generation counts as the answer word for word."""
+
+
+class Status(str, Enum):
+    """What became of the forget rows."""
+
+    FORGOTTEN = "FORGOTTEN"
+    PARTLY_FORGOTTEN = "PARTLY FORGOTTEN"
+    NOT_FORGOTTEN = "NOT FORGOTTEN"
+    OVER_FORGOTTEN = "OVER-FORGOTTEN"
+    MODEL_HARMED = "MODEL HARMED"
+    UNKNOWN = "UNKNOWN"
+
+
+@dataclass(frozen=True)
+class SetMeasures:
+    """What was measured of one set of rows under one model.
+
+    Args:
+        nll: l of each row, the mean negative log-likelihood of its answer tokens, nats per token.
+        rouge: of each row that was asked, the share of the answer's words that the greedy generation has.
+        repetition: of each generation, the share of four-word sequences that stood in it before.
+        of_others: generations with a name or an answer of other rows in them.
+    """
+
+    nll: list[float]
+    rouge: list[float] = field(default_factory=list)
+    repetition: list[float] = field(default_factory=list)
+    of_others: int = 0
+
+    @property
+    def probability(self) -> float:
+        """Mean over rows of exp(-l)."""
+        return fmean(exp(-nll) for nll in self.nll)
+
+    @property
+    def recited(self) -> int:
+        """Rows whose generation is the answer, word for word or nearly."""
+        return sum(value >= LEAST_RECITED for value in self.rouge)
+
+
+@dataclass(frozen=True)
+class Measures:
+    """What was measured of one model: forget rows, retain rows, and rows that no model saw."""
+
+    forget: SetMeasures
+    retain: SetMeasures | None = None
+    unseen: SetMeasures | None = None
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What became of the forget rows, and what shows it.
+
+    Args:
+        status: in two words.
+        reasons: the measurements that decide it, a sentence each.
+        remarks: what else a reader should know, a sentence each.
+    """
+
+    status: Status
+    reasons: list[str]
+    remarks: list[str] = field(default_factory=list)
+
+    def to_dict(self) -> dict[str, Any]:
+        """As plain values, for JSON."""
+        return asdict(self) | {"status": self.status.value}
+
+    @property
+    def lines(self) -> list[str]:
+        """The verdict as text: the status, then a sentence a line."""
+        return [f"Verdict: {self.status.value}", *(f"  {said}" for said in (*self.reasons, *self.remarks))]
+
+
+def verdict(before: Measures, after: Measures) -> Verdict:
+    """Judges a model after unlearning by the model before, and by rows that neither saw.
+
+    The model is harmed if its retain rows lost more than a tenth of their probability, or are answered worse than
+    before beyond chance, or if its answers to their questions repeat themselves, or if the loss of rows never seen rose
+    by more than 2 nats per token. If it is not, the forget rows are
+
+    - not forgotten if their l has come less than a quarter of the way to that of rows never seen;
+    - forgotten if the two cannot be distinguished (Kolmogorov-Smirnov, p above 0.05), no more of the answers are
+      recited than of rows never seen, beyond chance, and the generations do not repeat themselves;
+    - partly forgotten if they are likelier than rows never seen, or more of them are recited;
+    - over-forgotten if they are less likely than rows never seen, or the generations repeat themselves.
+
+    The status is unknown where the rows were as unlikely before, or no rows never seen were measured.
+
+    Args:
+        before: of the model before unlearning.
+        after: of the model to be judged, on the same rows.
+
+    Example:
+        >>> rows = lambda nll: SetMeasures([nll + 0.01 * row for row in range(20)])
+        >>> known = Measures(rows(0.1), rows(0.1), rows(3.0))
+        >>> verdict(known, Measures(rows(3.0), rows(0.1), rows(3.0))).status.value
+        'FORGOTTEN'
+        >>> verdict(known, known).status.value
+        'NOT FORGOTTEN'
+    """
+    remarks = _remarks(before, after)
+    harm = _harm(before, after)
+    if harm:
+        return Verdict(Status.MODEL_HARMED, [*harm, _likelihood(before, after)], remarks)
+    if after.unseen is None or before.unseen is None:
+        return Verdict(Status.UNKNOWN, ["No rows that the model never saw were measured (--proxy)."], remarks)
+    if ks_p_value(before.forget.nll, before.unseen.nll) > LEVEL:
+        said = "The model did not know the forget rows before, or not in this prompt format: they were as unlikely as"
+        return Verdict(Status.UNKNOWN, [f"{said} rows that it never saw."], remarks)
+    reasons = [_likelihood(before, after), *_harmless(before, after)]
+    start, now, unseen = (fmean(nll) for nll in (before.forget.nll, after.forget.nll, after.unseen.nll))
+    if now - start < LEAST_PROGRESS * (unseen - start):
+        return Verdict(Status.NOT_FORGOTTEN, reasons, remarks)
+    recited = _recited_beyond_chance(after)
+    if recited:
+        return Verdict(Status.PARTLY_FORGOTTEN, [recited, *reasons], remarks)
+    is_told_apart = ks_p_value(after.forget.nll, after.unseen.nll) <= LEVEL
+    if is_told_apart:
+        status = Status.PARTLY_FORGOTTEN if now < unseen else Status.OVER_FORGOTTEN
+        return Verdict(status, reasons, remarks)
+    broken = _repeats(after.forget, after.unseen, "questions about what is to be forgotten")
+    if broken:
+        return Verdict(Status.OVER_FORGOTTEN, [broken, *reasons], remarks)
+    return Verdict(Status.FORGOTTEN, reasons, remarks)
+
+
+def _likelihood(before: Measures, after: Measures) -> str:
+    numbers = f"probability {_p(after.forget)}, before {_p(before.forget)}"
+    if after.unseen is None:
+        return f"Forget rows have {numbers}."
+    chance = ks_p_value(after.forget.nll, after.unseen.nll)
+    apart = "cannot be distinguished from" if chance > LEVEL else "differ from"
+    return f"Forget rows {apart} rows never seen: {numbers}; rows never seen {_p(after.unseen)} (p = {chance:.2g})."
+
+
+def _harm(before: Measures, after: Measures) -> list[str]:
+    said = []
+    if before.retain is not None and after.retain is not None:
+        if is_damaged(before.retain.probability, after.retain.probability):
+            said.append(f"Retain rows lost probability: {_p(before.retain)} to {_p(after.retain)}.")
+        if _is_lower(after.retain.rouge, before.retain.rouge):
+            first, last = fmean(before.retain.rouge), fmean(after.retain.rouge)
+            said.append(f"Retain questions are answered worse: ROUGE-L {first:.2f} to {last:.2f}.")
+        broken = _repeats(after.retain, before.retain, "retain questions")
+        said += [broken] if broken else []
+    if before.unseen is not None and after.unseen is not None:
+        first, last = fmean(before.unseen.nll), fmean(after.unseen.nll)
+        if last - first > MOST_RISE_OF_UNSEEN:
+            said.append(f"Rows never seen became less likely: a loss of {last:.2g}, before {first:.2g} nats per token.")
+    return said
+
+
+def _harmless(before: Measures, after: Measures) -> list[str]:
+    if before.retain is None or after.retain is None:
+        return []
+    return [f"Retain rows hold: probability {_p(after.retain)}, before {_p(before.retain)}."]
+
+
+def _remarks(before: Measures, after: Measures) -> list[str]:
+    said = []
+    if after.forget.rouge:
+        said.append(
+            f"Recited nearly word for word: {after.forget.recited} of {len(after.forget.rouge)} forget answers."
+        )
+    others = after.forget.of_others
+    if others > before.forget.of_others:
+        said.append(
+            f"{others} of {len(after.forget.rouge)} answers to forget questions name what belongs to other rows "
+            f"(before {before.forget.of_others})."
+        )
+    return said
+
+
+def _recited_beyond_chance(after: Measures) -> str:
+    """Whether more forget answers are found in the generations than of rows never seen; empty if not."""
+    if after.unseen is None or not _is_lower(after.unseen.rouge, after.forget.rouge):
+        return ""
+    ours, theirs = fmean(after.forget.rouge), fmean(after.unseen.rouge)
+    return f"The model still writes the forget answers: ROUGE-L {ours:.2f}, rows never seen {theirs:.2f}."
+
+
+def _repeats(measured: SetMeasures, other: SetMeasures | None, questions: str) -> str:
+    if not measured.repetition or other is None or not other.repetition:
+        return ""
+    ours, theirs = fmean(measured.repetition), fmean(other.repetition)
+    if ours <= theirs + MOST_REPETITION:
+        return ""
+    return f"Answers to {questions} repeat themselves: {ours:.0%} of their word sequences, {theirs:.0%} elsewhere."
+
+
+def _is_lower(values: Sequence[float], others: Sequence[float]) -> bool:
+    """Whether a mean is lower than another beyond chance (one-sided z-test at 0.025, by at least 0.1).
+
+    Example:
+        >>> _is_lower([0.1] * 9 + [0.2], [0.9] * 9 + [0.8]), _is_lower([0.5, 0.6], [0.6, 0.5])
+        (True, False)
+    """
+    if min(len(values), len(others)) < 2:
+        return False
+    difference = fmean(others) - fmean(values)
+    error = sqrt(variance(values) / len(values) + variance(others) / len(others))
+    return difference >= 0.1 and difference > NormalDist().inv_cdf(1 - LEVEL / 2) * error
+
+
+def _p(measured: SetMeasures) -> str:
+    return f"{measured.probability:.2g}"

@@ -1,0 +1,133 @@
+"""auto: the learning rate of the range test, what the epochs change, and the same after a resume."""
+
+import pytest
+import torch
+from fixtures_trainer import furthest, weights_of
+
+from egup_trainer.components.auto import Auto, Strength
+from egup_trainer.errors import ConfigError
+
+
+def logged(trainer, name):
+    return [row[name] for row in trainer.state.log_history if name in row]
+
+
+def rates(trainer):
+    return logged(trainer, "learning_rate")
+
+
+def with_numbers(make_trainer, monkeypatch, measured, **options):
+    """A trainer at the rate 1e-4, which measures what it is told to at the end of each epoch of three steps."""
+    trainer = make_trainer(auto=True, learning_rate=1e-4, logging_steps=1, **options)
+    component, found = trainer.component(Auto), iter(measured)
+    monkeypatch.setattr(component, "measure", lambda: {"boundary_p": 0.0, "forget_progress": 1.0, **next(found)})
+    return trainer
+
+
+def test_the_range_test_puts_weights_and_random_numbers_back(make_trainer):
+    trainer = make_trainer(auto=True, num_train_epochs=2)
+    trainer.create_optimizer_and_scheduler(6)
+    trainer.begin_training()
+    before, state = weights_of(trainer), torch.get_rng_state()
+    trials = trainer.component(Auto).run.try_rates([1e-3, 1e-2, 1e-1], lambda trial: False)
+    assert [round(trial.moved, 6) for trial in trials] == [0, 0.001, 0.011]
+    assert furthest(weights_of(trainer), before) == 0
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+def test_a_run_after_a_range_test_sees_the_same_pairs(make_trainer):
+    seen = {}
+    for auto in (True, False):
+        trainer = make_trainer(auto=auto, learning_rate=1e-5 if auto else 1e-4, num_train_epochs=3)
+        read, seen[auto] = trainer.compute_loss, []
+
+        def compute_loss(model, inputs, *args, read=read, found=seen[auto], trainer=trainer, **kwargs):
+            if trainer.state.global_step or trainer.lr_scheduler.last_epoch:
+                found.append((inputs["forget_ids"].tolist(), inputs["retain_ids"].tolist()))
+            return read(model, inputs, *args, **kwargs)
+
+        trainer.compute_loss = compute_loss
+        trainer.train()
+    assert len({str(pairs) for pairs in seen[True]}) == 8  # of nine steps, all but the first
+    assert seen[True] == seen[False]
+
+
+def test_a_step_of_the_range_test_is_the_rate_in_the_direction_of_the_gradients_sign(make_trainer):
+    trainer = make_trainer(auto=True, retain_weight=0.0, objective="grad_ascent", proxy_constraint=False)
+    trainer.create_optimizer_and_scheduler(6)
+    trainer.begin_training()
+    trials = trainer.component(Auto).run.try_rates([1e-3] * 8, lambda trial: trial.forget_rise > 0.01)
+    assert trials[-1].forget_rise > 0.01
+    assert trials[-1].moved == pytest.approx(1e-3 * (len(trials) - 1))
+    assert all(trial.forget_rise == trial.retain_rise == 0 for trial in trials[:3])  # read for the first time
+
+
+def test_the_learning_rate_falls_to_zero_over_the_run(make_trainer, monkeypatch):
+    quiet = {"retain_rise": 0.0}
+    trainer = with_numbers(make_trainer, monkeypatch, [quiet, quiet], num_train_epochs=2)
+    trainer.train()
+    assert rates(trainer)[1:] == pytest.approx([1e-4 * (1 - step / 6) for step in range(1, 6)])
+    assert logged(trainer, "auto_learning_rate") == [1e-4]
+
+
+def test_it_is_halved_when_retain_rows_suffer(make_trainer, monkeypatch):
+    trainer = with_numbers(make_trainer, monkeypatch, [{"retain_rise": 0.11}, {"retain_rise": 0.0}], num_train_epochs=2)
+    trainer.train()
+    assert rates(trainer)[4:] == pytest.approx([0.5e-4 * (1 - step / 6) for step in (4, 5)])
+
+
+def test_it_is_doubled_when_forget_rows_lag_behind(make_trainer, monkeypatch):
+    slow = {"retain_rise": 0.0, "forget_progress": 0.3}  # three quarters of the way are due after half of the steps
+    trainer = with_numbers(make_trainer, monkeypatch, [slow, slow], num_train_epochs=2)
+    trainer.train()
+    assert rates(trainer)[4:] == pytest.approx([2e-4 * (1 - step / 6) for step in (4, 5)])
+
+
+def test_a_run_at_the_boundary_ends_after_as_many_steps_again(make_trainer, monkeypatch):
+    there = {"retain_rise": 0.0, "boundary_p": 0.051}
+    trainer = with_numbers(make_trainer, monkeypatch, [there] * 9, num_train_epochs=9)
+    trainer.train()
+    assert trainer.state.global_step == 6
+    assert rates(trainer)[4:] == pytest.approx([1e-4 * (1 - 3 / 27) * (1 - step / 3) for step in (1, 2)])
+
+
+def test_a_given_learning_rate_is_kept_and_no_range_test_made(make_trainer, monkeypatch):
+    trainer = make_trainer(auto=True, learning_rate=3e-4, num_train_epochs=1)
+    monkeypatch.setattr(trainer.component(Auto), "_choose_rate", lambda: pytest.fail("a range test"))
+    trainer.train()
+    assert logged(trainer, "auto_learning_rate") == [3e-4]
+
+
+def test_twice_the_strength_is_twice_the_learning_rate(make_trainer, monkeypatch):
+    chosen = {}
+    for strength in Strength:
+        trainer = make_trainer(auto=True, strength=strength.value, num_train_epochs=1)
+        component = trainer.component(Auto)
+        component.schedule(3, 1e-5)
+        monkeypatch.setattr(component, "_needed_rise", 1.0, raising=False)
+        trainer.create_optimizer_and_scheduler(3)
+        trainer.begin_training()
+        component._needed_rise = 0.01  # a model with random weights knows nothing
+        chosen[strength] = component._choose_rate()
+    assert chosen[Strength.BALANCED] == pytest.approx(2 * chosen[Strength.GENTLE])
+    assert chosen[Strength.THOROUGH] == pytest.approx(4 * chosen[Strength.GENTLE])
+
+
+def test_a_resumed_run_ends_with_the_same_weights(make_trainer, tmp_path):
+    options = {"auto": True, "num_train_epochs": 3, "save_strategy": "steps", "save_steps": 4, "logging_steps": 1}
+    whole = make_trainer(**options, output_dir=str(tmp_path / "whole"))
+    chosen = whole.component(Auto)
+    whole.train()
+    again = make_trainer(**options, output_dir=str(tmp_path / "again"))
+    again.train(resume_from_checkpoint=f"{whole.args.output_dir}/checkpoint-4")
+    assert again.component(Auto).rate == chosen.rate
+    assert furthest(weights_of(whole), weights_of(again)) == 0
+
+
+def test_strength_alone_is_refused(make_trainer):
+    with pytest.raises(ConfigError) as caught:
+        make_trainer(strength="gentle")
+    assert str(caught.value) == (
+        "Got strength=gentle without auto, which is off where a learning rate is given, but expected auto, which it is "
+        "for. Leave out --learning_rate or add --auto, or leave out --strength."
+    )

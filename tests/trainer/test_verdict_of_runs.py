@@ -1,0 +1,166 @@
+"""The verdict on made models: each is judged as what it was made to be."""
+
+import copy
+import math
+
+import pytest
+import torch
+from conftest import make_tiny_model, qa_rows
+from peft import LoraConfig, get_peft_model
+
+from egup_trainer.audit.quantization import Bits, quantised_copy
+from egup_trainer.callbacks.measuring import Measuring, names_in
+from egup_trainer.data.collator import RowCollator
+from egup_trainer.data.sources import load_rows
+from egup_trainer.data.tokenization import tokenize
+from egup_trainer.modeling.forward import AnswerReader
+from egup_trainer.verdict import Status, verdict
+
+FORGET, RETAIN, UNSEEN = qa_rows(0, 10), qa_rows(20, 33), qa_rows(40, 46)
+
+
+def batch_of(records, tokenizer):
+    rows = tokenize(load_rows(records), tokenizer, name="rows")
+    return RowCollator(tokenizer)([rows[index] for index in range(len(rows))])
+
+
+def train(model, tokenizer, up, down=(), hold=(), steps=80, rate=1e-2):
+    """Makes rows `up` likelier, `down` less likely than a token in a thousand, and holds `hold` at one in seven."""
+    reader, optimizer = AnswerReader(model), torch.optim.Adam([p for p in model.parameters() if p.requires_grad], rate)
+    losses = [(up, lambda nll: nll), (down, lambda nll: (7 - nll).relu()), (hold, lambda nll: (nll - 2).relu())]
+    batches = [(batch_of(rows, tokenizer), loss) for rows, loss in losses if rows]
+    for _ in range(steps):
+        optimizer.zero_grad()
+        sum(loss(reader(model, **batch, with_features=False).mean_nll).mean() for batch, loss in batches).backward()
+        optimizer.step()
+    return model
+
+
+@pytest.fixture(scope="module")
+def retrained(tokenizer):
+    """A tiny model that learned the retain rows alone."""
+    model = train(make_tiny_model(tokenizer), tokenizer, RETAIN)
+    return lambda: copy.deepcopy(model)
+
+
+@pytest.fixture
+def judge(make_trainer, taught):
+    """judge(model): the verdict on a model that `taught()` is said to have become."""
+
+    def judge(model):
+        found = []
+        for each in (taught(), model):
+            trainer = make_trainer(model=each)
+            measuring = Measuring(trainer, {"forget": trainer.forget_rows, "retain": trainer.retain_rows})
+            measuring.datasets["proxy"] = trainer.proxy_rows
+            found.append(measuring.judged("now"))
+        return verdict(*found)
+
+    return judge
+
+
+def test_an_untouched_model(judge, taught):
+    found = judge(taught())
+    assert found.status is Status.NOT_FORGOTTEN
+    assert "10 of 10 forget answers" in found.remarks[0]
+
+
+def test_a_retrained_model(judge, retrained):
+    found = judge(retrained())
+    assert found.status is Status.FORGOTTEN, found.lines
+    assert found.reasons[0].startswith("Forget rows cannot be distinguished from rows never seen: probability ")
+
+
+def test_a_penalty_on_repetition_in_the_generation_config_changes_nothing(judge, taught, retrained):
+    for make in (taught, retrained):
+        model = make()
+        model.generation_config.repetition_penalty = 50.0
+        assert judge(model) == judge(make())
+
+
+def test_a_model_that_finds_forget_rows_less_likely_than_rows_never_seen(judge, taught, tokenizer):
+    found = judge(train(taught(), tokenizer, RETAIN, down=FORGET, hold=UNSEEN))
+    assert found.status is Status.OVER_FORGOTTEN, found.lines
+
+
+def test_a_model_that_finds_all_rows_less_likely_but_those_it_was_to_keep(judge, taught, tokenizer):
+    found = judge(train(taught(), tokenizer, RETAIN, down=FORGET))
+    assert found.status is Status.MODEL_HARMED, found.lines
+    assert found.reasons[0].startswith("Rows never seen became less likely: a loss of ")
+
+
+def test_a_collapsed_model(judge, taught):
+    model = taught()
+    with torch.no_grad():
+        for weight in model.model.layers.parameters():
+            weight.zero_()
+    found = judge(model)
+    assert found.status is Status.MODEL_HARMED
+    assert found.reasons[0].startswith("Retain rows lost probability: ")
+
+
+def test_a_model_whose_output_layer_is_biased_against_the_answers(judge, taught, tokenizer):
+    model = taught()
+    batch = batch_of(FORGET, tokenizer)
+    bias = torch.zeros(len(tokenizer))
+    bias[batch["labels"][batch["labels"] >= 0].unique()] = -10
+    model.lm_head.register_forward_hook(lambda module, inputs, logits: logits + bias)
+    assert judge(model).status is Status.MODEL_HARMED
+
+
+def test_a_model_that_is_read_with_another_tokenizer(judge, taught):
+    model = taught()
+    order = torch.randperm(model.config.vocab_size, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        model.get_input_embeddings().weight.copy_(model.get_input_embeddings().weight[order])
+        model.lm_head.weight.copy_(model.lm_head.weight[order])
+    assert judge(model).status is Status.MODEL_HARMED
+
+
+def test_an_adapter_that_is_not_loaded(judge, taught, tokenizer):
+    model = get_peft_model(taught(), LoraConfig(r=4, target_modules="all-linear", task_type="CAUSAL_LM"))
+    train(model, tokenizer, RETAIN, down=FORGET, steps=20)
+    assert judge(copy.deepcopy(model)).status is not Status.NOT_FORGOTTEN  # while it is loaded
+    assert judge(model.unload().requires_grad_(True)).status is Status.NOT_FORGOTTEN
+
+
+def test_rows_that_quantisation_brings_back(judge, taught, tokenizer):
+    model = train(taught(), tokenizer, RETAIN, down=FORGET, steps=4, rate=1e-4)
+    quantised = get_peft_model(quantised_copy(model, Bits.EIGHT), LoraConfig(r=4, target_modules="all-linear"))
+    assert judge(quantised).status is Status.NOT_FORGOTTEN  # a new adapter changes nothing; a trainer wants one
+
+
+def test_rows_that_the_model_never_knew(make_trainer, make_model):
+    trainer = make_trainer(model=make_model(), verdict=True, learning_rate=1e-6, num_train_epochs=1)
+    trainer.train()
+    assert trainer.verdict.status is Status.UNKNOWN
+    assert trainer.verdict.reasons == [
+        "The model did not know the forget rows before, or not in this prompt format: they were as unlikely as rows "
+        "that it never saw."
+    ]
+
+
+def test_a_trainer_gives_the_verdict(make_trainer, taught):
+    trainer = make_trainer(model=taught(), verdict=True, learning_rate=1e-7, num_train_epochs=1)
+    assert trainer.verdict is None
+    trainer.train()
+    assert trainer.verdict.status is Status.NOT_FORGOTTEN
+    forget = trainer.score(trainer.forget_rows).mean_nll
+    assert trainer.measuring.after["forget"].nll == pytest.approx(forget.tolist())
+    assert trainer.measuring.probability["after"]["forget"] == pytest.approx(forget.neg().exp().mean().item())
+
+
+def test_a_resumed_run_knows_what_was_measured_before_its_first_step(make_trainer, taught, tmp_path):
+    options = {"verdict": True, "num_train_epochs": 2, "save_strategy": "epoch"}
+    whole = make_trainer(model=taught(), **options, output_dir=str(tmp_path / "whole"))
+    whole.train()
+    again = make_trainer(model=taught(), **options, output_dir=str(tmp_path / "again"))
+    again.train(resume_from_checkpoint=str(tmp_path / "whole" / "checkpoint-3"))
+    assert again.measuring.before == whole.measuring.before
+    assert again.verdict == whole.verdict
+    assert math.isclose(again.measuring.before["forget"].probability, whole.measuring.before["forget"].probability)
+
+
+def test_names_are_capitalised_words_in_a_row():
+    assert names_in(["It was Ada Lovelace, Mary Somerville and Babbage."]) == ["Ada Lovelace", "Mary Somerville"]
+    assert names_in(["no names", "One. Two", ""]) == []
