@@ -11,8 +11,9 @@ from dataclasses import replace
 from rich.console import Console
 
 from benchmarks.tables import RESULTS, Line, read_table
+from benchmarks.tofu_small import METHODS
 from egup_trainer.cli.terminal import quiet_libraries
-from egup_trainer.demo.experiment import METHODS, demo_experiment, results_document, run
+from egup_trainer.demo.experiment import demo_experiment, results_document, run
 from egup_trainer.losses.npo import NPO
 from egup_trainer.losses.registry import register_forget_loss
 from egup_trainer.records.facts import run_facts

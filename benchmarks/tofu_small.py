@@ -14,7 +14,7 @@ from benchmarks.tables import RESULTS, Line
 from benchmarks.tofu import add_data_dir
 from egup_trainer.cli.terminal import quiet_libraries
 from egup_trainer.data.sources import load_rows
-from egup_trainer.demo.experiment import BOTH_ENTANGLEMENTS, UNGUIDED, Experiment, results_document, run
+from egup_trainer.demo.experiment import Experiment, results_document, run
 from egup_trainer.demo.twins import ModelSize, Schedule
 from egup_trainer.records.facts import run_facts
 from egup_trainer.report.comparison import Comparison
@@ -23,6 +23,8 @@ from egup_trainer.report.table import main_table, table_parts
 
 ROWS_AN_AUTHOR = 20
 AUTHORS = (6, 18, 6)
+UNGUIDED = {"proxy_constraint": False}
+BOTH_ENTANGLEMENTS = {"inter_entanglement": True, "intra_entanglement": True}
 METHODS = {
     "gradient_difference": {"objective": "grad_diff", **UNGUIDED},
     "npo": {"objective": "npo", **UNGUIDED},

@@ -66,7 +66,7 @@ class UnlearnConfig(ExpectedOutputOptions, FeatureOptions, RetainOptions, Object
         None, f"Initial learning rate. By default what auto chooses, or else {DEFAULT_LEARNING_RATE:g}."
     )
     num_train_epochs: float | None = option(  # type: ignore[assignment]
-        None, "Passes over the forget set. By default 5, or at most 20 with auto."
+        None, "Passes over the forget set. By default 5, or with auto as many as make 200 steps, if these are more."
     )
     logging_steps: float = option(10, "Log every X update steps; below 1, a share of all steps.")
     bf16: bool | None = option(  # type: ignore[assignment]

@@ -54,6 +54,14 @@ class ModelError(EgupError):
     """A model or tokenizer cannot be used for what was asked."""
 
 
+class TooFewPositionsError(ModelError):
+    """A text is longer than a model can read."""
+
+
+class TooFewProxiesError(ModelError):
+    """A model is too weak to write rows that could serve as proxies."""
+
+
 class NumberError(EgupError):
     """A loss or a gradient is not a finite number."""
 

@@ -5,6 +5,7 @@ from collections.abc import Iterator, Sequence
 from copy import copy
 from dataclasses import replace
 from functools import partial, reduce
+from math import ceil
 from operator import add, mul, or_
 from pathlib import Path
 from typing import Any, TypeVar
@@ -17,9 +18,9 @@ from transformers import TrainerCallback
 
 from egup_trainer.callbacks.finite import refuse_infinite_terms
 from egup_trainer.callbacks.histograms import Histograms
-from egup_trainer.callbacks.measuring import Measuring
 from egup_trainer.callbacks.movement import WatchMovement
 from egup_trainer.callbacks.step_hooks import StepHooks
+from egup_trainer.components.auto import most_epochs
 from egup_trainer.components.component import Component, Run, components_of, refuse_unsupported
 from egup_trainer.components.expected_outputs import ExpectedOutputs
 from egup_trainer.components.feature_table import TableStorage
@@ -41,6 +42,7 @@ from egup_trainer.data.tokenization import RowDataset
 from egup_trainer.errors import ConfigError
 from egup_trainer.losses.base import ForgetLoss
 from egup_trainer.losses.registry import make_forget_loss, retain_loss
+from egup_trainer.measuring import Measuring
 from egup_trainer.modeling.forward import AnswerReader
 from egup_trainer.modeling.loading import load_model
 from egup_trainer.modeling.outputs import AnswerOutputs
@@ -178,6 +180,8 @@ class UnlearnTrainer(PublishingTrainer):
         self.forget_rows, self.retain_rows, self.proxy_rows = rows.forget, rows.retain, rows.proxy
         pairs = PairDataset(self.forget_rows, self.retain_rows)
         self.pair_sampler = make_pair_sampler(pairs, args.train_batch_size, args)
+        if getattr(args, "chooses_length", False):
+            args.num_train_epochs = most_epochs(ceil(len(self.pair_sampler) / args.gradient_accumulation_steps))
         refuse_to_evaluate_nothing(args, has_rows=eval_dataset is not None)
         eval_rows = prepare_eval_datasets(eval_dataset, tokenizer, args)
         try_setup(args, own_optimizer=optimizers[0] is not None)

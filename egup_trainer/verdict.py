@@ -43,7 +43,7 @@ class SetMeasures:
         nll: l of each row, the mean negative log-likelihood of its answer tokens, nats per token.
         rouge: of each row that was asked, the share of the answer's words that the greedy generation has.
         repetition: of each generation, the share of four-word sequences that stood in it before.
-        of_others: generations with a name or an answer of other rows in them.
+        of_others: generations with a name that belongs to retain rows, and to no row of the set.
     """
 
     nll: list[float]
@@ -188,10 +188,11 @@ def _remarks(before: Measures, after: Measures) -> list[str]:
         )
     others = after.forget.of_others
     if others > before.forget.of_others:
-        said.append(
-            f"{others} of {len(after.forget.rouge)} answers to forget questions name what belongs to other rows "
-            f"(before {before.forget.of_others})."
-        )
+        asked = len(after.forget.rouge)
+        beside = f"before {before.forget.of_others}"
+        if after.unseen is not None and after.unseen.rouge:
+            beside += f", to questions about rows never seen {after.unseen.of_others} of {len(after.unseen.rouge)}"
+        said.append(f"{others} of {asked} answers to forget questions name what belongs to retain rows ({beside}).")
     return said
 
 

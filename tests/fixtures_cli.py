@@ -98,7 +98,7 @@ def source_flags(folder: Path, **sources: str | Path | None) -> list[str]:
 def unlearn_words(model: str | Path, output: Path) -> list[str]:
     """`egup unlearn` on that model, as quick and quiet as it can be."""
     words = ["unlearn", "--model_name_or_path", str(model), "--output_dir", str(output), "--use_cpu", "--disable_tqdm"]
-    return [*words, "1", "--report_to", "none", "--save_strategy", "no", "--max_steps", "1"]
+    return [*words, "1", "--report_to", "none", "--save_strategy", "no", "--max_steps", "1", "--no_verdict"]
 
 
 def whole_words(model: str | Path, folder: Path, *words: object, **sources: str | Path | None) -> list[str]:
@@ -129,7 +129,7 @@ def write_rows(folder: Path, **sets: tuple[int, int] | list[dict]) -> dict[str, 
 def unlearn(model: str | Path, output: str | Path, *words: object, **flags: object) -> int:
     """Exit code of a short `egup unlearn`."""
     quick = {"use_cpu": True, "report_to": "none", "disable_tqdm": True, "save_strategy": "no", "num_train_epochs": 1}
-    quick |= {"per_device_train_batch_size": 4, "dataloader_pin_memory": False}
+    quick |= {"per_device_train_batch_size": 4, "dataloader_pin_memory": False, "verdict": False}
     return egup("unlearn", *words, model_name_or_path=model, output_dir=output, **{**quick, **flags})
 
 

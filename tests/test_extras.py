@@ -28,7 +28,7 @@ assert trainer.train().global_step == 1
 trainer.save_model()
 words = ["--use_cpu", "--disable_tqdm", "true", "--report_to", "none", "--max_steps", "1", "--use_peft", "--merge"]
 rows = ["--forget", forget, "--retain", retain, "--output_dir", out + "/command", "--model_name_or_path", model]
-assert main(["unlearn", *rows, *words]) == 0
+assert main(["unlearn", *rows, *words]) == 3  # no proxies, hence no verdict
 """
 
 

@@ -50,6 +50,7 @@ def make_trainer(
             max_steps=steps,
             per_device_train_batch_size=8,
             per_device_eval_batch_size=512,
+            objective="npo",
             clreg_weight=0.1,
             inter_entanglement=True,
             intra_entanglement=True,

@@ -11,14 +11,24 @@ from typing import Any
 from egup_trainer.cli.command import Command, model_config
 from egup_trainer.cli.earlier import lines_on_earlier, read_earlier
 from egup_trainer.cli.flags import SOURCE, check_output_dir, flag, refuse_alone
+from egup_trainer.cli.follow_up import check_follow_up, follow_up
 from egup_trainer.cli.parser import library_errors
 from egup_trainer.cli.proxy import AUTO, auto_proxies
 from egup_trainer.cli.run_file import write_records
 from egup_trainer.cli.suites import SUITE_FLAGS, SuiteArguments, make_suite, suite_named
 from egup_trainer.cli.terminal import make_table, show
 from egup_trainer.data.schema import MAX_LENGTH
-from egup_trainer.errors import ConfigError, ModelError, StateError, did_you_mean, first_line
+from egup_trainer.errors import (
+    ConfigError,
+    ModelError,
+    StateError,
+    TooFewPositionsError,
+    TooFewProxiesError,
+    did_you_mean,
+    first_line,
+)
 from egup_trainer.evaluation.suites import SUITES
+from egup_trainer.extras import MissingExtraError
 from egup_trainer.files import one_line_write_errors
 from egup_trainer.records.judgments import AFTER, IN_4BIT, MERGED
 from egup_trainer.verdict import Status, Verdict
@@ -60,6 +70,12 @@ class RowArguments(SuiteArguments):
         "For a model that was unlearned before: sources of the rows of its earlier requests, to see whether they come "
         "back. By default those that OUTPUT_DIR/_run.json of its last run names."
     )
+    report: str | None = flag(
+        "Also evaluate the model before and after, on the forget, retain and proxy rows or on --evaluate SUITE, and "
+        "write the report of `egup compare` to this .html file."
+    )
+    evaluate: str | None = flag("Suite of --report: custom (the run's own rows) by default.")
+    audit: bool = flag("Also try to bring the forgotten rows back, as `egup audit` does.", False)
     merge: bool = flag(
         "Also write adapter and base model as one stand-alone model to OUTPUT_DIR/merged, in the type of --dtype, and "
         "measure its files again: as they are, and in 4 bits.",
@@ -92,6 +108,7 @@ def run(row_args: RowArguments, config: Any, model_config: Any) -> int:
     lines += lines_on_earlier(model_config.model_name_or_path, outcome.probability)
     if verdict is not None:
         lines += [*verdict.lines, *_ADVICE.get(verdict.status, [])]
+    follow_up(row_args, config, model_config)
     _print_summary(outcome.probability, lines)
     if outcome.failure is not None:
         raise outcome.failure
@@ -235,6 +252,7 @@ def check_flags(row_args: RowArguments, config: Any, model_config: Any) -> None:
         if unused and getattr(model_config, option.name) != option.default:
             refuse_alone(option.name, "use_peft")
     refuse_to_evaluate_nothing(config, has_rows=bool(row_args.eval or row_args.eval_suite))
+    check_follow_up(row_args, config)
     if config.push_to_hub:
         _check_hub(config)
     try_setup(config)
@@ -274,10 +292,9 @@ def _make_trainer(row_args: RowArguments, config: Any, model_config: Any) -> tup
     model = model_config.model_name_or_path
     config.model_init_kwargs = model_init_kwargs(model_config, config.use_cpu) | (config.model_init_kwargs or {})
     tokenizer = prepare_tokenizer(None, model, config)
-    row_args.proxy = _proxies(row_args, config, model_config)
     rows: dict[str, Any] = {
         f"{name}_dataset": row_args.read(source)
-        for name in ("forget", "retain", "proxy", "eval")
+        for name in ("forget", "retain", "eval")
         if (source := getattr(row_args, name)) is not None
     }
     suite = _suite(row_args, config)
@@ -289,6 +306,9 @@ def _make_trainer(row_args: RowArguments, config: Any, model_config: Any) -> tup
     if suite is not None and "eval_dataset" not in rows:  # a Trainer evaluates only with rows of its own
         chosen = next((each for each in suite.row_sets if each.name == "retain"), suite.row_sets[0])
         rows["eval_dataset"] = [Row(row.prompt, row.answer) for row in chosen.rows]
+    row_args.proxy = _proxies(row_args, config, model_config)
+    if row_args.proxy is not None:
+        rows["proxy_dataset"] = row_args.read(row_args.proxy)
     earlier = read_earlier(model, row_args.earlier_forget, rows, config, row_args)
     adapter = get_peft_config(model_config)
     with library_errors():
@@ -313,7 +333,7 @@ def _proxies(row_args: RowArguments, config: Any, model_config: Any) -> str | No
         return row_args.proxy
     try:
         return auto_proxies(row_args, config, model_config)
-    except ModelError as error:
+    except (TooFewProxiesError, TooFewPositionsError, MissingExtraError) as error:
         if row_args.proxy == AUTO:
             raise
         config.objective = _WITHOUT_PROXIES
@@ -331,7 +351,7 @@ def _suite(row_args: RowArguments, config: Any) -> Any:
     """The suite to run during training, or None."""
     if row_args.eval_suite is None:
         for name in SUITE_FLAGS:
-            if getattr(row_args, name) is not None:
+            if getattr(row_args, name) is not None and row_args.report is None:
                 refuse_alone(name, "eval_suite")
         return None
     if config.eval_strategy.value == "no":

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 from enum import Enum
+from math import ceil
 from typing import Any
 
 import torch
@@ -10,6 +11,7 @@ from torch import Tensor
 
 from egup_trainer.components.component import Component, ComponentOptions, Needs
 from egup_trainer.components.expected_outputs import ExpectedOutputs
+from egup_trainer.components.retain import RetainObjective
 from egup_trainer.components.scanning import ScanRequest
 from egup_trainer.errors import ConfigError, choose
 from egup_trainer.losses.base import ForgetLoss
@@ -20,21 +22,31 @@ from egup_trainer.options import option
 DEFAULT_LEARNING_RATE = 1e-5
 """The learning rate where none is given and auto is off."""
 
-MOST_EPOCHS = 20.0
-"""Passes over the forget set with auto, unless the user sets their number."""
+LEAST_STEPS, LEAST_EPOCHS = 200, 5
+"""A run with auto has about so many steps, and at least so many passes over the forget set, unless the user sets their
+number: one person's rows need more passes than a book."""
 
 RATES = tuple(1e-7 * 2**n for n in range(22))
 """Learning rates of the range test: from one that changes nothing to one that changes everything (0.2)."""
 
+MOST_RETAIN_FACTOR = 8.0
+"""How much more the retain objective may come to count."""
+
 HALFWAY = 0.5
 """The range test ends once the forget rows have come so far towards rows never seen."""
 
-LEAST_RISE = 0.1
-"""The same, at least: forget rows may be as unlikely as rows never seen already."""
+LEAST_SHARE = 0.1
+"""Share of that way below which the range test shows nothing."""
 
-_STATE = "state"
+LEAST_RISE = 0.1
+"""Forget rows whose l has to rise by less, nats per token, are as unlikely as rows never seen already. No learning rate
+is then tried out."""
+
 RISE_WITHOUT_TARGET = 2.0
 """How far forget rows are to rise if nothing shows what the model says of rows never seen, nats per token."""
+
+
+_STATE = "state"
 
 
 class Strength(str, Enum):
@@ -51,8 +63,7 @@ class Effort:
 
     Args:
         path: the sum of the run's learning rates, in units of what moved the rows halfway in the range test.
-        retain_rise: most that the mean l of the retain rows may rise before the learning rate is halved, nats per
-            token.
+        retain_rise: most that the mean l of the retain rows may rise before they count more, nats per token.
     """
 
     path: float
@@ -83,8 +94,7 @@ class AutoOptions(ComponentOptions):
         stands_in = bool(self.auto) and self.learning_rate == DEFAULT_LEARNING_RATE
         self.has_learning_rate = not (self._is_default["learning_rate"] or stands_in)
         self.auto = not self.has_learning_rate if self.auto is None else self.auto
-        if self.auto and self._is_default["num_train_epochs"]:
-            self.num_train_epochs = MOST_EPOCHS
+        self.chooses_length = self.auto and self._is_default["num_train_epochs"]
         self.strength = choose(Strength, self.strength, "strength")
         if self.strength is not Strength.BALANCED and not self.auto:
             raise ConfigError(
@@ -97,6 +107,16 @@ class AutoOptions(ComponentOptions):
         return Auto(self.strength, has_proxies) if self.auto else None
 
 
+def most_epochs(steps_an_epoch: int) -> float:
+    """Passes over the forget set of a run with auto.
+
+    Example:
+        >>> most_epochs(8), most_epochs(1), most_epochs(300)
+        (25.0, 200.0, 5.0)
+    """
+    return float(max(LEAST_EPOCHS, ceil(LEAST_STEPS / steps_an_epoch)))
+
+
 class Auto(Component):
     """Sets the learning rate of each step.
 
@@ -104,7 +124,8 @@ class Auto(Component):
     rows never seen. The learning rate is such that the run moves them `Effort.path` times as far; it falls linearly to
     0 over the run. At the end of each epoch
 
-    - it is halved if the mean l of the retain sample has risen by more than `Effort.retain_rise`, and is not falling;
+    - the retain objective counts twice as much as before, at most 8 times as much as at first, if the mean l of the
+      retain sample has risen by more than `Effort.retain_rise`, and is not falling;
     - the run is shortened to at most twice its length so far, once its forget rows cannot be distinguished from rows
       never seen (the p-value of a Kolmogorov-Smirnov test of their l is above 0.05);
     - it is doubled if the forget rows have come less than half as far as they should have by then.
@@ -126,7 +147,7 @@ class Auto(Component):
         self._effort, self._has_proxies = EFFORTS[strength], has_proxies
         self.needs = Needs(retain_rows=True, proxy_rows=has_proxies)
         self.rate, self._start, self._factor, self._end = 0.0, 0.0, 1.0, 0.0
-        self._last_rise = 0.0
+        self._last_rise, self._retain_factor = 0.0, 1.0
 
     def scan(self) -> dict[str, ScanRequest]:
         forget = self.run.forget_rows
@@ -146,7 +167,7 @@ class Auto(Component):
         never_seen = scan["proxy"].mean_nll if self._has_proxies else self._never_seen()
         self._needed_rise = RISE_WITHOUT_TARGET
         if never_seen is not None:
-            self._needed_rise = max(never_seen.mean().item() - self._forget_before, LEAST_RISE)
+            self._needed_rise = never_seen.mean().item() - self._forget_before
 
     def _never_seen(self) -> Tensor | None:
         """l of the forget rows under the proxy model, nats per token, (N_f,), or None if there is none."""
@@ -173,17 +194,19 @@ class Auto(Component):
         self.run.log({"auto_learning_rate": self.rate})
 
     def _choose_rate(self) -> float:
+        if self._needed_rise < LEAST_RISE:
+            return DEFAULT_LEARNING_RATE
         halfway = HALFWAY * self._needed_rise
         trials = self.run.try_rates(RATES, lambda trial: trial.forget_rise >= halfway)
-        last = trials[-1]
-        if last.forget_rise < halfway:
+        best = max(trials, key=lambda trial: trial.forget_rise)
+        if best.forget_rise < LEAST_SHARE * halfway:
             raise ConfigError(
-                got=f"a range test in which the forget rows' loss rose by {last.forget_rise:.2g} nats per token at a "
-                f"learning rate of {RATES[len(trials) - 1]:.2g}",
+                got=f"a range test in which the forget rows' loss rose by at most {best.forget_rise:.2g} nats per "
+                f"token at learning rates of up to {RATES[len(trials) - 1]:.2g}",
                 expected=f"a rise of {halfway:.2g}",
                 fix="set --learning_rate",
             )
-        moved = last.moved * halfway / last.forget_rise
+        moved = best.moved * halfway / best.forget_rise
         return 2 * self._effort.path * moved / self._num_steps
 
     def on_epoch_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
@@ -194,11 +217,10 @@ class Auto(Component):
         if step >= end:
             control.should_training_stop = True
             return
-        is_recovering = found["retain_rise"] < self._last_rise
-        self._last_rise = found["retain_rise"]
+        is_recovering, self._last_rise = found["retain_rise"] < self._last_rise, found["retain_rise"]
         if found["retain_rise"] > self._effort.retain_rise:
             if not is_recovering:
-                self._restart(step, 0.5, end)
+                self._weigh_retain_rows(min(2 * self._retain_factor, MOST_RETAIN_FACTOR))
         elif found.get("boundary_p", 0.0) > LEVEL and found["retain_rise"] <= self._effort.retain_rise:
             self._restart(step, 1.0, min(end, 2 * step))
         elif found["forget_progress"] < HALFWAY * (1 - (1 - step / self._num_steps) ** 2):
@@ -211,12 +233,19 @@ class Auto(Component):
         retain = run.score(run.needed_retain_rows, run.retain_sample())
         found = {
             "retain_rise": retain.mean_nll.mean().item() - self._retain_before,
-            "forget_progress": (forget.mean().item() - self._forget_before) / self._needed_rise,
+            "forget_progress": (forget.mean().item() - self._forget_before) / max(self._needed_rise, LEAST_RISE),
         }
         never_seen = run.score(run.needed_proxy_rows).mean_nll if self._has_proxies else self._never_seen()
         if never_seen is not None:
             found["boundary_p"] = ks_p_value(forget.tolist(), never_seen.tolist())
         return found
+
+    def _weigh_retain_rows(self, factor: float) -> None:
+        """The retain objective counts `factor` times as much as at first."""
+        for each in self.run.components:
+            if isinstance(each, RetainObjective):
+                each.weight *= factor / self._retain_factor
+        self._retain_factor = factor
 
     def _restart(self, step: float, factor: float, end: float) -> None:
         """From `step` on, the learning rate is `factor` times what it is then, and falls to 0 at `end`."""
@@ -224,10 +253,11 @@ class Auto(Component):
         self._start, self._end = step, end
 
     def state_dict(self) -> dict[str, Tensor]:
-        numbers = (self.rate, self._start, self._factor, self._end, self._last_rise)
+        numbers = (self.rate, self._start, self._factor, self._end, self._last_rise, self._retain_factor)
         before = (self._retain_before, self._forget_before, self._needed_rise)
         return {_STATE: torch.tensor([*numbers, *before], dtype=torch.float64)}
 
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
-        self.rate, self._start, self._factor, self._end, self._last_rise, *before = state[_STATE].tolist()
+        self.rate, self._start, self._factor, self._end, self._last_rise, factor, *before = state[_STATE].tolist()
+        self._weigh_retain_rows(factor)
         self._retain_before, self._forget_before, self._needed_rise = before

@@ -42,12 +42,12 @@ def range_test(trainer: Any, rates: Sequence[float], is_enough: Callable[[Trial]
         is_enough: whether what a forward pass shows ends the test.
 
     Raises:
-        ConfigError: under DeepSpeed, which has the optimizer and the weights to itself.
+        ConfigError: under FSDP or DeepSpeed, which spread the weights over processes.
     """
-    if trainer.is_deepspeed_enabled:
+    if trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled:
         raise ConfigError(
-            got="auto with DeepSpeed, whose engine cannot take back a step",
-            expected="DDP, FSDP or one process",
+            got="no learning rate, with FSDP or DeepSpeed, under which none can be tried out",
+            expected="DDP or one process, which can take a step back",
             fix="set --learning_rate",
         )
     device, size = trainer.args.device, trainer.args.gradient_accumulation_steps

@@ -101,7 +101,13 @@ def first_samples(rows: RowDataset) -> list[int]:
 
 
 def prompt_of(row: TokenizedRow) -> np.ndarray:
-    """The tokens before the answer; at most a start of sequence for a plain text, which is scored from its start."""
+    """The tokens before the answer, (n,); at most a start of sequence for a plain text, scored from its start.
+
+    Example:
+        >>> row = TokenizedRow(np.array([5, 6, 7]), np.array([IGNORE_INDEX, 6, 7]))
+        >>> prompt_of(row).tolist()
+        [5]
+    """
     return row.input_ids[: int(row.is_scored.argmax())]
 
 

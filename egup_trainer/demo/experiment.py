@@ -26,13 +26,11 @@ from egup_trainer.evaluation.suites.custom import custom_suite
 from egup_trainer.modeling.forward import AnswerReader
 from egup_trainer.modeling.scan import score_rows
 
-UNGUIDED = {"proxy_constraint": False}
-BOTH_ENTANGLEMENTS = {"inter_entanglement": True, "intra_entanglement": True}
 METHODS = {
-    "gradient_difference": {"objective": "grad_diff", **UNGUIDED},
-    "egup_clreg": {"objective": "grad_diff", **BOTH_ENTANGLEMENTS, "clreg_weight": 0.1},
+    "gradient_difference": {"objective": "grad_diff", "proxy_constraint": False},
+    "egup": {"learning_rate": None},
 }
-"""The two methods that the demo compares: the same objective, without and with EGUP and CLReg."""
+"""The two methods that the demo compares: plain gradient difference, and what `EGUPConfig` is by default."""
 _MAX_NEW_TOKENS = 40
 """No answer of the demo is longer."""
 _EXAMPLES = 6
@@ -50,7 +48,7 @@ class Experiment:
         size: shape of the models.
         learning: how rows are learned.
         unlearning: how rows are unlearned, the same for all methods.
-        methods: `EGUPConfig` options by the name of the method.
+        methods: `EGUPConfig` options by the name of the method; they replace those of `unlearning`.
         seed: seed of weights, orders and samples.
     """
 
@@ -232,19 +230,21 @@ def _unlearn(
 ) -> list[dict[str, Any]]:
     """Unlearns in place; returns what was logged."""
     schedule = experiment.unlearning
+    shared: dict[str, Any] = {
+        "num_train_epochs": schedule.epochs,
+        "learning_rate": schedule.learning_rate,
+        "per_device_train_batch_size": schedule.batch_size,
+        "lr_scheduler_type": "constant",
+    }
     args = EGUPConfig(
         output_dir=folder,
-        num_train_epochs=schedule.epochs,
-        learning_rate=schedule.learning_rate,
-        per_device_train_batch_size=schedule.batch_size,
-        lr_scheduler_type="constant",
         logging_steps=4,
         save_strategy="no",
         report_to="none",
+        verdict=False,
         seed=experiment.seed,
         scan_cache_dir=str(Path(folder) / "scan"),
-        verdict=False,
-        **options,
+        **{**shared, **options},
     )
     forget, retain, proxy = (prepared.rows[name] for name in ("forget", "retain", "proxy"))
     trainer = EGUPTrainer(model, args, forget, retain, proxy, processing_class=prepared.tokenizer)

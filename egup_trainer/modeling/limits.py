@@ -6,7 +6,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from egup_trainer.data.schema import TokenizedRow
-from egup_trainer.errors import ModelError, NumberError
+from egup_trainer.errors import ModelError, NumberError, TooFewPositionsError
 
 
 def virtual_tokens(model: Any) -> int:
@@ -16,7 +16,7 @@ def virtual_tokens(model: Any) -> int:
 
 
 def check_positions(model: Any, needed: int, what: str, fix: str) -> None:
-    """Raises `ModelError` if the model has fewer positions than needed.
+    """Raises `TooFewPositionsError` if the model has fewer positions than needed.
 
     Args:
         model: the model.
@@ -29,7 +29,7 @@ def check_positions(model: Any, needed: int, what: str, fix: str) -> None:
         return
     positions -= virtual_tokens(model)
     if needed > positions:
-        raise ModelError(
+        raise TooFewPositionsError(
             got=f"{needed} tokens of {what} for a model of {positions} positions",
             expected=f"at most {positions} tokens",
             fix=fix,

@@ -17,7 +17,7 @@ from egup_trainer.data.layouts import to_row
 from egup_trainer.data.rendering import Renderer, Template, writes_date
 from egup_trainer.data.schema import Row
 from egup_trainer.data.sources import load_rows
-from egup_trainer.errors import ModelError, StateError
+from egup_trainer.errors import StateError, TooFewProxiesError
 from egup_trainer.files import append_to_file, one_line_write_errors, write_file, write_files
 from egup_trainer.modeling.generation import Sampling, generate
 from egup_trainer.modeling.scan import scan_fingerprint
@@ -293,7 +293,7 @@ def write_proxies(
         progress: whether to show progress bars.
 
     Raises:
-        ModelError: the model writes too few usable rows; the message says why and what to do.
+        TooFewProxiesError: the model writes too few usable rows; the message says why and what to do.
         StateError: `output` exists and was made with other settings, rows or weights.
         DataError: rows cannot be read, or are conversations.
 
@@ -427,7 +427,7 @@ def _finish(log: AttemptLog, output: Path, writer: Writer, settings: ProxySettin
     write_files({output: text, quality_path(output): quality.to_json()})
     if quality.kept < settings.min_rows:
         commonest = max(quality.rejected, key=quality.rejected.__getitem__)
-        raise ModelError(
+        raise TooFewProxiesError(
             got=f"{quality.kept} usable rows of {quality.attempts} attempts by {writer.name} (most of the others: "
             f"{commonest.value})",
             expected=f"at least {settings.min_rows}: the model is too weak to write such rows",

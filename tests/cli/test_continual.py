@@ -16,7 +16,7 @@ SPANS = {"first": (0, 6), "second": (6, 12), "third": (12, 18), "retain": (20, 3
 
 def unlearn(folder, model, forget, output, *words, **flags):
     flags = {"retain": folder / "retain.jsonl", "use_cpu": True, "report_to": "none", "disable_tqdm": True, **flags}
-    flags |= {"learning_rate": 1e-3, "max_steps": 2, "save_strategy": "no", "objective": "grad_diff"}
+    flags |= {"learning_rate": 1e-3, "max_steps": 2, "save_strategy": "no", "objective": "grad_diff", "verdict": False}
     paths = {"model_name_or_path": folder / model, "output_dir": folder / output, "forget": folder / f"{forget}.jsonl"}
     return egup("unlearn", *words, **paths, **flags)
 

@@ -32,7 +32,7 @@ def metrics(demo):
 def test_results_have_the_promised_layout(demo):
     document = json.loads((demo["folder"] / "results.json").read_text())
     assert document["schema_version"] == 1
-    assert [row["name"] for row in document["rows"]] == ["before", "gradient_difference", "egup_clreg", "retrained"]
+    assert [row["name"] for row in document["rows"]] == ["before", "gradient_difference", "egup", "retrained"]
     for row in document["rows"]:
         parts = [f"{name}_{what}" for name in ("forget", "retain", "proxy") for what in ("probability", "nll")]
         assert list(row["metrics"]) == [*parts, "seconds"]
@@ -48,12 +48,12 @@ def test_the_first_model_knew_the_forget_rows_and_the_twin_does_not(metrics):
 
 
 def test_egup_comes_within_a_factor_of_3_of_the_retrained_model(metrics):
-    ratio = metrics["egup_clreg"]["forget_probability"] / metrics["retrained"]["forget_probability"]
+    ratio = metrics["egup"]["forget_probability"] / metrics["retrained"]["forget_probability"]
     assert 1 / 3 < ratio < 3
 
 
 def test_egup_keeps_what_is_retained(metrics):
-    assert metrics["egup_clreg"]["retain_probability"] > 0.9 * metrics["retrained"]["retain_probability"]
+    assert metrics["egup"]["retain_probability"] > 0.9 * metrics["retrained"]["retain_probability"]
 
 
 def test_plain_gradient_difference_goes_orders_of_magnitude_too_far(metrics):
@@ -62,17 +62,17 @@ def test_plain_gradient_difference_goes_orders_of_magnitude_too_far(metrics):
 
 
 def test_the_table_is_whole_and_the_picture_is_there(demo):
-    for name in ("before", "gradient_difference", "egup_clreg", "retrained", "forget p", "retain p"):
+    for name in ("before", "gradient_difference", "egup", "retrained", "forget p", "retain p"):
         assert name in demo["printed"]
     assert (demo["folder"] / "comparison.png").read_bytes().startswith(b"\x89PNG")
 
 
 def test_the_page_and_the_results_behind_it_are_there(demo):
     page = (demo["folder"] / "report.html").read_text(encoding="utf-8")
-    for name in ("before", "gradient_difference", "egup_clreg", "retrained", "Forget quality", "data:image/svg+xml"):
+    for name in ("before", "gradient_difference", "egup", "retrained", "Forget quality", "data:image/svg+xml"):
         assert name in page
     assert "http" not in page
-    numbers = json.loads((demo["folder"] / "egup_clreg.json").read_text())["metrics"]
+    numbers = json.loads((demo["folder"] / "egup.json").read_text())["metrics"]
     assert numbers["forget_quality"]["value"] > 0
     assert numbers["mia_min_k"]["num_samples"] == 120
     assert numbers["entanglement_retain_shift"]["num_samples"] == 180

@@ -15,7 +15,16 @@ def plan(base, tmp_path, monkeypatch):
     work.mkdir()
     monkeypatch.chdir(work)
     words = ["plan", "--model_name_or_path", str(base), "--use_cpu", "--report_to", "none", "--disable_tqdm", "true"]
-    words += ["--per_device_train_batch_size", "4", "--num_train_epochs", "2", "--dataloader_pin_memory", "false"]
+    words += [
+        "--per_device_train_batch_size",
+        "4",
+        "--num_train_epochs",
+        "2",
+        "--dataloader_pin_memory",
+        "false",
+        "--objective",
+        "npo",
+    ]
     for name, rows in {"forget": (0, 8), "retain": (20, 32), "proxy": (40, 46)}.items():
         path = tmp_path / f"{name}.jsonl"
         path.write_text("\n".join(json.dumps(row) for row in qa_rows(*rows)), encoding="utf-8")

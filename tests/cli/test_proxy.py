@@ -93,7 +93,7 @@ def test_unlearn_writes_its_proxies_once_and_trains_with_them(folder, sources, t
     assert "rejected: not in the format" in printed
     assert "proxy" in printed[printed.index("Probability of answers") :]
     record = json.loads((output / "trainer_state.json").read_text())["log_history"]
-    assert any("boundary_gap" in line for line in record)
+    assert any("expected_gap" in line for line in record)
 
     content = written.read_bytes()
     monkeypatch.setattr(Writer, "write", lambda *args: pytest.fail("proxies were written again"))

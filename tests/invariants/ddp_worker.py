@@ -92,7 +92,8 @@ def main(folder: Path, batch: int, accumulation: int, resume: str, kind: str, fo
         proxy_match="nearest",
         bank_size=16,
         optim="sgd",
-        learning_rate=0.02,  # at ten times this, differences in rounding grow from step to step beyond 1e-5
+        # At ten times this, differences in rounding grow from step to step beyond 1e-5.
+        learning_rate=None if "auto" in kind else 0.02,
         num_train_epochs=3,
         per_device_train_batch_size=batch,
         gradient_accumulation_steps=accumulation,
@@ -100,6 +101,7 @@ def main(folder: Path, batch: int, accumulation: int, resume: str, kind: str, fo
         save_steps=3,
         max_grad_norm=0.0,
         seed=5,
+        verdict="auto" in kind,
         self_samples=2 if "samples" in kind else 0,
         **{"objective": "npo", **expected, **engine},
     )
@@ -112,6 +114,7 @@ def main(folder: Path, batch: int, accumulation: int, resume: str, kind: str, fo
         "weights": whole(trainer),
         "is_spread": is_spread_over_processes(trainer.model),
         "guide": trainer.training_state(),
+        "verdict": trainer.verdict and trainer.verdict.lines,
         "losses": [row["loss"] for row in trainer.state.log_history if "loss" in row],
         "pairs": [trainer.pair_sampler.pairs(epoch) for epoch in range(3)],
         "batches": list(trainer.pair_sampler),

@@ -119,3 +119,12 @@ def test_two_processes_forget_the_same_own_answers_as_one(tmp_path):
         assert record["pairs"] == one["pairs"]
         assert len(record["pairs"][0]) > 20  # of 10 rows
         assert max((one["weights"][name] - record["weights"][name]).abs().max() for name in one["weights"]) < 1e-6
+
+
+def test_two_processes_choose_the_learning_rate_of_one(tmp_path):
+    one = launch(tmp_path / "one", 1, batch=8, accumulation=1, kind="auto")[0]
+    first, second = launch(tmp_path / "two", 2, batch=2, accumulation=2, kind="auto")
+    assert torch.equal(first["guide"]["auto.state"], second["guide"]["auto.state"])
+    assert first["verdict"] == second["verdict"]
+    # A gradient near 0 may have either sign, by rounding.
+    torch.testing.assert_close(first["guide"]["auto.state"], one["guide"]["auto.state"], rtol=0.02, atol=0.02)

@@ -57,6 +57,8 @@ def test_the_record_of_a_run(make_trainer, base):
             "world_size": 1,
             "seed": 42,
             "user_marker": "Q: ",
+            "retain_weight": 1.0,
+            "auto": False,
             "proxy_form": "penalty",
             "proxy_lambda": 2.0,  # the objective's own default
         },
@@ -117,6 +119,7 @@ def test_every_option_of_the_method_is_recorded_once_it_is_changed(make_trainer)
     record = make_record(trainer)
     under_other_keys = {"objective", "retain_loss", "clreg_weight", *record["egup"]}
     may_name_folders = {"card_author", "idk_answers", "scan_cache_dir", "model_init_kwargs", "overwrite_output_dir"}
+    may_name_folders |= {"verdict"}  # under a key of its own
     assert own - record["options"].keys() == under_other_keys | may_name_folders | {"proxy_model"}
     assert {"clreg_temperature", "clreg_positives"} <= record["options"].keys()
 

@@ -5,6 +5,7 @@ import torch
 from fixtures_trainer import furthest, weights_of
 
 from egup_trainer.components.auto import Auto, Strength
+from egup_trainer.components.retain import RetainObjective
 from egup_trainer.errors import ConfigError
 
 
@@ -35,21 +36,21 @@ def test_the_range_test_puts_weights_and_random_numbers_back(make_trainer):
     assert torch.equal(torch.get_rng_state(), state)
 
 
-def test_a_run_after_a_range_test_sees_the_same_pairs(make_trainer):
+def test_a_run_after_a_range_test_sees_the_same_pairs(make_trainer, taught):
     seen = {}
-    for auto in (True, False):
-        trainer = make_trainer(auto=auto, learning_rate=1e-5 if auto else 1e-4, num_train_epochs=3)
-        read, seen[auto] = trainer.compute_loss, []
+    for rate in (None, 1e-4):
+        trainer = make_trainer(model=taught(), learning_rate=rate, num_train_epochs=3)
+        pairs = seen[rate] = []
 
-        def compute_loss(model, inputs, *args, read=read, found=seen[auto], trainer=trainer, **kwargs):
-            if trainer.state.global_step or trainer.lr_scheduler.last_epoch:
-                found.append((inputs["forget_ids"].tolist(), inputs["retain_ids"].tolist()))
+        def note(model, inputs, *args, read=trainer.compute_loss, pairs=pairs, trainer=trainer, **kwargs):
+            pairs.append(str((inputs["forget_ids"].tolist(), inputs["retain_ids"].tolist())))
             return read(model, inputs, *args, **kwargs)
 
-        trainer.compute_loss = compute_loss
+        trainer.compute_loss = note
         trainer.train()
-    assert len({str(pairs) for pairs in seen[True]}) == 8  # of nine steps, all but the first
-    assert seen[True] == seen[False]
+    assert len(seen[None]) > 9  # the range test comes first
+    assert len(set(seen[1e-4])) == 9
+    assert seen[None][-9:] == seen[1e-4]
 
 
 def test_a_step_of_the_range_test_is_the_rate_in_the_direction_of_the_gradients_sign(make_trainer):
@@ -70,10 +71,16 @@ def test_the_learning_rate_falls_to_zero_over_the_run(make_trainer, monkeypatch)
     assert logged(trainer, "auto_learning_rate") == [1e-4]
 
 
-def test_it_is_halved_when_retain_rows_suffer(make_trainer, monkeypatch):
-    trainer = with_numbers(make_trainer, monkeypatch, [{"retain_rise": 0.11}, {"retain_rise": 0.0}], num_train_epochs=2)
+def test_retain_rows_that_suffer_count_twice_as_much_until_they_recover(make_trainer, monkeypatch):
+    rises = [{"retain_rise": rise} for rise in (0.11, 0.12, 0.11, 0.11, 0.13, 0.14, 0.0)]
+    trainer = with_numbers(make_trainer, monkeypatch, rises, num_train_epochs=7, retain_weight=0.5)
+    component, retain, weights = trainer.component(Auto), trainer.component(RetainObjective), []
+    monkeypatch.setattr(component, "_restart", lambda *args: pytest.fail("another learning rate"))
+    measure = component.measure
+    monkeypatch.setattr(component, "measure", lambda: weights.append(retain.weight) or measure())
     trainer.train()
-    assert rates(trainer)[4:] == pytest.approx([0.5e-4 * (1 - step / 6) for step in (4, 5)])
+    assert weights == [0.5, 1.0, 2.0, 2.0, 4.0, 4.0, 4.0]  # at most 8 times as much
+    assert retain.weight == 4.0
 
 
 def test_it_is_doubled_when_forget_rows_lag_behind(make_trainer, monkeypatch):
@@ -107,7 +114,7 @@ def test_twice_the_strength_is_twice_the_learning_rate(make_trainer, monkeypatch
         monkeypatch.setattr(component, "_needed_rise", 1.0, raising=False)
         trainer.create_optimizer_and_scheduler(3)
         trainer.begin_training()
-        component._needed_rise = 0.01  # a model with random weights knows nothing
+        component._needed_rise = 0.1  # a model with random weights knows nothing
         chosen[strength] = component._choose_rate()
     assert chosen[Strength.BALANCED] == pytest.approx(2 * chosen[Strength.GENTLE])
     assert chosen[Strength.THOROUGH] == pytest.approx(4 * chosen[Strength.GENTLE])

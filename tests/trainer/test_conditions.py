@@ -138,7 +138,8 @@ def test_the_same_trainer_can_resume_what_it_began(make_trainer, tmp_path):
 
 def test_an_option_of_ours_is_a_condition_unless_it_is_listed(config):
     names = {option.name for option in fields(EGUPConfig)} - {option.name for option in fields(TrainingArguments)}
-    listed = {"card_author", "scan_cache_dir", "idk_answers", "model_init_kwargs", "padding_free", "proxy_model"}
+    listed = {"verdict"}
+    listed |= {"card_author", "scan_cache_dir", "idk_answers", "model_init_kwargs", "padding_free", "proxy_model"}
     assert names & DO_NOT_MATTER == listed | ({"overwrite_output_dir"} & names)
     assert names - DO_NOT_MATTER <= options_of(config()).keys()
 

@@ -6,13 +6,8 @@ from conftest import qa_rows
 from fixtures_trainer import weights_of
 
 from egup_trainer import EGUPTrainer
-from egup_trainer.cli.unlearn import _advice
 from egup_trainer.components.known_proxies import refuse_known_proxies
 from egup_trainer.errors import DataError
-
-LOWER = "The retain rows lost more than a tenth of their probability (0.982 to 0.489): lower --learning_rate"
-RAISE = "The forget rows are nearly as likely as before: raise --learning_rate (1e-05), by a factor of 3 or 10"
-KNOWN = "The forget rows are nearly as likely as before, since the model knew the proxies as well: give rows that it"
 
 
 def trainer_with(proxies, model, tokenizer, config, **options):
@@ -59,21 +54,3 @@ def test_which_proxies_are_known(forget, boundary, is_refused):
             refuse_known_proxies(*rows, "leave the boundary out")
     else:
         refuse_known_proxies(*rows, "leave the boundary out")
-
-
-@pytest.mark.parametrize(
-    ("before", "after", "said"),
-    [
-        ({"forget": 0.9, "retain": 0.982}, {"forget": 0.1, "retain": 0.489}, [LOWER]),
-        ({"forget": 0.9, "retain": 0.982}, {"forget": 0.1, "retain": 0.898}, []),
-        ({"forget": 0.9, "retain": 0.982}, {"forget": 0.85, "retain": 0.489}, [RAISE, LOWER]),
-        ({"forget": 0.9, "proxy": 0.2}, {"forget": 0.85, "proxy": 0.2}, [RAISE]),
-        ({"forget": 0.9, "proxy": 0.88}, {"forget": 0.85, "proxy": 0.85}, [KNOWN]),
-        (None, {"forget": 0.9, "retain": 0.1}, []),  # resumed: what was before is not known
-    ],
-)
-def test_advice_comes_from_the_measured_probabilities(before, after, said):
-    found = {"after": after} if before is None else {"before": before, "after": after}
-    lines = _advice(found, 1e-5)
-    assert len(lines) == len(said)
-    assert all(line.startswith(start) for line, start in zip(lines, said, strict=True))

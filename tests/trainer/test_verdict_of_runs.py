@@ -9,10 +9,10 @@ from conftest import make_tiny_model, qa_rows
 from peft import LoraConfig, get_peft_model
 
 from egup_trainer.audit.quantization import Bits, quantised_copy
-from egup_trainer.callbacks.measuring import Measuring, names_in
 from egup_trainer.data.collator import RowCollator
 from egup_trainer.data.sources import load_rows
 from egup_trainer.data.tokenization import tokenize
+from egup_trainer.measuring import Measuring, names_in
 from egup_trainer.modeling.forward import AnswerReader
 from egup_trainer.verdict import Status, verdict
 

@@ -84,15 +84,14 @@ class Measuring(TrainerCallback, ExportableState):
     def _measure(self, when: str) -> dict[str, SetMeasures]:
         texts = {name: self._answers(name, when) for name in _ASKED if name in self.datasets}
         names = {name: set(names_in([*asked, *right])) for name, (asked, right, _) in texts.items()}
-        others = set().union(*(found for name, found in names.items() if name != "forget"))
         found = {}
         for name, rows in self.datasets.items():
             _, right, written = texts.get(name, ([], [], []))
-            known = names.get("forget", set()) if name == "forget" else set()
+            of_others = names.get("retain", set()) - names.get(name, set())
             found[name] = SetMeasures(
                 self._nll(rows, f"Scoring {name} rows {when} unlearning"),
                 *_compare(right, written),
-                sum(bool({*names_in([text])} & (others - known)) for text in written) if name == "forget" else 0,
+                sum(not of_others.isdisjoint(names_in([text])) for text in written),
             )
         return found
 
