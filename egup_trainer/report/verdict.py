@@ -39,8 +39,8 @@ def _judgment(model: Model, before: Model | None, retrained: Model | None) -> Ju
     if before is None:
         return _unknown("The model before unlearning was not evaluated. Name its results first.")
     start, after = (measures_of(each.evaluation) for each in (before, model))
-    for each, found in ((before, start), (model, after)):
-        if found is None:
+    for each, measured in ((before, start), (model, after)):
+        if measured is None:
             return _unknown(f"No probabilities of forget answers were measured of {each.name}{_reason(each)}.")
     lost = _rows_without_a_number(before, model)
     if lost or start is None or after is None:

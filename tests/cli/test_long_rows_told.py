@@ -48,7 +48,8 @@ def test_a_run_and_its_evaluation_agree_on_long_rows_and_count_them(folder, caps
     assert egup("compare", folder / f"{how}.json", output=folder / f"report_{how}.html") == 0
     remarks = json.loads((folder / f"report_{how}.json").read_text(encoding="utf-8"))["remarks"]
     lacks = "1 of 4 forget rows were cut at max_length: what was cut off was not"
-    assert remarks.get(how, []) == ([f"{lacks} measured.", f"{lacks} trained on."] if how == "cut" else [])
+    told = [remark for remark in remarks.get(how, []) if "cut" in remark]
+    assert told == ([f"{lacks} measured.", f"{lacks} trained on."] if how == "cut" else [])
 
 
 def test_a_long_row_may_be_refused(folder, capsys):

@@ -69,7 +69,9 @@ def _band(comparison: Comparison) -> tuple[tuple[float, float] | None, str]:
     """Where nine of ten rows lie that a model does not know, and whose these are in words."""
     retrained = comparison.retrained
     aim = [] if retrained is None else _probabilities(retrained).get(FORGET, [])
-    unseen = [value for model in comparison.methods for value in _probabilities(model).get(UNSEEN, [])]
+    is_one = len(comparison.methods) == 1  # of several, one may be harmed
+    asked = comparison.methods[0] if is_one or comparison.before is None else comparison.before
+    unseen = _probabilities(asked).get(UNSEEN, [])
     if not aim and not unseen:
         return None, ""
     low, high = np.percentile(aim or unseen, _BAND)
