@@ -7,7 +7,7 @@ from math import exp, sqrt
 from statistics import NormalDist, fmean, variance
 from typing import Any
 
-from egup_trainer.modeling.ks_test import LEVEL, ks_p_value
+from egup_trainer.modeling.ks_test import LEVEL, ks_p_value, least_p_value
 from egup_trainer.records.judgments import is_damaged
 
 LEAST_PROGRESS = 0.25
@@ -33,6 +33,17 @@ class Status(str, Enum):
     OVER_FORGOTTEN = "OVER-FORGOTTEN"
     MODEL_HARMED = "MODEL HARMED"
     UNKNOWN = "UNKNOWN"
+
+
+_MEANINGS = {
+    Status.FORGOTTEN: "The model treats the rows to forget as it treats rows that it has never seen.",
+    Status.PARTLY_FORGOTTEN: "The model still knows something of the rows to forget.",
+    Status.NOT_FORGOTTEN: "The model still knows the rows to forget.",
+    Status.OVER_FORGOTTEN: "The rows were pushed away too far: the model treats them unlike rows that it has never "
+    "seen, which gives away that they were there.",
+    Status.MODEL_HARMED: "The model was damaged: it has lost more than the rows to forget.",
+    Status.UNKNOWN: "The measurements at hand do not say whether the rows are forgotten.",
+}
 
 
 @dataclass(frozen=True)
@@ -90,12 +101,34 @@ class Verdict:
         return asdict(self) | {"status": self.status.value}
 
     @property
+    def meaning(self) -> str:
+        """The status as a sentence, for readers who know no metric."""
+        return _MEANINGS[self.status]
+
+    @property
     def lines(self) -> list[str]:
         """The verdict as text: the status, then a sentence a line."""
         return [f"Verdict: {self.status.value}", *(f"  {said}" for said in (*self.reasons, *self.remarks))]
 
 
-def verdict(before: Measures, after: Measures) -> Verdict:
+@dataclass(frozen=True)
+class _Yardstick:
+    """What forgotten rows should look like.
+
+    Args:
+        rows: what was measured of them under the model to be judged or, with a retrained model, under that.
+        start: the same under the model before unlearning; with a retrained model as in `rows`.
+        name: what they are.
+        beside: what stands before a number of theirs.
+    """
+
+    rows: SetMeasures
+    start: SetMeasures
+    name: str
+    beside: str
+
+
+def verdict(before: Measures, after: Measures, retrained: Measures | None = None) -> Verdict:
     """Judges a model after unlearning by the model before, and by rows that neither saw.
 
     The model is harmed if its retain rows lost more than a tenth of their probability, or are answered worse than
@@ -108,11 +141,17 @@ def verdict(before: Measures, after: Measures) -> Verdict:
     - partly forgotten if they are likelier than rows never seen, or more of them are recited;
     - over-forgotten if they are less likely than rows never seen, or the generations repeat themselves.
 
-    The status is unknown where the rows were as unlikely before, or no rows never seen were measured.
+    The status is unknown where the rows were as unlikely before, or no rows never seen were measured, or too few of
+    them for the test.
+
+    With a retrained model, the forget rows under that model take the place of rows never seen: the same rows in a model
+    that never saw them show how likely these rows are to someone who does not know them, while other rows may be harder
+    or easier. Whether the model is harmed is judged as without it.
 
     Args:
         before: of the model before unlearning.
         after: of the model to be judged, on the same rows.
+        retrained: of a model that never saw the forget rows, on the same rows.
 
     Example:
         >>> rows = lambda nll: SetMeasures([nll + 0.01 * row for row in range(20)])
@@ -121,43 +160,69 @@ def verdict(before: Measures, after: Measures) -> Verdict:
         'FORGOTTEN'
         >>> verdict(known, known).status.value
         'NOT FORGOTTEN'
+        >>> verdict(known, Measures(rows(3.0), rows(0.1), rows(3.0)), retrained=Measures(rows(5.0))).status.value
+        'PARTLY FORGOTTEN'
     """
     remarks = _remarks(before, after)
-    harm = _harm(before, after)
+    harm, likely = harm_done(before, after), likelihood(before, after, retrained)
     if harm:
-        return Verdict(Status.MODEL_HARMED, [*harm, _likelihood(before, after)], remarks)
-    if after.unseen is None or before.unseen is None:
-        return Verdict(Status.UNKNOWN, ["No rows that the model never saw were measured (--proxy)."], remarks)
-    if ks_p_value(before.forget.nll, before.unseen.nll) > LEVEL:
-        said = "The model did not know the forget rows before, or not in this prompt format: they were as unlikely as"
-        return Verdict(Status.UNKNOWN, [f"{said} rows that it never saw."], remarks)
-    reasons = [_likelihood(before, after), *_harmless(before, after)]
-    start, now, unseen = (fmean(nll) for nll in (before.forget.nll, after.forget.nll, after.unseen.nll))
-    if now - start < LEAST_PROGRESS * (unseen - start):
+        return Verdict(Status.MODEL_HARMED, [*harm, likely], remarks)
+    yardstick = _yardstick(before, after, retrained)
+    lacking = _why_unknown(before, yardstick)
+    if yardstick is None or lacking:
+        return Verdict(Status.UNKNOWN, [lacking], remarks)
+    reasons = [likely, *harm_absent(before, after)]
+    start, now, aim = (fmean(rows.nll) for rows in (before.forget, after.forget, yardstick.rows))
+    if now - start < LEAST_PROGRESS * (aim - start):
         return Verdict(Status.NOT_FORGOTTEN, reasons, remarks)
-    recited = _recited_beyond_chance(after)
-    if recited:
+    if recited := _recitation(after, yardstick):
         return Verdict(Status.PARTLY_FORGOTTEN, [recited, *reasons], remarks)
-    is_told_apart = ks_p_value(after.forget.nll, after.unseen.nll) <= LEVEL
-    if is_told_apart:
-        status = Status.PARTLY_FORGOTTEN if now < unseen else Status.OVER_FORGOTTEN
-        return Verdict(status, reasons, remarks)
-    broken = _repeats(after.forget, after.unseen, "questions about what is to be forgotten")
-    if broken:
+    if ks_p_value(after.forget.nll, yardstick.rows.nll) <= LEVEL:
+        return Verdict(Status.PARTLY_FORGOTTEN if now < aim else Status.OVER_FORGOTTEN, reasons, remarks)
+    if broken := _broken_text(before, after, yardstick):
         return Verdict(Status.OVER_FORGOTTEN, [broken, *reasons], remarks)
     return Verdict(Status.FORGOTTEN, reasons, remarks)
 
 
-def _likelihood(before: Measures, after: Measures) -> str:
+def _yardstick(before: Measures, after: Measures, retrained: Measures | None) -> _Yardstick | None:
+    if retrained is not None:
+        name = "the same rows under the retrained model"
+        return _Yardstick(retrained.forget, retrained.forget, name, "under the retrained model")
+    if after.unseen is None or before.unseen is None:
+        return None
+    return _Yardstick(after.unseen, before.unseen, "rows never seen", "rows never seen")
+
+
+def _why_unknown(before: Measures, yardstick: _Yardstick | None) -> str:
+    """Why nothing can be said of the forget rows; empty if something can."""
+    if yardstick is None:
+        return (
+            "No rows that the model never saw were measured (--proxy of egup unlearn, --holdout of egup evaluate), and "
+            "no retrained model."
+        )
+    ours, theirs = len(before.forget.nll), len(yardstick.start.nll)
+    if least_p_value(ours, theirs) > LEVEL:
+        return f"Too few rows for a test: {ours} to forget and {theirs} never seen. Give more rows never seen."
+    if ks_p_value(before.forget.nll, yardstick.start.nll) > LEVEL:
+        said = "The model did not know the forget rows before, or not in this prompt format: they were as unlikely as"
+        return f"{said} {yardstick.name}."
+    return ""
+
+
+def likelihood(before: Measures, after: Measures, retrained: Measures | None = None) -> str:
+    """How likely the forget rows are, before and after, beside rows never seen or the retrained model; a sentence."""
     numbers = f"probability {_p(after.forget)}, before {_p(before.forget)}"
-    if after.unseen is None:
+    yardstick = _yardstick(before, after, retrained)
+    if yardstick is None:
         return f"Forget rows have {numbers}."
-    chance = ks_p_value(after.forget.nll, after.unseen.nll)
+    chance = ks_p_value(after.forget.nll, yardstick.rows.nll)
     apart = "cannot be distinguished from" if chance > LEVEL else "differ from"
-    return f"Forget rows {apart} rows never seen: {numbers}; rows never seen {_p(after.unseen)} (p = {chance:.2g})."
+    level = f"p = {chance:.2g}" if chance >= 0.001 else "p < 0.001"
+    return f"Forget rows {apart} {yardstick.name}: {numbers}; {yardstick.beside} {_p(yardstick.rows)} ({level})."
 
 
-def _harm(before: Measures, after: Measures) -> list[str]:
+def harm_done(before: Measures, after: Measures) -> list[str]:
+    """What was harmed besides the forget rows, a sentence each; empty if nothing was."""
     said = []
     if before.retain is not None and after.retain is not None:
         if is_damaged(before.retain.probability, after.retain.probability):
@@ -174,7 +239,8 @@ def _harm(before: Measures, after: Measures) -> list[str]:
     return said
 
 
-def _harmless(before: Measures, after: Measures) -> list[str]:
+def harm_absent(before: Measures, after: Measures) -> list[str]:
+    """What holds if nothing was harmed, a sentence each; empty if no rows to keep were measured."""
     if before.retain is None or after.retain is None:
         return []
     return [f"Retain rows hold: probability {_p(after.retain)}, before {_p(before.retain)}."]
@@ -196,12 +262,18 @@ def _remarks(before: Measures, after: Measures) -> list[str]:
     return said
 
 
-def _recited_beyond_chance(after: Measures) -> str:
-    """Whether more forget answers are found in the generations than of rows never seen; empty if not."""
-    if after.unseen is None or not _is_lower(after.unseen.rouge, after.forget.rouge):
+def _recitation(after: Measures, yardstick: _Yardstick) -> str:
+    """Whether more forget answers are found in the generations than chance explains; empty if not."""
+    if not _is_lower(yardstick.rows.rouge, after.forget.rouge):
         return ""
-    ours, theirs = fmean(after.forget.rouge), fmean(after.unseen.rouge)
-    return f"The model still writes the forget answers: ROUGE-L {ours:.2f}, rows never seen {theirs:.2f}."
+    ours, theirs = fmean(after.forget.rouge), fmean(yardstick.rows.rouge)
+    return f"The model still writes the forget answers: ROUGE-L {ours:.2f}, {yardstick.beside} {theirs:.2f}."
+
+
+def _broken_text(before: Measures, after: Measures, yardstick: _Yardstick) -> str:
+    """Whether answers to forget questions repeat themselves; those of the model before serve where no others are."""
+    other = yardstick.rows if yardstick.rows.repetition else before.forget
+    return _repeats(after.forget, other, "questions about what is to be forgotten")
 
 
 def _repeats(measured: SetMeasures, other: SetMeasures | None, questions: str) -> str:

@@ -10,7 +10,9 @@ from egup_trainer.evaluation.metric import Metric, auc_metric, mean_metric, unav
 ROWS, STEPS, SIZE = 60, 50, 32
 SETS = {name: SetFacts(ROWS, f"{place:016x}") for place, name in enumerate(("forget", "retain", "holdout"), start=11)}
 SECTIONS = [
-    "summary",
+    "verdict",
+    "known-rows",
+    "questions",
     "table",
     "tradeoff",
     "truth-ratios",
@@ -21,7 +23,7 @@ SECTIONS = [
     "examples",
     "facts",
 ]
-"""Ids of the page's sections, in order."""
+"""Ids of the page's sections, in order; those from the fourth on are folded, and in the contents."""
 
 HOSTILE = "<script>document.title = 'broken'</script> & <b>bold</b>"
 # Mean NLL of forget, retain and holdout answers; log of the truth ratio; distance of forget from retain features.

@@ -36,7 +36,7 @@ class CompareArguments(Arguments):
 
 
 def run(args: CompareArguments) -> None:
-    """Writes the report and its numbers as JSON and CSV; prints a table of the main metrics.
+    """Writes the report and its numbers as JSON and CSV; prints a table of the main metrics and the verdicts.
 
     Raises:
         ConfigError: there are no results besides those of the retrained model.
@@ -62,6 +62,7 @@ def run(args: CompareArguments) -> None:
     from egup_trainer.report.comparison import Comparison
     from egup_trainer.report.page import write_report
     from egup_trainer.report.table import main_table, table_parts
+    from egup_trainer.report.verdict import judgments
 
     evaluations, retrained = _read(list(files.values()), args.retrained)
     audits = _with_distinct_names([Audit.read(path) for path in audit_files], audit_files)
@@ -70,7 +71,11 @@ def run(args: CompareArguments) -> None:
         written = write_report(
             output, evaluations, retrained, audits=audits, show_examples=args.show_examples, title=args.title
         )
-    console.print(main_table(table_parts(Comparison.of(evaluations, retrained)), args.title))
+    comparison = Comparison.of(evaluations, retrained)
+    console.print(main_table(table_parts(comparison), args.title))
+    for name, judgment in judgments(comparison).items():
+        lines = (f"{name}: {judgment.verdict.status.value}", *judgment.verdict.lines[1:])
+        console.print("\n".join(lines), soft_wrap=True, markup=False)
     console.print(f"Written: {', '.join(map(str, written))}", soft_wrap=True)
 
 

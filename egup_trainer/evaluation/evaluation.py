@@ -86,6 +86,16 @@ class Evaluation:
         """Values alone, by metric."""
         return {name: metric.value for name, metric in self.metrics.items()}
 
+    def values_of(self, metric: str, set_name: str) -> dict[int, float]:
+        """Per-sample numbers behind a metric, by sample id; empty if there are none.
+
+        Example:
+            >>> Evaluation("mine", "custom", None, {}, {}).values_of("forget_probability", "forget")
+            {}
+        """
+        found = self.metrics.get(metric)
+        return {} if found is None else found.values.get(set_name, {})
+
 
 _FIELDS = [each.name for each in fields(Evaluation) if each.name != "features"]
 

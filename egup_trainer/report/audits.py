@@ -16,6 +16,7 @@ class AuditSection:
     """What a report shows of audits.
 
     Args:
+        audits: those of the unlearned models.
         models: the audited models; the initial model comes first, the retrained model last.
         parts: the table of metrics, with a part per attack.
         curves: plots of relearning.
@@ -24,6 +25,7 @@ class AuditSection:
         aim: name of the retrained model, if there is one.
     """
 
+    audits: tuple[Audit, ...]
     models: tuple[Model, ...]
     parts: list[Part]
     curves: Gallery
@@ -61,7 +63,9 @@ def audit_section(audits: Sequence[Audit], comparison: Comparison) -> AuditSecti
     ran = {attack for attack, finding in findings if finding.reason is None}
     not_run = {attack: finding.reason for attack, finding in findings if finding.reason and attack not in ran}
     aim = None if retrained is None else retrained.name
-    return AuditSection(found.models, table_parts(found), relearning_curves(curves, look_of), not_run, look_of, aim)
+    return AuditSection(
+        tuple(audits), found.models, table_parts(found), relearning_curves(curves, look_of), not_run, look_of, aim
+    )
 
 
 def _as_evaluation(audit: Audit) -> Evaluation:

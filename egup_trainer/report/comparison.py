@@ -46,8 +46,7 @@ class Model:
 
     def values(self, metric: str, set_name: str) -> dict[int, float]:
         """Per-sample numbers behind a metric, by sample id; empty if there are none."""
-        found = self.evaluation.metrics.get(metric)
-        return {} if found is None else found.values.get(set_name, {})
+        return self.evaluation.values_of(metric, set_name)
 
 
 @dataclass(frozen=True)

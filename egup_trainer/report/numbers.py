@@ -1,7 +1,10 @@
 """Numbers as a reader sees them."""
 
 import math
+from collections.abc import Sequence
 from typing import Any
+
+_MOST_NAMED = 20  # rows in a sentence; the JSON file names all
 
 
 def finite_number(value: Any) -> float | None:
@@ -30,3 +33,14 @@ def format_number(value: float | None) -> str:
     if size >= 0.01 or value == 0:
         return f"{value:.3f}"
     return f"{value:.4f}" if size >= 0.001 else f"{value:.1e}"
+
+
+def listed(rows: Sequence[object]) -> str:
+    """Rows by number, for a sentence; of many rows, the first twenty and how many more there are.
+
+    Example:
+        >>> listed([4]), listed([1, 3])
+        ('row 4', 'rows 1, 3')
+    """
+    more = f" and {len(rows) - _MOST_NAMED} more" if len(rows) > _MOST_NAMED else ""
+    return f"row{'' if len(rows) == 1 else 's'} {', '.join(map(str, rows[:_MOST_NAMED]))}{more}"

@@ -19,10 +19,14 @@ from egup_trainer.report.comparison import Comparison, fact_groups
 from egup_trainer.report.numbers import format_number
 from egup_trainer.report.plots.curves import training_curves
 from egup_trainer.report.plots.drawing import looks
+from egup_trainer.report.plots.known_rows import known_rows
 from egup_trainer.report.plots.outcome import forget_rows, tradeoff, truth_ratios
 from egup_trainer.report.plots.projections import projections
+from egup_trainer.report.questions import questions
+from egup_trainer.report.remarks import remarks
+from egup_trainer.report.single_rows import single_rows
 from egup_trainer.report.table import Cell, Part, table_parts
-from egup_trainer.report.verdict import NO_GUARANTEE, remarks, sentences, single_rows
+from egup_trainer.report.verdict import NO_GUARANTEE, judgments
 
 DEFAULT_TITLE = "Unlearning report"
 SCHEMA_VERSION = 1
@@ -103,13 +107,15 @@ def render_page(
     environment = Environment(
         loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
+    judged = judgments(comparison)
     return environment.get_template("template.html.j2").render(
         title=title,
         no_guarantee=NO_GUARANTEE,
         comparison=comparison,
         looks=(audit.looks if audit else {}) | looks(comparison),
-        sentences=sentences(comparison),
-        remarks=remarks(comparison),
+        verdicts={name: judgment.verdict for name, judgment in judged.items()},
+        known_rows=known_rows(comparison),
+        questions=questions(comparison, judged, audit.audits if audit else ()),
         parts=parts,
         notes=_notes(parts),
         meanings=_meanings(parts),
@@ -172,7 +178,7 @@ def to_json(comparison: Comparison, parts: Sequence[Part], title: str) -> str:
         "schema_version": SCHEMA_VERSION,
         "title": title,
         "note": NO_GUARANTEE,
-        "summary": sentences(comparison),
+        "verdict": {name: judgment.verdict.to_dict() for name, judgment in judgments(comparison).items()},
         "forget_rows": {name: asdict(rows) for name, rows in single_rows(comparison).items()},
         "remarks": remarks(comparison),
         "models": models,

@@ -13,6 +13,7 @@ from egup_trainer.report.labels import describe, reading_order, sections
 from egup_trainer.report.numbers import format_number
 
 _ON_FORGETTING = ("forget_", "mia_", "privleak")
+_ALWAYS_BETTER = ("forget_quality",)  # a p-value against the retrained model: the higher, the nearer to it
 _NOT_EVALUATED = "not evaluated for this model"
 _MAIN: tuple[str, ...] = ("forget_probability", "retain_probability", "forget_verbmem_rouge", "retain_knowmem_rouge")
 _MAIN += ("model_utility", "forget_quality", "privleak")
@@ -76,9 +77,9 @@ class Part:
 def table_parts(comparison: Comparison) -> list[Part]:
     """The table: the sections that have metrics, with a row per metric and a cell per model.
 
-    If there is a retrained model, a metric on forgetting is best nearest to it; other metrics are best as
-    `higher_is_better` says. Only methods compete: neither the initial model nor the retrained model is ever best, nor
-    is a method without a rival.
+    A metric on forgetting is best nearest to the retrained model, and without one, none is best; other metrics are best
+    as `higher_is_better` says. Only methods compete: neither the initial model nor the retrained model is ever best,
+    nor is a method without a rival.
     """
     metrics = dict.fromkeys(name for model in comparison.models for name in model.evaluation.metrics)
     rows = [_row(name, comparison) for name in sorted(metrics, key=reading_order)]
@@ -102,7 +103,9 @@ def _row(name: str, comparison: Comparison) -> Row:
 
 
 def _goal(name: str, higher_is_better: bool | None, aim: float | None) -> Goal:
-    if aim is not None and (higher_is_better is None or name.startswith(_ON_FORGETTING)):
+    if name.startswith(_ON_FORGETTING) and name not in _ALWAYS_BETTER:
+        return Goal.RETRAINED
+    if aim is not None and higher_is_better is None:
         return Goal.RETRAINED
     return {True: Goal.HIGHER, False: Goal.LOWER, None: Goal.NONE}[higher_is_better]
 
@@ -110,9 +113,9 @@ def _goal(name: str, higher_is_better: bool | None, aim: float | None) -> Goal:
 def _best(goal: Goal, values: dict[str, float | None], aim: float | None) -> set[str]:
     """Names of the methods that come closest to the goal; none if fewer than two compete."""
     competing = {name: value for name, value in values.items() if value is not None}
-    if goal is Goal.NONE or len(competing) < 2:
+    if goal is Goal.NONE or len(competing) < 2 or (goal is Goal.RETRAINED and aim is None):
         return set()
-    if goal is Goal.RETRAINED and aim is not None:
+    if aim is not None and goal is Goal.RETRAINED:
         misses = {name: abs(value - aim) for name, value in competing.items()}
     else:
         misses = {name: -value if goal is Goal.HIGHER else value for name, value in competing.items()}

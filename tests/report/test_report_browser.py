@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 from fixtures_browser import needs_browser, requested
-from fixtures_report import HOSTILE, SECTIONS, examples_of, make_evaluations
+from fixtures_report import HOSTILE, SECTIONS, examples_of, make_evaluation, make_evaluations
 
 from egup_trainer.report.page import write_report
 
@@ -35,8 +35,40 @@ def opened(request, browser, report):
     return browser, request.param
 
 
-def test_the_page_shows_all_asks_for_nothing_and_reports_no_error(opened, report):
+@pytest.fixture
+def unfolded(opened):
+    """The same with the metrics for experts unfolded."""
+    opened[0].execute_script("document.querySelector('#experts').open = true")
+    return opened
+
+
+def test_the_first_screen_has_the_verdict_in_words_and_the_picture(opened, tmp_path):
+    """For one unlearned model beside a retrained one; a phone shows 844 pixels, a desk 720."""
+    browser, width = opened
+    before, after, retrained = (
+        replace(make_evaluation(name, rows=12), training=[]) for name in ("before", "egup_clreg", "retrained")
+    )
+    write_report(tmp_path / "one.html", [before, after], retrained)
+    browser.get((tmp_path / "one.html").as_uri())
+    bottoms = browser.execute_script(
+        "return ['#verdict .status', '#verdict .meaning', '#known-rows img'].map(each => "
+        "document.querySelector(each).getBoundingClientRect().bottom)"
+    )
+    assert bottoms == sorted(bottoms) or width == 1280
+    assert max(bottoms) < (844 if width == 390 else 720)
+
+
+def test_metrics_are_folded_until_they_are_asked_for(opened):
     browser, _ = opened
+    is_shown = "return document.querySelector('#table').checkVisibility({contentVisibilityAuto: true})"
+    assert not browser.execute_script(is_shown)
+    assert browser.find_element("css selector", "#questions").text.startswith("Is it gone?")
+    browser.execute_script("document.querySelector('#experts > summary').click()")  # the page scrolls smoothly
+    assert browser.execute_script(is_shown)
+
+
+def test_the_page_shows_all_asks_for_nothing_and_reports_no_error(unfolded, report):
+    browser, _ = unfolded
     seen = browser.execute_script(
         "return [...document.querySelectorAll('section')].map(each => [each.id, each.innerText.trim().length > 0, "
         "each.getBoundingClientRect().height > 40, each.getBoundingClientRect().width > 200])"
@@ -45,31 +77,42 @@ def test_the_page_shows_all_asks_for_nothing_and_reports_no_error(opened, report
     assert all(all(section[1:]) for section in seen)
     images = "return [...document.images].map(each => each.complete && each.naturalWidth > 0 && each.width > 200)"
     loaded = browser.execute_script(images)
-    assert len(loaded) == 26
+    assert len(loaded) == 27
     assert all(loaded)
     assert requested(browser) == {report.as_uri()}
     assert browser.get_log("browser") == []
 
 
-def test_nothing_sticks_out_of_the_page(opened):
-    browser, width = opened
+def test_nothing_sticks_out_of_the_page(unfolded):
+    browser, width = unfolded
     assert browser.execute_script("return window.innerWidth") == width
     assert browser.execute_script("return document.documentElement.scrollWidth") <= width
 
 
-def test_markup_in_a_row_makes_no_element(opened):
-    browser, _ = opened
+def test_markup_in_a_row_makes_no_element(unfolded):
+    browser, _ = unfolded
     assert browser.title == "Unlearning report"
     assert browser.execute_script("return document.querySelectorAll('script, section b').length") == 0
     assert f"Q {HOSTILE}" in browser.execute_script("return document.querySelector('#examples').innerText")
 
 
-def test_a_wide_table_scrolls_by_itself_and_keeps_its_first_column(opened):
-    browser, width = opened
-    box = "document.querySelector('#table .scroll')"
-    first = f"{box}.querySelector('tbody tr:nth-child(2) th').getBoundingClientRect().left"
-    before = browser.execute_script(f"return {first}")
-    browser.execute_script(f"{box}.scrollLeft = 150")
-    scrolled = browser.execute_script(f"return {box}.scrollLeft")
-    assert scrolled == (150 if width == 390 else 0)
-    assert browser.execute_script(f"return {first}") == pytest.approx(before, abs=1)
+def test_each_number_of_the_unlearned_models_is_on_the_screen(unfolded):
+    """On a phone, rows are stacked, and every number stands below the name of its model."""
+    browser, width = unfolded
+    boxes = browser.execute_script(
+        "return [...document.querySelectorAll('#table td')].map(each => [each.getBoundingClientRect().left, "
+        "each.getBoundingClientRect().right, each.dataset.model, getComputedStyle(each, '::before').content])"
+    )
+    assert {box[2] for box in boxes} == {"before", "gradient_difference", "egup_clreg", "retrained"}
+    assert all(0 <= left < right <= width for left, right, *_ in boxes)
+    assert all(shown == (f'"{model}"' if width == 390 else "none") for _, _, model, shown in boxes)
+    assert browser.execute_script("return document.querySelector('#table .scroll').scrollWidth") <= width
+
+
+def test_printing_unfolds_the_metrics(opened):
+    browser, _ = opened
+    browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": "print"})
+    try:
+        assert browser.execute_script("return document.querySelector('#table').getBoundingClientRect().height") > 500
+    finally:
+        browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": ""})

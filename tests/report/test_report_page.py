@@ -86,7 +86,7 @@ def small():
 def test_every_section_is_there_and_in_the_contents(read):
     assert list(read.sections) == SECTIONS
     assert [address for address in read.addresses if address.startswith("#") and "note" not in address] == [
-        f"#{name}" for name in SECTIONS
+        f"#{name}" for name in SECTIONS[3:]
     ]
     assert all(text.strip() for text in read.sections.values())
 
@@ -127,8 +127,8 @@ def test_all_that_comes_from_results_is_escaped():
 
 
 def test_every_picture_is_there_and_said_in_words(read):
-    # Two of the whole, one a method, one a model, one a logged term.
-    assert len(read.images) == 2 + 2 + 4 + 18
+    # Three of the whole, one a method, one a model, one a logged term.
+    assert len(read.images) == 3 + 2 + 4 + 18
     for image in read.images:
         assert image["src"].startswith("data:image/svg+xml;base64,")
         assert len(image["alt"]) > 20
@@ -153,10 +153,12 @@ def test_values_stand_with_interval_distance_rows_and_reasons(read):
     assert "ProbabilityHow likely the answer is: exp of its mean token log-likelihood." in table
 
 
-def test_the_summary_says_what_the_numbers_mean_and_that_nothing_is_guaranteed(html, read):
-    assert "egup_clreg: forget probability 0.045 (retrained 0.064, before 0.938); model utility" in (
-        " ".join(read.sections["summary"].split())
-    )
+def test_the_page_opens_with_the_verdicts_and_that_nothing_is_guaranteed(html, read):
+    said = " ".join(read.sections["verdict"].split())
+    assert said.startswith("MODEL HARMED gradient_difference The model was damaged: it has lost more than the rows to")
+    assert "FORGOTTEN egup_clreg The model treats the rows to forget as it treats rows that it has never seen." in said
+    assert "the same rows under the retrained model: probability 0.045, before 0.94;" in said
+    assert html.index('id="verdict"') < html.index('id="known-rows"') < html.index("<details") < html.index("<table")
     assert html.count("Approximate unlearning: no formal guarantee.") == 2
 
 
@@ -171,9 +173,8 @@ def test_texts_are_shown_only_on_demand():
 
 def test_sections_without_numbers_say_why_and_what_to_do():
     page = Page(render([Evaluation("alone", "custom", None, {}, {})]))
-    for name in SECTIONS[1:-1]:
+    for name in SECTIONS[:-1]:
         assert re.search(r"[Ee]valuate", page.sections[name])
-    assert "No retrained model was given" in page.sections["summary"]
     assert page.images == []
 
 

@@ -57,9 +57,10 @@ def best(comparison: Comparison) -> list[str]:
         (models("fluency_perplexity", False, 1.0, 9.0, 8.0, retrained=9.0), Goal.LOWER, ["b"]),
         # Unknown, and only nearness counts.
         (models("mine", None, 0.0, 4.0, 1.0, retrained=3.0), Goal.RETRAINED, ["a"]),
-        # Without a retrained model.
-        (models("forget_probability", False, 0.001, 0.2, 0.1), Goal.LOWER, ["b"]),
-        (models("mia_loss", None, 1.0, 0.3, 0.5), Goal.NONE, []),
+        # Without a retrained model: the lowest of what was to be forgotten is no better than others.
+        (models("forget_probability", False, 0.001, 0.2, 0.1), Goal.RETRAINED, []),
+        (models("mia_loss", None, 1.0, 0.3, 0.5), Goal.RETRAINED, []),
+        (models("mine", None, 1.0, 0.3, 0.5), Goal.NONE, []),
         # One rival alone, and a tie.
         (models("retain_rouge", True, 0.9, 0.8), Goal.HIGHER, []),
         (models("retain_rouge", True, 0.9, 0.8, None), Goal.HIGHER, []),
@@ -218,7 +219,7 @@ def test_json_and_csv_hold_the_numbers_of_the_table_and_no_text_of_a_row():
         cell = document["metrics"][line["metric"]][line["model"]]
         assert line["value"] == ("" if cell["value"] is None else str(cell["value"]))
     assert document.keys() == {
-        *("kind", "schema_version", "title", "note", "summary", "forget_rows", "remarks", "models", "metrics")
+        *("kind", "schema_version", "title", "note", "verdict", "forget_rows", "remarks", "models", "metrics")
     }
     assert document["models"][0].keys() == {"name", "role", "suite", "split", "sets", "run"}
 

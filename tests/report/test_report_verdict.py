@@ -1,157 +1,166 @@
-"""The results in words: what a run did wrong, how far methods forget, and the rows that a mean hides."""
+"""The verdict from evaluations: what is measured, what the retrained model changes, and what stays unknown."""
 
-import json
+import math
 from dataclasses import replace
-from math import nan
 
 import pytest
-from fixtures_report import make_evaluation
+from fixtures_report import make_evaluation, make_evaluations
 
 from egup_trainer.evaluation.evaluation import Evaluation, SetFacts
-from egup_trainer.evaluation.metric import Metric, mean_metric
+from egup_trainer.evaluation.metric import Metric, mean_metric, unavailable
 from egup_trainer.report.comparison import Comparison
-from egup_trainer.report.page import render_page, to_json
-from egup_trainer.report.table import table_parts
-from egup_trainer.report.verdict import remarks, sentences
+from egup_trainer.report.measures import measures_of
+from egup_trainer.report.verdict import judgments
+from egup_trainer.verdict import Measures, SetMeasures, Status, verdict
 
-FELL = ["The mean probability of the retain rows fell from 0.982 to 0.489."]
-IN_4_BITS = "Quantised: forget probability 0.300 in 4 bits, 0.100 before quantisation"
-
-
-def said_of(training=(), probability=None):
-    run = {} if probability is None else {"unlearning": {"probability": probability}}
-    evaluation = replace(make_evaluation("egup_clreg", rows=4), name="it", training=list(training), run=run)
-    return remarks(Comparison.of([evaluation], None)).get("it", [])
+ROWS = 20
 
 
-@pytest.mark.parametrize(
-    ("share", "said"),
-    [
-        (0.934, ["Training did not change 93.4% of the trainable weights: almost nothing changed."]),
-        (0.9, []),
-        (0.0, []),
-        ("nan", []),
-    ],
-)
-def test_a_run_in_which_almost_nothing_moved(share, said):
-    assert said_of([{"loss": 1.0}, {"weights_unmoved": share}]) == said
+def of_rows(name: str, nlls: dict[str, float], *, rouge: dict[str, float] | None = None, repetition=None) -> Evaluation:
+    """A model whose rows have l around the given one, by set; with ROUGE and repetition, if given."""
 
+    def metric(set_name, value):
+        values = dict(enumerate(value)) if isinstance(value, list) else dict.fromkeys(range(ROWS), value)
+        return mean_metric(set_name, values, num_rows=ROWS, without="")
 
-@pytest.mark.parametrize(("after", "said"), [(0.489, FELL), (0.898, []), (0.99, []), ("nan", []), (None, [])])
-def test_retain_rows_that_lost_more_than_a_tenth_of_their_probability(after, said):
-    """The losses in the log do not matter: they say nothing of what came after the last of them."""
-    measured = {"before": {"forget": 0.9, "retain": 0.982}, "after": {"forget": 0.1, "retain": after}}
-    assert said_of([{"retain_nll": 0.02}, {"retain_nll": 0.11}], measured) == said
-
-
-@pytest.mark.parametrize(
-    ("measured", "said"),
-    [
-        (
-            {"before": {"forget": 0.9}, "merged": {"forget": 0.1}, "merged, in 4 bits": {"forget": 0.3}},
-            [f"{IN_4_BITS}; 25% of what unlearning removed is back."],
-        ),
-        (
-            {"before": {"forget": 0.9}, "merged": {"forget": 0.1}, "merged, in 4 bits": {"forget": 0.05}},
-            [f"{IN_4_BITS.replace('0.300', '0.050')}; 0% of what unlearning removed is back."],
-        ),
-        ({"merged": {"forget": 0.1}, "merged, in 4 bits": {"forget": 0.3}}, [f"{IN_4_BITS}."]),  # a resumed run
-        (
-            {"merged": {"forget": 0.1}, "merged, in 4 bits": "no kernel"},
-            ["Whether quantisation to 4 bits brings back what was forgotten is not known (no kernel)."],
-        ),
-        ({"before": {"forget": 0.9}, "after": {"forget": 0.1}}, []),  # not merged
-        ({"at the checkpoint": {"retain": 0.9}, "after": {"retain": 0.1}}, []),
-    ],
-)
-def test_how_much_4_bits_bring_back(measured, said):
-    assert said_of(probability=measured) == said
-
-
-def test_a_remark_is_escaped_on_the_page():
-    found = {"merged": {"forget": 0.1}, "merged, in 4 bits": "<script>"}
-    evaluation = replace(make_evaluation("egup_clreg"), run={"unlearning": {"probability": found}})
-    page = render_page(Comparison.of([evaluation], None), [], show_examples=False, title="x")
-    assert "is not known (&lt;script&gt;)." in page
-
-
-def model(name: str, **metrics: Metric) -> Evaluation:
-    return Evaluation(name, "custom", None, {"forget": SetFacts(3, "f" * 16)}, metrics)
-
-
-def test_a_sentence_compares_forgetting_and_utility_with_the_other_models():
-    def with_numbers(name, forget, utility, interval=None):
-        return model(
-            name, forget_probability=Metric(forget, False, interval=interval), model_utility=Metric(utility, 1)
-        )
-
-    others = [with_numbers("before", 0.955, 0.66), with_numbers("egup", 0.024, 0.61), with_numbers("gd", 1e-9, 0.5)]
-    others += [with_numbers("npo", 0.3, 0.6)]
-    found = sentences(Comparison.of(others, with_numbers("twin", 0.042, 0.63, interval=(0.02, 0.06))))
-    beside, utility = "(retrained 0.042, before 0.955)", "(retrained 0.630, before 0.660)"
-    assert found == {
-        "egup": f"forget probability 0.024 {beside}; model utility 0.610 {utility}. "
-        "It forgets as far as the retrained model: within its 95% interval.",
-        "gd": f"forget probability 1.0e-09 {beside}; model utility 0.500 {utility}. "
-        "It forgets further than the retrained model: below its 95% interval.",
-        "npo": f"forget probability 0.300 {beside}; model utility 0.600 {utility}. "
-        "It forgets less than the retrained model: above its 95% interval.",
+    metrics = {
+        f"{set_name}_probability": metric(set_name, [math.exp(-nll - 0.01 * row) for row in range(ROWS)])
+        for set_name, nll in nlls.items()
     }
+    metrics |= {f"{set_name}_rouge": metric(set_name, value) for set_name, value in (rouge or {}).items()}
+    metrics |= {} if repetition is None else {"fluency_repetition": metric("forget", repetition)}
+    return Evaluation(name, "custom", None, {set_name: SetFacts(ROWS, "f" * 16) for set_name in nlls}, metrics)
 
 
-def of_rows(name, metric, values, num_rows=8, set_name="forget", **others):
-    kept = dict(enumerate(values)) if isinstance(values, list) else values
-    metrics = {metric: mean_metric(set_name, kept, num_rows=num_rows, higher_is_better=False, without="no row has it")}
-    return model(name, **metrics, **others)
+BEFORE = of_rows("before", {"forget": 0.1, "retain": 0.1, "holdout": 3.0}, rouge={"forget": 1.0}, repetition=0.0)
+TWIN = of_rows("twin", {"forget": 3.0, "retain": 0.1, "holdout": 3.0}, rouge={"forget": 0.3}, repetition=0.0)
 
 
-TWIN = of_rows("twin", "forget_probability", [0.03, 0.05, 0.04, 0.03, 0.2, 0.03, 0.04, 0.05])
-BEFORE = of_rows("before", "forget_probability", [0.9] * 8)
+def judged(evaluation, retrained=None, before=BEFORE):
+    return judgments(Comparison.of([before, evaluation], retrained))[evaluation.name].verdict
 
 
-def test_rows_above_the_retrained_models_own_range_are_named():
-    """Two rows of eight at .5 were "as far as the retrained model": the mean hid them."""
-    hidden = of_rows("hidden", "forget_probability", [0.01, 0.5, 0.01, 0.01, 0.01, 0.51, 0.01, 0.01])
-    even = of_rows("even", "forget_probability", [0.06] * 7 + [0.2])  # .2 is the highest, not above it
-    comparison = Comparison.of([BEFORE, hidden, even], TWIN)
-    found = sentences(comparison)
-    assert found["hidden"].endswith(
-        "(retrained 0.059, before 0.900). On average it forgets less than the retrained model: above its 95% interval. "
-        "2 of 8 rows are above the highest value of the retrained model (0.200): rows 5 (0.510), 1 (0.500)."
+def after(forget=3.0, retain=0.1, holdout=3.0, **more):
+    return of_rows("it", {"forget": forget, "retain": retain, "holdout": holdout}, **more)
+
+
+def test_what_is_measured_of_an_evaluation():
+    found = measures_of(replace(BEFORE, metrics={k: v for k, v in BEFORE.metrics.items() if "retain" not in k}))
+    assert found.forget.nll == pytest.approx([0.1 + 0.01 * row for row in range(ROWS)])
+    assert (found.forget.rouge, found.forget.repetition) == ([1.0] * ROWS, [0.0] * ROWS)
+    assert (found.retain, found.unseen.rouge, found.unseen.repetition) == (None, [], [])
+    assert found.unseen.nll[0] == pytest.approx(3.0)
+
+
+def test_a_probability_of_0_is_the_smallest_one():
+    gone = mean_metric("forget", {0: 0.0}, num_rows=1, without="")
+    (nll,) = measures_of(Evaluation("x", "custom", None, {}, {"forget_probability": gone})).forget.nll
+    assert 700 < nll < 710
+
+
+@pytest.mark.parametrize(
+    ("evaluation", "status"),
+    [
+        (after(), Status.FORGOTTEN),
+        (after(forget=0.15), Status.NOT_FORGOTTEN),
+        (after(forget=2.0), Status.PARTLY_FORGOTTEN),
+        (after(forget=9.0), Status.OVER_FORGOTTEN),
+        (after(retain=0.4), Status.MODEL_HARMED),
+        (after(holdout=6.0, forget=6.0), Status.MODEL_HARMED),
+    ],
+)
+def test_without_a_retrained_model_rows_never_seen_are_the_yardstick(evaluation, status):
+    assert judged(evaluation).status is status
+
+
+def test_gibberish_in_place_of_forget_answers_is_not_forgetting_even_if_only_forget_questions_were_asked():
+    found = judged(after(rouge={"forget": 0.0}, repetition=0.9))
+    assert found.status is Status.OVER_FORGOTTEN
+    assert found.reasons[0] == (
+        "Answers to questions about what is to be forgotten repeat themselves: 90% of their word sequences, "
+        "0% elsewhere."
     )
-    assert found["even"].endswith(
-        "It forgets as far as the retrained model: within its 95% interval. "
-        "No row is above the highest value of the retrained model (0.200)."
+
+
+def test_with_a_retrained_model_its_forget_rows_are_the_yardstick():
+    """Forget rows that other rows taught are likelier than rows never seen, also to who never saw them."""
+    taught = of_rows("taught", {"forget": 1.5, "retain": 0.1, "holdout": 3.0})
+    assert judged(after(forget=1.5)).status is Status.PARTLY_FORGOTTEN
+    found = judged(after(forget=1.5), taught)
+    assert found.status is Status.FORGOTTEN
+    assert found.reasons[0] == (
+        "Forget rows cannot be distinguished from the same rows under the retrained model: probability 0.2, "
+        "before 0.82; under the retrained model 0.2 (p = 1)."
     )
-    rows = json.loads(to_json(comparison, table_parts(comparison), "Title"))["forget_rows"]["hidden"]
-    assert (rows["above"], rows["highest"], rows["num_rows"]) == ({"5": 0.51, "1": 0.5}, 0.2, 8)
+    assert judged(after(forget=3.0), taught).status is Status.OVER_FORGOTTEN
+    assert judged(after(retain=0.4, forget=1.5), taught).status is Status.MODEL_HARMED
 
 
-def test_without_a_retrained_model_the_rows_never_seen_give_the_range():
-    holdout = mean_metric("holdout", {0: 0.1}, num_rows=1, higher_is_better=None, without="")
-    ours = of_rows("ours", "forget_probability", [0.05, 0.11], num_rows=2, holdout_probability=holdout)
-    assert sentences(Comparison.of([ours], None))["ours"] == (
-        "forget probability 0.080. "
-        "1 of 2 rows is above the highest value of the rows never seen (0.100): row 1 (0.110)."
+def test_with_a_retrained_model_no_rows_never_seen_are_needed_and_recited_answers_show():
+    sets = {"forget": 3.0, "retain": 0.1}
+    assert judged(of_rows("it", sets)).reasons[0].startswith("No rows that the model never saw were measured")
+    assert judged(of_rows("it", sets), TWIN).status is Status.FORGOTTEN
+    found = judged(of_rows("it", sets, rouge={"forget": 0.9}), TWIN)
+    assert found.status is Status.PARTLY_FORGOTTEN
+    assert found.reasons[0] == (
+        "The model still writes the forget answers: ROUGE-L 0.90, under the retrained model 0.30."
     )
 
 
-def test_rows_without_a_number_are_named_and_never_taken_for_forgotten():
-    some = of_rows("some", "forget_probability", {0: 0.04, 2: 0.04, 3: nan}, num_rows=4)
-    none = of_rows("none", "forget_probability", {0: nan}, num_rows=4, forget_rouge=Metric(0.0, False))
-    found = sentences(Comparison.of([some], TWIN))["some"], sentences(Comparison.of([none], None))["none"]
-    assert found[0].endswith("(0.200). 2 of 4 rows are without a number: rows 1, 3.")
-    assert found[1] == "no forget probability (no row has a finite number); forget rouge 0.000."
+def test_rows_that_the_retrained_model_finds_as_likely_were_not_known():
+    before = of_rows("before", {"forget": 3.0, "retain": 0.1})
+    found = judged(after(forget=3.0), TWIN, before)
+    assert found.status is Status.UNKNOWN
+    assert found.reasons[0].endswith("they were as unlikely as the same rows under the retrained model.")
 
 
-def test_many_rows_are_counted_and_twenty_named():
-    ours = of_rows("ours", "forget_probability", [0.5 + row / 1000 for row in range(30)], num_rows=30)
-    sentence = sentences(Comparison.of([ours], TWIN))["ours"]
-    assert "30 of 30 rows are above" in sentence
-    assert sentence.endswith("11 (0.511), 10 (0.510) and 10 more.")
+def test_too_few_rows_for_a_test_are_said_to_be_too_few():
+    few = SetMeasures([0.1, 0.2, 0.1])
+    found = verdict(Measures(few, None, few), Measures(few, None, few))
+    assert (found.status, found.reasons[0][:36]) == (Status.UNKNOWN, "Too few rows for a test: 3 to forget")
 
 
-def test_a_sentence_takes_what_the_suite_has():
-    muse = model("a", forget_verbmem_rouge=Metric(0.25, False), retain_knowmem_rouge=Metric(0.5, True))
-    assert sentences(Comparison.of([muse], None)) == {"a": "forget verbmem rouge 0.250; retain knowmem rouge 0.500."}
-    assert sentences(Comparison.of([model("a")], None)) == {"a": "neither forgetting nor utility was evaluated."}
+def test_without_the_numbers_that_it_needs_the_verdict_is_unknown():
+    def reason(found):
+        assert found.status is Status.UNKNOWN
+        return found.reasons[0]
+
+    alone = judgments(Comparison.of([after()], None))["it"].verdict
+    assert reason(alone) == "The model before unlearning was not evaluated. Name its results first."
+    lacking = {
+        "forget_probability": unavailable("no row has a finite number", False),
+        "forget_rouge": Metric(0.0, False),
+    }
+    assert reason(judged(Evaluation("it", "custom", None, {}, lacking))) == (
+        "No probabilities of forget answers were measured of it (no row has a finite number)."
+    )
+    muse = Evaluation("it", "muse", None, {}, {"forget_verbmem_rouge": Metric(0.2, False)})
+    assert reason(judged(muse)) == "No probabilities of forget answers were measured of it."
+
+
+@pytest.mark.parametrize("set_name", ["forget", "retain", "holdout"])
+def test_rows_that_lost_their_number_are_never_taken_for_forgotten_or_unharmed(set_name):
+    whole = after()
+    values = whole.values_of(f"{set_name}_probability", set_name) | {1: math.nan, 3: math.inf}
+    some = mean_metric(set_name, values, num_rows=ROWS, without="")
+    found = judged(replace(whole, metrics=whole.metrics | {f"{set_name}_probability": some}))
+    assert found.status is Status.UNKNOWN
+    assert found.reasons == [f"2 of 20 {set_name} rows have no finite number any more: rows 1, 3."]
+
+
+def test_a_reader_is_told_what_was_not_measured():
+    assert judged(after()).remarks == ["What the model writes was not measured, or no answer has words."]
+    without = replace(TWIN, metrics={})
+    assert judged(after(rouge={"forget": 0.2}), without).remarks[-1] == (
+        "The retrained model has no probabilities of forget answers: rows never seen are the yardstick."
+    )
+
+
+def test_each_method_of_a_comparison_is_judged():
+    evaluations, retrained = make_evaluations()
+    found = judgments(Comparison.of(evaluations, retrained))
+    assert {name: each.verdict.status for name, each in found.items()} == {
+        "gradient_difference": Status.MODEL_HARMED,
+        "egup_clreg": Status.FORGOTTEN,
+    }
+    assert found["egup_clreg"].retrained == measures_of(make_evaluation("retrained"))

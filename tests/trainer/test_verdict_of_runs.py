@@ -136,7 +136,7 @@ def test_rows_that_the_model_never_knew(make_trainer, make_model):
     assert trainer.verdict.status is Status.UNKNOWN
     assert trainer.verdict.reasons == [
         "The model did not know the forget rows before, or not in this prompt format: they were as unlikely as rows "
-        "that it never saw."
+        "never seen."
     ]
 
 

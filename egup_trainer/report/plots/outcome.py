@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 SIGNIFICANCE = 0.05
 _PICTURE = (7.0, 4.5)  # inches
-_ROW_FLOOR = 1e-8  # smallest probability of a row that is drawn
+ROW_FLOOR = 1e-8  # smallest probability of a row that is drawn
 
 
 @dataclass(frozen=True)
@@ -164,7 +164,7 @@ def forget_rows(comparison: Comparison) -> Gallery:
     beside = [model.name for model in (comparison.before, comparison.retrained) if model and model.name in values]
     first = [shown[0], *beside][-1]
     ranks = {sample: rank for rank, sample in enumerate(sorted(values[first], key=values[first].__getitem__), start=1)}
-    lowest = max(_ROW_FLOOR, min(value for found in values.values() for value in found.values()))
+    lowest = max(ROW_FLOOR, min(value for found in values.values() for value in found.values()))
     plots = tuple(
         _rows_plot({each: values[each] for each in [*beside, name]}, ranks, lowest, looks(comparison)) for name in shown
     )
@@ -188,7 +188,7 @@ def _rows_plot(
         handles: dict[str, Any] = {}
         for name, found in values.items():
             look, samples = look_of[name], sorted(found.keys() & ranks, key=ranks.__getitem__)
-            x, y = [ranks[sample] for sample in samples], [max(found[sample], _ROW_FLOOR) for sample in samples]
+            x, y = [ranks[sample] for sample in samples], [max(found[sample], ROW_FLOOR) for sample in samples]
             if look.is_aim:
                 (handles[name],) = axes.plot(x, y, color=look.color, linestyle=look.line, zorder=3)
             else:

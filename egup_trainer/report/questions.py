@@ -1,0 +1,129 @@
+"""The three questions that a report answers before it shows metrics, each for every method."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from egup_trainer.audit.audit import Audit
+from egup_trainer.report.comparison import Comparison, Model
+from egup_trainer.report.numbers import format_number
+from egup_trainer.report.remarks import on_rows, quantised
+from egup_trainer.report.single_rows import single_rows
+from egup_trainer.report.verdict import Judgment
+from egup_trainer.verdict import Status, harm_absent, harm_done
+
+_MUCH = 0.1
+"""By how much an attack must get further than on the retrained model to count."""
+
+_GONE = {
+    Status.FORGOTTEN: "Yes.",
+    Status.PARTLY_FORGOTTEN: "Not wholly.",
+    Status.NOT_FORGOTTEN: "No.",
+    Status.OVER_FORGOTTEN: "Yes, but conspicuously.",
+    Status.MODEL_HARMED: "Cannot be judged, since the model is harmed.",
+    Status.UNKNOWN: "Not known.",
+}
+_ATTACKS = (  # attack, metric, what is done
+    ("relearning", "forget_end", "After training on a few of the rows, the others have probability"),
+    ("quantization", "4bit_forget_probability", "With its weights rounded to 4 bits, the model gives them probability"),
+    ("prompts", "paraphrased_rouge", "Asked in other words, it writes this share of the answers' words:"),
+    ("prompts", "begun_rouge", "With the answer begun, it writes this share of the answers' words:"),
+    ("sampling", "best_rouge", "The best of several random answers has this share of the answer's words:"),
+)
+
+
+@dataclass(frozen=True)
+class Answer:
+    """An answer: in a word or two, and the measurements behind it, a sentence each."""
+
+    short: str
+    said: list[str]
+
+
+@dataclass(frozen=True)
+class Question:
+    """A question, its answers by the method's name, and a command that would answer it; empty if none is needed."""
+
+    text: str
+    answers: dict[str, Answer]
+    command: str = ""
+
+
+def questions(comparison: Comparison, judged: dict[str, Judgment], audits: Sequence[Audit] = ()) -> list[Question]:
+    """The questions, with an answer for each method; a method without an audit was not tested for the third."""
+    rows = {name: found.sentences for name, found in single_rows(comparison).items()}
+    methods = comparison.methods
+    is_one = len(audits) == len(methods) == 1  # whatever it is called
+    audit_of = {methods[0].name if is_one else audit.name: audit for audit in audits}
+    return [
+        Question("Is it gone?", {each.name: _gone(each, judged[each.name], rows) for each in methods}),
+        Question("Was anything else harmed?", {each.name: _harmed(judged[each.name]) for each in methods}),
+        Question(
+            "Can it be brought back?",
+            {each.name: _brought_back(each, audit_of.get(each.name)) for each in methods},
+            "" if all(each.name in audit_of for each in methods) else _audit_command(methods[0]),
+        ),
+    ]
+
+
+def _gone(model: Model, judged: Judgment, rows: dict[str, list[str]]) -> Answer:
+    found = judged.verdict
+    shown = found.reasons[0]  # stands with the verdict
+    said = [reason for reason in found.reasons if reason not in (shown, *_unharmed(judged), *_harm(judged))]
+    return Answer(_GONE[found.status], [*said, *found.remarks, *rows.get(model.name, []), *on_rows(model.evaluation)])
+
+
+def _harmed(judged: Judgment) -> Answer:
+    if judged.before is None or judged.after is None:
+        return Answer("Not known.", judged.verdict.reasons)
+    harm, unharmed = _harm(judged), _unharmed(judged)
+    if harm:
+        return Answer("Yes.", harm)
+    if not unharmed:
+        return Answer("Not known.", ["No rows to keep were measured (--retain of egup evaluate)."])
+    return Answer("No.", unharmed)
+
+
+def _harm(judged: Judgment) -> list[str]:
+    return [] if judged.before is None or judged.after is None else harm_done(judged.before, judged.after)
+
+
+def _unharmed(judged: Judgment) -> list[str]:
+    return [] if judged.before is None or judged.after is None else harm_absent(judged.before, judged.after)
+
+
+def _brought_back(model: Model, audit: Audit | None) -> Answer:
+    rounded = quantised(model.evaluation)
+    if audit is None:
+        return Answer("Not tested.", rounded)
+    found = [(text, *_values(audit, attack, metric)) for attack, metric, text in _ATTACKS]
+    tried = [(text, value, aim) for text, value, aim in found if value is not None]
+    said = [
+        f"{text} {format_number(value)}{'' if aim is None else f'; in the retrained model {format_number(aim)}'}."
+        for text, value, aim in tried
+    ]
+    return Answer(_how_far([(value, aim) for _, value, aim in tried]), [*said, *rounded])
+
+
+def _values(audit: Audit, attack: str, metric: str) -> tuple[float | None, float | None]:
+    aim = None if audit.retrained is None else audit.retrained.value(attack, metric)
+    return audit.value(attack, metric), aim
+
+
+def _how_far(tried: Sequence[tuple[float | None, float | None]]) -> str:
+    """What the values of attacks mean beside those of the retrained model, which knows nothing to be brought back."""
+    compared = [value - aim for value, aim in tried if value is not None and aim is not None]
+    if not tried:
+        return "Not known: none of the attacks that show it was run."
+    if not compared:
+        return "Tested; without a retrained model, nothing says how much of it a few rows teach anew."
+    if max(compared) > _MUCH:
+        return "Yes, more of it than from a model that never saw the rows."
+    return "No more of it than from a model that never saw the rows."
+
+
+def _audit_command(model: Model) -> str:
+    name = model.run.get("model")
+    return (
+        f"egup audit --model_name_or_path {name if isinstance(name, str) else 'MODEL'} --forget FORGET --retain RETAIN "
+        "--model_before BEFORE --output audit.json"
+    )

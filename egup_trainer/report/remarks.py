@@ -1,0 +1,75 @@
+"""What a reader must not miss about the run that made a model: what it did not do, and what is known besides."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from egup_trainer.evaluation.evaluation import Evaluation
+from egup_trainer.records.judgments import BEFORE, IN_4BIT, MERGED, unmoved_share
+from egup_trainer.report.comparison import Comparison
+from egup_trainer.report.numbers import format_number
+
+
+def remarks(comparison: Comparison) -> dict[str, list[str]]:
+    """What a reader must not miss about the runs, in sentences, by the name of each method that needs any."""
+    found = {model.name: [*on_rows(model.evaluation), *quantised(model.evaluation)] for model in comparison.methods}
+    return {name: said for name, said in found.items() if said}
+
+
+def on_rows(evaluation: Evaluation) -> list[str]:
+    """Whether almost nothing changed, and how many rows were cut, in sentences."""
+    share = unmoved_share(evaluation.training)
+    said = [] if share is None else [_unmoved(share)]
+    return said + _cut_rows(evaluation)
+
+
+def _unmoved(share: float) -> str:
+    return f"Training did not change {share:.1%} of the trainable weights: almost nothing changed."
+
+
+def _cut_rows(evaluation: Evaluation) -> list[str]:
+    """How many rows were cut, since the numbers do not hold for the whole rows then."""
+    measured = {name: (facts.cut, facts.num_rows) for name, facts in evaluation.sets.items()}
+    trained = {
+        name: (_part(facts, "cut"), _part(facts, "rows")) for name, facts in _dict(_record(evaluation), "rows").items()
+    }
+    return [
+        f"{cut} of {rows} {name} rows were cut at max_length: what was cut off was not {done}."
+        for done, counts in (("measured", measured), ("trained on", trained))
+        for name, (cut, rows) in counts.items()
+        if cut
+    ]
+
+
+def quantised(evaluation: Evaluation) -> list[str]:
+    """Whether quantisation to 4 bits brings back what was forgotten, as the run tried it; empty if it did not."""
+    measured = _dict(_record(evaluation), "probability")
+    merged, quantized, before = (_probability(measured, when, "forget") for when in (MERGED, IN_4BIT, BEFORE))
+    if merged is None:
+        return []
+    if quantized is None:
+        why = measured.get(IN_4BIT)
+        return [f"Whether quantisation to 4 bits brings back what was forgotten is not known ({why})."]
+    numbers = f"forget probability {format_number(quantized)} in 4 bits, {format_number(merged)} before quantisation"
+    if before is None or before <= merged:
+        return [f"Quantised: {numbers}."]
+    back = (quantized - merged) / (before - merged)
+    return [f"Quantised: {numbers}; {max(back, 0.0):.0%} of what unlearning removed is back."]
+
+
+def _record(evaluation: Evaluation) -> dict[str, Any]:
+    """The record of the run that the model came from; results may contain anything here."""
+    return _dict(evaluation.run, "unlearning")
+
+
+def _dict(values: Any, name: str) -> dict[str, Any]:
+    found = _part(values, name)
+    return found if isinstance(found, dict) else {}
+
+
+def _part(values: Any, name: str) -> Any:
+    return values.get(name) if isinstance(values, dict) else None
+
+
+def _probability(measured: Mapping[str, Any], when: str, rows: str) -> float | None:
+    found = _part(measured.get(when), rows)
+    return found if isinstance(found, int | float) else None

@@ -1,0 +1,105 @@
+"""The three questions of the report, and what they are answered with."""
+
+from dataclasses import replace
+
+import pytest
+from fixtures_audit import invented_audit
+from fixtures_report import make_evaluation, make_evaluations
+
+from egup_trainer.audit.attack import Finding
+from egup_trainer.evaluation.metric import Metric
+from egup_trainer.report.comparison import Comparison
+from egup_trainer.report.questions import questions
+from egup_trainer.report.verdict import judgments
+
+
+def asked(evaluations, retrained=None, audits=()):
+    comparison = Comparison.of(evaluations, retrained)
+    return questions(comparison, judgments(comparison), audits)
+
+
+@pytest.fixture(scope="module")
+def invented():
+    return make_evaluations()
+
+
+def ended_at(name, level, **beside):
+    """An audit whose relearned model gives the other rows that probability."""
+    audit = invented_audit(name, level, **beside)
+    return replace(audit, findings={"relearning": Finding({"forget_end": Metric(level)})})
+
+
+def test_whether_it_is_gone_and_what_was_harmed(invented):
+    gone, harmed, _ = asked(*invented)
+    assert gone.text == "Is it gone?"
+    assert gone.answers["egup_clreg"].short == "Yes."
+    assert gone.answers["egup_clreg"].said[0] == "Recited nearly word for word: 0 of 60 forget answers."
+    assert "above the highest forget probability of the retrained model" in gone.answers["egup_clreg"].said[1]
+    assert gone.answers["gradient_difference"].short == "Cannot be judged, since the model is harmed."
+    assert harmed.answers["egup_clreg"].short == "No."
+    assert harmed.answers["egup_clreg"].said == ["Retain rows hold: probability 0.93, before 0.95."]
+    assert harmed.answers["gradient_difference"].short == "Yes."
+    assert harmed.answers["gradient_difference"].said == ["Retain rows lost probability: 0.95 to 0.78."]
+
+
+def test_nothing_is_said_of_harm_where_it_was_not_measured():
+    alone = asked([make_evaluation("egup_clreg")])[1].answers["egup_clreg"]
+    assert (alone.short, alone.said) == (
+        "Not known.",
+        ["The model before unlearning was not evaluated. Name its results first."],
+    )
+    models = [make_evaluation(name) for name in ("before", "egup_clreg")]
+    models = [replace(each, metrics={k: v for k, v in each.metrics.items() if "retain" not in k}) for each in models]
+    answer = asked(models)[1].answers["egup_clreg"]
+    assert (answer.short, answer.said) == ("Not known.", ["No rows to keep were measured (--retain of egup evaluate)."])
+
+
+def test_without_an_audit_a_command_says_how_to_test(invented):
+    question = asked(*invented)[2]
+    assert {answer.short for answer in question.answers.values()} == {"Not tested."}
+    assert question.command == (
+        "egup audit --model_name_or_path gradient_difference --forget FORGET --retain RETAIN --model_before BEFORE "
+        "--output audit.json"
+    )
+
+
+@pytest.mark.parametrize(
+    ("level", "short"),
+    [
+        (0.35, "Yes, more of it than from a model that never saw the rows."),
+        (0.15, "No more of it than from a model that never saw the rows."),
+    ],
+)
+def test_attacks_are_compared_with_those_on_the_retrained_model(level, short):
+    models = [make_evaluation(name) for name in ("before", "egup_clreg")]
+    audit = ended_at("another name", level, retrained=ended_at("retrained", 0.1))
+    question = asked(models, None, [audit])[2]
+    assert question.command == ""
+    assert question.answers["egup_clreg"].short == short
+    assert question.answers["egup_clreg"].said == [
+        f"After training on a few of the rows, the others have probability {level:.3f}; in the retrained model 0.100."
+    ]
+
+
+def test_attacks_on_one_method_say_nothing_of_another(invented):
+    evaluations, _ = invented
+    question = asked(evaluations, None, [ended_at("egup_clreg", 0.3)])[2]
+    assert question.answers["egup_clreg"].short.startswith("Tested; without a retrained model")
+    assert question.answers["gradient_difference"].short == "Not tested."
+    assert question.command
+
+
+def test_attacks_that_do_not_show_it_leave_it_open():
+    models = [make_evaluation(name) for name in ("before", "egup_clreg")]
+    audit = replace(invented_audit("egup_clreg", 0.2), findings={})
+    assert asked(models, None, [audit])[2].answers["egup_clreg"].short == (
+        "Not known: none of the attacks that show it was run."
+    )
+
+
+def test_what_quantisation_brings_back_belongs_to_the_third_question():
+    run = {"unlearning": {"probability": {"merged": {"forget": 0.1}, "merged, in 4 bits": {"forget": 0.3}}}}
+    models = [make_evaluation("before"), replace(make_evaluation("egup_clreg"), run=run)]
+    assert asked(models)[2].answers["egup_clreg"].said == [
+        "Quantised: forget probability 0.300 in 4 bits, 0.100 before quantisation."
+    ]
