@@ -271,4 +271,8 @@ COMMAND = Command(
     run,
     options=lambda: [EvaluateArguments, model_config()],
     required=("model_name_or_path", "suite", "output"),
+    shown=(
+        *("forget", "retain", "holdout", "retrained", "before", "name", "max_new_tokens", "show_examples", "columns"),
+        *("update_model_card", "per_device_eval_batch_size", "bf16", "use_cpu", "load_in_4bit", "dtype"),
+    ),
 )

@@ -19,6 +19,8 @@ from egup_trainer.records.schema import Run
 class VerifyArguments(SourceArguments, RunArguments):
     """The record, the model, and the rows."""
 
+    help_title = "Verification"
+
     record: str | None = flag(
         "OUTPUT_DIR/_run.json of `egup unlearn`; the name of the flag may be left out.", positional="?"
     )
@@ -190,4 +192,5 @@ COMMAND = Command(
     run,
     options=lambda: [VerifyArguments, model_config()],
     required=("record", "model"),
+    shown=("forget", "retain", "proxy", "earlier_forget", "columns", "tolerance", "use_cpu", "load_in_4bit", "dtype"),
 )
