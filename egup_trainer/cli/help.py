@@ -116,6 +116,11 @@ def declaration(parser: argparse.ArgumentParser, action: argparse.Action) -> tup
     return None
 
 
+def _is_shown(action: argparse.Action, names: Collection[str] | None) -> bool:
+    """Positional arguments are on every screen."""
+    return names is None or not action.option_strings or action.dest in names
+
+
 def _groups(parser: argparse.ArgumentParser, names: Collection[str] | None) -> dict[str, list[argparse.Action]]:
     """The actions to show, by the title of their group; the Trainer's own come last, but for the help itself."""
     found: list[tuple[bool, tuple[int, int], str, argparse.Action]] = []
@@ -124,7 +129,7 @@ def _groups(parser: argparse.ArgumentParser, names: Collection[str] | None) -> d
         declared = declaration(parser, action)
         if declared is None:
             about_help.append(action)
-        elif not isinstance(action, argparse._StoreFalseAction) and (names is None or action.dest in names):
+        elif not isinstance(action, argparse._StoreFalseAction) and _is_shown(action, names):
             place, owner = declared
             title = _TITLES_OF_LIBRARIES.get(owner.__name__) or owner.help_title  # type: ignore[attr-defined]
             found.append((title == _LAST, place, title, action))

@@ -64,7 +64,7 @@ def groups(text: str) -> list[str]:
 
 
 def test_the_first_screen_of_a_command_is_this():
-    shown = ("path", "steps", "warm", "dry_run", "cold")
+    shown = ("steps", "warm", "dry_run", "cold")
     assert made(shown=shown).parser().format_help() == (
         "usage: egup made FILE --output_dir DIR [flags]\n"
         "\n"
