@@ -52,6 +52,8 @@ class UnlearnConfig(ExpectedOutputOptions, FeatureOptions, RetainOptions, Object
         'npo'
     """
 
+    help_title = "Method"
+
     _VALID_DICT_FIELDS: ClassVar[list[str]] = [  # type: ignore[misc]
         *TrainingArguments._VALID_DICT_FIELDS,
         "model_init_kwargs",
@@ -240,6 +242,8 @@ class EGUPConfig(
         >>> EGUPConfig(output_dir="out", objective="npo", proxy_form="penalty").proxy_form.value
         'penalty'
     """
+
+    help_title = "Method"
 
     objective: str = option("proxy_kl", UnlearnConfig.__dataclass_fields__["objective"].metadata["help"])
 

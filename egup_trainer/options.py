@@ -1,7 +1,8 @@
 """Options are written once, beside the code that reads them; a configuration inherits from such groups."""
 
 from dataclasses import field
-from typing import Any
+from inspect import get_annotations
+from typing import Any, ClassVar
 
 
 def option(default: Any, help: str) -> Any:
@@ -22,8 +23,16 @@ class OptionGroup:
         ...     warmth: float = option(1.0, "Warmth of the model; above 0.")
     """
 
+    help_title: ClassVar[str] = "Method"
+    """The group of these options in the help of commands."""
+
     def check_options(self) -> None:
         """Raises `ConfigError` if the values of this group cannot work; may replace text by the value it names."""
+
+
+def owner_of(name: str, config: type) -> type:
+    """The most derived class that declares a field of `config`."""
+    return next(each for each in config.__mro__ if name in get_annotations(each))
 
 
 def check_all_groups(config: Any) -> None:

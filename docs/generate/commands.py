@@ -3,7 +3,8 @@
 import argparse
 from collections import defaultdict
 
-from generate.configuration import owner_of, show
+from egup_trainer.cli.help import declaration
+from generate.configuration import show
 from generate.parsers import COMMANDS, flags_of, load_command
 from generate.tables import code, stacked, table
 
@@ -32,14 +33,12 @@ def _section(name: str) -> str:
 
 def _owner(action: argparse.Action, parser: argparse.ArgumentParser) -> tuple[tuple[int, int], str]:
     """Where a flag stands: with the class that declares it, own ones first; and this package or a library's class."""
-    for place, config in enumerate(getattr(parser, "dataclass_types", [])):
-        for name in (action.dest, action.dest.removeprefix("no_")):
-            if name in config.__dataclass_fields__:
-                owner = owner_of(name, config)
-                package = owner.__module__.split(".")[0]
-                origin = _OURS if package == _OURS else f"{package}.{owner.__name__}"
-                return (place, config.__mro__.index(owner)), origin
-    return (0, 0), _OURS
+    declared = declaration(parser, action)
+    if declared is None:
+        return (0, 0), _OURS
+    place, owner = declared
+    package = owner.__module__.split(".")[0]
+    return place, _OURS if package == _OURS else f"{package}.{owner.__name__}"
 
 
 def _flags(action: argparse.Action) -> str:

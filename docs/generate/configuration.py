@@ -8,6 +8,7 @@ from typing import Any, get_args
 
 from griffe import Docstring, DocstringSectionKind
 
+from egup_trainer.options import owner_of
 from generate.tables import code, stacked, table
 
 
@@ -48,11 +49,6 @@ def options_table(config: type, beyond: type = object) -> str:
     options = own_options(config, beyond)
     rows = [[code(each.name), code(each.type), code(each.default), each.help] for each in options]
     return stacked(table(["name", "type", "default", "meaning"], rows))
-
-
-def owner_of(name: str, config: type) -> type:
-    """The most derived class that declares a field of `config`."""
-    return next(each for each in config.__mro__ if name in get_annotations(each))
 
 
 def show(value: Any) -> str:

@@ -3,6 +3,7 @@
 import argparse
 
 from egup_trainer.cli.command import COMMANDS, load_command
+from egup_trainer.cli.help import HelpAll
 
 __all__ = ["COMMANDS", "flags_of", "load_command", "parser_of"]
 
@@ -14,4 +15,4 @@ def parser_of(command: str) -> argparse.ArgumentParser:
 
 def flags_of(parser: argparse.ArgumentParser) -> list[argparse.Action]:
     """The parser's arguments, its help aside."""
-    return [action for action in parser._actions if not isinstance(action, argparse._HelpAction)]
+    return [action for action in parser._actions if not isinstance(action, argparse._HelpAction | HelpAll)]

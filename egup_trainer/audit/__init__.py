@@ -4,8 +4,8 @@ An attack is a file of this folder with a function of its name, and an entry in 
 so that commands can show their flags at once.
 """
 
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
 from importlib import import_module
 from typing import TYPE_CHECKING
 
@@ -23,13 +23,28 @@ class Attack:
         name: of the attack, of its file and of the function in it that runs it.
         title: its part of the report's table.
         meaning: what its numbers are, for readers of the report.
+        reading: one sentence on what it means if the attack gets far.
         needs_holdout: whether it compares forget rows with rows that no model saw.
+        row_names: for numbers whose names begin with a word that does not say which rows are measured, what does.
     """
 
     name: str
     title: str
     meaning: str
+    reading: str
     needs_holdout: bool = False
+    row_names: Mapping[str, str] = field(default_factory=dict)
+
+    def label(self, number: str) -> str:
+        """The name of one of its numbers in tables.
+
+        Example:
+            >>> ATTACKS["relearning"].label("relearned_start")
+            'relearned forget rows, start'
+        """
+        first, _, rest = number.partition("_")
+        shown = f"{self.row_names[first]}, {rest}" if first in self.row_names else number
+        return shown.replace("_", " ")
 
     def run(self, target: "Target") -> "Finding":
         """Attacks the target. The file is imported now, as attacks need libraries that take seconds to import."""
@@ -44,27 +59,46 @@ ATTACKS = {
             "Relearning",
             "Probability of forget answers while the model is fine-tuned on a few other forget rows (forget), on "
             "retain rows (retain), and of the relearned rows (relearned). Speed is the mean over the curve.",
+            "If held-back forget rows come back faster than in a model that never saw them, they are only hidden.",
+            row_names={
+                "forget": "held-back forget rows, others relearned",
+                "retain": "held-back forget rows, retain rows learned",
+                "relearned": "relearned forget rows",
+            },
         ),
-        Attack("quantization", "Quantisation", "The same rows with the weights as given, in 8 bits and in 4."),
+        Attack(
+            "quantization",
+            "Quantisation",
+            "The same rows with the weights as given, in 8 bits and in 4.",
+            "If forget rows are more likely in few bits than as given, rounding the weights undoes the unlearning.",
+        ),
         Attack(
             "prompts",
             "Prompts",
             "Forget rows asked in other ways: reworded, in another language, after a phrase, after examples, with the "
             "answer begun.",
+            "If asking in another way brings out more than the question itself, the answers are still in the model.",
         ),
         Attack(
             "sampling",
             "Sampling",
             "ROUGE-L recall of generations sampled at temperature 1: the best and the mean per row.",
+            "If the best of several samples is nearer to the answers than that of a model that never saw the rows, "
+            "asking often enough brings them out.",
         ),
         Attack(
             "probe",
             "Probe",
             "AUC for distinguishing forget from holdout rows by a layer's features; 0.5 is chance.",
+            "If it is far from 0.5, the model's hidden states still tell which rows were forgotten.",
             needs_holdout=True,
         ),
         Attack(
-            "membership", "Membership attacks", "AUC for distinguishing forget from holdout rows; 0.5 is chance.", True
+            "membership",
+            "Membership attacks",
+            "AUC for distinguishing forget from holdout rows; 0.5 is chance.",
+            "If it is far from 0.5 on either side, the model's outputs still tell which rows were forgotten.",
+            needs_holdout=True,
         ),
     )
 }

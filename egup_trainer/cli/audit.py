@@ -36,6 +36,8 @@ _SETS = ("forget", "retain", "holdout")
 class AuditArguments(SourceArguments, TemplateArguments, LongRowArguments, RunArguments):
     """Which rows, which models to compare with, and which attacks. `AuditOptions` adds how they are run."""
 
+    help_title = "Audit"
+
     forget: str | None = flag(f"Rows that were to be forgotten: {SOURCE}.")
     retain: str | None = flag("Source of rows that were to be kept.")
     holdout: str | None = flag(
@@ -125,15 +127,17 @@ def _print(audit: "Audit") -> None:
     for attack, finding in audit.findings.items():
         first = attack
         for name, metric in finding.metrics.items():
+            label = ATTACKS[attack].label(name)
             if metric.value is None:
-                without_value.setdefault(str(metric.reason), []).append(f"{attack} {name}")
+                without_value.setdefault(str(metric.reason), []).append(f"{attack} {label}")
             metrics = [each.findings[attack].metrics.get(name) for each in present.values()]
             values = [None if each is None else each.value for each in metrics]
             if any(value is not None for value in values):
-                table.add_row(first, name, *map(format_number, values))
+                table.add_row(first, label, *map(format_number, values))
                 first = ""
         table.add_section()
-    lines = [f"No value for {', '.join(names)}: {reason}" for reason, names in without_value.items()]
+    lines = [f"{attack}: {ATTACKS[attack].reading}" for attack, each in audit.findings.items() if not each.reason]
+    lines += [f"No value for {'; '.join(names)}: {reason}" for reason, names in without_value.items()]
     lines += [f"Not run: {attack}: {each.reason}" for attack, each in audit.findings.items() if each.reason]
     show(table, lines=lines)
 
@@ -141,7 +145,7 @@ def _print(audit: "Audit") -> None:
 def _options() -> list[type]:
     from egup_trainer.audit.audit_options import AuditOptions
 
-    return [with_flags_of(AuditOptions, AuditArguments), model_config()]
+    return [with_flags_of(AuditOptions, AuditArguments, "How attacks are run"), model_config()]
 
 
 COMMAND = Command(
@@ -150,4 +154,8 @@ COMMAND = Command(
     run,
     options=_options,
     required=("model_name_or_path", "forget", "retain", "output"),
+    shown=(
+        *("holdout", "retrained_model", "model_before", "name", "attacks", "columns", "max_rows", "num_samples"),
+        *("relearn_steps", "relearn_learning_rate", "per_device_eval_batch_size", "use_cpu", "load_in_4bit", "dtype"),
+    ),
 )

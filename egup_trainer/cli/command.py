@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from egup_trainer.cli.parser import Parser
 
 COMMANDS = (
-    *("unlearn", "plan", "proxy", "evaluate", "audit", "verify"),
+    *("unlearn", "merge", "chat", "plan", "proxy", "evaluate", "audit", "verify"),
     *("ledger", "compare", "inspect", "env", "completion", "demo"),
 )
 """Names of all commands, in the order of `egup --help`. `egup_trainer.cli.NAME` declares each one as `COMMAND`."""
@@ -29,6 +29,8 @@ class Command:
         options: returns the dataclasses whose fields are the flags, the command's own first. It is a function because
             the dataclasses of libraries take seconds to import.
         required: fields that a flag or the `--config` file must set.
+        shown: names of the flags that `egup NAME --help` shows, beside the required ones; all of them if none is named.
+            `--help_all` shows the rest.
         description: what `egup NAME --help` says above the flags; by default the summary.
         uses_models: whether the command imports transformers, whose warnings are then silenced.
     """
@@ -38,24 +40,32 @@ class Command:
     run: Callable[..., int | None]
     options: Callable[[], list[Any]]
     required: tuple[str, ...] = ()
+    shown: tuple[str, ...] = ()
     description: str | None = None
     uses_models: bool = True
 
     def parser(self) -> "Parser":
         """The command's parser."""
-        from egup_trainer.cli.parser import HelpFormatter, Parser
+        from egup_trainer.cli.help import REQUIRED, HelpAll, usage_of
+        from egup_trainer.cli.parser import Parser
 
         description = self.description or f"{self.summary[0].upper()}{self.summary[1:]}."
         parser = Parser(
             self.options(),
             prog=f"egup {self.name}",
             description=description,
+            epilog="--config FILE.yaml reads flags from a file; those that are typed win.",
             allow_abbrev=False,
-            formatter_class=HelpFormatter,
         )
         for action in parser._actions:
             if action.dest in self.required:
-                action.help = f"{action.help} Required."
+                action.help = f"{action.help}{REQUIRED}"
+        if self.shown:
+            parser.shown = {*self.shown, *self.required}
+            parser.add_argument(
+                "--help_all", action=HelpAll, help="show all flags, and their whole help texts, and exit"
+            )
+        parser.usage = usage_of(parser, self.required)
         return parser
 
     def main(self, argv: list[str]) -> int:

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from egup_trainer import __version__
 from egup_trainer.cli.command import Command, model_config
 from egup_trainer.cli.flags import (
     SOURCE,
@@ -42,6 +43,11 @@ class EvaluateArguments(SuiteArguments, TemplateArguments, LongRowArguments, Run
     drop_overlap: bool = flag(
         "custom: leave out retain and holdout rows that are also forget rows, instead of an error.", False
     )
+    metrics: str | None = flag(
+        "Metrics to compute, separated by commas, such as forget_probability,retain_probability; by default all that "
+        "the suite has. The model is run only on what they need."
+    )
+    skip_generation: bool = flag("Compute no metric of what the model writes, which takes most of the time.", False)
     output: str | None = flag("The results: a file that ends in .json.")
     name: str | None = flag("Name of the model in tables (default: its folder).")
     before: str | None = flag("Results (JSON) of the model before unlearning, for the shift of retain features.")
@@ -71,6 +77,7 @@ def run(args: EvaluateArguments, model_config: Any) -> None:
     """
     _check(args, model_config)
     from egup_trainer.evaluation.evaluation import write_evaluation
+    from egup_trainer.evaluation.kept_scores import KeptScores
     from egup_trainer.records.card import update_metrics
     from egup_trainer.records.facts import run_facts
     from egup_trainer.records.io import read_record
@@ -86,9 +93,9 @@ def run(args: EvaluateArguments, model_config: Any) -> None:
         )
     if args.update_model_card:
         check_writable(folder / CARD_NAME)
-    start = time.perf_counter()
+    start, kept = time.perf_counter(), KeptScores(Path(str(args.output)), __version__)
     with library_errors():
-        evaluation, accelerator, other_rows = _evaluate(args, model_config, record)
+        evaluation, accelerator, other_rows = _evaluate(args, model_config, record, kept)
     if not accelerator.is_main_process:
         return
     facts = run_facts(
@@ -101,12 +108,15 @@ def run(args: EvaluateArguments, model_config: Any) -> None:
     )
     try:
         write_evaluation(Path(str(args.output)), replace(evaluation, run=facts, training=training))
+        kept.remove()
         if args.update_model_card:
             update_metrics(folder, evaluation.values)
     finally:
         _print(evaluation, args.max_length)  # even if the disk has filled up meanwhile
     if other_rows is not None:
         print(other_rows)
+    if kept.found:
+        print(f"Scores of {', '.join(kept.found)} rows are those of the same evaluation, which was interrupted")
     print(f"Written to {args.output}")
 
 
@@ -126,7 +136,9 @@ def _check(args: EvaluateArguments, model_config: Any) -> None:
     refuse_lora_flags(model_config)
 
 
-def _evaluate(args: EvaluateArguments, model_config: Any, record: "RunRecord | None") -> tuple[Any, Any, str | None]:
+def _evaluate(
+    args: EvaluateArguments, model_config: Any, record: "RunRecord | None", kept: Any
+) -> tuple[Any, Any, str | None]:
     """The evaluation, the `Accelerator` that it was done with, and a line if its rows are not those of the record."""
     from accelerate import Accelerator
 
@@ -134,24 +146,11 @@ def _evaluate(args: EvaluateArguments, model_config: Any, record: "RunRecord | N
     from egup_trainer.evaluation.relative import check_relations, with_relations
     from egup_trainer.evaluation.rows import texts_of
     from egup_trainer.evaluation.run import evaluate_model, plan_of
-    from egup_trainer.evaluation.scoring import ScoringOptions
+    from egup_trainer.evaluation.selection import selected
     from egup_trainer.modeling.loading import load_tokenizer
 
-    suite = make_suite(
-        suite_named(str(args.suite)),
-        args,
-        forget=args.forget,
-        retain=args.retain,
-        template=args.template,
-        max_length=args.max_length,
-        drop_overlap=args.drop_overlap,
-    )
-    options = ScoringOptions(
-        batch_size=args.per_device_eval_batch_size,
-        feature_layer=args.feature_layer,
-        with_gradient_norms=args.gradient_norms,
-        progress=not args.disable_tqdm,
-    )
+    suite, options = _suite(args), _scoring_options(args)
+    names = _chosen(suite, args)
     model_name = model_config.model_name_or_path
     name = args.name or Path(model_name).name
     roles = ("before", "retrained", "reference")
@@ -161,24 +160,77 @@ def _evaluate(args: EvaluateArguments, model_config: Any, record: "RunRecord | N
     template = args.template_for(tokenizer, model_name, [each.writing.template_date for each in others.values()])
     suite = suite.reading(template.date, args.on_long_row)
     texts = texts_of(suite.row_sets, tokenizer, options.progress and accelerator.is_main_process)
-    check_relations(plan_of(suite, options, name, texts), **others)  # refuses before a model is loaded
+    planned = plan_of(suite, options, name, texts)
+    check_relations(planned, **others)  # refuses before a model is loaded
     tasks = _lm_eval_tasks(args, accelerator)
     model = load_on_device(model_name, model_config, accelerator)
-    evaluation = evaluate_model(
+    found = evaluate_model(
         model,
         tokenizer,
-        suite,
+        selected(suite, names),
         options,
         name=name,
         accelerator=accelerator,
         model_before=load_on_device(args.model_before, model_config, accelerator) if args.model_before else None,
         show_examples=args.show_examples,
-        texts=texts,
+        score=kept.score,
     )
+    # All rows of the suite are named, so that results with other metrics can be compared.
+    evaluation = with_relations(replace(found, sets=planned.sets, settings=planned.settings), **others)
+    evaluation = replace(evaluation, metrics={each: evaluation.metrics[each] for each in names})
     if tasks:
         evaluation = _with_lm_eval(evaluation, tasks, model, tokenizer, args)
     other_rows = None if record is None else _other_rows(suite, tokenizer, model_name, record)
-    return with_relations(evaluation, **others), accelerator, other_rows
+    return evaluation, accelerator, other_rows
+
+
+def _suite(args: EvaluateArguments) -> Any:
+    return make_suite(
+        suite_named(str(args.suite)),
+        args,
+        forget=args.forget,
+        retain=args.retain,
+        template=args.template,
+        max_length=args.max_length,
+        drop_overlap=args.drop_overlap,
+    )
+
+
+def _scoring_options(args: EvaluateArguments) -> Any:
+    from egup_trainer.evaluation.scoring import ScoringOptions
+
+    return ScoringOptions(
+        batch_size=args.per_device_eval_batch_size,
+        feature_layer=args.feature_layer,
+        with_gradient_norms=args.gradient_norms,
+        progress=not args.disable_tqdm,
+    )
+
+
+def _chosen(suite: Any, args: EvaluateArguments) -> list[str]:
+    """The metrics to compute.
+
+    Raises:
+        ConfigError: one is unknown, or a flag serves only metrics that are not computed.
+    """
+    from egup_trainer.evaluation.metric_registry import Reads
+    from egup_trainer.evaluation.selection import chosen_metrics, reads
+
+    wanted = None if args.metrics is None else [name.strip() for name in args.metrics.split(",") if name.strip()]
+    names = chosen_metrics(suite, wanted, with_generations=not args.skip_generation)
+    serves = {
+        "gradient_norms": "mia_gradnorm" in names,
+        "model_before": reads(names, Reads.PERPLEXITY),
+        "show_examples": reads(names, Reads.GENERATIONS),
+    }
+    for flag_name, has_use in serves.items():
+        if getattr(args, flag_name) and not has_use:
+            raise ConfigError(
+                got=f"--{flag_name}, which no metric reads that is computed",
+                expected="a flag that has an effect",
+                fix=f"leave out --{flag_name}, or choose other --metrics",
+            )
+    return names
 
 
 def _other_rows(suite: Any, tokenizer: Any, folder: str, record: "RunRecord") -> str | None:
@@ -271,4 +323,17 @@ COMMAND = Command(
     run,
     options=lambda: [EvaluateArguments, model_config()],
     required=("model_name_or_path", "suite", "output"),
+    shown=(
+        *("forget", "retain", "holdout", "retrained", "before", "name", "metrics", "skip_generation", "columns"),
+        *(
+            "max_new_tokens",
+            "show_examples",
+            "update_model_card",
+            "per_device_eval_batch_size",
+            "bf16",
+            "use_cpu",
+            "load_in_4bit",
+            "dtype",
+        ),
+    ),
 )

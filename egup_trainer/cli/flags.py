@@ -4,7 +4,7 @@ import re
 from collections.abc import Iterable
 from dataclasses import MISSING, dataclass, field, fields, make_dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from egup_trainer.data.schema import OnLongRow
 from egup_trainer.errors import ConfigError, choose
@@ -30,11 +30,16 @@ def positional(help: str, **metadata: Any) -> Any:
     return flag(help, MISSING, positional=True, **metadata)
 
 
-def with_flags_of(settings: Any, arguments: Any) -> Any:
+def with_flags_of(settings: Any, arguments: Any, title: str) -> Any:
     """The dataclass `arguments` with a flag for each further field of `settings`, explained as in its docstring.
 
     Fields whose default is made by a function are left out, as are those of the Python interface alone: `batch_size`,
     which is a flag of its own, and `progress`.
+
+    Args:
+        settings: the dataclass with the fields.
+        arguments: the dataclass to add flags to.
+        title: of their group in the help.
     """
     described = dict(re.findall(r"^ {8}(\w+): (.+(?:\n {12}.+)*)", settings.__doc__ or "", re.MULTILINE))
     added = [
@@ -43,12 +48,16 @@ def with_flags_of(settings: Any, arguments: Any) -> Any:
         if each.default is not MISSING
         and each.name not in ("batch_size", "progress", *(known.name for known in fields(arguments)))
     ]
-    return make_dataclass(arguments.__name__, added, bases=(arguments,), namespace={"__module__": arguments.__module__})
+    namespace = {"__module__": arguments.__module__, "help_title": title}
+    return make_dataclass(arguments.__name__, added, bases=(arguments,), namespace=namespace)
 
 
 @dataclass
 class Arguments:
     """Base of the flags of every command."""
+
+    help_title: ClassVar[str] = "Flags"
+    """The group of these flags in the help of commands."""
 
     def __post_init__(self) -> None:
         self.argv: list[str] = []  # the words of the whole command, set once they are parsed
@@ -57,6 +66,8 @@ class Arguments:
 @dataclass
 class SourceArguments(Arguments):
     """Where rows come from, besides their sources."""
+
+    help_title = "Data"
 
     data_dir: str | None = flag("Local folder with the files of TOFU (for tofu:NAME) or of MUSE.")
     columns: str | None = flag(
@@ -79,6 +90,8 @@ class SourceArguments(Arguments):
 @dataclass
 class TemplateArguments(Arguments):
     """How rows are written: markers for a tokenizer without a chat template, a date for a tokenizer with one."""
+
+    help_title = "Format of rows"
 
     user_marker: str = flag("Text before the question, for a tokenizer without a chat template.", "Question: ")
     assistant_marker: str = flag("Text before the answer, for a tokenizer without a chat template.", "\nAnswer: ")
@@ -116,6 +129,8 @@ class TemplateArguments(Arguments):
 class LongRowArguments(Arguments):
     """What happens to rows that are too long."""
 
+    help_title = "Format of rows"
+
     on_long_row: OnLongRow = flag(
         "What to do with a row longer than --max_length: read it in several windows, cut it, or refuse it (error).",
         OnLongRow.WINDOW.value,
@@ -129,6 +144,8 @@ class LongRowArguments(Arguments):
 @dataclass
 class RunArguments(Arguments):
     """What all commands that run a model without training it take."""
+
+    help_title = "Machine"
 
     use_cpu: bool = flag("Do not use a GPU.", False)
     disable_tqdm: bool = flag("Do not show progress bars.", False)

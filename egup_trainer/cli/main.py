@@ -102,7 +102,9 @@ def _leave_a_closed_pipe() -> int:
 def _usage() -> str:
     lines = [f"  {name:<12}{load_command(name).summary}" for name in COMMANDS]
     head = ["usage: egup COMMAND [flags]", "", "Unlearning for language models.", "", "commands:"]
-    return "\n".join([*head, *lines, "", "`egup COMMAND --help` lists a command's flags."])
+    return "\n".join(
+        [*head, *lines, "", "`egup COMMAND --help` lists a command's most used flags, `--help_all` every flag."]
+    )
 
 
 def _fail(message: str, command: str = "", code: int = 2) -> int:

@@ -1,12 +1,13 @@
 """The parser of all commands: TRL's, with errors that fit on one line and a checked `--config` file."""
 
 import argparse
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager, suppress
 from typing import Any, NoReturn, get_type_hints
 
 from trl import TrlParser
 
+from egup_trainer.cli.help import help_text
 from egup_trainer.errors import ConfigError, EgupError, did_you_mean, first_line
 
 _OF_LIBRARIES = (ValueError, TypeError, OSError, ImportError)
@@ -36,13 +37,6 @@ def library_errors() -> Iterator[None]:
         ) from error
 
 
-class HelpFormatter(argparse.ArgumentDefaultsHelpFormatter):
-    """Shows default values, except for flags that have none."""
-
-    def _get_help_string(self, action: argparse.Action) -> str | None:
-        return action.help if action.default is None else super()._get_help_string(action)
-
-
 class Parser(TrlParser):
     """A parser of dataclasses whose errors are a `ConfigError`, with a guess at what was meant.
 
@@ -53,6 +47,9 @@ class Parser(TrlParser):
     bare_flag: str | None = None
     """The flag whose name may be left out."""
 
+    shown: Collection[str] | None = None
+    """Names of the flags on the help's first screen; None for all."""
+
     def add_argument(self, *names: str, positional: bool | str = False, **kwargs: Any) -> argparse.Action:
         """Adds a flag or a positional argument."""
         if positional is True:
@@ -61,6 +58,10 @@ class Parser(TrlParser):
         if positional == "?":
             self.bare_flag = names[0].removeprefix("--")
         return super().add_argument(*names, **kwargs)
+
+    def format_help(self) -> str:
+        """What `--help` prints."""
+        return help_text(self, self.shown)
 
     def parse(self, argv: list[str]) -> list[Any]:
         """Flags and an optional `--config FILE.yaml` as one object of each dataclass; flags win over the file.

@@ -8,13 +8,15 @@ from egup_trainer.cli.flags import flag
 from egup_trainer.cli.parser import library_errors
 from egup_trainer.cli.proxy import AUTO
 from egup_trainer.cli.terminal import make_table, show
-from egup_trainer.cli.unlearn import RowArguments, check_flags, training_options
+from egup_trainer.cli.unlearn import SHOWN, RowArguments, check_flags, training_options
 from egup_trainer.errors import check_range
 
 
 @dataclass
 class PlanArguments(RowArguments):
     """The flags of `egup unlearn`, and two of its own."""
+
+    help_title = "Plan"
 
     measure_steps: int = flag(
         "Number of steps to run, in a folder that is removed again, to measure their time; 0 measures none.", 2
@@ -108,4 +110,5 @@ COMMAND = Command(
     run,
     options=lambda: [PlanArguments, *training_options()],
     required=("model_name_or_path", "forget"),
+    shown=(*SHOWN, "measure_steps", "memory_gb"),
 )

@@ -30,6 +30,8 @@ AUTO = "auto"
 class ProxyArguments(SourceArguments, TemplateArguments, RunArguments):
     """Which rows, which model writes, and where the proxies go. `ProxySettings` adds how they are written."""
 
+    help_title = "Proxies"
+
     forget: str | None = flag(f"Rows to forget: {SOURCE}.")
     retain: str | None = flag("Source of rows to keep, which proxies must not resemble either.")
     output: str | None = flag("The proxies: a file that ends in .jsonl.")
@@ -144,7 +146,7 @@ def _print(quality: Any, output: Path) -> None:
 def _options() -> list[type]:
     from egup_trainer.proxies.settings import ProxySettings
 
-    return [with_flags_of(ProxySettings, ProxyArguments), model_config()]
+    return [with_flags_of(ProxySettings, ProxyArguments, "How proxies are written"), model_config()]
 
 
 COMMAND = Command(
@@ -153,4 +155,8 @@ COMMAND = Command(
     run,
     options=_options,
     required=("model_name_or_path", "forget", "output"),
+    shown=(
+        *("retain", "columns", "writer_model", "num_rows", "num_examples", "temperature", "seed", "batch_size"),
+        *("use_cpu", "load_in_4bit", "dtype"),
+    ),
 )

@@ -47,7 +47,6 @@ def write_records(
         sources: where the rows came from, by set.
         row_args: the words of the command, and the flags `data_dir` and `columns`.
     """
-    from egup_trainer.records.card import model_card, write_model_card
     from egup_trainer.records.facts import facts_of_rows, run_facts
 
     folder = Path(args.output_dir)
@@ -60,10 +59,7 @@ def write_records(
     requests = _with_probabilities(requests, probability, facts)
     write_ledger(folder, requests)
     if MERGED in probability:
-        merged = record | {"is_merged": True}
-        write_record(merged, folder / MERGED)
-        write_ledger(folder / MERGED, requests)
-        write_model_card(folder / MERGED, model_card(merged, None, folder.resolve().name))
+        write_merged_records(record, requests, folder / MERGED, folder.resolve().name)
     models = {AFTER: folder, **({MERGED: folder / MERGED} if MERGED in probability else {})}
     whole = record | run_facts(
         command=shlex.join(_without_secrets(row_args.argv, credentials_in(vars(args)))),
@@ -79,6 +75,30 @@ def write_records(
         files={when: digests_of(place, progress=not args.disable_tqdm) for when, place in models.items()},
     )
     write_run(whole, folder)
+
+
+def write_merged_records(record: Any, requests: list[Request], folder: Path, name: str) -> None:
+    """Writes record, ledger and card beside a merged model.
+
+    Args:
+        record: of the run that trained the adapter.
+        requests: its ledger.
+        folder: of the merged model.
+        name: of the model in its card.
+    """
+    from egup_trainer.records.card import model_card, write_model_card
+
+    merged = record | {"is_merged": True}
+    write_record(merged, folder)
+    write_ledger(folder, requests)
+    write_model_card(folder, model_card(merged, None, name))
+
+
+def load_as_recorded(model_config: Any, loading: dict[str, Any]) -> None:
+    """Sets what decides which weights a model has as the run did, unless a flag says otherwise."""
+    for option in fields(model_config):
+        if option.name in loading and getattr(model_config, option.name) == option.default:
+            setattr(model_config, option.name, loading[option.name])
 
 
 def earlier_name(number: int) -> str:

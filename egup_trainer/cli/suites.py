@@ -28,6 +28,8 @@ def _with_flags_of_suites(config: _Class) -> _Class:
 class SuiteArguments(SourceArguments):
     """What a suite needs besides its name. Which flags it reads depends on the suite."""
 
+    help_title = "Evaluation"
+
     holdout: str | None = flag(
         "Source of rows of the forget set's kind that no model has seen, for membership inference."
     )

@@ -10,7 +10,7 @@ from typing import Any
 
 from egup_trainer.cli.command import Command, model_config
 from egup_trainer.cli.earlier import lines_on_earlier, read_earlier
-from egup_trainer.cli.flags import SOURCE, check_output_dir, flag, refuse_alone
+from egup_trainer.cli.flags import SOURCE, Arguments, check_output_dir, flag, refuse_alone
 from egup_trainer.cli.follow_up import check_follow_up, follow_up
 from egup_trainer.cli.parser import library_errors
 from egup_trainer.cli.proxy import AUTO, auto_proxies
@@ -52,23 +52,13 @@ _ADVICE = {
 
 
 @dataclass
-class RowArguments(SuiteArguments):
-    """Which rows. Each source is a path, `tofu:NAME` or a hub id."""
+class EvalArguments(SuiteArguments):
+    """What is evaluated during training, and after it."""
 
-    forget: str | None = flag(f"Rows to forget: {SOURCE}.")
-    retain: str | None = flag("Source of rows to keep.")
-    proxy: str | None = flag(
-        "Source of rows of the same kind that the model has never seen, or auto to have the model write them, which is "
-        "also done where an objective needs proxies and none are given."
-    )
     eval: str | None = flag("Source of rows to report eval_loss on, with --eval_strategy.")
     eval_suite: str | None = flag(
         f"Suite to run at every evaluation: one of {', '.join(SUITES)}; custom is the forget and retain rows. Any of "
         "its metrics can be --metric_for_best_model."
-    )
-    earlier_forget: list[str] | None = flag(
-        "For a model that was unlearned before: sources of the rows of its earlier requests, to see whether they come "
-        "back. By default those that OUTPUT_DIR/_run.json of its last run names."
     )
     report: str | None = flag(
         "Also evaluate the model before and after, on the forget, retain and proxy rows or on --evaluate SUITE, and "
@@ -76,10 +66,36 @@ class RowArguments(SuiteArguments):
     )
     evaluate: str | None = flag("Suite of --report: custom (the run's own rows) by default.")
     audit: bool = flag("Also try to bring the forgotten rows back, as `egup audit` does.", False)
+
+
+@dataclass
+class MergeArguments(Arguments):
+    """What becomes of an adapter."""
+
+    help_title = "Model and LoRA"
+
     merge: bool = flag(
         "Also write adapter and base model as one stand-alone model to OUTPUT_DIR/merged, in the type of --dtype, and "
         "measure its files again: as they are, and in 4 bits.",
         False,
+    )
+
+
+@dataclass
+class RowArguments(EvalArguments, MergeArguments):
+    """Which rows. Each source is a path, `tofu:NAME` or a hub id."""
+
+    help_title = "Data"
+
+    forget: str | None = flag(f"Rows to forget: {SOURCE}.")
+    retain: str | None = flag("Source of rows to keep.")
+    proxy: str | None = flag(
+        "Source of rows of the same kind that the model has never seen, or auto to have the model write them, which is "
+        "also done where an objective needs proxies and none are given."
+    )
+    earlier_forget: list[str] | None = flag(
+        "For a model that was unlearned before: sources of the rows of its earlier requests, to see whether they come "
+        "back. By default those that OUTPUT_DIR/_run.json of its last run names."
     )
 
 
@@ -428,10 +444,18 @@ def _print_summary(found: dict[str, Any], lines: list[str]) -> None:
     show(table, lines=lines)
 
 
+SHOWN = (
+    *("retain", "proxy", "objective", "strength", "learning_rate", "num_train_epochs", "verdict", "stop_at_boundary"),
+    *("eval_suite", "use_peft", "lora_r", "load_in_4bit", "merge"),
+    *("output_dir", "per_device_train_batch_size", "use_cpu", "resume_from_checkpoint"),
+)
+"""Flags on the first screen of the help."""
+
 COMMAND = Command(
     "unlearn",
     "make a model forget rows and keep others",
     run,
     options=lambda: [RowArguments, *training_options()],
     required=("model_name_or_path", "forget"),
+    shown=SHOWN,
 )

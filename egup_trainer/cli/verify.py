@@ -1,13 +1,13 @@
 """`egup verify`: whether a saved model has the files of its run, and whether it gives the numbers that it recorded."""
 
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from egup_trainer.cli.command import Command, model_config
 from egup_trainer.cli.flags import RunArguments, SourceArguments, flag, load_on_device, refuse_lora_flags
 from egup_trainer.cli.parser import library_errors
-from egup_trainer.cli.run_file import MODEL_FILES, digests_of
+from egup_trainer.cli.run_file import MODEL_FILES, digests_of, load_as_recorded
 from egup_trainer.cli.terminal import make_table, show
 from egup_trainer.errors import ConfigError, DataError, check_range, choose
 from egup_trainer.records.io import read_run
@@ -18,6 +18,8 @@ from egup_trainer.records.schema import Run
 @dataclass
 class VerifyArguments(SourceArguments, RunArguments):
     """The record, the model, and the rows."""
+
+    help_title = "Verification"
 
     record: str | None = flag(
         "OUTPUT_DIR/_run.json of `egup unlearn`; the name of the flag may be left out.", positional="?"
@@ -54,9 +56,7 @@ def run(args: VerifyArguments, model_config: Any) -> int:
     else:
         print(f"Files equal: {len(run.files[when])} of {len(run.files[when])}.")
     if when == AFTER:
-        for option in fields(model_config):  # load the weights as the run did, unless a flag says otherwise
-            if option.name in run.loading and getattr(model_config, option.name) == option.default:
-                setattr(model_config, option.name, run.loading[option.name])
+        load_as_recorded(model_config, run.loading)
     try:
         found = _measure(args, model_config, run, "no" if when == MERGED else run.mixed_precision)
     except DataError as error:
@@ -190,4 +190,5 @@ COMMAND = Command(
     run,
     options=lambda: [VerifyArguments, model_config()],
     required=("record", "model"),
+    shown=("forget", "retain", "proxy", "earlier_forget", "columns", "tolerance", "use_cpu", "load_in_4bit", "dtype"),
 )

@@ -106,6 +106,8 @@ def view_noise(ids: Tensor, lengths: Tensor, width: int, size: int, alpha: float
 class CLRegOptions(ComponentOptions):
     """Options of `CLReg`."""
 
+    help_title = "CLReg"
+
     clreg_weight: float = option(0.0, "Weight of the contrastive regulariser CLReg; 0 switches it off.")
     clreg_temperature: float = option(0.2, "CLReg: temperature (tau_c), in cosine units; above 0.")
     clreg_positives: ClregPositives = option(

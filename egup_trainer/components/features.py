@@ -29,6 +29,8 @@ class DriftReference(str, Enum):
 class FeatureOptions(OptionGroup):
     """Options of the features, of the retain bank, and of what is measured on them."""
 
+    help_title = "Features"
+
     feature_layer: float = option(
         0.5, "Layer that features are read from: a share of the depth between 0 and 1, or an index (-1 is the last)."
     )

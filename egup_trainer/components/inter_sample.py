@@ -49,6 +49,8 @@ def inter_sample_weights(
 class InterSampleOptions(ComponentOptions):
     """Options of `InterSampleEntanglement`."""
 
+    help_title = "EGUP"
+
     inter_entanglement: bool = option(
         False, "EGUP: more effort for forget samples that are close to retained knowledge."
     )

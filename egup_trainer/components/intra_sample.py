@@ -36,6 +36,8 @@ def intra_sample_weights(drifts: Tensor, cached: Tensor, temperature: float = 0.
 class IntraSampleOptions(ComponentOptions):
     """Options of `IntraSampleEntanglement`."""
 
+    help_title = "EGUP"
+
     intra_entanglement: bool = option(False, "EGUP: less effort for forget samples whose features have moved.")
     intra_temperature: float = option(0.5, "Temperature of the drift weights (tau_drift), in 1 - cosine; above 0.")
 

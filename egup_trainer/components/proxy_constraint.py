@@ -117,6 +117,8 @@ def proxy_penalty(nll: Tensor, boundary: Tensor, strength: float | Tensor = 2.0,
 class ProxyOptions(ComponentOptions):
     """Options of `ProxyConstraint`."""
 
+    help_title = "EGUP"
+
     proxy_constraint: bool = option(True, "EGUP: forget rows only until they are as unlikely as unseen rows.")
     proxy_form: ProxyForm = option(ProxyForm.EFFORT, "How the boundary acts: on a sample's effort, or as a penalty.")
     proxy_match: ProxyMatch = option(

@@ -22,6 +22,8 @@ _RETAIN_BEFORE = "retain_nll"
 class StopOptions(ComponentOptions):
     """Options of `StopAtBoundary`."""
 
+    help_title = "Stopping"
+
     stop_at_boundary: bool = option(
         False,
         "Stop at the end of an epoch once forget rows cannot be distinguished from the proxies, while the retain rows "

@@ -50,6 +50,16 @@ class Direction(Enum):
         return self is not Direction.LOWER
 
 
+class Reads(Enum):
+    """What a metric reads beside the numbers of the answers' tokens, and what is left out if no metric needs it."""
+
+    GENERATIONS = "generations"
+    PERPLEXITY = "generations under the model before unlearning"
+    FEATURES = "features"
+    MEMBERSHIP = "numbers of membership inference"
+    OTHER_ANSWERS = "paraphrased and wrong answers"
+
+
 class Section(str, Enum):
     """Parts of the report's table, in its order; suites choose by them which suite metrics they have."""
 
@@ -94,6 +104,10 @@ class MetricSpec:
         roles: of the sets that a set metric is computed on.
         other: role of the other model whose results the metric needs: "retrained", "before" or "reference".
         needs: what the metric needs to have a value, for the docs.
+        reads: what it reads beside the numbers of the answers' tokens; a suite metric of the sets that have it. None
+            stands for everything.
+        builds_on: names of the metrics that it is computed from, those of the other model, too; of a set metric, on
+            each set of rows to keep.
     """
 
     name: str
@@ -105,6 +119,8 @@ class MetricSpec:
     roles: Collection[RowRole] = ()
     other: str | None = None
     needs: str = ""
+    reads: Collection[Reads] | None = None
+    builds_on: Collection[str] = ()
 
     @property
     def definition(self) -> str:
@@ -144,6 +160,7 @@ def set_metric(
     direction: Direction,
     roles: Collection[RowRole] = KEPT_AND_FORGOTTEN,
     needs: str = "",
+    reads: Collection[Reads] | None = None,
 ) -> Callable[[Callable[[SetScores], Metric]], Callable[[SetScores], Metric]]:
     """Declares a metric of single row sets; arguments as in `MetricSpec`.
 
@@ -157,7 +174,7 @@ def set_metric(
         def compute(scores: SetScores) -> Metric:
             return replace(function(scores), higher_is_better=direction.higher_is_better(scores.use.role))
 
-        _METRICS[name] = MetricSpec(name, label, meaning, direction, compute, roles=roles, needs=needs)
+        _METRICS[name] = MetricSpec(name, label, meaning, direction, compute, roles=roles, needs=needs, reads=reads)
         return compute
 
     return declare
@@ -172,6 +189,8 @@ def suite_metric(
     direction: Direction,
     other: str | None = None,
     needs: str = "",
+    reads: Collection[Reads] | None = None,
+    builds_on: Collection[str] = (),
 ) -> Callable[[Callable[..., Metric]], Callable[..., Metric]]:
     """Declares a metric of a whole suite; arguments as in `MetricSpec`."""
 
@@ -180,7 +199,18 @@ def suite_metric(
         def compute(*args: Any, **kwargs: Any) -> Metric:
             return replace(function(*args, **kwargs), higher_is_better=direction.higher_is_better())
 
-        _METRICS[name] = MetricSpec(name, label, meaning, direction, compute, section, other=other, needs=needs)
+        _METRICS[name] = MetricSpec(
+            name,
+            label,
+            meaning,
+            direction,
+            compute,
+            section,
+            other=other,
+            needs=needs,
+            reads=reads,
+            builds_on=builds_on,
+        )
         return compute
 
     return declare
@@ -213,7 +243,7 @@ def describe(metric: str) -> MetricText:
     for prefix, (section, meaning) in _FAMILIES.items():
         if metric.startswith(prefix):
             return MetricText(section.value, metric.removeprefix(prefix), metric.removeprefix(prefix), meaning)
-    spec, row_set = _find(metric)
+    spec, row_set = declaration_of(metric)
     if spec is None:
         return MetricText(OTHER, metric, metric, "")
     if spec.section is not None:
@@ -228,14 +258,14 @@ def describe(metric: str) -> MetricText:
 
 def reading_order(metric: str) -> tuple[int, str, int]:
     """Sort key of a metric: its section, its row set, and its position among the declared ones."""
-    spec, row_set = _find(metric)
+    spec, row_set = declaration_of(metric)
     order = [*(section.value for section in Section), OTHER]
     position = len(_METRICS) if spec is None else list(_METRICS).index(spec.name)
     return order.index(describe(metric).section), row_set, position
 
 
-def _find(metric: str) -> tuple[MetricSpec | None, str]:
-    """The declaration behind a key in results, and the row set in the key."""
+def declaration_of(metric: str) -> tuple[MetricSpec | None, str]:
+    """The declaration behind a key in results, and the row set in the key; None for a metric that was not declared."""
     declared_metrics()
     if metric in _METRICS and _METRICS[metric].section is not None:
         return _METRICS[metric], ""

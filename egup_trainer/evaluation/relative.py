@@ -3,7 +3,8 @@
 from dataclasses import replace
 
 from egup_trainer.evaluation.evaluation import Evaluation, check_same_rows
-from egup_trainer.evaluation.metric_registry import Measured, declared_metrics
+from egup_trainer.evaluation.metric import Metric, unavailable
+from egup_trainer.evaluation.metric_registry import Measured, MetricSpec, declared_metrics
 
 
 def with_relations(
@@ -32,11 +33,20 @@ def with_relations(
     # By section, since results of an older version may lack a metric that is new.
     has = {(spec.section, spec.other) for spec in declared_metrics() if spec.name in evaluation.metrics}
     related = {
-        spec.name: spec.compute(_measured(evaluation), _measured(given[spec.other]))
+        spec.name: _related(spec, evaluation, spec.other, given[spec.other])
         for spec in declared_metrics()
         if spec.other in given and (spec.section, spec.other) in has
     }
     return replace(evaluation, metrics=evaluation.metrics | related)
+
+
+def _related(spec: MetricSpec, evaluation: Evaluation, role: str, other: Evaluation) -> Metric:
+    """A metric of two models; without a value if the other one was evaluated with fewer metrics (--metrics)."""
+    lacking = [name for name in spec.builds_on if name not in other.metrics]
+    if not lacking:
+        return spec.compute(_measured(evaluation), _measured(other))
+    reason = f"the results of --{role} lack {', '.join(lacking)}"
+    return replace(evaluation.metrics.get(spec.name, unavailable(reason)), value=None, interval=None, reason=reason)
 
 
 def check_relations(planned: Evaluation, **others: Evaluation) -> None:

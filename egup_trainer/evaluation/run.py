@@ -1,5 +1,6 @@
 """Evaluates a model on a suite: computes the scores once, then every metric from them."""
 
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -30,6 +31,7 @@ def evaluate_model(
     model_before: nn.Module | None = None,
     show_examples: int = 0,
     texts: Texts | None = None,
+    score: Callable[..., dict[str, SetScores]] = score_sets,
 ) -> Evaluation:
     """Runs a model on a suite's rows and computes every metric that does not need another model's results.
 
@@ -45,6 +47,7 @@ def evaluate_model(
         show_examples: number of rows per set whose texts and generations are kept; 0 by default because the texts may
             be what is to be forgotten.
         texts: of the suite's row sets from `texts_of`, if you have them.
+        score: takes the arguments of `score_sets`, and gives the same.
 
     Raises:
         DataError, ModelError: rows or model cannot be used.
@@ -56,7 +59,7 @@ def evaluate_model(
     require_extra("evaluation", "an evaluation")
     options = options or ScoringOptions()
     texts = texts or texts_of(suite.row_sets, tokenizer, options.progress and is_first(accelerator))
-    scores = score_sets(model, tokenizer, suite.row_sets, options, accelerator, texts)
+    scores = score(model, tokenizer, suite.row_sets, options, accelerator, texts)
     bare = accelerator.unwrap_model(model) if accelerator else model
     if model_before is not None:
         scores = _with_generation_nlls(scores, suite, model_before, tokenizer, options, accelerator)
@@ -111,7 +114,7 @@ def _with_generation_nlls(
     found = dict(scores)
     for row_set in suite.row_sets:
         written = {sample: row.generation for sample, row in scores[row_set.name].samples.items() if row.generation}
-        if not row_set.use.fluency or not written:
+        if not (row_set.use.fluency and row_set.use.perplexity and written):
             continue
         rows = {sample: Row(row_set.rows[sample].prompt, text) for sample, text in written.items()}
         rows = {sample: row for sample, row in rows.items() if _can_be_rendered(row, row_set, tokenizer)}

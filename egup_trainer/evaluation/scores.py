@@ -35,12 +35,14 @@ class SetUse:
         metrics: names of the set metrics to compute; None for all that fit the role.
         rouge: form of ROUGE.
         fluency: whether the set's generations are what fluency is measured on.
+        perplexity: whether those generations are also read by the model before unlearning.
     """
 
     role: RowRole = RowRole.RETAIN
     metrics: tuple[str, ...] | None = None
     rouge: RougeForm = RougeForm()
     fluency: bool = False
+    perplexity: bool = True
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,7 @@ def describe(metric: str) -> MetricText:
     name, _, label = metric.partition("_")  # what an attack found is named ATTACK_METRIC
     if name in ATTACKS:
         attack = ATTACKS[name]
-        return MetricText(attack.title, label.replace("_", " "), attack.title, attack.meaning)
+        return MetricText(attack.title, attack.label(label), attack.title, f"{attack.meaning} {attack.reading}")
     return metric_registry.describe(metric)
 
 

@@ -62,11 +62,14 @@ def test_the_model_stands_beside_the_others(folders, rows, tokenizer, tmp_path, 
     assert stat.S_IMODE(output.stat().st_mode) == 0o600
     printed = capsys.readouterr()
     lines = [[cell.strip() for cell in line.strip("│").split("│")] for line in printed.out.splitlines()]
-    assert ["relearning", "forget_start"] in [line[:2] for line in lines]
+    assert ["relearning", "held-back forget rows, others relearned, start"] in [line[:2] for line in lines]
+    assert ["", "held-back forget rows, retain rows learned, start"] in [line[:2] for line in lines]
     assert lines[0] == ["mine: how far attacks get"]
-    assert "No value for relearning forget_steps_to_half, relearning retain_steps_to_half: not reached in 3 steps" in (
-        printed.out
-    )
+    assert (
+        "No value for relearning held-back forget rows, others relearned, steps to half; "
+        "relearning held-back forget rows, retain rows learned, steps to half: not reached in 3 steps\n"
+    ) in printed.out
+    assert f"relearning: {ATTACKS['relearning'].reading}\n" in printed.out
     assert f"Written to {output}" in printed.out
     text = printed.out + printed.err + output.read_text()
     assert not any(row[key] in text for part in ROWS.values() for row in part for key in row)
@@ -81,8 +84,9 @@ def test_all_attacks_by_default_and_what_lacks_rows_is_told(folders, rows, tmp_p
     printed = capsys.readouterr().out
     for attack in ("probe", "membership"):
         assert f"Not run: {attack}: needs rows that no model saw (--holdout)\n" in printed
+        assert ATTACKS[attack].reading not in printed
     assert (
-        "No value for prompts paraphrased_probability, prompts paraphrased_rouge: no row has a paraphrased_question"
+        "No value for prompts paraphrased probability; prompts paraphrased rouge: no row has a paraphrased_question"
         in (printed)
     )
 

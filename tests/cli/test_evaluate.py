@@ -285,6 +285,85 @@ def test_results_of_the_model_itself_show_no_difference(folder, perturbed, tmp_p
     assert found["entanglement_retain_cka"] == pytest.approx(1)
 
 
+# A part of the metrics
+
+
+def test_chosen_metrics_alone_are_computed_and_written(folder, rows, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr("egup_trainer.evaluation.scoring.generate", lambda *args, **kwargs: pytest.fail("it wrote"))
+    assert run(folder, rows, tmp_path / "r.json", metrics="privleak, forget_probability") == 0
+    assert list(values_of(tmp_path / "r.json")) == ["forget_probability", "mia_min_k", "privleak"]
+    assert {path.name for path in tmp_path.iterdir()} == {"r.json"}
+    assert "retain_probability" not in capsys.readouterr().out
+
+
+def test_results_of_some_metrics_can_be_compared_with_those_of_all(folder, rows, tmp_path):
+    assert run(folder, rows, tmp_path / "all.json") == 0
+    some, results = {"metrics": "forget_probability,mia_loss"}, {"retrained": tmp_path / "all.json"}
+    assert run(folder, rows, tmp_path / "some.json", **some, **results) == 0
+    whole, part = (read_evaluation(tmp_path / f"{name}.json") for name in ("all", "some"))
+    assert (part.sets, part.settings) == (whole.sets, whole.settings)
+    assert part.values == {name: pytest.approx(whole.values[name], rel=1e-4) for name in part.values}
+    flags = {"retrained": tmp_path / "some.json", "metrics": "privleak,forget_quality"}
+    assert run(folder, rows, tmp_path / "r.json", **flags) == 0
+    found = read_evaluation(tmp_path / "r.json").metrics
+    assert found["privleak"].reason == "the results of --retrained lack mia_min_k"
+    assert found["forget_quality"].reason == "the results of --retrained lack forget_quality"
+
+
+def test_generations_can_be_skipped(folder, rows, tmp_path, monkeypatch):
+    assert run(folder, rows, tmp_path / "all.json") == 0
+    monkeypatch.setattr("egup_trainer.evaluation.scoring.generate", lambda *args, **kwargs: pytest.fail("it wrote"))
+    assert run(folder, rows, tmp_path / "r.json", "--skip_generation") == 0
+    found, whole = values_of(tmp_path / "r.json"), values_of(tmp_path / "all.json")
+    assert sorted(whole.keys() - found.keys()) == sorted(
+        ["forget_rouge", "retain_rouge", "model_utility", *(name for name in whole if name.startswith("fluency_"))]
+    )
+    assert found["retain_probability"] == pytest.approx(whole["retain_probability"], rel=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--metrics", "forget_rogue"], "the unknown metric forget_rogue in --metrics"),
+        (["--skip_generation", "--show_examples", "2"], "--show_examples, which no metric reads that is computed"),
+        (["--metrics", "mia_loss", "--gradient_norms"], "--gradient_norms, which no metric reads that is computed"),
+        (["--skip_generation", "--model_before", "m"], "--model_before, which no metric reads that is computed"),
+        (["--skip_generation", "--metrics", "retain_rouge"], "--skip_generation with retain_rouge in --metrics"),
+    ],
+)
+def test_a_choice_without_effect_is_refused_before_a_model_is_loaded(
+    no_weights, rows, tmp_path, capsys, words, message
+):
+    base = [
+        "evaluate",
+        "--model_name_or_path",
+        str(no_weights),
+        "--suite",
+        "custom",
+        "--output",
+        str(tmp_path / "r.json"),
+    ]
+    sources = [word for name, path in rows.items() for word in (f"--{name}", str(path))]
+    assert_refused([*base, *sources, *words], tmp_path, capsys, message)
+
+
+def test_a_killed_evaluation_goes_on_and_gives_the_same_results(folder, rows, tmp_path, capsys, monkeypatch):
+    assert run(folder, rows, tmp_path / "whole.json") == 0
+    capsys.readouterr()
+    with monkeypatch.context() as patch:
+        patch.setattr("egup_trainer.evaluation.run.compute", lambda *args: (_ for _ in ()).throw(KeyboardInterrupt))
+        assert run(folder, rows, tmp_path / "r.json") == 130
+    kept = {f"r.{name}.unfinished.json" for name in ROWS}
+    assert {path.name for path in tmp_path.iterdir()} - {"whole.json", "whole.features.safetensors"} == kept
+    with monkeypatch.context() as patch:
+        patch.setattr("egup_trainer.evaluation.kept_scores.score_sets", lambda *args: pytest.fail("scored again"))
+        assert run(folder, rows, tmp_path / "r.json") == 0
+    printed = capsys.readouterr().out
+    assert "Scores of forget, retain, holdout rows are those of the same evaluation, which was interrupted" in printed
+    assert values_of(tmp_path / "r.json") == values_of(tmp_path / "whole.json")
+    assert not kept & {path.name for path in tmp_path.iterdir()}
+
+
 # What is refused
 
 

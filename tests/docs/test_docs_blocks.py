@@ -125,7 +125,7 @@ def test_every_command_could_be_started(page):
 @pages
 def test_every_flag_that_is_named_exists(page):
     known = {flag for command in COMMANDS for flag in known_flags(command)}
-    known |= {"--help", "--version", "--config"}  # of egup itself and of TrlParser
+    known |= {"--help", "--help_all", "--version", "--config"}  # of egup itself and of TrlParser
     known |= {"--outfile", "--enable", "--lora"}  # of llama.cpp and vLLM; the names of vLLM have hyphens
     for source in (ROOT / "benchmarks").rglob("*.py"):
         known |= set(re.findall(r'"(--\w+)"', source.read_text(encoding="utf-8")))

@@ -63,7 +63,9 @@ def test_every_command_and_flag_is_on_the_page_and_flags_of_libraries_are_folded
         parser = parser_of(name)
         for action in [] if parser is None else parser._actions:
             flags = action.option_strings
-            assert not flags or "--help" in flags or any(f"`{flag}" in section for flag in flags), flags
+            assert not flags or {"--help", "--help_all"} & {*flags} or any(f"`{flag}" in section for flag in flags), (
+                flags
+            )
     own, folded = sections["proxy"].split("??? note", maxsplit=1)
     assert "| `--num_rows` | `64` |" in own
     assert "`--load_in_4bit`" in folded

@@ -47,7 +47,11 @@ def test_the_nearest_to_the_retrained_model_is_best(audits, evaluations):
     parts = audit_section(audits, Comparison.of(evaluations, None)).parts
     assert [part.section for part in parts] == ["Relearning", "Sampling"]
     speed, steps = parts[0].rows
-    assert (speed.metric, speed.text.label, speed.goal.value) == ("relearning_forget_speed", "forget speed", "≈")
+    assert (speed.metric, speed.text.label, speed.goal.value) == (
+        "relearning_forget_speed",
+        "held-back forget rows, others relearned, speed",
+        "≈",
+    )
     assert [(name, cell.metric.value, cell.best) for name, cell in speed.cells.items()] == [
         ("before", 0.45, False),
         ("egup_clreg", 0.1, True),
@@ -60,7 +64,14 @@ def test_the_nearest_to_the_retrained_model_is_best(audits, evaluations):
 def test_the_page_shows_curves_table_and_what_was_not_run(audits, evaluations):
     html = render(evaluations, audits=audits)
     section = " ".join(Page(html).sections["audit"].split())
-    for text in ("Relearning", "forget speed", "0.450", "Sampling", "best rouge", "not reached in 4 steps"):
+    for text in (
+        "Relearning",
+        "held-back forget rows, others relearned, speed",
+        "0.450",
+        "Sampling",
+        "best rouge",
+        "not reached in 4 steps",
+    ):
         assert text in section
     assert "Not run: probe: needs rows that no model saw (--holdout)" in section
     alts = [image["alt"] for image in Page(html).images]

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from egup_trainer.data.words import words_of
 from egup_trainer.evaluation.metric import Metric, mean_metric
-from egup_trainer.evaluation.metric_registry import Direction, Measured, Section, suite_metric
+from egup_trainer.evaluation.metric_registry import Direction, Measured, Reads, Section, suite_metric
 from egup_trainer.evaluation.scores import SetScores
 
 _LARGEST_NLL = math.log(sys.float_info.max)  # beyond it the perplexity is not finite
@@ -20,6 +20,7 @@ _LARGEST_NLL = math.log(sys.float_info.max)  # beyond it the perplexity is not f
     meaning="Of the generations, under the initial model; high if they are not language.",
     direction=Direction.LOWER,
     needs="`--model_before`, or an adapter, which is switched off",
+    reads=(Reads.GENERATIONS, Reads.PERPLEXITY),
 )
 def perplexity(model: Measured) -> Metric:
     """exp(mean_i avg_i) of the forget rows' generations under the model before unlearning (ours: no classifier is
@@ -47,6 +48,7 @@ def perplexity(model: Measured) -> Metric:
     meaning="Share of different ones among the word pairs of a generation.",
     direction=Direction.HIGHER,
     needs="forget rows with a prompt",
+    reads=(Reads.GENERATIONS,),
 )
 def distinct(model: Measured) -> Metric:
     """mean_i of the share of different word pairs in the generation (Li et al. 2016, arXiv 1510.03055)."""
@@ -60,6 +62,7 @@ def distinct(model: Measured) -> Metric:
     meaning="Share of four-word sequences that stood in the generation before.",
     direction=Direction.LOWER,
     needs="forget rows with a prompt",
+    reads=(Reads.GENERATIONS,),
 )
 def repetition(model: Measured) -> Metric:
     """mean_i of the share of four-word sequences that stood in the generation before (Welleck et al. 2020, arXiv

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 
 from egup_trainer.evaluation.metric import NOT_FINITE, Metric, finite, unavailable
-from egup_trainer.evaluation.metric_registry import Direction, Measured, Section, suite_metric
+from egup_trainer.evaluation.metric_registry import Direction, Measured, Reads, Section, suite_metric
 from egup_trainer.evaluation.metrics.truth_ratio import raw_truth_ratios
 from egup_trainer.modeling.ks_test import LEVEL, ks_p_value, least_p_value
 
@@ -18,6 +18,8 @@ NO_RETRAINED = "no results of a retrained model"
     direction=Direction.HIGHER,
     other="retrained",
     needs="`--retrained`, rows with `perturbed_answer`",
+    reads=(Reads.OTHER_ANSWERS,),
+    builds_on=("forget_quality",),  # the retrained model's
 )
 def _forget_quality(model: Measured, retrained: Measured | None) -> Metric:
     """p-value of the two-sided two-sample Kolmogorov-Smirnov test between the raw TR of the model and of the retrained

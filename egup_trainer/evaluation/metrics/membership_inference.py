@@ -11,7 +11,7 @@ from collections.abc import Callable
 import numpy as np
 
 from egup_trainer.evaluation.metric import Metric, auc_metric, finite, unavailable
-from egup_trainer.evaluation.metric_registry import Direction, Measured, Section, suite_metric
+from egup_trainer.evaluation.metric_registry import Direction, Measured, Reads, Section, suite_metric
 from egup_trainer.evaluation.metrics.forget_quality import NO_RETRAINED
 from egup_trainer.evaluation.metrics.probability import EPSILON
 from egup_trainer.evaluation.scores import SampleScores, SetScores
@@ -37,7 +37,13 @@ def _attack(
 
         metric.__doc__ = f"Area under the ROC curve of forget rows against holdout rows by {number.__doc__}"
         suite_metric(
-            name, Section.MEMBERSHIP, label=label, meaning=meaning, direction=Direction.RETRAINED, needs=needs
+            name,
+            Section.MEMBERSHIP,
+            label=label,
+            meaning=meaning,
+            direction=Direction.RETRAINED,
+            needs=needs,
+            reads=(Reads.MEMBERSHIP,),
         )(metric)
         ATTACKS[name] = number
         if not_read is not None:
@@ -126,6 +132,8 @@ def attack(name: str, forget: SetScores, holdout: SetScores | None) -> Metric:
     direction=Direction.RETRAINED,
     other="reference",
     needs="`--holdout`, `--reference`",
+    reads=(),
+    builds_on=("mia_loss",),
 )
 def reference_attack(model: Measured, reference: Measured | None) -> Metric:
     """Area under the ROC curve of forget rows against holdout rows by r = avg - avg' with avg' under a reference model
@@ -154,6 +162,8 @@ def reference_attack(model: Measured, reference: Measured | None) -> Metric:
     direction=Direction.RETRAINED,
     other="retrained",
     needs="`--holdout`, `--retrained`",
+    reads=(),
+    builds_on=("mia_min_k",),
 )
 def privleak(model: Measured, retrained: Measured | None) -> Metric:
     """100 (a - r) / (r + 1e-10) with a = 1 - `mia_min_k` of the model and r = 1 - that of the retrained model.

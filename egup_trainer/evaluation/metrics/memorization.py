@@ -17,6 +17,7 @@ NOTHING_RECITED = "no row has a scored answer before the token that closes it"
     label="Exact memorization",
     meaning="Share of answer tokens that are the model's first choice.",
     direction=Direction.KNOWLEDGE,
+    reads=(),
 )
 def exact_memorization(scores: SetScores) -> Metric:
     """mean_i of the share of answer tokens, the closing one left out, that are the most likely ones (Tirumala et al.
@@ -30,6 +31,7 @@ def exact_memorization(scores: SetScores) -> Metric:
     label="Extraction strength",
     meaning="Share of the answer from which on each token is the first choice.",
     direction=Direction.KNOWLEDGE,
+    reads=(),
 )
 def extraction_strength(scores: SetScores) -> Metric:
     """mean_i 1 - k/n for the smallest k from which on all n tokens but the closing one are the most likely ones; 0 if

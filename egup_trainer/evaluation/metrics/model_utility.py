@@ -16,6 +16,8 @@ UTILITY_PARTS = ("probability", "rouge", "truth_ratio")
     meaning="Harmonic mean of probability, ROUGE and truth ratio on rows to be kept.",
     direction=Direction.HIGHER,
     needs="retain rows that have the three parts",
+    reads=(),
+    builds_on=UTILITY_PARTS,
 )
 def model_utility(model: Measured) -> Metric:
     """n / sum_p (1 / p), the harmonic mean of probability, ROUGE and truth ratio on each set of rows to keep; 0 as soon

@@ -16,6 +16,7 @@ EPSILON = 1e-10
     meaning="How likely the answer is: exp of its mean token log-likelihood.",
     direction=Direction.KNOWLEDGE,
     roles=tuple(RowRole),
+    reads=(),
 )
 def probability(scores: SetScores) -> Metric:
     """mean_i exp(-avg_i), the closing token included; several right answers: the mean of their probabilities.

@@ -5,7 +5,7 @@ from collections.abc import Callable
 import numpy as np
 
 from egup_trainer.evaluation.metric import Metric, auc_metric, mean_metric, unavailable
-from egup_trainer.evaluation.metric_registry import Direction, Measured, Section, suite_metric
+from egup_trainer.evaluation.metric_registry import Direction, Measured, Reads, Section, suite_metric
 
 Features = np.ndarray | None
 Number = Callable[[Features, Features], Metric]
@@ -40,6 +40,7 @@ def _of_features(
             direction=direction,
             other=other,
             needs=needs,
+            reads=(Reads.FEATURES,),
         )(metric)
         return number
 

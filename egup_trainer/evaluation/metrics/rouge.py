@@ -5,7 +5,7 @@ from typing import Any
 
 from egup_trainer.data.words import words_of
 from egup_trainer.evaluation.metric import Metric, mean_metric
-from egup_trainer.evaluation.metric_registry import KEPT_AND_FORGOTTEN, Direction, set_metric
+from egup_trainer.evaluation.metric_registry import KEPT_AND_FORGOTTEN, Direction, Reads, set_metric
 from egup_trainer.evaluation.scores import RougeForm, RowRole, SetScores
 
 TOFU_ROUGE = RougeForm()
@@ -20,6 +20,7 @@ NO_WORDS = "no answer has words that ROUGE could count"
     direction=Direction.KNOWLEDGE,
     roles=(*KEPT_AND_FORGOTTEN, RowRole.CHOICE),
     needs="rows with a prompt",
+    reads=(Reads.GENERATIONS,),
 )
 def rouge(scores: SetScores) -> Metric:
     """mean_i of rouge-score of the greedy generation against the answer; several right answers: the best.

@@ -7,7 +7,7 @@ from enum import Enum
 import numpy as np
 
 from egup_trainer.evaluation.metric import Metric, mean_metric
-from egup_trainer.evaluation.metric_registry import KEPT_AND_FORGOTTEN, Direction, set_metric
+from egup_trainer.evaluation.metric_registry import KEPT_AND_FORGOTTEN, Direction, Reads, set_metric
 from egup_trainer.evaluation.metrics.probability import EPSILON
 from egup_trainer.evaluation.scores import RowRole, SampleScores, SetScores, TextScores
 
@@ -33,6 +33,7 @@ class TruthRatioForm(Enum):
     direction=Direction.HIGHER,
     roles=_ROLES,
     needs=_NEEDS,
+    reads=(Reads.OTHER_ANSWERS,),
 )
 def truth_ratio(scores: SetScores) -> Metric:
     """TR = W / (C + 1e-10), C = exp(-avg) of the paraphrased answer, or of the answer if there is no paraphrase, W the
@@ -50,6 +51,7 @@ def truth_ratio(scores: SetScores) -> Metric:
     direction=Direction.HIGHER_ON_KEPT,
     roles=_ROLES,
     needs=_NEEDS,
+    reads=(Reads.OTHER_ANSWERS,),
 )
 def truth_probability(scores: SetScores) -> Metric:
     """mean_i C / (C + W + 1e-10), with C and W of the truth ratio."""

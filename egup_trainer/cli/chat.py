@@ -1,0 +1,127 @@
+"""`egup chat BEFORE AFTER`: asks two models the same questions, and shows their answers side by side."""
+
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from egup_trainer.cli.command import Command, model_config
+from egup_trainer.cli.flags import (
+    TemplateArguments,
+    flag,
+    load_on_device,
+    positional,
+    refuse_lora_flags,
+    refuse_several_processes,
+)
+from egup_trainer.cli.parser import library_errors
+from egup_trainer.cli.terminal import make_table, show
+from egup_trainer.errors import ConfigError, check_range
+
+if TYPE_CHECKING:
+    import numpy as np
+
+_ANY_ANSWER = "Yes."  # stands where a row has its answer; what is before it is the prompt
+
+
+@dataclass(kw_only=True)  # the models have no default
+class ChatArguments(TemplateArguments):
+    """The models, and the question."""
+
+    help_title = "Chat"
+
+    before: str = positional("Folder or hub id of the model before unlearning.", metavar="BEFORE")
+    after: str = positional("Folder or hub id of the model after it.", metavar="AFTER")
+    question: str | None = flag(
+        "One question, after whose answers the command ends. By default questions are read from standard input, one a "
+        "line, up to its end or an empty line."
+    )
+    max_new_tokens: int = flag("Maximum number of tokens per answer.", 200)
+    use_cpu: bool = flag("Do not use a GPU.", False)
+
+
+def run(args: ChatArguments, model_config: Any) -> None:
+    """Asks both models each question; they answer with the most likely tokens."""
+    _check(args, model_config)
+    from accelerate import Accelerator
+
+    accelerator = Accelerator(cpu=args.use_cpu)
+    refuse_several_processes("egup chat", accelerator.num_processes)
+    with library_errors():
+        speakers = [_Speaker(name, args, model_config, accelerator) for name in (args.before, args.after)]
+    for question in [args.question] if args.question else _questions():
+        table = make_table(question, (args.before, args.after), left=(args.before, args.after))
+        table.add_row(*(each.answer(question) for each in speakers))
+        show(table)
+
+
+class _Speaker:
+    """A model that answers questions.
+
+    Args:
+        name: its folder or hub id.
+        args: how questions are written, and how long answers may be.
+        model_config: how it is loaded.
+        accelerator: has the device.
+    """
+
+    def __init__(self, name: str, args: ChatArguments, model_config: Any, accelerator: Any):
+        from egup_trainer.modeling.loading import load_tokenizer
+
+        self.tokenizer = load_tokenizer(name, revision=model_config.model_revision)
+        self.template = args.template_for(self.tokenizer, name)
+        self.model = load_on_device(name, model_config, accelerator).eval()
+        self.max_new_tokens = args.max_new_tokens
+
+    def answer(self, question: str) -> str:
+        """What it writes after the question, as an evaluation would have it write."""
+        from egup_trainer.modeling.generation import generate
+
+        asked = [self._prompt(question)]
+        return generate(self.model, self.tokenizer, asked, max_new_tokens=self.max_new_tokens, batch_size=1)[0]
+
+    def _prompt(self, question: str) -> "np.ndarray":
+        from egup_trainer.components.self_samples import prompt_of
+        from egup_trainer.data.schema import Message, Row
+        from egup_trainer.data.tokenization import tokenize
+
+        row = Row((Message("user", question),), _ANY_ANSWER)
+        [tokenized] = tokenize([row], self.tokenizer, name="question", template=self.template).rows
+        ids = prompt_of(tokenized)
+        # Most words take in the space before them: a token of spaces would stand before no answer of a row.
+        while len(ids) > 1 and not self.tokenizer.decode(ids[-1:]).strip(" "):
+            ids = ids[:-1]
+        return ids
+
+
+def _questions() -> Iterator[str]:
+    """The lines of standard input, up to its end or an empty line."""
+    while True:
+        if sys.stdin.isatty():
+            print("Question (an empty line ends): ", end="", flush=True)
+        line = sys.stdin.readline().strip()
+        if not line:
+            return
+        yield line
+
+
+def _check(args: ChatArguments, model_config: Any) -> None:
+    check_range(args, ("max_new_tokens",), low=1, whole=True)
+    refuse_lora_flags(model_config)
+    if model_config.model_name_or_path is not None:
+        raise ConfigError(
+            got="--model_name_or_path",
+            expected="the two models after the command's name",
+            fix="use `egup chat BEFORE AFTER`",
+        )
+    if args.question is not None and not args.question.strip():
+        raise ConfigError(got="an empty --question", expected="a question", fix="ask one, or leave out --question")
+
+
+COMMAND = Command(
+    "chat",
+    "ask two models the same questions, side by side",
+    run,
+    options=lambda: [ChatArguments, model_config()],
+    shown=("question", "max_new_tokens", "use_cpu", "load_in_4bit", "dtype"),
+)
