@@ -43,7 +43,7 @@ class Measuring(TrainerCallback, ExportableState):
     """
 
     def __init__(self, trainer: Any, datasets: Mapping[str, RowDataset], with_answers: bool = True):
-        self.trainer, self.datasets, self.with_answers = trainer, datasets, with_answers
+        self.trainer, self.datasets, self.with_answers = trainer, dict(datasets), with_answers
         self.without = _why_not(trainer) if with_answers else ""
         self.before: dict[str, SetMeasures] = {}
         self.after: dict[str, SetMeasures] = {}

@@ -20,7 +20,7 @@ from egup_trainer.callbacks.finite import refuse_infinite_terms
 from egup_trainer.callbacks.histograms import Histograms
 from egup_trainer.callbacks.movement import WatchMovement
 from egup_trainer.callbacks.step_hooks import StepHooks
-from egup_trainer.components.auto import most_epochs
+from egup_trainer.components.auto import epochs_of
 from egup_trainer.components.component import Component, Run, components_of, refuse_unsupported
 from egup_trainer.components.expected_outputs import ExpectedOutputs
 from egup_trainer.components.feature_table import TableStorage
@@ -180,8 +180,7 @@ class UnlearnTrainer(PublishingTrainer):
         self.forget_rows, self.retain_rows, self.proxy_rows = rows.forget, rows.retain, rows.proxy
         pairs = PairDataset(self.forget_rows, self.retain_rows)
         self.pair_sampler = make_pair_sampler(pairs, args.train_batch_size, args)
-        if getattr(args, "chooses_length", False):
-            args.num_train_epochs = most_epochs(ceil(len(self.pair_sampler) / args.gradient_accumulation_steps))
+        args.num_train_epochs = epochs_of(args, ceil(len(self.pair_sampler) / args.gradient_accumulation_steps))
         refuse_to_evaluate_nothing(args, has_rows=eval_dataset is not None)
         eval_rows = prepare_eval_datasets(eval_dataset, tokenizer, args)
         try_setup(args, own_optimizer=optimizers[0] is not None)
@@ -334,10 +333,11 @@ class UnlearnTrainer(PublishingTrainer):
 
     def create_scheduler(self, num_training_steps: int, optimizer: Any = None) -> Any:
         """The schedule of a component that has one, or else that of `lr_scheduler_type`."""
-        rate = self.args.learning_rate
+        rate = float(self.args.learning_rate or 0)
         schedules = [each for part in self.components if (each := part.schedule(num_training_steps, rate))]
         if self.lr_scheduler is None and schedules:
-            self.lr_scheduler = LambdaLR(optimizer or self.optimizer, schedules[0])
+            trained: Any = self.optimizer if optimizer is None else optimizer
+            self.lr_scheduler = LambdaLR(trained, schedules[0])
             self._created_lr_scheduler = True
         return super().create_scheduler(num_training_steps, optimizer)
 

@@ -144,9 +144,10 @@ def verdict(before: Measures, after: Measures, retrained: Measures | None = None
     The status is unknown where the rows were as unlikely before, or no rows never seen were measured, or too few of
     them for the test.
 
-    With a retrained model, the forget rows under that model take the place of rows never seen: the same rows in a model
-    that never saw them show how likely these rows are to someone who does not know them, while other rows may be harder
-    or easier. Whether the model is harmed is judged as without it.
+    With a retrained model, the forget rows under that model are a second yardstick: the same rows in a model that never
+    saw them, while other rows may be harder or easier, and another retrained model would say something else again. Rows
+    are partly forgotten or over-forgotten only if they are likelier or less likely than by both yardsticks, beyond
+    chance. All else that is said of rows never seen holds for the retrained model alone.
 
     Args:
         before: of the model before unlearning.
@@ -160,8 +161,11 @@ def verdict(before: Measures, after: Measures, retrained: Measures | None = None
         'FORGOTTEN'
         >>> verdict(known, known).status.value
         'NOT FORGOTTEN'
-        >>> verdict(known, Measures(rows(3.0), rows(0.1), rows(3.0)), retrained=Measures(rows(5.0))).status.value
+        >>> retrained = Measures(rows(5.0))
+        >>> verdict(known, Measures(rows(2.0), rows(0.1), rows(3.0)), retrained).status.value
         'PARTLY FORGOTTEN'
+        >>> verdict(known, Measures(rows(3.0), rows(0.1), rows(3.0)), retrained).status.value  # as rows never seen
+        'FORGOTTEN'
     """
     remarks = _remarks(before, after)
     harm, likely = harm_done(before, after), likelihood(before, after, retrained)
@@ -171,17 +175,28 @@ def verdict(before: Measures, after: Measures, retrained: Measures | None = None
     lacking = _why_unknown(before, yardstick)
     if yardstick is None or lacking:
         return Verdict(Status.UNKNOWN, [lacking], remarks)
-    reasons = [likely, *harm_absent(before, after)]
+    beside = [likelihood(before, after)] if retrained is not None and after.unseen is not None else []
+    reasons = [likely, *beside, *harm_absent(before, after)]
     start, now, aim = (fmean(rows.nll) for rows in (before.forget, after.forget, yardstick.rows))
     if now - start < LEAST_PROGRESS * (aim - start):
         return Verdict(Status.NOT_FORGOTTEN, reasons, remarks)
     if recited := _recitation(after, yardstick):
         return Verdict(Status.PARTLY_FORGOTTEN, [recited, *reasons], remarks)
-    if ks_p_value(after.forget.nll, yardstick.rows.nll) <= LEVEL:
-        return Verdict(Status.PARTLY_FORGOTTEN if now < aim else Status.OVER_FORGOTTEN, reasons, remarks)
+    sides = {_side(after.forget, rows) for rows in (yardstick.rows, after.unseen) if rows is not None}
+    if sides == {-1}:
+        return Verdict(Status.PARTLY_FORGOTTEN, reasons, remarks)
+    if sides == {1}:
+        return Verdict(Status.OVER_FORGOTTEN, reasons, remarks)
     if broken := _broken_text(before, after, yardstick):
         return Verdict(Status.OVER_FORGOTTEN, [broken, *reasons], remarks)
     return Verdict(Status.FORGOTTEN, reasons, remarks)
+
+
+def _side(measured: SetMeasures, others: SetMeasures) -> int:
+    """1 if rows are less likely than others, -1 if they are likelier, and 0 if the two cannot be distinguished."""
+    if ks_p_value(measured.nll, others.nll) > LEVEL:
+        return 0
+    return -1 if fmean(measured.nll) < fmean(others.nll) else 1
 
 
 def _yardstick(before: Measures, after: Measures, retrained: Measures | None) -> _Yardstick | None:

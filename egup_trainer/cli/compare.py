@@ -62,7 +62,7 @@ def run(args: CompareArguments) -> None:
     from egup_trainer.report.comparison import Comparison
     from egup_trainer.report.page import write_report
     from egup_trainer.report.table import main_table, table_parts
-    from egup_trainer.report.verdict import judgments
+    from egup_trainer.report.verdict import verdict_lines
 
     evaluations, retrained = _read(list(files.values()), args.retrained)
     audits = _with_distinct_names([Audit.read(path) for path in audit_files], audit_files)
@@ -73,9 +73,7 @@ def run(args: CompareArguments) -> None:
         )
     comparison = Comparison.of(evaluations, retrained)
     console.print(main_table(table_parts(comparison), args.title))
-    for name, judgment in judgments(comparison).items():
-        lines = (f"{name}: {judgment.verdict.status.value}", *judgment.verdict.lines[1:])
-        console.print("\n".join(lines), soft_wrap=True, markup=False)
+    console.print("\n".join(verdict_lines(comparison)), soft_wrap=True, markup=False)
     console.print(f"Written: {', '.join(map(str, written))}", soft_wrap=True)
 
 

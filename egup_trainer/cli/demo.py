@@ -38,6 +38,7 @@ def run(args: DemoArguments) -> None:
     from egup_trainer.report.page import write_report
     from egup_trainer.report.plots.outcome import write_picture
     from egup_trainer.report.table import main_table, table_parts
+    from egup_trainer.report.verdict import verdict_lines
 
     console, start = terminal(), time.perf_counter()
     experiment = demo_experiment(args.seed)
@@ -50,6 +51,7 @@ def run(args: DemoArguments) -> None:
     comparison = Comparison.of(evaluations[:-1], evaluations[-1])
     write_picture(folder / "comparison.png", comparison, _TITLE)
     console.print(main_table(table_parts(comparison), _TITLE))
+    console.print("\n".join(verdict_lines(comparison)), soft_wrap=True, markup=False)
     console.print(f"Open {folder / 'report.html'} in a browser ({seconds:.0f} s).", soft_wrap=True)
 
 
@@ -60,6 +62,6 @@ COMMAND = Command(
     options=lambda: [DemoArguments],
     required=("output_dir",),
     description="Trains a small model on invented people, unlearns some of them by plain gradient difference and by "
-    "EGUP + CLReg, compares both with a model that never saw them, and writes the report that `egup compare` makes of "
-    "your own models. No network, no download.",
+    "what `egup unlearn` does by default, compares both with a model that never saw them, and writes the report that "
+    "`egup compare` makes of your own models. No network, no download.",
 )

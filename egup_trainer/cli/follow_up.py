@@ -15,8 +15,10 @@ from egup_trainer.cli.suites import SUITE_FLAGS
 FOLDER = "_evaluation"
 """Folder below the output folder with the results of each step."""
 
-_SHARED = ("data_dir", "columns", "user_marker", "assistant_marker", "use_cpu", "disable_tqdm", "drop_overlap")
-_SHARED += ("max_new_tokens",)
+_SHARED = (
+    *("data_dir", "columns", "user_marker", "assistant_marker", "use_cpu", "disable_tqdm", "drop_overlap"),
+    "max_new_tokens",
+)
 _LOADING = ("dtype", "attn_implementation", "load_in_8bit", "load_in_4bit", "bnb_4bit_quant_type")
 _CUSTOM = "custom"
 

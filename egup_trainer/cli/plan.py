@@ -6,7 +6,7 @@ from typing import Any
 from egup_trainer.cli.command import Command
 from egup_trainer.cli.flags import flag
 from egup_trainer.cli.parser import library_errors
-from egup_trainer.cli.proxy import AUTO
+from egup_trainer.cli.proxy import writes_proxies
 from egup_trainer.cli.terminal import make_table, show
 from egup_trainer.cli.unlearn import SHOWN, RowArguments, check_flags, training_options
 from egup_trainer.errors import check_range
@@ -66,7 +66,7 @@ def estimate(plan_args: PlanArguments, config: Any, model_config: Any) -> tuple[
     from egup_trainer.planning.plan import make_plan
     from egup_trainer.planning.rehearsal import measure_libraries
 
-    job = make_job(plan_args, config, model_config, stand_in=plan_args.proxy == AUTO)
+    job = make_job(plan_args, config, model_config, stand_in=writes_proxies(plan_args, config))
     job = replace(job, libraries=measure_libraries(job))
     return job, make_plan(job)
 
@@ -86,7 +86,7 @@ def _lines(job: Any, plan: Any, measured: Any, plan_args: PlanArguments) -> list
     ]
     if not plan.optimizer_is_known:
         lines.append(f"These numbers leave out the state of the optimizer {job.args.optim.value}, which is not known")
-    if plan_args.proxy == AUTO:
+    if writes_proxies(plan_args, job.args):
         lines.append("The proxies are not written yet: the plan uses the forget rows in their place")
     if job.machine.is_gpu and job.args.bf16:
         lines.append("Computed in bfloat16 (autocast), as on a GPU that supports it")

@@ -26,6 +26,10 @@ AUTO = "auto"
 """The source `--proxy auto` of `egup unlearn`: the model writes its proxies itself."""
 
 
+_BY_OUTPUTS = "proxy_kl"
+"""The objective that needs proxies or a proxy model."""
+
+
 @dataclass
 class ProxyArguments(SourceArguments, TemplateArguments, RunArguments):
     """Which rows, which model writes, and where the proxies go. `ProxySettings` adds how they are written."""
@@ -71,6 +75,12 @@ def run(args: ProxyArguments, model_config: Any) -> None:
             progress=not args.disable_tqdm,
         )
     _print(quality, output)
+
+
+def writes_proxies(row_args: Any, config: Any) -> bool:
+    """Whether `egup unlearn` has the model write proxies: as asked for, or as its objective needs them."""
+    is_needed = config.objective == _BY_OUTPUTS and config.proxy_model is None
+    return row_args.proxy == AUTO or (row_args.proxy is None and is_needed)
 
 
 def auto_proxies(row_args: Any, config: Any, model_config: Any) -> str:

@@ -13,7 +13,7 @@ from egup_trainer.cli.earlier import lines_on_earlier, read_earlier
 from egup_trainer.cli.flags import SOURCE, Arguments, check_output_dir, flag, refuse_alone
 from egup_trainer.cli.follow_up import check_follow_up, follow_up
 from egup_trainer.cli.parser import library_errors
-from egup_trainer.cli.proxy import AUTO, auto_proxies
+from egup_trainer.cli.proxy import AUTO, auto_proxies, writes_proxies
 from egup_trainer.cli.run_file import write_records
 from egup_trainer.cli.suites import SUITE_FLAGS, SuiteArguments, make_suite, suite_named
 from egup_trainer.cli.terminal import make_table, show
@@ -33,8 +33,8 @@ from egup_trainer.files import one_line_write_errors
 from egup_trainer.records.judgments import AFTER, IN_4BIT, MERGED
 from egup_trainer.verdict import Status, Verdict
 
-_BY_OUTPUTS, _WITHOUT_PROXIES = "proxy_kl", "npo"
-"""The objective that needs proxies or a proxy model, and the one that is used where there are none."""
+_WITHOUT_PROXIES = "npo"
+"""The objective that is used where there are no proxies, unless the user names one."""
 
 _OTHER_VERDICT = 3
 """Exit code of a run whose forget rows are not forgotten, or whose model is harmed."""
@@ -341,11 +341,10 @@ def _make_trainer(row_args: RowArguments, config: Any, model_config: Any) -> tup
 
 
 def _proxies(row_args: RowArguments, config: Any, model_config: Any) -> str | None:
-    """Source of the proxies. Where none is given and none is needed, the model writes them, if it can."""
+    """Source of the proxies, which the model writes where none are given but needed, if it can."""
     from egup_trainer.losses.registry import make_forget_loss
 
-    is_needed = config.objective == _BY_OUTPUTS and config.proxy_model is None
-    if row_args.proxy not in (None, AUTO) or (row_args.proxy is None and not is_needed):
+    if not writes_proxies(row_args, config):
         return row_args.proxy
     try:
         return auto_proxies(row_args, config, model_config)

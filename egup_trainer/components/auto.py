@@ -89,7 +89,7 @@ class AutoOptions(ComponentOptions):
     )
     strength: Strength = option(Strength.BALANCED, "auto: how hard to try: gentle, balanced or thorough.")
 
-    def check_options(self) -> None:
+    def check_options(self: Any) -> None:  # of a configuration, which has a learning rate
         # A copy by `dataclasses.replace` is made with the value that stands where none was given.
         stands_in = bool(self.auto) and self.learning_rate == DEFAULT_LEARNING_RATE
         self.has_learning_rate = not (self._is_default["learning_rate"] or stands_in)
@@ -107,13 +107,16 @@ class AutoOptions(ComponentOptions):
         return Auto(self.strength, has_proxies) if self.auto else None
 
 
-def most_epochs(steps_an_epoch: int) -> float:
-    """Passes over the forget set of a run with auto.
+def epochs_of(args: Any, steps_an_epoch: int) -> float:
+    """Passes over the forget set: those that the user set, or with auto as many as make `LEAST_STEPS`.
 
     Example:
-        >>> most_epochs(8), most_epochs(1), most_epochs(300)
-        (25.0, 200.0, 5.0)
+        >>> from types import SimpleNamespace
+        >>> [epochs_of(SimpleNamespace(chooses_length=True), steps) for steps in (8, 1, 300)]
+        [25.0, 200.0, 5.0]
     """
+    if not getattr(args, "chooses_length", False):
+        return args.num_train_epochs
     return float(max(LEAST_EPOCHS, ceil(LEAST_STEPS / steps_an_epoch)))
 
 

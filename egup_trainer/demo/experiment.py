@@ -26,7 +26,7 @@ from egup_trainer.evaluation.suites.custom import custom_suite
 from egup_trainer.modeling.forward import AnswerReader
 from egup_trainer.modeling.scan import score_rows
 
-METHODS = {
+METHODS: dict[str, dict[str, Any]] = {
     "gradient_difference": {"objective": "grad_diff", "proxy_constraint": False},
     "egup": {"learning_rate": None},
 }

@@ -47,7 +47,8 @@ class NPO(ForgetLoss):
     Inputs: `outputs` of B rows; `reference.sum_nll` (B,). Returns shape (B,), nats, or nats per token.
 
     Recommendations:
-        - This is the default. It fades by itself, so it does less damage without proxies than gradient difference.
+        - `egup unlearn` uses it where there are no proxies. It fades by itself, so it does less damage without them
+          than gradient difference.
         - If you have proxies, npo_beta=auto chooses beta for you.
 
     Relations:

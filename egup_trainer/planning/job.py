@@ -92,7 +92,7 @@ def make_job(row_args: Any, args: Any, model_config: Any, stand_in: bool = False
 
     args.model_init_kwargs = {**model_init_kwargs(model_config, args.use_cpu), **(args.model_init_kwargs or {})}
     tokenizer = prepare_tokenizer(None, model_config.model_name_or_path, args)
-    has_proxies = row_args.proxy is not None
+    has_proxies = stand_in or row_args.proxy is not None
     components = make_components(args, make_forget_loss(args), has_proxies)
     waiting = [each for each in components if stand_in and each.needs.proxy_rows]
     forget, retain = row_args.read(row_args.forget), None if row_args.retain is None else row_args.read(row_args.retain)

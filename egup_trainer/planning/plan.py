@@ -19,6 +19,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from egup_trainer.components.auto import epochs_of
 from egup_trainer.components.component import Needs
 from egup_trainer.components.output_estimates import EstimatedOutputs
 from egup_trainer.components.scanning import ScanRequest, merge_requests
@@ -172,7 +173,9 @@ class ShapeTrainer(EGUPTrainer):
         self.train_dataset = PairDataset(forget, rows.retain)
         self.pair_sampler = make_pair_sampler(self.train_dataset, args.train_batch_size, args)
         steps_per_epoch = max(ceil(len(self.pair_sampler) / args.gradient_accumulation_steps), 1)
-        self.num_steps = args.max_steps if args.max_steps > 0 else ceil(args.num_train_epochs * steps_per_epoch)
+        self.num_steps = (
+            args.max_steps if args.max_steps > 0 else ceil(epochs_of(args, steps_per_epoch) * steps_per_epoch)
+        )
         cpu = torch.device("cpu")
         self.args: Any = SimpleNamespace(**{**vars(args), "scan_cache_dir": folder, "device": cpu})
         self.accelerator: Any = SimpleNamespace(device=cpu, gather=lambda tensor: tensor, autocast=self._autocast)

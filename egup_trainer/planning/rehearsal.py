@@ -34,6 +34,9 @@ _QUIET: dict[str, Any] = {
     "scan_cache_dir": None,
     "resume_from_checkpoint": None,
     "stop_at_boundary": False,
+    "auto": False,
+    "chooses_length": False,
+    "verdict": False,
 }
 """Options with which a rehearsal writes and shows nothing."""
 

@@ -35,6 +35,15 @@ def judgments(comparison: Comparison) -> dict[str, Judgment]:
     return {model.name: _judgment(model, comparison.before, comparison.retrained) for model in comparison.methods}
 
 
+def verdict_lines(comparison: Comparison) -> list[str]:
+    """The verdict on each method as text, a sentence a line."""
+    return [
+        line
+        for name, judgment in judgments(comparison).items()
+        for line in (f"{name}: {judgment.verdict.status.value}", *judgment.verdict.lines[1:])
+    ]
+
+
 def _judgment(model: Model, before: Model | None, retrained: Model | None) -> Judgment:
     if before is None:
         return _unknown("The model before unlearning was not evaluated. Name its results first.")

@@ -28,7 +28,7 @@ ROWS = {  # indices of the invented rows in the files that pages name
 BOOKS = ("book", "other_books", "unseen_book")
 QUIET = ["--use_cpu", "true", "--disable_tqdm", "true"]
 SHORTER = {  # flags that are appended to a command to make it faster
-    "unlearn": [*QUIET, "--max_steps", "2", "--report_to", "none"],
+    "unlearn": [*QUIET, "--max_steps", "2", "--report_to", "none", "--no_verdict"],
     "evaluate": [*QUIET, "--max_new_tokens", "8"],
     "verify": QUIET,
     "audit": [*QUIET, "--max_new_tokens", "8", "--num_samples", "1", "--relearn_steps", "2", "--max_rows", "4"],

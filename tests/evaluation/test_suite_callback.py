@@ -143,7 +143,17 @@ def words(make_model, tokenizer, tmp_path):
         path = tmp_path / f"{name}.jsonl"
         path.write_text("\n".join(json.dumps(row) for row in qa_rows(start, stop)), encoding="utf-8")
         flags += [f"--{name}", str(path)]
-    return [*flags, "--use_cpu", "--disable_tqdm", "true", "--max_new_tokens", "2", "--num_train_epochs", "2"]
+    return [
+        *flags,
+        "--no_verdict",
+        "--use_cpu",
+        "--disable_tqdm",
+        "true",
+        "--max_new_tokens",
+        "2",
+        "--num_train_epochs",
+        "2",
+    ]
 
 
 def test_the_command_evaluates_logs_and_keeps_the_best(words, tmp_path):

@@ -64,6 +64,8 @@ def main(folder: Path, kind: str) -> None:
     torch.set_num_threads(1)
     config = EGUPConfig(
         output_dir=str(folder),
+        objective="npo",
+        verdict=False,
         use_cpu=True,
         report_to="none",
         disable_tqdm=True,

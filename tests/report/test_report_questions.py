@@ -33,8 +33,12 @@ def test_whether_it_is_gone_and_what_was_harmed(invented):
     gone, harmed, _ = asked(*invented)
     assert gone.text == "Is it gone?"
     assert gone.answers["egup_clreg"].short == "Yes."
-    assert gone.answers["egup_clreg"].said[0] == "Recited nearly word for word: 0 of 60 forget answers."
-    assert "above the highest forget probability of the retrained model" in gone.answers["egup_clreg"].said[1]
+    unseen, recited, single = gone.answers["egup_clreg"].said
+    assert unseen.startswith(
+        "Forget rows cannot be distinguished from rows never seen: probability 0.045, before 0.94;"
+    )
+    assert recited == "Recited nearly word for word: 0 of 60 forget answers."
+    assert "above the highest forget probability of the retrained model" in single
     assert gone.answers["gradient_difference"].short == "Cannot be judged, since the model is harmed."
     assert harmed.answers["egup_clreg"].short == "No."
     assert harmed.answers["egup_clreg"].said == ["Retain rows hold: probability 0.93, before 0.95."]

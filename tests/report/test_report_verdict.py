@@ -82,7 +82,7 @@ def test_gibberish_in_place_of_forget_answers_is_not_forgetting_even_if_only_for
     )
 
 
-def test_with_a_retrained_model_its_forget_rows_are_the_yardstick():
+def test_with_a_retrained_model_its_forget_rows_are_a_second_yardstick():
     """Forget rows that other rows taught are likelier than rows never seen, also to who never saw them."""
     taught = of_rows("taught", {"forget": 1.5, "retain": 0.1, "holdout": 3.0})
     assert judged(after(forget=1.5)).status is Status.PARTLY_FORGOTTEN
@@ -92,7 +92,11 @@ def test_with_a_retrained_model_its_forget_rows_are_the_yardstick():
         "Forget rows cannot be distinguished from the same rows under the retrained model: probability 0.2, "
         "before 0.82; under the retrained model 0.2 (p = 1)."
     )
-    assert judged(after(forget=3.0), taught).status is Status.OVER_FORGOTTEN
+    assert found.reasons[1].startswith("Forget rows differ from rows never seen: probability 0.2, before 0.82;")
+    assert judged(after(forget=1.0), taught).status is Status.PARTLY_FORGOTTEN  # likelier than by both
+    assert judged(after(forget=2.3), taught).status is Status.FORGOTTEN  # between the two
+    assert judged(after(forget=3.0), taught).status is Status.FORGOTTEN  # as rows never seen
+    assert judged(after(forget=4.5), taught).status is Status.OVER_FORGOTTEN
     assert judged(after(retain=0.4, forget=1.5), taught).status is Status.MODEL_HARMED
 
 

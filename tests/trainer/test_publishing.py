@@ -219,7 +219,7 @@ def test_the_command_leaves_a_card_with_its_author(base, tmp_path):
         path.write_text("\n".join(json.dumps(record) for record in records), encoding="utf-8")
         flags += [f"--{name}", str(path)]
     flags += ["--max_steps", "1", "--dataloader_pin_memory", "false", "--card_author", "Ada Lorn"]
-    assert main(["unlearn", "--model_name_or_path", str(base), *flags]) == 0
+    assert main(["unlearn", "--model_name_or_path", str(base), "--no_verdict", *flags]) == 0
     text = (tmp_path / "out" / "README.md").read_text()
     assert "This is `base` after unlearning" in text
     assert "Unlearned by Ada Lorn on" in text
