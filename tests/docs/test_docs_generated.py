@@ -102,7 +102,7 @@ def test_the_reference_names_exactly_the_keys_that_runs_log(make_trainer, taught
         {"clreg_weight": 0.1, "proxy_form": "penalty", "proxy_dual_rate": 0.1, "stop_at_boundary": True},
         {"objective": "altpo", "forget": preferences},
         {"objective": "pdu"},
-        {"objective": "proxy_kl", "model": taught()},  # which expects tokens of all kinds
+        {"objective": "proxy_kl", "auto": True, "model": taught()},  # which expects tokens of all kinds
     ]
     logged = set()
     for options in runs:
