@@ -1,0 +1,49 @@
+"""The benchmark of runs without hyper-parameters: its rows, its distance, and its table."""
+
+import json
+
+import pytest
+
+import benchmarks.auto.__main__ as auto
+from benchmarks.auto.pairs import PAIRS, Pair, chats, customers, make_pair, people
+from egup_trainer.data.sources import load_rows
+from egup_trainer.demo.twins import Schedule
+
+
+@pytest.mark.parametrize("make", [customers, chats, people], ids=lambda make: make.__name__)
+def test_rows_can_be_read_differ_and_come_from_the_seed(make):
+    records = make(3, None)
+    assert records == make(3, None) != make(4, None)
+    assert records.keys() == {"forget", "retain", "proxy", "holdout"}
+    texts = [json.dumps(row) for rows in records.values() for row in rows]
+    assert len(set(texts)) == len(texts)
+    assert all(len(load_rows(rows)) == len(rows) >= 30 for rows in records.values())
+
+
+def test_the_distance_is_the_mean_of_five_shares():
+    before = dict.fromkeys(auto.METRICS, 1.0)
+    retrained = {**dict.fromkeys(auto.METRICS, 0.5), "forget_rouge": 1.0}
+    values = {**before, "forget_probability": 0.75, "mia_min_k": None}
+    # half of the way; as before where retraining changes nothing; two not moved; one not known
+    assert auto._distance(values, before, retrained) == pytest.approx((0.5 + 0 + 1 + 1) / 4)
+
+
+def test_a_pair_is_made_whole_and_unlearned(tmp_path, tokenizer, capsys):
+    def few(seed, data_dir):
+        return {name: rows[:12] for name, rows in customers(seed, data_dir).items()}
+
+    pair = Pair(PAIRS["Llama, people"].make_model, few, 3, Schedule(epochs=2, learning_rate=2e-3), ["--max_steps", "2"])
+    make_pair(pair, tmp_path / "pair", None)
+    found = auto._unlearn(pair, tmp_path / "pair", 1e-5)
+    assert (found["learning_rate"], found["steps"], found["values"].keys()) == (1e-5, 2, set(auto.METRICS))
+    assert found["code"] == (0 if found["status"] == "FORGOTTEN" else 3)
+    assert {path.name for path in (tmp_path / "pair").iterdir()} >= {"before", "retrained", "before.json"}
+
+
+def test_the_table_has_the_best_of_the_rates(monkeypatch):
+    name = next(iter(PAIRS))
+    line = {"status": "FORGOTTEN", "retained": 0.98, "learning_rate": 2e-4, "distance": 0.3}
+    lines = {name: line, f"{name} 0.001": {**line, "learning_rate": 1e-3, "distance": 0.2}}
+    lines[f"{name} 0.003"] = {**line, "learning_rate": 3e-3, "distance": 0.4}
+    monkeypatch.setattr(auto.tables, "read_table", lambda path: lines)
+    assert list(auto._rows()) == [[name, "FORGOTTEN", "0.980", "0.0002", "0.30", "0.001", "0.20"]]
