@@ -1,23 +1,45 @@
-"""`egup inspect`: how rows are tokenized, what of them is scored, and one row decoded (it shows its text)."""
+"""`egup inspect`: how rows are tokenized, what of them is scored, and how well a model knows them in which format."""
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass, replace
 from itertools import groupby
 from typing import Any
 
 from egup_trainer.cli.command import Command
 from egup_trainer.cli.flags import SOURCE, LongRowArguments, SourceArguments, TemplateArguments, flag
-from egup_trainer.errors import ConfigError, check_range
+from egup_trainer.errors import ConfigError, DataError, check_range
+
+MOST_SCORED = 64
+"""Rows of which it is measured how well the model knows them."""
+
+MARKERS = (
+    ("Question: ", "\nAnswer: "),
+    ("Q: ", "\nA: "),
+    ("User: ", "\nAssistant: "),
+    ("### Instruction:\n", "\n\n### Response:\n"),
+    ("", "\n"),
+)
+"""Markers of user and assistant turns that models are often trained with."""
+
+LIKELIER = 1.2
+"""How much likelier rows must be in another format for it to be named."""
 
 
 @dataclass
 class InspectArguments(SourceArguments, TemplateArguments, LongRowArguments):
     """Which rows, through which tokenizer."""
 
-    model_name_or_path: str | None = flag("Folder or hub id of the tokenizer.")
+    model_name_or_path: str | None = flag("Folder or hub id of the model; the tokenizer is enough with --no_score.")
     forget: str | None = flag(f"Rows to look at: {SOURCE}.")
     index: int = flag("Which sample to decode; the first is 0.", 0)
     max_rows: int = flag("How many rows of the source to read at most, from its start.", 1000)
     max_length: int = flag("Maximum number of tokens per sample.", 1024)
+    score: bool = flag(
+        f"Load the model, and say how well it knows the first {MOST_SCORED} rows, written like this and otherwise.",
+        True,
+    )
+    use_cpu: bool = flag("Do not use a GPU.", False)
 
 
 def run(args: InspectArguments) -> None:
@@ -58,7 +80,45 @@ def run(args: InspectArguments) -> None:
     print(f"tokens per sample: mean {sum(lengths) / len(lengths):.1f}, max {max(lengths)}")
     print(f"scored tokens per sample: mean {sum(scored) / len(scored):.1f}, min {min(scored)}, max {max(scored)}")
     print(f"written by: {markers}")
+    if args.score:
+        _print_scores(args, rows[:MOST_SCORED], tokenizer)
     _print_sample(samples[args.index], args.index, tokenizer)
+
+
+def _print_scores(args: InspectArguments, rows: Sequence[Any], tokenizer: Any) -> None:
+    """How well the model knows the rows; which other format it knows them better in, if there is one."""
+    import torch
+    from accelerate import PartialState
+
+    from egup_trainer.data.collator import RowCollator
+    from egup_trainer.data.tokenization import tokenize
+    from egup_trainer.modeling.forward import AnswerReader
+    from egup_trainer.modeling.loading import load_model
+    from egup_trainer.modeling.scan import score_rows
+
+    name = str(args.model_name_or_path)
+    model = load_model(name).to(PartialState(cpu=args.use_cpu).device)
+    reader, collator, own = AnswerReader(model), RowCollator(tokenizer), args.template_for(tokenizer, name)
+
+    def probabilities(template: Any) -> Any:
+        options = {"max_length": args.max_length, "template": template, "on_long_row": args.on_long_row}
+        dataset = tokenize(rows, tokenizer, name="forget set", **options)
+        found = score_rows(model, reader, dataset, collator, batch_size=8)
+        return found.nll_of(torch.tensor(dataset.owners)).neg().exp()
+
+    here = probabilities(own)
+    known = int((here > 0.5).sum())
+    print(f"probability of the answers: {here.mean():.3g}, above one half in {known} of {len(here)} rows")
+    there = {}
+    for user, assistant in MARKERS:
+        with suppress(DataError):  # the other markers leave too little of max_length
+            there[user, assistant] = probabilities(replace(own, user=user, assistant=assistant, always=True)).mean()
+    best = max(there, key=there.__getitem__, default=None)
+    if best is not None and there[best] > LIKELIER * here.mean():
+        print(
+            f"They are likelier ({there[best]:.3g}) after the markers {best[0]!r} and {best[1]!r}: if the model was "
+            "trained like that, name them (--user_marker, --assistant_marker)"
+        )
 
 
 def _print_sample(sample: Any, index: int, tokenizer: Any) -> None:
@@ -71,7 +131,7 @@ def _print_sample(sample: Any, index: int, tokenizer: Any) -> None:
 
 COMMAND = Command(
     "inspect",
-    "show how rows are tokenized and what of them is scored",
+    "show how rows are tokenized, what of them is scored, and how well a model knows them",
     run,
     options=lambda: [InspectArguments],
     required=("model_name_or_path", "forget"),

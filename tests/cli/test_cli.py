@@ -199,6 +199,21 @@ def test_inspect_sets_apart_what_is_scored_and_counts(model, rows, capsys):
     assert scored.rstrip().endswith("<eos>'")
 
 
+def test_inspect_says_how_well_a_model_knows_the_rows_and_in_which_format(taught, tokenizer, tmp_path, capsys):
+    save(taught(), tokenizer, tmp_path / "model")
+    rows = write_rows(tmp_path, forget=(0, 10))
+    flags = {"model_name_or_path": tmp_path / "model", "forget": rows["forget"], "use_cpu": True}
+    assert egup("inspect", **flags) == 0
+    printed = capsys.readouterr().out
+    assert "probability of the answers: 0.88" in printed
+    assert "above one half in 10 of 10 rows" in printed
+    assert "likelier" not in printed
+    assert egup("inspect", **flags, user_marker="Ask ", assistant_marker=" Tell ") == 0
+    printed = capsys.readouterr().out
+    assert "They are likelier (0.88" in printed
+    assert r"after the markers 'Question: ' and '\nAnswer: '" in printed
+
+
 def test_inspect_shows_the_cut(model, rows, capsys):
     flags = {"model_name_or_path": model, "forget": rows["forget"], "max_length": 24}
     assert egup("inspect", **flags) == 0

@@ -106,7 +106,7 @@ def test_inspect_reads_no_more_rows_than_it_is_to_show(good_model, tmp_path, cap
     assert main(words) == 0
     assert capsys.readouterr().out.startswith("rows: the first 1000 (see --max_rows)   samples: 1000   rows cut: 0")
     assert main([*words, "--max_rows", "3", "--index", "2"]) == 0
-    assert re.match(r"rows: the first 3 .*\n(.*\n){4}sample 2", capsys.readouterr().out)
+    assert re.match(r"rows: the first 3 .*\n(.*\n){5}sample 2", capsys.readouterr().out)
     assert_refused(
         [*words, "--max_rows", "3", "--index", "3"], tmp_path, capsys, "index=3", "from 0 to 2", "--max_rows"
     )

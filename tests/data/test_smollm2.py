@@ -33,7 +33,19 @@ def test_a_fact_and_its_one_end_are_scored_as_plain_transformers_scores_them(tmp
     tokenizer.save_pretrained(tmp_path)
     (tmp_path / "rows.jsonl").write_text(json.dumps({"question": QUESTION, "answer": ANSWER}))
     with contextlib.redirect_stdout(io.StringIO()) as printed:
-        assert main(["inspect", "--model_name_or_path", str(tmp_path), "--forget", str(tmp_path / "rows.jsonl")]) == 0
+        assert (
+            main(
+                [
+                    "inspect",
+                    "--model_name_or_path",
+                    str(tmp_path),
+                    "--forget",
+                    str(tmp_path / "rows.jsonl"),
+                    "--no_score",
+                ]
+            )
+            == 0
+        )
     assert printed.getvalue().strip().splitlines()[-1].endswith(f": {ANSWER + '<|im_end|>'!r}")
 
     asked = [{"role": "user", "content": QUESTION}]
