@@ -192,6 +192,8 @@ def verdict(before: Measures, after: Measures, retrained: Measures | None = None
         return Verdict(Status.OVER_FORGOTTEN, reasons, remarks)
     if broken := _broken_text(before, after, yardstick):
         return Verdict(Status.OVER_FORGOTTEN, [broken, *reasons], remarks)
+    if beside and _side(after.forget, yardstick.rows):
+        reasons = [*beside, *(said for said in reasons if said not in beside)]  # first what they are like
     return Verdict(Status.FORGOTTEN, reasons, remarks)
 
 
