@@ -7,11 +7,8 @@ from math import exp, sqrt
 from statistics import NormalDist, fmean, variance
 from typing import Any
 
-from egup_trainer.modeling.ks_test import ks_p_value, least_p_value
+from egup_trainer.modeling.ks_test import LEVEL, ks_p_value, least_p_value
 from egup_trainer.records.judgments import is_damaged
-
-LEVEL = 0.01
-"""Level of the tests. At 0.05, one in twenty models that are as good as retrained would be told otherwise."""
 
 LEAST_PROGRESS = 0.25
 """Share of the way to rows never seen below which rows count as not forgotten at all."""
@@ -139,7 +136,7 @@ def verdict(before: Measures, after: Measures, retrained: Measures | None = None
     by more than 2 nats per token. If it is not, the forget rows are
 
     - not forgotten if their l has come less than a quarter of the way to that of rows never seen;
-    - forgotten if the two cannot be distinguished (Kolmogorov-Smirnov, p above 0.01), no more of the answers are
+    - forgotten if the two cannot be distinguished (Kolmogorov-Smirnov, p above 0.05), no more of the answers are
       recited than of rows never seen, beyond chance, and the generations do not repeat themselves;
     - partly forgotten if they are likelier than rows never seen, or more of them are recited;
     - over-forgotten if they are less likely than rows never seen, or the generations repeat themselves.

@@ -151,7 +151,7 @@ def assert_refused(
         load_command(words[0]).main(words[1:])
     streams = capsys.readouterr()
     message = " ".join(f"{caught.value.got}; {caught.value.expected}; {caught.value.fix}".split())
-    assert isinstance(caught.value, error), message
+    assert type(caught.value) is error, message
     assert [each for each in named if str(each) not in message] == [], message
     said = [line for line in streams.err.splitlines() if line.strip() and not line.startswith("Loading weights")]
     assert (streams.out, said) == ("", [])

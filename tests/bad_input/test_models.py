@@ -26,7 +26,7 @@ from transformers import (
     T5ForConditionalGeneration,
 )
 
-from egup_trainer.errors import ConfigError, DataError, ModelError
+from egup_trainer.errors import ConfigError, DataError, ModelError, TooFewPositionsError
 
 pytestmark = pytest.mark.usefixtures("fresh_accelerate")
 
@@ -202,7 +202,7 @@ def test_an_adapter_of_another_model_is_refused(adapter, tokenizer, tmp_path, ca
         (["--use_peft", "--lora_target_modules", "query"], ["peft_config", "LlamaForCausalLM"], ModelError),
         (["--objective", "rmu", "--feature_layer", "3"], ["feature_layer=3", "3 layers", "from -3 to 2"], ConfigError),
         (["--objective", "rmu", "--rmu_layer", "3"], ["rmu_layer=3", "3 layers", "from -3 to 2"], ConfigError),
-        (["--forget", "long.jsonl"], ["128 positions", "--max_length"], ModelError),
+        (["--forget", "long.jsonl"], ["128 positions", "--max_length"], TooFewPositionsError),
     ],
 )
 def test_flags_that_do_not_fit_the_model_are_refused(good_model, tmp_path, capsys, monkeypatch, flags, named, error):
@@ -241,7 +241,7 @@ def test_a_place_without_a_model_is_refused(folder, tmp_path, capsys, monkeypatc
 def test_what_a_model_cannot_be_measured_by_is_refused(good_model, tmp_path, capsys, flags, named):
     words = ["evaluate", "--model_name_or_path", str(good_model), *source_flags(tmp_path, proxy=None), *flags]
     words += ["--disable_tqdm", *MEASURING["evaluate"][:2], "--output", str(tmp_path / "o.json"), "--use_cpu"]
-    error = ConfigError if "feature_layer=3" in named else ModelError
+    error = ConfigError if "feature_layer=3" in named else TooFewPositionsError
     assert_refused(words, tmp_path, capsys, *named, error=error)
 
 
