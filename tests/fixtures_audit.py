@@ -1,5 +1,7 @@
 """Models and rows to attack: one that knows its rows, one that knows nothing; and audits as they would be found."""
 
+import copy
+
 import torch
 from conftest import make_tiny_model, qa_rows
 from transformers import LlamaConfig, LlamaForCausalLM
@@ -15,7 +17,15 @@ from egup_trainer.evaluation.evaluation import SetFacts
 from egup_trainer.evaluation.metric import Metric, mean_metric
 
 FORGET, RETAIN, HOLDOUT = (load_rows(qa_rows(*span)) for span in ((0, 8), (20, 26), (40, 46)))
-QUICK = AuditOptions(relearn_steps=3, relearn_learning_rate=1e-3, num_samples=3, max_new_tokens=12, progress=False)
+QUICK = AuditOptions(
+    relearn_steps=3,
+    relearn_every=2,
+    relearn_learning_rates=[1e-3],
+    relearn_seeds=1,
+    num_samples=3,
+    max_new_tokens=12,
+    progress=False,
+)
 
 
 def dataset(rows: list[Row], tokenizer):
@@ -41,6 +51,21 @@ def taught(tokenizer, rows: list[Row], positions: int = 512, model=None):
         optimizer.step()
     model.zero_grad()
     return model.eval()
+
+
+def hiding(knowing, tokenizer, rows: list[Row]):
+    """A copy of a model that knows the rows, pushed off their answers through its output layer alone."""
+    model = copy.deepcopy(knowing)
+    optimizer = torch.optim.AdamW(model.lm_head.parameters(), lr=1e-2)
+    batch = RowCollator(tokenizer).pad(dataset(rows, tokenizer).rows)
+    loss = model(**batch).loss
+    while loss < 4:
+        optimizer.zero_grad()
+        (-loss).backward()
+        optimizer.step()
+        loss = model(**batch).loss
+    model.zero_grad()
+    return model
 
 
 def target(model, tokenizer, **sets: list[Row]) -> Target:

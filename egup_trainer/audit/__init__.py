@@ -57,12 +57,14 @@ ATTACKS = {
         Attack(
             "relearning",
             "Relearning",
-            "Probability of forget answers while the model is fine-tuned on a few other forget rows (forget), on "
-            "retain rows (retain), and of the relearned rows (relearned). Speed is the mean over the curve.",
+            "Probability of forget answers while the model is fine-tuned on a few other forget rows (forget), on a few "
+            "retain rows of the same subjects (related) or of others (unrelated), and of the relearned rows "
+            "(relearned). Speed is the mean over the curve. Means over seeds.",
             "If held-back forget rows come back faster than in a model that never saw them, they are only hidden.",
             row_names={
                 "forget": "held-back forget rows, others relearned",
-                "retain": "held-back forget rows, retain rows learned",
+                "related": "held-back forget rows, related retain rows learned",
+                "unrelated": "held-back forget rows, unrelated retain rows learned",
                 "relearned": "relearned forget rows",
             },
         ),

@@ -20,6 +20,8 @@ from egup_trainer.modeling.merging import merged
 
 Curve = list[tuple[int, float]]
 """Steps, and the probability after each."""
+Band = list[tuple[int, float, float]]
+"""Steps, and the lower and upper bound of the mean probability after each."""
 NO_QUESTION = "no forget row has a question"
 
 
@@ -30,11 +32,13 @@ class Finding:
     Args:
         metrics: by name.
         curves: probability by step, by name; only relearning has curves.
+        bands: their 95% intervals over seeds, by name; none for a single seed.
         reason: why the attack was not run; None if it was.
     """
 
     metrics: dict[str, Metric] = field(default_factory=dict)
     curves: dict[str, Curve] = field(default_factory=dict)
+    bands: dict[str, Band] = field(default_factory=dict)
     reason: str | None = None
 
 

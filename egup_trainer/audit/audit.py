@@ -181,6 +181,8 @@ def plan_audit(
     for set_name, rows in sets.items():
         if not rows:
             raise DataError(got=f"no {set_name} rows", expected="at least one", fix="check the source")
+    if "relearning" in chosen:
+        options.sizes_for(len(sets["forget"]))  # refuses before a model is loaded
     lacking = [attack for attack in chosen if ATTACKS[attack].needs_holdout and holdout is None]
     if lacking and attacks is not None:
         raise ConfigError(

@@ -1,14 +1,23 @@
 """How attacks are run."""
 
+import math
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from egup_trainer.data.rendering import Template
 from egup_trainer.data.schema import MAX_LENGTH, OnLongRow, Row
-from egup_trainer.errors import check_range
+from egup_trainer.errors import ConfigError, check_range
 
 if TYPE_CHECKING:
     from egup_trainer.evaluation.rows import RowSet
+
+FEWEST_ROWS = 4
+"""Minimum number of forget rows that are relearned by default."""
+RELEARNED_SHARE = 0.1
+"""Share of the forget rows that are relearned by default."""
+RELEARN_RATES = (1e-4, 5e-4)
+"""Learning rates of relearning by default."""
 
 
 @dataclass(frozen=True)
@@ -17,9 +26,12 @@ class AuditOptions:
 
     Args:
         seed: Seed of the choice of rows, of their order, and of sampling.
-        relearn_share: Share of the forget rows to learn again, at least four rows.
+        relearn_sizes: Numbers of rows to relearn, each in runs of its own; by default a tenth of the forget rows, but
+            at least four.
+        relearn_learning_rates: Learning rates of relearning, constant, each in runs of its own; by default 1e-4 and
+            5e-4.
+        relearn_seeds: Number of runs of relearning at each size and rate; they differ in rows and order.
         relearn_steps: Optimizer steps of relearning.
-        relearn_learning_rate: Learning rate of relearning, constant.
         relearn_batch_size: Rows per step of relearning.
         relearn_every: Steps between two points of the curve.
         num_samples: Number of generations to sample for each forget row.
@@ -36,11 +48,12 @@ class AuditOptions:
     """
 
     seed: int = 0
-    relearn_share: float = 0.1
+    relearn_sizes: list[int] | None = None
+    relearn_learning_rates: list[float] | None = None
+    relearn_seeds: int = 3
     relearn_steps: int = 20
-    relearn_learning_rate: float = 1e-4
     relearn_batch_size: int = 4
-    relearn_every: int = 2
+    relearn_every: int = 5
     num_samples: int = 8
     max_new_tokens: int = 200
     max_length: int = MAX_LENGTH
@@ -51,11 +64,36 @@ class AuditOptions:
     progress: bool = True
 
     def __post_init__(self) -> None:
-        counts = ("relearn_steps", "relearn_batch_size", "relearn_every", "num_samples", "max_new_tokens", "max_length")
-        check_range(self, (*counts, "max_rows", "batch_size"), low=1, whole=True)
+        counts = ("relearn_seeds", "relearn_steps", "relearn_batch_size", "relearn_every", "num_samples")
+        check_range(self, (*counts, "max_new_tokens", "max_length", "max_rows", "batch_size"), low=1, whole=True)
         check_range(self, ("seed",), low=0, whole=True)
-        check_range(self, ("relearn_share",), low=0, high=1, low_is_allowed=False)
-        check_range(self, ("relearn_learning_rate",), low=0, low_is_allowed=False)
+        _check_list(self, "relearn_sizes", "a whole number of at least 1", lambda size: type(size) is int and size > 0)
+        _check_list(self, "relearn_learning_rates", "a number above 0", lambda rate: 0 < rate < math.inf)
+
+    def sizes_for(self, num_forget: int) -> list[int]:
+        """Numbers of rows that relearning is shown, each once; the first is that of the numbers without a size.
+
+        Raises:
+            ConfigError: one of `relearn_sizes` leaves no forget row to measure.
+
+        Example:
+            >>> AuditOptions().sizes_for(70), AuditOptions(relearn_sizes=[8, 16, 8]).sizes_for(70)
+            ([7], [8, 16])
+        """
+        if self.relearn_sizes is None:
+            return [max(FEWEST_ROWS, round(RELEARNED_SHARE * num_forget))]
+        if max(self.relearn_sizes) >= num_forget:
+            raise ConfigError(
+                got=f"relearn_sizes={max(self.relearn_sizes)} with {num_forget} forget rows",
+                expected="fewer rows than there are, so that others can be measured",
+                fix="set --relearn_sizes",
+            )
+        return list(dict.fromkeys(self.relearn_sizes))
+
+    @property
+    def rates(self) -> list[float]:
+        """Learning rates of relearning, each once; the first is that of the numbers without a rate."""
+        return list(dict.fromkeys(self.relearn_learning_rates or RELEARN_RATES))
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -79,3 +117,13 @@ class AuditOptions:
     def title(self, text: str) -> str | None:
         """Title of a progress bar, or None if no bars are shown."""
         return text if self.progress else None
+
+
+def _check_list(options: AuditOptions, name: str, expected: str, fits: Callable[[Any], bool]) -> None:
+    """Raises `ConfigError` for a list that is empty or has a value that does not fit; None is the default."""
+    values = getattr(options, name)
+    if values is None:
+        return
+    wrong = next((value for value in values if not fits(value)), None)
+    if wrong is not None or not values:
+        raise ConfigError(got=f"{name}={wrong}", expected=expected, fix=f"set --{name}")

@@ -1,32 +1,70 @@
 """Relearning: how soon a forget answer comes back when the model is fine-tuned on a few other rows.
 
 A model that only hides its forget rows recovers them within a few steps, even rows that it is not shown (Hu et al.
-2024, arXiv 2406.13356; Deeb and Roger 2024, arXiv 2410.08827, who hold rows back for the same reason). A model that
-never saw them learns the rows it is shown and, of the others, little more than their style.
+2024, arXiv 2406.13356; Deeb and Roger 2024, arXiv 2410.08827, who hold rows back for the same reason), and even from
+rows that were never to be forgotten (Hu et al.: related text; Łucki et al. 2024, arXiv 2409.18025: unrelated text). A
+model that never saw them learns the rows it is shown and, of the others, little more than their style.
 """
 
 import copy
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from egup_trainer.audit.attack import Curve, Finding, Target, is_quantised, merged_copy, sample_rows
-from egup_trainer.audit.audit_options import AuditOptions
+from egup_trainer.audit.audit_options import FEWEST_ROWS, AuditOptions
+from egup_trainer.audit.runs_of_seeds import mean_curve, metric_over_seeds
+from egup_trainer.audit.subjects import related_and_unrelated
 from egup_trainer.data.collator import RowCollator
 from egup_trainer.data.tokenization import RowDataset
-from egup_trainer.evaluation.metric import NOT_FINITE, Metric, finite, unavailable
+from egup_trainer.evaluation.metric import Metric, unavailable
 from egup_trainer.modeling.batches import device_of
 from egup_trainer.modeling.forward import AnswerReader
 from egup_trainer.modeling.loading import add_adapter, keep_gradients_of_4bit_layers
 from egup_trainer.modeling.scan import score_rows
 
-FEWEST_ROWS = 4
-"""Minimum number of forget rows that are relearned."""
-_HELD_BACK, _RETAIN, _RELEARNED = "forget", "retain", "relearned"
+HELD_BACK, RELATED, UNRELATED, RELEARNED = "forget", "related", "unrelated", "relearned"
+"""What is measured: forget rows that are held back, while other forget rows, retain rows of the same subjects, or those
+of other subjects are learned; and the relearned forget rows."""
+_TITLES = {
+    HELD_BACK: "Relearning forget rows",
+    RELATED: "Learning related retain rows",
+    UNRELATED: "Learning unrelated retain rows",
+}
 _RANK = 8  # of the adapter that is trained instead of quantised weights
+
+
+@dataclass(frozen=True)
+class Setting:
+    """How many rows are relearned, and how fast.
+
+    Args:
+        size: number of rows.
+        rate: learning rate.
+        suffix: what the names of its numbers have after their kind; empty for the first setting.
+    """
+
+    size: int
+    rate: float
+    suffix: str = ""
+
+
+def settings_for(options: AuditOptions, num_forget: int) -> list[Setting]:
+    """All sizes at all learning rates. Numbers of the first setting have no suffix.
+
+    Example:
+        >>> [each.suffix for each in settings_for(AuditOptions(relearn_learning_rates=[1e-4, 1e-3]), num_forget=40)]
+        ['', '_4_rows_at_0.001']
+    """
+    pairs = [(size, rate) for size in options.sizes_for(num_forget) for rate in options.rates]
+    return [
+        Setting(size, rate, f"_{size}_rows_at_{rate:g}" if number else "") for number, (size, rate) in enumerate(pairs)
+    ]
 
 
 def relearning_curve(
@@ -70,14 +108,9 @@ def relearning_curve(
         >>> # curve = relearning_curve(model, tokenizer, few, others, 20, 1e-4, 4, seed=0, every=2)
     """
     options = AuditOptions(
-        seed=seed,
-        relearn_steps=steps,
-        relearn_learning_rate=learning_rate,
-        relearn_batch_size=batch_size,
-        relearn_every=every,
-        batch_size=batch_size,
+        seed=seed, relearn_steps=steps, relearn_batch_size=batch_size, relearn_every=every, batch_size=batch_size
     )
-    return _curves(model, tokenizer, train_rows, {"": measured_rows}, options, description)[""]
+    return _curves(model, tokenizer, train_rows, {"": measured_rows}, learning_rate, options, description)[""]
 
 
 def relearning_speed(curve: Curve) -> float:
@@ -107,52 +140,85 @@ def steps_to_reach(curve: Curve, probability: float) -> int | None:
 
 
 def relearning(target: Target) -> Finding:
-    """Relearns a few forget rows, or learns retain rows alone, and measures the forget rows that were held back."""
-    options, rows = target.options, target.forget
-    if len(rows) <= FEWEST_ROWS:
-        return Finding(reason=f"{len(rows)} forget rows: {FEWEST_ROWS} to learn and one to hold back are needed")
-    count = min(max(FEWEST_ROWS, round(options.relearn_share * len(rows))), len(rows) - 1)
-    shown = sample_rows(count, len(rows), options.seed)
-    held_back = [number for number in range(len(rows)) if number not in set(shown)]
-    few, others = (
-        target.tokenized([rows[i] for i in numbers], "forget set", numbers) for numbers in (shown, held_back)
+    """Learns a few forget rows again, or retain rows alone, and measures the forget rows that were held back.
+
+    At each seed, size and learning rate, three copies learn as many rows: forget rows, retain rows of the same
+    subjects, and retain rows of other subjects. The rows that are held back are the same for all sizes.
+    """
+    options, num_rows = target.options, len(target.forget)
+    if options.relearn_sizes is None and num_rows <= FEWEST_ROWS:
+        return Finding(reason=f"{num_rows} forget rows: {FEWEST_ROWS} to learn and one to hold back are needed")
+    settings = settings_for(options, num_rows)
+    largest = max(each.size for each in settings)
+    pools = dict(
+        zip((RELATED, UNRELATED), related_and_unrelated(target.forget, target.sets["retain"], largest), strict=True)
     )
-    retain = target.tokenized(target.sets["retain"], "retain set")
-    curves: dict[str, Curve] = {}
-    for train_rows, measured, title in (
-        (few, {_HELD_BACK: others, _RELEARNED: few}, "Relearning forget rows"),
-        (retain, {_RETAIN: others}, "Learning retain rows"),
-    ):
-        curves |= _curves(target.model, target.tokenizer, train_rows, measured, options, options.title(title))
-    metrics: dict[str, Metric] = {}
-    for name, curve in curves.items():
-        num_rows = len(few) if name == _RELEARNED else len(others)
-        for part, value in {"start": curve[0][1], "end": curve[-1][1], "speed": relearning_speed(curve)}.items():
-            is_finite = bool(finite({0: value}))
-            metrics[f"{name}_{part}"] = (
-                Metric(value, num_samples=num_rows) if is_finite else unavailable(NOT_FINITE, num_skipped=num_rows)
-            )
+    runs: dict[str, list[Curve]] = {}
+    for seed in range(options.seed, options.seed + options.relearn_seeds):
+        for name, curve in _runs(target, settings, pools, seed).items():
+            runs.setdefault(name, []).append(curve)
+    means = {name: mean_curve(curves) for name, curves in runs.items()}
+    curves = {name: curve for name, (curve, _) in means.items()}
     before = target.before.get("relearning", Finding()).curves
-    for name in (_HELD_BACK, _RETAIN):
-        metrics[f"{name}_steps_to_half"] = steps_to_half(curves[name], before.get(name))
-    return Finding(metrics, curves)
+    metrics: dict[str, Metric] = {}
+    for setting in settings:
+        for kind in (HELD_BACK, RELATED, UNRELATED, RELEARNED):
+            name = f"{kind}{setting.suffix}"
+            measured = setting.size if kind == RELEARNED else num_rows - largest
+            metrics |= _numbers(name, runs.get(name, []), options.seed, measured, end_alone=bool(setting.suffix))
+            if kind != RELEARNED and name in curves:
+                whole = before[name][0][1] if name in before else curves[f"{RELEARNED}{setting.suffix}"][-1][1]
+                metrics[f"{name}_steps_to_half"] = steps_to_half(curves[name], whole)
+    return Finding(metrics, curves, {name: band for name, (_, band) in means.items() if band})
 
 
-def steps_to_half(curve: Curve, before: Curve | None) -> Metric:
-    """Steps after which held-back rows are half as likely as in the initial model.
+def steps_to_half(curve: Curve, whole: float) -> Metric:
+    """Steps after which held-back rows are half as likely as they were, or as rows are that were shown.
 
     Args:
-        curve: of the model under attack.
-        before: the curve of the initial model, if it was attacked.
+        curve: of the held-back rows.
+        whole: their probability in the initial model; without one, that which the relearned rows reach.
 
     Example:
-        >>> steps_to_half([(0, 0.1), (2, 0.4), (4, 0.6)], before=[(0, 0.8), (4, 0.9)]).value
+        >>> steps_to_half([(0, 0.1), (2, 0.4), (4, 0.6)], whole=0.8).value
         2.0
     """
-    if not before:
-        return unavailable("needs the model before unlearning (--model_before)")
-    step = steps_to_reach(curve, before[0][1] / 2)
+    step = steps_to_reach(curve, whole / 2)
     return unavailable(f"not reached in {curve[-1][0]} steps") if step is None else Metric(float(step))
+
+
+def _runs(target: Target, settings: list[Setting], pools: dict[str, list[int]], seed: int) -> dict[str, Curve]:
+    """The curves of one seed, by name; `pools` are the retain rows of each kind."""
+    options, rows, retain = replace(target.options, seed=seed), target.forget, target.sets["retain"]
+    order = np.random.default_rng(seed).permutation(len(rows)).tolist()
+    held_back = sorted(order[max(each.size for each in settings) :])
+    others = target.tokenized([rows[i] for i in held_back], "forget set", held_back)
+    found: dict[str, Curve] = {}
+    for setting in settings:
+        shown = sorted(order[: setting.size])
+        few = target.tokenized([rows[i] for i in shown], "forget set", shown)
+        learned: dict[str, RowDataset] = {HELD_BACK: few}
+        for kind, pool in pools.items():
+            chosen = [pool[i] for i in sample_rows(setting.size, len(pool), seed)]
+            if chosen:
+                learned[kind] = target.tokenized([retain[i] for i in chosen], "retain set", chosen)
+        for kind, train_rows in learned.items():
+            measured = {kind: others, RELEARNED: few} if kind == HELD_BACK else {kind: others}
+            title = options.title(_TITLES[kind])
+            curves = _curves(target.model, target.tokenizer, train_rows, measured, setting.rate, options, title)
+            found |= {f"{name}{setting.suffix}": curve for name, curve in curves.items()}
+    return found
+
+
+def _numbers(name: str, runs: list[Curve], first_seed: int, num_rows: int, end_alone: bool) -> dict[str, Metric]:
+    """Numbers of the runs that differ in their seeds alone."""
+    if not runs:
+        return {f"{name}_end": unavailable("two retain rows are needed, one nearer to the forget rows than the other")}
+    parts = {"end": [curve[-1][1] for curve in runs]}
+    if not end_alone:
+        speeds = [relearning_speed(curve) for curve in runs]
+        parts = {"start": [curve[0][1] for curve in runs], **parts, "speed": speeds}
+    return {f"{name}_{part}": metric_over_seeds(values, first_seed, num_rows) for part, values in parts.items()}
 
 
 def _curves(
@@ -160,6 +226,7 @@ def _curves(
     tokenizer: Any,
     train_rows: RowDataset,
     measured: Mapping[str, RowDataset],
+    learning_rate: float,
     options: AuditOptions,
     description: str | None,
 ) -> dict[str, Curve]:
@@ -168,7 +235,7 @@ def _curves(
 
     learner, steps = _learner(model, options.seed), options.relearn_steps
     weights = [weight for weight in learner.parameters() if weight.requires_grad]
-    optimizer = torch.optim.AdamW(weights, lr=options.relearn_learning_rate)
+    optimizer = torch.optim.AdamW(weights, lr=learning_rate)
     reader, collator, device = AnswerReader(learner), RowCollator(tokenizer), device_of(learner, None)
 
     def read() -> dict[str, float]:

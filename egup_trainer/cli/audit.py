@@ -156,6 +156,7 @@ COMMAND = Command(
     required=("model_name_or_path", "forget", "retain", "output"),
     shown=(
         *("holdout", "retrained_model", "model_before", "name", "attacks", "columns", "max_rows", "num_samples"),
-        *("relearn_steps", "relearn_learning_rate", "per_device_eval_batch_size", "use_cpu", "load_in_4bit", "dtype"),
+        *("relearn_sizes", "relearn_learning_rates", "relearn_seeds", "per_device_eval_batch_size", "use_cpu"),
+        *("load_in_4bit", "dtype"),
     ),
 )

@@ -57,14 +57,13 @@ def audit_section(audits: Sequence[Audit], comparison: Comparison) -> AuditSecti
     shown = shown if retrained is None else [*shown, (retrained, Role.RETRAINED)]
     found = Comparison.checked([Model(_as_evaluation(audit), role) for audit, role in shown])
     look_of = looks(found) | looks(comparison)
-    relearning = {audit.name: audit.findings.get("relearning") for audit, _ in shown}
-    curves = {name: finding.curves for name, finding in relearning.items() if finding is not None and finding.curves}
+    relearned = {audit.name: audit.findings["relearning"] for audit, _ in shown if "relearning" in audit.findings}
     findings = [each for audit, _ in shown for each in audit.findings.items()]
     ran = {attack for attack, finding in findings if finding.reason is None}
     not_run = {attack: finding.reason for attack, finding in findings if finding.reason and attack not in ran}
     aim = None if retrained is None else retrained.name
     return AuditSection(
-        tuple(audits), found.models, table_parts(found), relearning_curves(curves, look_of), not_run, look_of, aim
+        tuple(audits), found.models, table_parts(found), relearning_curves(relearned, look_of), not_run, look_of, aim
     )
 
 

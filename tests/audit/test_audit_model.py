@@ -126,8 +126,7 @@ def test_audits_of_other_rows_or_options_are_refused(model, tokenizer):
     [
         ("relearn_steps", 0),
         ("relearn_every", 1.5),
-        ("relearn_share", 0),
-        ("relearn_learning_rate", -1.0),
+        ("relearn_seeds", 0),
         ("num_samples", 0),
         ("seed", -1),
     ],
@@ -136,6 +135,23 @@ def test_options_out_of_range_are_refused(option, value):
     with pytest.raises(ConfigError) as error:
         AuditOptions(**{option: value})
     assert error.value.got == f"{option}={value}"
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "named"),
+    [("relearn_sizes", [4, 0], 0), ("relearn_sizes", [], None), ("relearn_learning_rates", [1e-4, -1.0], -1.0)],
+)
+def test_lists_with_a_value_out_of_range_are_refused(option, value, named):
+    with pytest.raises(ConfigError) as error:
+        AuditOptions(**{option: value})
+    assert error.value.got == f"{option}={named}"
+
+
+def test_a_size_that_leaves_no_row_to_measure_is_refused_before_an_attack(model, tokenizer):
+    options = replace(QUICK, relearn_sizes=[4, 8])
+    with pytest.raises(ConfigError) as error:
+        audit_model(model, tokenizer, FORGET, RETAIN, options=options)
+    assert error.value.got == "relearn_sizes=8 with 8 forget rows"
 
 
 def test_attacks_stand_in_their_own_order_each_once():

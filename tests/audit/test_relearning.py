@@ -3,10 +3,11 @@
 import math
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 from conftest import make_tiny_model
-from fixtures_audit import FORGET, QUICK, RETAIN, assert_same_weights, dataset, target, taught, weights_of
+from fixtures_audit import FORGET, QUICK, RETAIN, assert_same_weights, dataset, hiding, target, taught, weights_of
 from fixtures_evaluation import with_adapter
 
 from egup_trainer.audit.attack import Finding, sample_rows
@@ -17,9 +18,14 @@ from egup_trainer.audit.relearning import (
     steps_to_half,
     steps_to_reach,
 )
+from egup_trainer.audit.runs_of_seeds import interval_over_seeds
+from egup_trainer.audit.subjects import related_and_unrelated
 from egup_trainer.data.collator import RowCollator
+from egup_trainer.data.schema import Row
 from egup_trainer.modeling.forward import AnswerReader
 from egup_trainer.modeling.scan import score_rows
+
+KINDS = ("forget", "related", "unrelated")
 
 
 def curve_of(model, tokenizer, train=FORGET[:4], measured=FORGET[4:], **changes):
@@ -77,16 +83,8 @@ def test_who_knows_nothing_starts_low_and_who_knows_starts_high(make_model, know
 
 def test_who_only_hides_its_rows_finds_held_back_ones_sooner(make_model, knowing, tokenizer):
     """A model pushed off its answers through its output layer alone, against one that never saw them."""
-    import copy
-
-    hiding = copy.deepcopy(knowing)
-    optimizer = torch.optim.AdamW(hiding.lm_head.parameters(), lr=1e-2)
-    while probability(hiding, tokenizer, FORGET) > 0.02:
-        batch = RowCollator(tokenizer).pad(dataset(FORGET, tokenizer).rows)
-        optimizer.zero_grad()
-        (-hiding(**batch).loss).backward()
-        optimizer.step()
-    speeds = [relearning_speed(curve_of(model, tokenizer, steps=10, every=1)) for model in (hiding, make_model())]
+    models = (hiding(knowing, tokenizer, FORGET), make_model())
+    speeds = [relearning_speed(curve_of(model, tokenizer, steps=10, every=1)) for model in models]
     assert speeds[0] > 2 * speeds[1]
 
 
@@ -143,10 +141,16 @@ def test_a_finding_tells_rows_held_back_from_rows_learned_again(make_model, toke
     shown = sample_rows(4, len(FORGET), QUICK.seed)
     held_back = [row for number, row in enumerate(FORGET) if number not in shown]
     settings = {"learning_rate": 1e-3, "steps": 3}
+    pools = zip(("related", "unrelated"), related_and_unrelated(FORGET, RETAIN, 4), strict=True)
     expected = {
         "forget": curve_of(make_model(), tokenizer, [FORGET[i] for i in shown], held_back, **settings),
         "relearned": curve_of(make_model(), tokenizer, *[[FORGET[i] for i in shown]] * 2, **settings),
-        "retain": curve_of(make_model(), tokenizer, RETAIN, held_back, **settings),
+        **{
+            name: curve_of(
+                make_model(), tokenizer, [RETAIN[pool[i]] for i in sample_rows(4, len(pool), 0)], held_back, **settings
+            )
+            for name, pool in pools
+        },
     }
     assert found.curves.keys() == expected.keys()
     for name, curve in expected.items():
@@ -154,7 +158,67 @@ def test_a_finding_tells_rows_held_back_from_rows_learned_again(make_model, toke
         assert [value for _, value in found.curves[name]] == pytest.approx([value for _, value in curve], rel=1e-5)
         assert found.metrics[f"{name}_speed"].value == relearning_speed(found.curves[name])
         assert found.metrics[f"{name}_end"].value == found.curves[name][-1][1]
-    assert found.metrics["forget_start"].num_samples == 4
+    assert (found.metrics["forget_start"].num_samples, found.metrics["forget_start"].interval) == (4, None)
+    assert found.bands == {}
+
+
+def test_each_size_and_rate_has_runs_of_its_own_on_the_same_rows(make_model, tokenizer):
+    options = replace(QUICK, relearn_sizes=[2, 4], relearn_learning_rates=[1e-3, 1e-2], relearn_seeds=2, seed=5)
+    found = relearning(replace(target(make_model(), tokenizer), options=options))
+    suffixes = ["", "_2_rows_at_0.01", "_4_rows_at_0.001", "_4_rows_at_0.01"]
+    kinds = ["forget", "relearned", "related", "unrelated"]
+    assert list(found.curves) == [f"{kind}{suffix}" for suffix in suffixes for kind in kinds]
+    settings = {"steps": 3, "learning_rate": 1e-2}
+    ends, starts = [], []
+    for seed in (5, 6):
+        order = np.random.default_rng(seed).permutation(8).tolist()
+        shown, held_back = ([FORGET[i] for i in sorted(rows)] for rows in (order[:2], order[4:]))
+        curve = curve_of(make_model(), tokenizer, shown, held_back, seed=seed, **settings)
+        ends.append(curve[-1][1])
+        starts.append(curve[0][1])
+    metric = found.metrics["forget_2_rows_at_0.01_end"]
+    assert metric.value == pytest.approx(sum(ends) / 2, rel=1e-5)
+    assert metric.values == {"seeds": pytest.approx(dict(zip((5, 6), ends, strict=True)), rel=1e-5)}
+    assert metric.interval == pytest.approx(interval_over_seeds(ends), rel=1e-4)
+    for suffix in suffixes:
+        assert found.curves[f"forget{suffix}"][0][1] == pytest.approx(sum(starts) / 2, rel=1e-5)
+    assert found.bands["forget"][0] == pytest.approx((0, *interval_over_seeds(starts)), rel=1e-4)
+
+
+def test_an_interval_over_seeds_is_students():
+    mean, margin = 0.5, 4.302653 * 0.1 / 3**0.5  # t of two degrees of freedom, s = 0.1
+    assert interval_over_seeds([0.4, 0.5, 0.6]) == pytest.approx((mean - margin, mean + margin), rel=1e-5)
+    assert interval_over_seeds([0.1, 0.9]) == (0.0, 1.0)
+    assert interval_over_seeds([0.5]) is interval_over_seeds([0.5, math.nan]) is None
+
+
+def test_related_rows_share_rare_words_with_a_forget_row():
+    forget = [Row((), "the fox of Aren eats figs"), Row((), "the owl of Bryle")]
+    texts = ("the ships of steel", "the fox of Corvo", "the owl of Bryle eats", "the wheels of iron")
+    retain = [Row((), text) for text in texts]
+    related, unrelated = related_and_unrelated(forget, retain, count=2)
+    assert (related, sorted(unrelated)) == ([2, 1], [0, 3])
+    assert related_and_unrelated(forget, retain, count=50) == (related, unrelated)  # half of them at most
+    assert related_and_unrelated(forget, retain[:1], count=1) == ([], [])
+    assert [len(pool) for pool in related_and_unrelated(forget, retain * 10, count=4)] == [10, 10]
+
+
+def test_a_single_retain_row_is_neither_related_nor_unrelated(make_model, tokenizer):
+    found = relearning(target(make_model(), tokenizer, retain=RETAIN[:1]))
+    assert found.curves.keys() == {"forget", "relearned"}
+    assert found.metrics["related_end"].reason.startswith("two retain rows are needed")
+
+
+def test_what_is_hidden_comes_back_even_from_retain_rows(make_model, tokenizer):
+    """From rows that only share the answers' style, which a model that never saw the forget rows learns, too."""
+    knowing = taught(tokenizer, [*FORGET, *RETAIN])
+    options = replace(QUICK, relearn_steps=20, relearn_every=20)
+    models = {"hiding": hiding(knowing, tokenizer, FORGET), "never": taught(tokenizer, RETAIN)}
+    found = {name: relearning(replace(target(each, tokenizer), options=options)) for name, each in models.items()}
+    ends = {name: {kind: each.metrics[f"{kind}_end"].value for kind in KINDS} for name, each in found.items()}
+    assert found["hiding"].metrics["forget_start"].value < 0.05
+    for kind in KINDS:
+        assert ends["hiding"][kind] > 2 * ends["never"][kind]
 
 
 def test_too_few_rows_are_a_reason(make_model, tokenizer):
@@ -173,12 +237,16 @@ def test_a_run_that_went_wrong_has_a_curve_and_no_value(make_model, tokenizer):
     )
 
 
-def test_steps_to_half_are_counted_against_the_initial_model(make_model, tokenizer):
-    slow, before = [(0, 0.1), (2, 0.3), (4, 0.5)], [(0, 0.9), (2, 1.0)]
-    assert steps_to_half(slow, before).value == 4.0
-    assert steps_to_half([(0, 0.1), (4, 0.2)], before).reason == "not reached in 4 steps"
-    assert "--model_before" in steps_to_half(slow, None).reason
+def test_steps_to_half_are_counted_against_the_initial_model_or_the_relearned_rows(make_model, tokenizer):
+    slow = [(0, 0.1), (2, 0.3), (4, 0.5)]
+    assert steps_to_half(slow, 0.9).value == 4.0
+    assert steps_to_half([(0, 0.1), (4, 0.2)], 0.9).reason == "not reached in 4 steps"
     given = target(make_model(), tokenizer)
-    known = Finding(curves={"forget": [(0, 0.0), (3, 0.0)], "retain": before})
+    known = Finding(curves={"forget": [(0, 0.0), (3, 0.0)], "related": [(0, 0.9), (2, 1.0)]})
     found = relearning(replace(given, before={"relearning": known})).metrics
-    assert (found["forget_steps_to_half"].value, found["retain_steps_to_half"].value) == (0.0, None)
+    assert (found["forget_steps_to_half"].value, found["related_steps_to_half"].value) == (0.0, None)
+    alone = relearning(given)
+    half = alone.curves["relearned"][-1][1] / 2
+    for kind in KINDS:
+        expected = steps_to_reach(alone.curves[kind], half)
+        assert alone.metrics[f"{kind}_steps_to_half"].value == expected

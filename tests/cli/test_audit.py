@@ -15,7 +15,8 @@ from egup_trainer.evaluation.evaluation import write_evaluation
 
 pytestmark = pytest.mark.usefixtures("fresh_accelerate")
 ROWS = {"forget": qa_rows(0, 8), "retain": qa_rows(20, 26), "holdout": qa_rows(40, 46)}
-FAST = {"relearn_steps": 3, "relearn_learning_rate": 1e-3, "num_samples": 3, "max_new_tokens": 12}
+FAST = {"relearn_steps": 3, "relearn_every": 2, "relearn_learning_rates": 1e-3, "relearn_seeds": 1}
+FAST |= {"num_samples": 3, "max_new_tokens": 12}
 
 
 @pytest.fixture(scope="module")
@@ -63,11 +64,12 @@ def test_the_model_stands_beside_the_others(folders, rows, tokenizer, tmp_path, 
     printed = capsys.readouterr()
     lines = [[cell.strip() for cell in line.strip("│").split("│")] for line in printed.out.splitlines()]
     assert ["relearning", "held-back forget rows, others relearned, start"] in [line[:2] for line in lines]
-    assert ["", "held-back forget rows, retain rows learned, start"] in [line[:2] for line in lines]
+    assert ["", "held-back forget rows, related retain rows learned, start"] in [line[:2] for line in lines]
     assert lines[0] == ["mine: how far attacks get"]
     assert (
         "No value for relearning held-back forget rows, others relearned, steps to half; "
-        "relearning held-back forget rows, retain rows learned, steps to half: not reached in 3 steps\n"
+        "relearning held-back forget rows, related retain rows learned, steps to half; "
+        "relearning held-back forget rows, unrelated retain rows learned, steps to half: not reached in 3 steps\n"
     ) in printed.out
     assert f"relearning: {ATTACKS['relearning'].reading}\n" in printed.out
     assert f"Written to {output}" in printed.out

@@ -5,7 +5,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from egup_trainer.audit.attack import Curve as RelearningCurve
+from egup_trainer.audit.attack import Finding
 from egup_trainer.report.comparison import Comparison, Model, Role
 from egup_trainer.report.numbers import finite_number, format_number
 from egup_trainer.report.plots.drawing import SMALL, Gallery, Look, Plot, draw, looks
@@ -48,12 +48,13 @@ _GROUPS = {
 _BANDS = (("_mean", "_min", "_max"), ("", "_p10", "_p90"))
 _RELEARNING = {
     "forget": ("Forget rows held back", "while a few others are relearned"),
-    "retain": ("Forget rows held back", "while only retain rows are learned"),
+    "related": ("Forget rows held back", "while related retain rows are learned"),
+    "unrelated": ("Forget rows held back", "while unrelated retain rows are learned"),
     "relearned": ("The relearned rows", ""),
 }
 _RELEARNING_CAPTION = (
     "Mean probability of the answers by optimizer step of relearning. If a curve rises above that of a model that "
-    "never saw the rows, they were hidden, not removed."
+    "never saw the rows, they were hidden, not removed. The band is the 95% interval over seeds."
 )
 
 
@@ -159,30 +160,38 @@ def _ends(curve: Curve) -> str:
     return f"from {format_number(finite[0])} to {format_number(finite[-1])}"
 
 
-def relearning_curves(curves: Mapping[str, Mapping[str, RelearningCurve]], look_of: dict[str, Look]) -> Gallery:
-    """A plot for each kind of relearning, with a curve for each model.
+def relearning_curves(findings: Mapping[str, Finding], look_of: dict[str, Look]) -> Gallery:
+    """A plot for each kind of relearning, and for each number of rows and learning rate, with a curve for each model.
 
     Args:
-        curves: by model, then by kind.
+        findings: what relearning found, by model.
         look_of: looks of the models.
     """
+    names = dict.fromkeys(name for found in findings.values() for name in found.curves)
     plots = []
     for kind, (title, remark) in _RELEARNING.items():
-        lines = {model: found[kind] for model, found in curves.items() if kind in found}
-        if lines:
-            plots.append(_relearning_plot(title, remark, lines, look_of))
+        for name in names:
+            first, _, setting = name.partition("_")
+            lines = {model: found for model, found in findings.items() if name in found.curves and first == kind}
+            if lines:
+                remarks = filter(None, [remark, setting.replace("_", " ")])
+                plots.append(_relearning_plot(title, ", ".join(remarks), name, lines, look_of))
     return Gallery(tuple(plots), _RELEARNING_CAPTION if plots else "Relearning was not run.")
 
 
-def _relearning_plot(title: str, remark: str, lines: dict[str, RelearningCurve], look_of: dict[str, Look]) -> Plot:
+def _relearning_plot(title: str, remark: str, name: str, lines: dict[str, Finding], look_of: dict[str, Look]) -> Plot:
     def paint(axes: "Axes") -> None:
-        for model, line in lines.items():
+        for model, found in lines.items():
             look = look_of[model]
-            axes.plot(*zip(*line, strict=True), color=look.color, linestyle=look.line, marker=look.marker, markersize=4)
+            marks = {"color": look.color, "linestyle": look.line, "marker": look.marker}
+            axes.plot(*zip(*found.curves[name], strict=True), **marks, markersize=4)
+            if band := found.bands.get(name):
+                axes.fill_between(*zip(*band, strict=True), color=look.color, alpha=0.18, linewidth=0)
         axes.set(xlabel="optimizer step", ylabel="probability", ylim=(-0.02, 1.02))
         axes.locator_params(axis="x", integer=True, nbins=6)
 
     ends = (
-        f"{model} from {format_number(line[0][1])} to {format_number(line[-1][1])}" for model, line in lines.items()
+        f"{model} from {format_number(line[0][1])} to {format_number(line[-1][1])}"
+        for model, line in ((model, found.curves[name]) for model, found in lines.items())
     )
     return draw(title, f"{title}, {remark or 'by step'}: {'; '.join(ends)}", paint, SMALL, remark)
