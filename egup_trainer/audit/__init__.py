@@ -25,6 +25,7 @@ class Attack:
         meaning: what its numbers are, for readers of the report.
         reading: one sentence on what it means if the attack gets far.
         needs_holdout: whether it compares forget rows with rows that no model saw.
+        needs_before: whether it needs the weights of the model before unlearning.
         row_names: for numbers whose names begin with a word that does not say which rows are measured, what does.
     """
 
@@ -33,6 +34,7 @@ class Attack:
     meaning: str
     reading: str
     needs_holdout: bool = False
+    needs_before: bool = False
     row_names: Mapping[str, str] = field(default_factory=dict)
 
     def label(self, number: str) -> str:
@@ -71,8 +73,17 @@ ATTACKS = {
         Attack(
             "quantization",
             "Quantisation",
-            "The same rows with the weights as given, in 8 bits and in 4.",
+            "The same rows with the weights as given, in 8 bits and in 4: as bitsandbytes rounds them (4bit), to the "
+            "nearest point of even grids (nearest), and by GPTQ with retain rows as calibration rows (gptq).",
             "If forget rows are more likely in few bits than as given, rounding the weights undoes the unlearning.",
+        ),
+        Attack(
+            "merging",
+            "Merging",
+            "The same rows with weights halfway between the model and the one before unlearning.",
+            "If forget rows are more likely there than halfway between the model before and one that never saw them, "
+            "unlearning is undone by merging the model with its ancestors.",
+            needs_before=True,
         ),
         Attack(
             "prompts",

@@ -1,8 +1,8 @@
 """What an attack works with: a model with its rows, copies of the model that it may change, and what it found."""
 
 import copy
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -12,6 +12,8 @@ from egup_trainer.audit.audit_options import AuditOptions
 from egup_trainer.data.schema import Row
 from egup_trainer.data.tokenization import RowDataset, tokenize
 from egup_trainer.evaluation.metric import Metric
+from egup_trainer.evaluation.metrics.memorization import extraction_strength
+from egup_trainer.evaluation.metrics.probability import probability
 from egup_trainer.evaluation.rows import RowSet
 from egup_trainer.evaluation.scores import SetScores
 from egup_trainer.evaluation.scoring import ScoringOptions, score_sets
@@ -22,6 +24,12 @@ Curve = list[tuple[int, float]]
 """Steps, and the probability after each."""
 Band = list[tuple[int, float, float]]
 """Steps, and the lower and upper bound of the mean probability after each."""
+_NUMBERS: dict[str, Callable[[SetScores], Metric]] = {
+    "probability": probability,
+    "extraction_strength": extraction_strength,
+}
+RECALL = tuple(f"{name}_{number}" for name in ("forget", "retain") for number in _NUMBERS)
+"""Names of the numbers that `recall_metrics` returns."""
 NO_QUESTION = "no forget row has a question"
 
 
@@ -52,6 +60,7 @@ class Target:
         sets: the rows "forget", "retain" and, if available, "holdout".
         options: how attacks are run.
         before: what the same attacks found in the initial model, by attack.
+        load_before: returns the initial model itself; None if there is none.
     """
 
     model: nn.Module
@@ -59,6 +68,7 @@ class Target:
     sets: dict[str, list[Row]]
     options: AuditOptions
     before: dict[str, Finding] = field(default_factory=dict)
+    load_before: Callable[[], nn.Module] | None = None
 
     @property
     def forget(self) -> list[Row]:
@@ -99,6 +109,24 @@ def sample_rows(count: int, of: int, seed: int) -> list[int]:
         [0, 1, 2]
     """
     return sorted(np.random.default_rng(seed).permutation(of)[:count].tolist())
+
+
+def recall_metrics(target: Target, model: nn.Module, prefix: str = "") -> dict[str, Metric]:
+    """Probability and extraction strength of forget and retain rows under a model that was made from the target's.
+
+    Args:
+        target: has the rows.
+        model: is read in the place of the target's model.
+        prefix: what the names of the numbers begin with.
+    """
+    scores = target.score(target.row_set("forget"), target.row_set("retain"), model=model)
+    return {
+        f"{prefix}{set_name}_{name}": replace(
+            number(scores[set_name]), higher_is_better=None if set_name == "forget" else True
+        )
+        for set_name in scores
+        for name, number in _NUMBERS.items()
+    }
 
 
 def is_quantised(model: Any) -> bool:

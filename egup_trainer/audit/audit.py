@@ -1,7 +1,7 @@
 """An audit of a model: each attack in turn, and what they found, as a JSON file."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, ClassVar
@@ -21,6 +21,7 @@ from egup_trainer.files import write_file
 
 SCHEMA_VERSION = 1
 _KIND = "egup_trainer audit"
+_UNSEEN_ROWS, _MODEL_BEFORE = "rows that no model saw", "the model before unlearning"
 
 
 @dataclass(frozen=True)
@@ -114,6 +115,7 @@ def audit_model(
     name: str = "model",
     retrained: Audit | None = None,
     before: Audit | None = None,
+    load_before: Callable[[], nn.Module] | None = None,
 ) -> Audit:
     """Tries to bring forgotten rows back, and reports how far each attack gets.
 
@@ -128,9 +130,10 @@ def audit_model(
         name: of the model, for tables.
         retrained: the same audit of the model that never saw the forget rows.
         before: the same audit of the model before unlearning.
+        load_before: returns the model before unlearning, whose weights merging needs; called when it is needed.
 
     Raises:
-        ConfigError: there is no such attack, or it needs holdout rows.
+        ConfigError: there is no such attack, or it needs holdout rows or the model before.
         DataError: rows cannot be used, or an audit to compare with is of other rows or options.
         ModelError: the model cannot be used.
 
@@ -141,13 +144,14 @@ def audit_model(
     from egup_trainer.modeling.loading import keep_gradients_of_4bit_layers
 
     options = options or AuditOptions()
-    planned = plan_audit(forget, retain, holdout, attacks=attacks, options=options, name=name)
+    has_before = load_before is not None
+    planned = plan_audit(forget, retain, holdout, attacks=attacks, options=options, name=name, has_before=has_before)
     for role, other in (("retrained", retrained), ("before", before)):
         if other is not None:
             check_same_audit(planned, other, f"the {role} model's audit")
     keep_gradients_of_4bit_layers(model)  # before an attack runs it in evaluation mode
     sets = _chosen(forget, retain, holdout, options)
-    target = Target(model, tokenizer, sets, options, {} if before is None else before.findings)
+    target = Target(model, tokenizer, sets, options, {} if before is None else before.findings, load_before)
     return replace(
         planned,
         findings={
@@ -167,11 +171,14 @@ def plan_audit(
     attacks: Sequence[str] | None = None,
     options: AuditOptions,
     name: str,
+    has_before: bool = False,
 ) -> Audit:
     """An audit without results yet: which attacks will be run on the model `name`, on which rows. Arguments as above.
 
+    `has_before` says whether there is a model before unlearning.
+
     Raises:
-        ConfigError: there is no such attack, or it needs holdout rows.
+        ConfigError: there is no such attack, or it needs holdout rows or the model before.
         DataError: a set has no rows, or a forget row is also in another set.
     """
     require_extra("evaluation", "an audit")
@@ -183,14 +190,14 @@ def plan_audit(
             raise DataError(got=f"no {set_name} rows", expected="at least one", fix="check the source")
     if "relearning" in chosen:
         options.sizes_for(len(sets["forget"]))  # refuses before a model is loaded
-    lacking = [attack for attack in chosen if ATTACKS[attack].needs_holdout and holdout is None]
-    if lacking and attacks is not None:
-        raise ConfigError(
-            got=f"the attack {lacking[0]} without holdout rows",
-            expected="rows of the forget set's kind that no model saw",
-            fix="set --holdout",
-        )
-    reasons = dict.fromkeys(lacking, "needs rows that no model saw (--holdout)")
+    lacks = {
+        "holdout": (_UNSEEN_ROWS, [each for each in chosen if ATTACKS[each].needs_holdout and holdout is None]),
+        "model_before": (_MODEL_BEFORE, [each for each in chosen if ATTACKS[each].needs_before and not has_before]),
+    }
+    reasons = {each: f"needs {what} (--{flag})" for flag, (what, lacking) in lacks.items() for each in lacking}
+    for flag, (what, lacking) in lacks.items():
+        if lacking and attacks is not None:
+            raise ConfigError(got=f"the attack {lacking[0]} without --{flag}", expected=what, fix=f"set --{flag}")
     facts = {each: SetFacts(len(rows), options.row_set(each, rows).fingerprint) for each, rows in sets.items()}
     findings = {attack: Finding(reason=reasons.get(attack)) for attack in chosen}
     return Audit(name, facts, options.settings, findings)

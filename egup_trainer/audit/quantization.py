@@ -5,53 +5,52 @@ Unlearning that changes weights only a little is undone by rounding: Zhang et al
 """
 
 import tempfile
-from collections.abc import Callable
-from dataclasses import replace
 from enum import Enum
 from typing import Any
 
 import torch
 from torch import nn
 
-from egup_trainer.audit.attack import Finding, Target, is_quantised, merged_copy
+from egup_trainer.audit.attack import RECALL, Finding, Target, is_quantised, merged_copy, recall_metrics, sample_rows
 from egup_trainer.errors import EgupError
 from egup_trainer.evaluation.metric import Metric, unavailable
-from egup_trainer.evaluation.metrics.memorization import extraction_strength
-from egup_trainer.evaluation.metrics.probability import probability
-from egup_trainer.evaluation.scores import SetScores
 from egup_trainer.extras import MissingExtraError, require_extra
 from egup_trainer.files import one_line_write_errors
 from egup_trainer.modeling.batches import device_of
+from egup_trainer.modeling.gptq import gptq_copy
 from egup_trainer.modeling.loading import keep_gradients_of_4bit_layers, misread_4bit_layer
 
 
 class Bits(str, Enum):
-    """How weights are stored, by bitsandbytes, which leaves the embeddings as they are."""
+    """How weights are rounded; embeddings and output layer stay as they are."""
 
     GIVEN = "given"
     EIGHT = "8bit"
-    """LLM.int8(): weights and inputs of linear layers rounded to 8 bits, except outliers."""
+    """LLM.int8() of bitsandbytes: weights and inputs of linear layers rounded to 8 bits, except outliers."""
     FOUR = "4bit"
-    """NF4 in blocks of 64 weights, computed in float32."""
+    """NF4 of bitsandbytes in blocks of 64 weights, computed in float32."""
+    NEAREST = "nearest"
+    """4 bits, each weight rounded to the nearest of 16 evenly spaced points for every 128 inputs of a row."""
+    GPTQ = "gptq"
+    """The same grids by our GPTQ, with retain rows as calibration rows."""
 
 
-_NUMBERS: dict[str, Callable[[SetScores], Metric]] = {
-    "probability": probability,
-    "extraction_strength": extraction_strength,
-}
+CALIBRATION_ROWS = 128
+"""Maximum number of retain rows that GPTQ is calibrated on, as many as in its paper."""
 _CANNOT = (ImportError, OSError, RuntimeError, ValueError)  # what libraries raise if they cannot quantise
 
 
 def quantization(target: Target) -> Finding:
-    """Probability and extraction strength of forget and retain rows with the weights as given, in 8 and in 4 bits."""
+    """Probability and extraction strength of forget and retain rows with the weights as given and in fewer bits."""
     if is_quantised(target.model):
         return Finding(reason="the model's weights are quantised already")
     metrics: dict[str, Metric] = {}
     for bits in Bits:
-        found: dict[str, Metric] | str = _metrics(target, target.model) if bits is Bits.GIVEN else _tried(target, bits)
+        found: dict[str, Metric] | str = (
+            recall_metrics(target, target.model) if bits is Bits.GIVEN else _tried(target, bits)
+        )
         metrics |= {
-            f"{bits.value}_{name}": unavailable(found) if isinstance(found, str) else found[name]
-            for name in (f"{set_name}_{number}" for set_name in ("forget", "retain") for number in _NUMBERS)
+            f"{bits.value}_{name}": unavailable(found) if isinstance(found, str) else found[name] for name in RECALL
         }
     return Finding(metrics)
 
@@ -98,10 +97,20 @@ def quantised_copy(model: nn.Module, bits: Bits) -> Any:
     return quantised.eval()
 
 
+def _rounded_copy(target: Target, bits: Bits) -> Any:
+    """A copy of the model that is rounded by GPTQ on retain rows, or on none: then weights go to the nearest point."""
+    retain = target.sets["retain"]
+    count = CALIBRATION_ROWS if bits is Bits.GPTQ else 0
+    chosen = sample_rows(count, len(retain), target.options.seed)
+    rows = target.tokenized([retain[i] for i in chosen], "retain set", chosen).rows if chosen else []
+    return gptq_copy(merged_copy(target.model), [torch.from_numpy(row.input_ids) for row in rows])
+
+
 def _tried(target: Target, bits: Bits) -> dict[str, Metric] | str:
     """The metrics of a quantised copy, or why there are none."""
     try:
-        return _metrics(target, quantised_copy(target.model, bits))
+        is_ours = bits in (Bits.NEAREST, Bits.GPTQ)
+        return recall_metrics(target, _rounded_copy(target, bits) if is_ours else quantised_copy(target.model, bits))
     except MissingExtraError as error:
         return f"not run: {error}"
     except EgupError:
@@ -109,12 +118,3 @@ def _tried(target: Target, bits: Bits) -> dict[str, Metric] | str:
     except _CANNOT as error:
         first_line = (str(error).strip().splitlines() or [""])[0]
         return f"not run: {type(error).__name__}: {first_line}"
-
-
-def _metrics(target: Target, model: nn.Module) -> dict[str, Metric]:
-    scores = target.score(target.row_set("forget"), target.row_set("retain"), model=model)
-    return {
-        f"{set_name}_{name}": replace(number(scores[set_name]), higher_is_better=None if set_name == "forget" else True)
-        for set_name in scores
-        for name, number in _NUMBERS.items()
-    }

@@ -101,12 +101,19 @@ def _audit(args: AuditArguments, model_config: Any) -> "Audit":
     sources = {name: source for name in _SETS if (source := getattr(args, name)) is not None}
     rows: dict[str, Any] = {name: args.read(source) for name, source in sources.items()}
     rows = keep_apart_from_forget(**rows, drop=args.drop_overlap)
-    plan_audit(**rows, attacks=args.attacks, options=options, name="model")  # refuses before a model is loaded
+    has_before = args.model_before is not None
+    # refuses before a model is loaded
+    plan_audit(**rows, attacks=args.attacks, options=options, name="model", has_before=has_before)
     accelerator = Accelerator(cpu=args.use_cpu)
     refuse_several_processes("an audit", accelerator.num_processes)
 
     def audit(path: str, name: str, **others: Any) -> "Audit":
         model = load_on_device(path, model_config, accelerator)
+
+        def load_before() -> Any:
+            return model if path == args.model_before else load_on_device(args.model_before, model_config, accelerator)
+
+        others |= {"load_before": load_before if has_before else None}
         return audit_model(model, tokenizer, **rows, attacks=args.attacks, options=options, name=name, **others)
 
     found: dict[str, Any] = {}

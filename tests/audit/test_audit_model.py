@@ -36,7 +36,8 @@ def model(tokenizer):
 def audits(model, tokenizer):
     """The weights before, and two audits of all attacks."""
     before = weights_of(model)
-    return before, [audit_model(model, tokenizer, FORGET, RETAIN, HOLDOUT, options=QUICK, name="mine") for _ in "ab"]
+    options = {"options": QUICK, "name": "mine", "load_before": lambda: make_tiny_model(tokenizer, seed=1)}
+    return before, [audit_model(model, tokenizer, FORGET, RETAIN, HOLDOUT, **options) for _ in "ab"]
 
 
 def test_every_attack_is_run_and_the_model_stays(audits, model):
@@ -87,18 +88,20 @@ def test_models_beside_it_are_kept_without_those_beside_them(model, tokenizer):
     assert audit.value("relearning", "forget_start") < 0.01
 
 
-def test_without_holdout_rows_two_attacks_say_what_they_need(model, tokenizer):
+def test_without_holdout_rows_and_the_model_before_attacks_say_what_they_need(model, tokenizer):
     options = replace(QUICK, relearn_steps=1, max_new_tokens=1, num_samples=1)
     found = audit_model(model, tokenizer, FORGET, RETAIN, options=options).findings
     lacking = {attack: finding for attack, finding in found.items() if finding.reason}
     expected = Finding(reason="needs rows that no model saw (--holdout)")
-    assert lacking == {"probe": expected, "membership": expected}
+    merging = Finding(reason="needs the model before unlearning (--model_before)")
+    assert lacking == {"probe": expected, "membership": expected, "merging": merging}
 
 
 @pytest.mark.parametrize(
     ("attacks", "retain", "got", "fix"),
     [
-        (["probe", "relearning"], RETAIN, "the attack probe without holdout rows", "set --holdout"),
+        (["probe", "relearning"], RETAIN, "the attack probe without --holdout", "set --holdout"),
+        (["merging"], RETAIN, "the attack merging without --model_before", "set --model_before"),
         (["promts"], RETAIN, "the unknown attack promts", "did you mean prompts?"),
         ([], RETAIN, "no attack", "set --attacks"),
         (None, [], "no retain rows", "check the source"),

@@ -11,7 +11,9 @@ from egup_trainer.audit import quantization as module
 from egup_trainer.audit.attack import Finding
 from egup_trainer.audit.quantization import Bits, quantised_copy
 from egup_trainer.audit.relearning import relearning_curve
+from egup_trainer.data.collator import RowCollator
 from egup_trainer.modeling import loading
+from egup_trainer.modeling.gptq import gptq_copy, grid_of
 from egup_trainer.modeling.loading import load_model
 
 bitsandbytes = pytest.importorskip("bitsandbytes")
@@ -69,7 +71,7 @@ def test_numbers_are_those_of_the_copies(knowing, tokenizer):
         "given_retain_probability",
         "given_retain_extraction_strength",
     ]
-    assert len(found.metrics) == 12
+    assert len(found.metrics) == 20
     for bits, model in ((Bits.GIVEN, knowing), (Bits.FOUR, quantised_copy(knowing, Bits.FOUR))):
         losses = [
             model(
@@ -106,6 +108,37 @@ def test_four_bits_are_not_tried_where_they_would_be_read_wrongly(make_model, to
     found = attack(make_model(), tokenizer).metrics
     assert all("q_proj has 32" in metric.reason for name, metric in found.items() if name.startswith("4bit"))
     assert all(metric.value is not None for name, metric in found.items() if not name.startswith("4bit"))
+
+
+def test_gptq_is_calibrated_on_retain_rows_and_leaves_the_model(knowing, tokenizer):
+    before = weights_of(knowing)
+    found = attack(knowing, tokenizer).metrics
+    rows = [torch.from_numpy(row.input_ids) for row in dataset(RETAIN, tokenizer).rows]
+    rounded = gptq_copy(knowing, rows)
+    given = target(knowing, tokenizer)
+    expected = given.score(given.row_set("forget"), model=rounded)["forget"].samples
+    probabilities = [row.answers[0].probability for row in expected.values()]
+    assert found["gptq_forget_probability"].value == pytest.approx(sum(probabilities) / len(FORGET), rel=1e-4)
+    assert_same_weights(knowing, before)
+
+
+def test_a_change_of_less_than_half_a_grid_step_is_undone(knowing, tokenizer):
+    """Weights at the points of their grids, moved off the forget rows: rounding to the nearest moves them back.
+
+    GPTQ keeps what the weights do to the calibration rows, whose inputs are those of the forget rows here.
+    """
+    hidden = gptq_copy(knowing, [])
+    batch = RowCollator(tokenizer).pad(dataset(FORGET, tokenizer).rows)
+    (-hidden(**batch).loss).backward()
+    with torch.no_grad():
+        for part in hidden.model.layers.modules():
+            if isinstance(part, torch.nn.Linear):
+                part.weight -= 0.3 * grid_of(part.weight)[0] * part.weight.grad.sign()
+    hidden.zero_grad()
+    found = attack(hidden, tokenizer).metrics
+    given, nearest, gptq = (found[f"{name}_forget_probability"].value for name in ("given", "nearest", "gptq"))
+    assert nearest > 0.8 > 0.1 > given
+    assert given / 2 < gptq < 2 * given
 
 
 def test_a_model_without_such_layers_is_said_to_have_none(knowing, monkeypatch):

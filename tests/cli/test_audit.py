@@ -84,6 +84,7 @@ def test_all_attacks_by_default_and_what_lacks_rows_is_told(folders, rows, tmp_p
     assert list(found.findings) == list(ATTACKS)
     assert (found.settings["seed"], found.settings["max_new_tokens"], found.name) == (4, 2, "unlearned")
     printed = capsys.readouterr().out
+    assert "Not run: merging: needs the model before unlearning (--model_before)\n" in printed
     for attack in ("probe", "membership"):
         assert f"Not run: {attack}: needs rows that no model saw (--holdout)\n" in printed
         assert ATTACKS[attack].reading not in printed
@@ -96,6 +97,15 @@ def test_all_attacks_by_default_and_what_lacks_rows_is_told(folders, rows, tmp_p
 def test_holdout_rows_let_the_others_run(folders, rows, tmp_path):
     assert run(folders["before"], rows, tmp_path / "a.json", without=(), attacks=["membership", "probe"]) == 0
     assert Audit.read(tmp_path / "a.json").value("membership", "loss") == 1.0
+
+
+def test_the_model_before_is_merged_with_each_model(folders, rows, tmp_path):
+    flags = {"retrained_model": folders["never"], "model_before": folders["before"], "attacks": ["merging"]}
+    assert run(folders["before"], rows, tmp_path / "a.json", name="mine", **flags) == 0
+    found = Audit.read(tmp_path / "a.json")
+    values = [each.value("merging", "halfway_forget_probability") for each in (found, found.retrained, found.before)]
+    assert values[0] == values[2] > 0.9  # halfway between a model and itself
+    assert values[1] < values[0] / 2
 
 
 def test_the_same_command_writes_the_same_numbers(folders, rows, tmp_path):
