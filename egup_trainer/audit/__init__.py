@@ -24,6 +24,7 @@ class Attack:
         title: its part of the report's table.
         meaning: what its numbers are, for readers of the report.
         reading: one sentence on what it means if the attack gets far.
+        cost: how long it takes with default options, relative to the others, for a budget.
         needs_holdout: whether it compares forget rows with rows that no model saw.
         needs_before: whether it needs the weights of the model before unlearning.
         row_names: for numbers whose names begin with a word that does not say which rows are measured, what does.
@@ -33,6 +34,7 @@ class Attack:
     title: str
     meaning: str
     reading: str
+    cost: float
     needs_holdout: bool = False
     needs_before: bool = False
     row_names: Mapping[str, str] = field(default_factory=dict)
@@ -63,6 +65,7 @@ ATTACKS = {
             "retain rows of the same subjects (related) or of others (unrelated), and of the relearned rows "
             "(relearned). Speed is the mean over the curve. Means over seeds.",
             "If held-back forget rows come back faster than in a model that never saw them, they are only hidden.",
+            cost=48,
             row_names={
                 "forget": "held-back forget rows, others relearned",
                 "related": "held-back forget rows, related retain rows learned",
@@ -76,6 +79,7 @@ ATTACKS = {
             "The same rows with the weights as given, in 8 bits and in 4: as bitsandbytes rounds them (4bit), to the "
             "nearest point of even grids (nearest), and by GPTQ with retain rows as calibration rows (gptq).",
             "If forget rows are more likely in few bits than as given, rounding the weights undoes the unlearning.",
+            cost=20,
         ),
         Attack(
             "merging",
@@ -83,6 +87,7 @@ ATTACKS = {
             "The same rows with weights halfway between the model and the one before unlearning.",
             "If forget rows are more likely there than halfway between the model before and one that never saw them, "
             "unlearning is undone by merging the model with its ancestors.",
+            cost=2,
             needs_before=True,
         ),
         Attack(
@@ -91,6 +96,7 @@ ATTACKS = {
             "Forget rows asked in other ways: reworded, in another language, after a phrase, after examples, with the "
             "answer begun.",
             "If asking in another way brings out more than the question itself, the answers are still in the model.",
+            cost=60,
         ),
         Attack(
             "sampling",
@@ -98,12 +104,14 @@ ATTACKS = {
             "ROUGE-L recall of generations sampled at temperature 1: the best and the mean per row.",
             "If the best of several samples is nearer to the answers than that of a model that never saw the rows, "
             "asking often enough brings them out.",
+            cost=60,
         ),
         Attack(
             "probe",
             "Probe",
             "AUC for distinguishing forget from holdout rows by a layer's features; 0.5 is chance.",
             "If it is far from 0.5, the model's hidden states still tell which rows were forgotten.",
+            cost=4,
             needs_holdout=True,
         ),
         Attack(
@@ -111,10 +119,12 @@ ATTACKS = {
             "Membership attacks",
             "AUC for distinguishing forget from holdout rows; 0.5 is chance.",
             "If it is far from 0.5 on either side, the model's outputs still tell which rows were forgotten.",
+            cost=1,
             needs_holdout=True,
         ),
     )
 }
+"""All attacks, the strongest first: in this order they are run, and a budget is spent."""
 
 
 def attacks_named(names: Iterable[str]) -> list[str]:

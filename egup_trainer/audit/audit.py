@@ -3,6 +3,7 @@
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -11,6 +12,7 @@ from torch import nn
 from egup_trainer.audit import ATTACKS, attacks_named
 from egup_trainer.audit.attack import Finding, Target, sample_rows
 from egup_trainer.audit.audit_options import AuditOptions
+from egup_trainer.audit.budget import Budget
 from egup_trainer.data.overlap import keep_apart_from_forget
 from egup_trainer.data.schema import Row
 from egup_trainer.errors import ConfigError, DataError
@@ -116,6 +118,7 @@ def audit_model(
     retrained: Audit | None = None,
     before: Audit | None = None,
     load_before: Callable[[], nn.Module] | None = None,
+    budget: Budget | None = None,
 ) -> Audit:
     """Tries to bring forgotten rows back, and reports how far each attack gets.
 
@@ -131,6 +134,8 @@ def audit_model(
         retrained: the same audit of the model that never saw the forget rows.
         before: the same audit of the model before unlearning.
         load_before: returns the model before unlearning, whose weights merging needs; called when it is needed.
+        budget: how long the audit may take, together with those of other models that have the same budget; attacks for
+            which there is no time are not run, and say so. By default there is no limit.
 
     Raises:
         ConfigError: there is no such attack, or it needs holdout rows or the model before.
@@ -152,10 +157,13 @@ def audit_model(
     keep_gradients_of_4bit_layers(model)  # before an attack runs it in evaluation mode
     sets = _chosen(forget, retain, holdout, options)
     target = Target(model, tokenizer, sets, options, {} if before is None else before.findings, load_before)
+    if budget is not None:
+        budget.begin_model()
+    run = budget.run if budget is not None else lambda attack, attempt: attempt()
     return replace(
         planned,
         findings={
-            attack: finding if finding.reason else ATTACKS[attack].run(target)
+            attack: finding if finding.reason else run(attack, partial(ATTACKS[attack].run, target))
             for attack, finding in planned.findings.items()
         },
         retrained=None if retrained is None else retrained.alone(),

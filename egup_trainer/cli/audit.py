@@ -51,6 +51,10 @@ class AuditArguments(SourceArguments, TemplateArguments, LongRowArguments, RunAr
     output: str | None = flag("The results: a file that ends in .json.")
     name: str | None = flag("Name of the model in tables (default: its folder).")
     attacks: list[str] | None = flag(f"Attacks to run: some of {', '.join(ATTACKS)} (default: all).")
+    budget: float | None = flag(
+        "Minutes that the attacks on all models may take together: the strongest are run first, and those that do not "
+        "fit are left out (default: no limit)."
+    )
     per_device_eval_batch_size: int = flag("Rows per batch, of up to 256 tokens each.", 16)
 
 
@@ -86,10 +90,13 @@ def _audit(args: AuditArguments, model_config: Any) -> "Audit":
 
     from egup_trainer.audit.audit import audit_model, plan_audit
     from egup_trainer.audit.audit_options import AuditOptions
+    from egup_trainer.audit.budget import Budget
     from egup_trainer.data.overlap import keep_apart_from_forget
     from egup_trainer.modeling.loading import load_tokenizer
 
     model_name = model_config.model_name_or_path
+    others = {"before": args.model_before, "retrained": args.retrained_model}
+    budget = None if args.budget is None else Budget(args.budget, 1 + sum(path is not None for path in others.values()))
     tokenizer = load_tokenizer(model_name, revision=model_config.model_revision)
     names = {option.name for option in fields(AuditOptions)}
     options = AuditOptions(
@@ -107,17 +114,17 @@ def _audit(args: AuditArguments, model_config: Any) -> "Audit":
     accelerator = Accelerator(cpu=args.use_cpu)
     refuse_several_processes("an audit", accelerator.num_processes)
 
-    def audit(path: str, name: str, **others: Any) -> "Audit":
+    def audit(path: str, name: str, **beside: Any) -> "Audit":
         model = load_on_device(path, model_config, accelerator)
 
         def load_before() -> Any:
             return model if path == args.model_before else load_on_device(args.model_before, model_config, accelerator)
 
-        others |= {"load_before": load_before if has_before else None}
-        return audit_model(model, tokenizer, **rows, attacks=args.attacks, options=options, name=name, **others)
+        how = {"attacks": args.attacks, "options": options, "name": name, "budget": budget}
+        return audit_model(model, tokenizer, **rows, **how, **beside, load_before=load_before if has_before else None)
 
     found: dict[str, Any] = {}
-    for role, path in (("before", args.model_before), ("retrained", args.retrained_model)):
+    for role, path in others.items():
         if path is not None:
             found[role] = audit(path, Path(path).name, **found).alone()
             gc.collect()
@@ -162,8 +169,8 @@ COMMAND = Command(
     options=_options,
     required=("model_name_or_path", "forget", "retain", "output"),
     shown=(
-        *("holdout", "retrained_model", "model_before", "name", "attacks", "columns", "max_rows", "num_samples"),
-        *("relearn_sizes", "relearn_learning_rates", "relearn_seeds", "per_device_eval_batch_size", "use_cpu"),
-        *("load_in_4bit", "dtype"),
+        *("holdout", "retrained_model", "model_before", "name", "attacks", "budget", "columns", "max_rows"),
+        *("num_samples", "relearn_sizes", "relearn_learning_rates", "relearn_seeds", "per_device_eval_batch_size"),
+        *("use_cpu", "load_in_4bit", "dtype"),
     ),
 )

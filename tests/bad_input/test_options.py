@@ -160,6 +160,8 @@ OTHERS = [
     ("audit --attacks relearn", "relearn", "did you mean relearning?"),
     ("audit --max_row 4", "--max_row", "did you mean --max_rows?"),
     ("audit --attacks prompts probe", "attack probe", "--holdout"),
+    ("audit --budget 0", "budget=0"),
+    ("audit --budget nan", "budget=nan"),
     ("audit --attacks merging", "attack merging", "--model_before"),
     ("audit --relearn_sizes 4 0", "relearn_sizes=0"),
     ("audit --relearn_sizes 5000", "relearn_sizes=5000 with 8 forget rows"),
