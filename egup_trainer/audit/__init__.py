@@ -6,6 +6,7 @@ so that commands can show their flags at once.
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
 from importlib import import_module
 from typing import TYPE_CHECKING
 
@@ -24,6 +25,8 @@ class Attack:
         title: its part of the report's table.
         meaning: what its numbers are, for readers of the report.
         reading: one sentence on what it means if the attack gets far.
+        brings_back: numbers that say how much of the forget rows comes back, from 0 to 1: patterns of names, each with
+            a sentence that the number completes.
         cost: how long it takes with default options, relative to the others, for a budget.
         needs_holdout: whether it compares forget rows with rows that no model saw.
         needs_before: whether it needs the weights of the model before unlearning.
@@ -35,6 +38,7 @@ class Attack:
     meaning: str
     reading: str
     cost: float
+    brings_back: Mapping[str, str] = field(default_factory=dict)
     needs_holdout: bool = False
     needs_before: bool = False
     row_names: Mapping[str, str] = field(default_factory=dict)
@@ -49,6 +53,15 @@ class Attack:
         first, _, rest = number.partition("_")
         shown = f"{self.row_names[first]}, {rest}" if first in self.row_names else number
         return shown.replace("_", " ")
+
+    def sentence_of(self, number: str) -> str | None:
+        """The sentence that one of its numbers completes; None if the number does not say how much comes back.
+
+        Example:
+            >>> ATTACKS["prompts"].sentence_of("begun_rouge")
+            "With the answer begun, it writes this share of the answers' words:"
+        """
+        return next((text for name, text in self.brings_back.items() if fnmatchcase(number, name)), None)
 
     def run(self, target: "Target") -> "Finding":
         """Attacks the target. The file is imported now, as attacks need libraries that take seconds to import."""
@@ -66,6 +79,11 @@ ATTACKS = {
             "(relearned). Speed is the mean over the curve. Means over seeds.",
             "If held-back forget rows come back faster than in a model that never saw them, they are only hidden.",
             cost=48,
+            brings_back={
+                "forget*_end": "After training on a few of the rows, the others have probability",
+                "related*_end": "After training on a few retain rows of the same subjects, they have probability",
+                "unrelated*_end": "After training on a few retain rows of other subjects, they have probability",
+            },
             row_names={
                 "forget": "held-back forget rows, others relearned",
                 "related": "held-back forget rows, related retain rows learned",
@@ -80,6 +98,12 @@ ATTACKS = {
             "nearest point of even grids (nearest), and by GPTQ with retain rows as calibration rows (gptq).",
             "If forget rows are more likely in few bits than as given, rounding the weights undoes the unlearning.",
             cost=20,
+            brings_back={
+                "8bit_forget_probability": "With its weights rounded to 8 bits, the model gives them probability",
+                "4bit_forget_probability": "With its weights rounded to 4 bits, the model gives them probability",
+                "nearest_forget_probability": "With its weights rounded to 4 even bits, it gives them probability",
+                "gptq_forget_probability": "With its weights rounded to 4 bits by GPTQ, it gives them probability",
+            },
         ),
         Attack(
             "merging",
@@ -88,6 +112,7 @@ ATTACKS = {
             "If forget rows are more likely there than halfway between the model before and one that never saw them, "
             "unlearning is undone by merging the model with its ancestors.",
             cost=2,
+            brings_back={"halfway_forget_probability": "Halfway to the model before, they have probability"},
             needs_before=True,
         ),
         Attack(
@@ -97,6 +122,13 @@ ATTACKS = {
             "answer begun.",
             "If asking in another way brings out more than the question itself, the answers are still in the model.",
             cost=60,
+            brings_back={
+                "paraphrased_rouge": "Asked in other words, it writes this share of the answers' words:",
+                "translated_rouge": "Asked in another language, it writes this share of the answers' words:",
+                "prefixed_rouge": "Asked after a phrase, it writes this share of the answers' words:",
+                "examples_rouge": "Asked after examples, it writes this share of the answers' words:",
+                "begun_rouge": "With the answer begun, it writes this share of the answers' words:",
+            },
         ),
         Attack(
             "sampling",
@@ -105,6 +137,9 @@ ATTACKS = {
             "If the best of several samples is nearer to the answers than that of a model that never saw the rows, "
             "asking often enough brings them out.",
             cost=60,
+            brings_back={
+                "best_rouge": "The best of several random answers has this share of the answer's words:",
+            },
         ),
         Attack(
             "probe",

@@ -132,7 +132,9 @@ def _audit(args: AuditArguments, model_config: Any) -> "Audit":
 
 
 def _print(audit: "Audit") -> None:
+    from egup_trainer.audit.worst import worst_attack
     from egup_trainer.report.numbers import format_number
+    from egup_trainer.report.questions import attack_sentence
 
     models = {"unlearned": audit, "retrained": audit.retrained, "before": audit.before}
     present = {role: each for role, each in models.items() if each is not None}
@@ -150,7 +152,9 @@ def _print(audit: "Audit") -> None:
                 table.add_row(first, label, *map(format_number, values))
                 first = ""
         table.add_section()
-    lines = [f"{attack}: {ATTACKS[attack].reading}" for attack, each in audit.findings.items() if not each.reason]
+    worst = worst_attack(audit)
+    lines = [] if worst is None else [f"Furthest: {attack_sentence(worst)}"]
+    lines += [f"{attack}: {ATTACKS[attack].reading}" for attack, each in audit.findings.items() if not each.reason]
     lines += [f"No value for {'; '.join(names)}: {reason}" for reason, names in without_value.items()]
     lines += [f"Not run: {attack}: {each.reason}" for attack, each in audit.findings.items() if each.reason]
     show(table, lines=lines)

@@ -3,7 +3,9 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from egup_trainer.audit import ATTACKS
 from egup_trainer.audit.audit import Audit
+from egup_trainer.audit.worst import BroughtBack, brought_back
 from egup_trainer.report.comparison import Comparison, Model
 from egup_trainer.report.numbers import format_number
 from egup_trainer.report.remarks import on_rows, quantised
@@ -22,13 +24,6 @@ _GONE = {
     Status.MODEL_HARMED: "Cannot be judged, since the model is harmed.",
     Status.UNKNOWN: "Not known.",
 }
-_ATTACKS = (  # attack, metric, what is done
-    ("relearning", "forget_end", "After training on a few of the rows, the others have probability"),
-    ("quantization", "4bit_forget_probability", "With its weights rounded to 4 bits, the model gives them probability"),
-    ("prompts", "paraphrased_rouge", "Asked in other words, it writes this share of the answers' words:"),
-    ("prompts", "begun_rouge", "With the answer begun, it writes this share of the answers' words:"),
-    ("sampling", "best_rouge", "The best of several random answers has this share of the answer's words:"),
-)
 
 
 @dataclass(frozen=True)
@@ -95,30 +90,42 @@ def _brought_back(model: Model, audit: Audit | None) -> Answer:
     rounded = quantised(model.evaluation)
     if audit is None:
         return Answer("Not tested.", rounded)
-    found = [(text, *_values(audit, attack, metric)) for attack, metric, text in _ATTACKS]
-    tried = [(text, value, aim) for text, value, aim in found if value is not None]
-    said = [
-        f"{text} {format_number(value)}{'' if aim is None else f'; in the retrained model {format_number(aim)}'}."
-        for text, value, aim in tried
-    ]
-    return Answer(_how_far([(value, aim) for _, value, aim in tried]), [*said, *rounded])
+    found = brought_back(audit)
+    return Answer(_how_far(found), [*map(attack_sentence, found), *rounded])
 
 
-def _values(audit: Audit, attack: str, metric: str) -> tuple[float | None, float | None]:
-    aim = None if audit.retrained is None else audit.retrained.value(attack, metric)
-    return audit.value(attack, metric), aim
+def attack_sentence(found: BroughtBack) -> str:
+    """What an attack brought back, beside the model that it is compared with.
+
+    Example:
+        >>> attack_sentence(BroughtBack("merging", "halfway_forget_probability", Metric(0.5, interval=(0.4, 0.6))))
+        'Merging: Halfway to the model before, they have probability 0.500 (95% interval 0.400 to 0.600).'
+    """
+    attack = ATTACKS[found.attack]
+    interval = found.metric.interval
+    bounds = f" (95% interval {' to '.join(map(format_number, interval))})" if interval else ""
+    others = {"the retrained model": found.retrained, "the model before": found.before}
+    beside = (f"; in {name} {format_number(value)}" for name, value in others.items() if value is not None)
+    value = format_number(found.metric.value)
+    return f"{attack.title}: {attack.sentence_of(found.number)} {value}{bounds}{''.join(beside)}."
 
 
-def _how_far(tried: Sequence[tuple[float | None, float | None]]) -> str:
-    """What the values of attacks mean beside those of the retrained model, which knows nothing to be brought back."""
-    compared = [value - aim for value, aim in tried if value is not None and aim is not None]
-    if not tried:
+def _how_far(found: Sequence[BroughtBack]) -> str:
+    """What the attack that got furthest means, beside the model that all are compared with."""
+    if not found:
         return "Not known: none of the attacks that show it was run."
-    if not compared:
+    worst = found[0]
+    if worst.distance is None:
         return "Tested; without a retrained model, nothing says how much of it a few rows teach anew."
-    if max(compared) > _MUCH:
-        return "Yes, more of it than from a model that never saw the rows."
-    return "No more of it than from a model that never saw the rows."
+    title = ATTACKS[worst.attack].title
+    if worst.retrained is None:
+        return (
+            f"{title} gets furthest, to {worst.distance:.0%} of the model before; without a retrained model, nothing "
+            "says how much of it is taught anew."
+        )
+    if worst.distance > _MUCH:
+        return f"Yes, more of it than from a model that never saw the rows. {title} gets furthest."
+    return f"No more of it than from a model that never saw the rows. {title} gets furthest."
 
 
 def _audit_command(model: Model) -> str:

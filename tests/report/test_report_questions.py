@@ -70,8 +70,8 @@ def test_without_an_audit_a_command_says_how_to_test(invented):
 @pytest.mark.parametrize(
     ("level", "short"),
     [
-        (0.35, "Yes, more of it than from a model that never saw the rows."),
-        (0.15, "No more of it than from a model that never saw the rows."),
+        (0.35, "Yes, more of it than from a model that never saw the rows. Relearning gets furthest."),
+        (0.15, "No more of it than from a model that never saw the rows. Relearning gets furthest."),
     ],
 )
 def test_attacks_are_compared_with_those_on_the_retrained_model(level, short):
@@ -81,8 +81,33 @@ def test_attacks_are_compared_with_those_on_the_retrained_model(level, short):
     assert question.command == ""
     assert question.answers["egup_clreg"].short == short
     assert question.answers["egup_clreg"].said == [
-        f"After training on a few of the rows, the others have probability {level:.3f}; in the retrained model 0.100."
+        f"Relearning: After training on a few of the rows, the others have probability {level:.3f}; "
+        "in the retrained model 0.100."
     ]
+
+
+def test_the_attack_that_got_furthest_is_quoted_first_with_its_interval():
+    models = [make_evaluation(name) for name in ("before", "egup_clreg")]
+    ours, theirs = (ended_at(name, level) for name, level in (("egup_clreg", 0.3), ("retrained", 0.2)))
+    audits = [
+        replace(each, findings={**each.findings, "sampling": Finding({"best_rouge": Metric(value, interval=bounds)})})
+        for each, value, bounds in ((ours, 0.75, (0.7, 0.8)), (theirs, 0.5, (0.4, 0.6)))
+    ]
+    answer = asked(models, None, [replace(audits[0], retrained=audits[1])])[2].answers["egup_clreg"]
+    assert answer.short == "Yes, more of it than from a model that never saw the rows. Sampling gets furthest."
+    assert answer.said[0] == (
+        "Sampling: The best of several random answers has this share of the answer's words: 0.750 "
+        "(95% interval 0.700 to 0.800); in the retrained model 0.500."
+    )
+    assert answer.said[1].startswith("Relearning: After training on a few of the rows")
+
+
+def test_without_a_retrained_model_attacks_are_compared_with_the_model_before():
+    models = [make_evaluation(name) for name in ("before", "egup_clreg")]
+    audit = ended_at("egup_clreg", 0.3, before=ended_at("before", 0.6))
+    answer = asked(models, None, [audit])[2].answers["egup_clreg"]
+    assert answer.short.startswith("Relearning gets furthest, to 50% of the model before; without a retrained model")
+    assert answer.said[0].endswith("the others have probability 0.300; in the model before 0.600.")
 
 
 def test_attacks_on_one_method_say_nothing_of_another(invented):
