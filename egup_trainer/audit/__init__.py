@@ -27,9 +27,10 @@ class Attack:
         reading: one sentence on what it means if the attack gets far.
         brings_back: numbers that say how much of the forget rows comes back, from 0 to 1: patterns of names, each with
             a sentence that the number completes.
-        cost: how long it takes with default options, relative to the others, for a budget.
+        cost: seconds on a model of 5.8 million weights, with 40 forget and 100 retain rows; a budget compares by it.
         needs_holdout: whether it compares forget rows with rows that no model saw.
         needs_before: whether it needs the weights of the model before unlearning.
+        needs_judge: whether it needs a model that judges texts.
         row_names: for numbers whose names begin with a word that does not say which rows are measured, what does.
     """
 
@@ -41,6 +42,7 @@ class Attack:
     brings_back: Mapping[str, str] = field(default_factory=dict)
     needs_holdout: bool = False
     needs_before: bool = False
+    needs_judge: bool = False
     row_names: Mapping[str, str] = field(default_factory=dict)
 
     def label(self, number: str) -> str:
@@ -97,7 +99,7 @@ ATTACKS = {
             "The same rows with the weights as given, in 8 bits and in 4: as bitsandbytes rounds them (4bit), to the "
             "nearest point of even grids (nearest), and by GPTQ with retain rows as calibration rows (gptq).",
             "If forget rows are more likely in few bits than as given, rounding the weights undoes the unlearning.",
-            cost=20,
+            cost=13,
             brings_back={
                 "8bit_forget_probability": "With its weights rounded to 8 bits, the model gives them probability",
                 "4bit_forget_probability": "With its weights rounded to 4 bits, the model gives them probability",
@@ -111,7 +113,7 @@ ATTACKS = {
             "The same rows with weights halfway between the model and the one before unlearning.",
             "If forget rows are more likely there than halfway between the model before and one that never saw them, "
             "unlearning is undone by merging the model with its ancestors.",
-            cost=2,
+            cost=1,
             brings_back={"halfway_forget_probability": "Halfway to the model before, they have probability"},
             needs_before=True,
         ),
@@ -121,7 +123,7 @@ ATTACKS = {
             "Forget rows asked in other ways: reworded, in another language, after a phrase, after examples, with the "
             "answer begun.",
             "If asking in another way brings out more than the question itself, the answers are still in the model.",
-            cost=60,
+            cost=8,
             brings_back={
                 "paraphrased_rouge": "Asked in other words, it writes this share of the answers' words:",
                 "translated_rouge": "Asked in another language, it writes this share of the answers' words:",
@@ -136,17 +138,28 @@ ATTACKS = {
             "ROUGE-L recall of generations sampled at temperature 1: the best and the mean per row.",
             "If the best of several samples is nearer to the answers than that of a model that never saw the rows, "
             "asking often enough brings them out.",
-            cost=60,
+            cost=7,
             brings_back={
                 "best_rouge": "The best of several random answers has this share of the answer's words:",
             },
+        ),
+        Attack(
+            "semantic",
+            "Meaning",
+            "Greedy generations for forget questions beside the answers: their likeness as a judging model sees it, "
+            "and their ROUGE-L recall.",
+            "If they are more like the answers than those of a model that never saw the rows, the model still tells "
+            "the facts, though in other words.",
+            cost=2,
+            brings_back={"similarity": "Asked the question, what it writes is like the answer, to a judging model:"},
+            needs_judge=True,
         ),
         Attack(
             "probe",
             "Probe",
             "AUC for distinguishing forget from holdout rows by a layer's features; 0.5 is chance.",
             "If it is far from 0.5, the model's hidden states still tell which rows were forgotten.",
-            cost=4,
+            cost=2,
             needs_holdout=True,
         ),
         Attack(

@@ -13,6 +13,7 @@ from egup_trainer.audit import ATTACKS, attacks_named
 from egup_trainer.audit.attack import Finding, Target, sample_rows
 from egup_trainer.audit.audit_options import AuditOptions
 from egup_trainer.audit.budget import Budget
+from egup_trainer.audit.judge import check_judge
 from egup_trainer.data.overlap import keep_apart_from_forget
 from egup_trainer.data.schema import Row
 from egup_trainer.errors import ConfigError, DataError
@@ -23,6 +24,7 @@ from egup_trainer.files import write_file
 
 SCHEMA_VERSION = 1
 _KIND = "egup_trainer audit"
+_JUDGE = "a model that judges texts"
 _UNSEEN_ROWS, _MODEL_BEFORE = "rows that no model saw", "the model before unlearning"
 
 
@@ -200,8 +202,14 @@ def plan_audit(
         options.sizes_for(len(sets["forget"]))  # refuses before a model is loaded
     lacks = {
         "holdout": (_UNSEEN_ROWS, [each for each in chosen if ATTACKS[each].needs_holdout and holdout is None]),
+        "judge_model": (
+            _JUDGE,
+            [each for each in chosen if ATTACKS[each].needs_judge and options.judge_model is None],
+        ),
         "model_before": (_MODEL_BEFORE, [each for each in chosen if ATTACKS[each].needs_before and not has_before]),
     }
+    if "semantic" in chosen and options.judge_model is not None:
+        check_judge(options.judge_model)
     reasons = {each: f"needs {what} (--{flag})" for flag, (what, lacking) in lacks.items() for each in lacking}
     for flag, (what, lacking) in lacks.items():
         if lacking and attacks is not None:

@@ -36,6 +36,7 @@ class AuditOptions:
         relearn_every: Steps between two points of the curve.
         num_samples: Number of generations to sample for each forget row.
         max_new_tokens: Maximum number of tokens per generation.
+        judge_model: Folder or hub id of an embedding model or of a classifier of entailment, which judges generations.
         max_length: Maximum number of tokens per text.
         on_long_row: what to do with a longer text that has a prompt.
         max_rows: Maximum number of rows of each set, sampled by the seed; by default all.
@@ -56,6 +57,7 @@ class AuditOptions:
     relearn_every: int = 5
     num_samples: int = 8
     max_new_tokens: int = 200
+    judge_model: str | None = None
     max_length: int = MAX_LENGTH
     on_long_row: OnLongRow = OnLongRow.WINDOW
     max_rows: int | None = None

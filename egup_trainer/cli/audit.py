@@ -175,6 +175,6 @@ COMMAND = Command(
     shown=(
         *("holdout", "retrained_model", "model_before", "name", "attacks", "budget", "columns", "max_rows"),
         *("num_samples", "relearn_sizes", "relearn_learning_rates", "relearn_seeds", "per_device_eval_batch_size"),
-        *("use_cpu", "load_in_4bit", "dtype"),
+        *("judge_model", "use_cpu", "load_in_4bit", "dtype"),
     ),
 )

@@ -175,6 +175,22 @@ def _refuse_missing(names: Collection[str], what: str, name_or_path: str, model:
         )
 
 
+def load_judging_model(name_or_path: str, classifies: bool) -> Any:
+    """A model that reads texts, in float32: one that embeds them, or one that classifies them.
+
+    Raises:
+        ModelError: there is no such model, or weights are missing.
+    """
+    from transformers import AutoModel, AutoModelForSequenceClassification
+
+    load = (AutoModelForSequenceClassification if classifies else AutoModel).from_pretrained
+    kwargs = {"dtype": "float32", "trust_remote_code": False, "use_safetensors": True, "output_loading_info": True}
+    model, found = _load(load, "judging model", name_or_path, **kwargs)
+    used = {name for name in found["missing_keys"] if classifies or "pooler" not in name}  # embeddings need no pooler
+    _refuse_missing(used, "judging model", name_or_path, model)
+    return model.eval()
+
+
 def load_config(name_or_path: str, *, trust_remote_code: bool = False, revision: str = "main") -> Any:
     """The configuration of a model, from which it can be built without its weights.
 

@@ -98,6 +98,7 @@ def attack_sentence(found: BroughtBack) -> str:
     """What an attack brought back, beside the model that it is compared with.
 
     Example:
+        >>> from egup_trainer.evaluation.metric import Metric
         >>> attack_sentence(BroughtBack("merging", "halfway_forget_probability", Metric(0.5, interval=(0.4, 0.6))))
         'Merging: Halfway to the model before, they have probability 0.500 (95% interval 0.400 to 0.600).'
     """

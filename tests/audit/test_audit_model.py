@@ -24,6 +24,8 @@ from egup_trainer.errors import ConfigError, DataError
 from egup_trainer.evaluation.evaluation import SetFacts
 from egup_trainer.evaluation.rows import RowSet
 
+NO_JUDGE = "needs a model that judges texts (--judge_model)"
+
 
 @pytest.fixture(scope="module")
 def model(tokenizer):
@@ -43,7 +45,9 @@ def audits(model, tokenizer):
 def test_every_attack_is_run_and_the_model_stays(audits, model):
     before, (audit, _) = audits
     assert list(audit.findings) == list(ATTACKS)
-    assert all(finding.reason is None and finding.metrics for finding in audit.findings.values())
+    assert audit.findings["semantic"].reason == NO_JUDGE
+    found = [finding for attack, finding in audit.findings.items() if attack != "semantic"]
+    assert all(finding.reason is None and finding.metrics for finding in found)
     assert_same_weights(model, before)
     assert audit.sets == {
         "forget": SetFacts(8, RowSet("forget", FORGET).fingerprint),
@@ -94,13 +98,15 @@ def test_without_holdout_rows_and_the_model_before_attacks_say_what_they_need(mo
     lacking = {attack: finding for attack, finding in found.items() if finding.reason}
     expected = Finding(reason="needs rows that no model saw (--holdout)")
     merging = Finding(reason="needs the model before unlearning (--model_before)")
-    assert lacking == {"probe": expected, "membership": expected, "merging": merging}
+    judge = Finding(reason=NO_JUDGE)
+    assert lacking == {"probe": expected, "membership": expected, "merging": merging, "semantic": judge}
 
 
 @pytest.mark.parametrize(
     ("attacks", "retain", "got", "fix"),
     [
         (["probe", "relearning"], RETAIN, "the attack probe without --holdout", "set --holdout"),
+        (["semantic"], RETAIN, "the attack semantic without --judge_model", "set --judge_model"),
         (["merging"], RETAIN, "the attack merging without --model_before", "set --model_before"),
         (["promts"], RETAIN, "the unknown attack promts", "did you mean prompts?"),
         ([], RETAIN, "no attack", "set --attacks"),

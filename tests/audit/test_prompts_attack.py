@@ -92,6 +92,18 @@ def test_who_knows_answers_the_plain_question_and_goes_on_from_a_beginning(knowi
     assert found["plain_rouge"].num_samples == len(FORGET)
 
 
+def test_who_only_learned_to_refuse_the_question_itself_answers_another_one(tokenizer):
+    """Beside a model that never saw the answers: it refuses, however it is asked."""
+    rows = FORGET[:3]
+    told = [row for _, row in asked_otherwise(rows, PromptKind.PREFIXED, seed=0)]
+    refused, untold = ([Row(row.prompt, "I do not know that.") for row in each] for each in (rows, told))
+    models = (taught(tokenizer, [*refused * 8, *told]), taught(tokenizer, [*refused, *untold]))
+    hiding, never = (attack(model, tokenizer, rows).metrics for model in models)
+    assert hiding["plain_rouge"].value < 0.2
+    assert hiding["prefixed_rouge"].value > 0.8
+    assert never["plain_rouge"].value == never["prefixed_rouge"].value == 0
+
+
 def test_a_begun_answer_counts_its_rest_alone(knowing, tokenizer):
     given = target(knowing, tokenizer)
     scores = given.score(given.row_set("forget"))["forget"].samples[2].answers[0].token_logps

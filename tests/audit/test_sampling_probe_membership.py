@@ -59,6 +59,20 @@ def test_who_knows_says_so_in_each_draw(knowing, tokenizer):
     assert found["mean_rouge"].value > 0.6
 
 
+def test_an_answer_that_is_no_longer_the_first_is_found_among_several(make_model, knowing, tokenizer, monkeypatch):
+    """A model whose greedy generations are suppressed, beside one that never saw the answers."""
+
+    def suppressed(model, tokenizer, prompts, *, sampling=None, **options):
+        found = generate(model, tokenizer, prompts, sampling=sampling, **options)
+        return found if sampling else ["I do not know that."] * len(prompts)
+
+    monkeypatch.setattr(module, "generate", suppressed)
+    hiding, never = (sampling(target(each, tokenizer)).metrics for each in (knowing, make_model()))
+    assert hiding["greedy_rouge"].value == never["greedy_rouge"].value == 0
+    assert hiding["best_rouge"].value > 0.9
+    assert never["best_rouge"].value < 0.3
+
+
 def test_texts_without_a_question_are_not_sampled(make_model, tokenizer):
     text = Row((), "Ada Lorn lives in Aren.")
     assert sampling(target(make_model(), tokenizer, forget=[text])) == Finding(reason="no forget row has a question")

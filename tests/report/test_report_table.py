@@ -108,7 +108,7 @@ def test_rows_stand_in_sections_in_the_order_of_reading():
     ]
     names += ["retain_rouge", "retain_probability", "forget_rouge", "forget_quality", "model_utility", "alpha"]
     attacks = ["membership_loss", "probe_layer_2_auc", "sampling_best_rouge", "prompts_plain_rouge"]
-    attacks += ["merging_halfway_forget_probability"]
+    attacks += ["semantic_similarity", "merging_halfway_forget_probability"]
     names += [*attacks, "quantization_4bit_forget_probability", "relearning_forget_speed"]
     comparison = Comparison.of([model("a", **{name: Metric(0.5, True) for name in names})], None)
     parts = {part.section: [row.metric for row in part.rows] for part in table_parts(comparison)}
@@ -126,6 +126,7 @@ def test_rows_stand_in_sections_in_the_order_of_reading():
         "Merging": ["merging_halfway_forget_probability"],
         "Prompts": ["prompts_plain_rouge"],
         "Sampling": ["sampling_best_rouge"],
+        "Meaning": ["semantic_similarity"],
         "Probe": ["probe_layer_2_auc"],
         "Membership attacks": ["membership_loss"],
         "Other": ["zeta", "alpha"],
