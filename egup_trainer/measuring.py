@@ -1,6 +1,6 @@
 """Measures a model before the first step and after the last one: the numbers of a run's record, and its verdict."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, replace
 from importlib.util import find_spec
 from typing import Any
@@ -10,6 +10,7 @@ from transformers import TrainerCallback
 from transformers.trainer_callback import ExportableState
 
 from egup_trainer.components.self_samples import first_samples, prompt_of
+from egup_trainer.data.names import names_in
 from egup_trainer.data.tokenization import RowDataset
 from egup_trainer.modeling.generation import generate
 from egup_trainer.modeling.probability import sample_ids
@@ -123,26 +124,6 @@ class Measuring(TrainerCallback, ExportableState):
         decode = [tokenizer.decode(tokens, skip_special_tokens=True).strip() for tokens in right]
         questions = [tokenizer.decode(prompt_of(row), skip_special_tokens=True) for row in chosen]
         return questions, decode, written
-
-
-def names_in(texts: Iterable[str]) -> list[str]:
-    """What looks like names: two or more capitalised words in a row, in scripts that have capitals.
-
-    Example:
-        >>> names_in(["The teacher of Ada Lovelace was Mary Somerville."])
-        ['Ada Lovelace', 'Mary Somerville']
-    """
-    found: list[str] = []
-    for text in texts:
-        words: list[str] = []
-        for word in [*text.split(), ""]:
-            bare = word.strip(".,;:!?()\"'")
-            if bare[:1].isupper():
-                words.append(bare)
-            if not bare[:1].isupper() or bare != word:
-                found += [" ".join(words)] if len(words) > 1 else []
-                words = []
-    return found
 
 
 def _measures(measured: Mapping[str, SetMeasures]) -> Measures:

@@ -58,6 +58,7 @@ class Reads(Enum):
     FEATURES = "features"
     MEMBERSHIP = "numbers of membership inference"
     OTHER_ANSWERS = "paraphrased and wrong answers"
+    HOLDOUT_ANSWERS = "paraphrased and wrong answers of holdout rows"
 
 
 class Section(str, Enum):

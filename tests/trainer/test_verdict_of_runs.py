@@ -12,7 +12,7 @@ from egup_trainer.audit.quantization import Bits, quantised_copy
 from egup_trainer.data.collator import RowCollator
 from egup_trainer.data.sources import load_rows
 from egup_trainer.data.tokenization import tokenize
-from egup_trainer.measuring import Measuring, names_in
+from egup_trainer.measuring import Measuring
 from egup_trainer.modeling.forward import AnswerReader
 from egup_trainer.verdict import Status, verdict
 
@@ -159,8 +159,3 @@ def test_a_resumed_run_knows_what_was_measured_before_its_first_step(make_traine
     assert again.measuring.before == whole.measuring.before
     assert again.verdict == whole.verdict
     assert math.isclose(again.measuring.before["forget"].probability, whole.measuring.before["forget"].probability)
-
-
-def test_names_are_capitalised_words_in_a_row():
-    assert names_in(["It was Ada Lovelace, Mary Somerville and Babbage."]) == ["Ada Lovelace", "Mary Somerville"]
-    assert names_in(["no names", "One. Two", ""]) == []
