@@ -87,11 +87,15 @@ def mean_probability(nlls: Sequence[float]) -> float:
 
 @dataclass(frozen=True)
 class Measures:
-    """What was measured of one model: forget rows, retain rows, and rows that no model saw."""
+    """What was measured of one model: forget rows, retain rows, rows that no model saw, and neighbors.
+
+    Neighbors are rows on things that are related to what is to be forgotten, which the model should still know.
+    """
 
     forget: SetMeasures
     retain: SetMeasures | None = None
     unseen: SetMeasures | None = None
+    neighbor: SetMeasures | None = None
 
 
 @dataclass(frozen=True)
@@ -278,8 +282,20 @@ def harm_absent(before: Measures, after: Measures) -> list[str]:
     return [f"Retain rows hold: probability {_p(after.retain)}, before {_p(before.retain)}."]
 
 
+def neighbors(before: Measures, after: Measures) -> list[str]:
+    """What became of the neighbors, a sentence; empty if none were measured.
+
+    It decides no status: in retraining, too, related knowledge changes with what taught it.
+    """
+    if before.neighbor is None or after.neighbor is None:
+        return []
+    first, last = before.neighbor.probability, after.neighbor.probability
+    what = "lost probability" if is_damaged(first, last) else "hold"
+    return [f"Neighbor rows {what}: {_p(after.neighbor)}, before {_p(before.neighbor)}."]
+
+
 def _remarks(before: Measures, after: Measures) -> list[str]:
-    said = []
+    said = neighbors(before, after)
     if after.forget.rouge:
         said.append(
             f"Recited nearly word for word: {after.forget.recited} of {len(after.forget.rouge)} forget answers."

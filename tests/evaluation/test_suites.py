@@ -97,6 +97,8 @@ def test_the_flags_of_a_suite_are_the_parameters_of_the_function_that_makes_it()
     assert {name: suite.required for name, suite in SUITES.items()} == {
         "tofu": ["forget_split"],
         "muse": ["muse_corpus"],
+        "wmdp": ["wmdp_subject"],
+        "rwku": [],
         "custom": ["forget"],
     }
     parameters = {flag: each.name for flag, each in SUITES["muse"].parameters.items()}
@@ -376,6 +378,16 @@ def test_rows_without_wrong_answers_get_those_of_other_rows(model, tokenizer):
     untouched = custom_suite([replace(sets[0][0], perturbed=("Bo.",)), *sets[0][1:]], *sets[1:])
     assert [len(row.perturbed) for each in untouched.row_sets for row in each.rows] == [1] + [0] * 16
     assert "wrong_answers" not in untouched.row_sets[0].settings
+
+
+def test_neighbors_have_metrics_of_their_own_and_do_not_count_in_utility(forget, model, tokenizer):
+    retain, neighbor = load_rows(qa_rows(20, 26)), load_rows(qa_rows(40, 43))
+    retain = [replace(row, perturbed=(forget[0].answer,)) for row in retain]
+    suite = custom_suite(forget, retain, neighbor=neighbor, max_new_tokens=4)
+    found = evaluate_model(model, tokenizer, suite, QUIET)
+    assert [name for name in found.metrics if name.startswith("neighbor")] == of("neighbor", PARTS[:3])
+    assert found.metrics["neighbor_rouge"].higher_is_better is True
+    assert found.values["model_utility"] == harmonic([found.values[key] for key in of("retain", PARTS[:3])])
 
 
 def test_a_custom_suites_options_reach_every_set(forget):

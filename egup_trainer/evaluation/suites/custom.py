@@ -5,6 +5,7 @@ from typing import Any
 from egup_trainer.data.exchange import with_exchanged_answers
 from egup_trainer.data.rendering import Template
 from egup_trainer.data.schema import MAX_LENGTH, Row
+from egup_trainer.evaluation.metrics.model_utility import UTILITY_PARTS
 from egup_trainer.evaluation.rows import Generation, RowSet
 from egup_trainer.evaluation.scores import RowRole, SetUse
 from egup_trainer.evaluation.suites.suite import Suite
@@ -17,6 +18,7 @@ def custom_suite(
     template: Template | None = None,
     max_length: int = MAX_LENGTH,
     max_new_tokens: int = 200,
+    neighbor: list[Row] | None = None,
 ) -> Suite:
     """All metrics on a user's own rows that the rows allow.
 
@@ -32,8 +34,10 @@ def custom_suite(
         template: markers for tokenizers without a chat template.
         max_length: maximum number of tokens in a text.
         max_new_tokens: maximum number of tokens in a generation.
+        neighbor: rows on things that are related to what is to be forgotten, which the model should still know. They
+            have metrics of their own and do not count in model utility.
     """
-    given = {"forget": forget, "retain": retain, "holdout": holdout}
+    given = {"forget": forget, "retain": retain, "holdout": holdout, "neighbor": neighbor}
     sets = {name: rows for name, rows in given.items() if rows is not None}
     rows_of = with_exchanged_answers(sets)
     shared: dict[str, Any] = {
@@ -46,6 +50,7 @@ def custom_suite(
         "forget": SetUse(RowRole.FORGET, fluency=True),
         "retain": SetUse(RowRole.RETAIN),
         "holdout": SetUse(RowRole.UNSEEN),
+        "neighbor": SetUse(RowRole.NEIGHBOR, UTILITY_PARTS),
     }
     row_sets = [
         RowSet(
@@ -53,8 +58,8 @@ def custom_suite(
             rows,
             use=uses[name],
             generation=None if name == "holdout" else generation,
-            with_features=name != "holdout",
-            with_membership=name != "retain" and holdout is not None,
+            with_features=name in ("forget", "retain"),
+            with_membership=name in ("forget", "holdout") and holdout is not None,
             **shared,
         )
         for name, rows in rows_of.items()
