@@ -158,7 +158,6 @@ OTHERS = [
     ("evaluate --suite wmdp", "--wmdp_subject"),
     ("evaluate --suite wmdp --wmdp_subject bio --rwku_subject Ada", "--rwku_subject with suite wmdp"),
     ("evaluate --suite rwku --neighbor ''", "--forget with suite rwku"),
-    (f"{CUSTOM} --neighbor missing.jsonl", "missing.jsonl"),
     ("evaluate --suite tofu --forget_split forget50 --forget ''", "--forget with suite tofu"),
     ("evaluate --suite tofu --forget_split forget01 --drop_overlap", "--drop_overlap", "--suite tofu"),
     ("evaluate --suite muse --muse_corpus news", "--forget with suite muse"),
