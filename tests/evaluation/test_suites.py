@@ -394,7 +394,7 @@ def test_a_custom_suites_options_reach_every_set(forget):
     template = Template("U", "A")
     suite = custom_suite(forget, forget, forget, template, max_length=50, max_new_tokens=7)
     assert {(each.template, each.max_length) for each in suite.row_sets} == {(template, 50)}
-    assert [each.generation for each in suite.row_sets] == [Generation(7), Generation(7), None]
+    assert [each.generation for each in suite.row_sets] == [Generation(7)] * 3
     assert [each.template for each in custom_suite(forget).row_sets] == [Template()]
 
 

@@ -49,7 +49,7 @@ def custom_suite(
     uses = {
         "forget": SetUse(RowRole.FORGET, fluency=True),
         "retain": SetUse(RowRole.RETAIN),
-        "holdout": SetUse(RowRole.UNSEEN),
+        "holdout": SetUse(RowRole.UNSEEN, ("probability", "rouge")),
         "neighbor": SetUse(RowRole.NEIGHBOR, UTILITY_PARTS),
     }
     row_sets = [
@@ -57,7 +57,7 @@ def custom_suite(
             name,
             rows,
             use=uses[name],
-            generation=None if name == "holdout" else generation,
+            generation=generation,
             with_features=name in ("forget", "retain"),
             with_membership=name in ("forget", "holdout") and holdout is not None,
             **shared,
