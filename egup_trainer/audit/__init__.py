@@ -80,6 +80,14 @@ ATTACKS = {
             "If asking in another way brings out more than the question itself, the answers are still in the model.",
         ),
         Attack(
+            "depth",
+            "Depth",
+            "How much less likely the answers become if the model's hidden states replace those of the model before, "
+            "in nats per token (drop), and what share of the retrained model's drop that is (score).",
+            "A score of 1 is as deep as retraining; 0 means that the hidden states still hold what the output does "
+            "not say.",
+        ),
+        Attack(
             "sampling",
             "Sampling",
             "ROUGE-L recall of generations sampled at temperature 1: the best and the mean per row.",

@@ -1,7 +1,7 @@
 """What an attack works with: a model with its rows, copies of the model that it may change, and what it found."""
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -11,7 +11,7 @@ from torch import nn
 from egup_trainer.audit.audit_options import AuditOptions
 from egup_trainer.data.schema import Row
 from egup_trainer.data.tokenization import RowDataset, tokenize
-from egup_trainer.evaluation.metric import Metric
+from egup_trainer.evaluation.metric import Metric, mean_metric, unavailable
 from egup_trainer.evaluation.rows import RowSet
 from egup_trainer.evaluation.scores import SetScores
 from egup_trainer.evaluation.scoring import ScoringOptions, score_sets
@@ -19,8 +19,10 @@ from egup_trainer.modeling.limits import check_token_ids
 from egup_trainer.modeling.merging import merged
 
 Curve = list[tuple[int, float]]
-"""Steps, and the probability after each."""
+"""Steps, and the probability after each; or layers, and a number at each."""
 NO_QUESTION = "no forget row has a question"
+NEEDS_BEFORE = "needs the model before unlearning (--model_before)"
+NEEDS_RETRAINED = "needs the retrained model (--retrained_model)"
 
 
 @dataclass(frozen=True)
@@ -29,7 +31,7 @@ class Finding:
 
     Args:
         metrics: by name.
-        curves: probability by step, by name; only relearning has curves.
+        curves: probability by step, by name, if the attack takes steps.
         reason: why the attack was not run; None if it was.
     """
 
@@ -48,6 +50,8 @@ class Target:
         sets: the rows "forget", "retain" and, if available, "holdout".
         options: how attacks are run.
         before: what the same attacks found in the initial model, by attack.
+        retrained: what the same attacks found in the retrained model, by attack.
+        load_before: loads the initial model, for an attack that runs it beside the model; None if there is none.
     """
 
     model: nn.Module
@@ -55,6 +59,8 @@ class Target:
     sets: dict[str, list[Row]]
     options: AuditOptions
     before: dict[str, Finding] = field(default_factory=dict)
+    retrained: dict[str, Finding] = field(default_factory=dict)
+    load_before: Callable[[], Any] | None = None
 
     @property
     def forget(self) -> list[Row]:
@@ -85,6 +91,24 @@ class Target:
         )
         check_token_ids(self.model, dataset.rows, f"the {name}")
         return dataset
+
+    def excess(self, attack: str, name: str, metric: Metric) -> Metric:
+        """Mean over forget rows of a metric minus that of the retrained model on the same row, with its interval.
+
+        Args:
+            attack: the attack that the metric is of.
+            name: of the metric.
+            metric: what was found in the model under attack.
+
+        Example:
+            >>> # target.excess("worst_prompt", "worst_probability", metrics["worst_probability"])
+        """
+        found = self.retrained.get(attack, Finding(reason=NEEDS_RETRAINED))
+        other = found.metrics.get(name, unavailable(found.reason or NEEDS_RETRAINED))
+        lack = next((str(each.reason) for each in (metric, other) if each.value is None), "")
+        mine, theirs = (each.values.get("forget", {}) for each in (metric, other))
+        differences = {row: value - theirs[row] for row, value in mine.items() if row in theirs}
+        return mean_metric("forget", differences, num_rows=len(self.forget), without=lack)
 
 
 def sample_rows(count: int, of: int, seed: int) -> list[int]:
