@@ -51,6 +51,12 @@ class Attack:
         return getattr(import_module(f"egup_trainer.audit.{self.name}"), self.name)(target)
 
 
+TRAINED = (
+    "found on a few forget rows (given) and measured on the others, without it (plain) and with it (attacked, gain); "
+    "excess is what lies above the retrained model, or above rows that no model saw."
+)
+OPENED = "If its excess is above 0, the answers are still in the model, and a prompt opens them."
+
 ATTACKS = {
     attack.name: attack
     for attack in (
@@ -86,6 +92,12 @@ ATTACKS = {
             "in nats per token (drop), and what share of the retrained model's drop that is (score).",
             "A score of 1 is as deep as retraining; 0 means that the hidden states still hold what the output does "
             "not say.",
+        ),
+        Attack(
+            "soft_prompts",
+            "Soft prompts",
+            f"Probability of forget answers after one soft prompt for all rows, {TRAINED}",
+            OPENED,
         ),
         Attack(
             "sampling",

@@ -20,6 +20,8 @@ from egup_trainer.modeling.merging import merged
 
 Curve = list[tuple[int, float]]
 """Steps, and the probability after each; or layers, and a number at each."""
+FEWEST_ROWS = 4
+"""Minimum number of forget rows that an attack is given."""
 NO_QUESTION = "no forget row has a question"
 NEEDS_BEFORE = "needs the model before unlearning (--model_before)"
 NEEDS_RETRAINED = "needs the retrained model (--retrained_model)"
@@ -109,6 +111,27 @@ class Target:
         mine, theirs = (each.values.get("forget", {}) for each in (metric, other))
         differences = {row: value - theirs[row] for row, value in mine.items() if row in theirs}
         return mean_metric("forget", differences, num_rows=len(self.forget), without=lack)
+
+
+def given_and_held_back(options: AuditOptions, num_rows: int) -> tuple[list[int], list[int]]:
+    """Which forget rows an attacker is given, and which of them are held back to measure what that brings back.
+
+    Args:
+        options: `relearn_share` and `seed`.
+        num_rows: forget rows, more than `FEWEST_ROWS`.
+
+    Example:
+        >>> given_and_held_back(AuditOptions(relearn_share=0.5), 10)[0] == sample_rows(5, 10, seed=0)
+        True
+    """
+    count = min(max(FEWEST_ROWS, round(options.relearn_share * num_rows)), num_rows - 1)
+    given = sample_rows(count, num_rows, options.seed)
+    return given, [number for number in range(num_rows) if number not in set(given)]
+
+
+def too_few(num_rows: int) -> str:
+    """The reason not to run an attack that is given rows."""
+    return f"{num_rows} forget rows: {FEWEST_ROWS} to learn and one to hold back are needed"
 
 
 def sample_rows(count: int, of: int, seed: int) -> list[int]:

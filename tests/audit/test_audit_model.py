@@ -88,7 +88,7 @@ def test_models_beside_it_are_kept_without_those_beside_them(model, tokenizer):
 
 
 def test_attacks_say_what_they_need(model, tokenizer):
-    options = replace(QUICK, relearn_steps=1, max_new_tokens=1, num_samples=1)
+    options = replace(QUICK, relearn_steps=1, soft_prompt_steps=1, max_new_tokens=1, num_samples=1)
     found = audit_model(model, tokenizer, FORGET, RETAIN, options=options).findings
     lacking = {attack: finding for attack, finding in found.items() if finding.reason}
     expected = Finding(reason="needs rows that no model saw (--holdout)")
@@ -129,6 +129,7 @@ def test_audits_of_other_rows_or_options_are_refused(model, tokenizer):
         ("relearn_every", 1.5),
         ("relearn_share", 0),
         ("relearn_learning_rate", -1.0),
+        ("soft_prompt_steps", 0),
         ("num_samples", 0),
         ("seed", -1),
     ],

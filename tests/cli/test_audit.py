@@ -15,7 +15,13 @@ from egup_trainer.evaluation.evaluation import write_evaluation
 
 pytestmark = pytest.mark.usefixtures("fresh_accelerate")
 ROWS = {"forget": qa_rows(0, 8), "retain": qa_rows(20, 26), "holdout": qa_rows(40, 46)}
-FAST = {"relearn_steps": 3, "relearn_learning_rate": 1e-3, "num_samples": 3, "max_new_tokens": 12}
+FAST = {
+    "relearn_steps": 3,
+    "relearn_learning_rate": 1e-3,
+    "soft_prompt_steps": 3,
+    "num_samples": 3,
+    "max_new_tokens": 12,
+}
 
 
 @pytest.fixture(scope="module")
