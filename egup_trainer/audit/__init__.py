@@ -100,6 +100,14 @@ ATTACKS = {
             OPENED,
         ),
         Attack(
+            "worst_prompt",
+            "Worst prompt",
+            "Probability of forget answers, and ROUGE-L recall, under the worst of all combined prompts: wordings, "
+            "prefixes, examples, templates. Excess is what lies above the retrained model, or above rows that no model "
+            "saw.",
+            "If its excess is above 0, some prompt brings out more than a model that never saw the rows would say.",
+        ),
+        Attack(
             "sampling",
             "Sampling",
             "ROUGE-L recall of generations sampled at temperature 1: the best and the mean per row.",

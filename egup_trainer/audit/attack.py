@@ -9,6 +9,7 @@ import numpy as np
 from torch import nn
 
 from egup_trainer.audit.audit_options import AuditOptions
+from egup_trainer.data.rendering import Template
 from egup_trainer.data.schema import Row
 from egup_trainer.data.tokenization import RowDataset, tokenize
 from egup_trainer.evaluation.metric import Metric, mean_metric, unavailable
@@ -35,11 +36,13 @@ class Finding:
         metrics: by name.
         curves: probability by step, by name, if the attack takes steps.
         reason: why the attack was not run; None if it was.
+        notes: what it found beside numbers, such as which prompt it was.
     """
 
     metrics: dict[str, Metric] = field(default_factory=dict)
     curves: dict[str, Curve] = field(default_factory=dict)
     reason: str | None = None
+    notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -80,14 +83,20 @@ class Target:
         options = ScoringOptions(self.options.batch_size, feature_layer, progress=self.options.progress)
         return score_sets(self.model if model is None else model, self.tokenizer, list(row_sets), options)
 
-    def tokenized(self, rows: Sequence[Row], name: str, numbers: Sequence[int] | None = None) -> RowDataset:
-        """The rows, each with its first answer alone, tokenized."""
+    def tokenized(
+        self,
+        rows: Sequence[Row],
+        name: str,
+        numbers: Sequence[int] | None = None,
+        template: Template | None = None,
+    ) -> RowDataset:
+        """The rows, each with its first answer alone, tokenized; `template` is another one than the audit's."""
         dataset = tokenize(
             [Row(row.prompt, row.answer) for row in rows],
             self.tokenizer,
             name=name,
             max_length=self.options.max_length,
-            template=self.options.template,
+            template=template or self.options.template,
             numbers=numbers,
             on_long_row=self.options.on_long_row,
         )

@@ -140,6 +140,7 @@ def _print(audit: "Audit") -> None:
                 first = ""
         table.add_section()
     lines = [f"{attack}: {ATTACKS[attack].reading}" for attack, each in audit.findings.items() if not each.reason]
+    lines += [f"{attack}: {note}." for attack, each in audit.findings.items() for note in each.notes]
     lines += [f"No value for {'; '.join(names)}: {reason}" for reason, names in without_value.items()]
     lines += [f"Not run: {attack}: {each.reason}" for attack, each in audit.findings.items() if each.reason]
     show(table, lines=lines)

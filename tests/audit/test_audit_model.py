@@ -69,6 +69,7 @@ def test_a_file_is_read_back_as_it_was(audits, tmp_path):
     audit.write(tmp_path / "below" / "audit.json")
     assert Audit.read(tmp_path / "below" / "audit.json") == audit
     document = json.loads((tmp_path / "below" / "audit.json").read_text())
+    assert document["findings"]["worst_prompt"]["notes"][0].startswith("the worst prompt of ")
     assert (document["kind"], document["schema_version"]) == ("egup_trainer audit", 1)
 
 
