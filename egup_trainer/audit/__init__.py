@@ -100,6 +100,12 @@ ATTACKS = {
             OPENED,
         ),
         Attack(
+            "prompt_search",
+            "Prompt search",
+            f"Probability of forget answers after one phrase before the question, {TRAINED}",
+            OPENED,
+        ),
+        Attack(
             "worst_prompt",
             "Worst prompt",
             "Probability of forget answers, and ROUGE-L recall, under the worst of all combined prompts: wordings, "

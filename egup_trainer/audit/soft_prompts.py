@@ -20,6 +20,7 @@ from egup_trainer.audit.held_back import GIVEN, HELD_BACK, HOLDOUT, Probabilitie
 from egup_trainer.data.collator import RowCollator
 from egup_trainer.data.schema import IGNORE_INDEX, TokenizedRow
 from egup_trainer.data.tokenization import RowDataset
+from egup_trainer.errors import TooFewPositionsError
 from egup_trainer.modeling.batches import device_of, evaluation_mode
 from egup_trainer.modeling.forward import AnswerReader
 from egup_trainer.modeling.limits import check_positions
@@ -46,8 +47,11 @@ def soft_prompts(target: Target) -> Finding:
         rows[HOLDOUT] = target.tokenized(target.sets[HOLDOUT], "holdout set")
     numbers = {GIVEN: given, HELD_BACK: held_back}
     prompt = SoftPrompt(target, rows[GIVEN])
+    try:
+        points = {0: prompt.measure(rows)}
+    except TooFewPositionsError as error:
+        return Finding(reason=str(error))
     plain = _named(prompt.measure(rows, with_vectors=False), numbers)
-    points = {0: prompt.measure(rows)}
     steps = target.options.soft_prompt_steps
     for step in prompt.train(steps, target.options.title("Training a soft prompt")):
         if step % max(1, steps // _POINTS) == 0 or step == steps:

@@ -131,6 +131,7 @@ def test_audits_of_other_rows_or_options_are_refused(model, tokenizer):
         ("relearn_share", 0),
         ("relearn_learning_rate", -1.0),
         ("soft_prompt_steps", 0),
+        ("search_rounds", 0),
         ("num_samples", 0),
         ("seed", -1),
     ],

@@ -12,12 +12,10 @@ from fixtures_audit import (
     FORGET,
     MANY,
     QUICK,
-    RETAIN,
     assert_same_weights,
     hiding,
     never_taught,
     target,
-    taught,
     weights_of,
     wide_model,
 )
@@ -28,7 +26,6 @@ from egup_trainer.audit.held_back import over_holdout
 from egup_trainer.audit.quantization import Bits, quantised_copy
 from egup_trainer.audit.soft_prompts import NUM_VECTORS, RATE, SoftPrompt, soft_prompts
 from egup_trainer.data.schema import Row
-from egup_trainer.errors import TooFewPositionsError
 
 OPTIONS = replace(QUICK, soft_prompt_steps=20, relearn_share=0.5)
 
@@ -152,8 +149,9 @@ def test_adapters_and_four_bits_can_be_attacked(tokenizer, kind):
 def test_what_it_cannot_be_run_on(make_model, tokenizer):
     found = attack(make_model(), tokenizer, forget=FORGET[:4])
     assert found == Finding(reason="4 forget rows: 4 to learn and one to hold back are needed")
-    with pytest.raises(TooFewPositionsError, match="a text with a soft prompt"):
-        attack(taught(tokenizer, RETAIN, positions=40), tokenizer, forget=FORGET)
+    model = make_model()
+    model.config.max_position_embeddings = 40
+    assert "a text with a soft prompt for a model of 40 positions" in attack(model, tokenizer, forget=FORGET).reason
 
 
 def test_the_difference_to_holdout_rows_by_hand():

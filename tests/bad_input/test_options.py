@@ -164,6 +164,7 @@ OTHERS = [
     ("audit --relearn_learning_rate inf", "relearn_learning_rate=inf"),
     ("audit --relearn_steps 0", "relearn_steps=0"),
     ("audit --soft_prompt_steps 0", "soft_prompt_steps=0"),
+    ("audit --search_rounds 0", "search_rounds=0"),
     ("audit --num_samples 0", "num_samples=0"),
     ("audit --max_rows -1", "max_rows=-1"),
     ("audit --per_device_eval_batch_size 0", "per_device_eval_batch_size=0"),

@@ -19,6 +19,7 @@ FAST = {
     "relearn_steps": 3,
     "relearn_learning_rate": 1e-3,
     "soft_prompt_steps": 3,
+    "search_rounds": 1,
     "num_samples": 3,
     "max_new_tokens": 12,
 }

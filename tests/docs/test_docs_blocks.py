@@ -33,7 +33,7 @@ SHORTER = {  # flags that are appended to a command to make it faster
     "verify": QUIET,
     "audit": [
         *[*QUIET, "--max_new_tokens", "8", "--num_samples", "1", "--max_rows", "4"],
-        *["--relearn_steps", "2", "--soft_prompt_steps", "2"],
+        *["--relearn_steps", "2", "--soft_prompt_steps", "2", "--search_rounds", "1"],
     ],
 }
 
