@@ -51,6 +51,12 @@ class Attack:
         return getattr(import_module(f"egup_trainer.audit.{self.name}"), self.name)(target)
 
 
+TRAINED = (
+    "found on a few forget rows (given) and measured on the others, without it (plain) and with it (attacked, gain); "
+    "excess is what lies above the retrained model, or above rows that no model saw."
+)
+OPENED = "If its excess is above 0, the answers are still in the model, and a prompt opens them."
+
 ATTACKS = {
     attack.name: attack
     for attack in (
@@ -78,6 +84,34 @@ ATTACKS = {
             "Forget rows asked in other ways: reworded, in another language, after a phrase, after examples, with the "
             "answer begun.",
             "If asking in another way brings out more than the question itself, the answers are still in the model.",
+        ),
+        Attack(
+            "depth",
+            "Depth",
+            "How much less likely the answers become if the model's hidden states replace those of the model before, "
+            "in nats per token (drop), and what share of the retrained model's drop that is (score).",
+            "A score of 1 is as deep as retraining; 0 means that the hidden states still hold what the output does "
+            "not say.",
+        ),
+        Attack(
+            "soft_prompts",
+            "Soft prompts",
+            f"Probability of forget answers after one soft prompt for all rows, {TRAINED}",
+            OPENED,
+        ),
+        Attack(
+            "prompt_search",
+            "Prompt search",
+            f"Probability of forget answers after one phrase before the question, {TRAINED}",
+            OPENED,
+        ),
+        Attack(
+            "worst_prompt",
+            "Worst prompt",
+            "Probability of forget answers, and ROUGE-L recall, under the worst of all combined prompts: wordings, "
+            "prefixes, examples, templates. Excess is what lies above the retrained model, or above rows that no model "
+            "saw.",
+            "If its excess is above 0, some prompt brings out more than a model that never saw the rows would say.",
         ),
         Attack(
             "sampling",

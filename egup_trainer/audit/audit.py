@@ -1,7 +1,7 @@
 """An audit of a model: each attack in turn, and what they found, as a JSON file."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, ClassVar
@@ -114,6 +114,7 @@ def audit_model(
     name: str = "model",
     retrained: Audit | None = None,
     before: Audit | None = None,
+    load_before: Callable[[], nn.Module] | None = None,
 ) -> Audit:
     """Tries to bring forgotten rows back, and reports how far each attack gets.
 
@@ -128,6 +129,7 @@ def audit_model(
         name: of the model, for tables.
         retrained: the same audit of the model that never saw the forget rows.
         before: the same audit of the model before unlearning.
+        load_before: loads the model before unlearning, which depth runs beside the model.
 
     Raises:
         ConfigError: there is no such attack, or it needs holdout rows.
@@ -147,7 +149,8 @@ def audit_model(
             check_same_audit(planned, other, f"the {role} model's audit")
     keep_gradients_of_4bit_layers(model)  # before an attack runs it in evaluation mode
     sets = _chosen(forget, retain, holdout, options)
-    target = Target(model, tokenizer, sets, options, {} if before is None else before.findings)
+    found = [{} if other is None else other.findings for other in (before, retrained)]
+    target = Target(model, tokenizer, sets, options, *found, load_before=load_before)
     return replace(
         planned,
         findings={

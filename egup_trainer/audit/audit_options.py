@@ -22,6 +22,8 @@ class AuditOptions:
         relearn_learning_rate: Learning rate of relearning, constant.
         relearn_batch_size: Rows per step of relearning.
         relearn_every: Steps between two points of the curve.
+        soft_prompt_steps: Optimizer steps that train a soft prompt.
+        search_rounds: Rounds of the search for a prompt.
         num_samples: Number of generations to sample for each forget row.
         max_new_tokens: Maximum number of tokens per generation.
         max_length: Maximum number of tokens per text.
@@ -41,6 +43,8 @@ class AuditOptions:
     relearn_learning_rate: float = 1e-4
     relearn_batch_size: int = 4
     relearn_every: int = 2
+    soft_prompt_steps: int = 50
+    search_rounds: int = 3
     num_samples: int = 8
     max_new_tokens: int = 200
     max_length: int = MAX_LENGTH
@@ -51,8 +55,9 @@ class AuditOptions:
     progress: bool = True
 
     def __post_init__(self) -> None:
-        counts = ("relearn_steps", "relearn_batch_size", "relearn_every", "num_samples", "max_new_tokens", "max_length")
-        check_range(self, (*counts, "max_rows", "batch_size"), low=1, whole=True)
+        counts = ("relearn_steps", "relearn_batch_size", "relearn_every", "soft_prompt_steps", "num_samples")
+        others = ("search_rounds", "max_new_tokens", "max_length", "max_rows", "batch_size")
+        check_range(self, (*counts, *others), low=1, whole=True)
         check_range(self, ("seed",), low=0, whole=True)
         check_range(self, ("relearn_share",), low=0, high=1, low_is_allowed=False)
         check_range(self, ("relearn_learning_rate",), low=0, low_is_allowed=False)

@@ -13,7 +13,16 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from egup_trainer.audit.attack import Curve, Finding, Target, is_quantised, merged_copy, sample_rows
+from egup_trainer.audit.attack import (
+    FEWEST_ROWS,
+    Curve,
+    Finding,
+    Target,
+    given_and_held_back,
+    is_quantised,
+    merged_copy,
+    too_few,
+)
 from egup_trainer.audit.audit_options import AuditOptions
 from egup_trainer.data.collator import RowCollator
 from egup_trainer.data.tokenization import RowDataset
@@ -23,8 +32,6 @@ from egup_trainer.modeling.forward import AnswerReader
 from egup_trainer.modeling.loading import add_adapter, keep_gradients_of_4bit_layers
 from egup_trainer.modeling.scan import score_rows
 
-FEWEST_ROWS = 4
-"""Minimum number of forget rows that are relearned."""
 _HELD_BACK, _RETAIN, _RELEARNED = "forget", "retain", "relearned"
 _RANK = 8  # of the adapter that is trained instead of quantised weights
 
@@ -110,10 +117,8 @@ def relearning(target: Target) -> Finding:
     """Relearns a few forget rows, or learns retain rows alone, and measures the forget rows that were held back."""
     options, rows = target.options, target.forget
     if len(rows) <= FEWEST_ROWS:
-        return Finding(reason=f"{len(rows)} forget rows: {FEWEST_ROWS} to learn and one to hold back are needed")
-    count = min(max(FEWEST_ROWS, round(options.relearn_share * len(rows))), len(rows) - 1)
-    shown = sample_rows(count, len(rows), options.seed)
-    held_back = [number for number in range(len(rows)) if number not in set(shown)]
+        return Finding(reason=too_few(len(rows)))
+    shown, held_back = given_and_held_back(options, len(rows))
     few, others = (
         target.tokenized([rows[i] for i in numbers], "forget set", numbers) for numbers in (shown, held_back)
     )

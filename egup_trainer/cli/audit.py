@@ -4,6 +4,7 @@ import gc
 import shlex
 import time
 from dataclasses import dataclass, fields, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -81,7 +82,7 @@ def run(args: AuditArguments, model_config: Any) -> None:
 
 
 def _audit(args: AuditArguments, model_config: Any) -> "Audit":
-    """The audit of the model, with those of the models that it is compared with; one model in memory at a time."""
+    """The audit of the model, with those of the models that it is compared with, one after the other."""
     from accelerate import Accelerator
 
     from egup_trainer.audit.audit import audit_model, plan_audit
@@ -114,6 +115,8 @@ def _audit(args: AuditArguments, model_config: Any) -> "Audit":
         if path is not None:
             found[role] = audit(path, Path(path).name, **found).alone()
             gc.collect()
+        if role == "before" and path is not None:
+            found["load_before"] = partial(load_on_device, path, model_config, accelerator)
     return audit(model_name, args.name or Path(model_name).name, **found)
 
 
@@ -137,6 +140,7 @@ def _print(audit: "Audit") -> None:
                 first = ""
         table.add_section()
     lines = [f"{attack}: {ATTACKS[attack].reading}" for attack, each in audit.findings.items() if not each.reason]
+    lines += [f"{attack}: {note}." for attack, each in audit.findings.items() for note in each.notes]
     lines += [f"No value for {'; '.join(names)}: {reason}" for reason, names in without_value.items()]
     lines += [f"Not run: {attack}: {each.reason}" for attack, each in audit.findings.items() if each.reason]
     show(table, lines=lines)

@@ -35,8 +35,8 @@ def model(tokenizer):
 @pytest.fixture(scope="module")
 def audits(model, tokenizer):
     """The weights before, and two audits of all attacks."""
-    before = weights_of(model)
-    return before, [audit_model(model, tokenizer, FORGET, RETAIN, HOLDOUT, options=QUICK, name="mine") for _ in "ab"]
+    weights, how = weights_of(model), {"options": QUICK, "name": "mine", "load_before": lambda: model}
+    return weights, [audit_model(model, tokenizer, FORGET, RETAIN, HOLDOUT, **how) for _ in "ab"]
 
 
 def test_every_attack_is_run_and_the_model_stays(audits, model):
@@ -69,6 +69,7 @@ def test_a_file_is_read_back_as_it_was(audits, tmp_path):
     audit.write(tmp_path / "below" / "audit.json")
     assert Audit.read(tmp_path / "below" / "audit.json") == audit
     document = json.loads((tmp_path / "below" / "audit.json").read_text())
+    assert document["findings"]["worst_prompt"]["notes"][0].startswith("the worst prompt of ")
     assert (document["kind"], document["schema_version"]) == ("egup_trainer audit", 1)
 
 
@@ -87,12 +88,13 @@ def test_models_beside_it_are_kept_without_those_beside_them(model, tokenizer):
     assert audit.value("relearning", "forget_start") < 0.01
 
 
-def test_without_holdout_rows_two_attacks_say_what_they_need(model, tokenizer):
-    options = replace(QUICK, relearn_steps=1, max_new_tokens=1, num_samples=1)
+def test_attacks_say_what_they_need(model, tokenizer):
+    options = replace(QUICK, relearn_steps=1, soft_prompt_steps=1, max_new_tokens=1, num_samples=1)
     found = audit_model(model, tokenizer, FORGET, RETAIN, options=options).findings
     lacking = {attack: finding for attack, finding in found.items() if finding.reason}
     expected = Finding(reason="needs rows that no model saw (--holdout)")
-    assert lacking == {"probe": expected, "membership": expected}
+    needs_before = Finding(reason="needs the model before unlearning (--model_before)")
+    assert lacking == {"depth": needs_before, "probe": expected, "membership": expected}
 
 
 @pytest.mark.parametrize(
@@ -128,6 +130,8 @@ def test_audits_of_other_rows_or_options_are_refused(model, tokenizer):
         ("relearn_every", 1.5),
         ("relearn_share", 0),
         ("relearn_learning_rate", -1.0),
+        ("soft_prompt_steps", 0),
+        ("search_rounds", 0),
         ("num_samples", 0),
         ("seed", -1),
     ],
