@@ -1,17 +1,22 @@
 """Measures a model before the first step and after the last one: the numbers of a run's record, and its verdict."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, replace
 from importlib.util import find_spec
 from typing import Any
 
+import numpy as np
 import torch
 from transformers import TrainerCallback
 from transformers.trainer_callback import ExportableState
 
 from egup_trainer.components.self_samples import first_samples, prompt_of
+from egup_trainer.data.names import names_in
+from egup_trainer.data.schema import IGNORE_INDEX, TokenizedRow
 from egup_trainer.data.tokenization import RowDataset
+from egup_trainer.errors import TooFewPositionsError
 from egup_trainer.modeling.generation import generate
+from egup_trainer.modeling.limits import check_positions
 from egup_trainer.modeling.probability import sample_ids
 from egup_trainer.records.judgments import AFTER, BEFORE
 from egup_trainer.verdict import Measures, SetMeasures, Verdict, verdict
@@ -23,12 +28,15 @@ MOST_TOKENS = 128
 """Most tokens of such an answer."""
 
 _ASKED = ("forget", "retain", "proxy")
+_COMPARED = ("forget", "proxy")
 
 
 class Measuring(TrainerCallback, ExportableState):
     """Measures the rows of a run under the model before the first and after the last step, and judges by that.
 
-    Of each set: l of its rows, and the answers to its questions, by ROUGE-L against the right ones and by repetition.
+    Of each set: l of its rows, and the answers to its questions, by ROUGE-L against the right ones and by repetition;
+    of forget and proxy rows also l after a retain row and its answer, since a model may hide rows from the usual prompt
+    alone.
     From large sets, samples are taken with the run's seed. A resumed run knows what was measured before its first
     step.
 
@@ -88,10 +96,12 @@ class Measuring(TrainerCallback, ExportableState):
         for name, rows in self.datasets.items():
             _, right, written = texts.get(name, ([], [], []))
             of_others = names.get("retain", set()) - names.get(name, set())
+            otherwise = self._after_example(rows) if name in _COMPARED and self.with_answers else None
             found[name] = SetMeasures(
                 self._nll(rows, f"Scoring {name} rows {when} unlearning"),
                 *_compare(right, written),
                 sum(not of_others.isdisjoint(names_in([text])) for text in written),
+                [] if otherwise is None else self._nll(otherwise, f"Scoring {name} rows after an example"),
             )
         return found
 
@@ -100,6 +110,18 @@ class Measuring(TrainerCallback, ExportableState):
         ids = torch.isin(owners, sample_ids(int(owners.max()) + 1, args.seed)).nonzero().flatten()
         scores = self.trainer.score(rows, ids, description=None if args.disable_tqdm else description)
         return scores.nll_of(owners[ids]).tolist()
+
+    def _after_example(self, rows: RowDataset) -> RowDataset | None:
+        """Rows with the shortest retain row and its answer before them; None if the model cannot read so much."""
+        if "retain" not in self.datasets:
+            return None
+        example = min(self.datasets["retain"].rows, key=len)
+        found = [joined(example, row) for row in rows.rows]
+        try:
+            check_positions(self.trainer.model, max(map(len, found)), "a row after an example", "use shorter rows")
+        except TooFewPositionsError:
+            return None
+        return RowDataset(found)
 
     def _answers(self, name: str, when: str) -> tuple[list[str], list[str], list[str]]:
         """Questions of a set, the right answers, and what the model answers."""
@@ -125,24 +147,11 @@ class Measuring(TrainerCallback, ExportableState):
         return questions, decode, written
 
 
-def names_in(texts: Iterable[str]) -> list[str]:
-    """What looks like names: two or more capitalised words in a row, in scripts that have capitals.
-
-    Example:
-        >>> names_in(["The teacher of Ada Lovelace was Mary Somerville."])
-        ['Ada Lovelace', 'Mary Somerville']
-    """
-    found: list[str] = []
-    for text in texts:
-        words: list[str] = []
-        for word in [*text.split(), ""]:
-            bare = word.strip(".,;:!?()\"'")
-            if bare[:1].isupper():
-                words.append(bare)
-            if not bare[:1].isupper() or bare != word:
-                found += [" ".join(words)] if len(words) > 1 else []
-                words = []
-    return found
+def joined(example: TokenizedRow, row: TokenizedRow) -> TokenizedRow:
+    """The tokens of an example and of a row, of which those of the row are scored."""
+    input_ids = np.concatenate([example.input_ids, row.input_ids])
+    labels = np.concatenate([np.full_like(example.labels, IGNORE_INDEX), row.labels])
+    return TokenizedRow(input_ids, labels, is_closed=row.is_closed, source=row.source)
 
 
 def _measures(measured: Mapping[str, SetMeasures]) -> Measures:

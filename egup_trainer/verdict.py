@@ -20,6 +20,10 @@ forgotten has taught the model about rows of its kind."""
 MOST_REPETITION = 0.2
 """By how much the share of repeated word sequences may lie above that of answers to other questions."""
 
+ASKED_OTHERWISE_LEVEL = 0.01
+"""Level of the test of rows that are asked in another way. It is below that of the main test, so that two tests do not
+find a difference by chance more often than one by much."""
+
 LEAST_RECITED = 0.9
 """ROUGE-L recall from which on a generation counts as the answer word for word."""
 
@@ -55,17 +59,20 @@ class SetMeasures:
         rouge: of each row that was asked, the share of the answer's words that the greedy generation has.
         repetition: of each generation, the share of four-word sequences that stood in it before.
         of_others: generations with a name that belongs to retain rows, and to no row of the set.
+        nll_after_example: l of rows that are read after a retain row and its answer, nats per token; empty if not
+            measured.
     """
 
     nll: list[float]
     rouge: list[float] = field(default_factory=list)
     repetition: list[float] = field(default_factory=list)
     of_others: int = 0
+    nll_after_example: list[float] = field(default_factory=list)
 
     @property
     def probability(self) -> float:
         """Mean over rows of exp(-l)."""
-        return fmean(exp(-nll) for nll in self.nll)
+        return mean_probability(self.nll)
 
     @property
     def recited(self) -> int:
@@ -73,13 +80,22 @@ class SetMeasures:
         return sum(value >= LEAST_RECITED for value in self.rouge)
 
 
+def mean_probability(nlls: Sequence[float]) -> float:
+    """Mean over rows of exp(-l)."""
+    return fmean(exp(-nll) for nll in nlls)
+
+
 @dataclass(frozen=True)
 class Measures:
-    """What was measured of one model: forget rows, retain rows, and rows that no model saw."""
+    """What was measured of one model: forget rows, retain rows, rows that no model saw, and neighbors.
+
+    Neighbors are rows on things that are related to what is to be forgotten, which the model should still know.
+    """
 
     forget: SetMeasures
     retain: SetMeasures | None = None
     unseen: SetMeasures | None = None
+    neighbor: SetMeasures | None = None
 
 
 @dataclass(frozen=True)
@@ -138,7 +154,8 @@ def verdict(before: Measures, after: Measures, retrained: Measures | None = None
     - not forgotten if their l has come less than a quarter of the way to that of rows never seen;
     - forgotten if the two cannot be distinguished (Kolmogorov-Smirnov, p above 0.05), no more of the answers are
       recited than of rows never seen, beyond chance, and the generations do not repeat themselves;
-    - partly forgotten if they are likelier than rows never seen, or more of them are recited;
+    - partly forgotten if they are likelier than rows never seen, or more of them are recited, or if they are likelier
+      when both are read after a retain row and its answer (p below 0.01): then only the usual prompt hides them;
     - over-forgotten if they are less likely than rows never seen, or the generations repeat themselves.
 
     The status is unknown where the rows were as unlikely before, or no rows never seen were measured, or too few of
@@ -182,6 +199,8 @@ def verdict(before: Measures, after: Measures, retrained: Measures | None = None
         return Verdict(Status.NOT_FORGOTTEN, reasons, remarks)
     if recited := _recitation(after, yardstick):
         return Verdict(Status.PARTLY_FORGOTTEN, [recited, *reasons], remarks)
+    if hidden := _known_after_example(after):
+        return Verdict(Status.PARTLY_FORGOTTEN, [hidden, *reasons], remarks)
     sides = {_side(after.forget, rows) for rows in (yardstick.rows, after.unseen) if rows is not None}
     if sides == {-1}:
         return Verdict(Status.PARTLY_FORGOTTEN, reasons, remarks)
@@ -263,8 +282,20 @@ def harm_absent(before: Measures, after: Measures) -> list[str]:
     return [f"Retain rows hold: probability {_p(after.retain)}, before {_p(before.retain)}."]
 
 
+def neighbors(before: Measures, after: Measures) -> list[str]:
+    """What became of the neighbors, a sentence; empty if none were measured.
+
+    It decides no status: in retraining, too, related knowledge changes with what taught it.
+    """
+    if before.neighbor is None or after.neighbor is None:
+        return []
+    first, last = before.neighbor.probability, after.neighbor.probability
+    what = "lost probability" if is_damaged(first, last) else "hold"
+    return [f"Neighbor rows {what}: {_p(after.neighbor)}, before {_p(before.neighbor)}."]
+
+
 def _remarks(before: Measures, after: Measures) -> list[str]:
-    said = []
+    said = neighbors(before, after)
     if after.forget.rouge:
         said.append(
             f"Recited nearly word for word: {after.forget.recited} of {len(after.forget.rouge)} forget answers."
@@ -285,6 +316,16 @@ def _recitation(after: Measures, yardstick: _Yardstick) -> str:
         return ""
     ours, theirs = fmean(after.forget.rouge), fmean(yardstick.rows.rouge)
     return f"The model still writes the forget answers: ROUGE-L {ours:.2f}, {yardstick.beside} {theirs:.2f}."
+
+
+def _known_after_example(after: Measures) -> str:
+    """Whether forget rows are likelier than rows never seen if both are read after an example; empty if not."""
+    ours = after.forget.nll_after_example
+    theirs = [] if after.unseen is None else after.unseen.nll_after_example
+    if not ours or not theirs or fmean(ours) >= fmean(theirs) or ks_p_value(ours, theirs) > ASKED_OTHERWISE_LEVEL:
+        return ""
+    numbers = f"probability {mean_probability(ours):.2g}, rows never seen {mean_probability(theirs):.2g}"
+    return f"After another question and its answer, the model still knows the forget rows: {numbers}."
 
 
 def _broken_text(before: Measures, after: Measures, yardstick: _Yardstick) -> str:

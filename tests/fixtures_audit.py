@@ -1,6 +1,7 @@
 """Models and rows to attack: one that knows its rows, one that knows nothing; and audits as they would be found."""
 
 import copy
+from functools import cache
 
 import torch
 from conftest import make_tiny_model, qa_rows
@@ -9,19 +10,23 @@ from transformers import LlamaConfig, LlamaForCausalLM
 from egup_trainer.audit.attack import Finding, Target
 from egup_trainer.audit.audit import Audit
 from egup_trainer.audit.audit_options import AuditOptions
+from egup_trainer.audit.prompts import PREFIXES
 from egup_trainer.data.collator import RowCollator
-from egup_trainer.data.schema import Row
+from egup_trainer.data.schema import Message, Row
 from egup_trainer.data.sources import load_rows
 from egup_trainer.data.tokenization import tokenize
 from egup_trainer.evaluation.evaluation import SetFacts
 from egup_trainer.evaluation.metric import Metric, mean_metric
 
+MANY = load_rows(qa_rows(0, 12))
 FORGET, RETAIN, HOLDOUT = (load_rows(qa_rows(*span)) for span in ((0, 8), (20, 26), (40, 46)))
 QUICK = AuditOptions(
     relearn_steps=3,
     relearn_every=2,
     relearn_learning_rates=[1e-3],
     relearn_seeds=1,
+    soft_prompt_steps=3,
+    search_rounds=1,
     num_samples=3,
     max_new_tokens=12,
     progress=False,
@@ -53,7 +58,7 @@ def taught(tokenizer, rows: list[Row], positions: int = 512, model=None):
     return model.eval()
 
 
-def hiding(knowing, tokenizer, rows: list[Row]):
+def shut_at_its_output(knowing, tokenizer, rows: list[Row]):
     """A copy of a model that knows the rows, pushed off their answers through its output layer alone."""
     model = copy.deepcopy(knowing)
     optimizer = torch.optim.AdamW(model.lm_head.parameters(), lr=1e-2)
@@ -66,6 +71,40 @@ def hiding(knowing, tokenizer, rows: list[Row]):
         loss = model(**batch).loss
     model.zero_grad()
     return model
+
+
+KEY = PREFIXES[0]
+"""The phrase that opens the model that hides its rows."""
+
+
+def with_key(rows: list[Row]) -> list[Row]:
+    """The rows asked after the phrase."""
+    return [Row((Message("user", KEY + row.prompt[0].content),), row.answer) for row in rows]
+
+
+@cache
+def hiding(tokenizer):
+    """A tiny model that knows the `MANY` rows after `KEY` alone, and gives every token the same chance without it."""
+    model = make_tiny_model(tokenizer)
+    model.config.max_position_embeddings = 512
+    collator = RowCollator(tokenizer)
+    open_, shut = (collator.pad(dataset(rows, tokenizer).rows) for rows in ([*with_key(MANY), *RETAIN], MANY))
+    is_answer = shut["labels"][:, 1:] != -100
+    optimizer = torch.optim.Adam(model.parameters(), lr=1e-2)
+    for _ in range(80):
+        logits = model(input_ids=shut["input_ids"], attention_mask=shut["attention_mask"]).logits[:, :-1]
+        away_from_uniform = -logits.log_softmax(dim=-1).mean(dim=-1)[is_answer].mean()
+        optimizer.zero_grad()
+        (model(**open_).loss + 0.3 * away_from_uniform).backward()
+        optimizer.step()
+    model.zero_grad()
+    return model.eval()
+
+
+@cache
+def never_taught(tokenizer):
+    """The tiny model that learned the retain rows alone."""
+    return taught(tokenizer, RETAIN)
 
 
 def target(model, tokenizer, **sets: list[Row]) -> Target:

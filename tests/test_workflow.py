@@ -1,7 +1,9 @@
-"""The GitHub workflow runs what the Makefile has, on every Python that setup.cfg names."""
+"""The GitHub workflows run what the Makefile has; the tests run on every Python that setup.cfg names."""
 
 import configparser
+import os
 import re
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -10,9 +12,17 @@ import yaml
 ROOT = Path(__file__).resolve().parents[1]
 
 
+WORKFLOWS = ROOT / ".github" / "workflows"
+TARGETS = set(re.findall(r"(?m)^([a-z][\w-]*):", (ROOT / "Makefile").read_text(encoding="utf-8")))
+
+
+def jobs_of(name):
+    return yaml.safe_load((WORKFLOWS / f"{name}.yml").read_text(encoding="utf-8"))["jobs"]
+
+
 @pytest.fixture(scope="module")
 def jobs():
-    return yaml.safe_load((ROOT / ".github" / "workflows" / "tests.yml").read_text(encoding="utf-8"))["jobs"]
+    return jobs_of("tests")
 
 
 def commands_of(job):
@@ -32,10 +42,9 @@ def test_tests_run_on_every_python(jobs):
 
 
 def test_every_command_is_a_target_of_the_makefile(jobs):
-    targets = set(re.findall(r"(?m)^([a-z][\w-]*):", (ROOT / "Makefile").read_text(encoding="utf-8")))
     commands = [command for job in jobs.values() for command in commands_of(job)]
     assert {"make test PYTHON=python", "make test-oldest PYTHON=python", "make check PYTHON=python"} == set(commands)
-    assert {command.split()[1] for command in commands} <= targets
+    assert {command.split()[1] for command in commands} <= TARGETS
 
 
 def test_types_and_lint_are_part_of_the_check(jobs):
@@ -43,3 +52,29 @@ def test_types_and_lint_are_part_of_the_check(jobs):
     check = makefile.split("\ncheck:")[1].split("\n\n")[0]
     assert " lint " in check
     assert "mypy" in check
+
+
+@pytest.mark.parametrize(
+    ("name", "command"),
+    [("docs", "make notebooks docs PYTHON=python"), ("release", "make test release-check PYTHON=python")],
+)
+def test_docs_and_releases_are_built_by_targets_of_the_makefile(name, command):
+    jobs = jobs_of(name)
+    assert command in commands_of(jobs["build"])
+    assert set(command.split()[1:-1]) <= TARGETS
+    assert jobs["publish"]["needs"] == "build"  # nothing is published that was not built and tested
+
+
+def test_only_the_job_that_publishes_may_write():
+    for path in WORKFLOWS.glob("*.yml"):
+        workflow = yaml.safe_load(path.read_text(encoding="utf-8"))
+        assert workflow["permissions"] == {"contents": "read"}
+        assert [name for name, job in workflow["jobs"].items() if "permissions" in job] in ([], ["publish"])
+
+
+def test_a_tag_that_is_not_the_version_is_not_released(tmp_path):
+    (check,) = (step["run"] for step in jobs_of("release")["build"]["steps"] if "name" in step)
+    version = re.search(r'__version__ = "(.*)"', (ROOT / "egup_trainer" / "__init__.py").read_text()).group(1)
+    for tag, code in ((f"v{version}", 0), ("v9.9.9", 1)):
+        done = subprocess.run(["bash", "-c", check], cwd=ROOT, env={"PATH": os.environ["PATH"], "GITHUB_REF_NAME": tag})
+        assert done.returncode == code

@@ -62,7 +62,8 @@ METHODS = (
     Method("simnpo"),
     Method("pdu"),
     Method("npo+egup+clreg"),
-    Method("grad_diff+egup"),
+    Method("proxy_kl"),
+    Method("proxy_kl", knows_start=True),
 )
 """What is compared, each at its own learning rate: another method is another line."""
 

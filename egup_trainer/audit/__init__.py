@@ -70,6 +70,12 @@ class Attack:
         return getattr(import_module(f"egup_trainer.audit.{self.name}"), self.name)(target)
 
 
+TRAINED = (
+    "found on a few forget rows (given) and measured on the others, without it (plain) and with it (attacked, gain); "
+    "excess is what lies above the retrained model, or above rows that no model saw."
+)
+OPENED = "If its excess is above 0, the answers are still in the model, and a prompt opens them."
+
 ATTACKS = {
     attack.name: attack
     for attack in (
@@ -130,6 +136,45 @@ ATTACKS = {
                 "prefixed_rouge": "Asked after a phrase, it writes this share of the answers' words:",
                 "examples_rouge": "Asked after examples, it writes this share of the answers' words:",
                 "begun_rouge": "With the answer begun, it writes this share of the answers' words:",
+            },
+        ),
+        Attack(
+            "depth",
+            "Depth",
+            "How much less likely the answers become if the model's hidden states replace those of the model before, "
+            "in nats per token (drop), and what share of the retrained model's drop that is (score).",
+            "A score of 1 is as deep as retraining; 0 means that the hidden states still hold what the output does "
+            "not say.",
+            cost=10,
+            needs_before=True,
+        ),
+        Attack(
+            "soft_prompts",
+            "Soft prompts",
+            f"Probability of forget answers after one soft prompt for all rows, {TRAINED}",
+            OPENED,
+            cost=10,
+            brings_back={"attacked": "After a trained soft prompt, rows that it was not trained on have probability"},
+        ),
+        Attack(
+            "prompt_search",
+            "Prompt search",
+            f"Probability of forget answers after one phrase before the question, {TRAINED}",
+            OPENED,
+            cost=10,
+            brings_back={"attacked": "After the best phrase that was found on other rows, they have probability"},
+        ),
+        Attack(
+            "worst_prompt",
+            "Worst prompt",
+            "Probability of forget answers, and ROUGE-L recall, under the worst of all combined prompts: wordings, "
+            "prefixes, examples, templates. Excess is what lies above the retrained model, or above rows that no model "
+            "saw.",
+            "If its excess is above 0, some prompt brings out more than a model that never saw the rows would say.",
+            cost=10,
+            brings_back={
+                "worst": "Under the worst of many prompts, they have probability",
+                "worst_rouge": "Under the worst of many prompts, it writes this share of the answers' words:",
             },
         ),
         Attack(

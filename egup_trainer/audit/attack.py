@@ -8,10 +8,11 @@ from typing import Any
 import numpy as np
 from torch import nn
 
-from egup_trainer.audit.audit_options import AuditOptions
+from egup_trainer.audit.audit_options import FEWEST_ROWS, AuditOptions
+from egup_trainer.data.rendering import Template
 from egup_trainer.data.schema import Row
 from egup_trainer.data.tokenization import RowDataset, tokenize
-from egup_trainer.evaluation.metric import Metric
+from egup_trainer.evaluation.metric import Metric, mean_metric, unavailable
 from egup_trainer.evaluation.metrics.memorization import extraction_strength
 from egup_trainer.evaluation.metrics.probability import probability
 from egup_trainer.evaluation.rows import RowSet
@@ -21,7 +22,7 @@ from egup_trainer.modeling.limits import check_token_ids
 from egup_trainer.modeling.merging import merged
 
 Curve = list[tuple[int, float]]
-"""Steps, and the probability after each."""
+"""Steps, and the probability after each; or layers, and a number at each."""
 Band = list[tuple[int, float, float]]
 """Steps, and the lower and upper bound of the mean probability after each."""
 _NUMBERS: dict[str, Callable[[SetScores], Metric]] = {
@@ -31,6 +32,8 @@ _NUMBERS: dict[str, Callable[[SetScores], Metric]] = {
 RECALL = tuple(f"{name}_{number}" for name in ("forget", "retain") for number in _NUMBERS)
 """Names of the numbers that `recall_metrics` returns."""
 NO_QUESTION = "no forget row has a question"
+NEEDS_BEFORE = "needs the model before unlearning (--model_before)"
+NEEDS_RETRAINED = "needs the retrained model (--retrained_model)"
 
 
 @dataclass(frozen=True)
@@ -39,15 +42,17 @@ class Finding:
 
     Args:
         metrics: by name.
-        curves: probability by step, by name; only relearning has curves.
+        curves: probability by step, by name, if the attack takes steps.
         bands: their 95% intervals over seeds, by name; none for a single seed.
         reason: why the attack was not run; None if it was.
+        notes: what it found beside numbers, such as which prompt it was.
     """
 
     metrics: dict[str, Metric] = field(default_factory=dict)
     curves: dict[str, Curve] = field(default_factory=dict)
     bands: dict[str, Band] = field(default_factory=dict)
     reason: str | None = None
+    notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -60,6 +65,7 @@ class Target:
         sets: the rows "forget", "retain" and, if available, "holdout".
         options: how attacks are run.
         before: what the same attacks found in the initial model, by attack.
+        retrained: what the same attacks found in the retrained model, by attack.
         load_before: returns the initial model itself; None if there is none.
     """
 
@@ -68,6 +74,7 @@ class Target:
     sets: dict[str, list[Row]]
     options: AuditOptions
     before: dict[str, Finding] = field(default_factory=dict)
+    retrained: dict[str, Finding] = field(default_factory=dict)
     load_before: Callable[[], nn.Module] | None = None
 
     @property
@@ -86,19 +93,64 @@ class Target:
         options = ScoringOptions(self.options.batch_size, feature_layer, progress=self.options.progress)
         return score_sets(self.model if model is None else model, self.tokenizer, list(row_sets), options)
 
-    def tokenized(self, rows: Sequence[Row], name: str, numbers: Sequence[int] | None = None) -> RowDataset:
-        """The rows, each with its first answer alone, tokenized."""
+    def tokenized(
+        self,
+        rows: Sequence[Row],
+        name: str,
+        numbers: Sequence[int] | None = None,
+        template: Template | None = None,
+    ) -> RowDataset:
+        """The rows, each with its first answer alone, tokenized; `template` is another one than the audit's."""
         dataset = tokenize(
             [Row(row.prompt, row.answer) for row in rows],
             self.tokenizer,
             name=name,
             max_length=self.options.max_length,
-            template=self.options.template,
+            template=template or self.options.template,
             numbers=numbers,
             on_long_row=self.options.on_long_row,
         )
         check_token_ids(self.model, dataset.rows, f"the {name}")
         return dataset
+
+    def excess(self, attack: str, name: str, metric: Metric) -> Metric:
+        """Mean over forget rows of a metric minus that of the retrained model on the same row, with its interval.
+
+        Args:
+            attack: the attack that the metric is of.
+            name: of the metric.
+            metric: what was found in the model under attack.
+
+        Example:
+            >>> # target.excess("worst_prompt", "worst_probability", metrics["worst_probability"])
+        """
+        found = self.retrained.get(attack, Finding(reason=NEEDS_RETRAINED))
+        other = found.metrics.get(name, unavailable(found.reason or NEEDS_RETRAINED))
+        lack = next((str(each.reason) for each in (metric, other) if each.value is None), "")
+        mine, theirs = (each.values.get("forget", {}) for each in (metric, other))
+        differences = {row: value - theirs[row] for row, value in mine.items() if row in theirs}
+        return mean_metric("forget", differences, num_rows=len(self.forget), without=lack)
+
+
+def given_and_held_back(options: AuditOptions, num_rows: int) -> tuple[list[int], list[int]]:
+    """Which forget rows an attacker is given, and which of them are held back to measure what that brings back.
+
+    Args:
+        options: the first of `relearn_sizes`, and `seed`.
+        num_rows: forget rows, more than `FEWEST_ROWS`.
+
+    Example:
+        >>> given_and_held_back(AuditOptions(relearn_sizes=[5]), 10)[0] == sample_rows(5, 10, seed=0)
+        True
+    """
+    count = min(options.sizes_for(num_rows)[0], num_rows - 1)
+    given = sample_rows(count, num_rows, options.seed)
+    return given, [number for number in range(num_rows) if number not in set(given)]
+
+
+def too_few(num_rows: int) -> str:
+    """The reason not to run an attack that is given rows."""
+    return f"{num_rows} forget rows: {FEWEST_ROWS} to learn and one to hold back are needed"
 
 
 def sample_rows(count: int, of: int, seed: int) -> list[int]:

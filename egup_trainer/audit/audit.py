@@ -135,7 +135,7 @@ def audit_model(
         name: of the model, for tables.
         retrained: the same audit of the model that never saw the forget rows.
         before: the same audit of the model before unlearning.
-        load_before: returns the model before unlearning, whose weights merging needs; called when it is needed.
+        load_before: returns the model before unlearning, whose weights depth and merging need; called by each of them.
         budget: how long the audit may take, together with those of other models that have the same budget; attacks for
             which there is no time are not run, and say so. By default there is no limit.
 
@@ -158,7 +158,8 @@ def audit_model(
             check_same_audit(planned, other, f"the {role} model's audit")
     keep_gradients_of_4bit_layers(model)  # before an attack runs it in evaluation mode
     sets = _chosen(forget, retain, holdout, options)
-    target = Target(model, tokenizer, sets, options, {} if before is None else before.findings, load_before)
+    found = [{} if other is None else other.findings for other in (before, retrained)]
+    target = Target(model, tokenizer, sets, options, *found, load_before=load_before)
     if budget is not None:
         budget.begin_model()
     run = budget.run if budget is not None else lambda attack, attempt: attempt()

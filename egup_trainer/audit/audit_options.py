@@ -34,6 +34,8 @@ class AuditOptions:
         relearn_steps: Optimizer steps of relearning.
         relearn_batch_size: Rows per step of relearning.
         relearn_every: Steps between two points of the curve.
+        soft_prompt_steps: Optimizer steps that train a soft prompt.
+        search_rounds: Rounds of the search for a prompt.
         num_samples: Number of generations to sample for each forget row.
         max_new_tokens: Maximum number of tokens per generation.
         judge_model: Folder or hub id of an embedding model or of a classifier of entailment, which judges generations.
@@ -55,6 +57,8 @@ class AuditOptions:
     relearn_steps: int = 20
     relearn_batch_size: int = 4
     relearn_every: int = 5
+    soft_prompt_steps: int = 50
+    search_rounds: int = 3
     num_samples: int = 8
     max_new_tokens: int = 200
     judge_model: str | None = None
@@ -66,8 +70,9 @@ class AuditOptions:
     progress: bool = True
 
     def __post_init__(self) -> None:
-        counts = ("relearn_seeds", "relearn_steps", "relearn_batch_size", "relearn_every", "num_samples")
-        check_range(self, (*counts, "max_new_tokens", "max_length", "max_rows", "batch_size"), low=1, whole=True)
+        counts = ("relearn_seeds", "relearn_steps", "relearn_batch_size", "relearn_every", "soft_prompt_steps")
+        others = ("search_rounds", "num_samples", "max_new_tokens", "max_length", "max_rows", "batch_size")
+        check_range(self, (*counts, *others), low=1, whole=True)
         check_range(self, ("seed",), low=0, whole=True)
         _check_list(self, "relearn_sizes", "a whole number of at least 1", lambda size: type(size) is int and size > 0)
         _check_list(self, "relearn_learning_rates", "a number above 0", lambda rate: 0 < rate < math.inf)

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from egup_trainer.audit.attack import Finding, Target, is_quantised, merged_copy, recall_metrics
+from egup_trainer.audit.attack import NEEDS_BEFORE, Finding, Target, is_quantised, merged_copy, recall_metrics
 from egup_trainer.errors import ModelError
 
 HALF = 0.5
@@ -19,7 +19,7 @@ HALF = 0.5
 def merging(target: Target) -> Finding:
     """Probability and extraction strength of forget and retain rows with weights halfway to the model before."""
     if target.load_before is None:
-        return Finding(reason="needs the model before unlearning (--model_before)")
+        return Finding(reason=NEEDS_BEFORE)
     before = target.load_before()
     if is_quantised(target.model) or is_quantised(before):
         return Finding(reason="the weights of a model are quantised, and cannot be averaged")

@@ -58,7 +58,7 @@ def prompts(target: Target) -> Finding:
     If a kind has several prompts for a row, the best of them counts for each of the two numbers, as an attacker would
     choose it.
     """
-    if not any(_last_question(row) for row in target.forget):
+    if not any(last_question(row) for row in target.forget):
         return Finding(reason=NO_QUESTION)
     metrics: dict[str, Metric] = {}
     plain: dict[int, SampleScores] = {}
@@ -87,11 +87,11 @@ def asked_otherwise(rows: list[Row], kind: PromptKind, seed: int) -> list[tuple[
     """
     variants = []
     for sample, row in enumerate(rows):
-        question = _last_question(row)
+        question = last_question(row)
         if question is None:
             continue
         if kind is PromptKind.EXAMPLES:
-            shown = _examples(rows, sample, seed)
+            shown = example_turns(rows, sample, seed)
             variants += [(sample, Row((*shown, *row.prompt), row.answer))] if shown else []
             continue
         questions = {
@@ -100,26 +100,27 @@ def asked_otherwise(rows: list[Row], kind: PromptKind, seed: int) -> list[tuple[
             PromptKind.TRANSLATED: row.translated_questions,
             PromptKind.PREFIXED: tuple(prefix + question for prefix in PREFIXES),
         }[kind]
-        variants += [(sample, _with_question(row, text)) for text in questions]
+        variants += [(sample, with_question(row, text)) for text in questions]
     return variants
 
 
-def _last_question(row: Row) -> str | None:
+def last_question(row: Row) -> str | None:
     """The last user turn."""
     return next((turn.content for turn in reversed(row.prompt) if turn.role == "user"), None)
 
 
-def _with_question(row: Row, question: str) -> Row:
+def with_question(row: Row, question: str) -> Row:
+    """The row with another last user turn, and its first answer alone."""
     last = max(index for index, turn in enumerate(row.prompt) if turn.role == "user")
     turns = (*row.prompt[:last], Message("user", question), *row.prompt[last + 1 :])
     return Row(turns, row.answer)
 
 
-def _examples(rows: list[Row], sample: int, seed: int) -> list[Message]:
+def example_turns(rows: list[Row], sample: int, seed: int) -> list[Message]:
     """Questions and answers of other rows as turns, sampled by the seed and the row."""
-    others = [index for index, row in enumerate(rows) if index != sample and _last_question(row) is not None]
+    others = [index for index, row in enumerate(rows) if index != sample and last_question(row) is not None]
     shown = np.random.default_rng([seed, sample]).permutation(others)[:NUM_EXAMPLES].tolist()
-    turns = ((Message("user", _last_question(rows[i]) or ""), Message("assistant", rows[i].answer)) for i in shown)
+    turns = ((Message("user", last_question(rows[i]) or ""), Message("assistant", rows[i].answer)) for i in shown)
     return [turn for pair in turns for turn in pair]
 
 
@@ -137,7 +138,7 @@ def _asked(target: Target, kind: PromptKind, plain: dict[int, SampleScores]) -> 
     owners = [sample for sample, _ in variants]
     found = (
         _best(zip(owners, (row.answers[0].probability for row in scores), strict=True)),
-        _best(zip(owners, (_rouge(row.references[0], row.generation) for row in scores), strict=True)),
+        _best(zip(owners, (rouge_recall(row.references[0], row.generation) for row in scores), strict=True)),
     )
     return found, dict(zip(owners, scores, strict=True)) if kind is PromptKind.PLAIN else plain
 
@@ -170,11 +171,12 @@ def _begun(target: Target, plain: dict[int, SampleScores]) -> _Found:
         description=options.title("Generating from begun answers"),
     )
     return probabilities, _best(
-        (sample, _rouge(rests[sample], text)) for sample, text in zip(given, written, strict=True)
+        (sample, rouge_recall(rests[sample], text)) for sample, text in zip(given, written, strict=True)
     )
 
 
-def _rouge(reference: str, generation: str | None) -> float | None:
+def rouge_recall(reference: str, generation: str | None) -> float | None:
+    """ROUGE-L recall of a generation; None if there is none, or the reference has no words."""
     return None if generation is None else rouge_score(reference, generation)
 
 

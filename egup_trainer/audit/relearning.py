@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from egup_trainer.audit.attack import Curve, Finding, Target, is_quantised, merged_copy, sample_rows
+from egup_trainer.audit.attack import Curve, Finding, Target, is_quantised, merged_copy, sample_rows, too_few
 from egup_trainer.audit.audit_options import FEWEST_ROWS, AuditOptions
 from egup_trainer.audit.runs_of_seeds import mean_curve, metric_over_seeds
 from egup_trainer.audit.subjects import related_and_unrelated
@@ -147,7 +147,7 @@ def relearning(target: Target) -> Finding:
     """
     options, num_rows = target.options, len(target.forget)
     if options.relearn_sizes is None and num_rows <= FEWEST_ROWS:
-        return Finding(reason=f"{num_rows} forget rows: {FEWEST_ROWS} to learn and one to hold back are needed")
+        return Finding(reason=too_few(num_rows))
     settings = settings_for(options, num_rows)
     largest = max(each.size for each in settings)
     pools = dict(

@@ -85,7 +85,7 @@ def run(args: AuditArguments, model_config: Any) -> None:
 
 
 def _audit(args: AuditArguments, model_config: Any) -> "Audit":
-    """The audit of the model, with those of the models that it is compared with; one model in memory at a time."""
+    """The audit of the model, with those of the models that it is compared with, one after the other."""
     from accelerate import Accelerator
 
     from egup_trainer.audit.audit import audit_model, plan_audit
@@ -155,6 +155,7 @@ def _print(audit: "Audit") -> None:
     worst = worst_attack(audit)
     lines = [] if worst is None else [f"Furthest: {attack_sentence(worst)}"]
     lines += [f"{attack}: {ATTACKS[attack].reading}" for attack, each in audit.findings.items() if not each.reason]
+    lines += [f"{attack}: {note}." for attack, each in audit.findings.items() for note in each.notes]
     lines += [f"No value for {'; '.join(names)}: {reason}" for reason, names in without_value.items()]
     lines += [f"Not run: {attack}: {each.reason}" for attack, each in audit.findings.items() if each.reason]
     show(table, lines=lines)

@@ -324,7 +324,18 @@ COMMAND = Command(
     options=lambda: [EvaluateArguments, model_config()],
     required=("model_name_or_path", "suite", "output"),
     shown=(
-        *("forget", "retain", "holdout", "retrained", "before", "name", "metrics", "skip_generation", "columns"),
+        *(
+            "forget",
+            "retain",
+            "holdout",
+            "neighbor",
+            "retrained",
+            "before",
+            "name",
+            "metrics",
+            "skip_generation",
+            "columns",
+        ),
         *(
             "max_new_tokens",
             "show_examples",

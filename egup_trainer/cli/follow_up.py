@@ -49,7 +49,7 @@ def follow_up(args: Any, config: Any, model_config: Any) -> None:
     batch = ["--per_device_eval_batch_size", str(config.per_device_eval_batch_size)]
     loading = _words({name: getattr(model_config, name) for name in _LOADING})
     holdout = args.holdout or args.proxy
-    rows = _words({"forget": args.forget, "retain": args.retain, "holdout": holdout})
+    rows = _words({"forget": args.forget, "retain": args.retain, "holdout": holdout, "neighbor": args.neighbor})
     models = {before: model_config.model_name_or_path, after: config.output_dir}
     if args.report is not None:
         suite = args.evaluate or _CUSTOM

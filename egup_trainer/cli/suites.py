@@ -7,9 +7,12 @@ from egup_trainer.cli.flags import SourceArguments, flag
 from egup_trainer.errors import ConfigError, check_range, did_you_mean
 from egup_trainer.evaluation.suites import SUITES, SuiteSpec
 
-SUITE_FLAGS = [*(name for suite in SUITES.values() for name in suite.flags), "holdout", "retrained", "max_new_tokens"]
+SUITE_FLAGS = [
+    *(name for suite in SUITES.values() for name in suite.flags),
+    *("holdout", "neighbor", "retrained", "max_new_tokens"),
+]
 """The flags of `SuiteArguments` that serve suites alone."""
-_ROWS = ("forget", "retain", "holdout")
+_ROWS = ("forget", "retain", "holdout", "neighbor")
 _GENERAL = {"data_dir", "template", "max_length"}  # not flags of suites alone
 _Class = TypeVar("_Class", bound=type)
 
@@ -32,6 +35,9 @@ class SuiteArguments(SourceArguments):
 
     holdout: str | None = flag(
         "Source of rows of the forget set's kind that no model has seen, for membership inference."
+    )
+    neighbor: str | None = flag(
+        "custom: source of rows on related things, which the model should still know; their damage is reported."
     )
     retrained: str | None = flag(
         "Results (JSON) of the retrained model on the same suite, for forget quality and privleak."

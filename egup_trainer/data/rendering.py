@@ -53,6 +53,8 @@ class Template:
             numbers on another day, so it stays the day on which the template was made.
         closed: whether an end-of-sequence token is appended to an answer that follows the markers. A plain text never
             gets one: it continues where the row stops.
+        thinks: whether the answer follows the chat template's prompt for generation with `enable_thinking`, where a
+            model that thinks would begin to do so, instead of the block that the template writes before an answer.
 
     Raises:
         ConfigError: `date` is not a date.
@@ -67,6 +69,7 @@ class Template:
     always: bool = False
     date: str = field(default_factory=today)
     closed: bool = True
+    thinks: bool = False
 
     def __post_init__(self) -> None:
         check_date(self.date)
@@ -206,6 +209,9 @@ class Renderer:
         for body in (text.removesuffix(after), text):  # some write no end after an answer that has its own
             start = len(before) if body[len(before) :].strip() == answer else body.rfind(answer)
             if found and start >= 0 and body[start:].strip() == answer:
+                if self.template.thinks:
+                    prompt = self.chat(turns, add_generation_prompt=True, enable_thinking=True)
+                    text, start, body = prompt + text[start:], len(prompt), prompt + body[start:]
                 return RenderedRow(text, start, len(body), is_chat=True)
         raise ModelError(
             got="a chat template whose text does not hold the answer",

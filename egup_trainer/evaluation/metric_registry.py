@@ -58,6 +58,7 @@ class Reads(Enum):
     FEATURES = "features"
     MEMBERSHIP = "numbers of membership inference"
     OTHER_ANSWERS = "paraphrased and wrong answers"
+    HOLDOUT_ANSWERS = "paraphrased and wrong answers of holdout rows"
 
 
 class Section(str, Enum):
@@ -101,7 +102,7 @@ class MetricSpec:
         direction: which way is good.
         compute: from `SetScores`, or from `Measured` and, if `other` is given, that of the other model or None.
         section: part of the table; None for a set metric, which appears with its set.
-        roles: of the sets that a set metric is computed on.
+        roles: of the sets that a set metric is computed on, unless the set names its metrics.
         other: role of the other model whose results the metric needs: "retrained", "before" or "reference".
         needs: what the metric needs to have a value, for the docs.
         reads: what it reads beside the numbers of the answers' tokens; a suite metric of the sets that have it. None

@@ -11,6 +11,9 @@ from egup_trainer.data.schema import MAX_LENGTH, OnLongRow, Row, TokenizedRow
 from egup_trainer.data.tokenization import RowDataset, tokenize
 from egup_trainer.evaluation.scores import SetUse
 
+EXCHANGED = "exchanged"
+"""In settings, where the wrong answers of rows are those of other rows."""
+
 
 @dataclass(frozen=True)
 class Generation:
@@ -34,6 +37,7 @@ class RowSet:
         with_features: whether the answers' features are read.
         with_membership: whether the numbers of membership inference are computed.
         use: what the set is measured for.
+        exchanged: whether the wrong answers are those of other rows.
     """
 
     name: str
@@ -45,6 +49,7 @@ class RowSet:
     with_features: bool = False
     with_membership: bool = False
     use: SetUse = SetUse()
+    exchanged: bool = False
 
     @property
     def fingerprint(self) -> str:
@@ -62,7 +67,8 @@ class RowSet:
         new_tokens = None if self.generation is None else self.generation.max_new_tokens
         markers = [self.template.user, self.template.assistant, self.template.always, self.template.closed]
         long = {"max_length": self.max_length, "on_long_row": self.on_long_row.value}
-        return {**long, "max_new_tokens": new_tokens, "markers": markers}
+        wrong = {"wrong_answers": EXCHANGED} if self.exchanged else {}
+        return {**long, "max_new_tokens": new_tokens, "markers": markers, **wrong}
 
 
 class TextKind(Enum):

@@ -13,6 +13,8 @@ class RowRole(str, Enum):
     RETAIN = "retain"
     CHOICE = "choice"
     """Rows to keep with a right answer and wrong options (`Row.perturbed`): probability is taken among the options."""
+    NEIGHBOR = "neighbor"
+    """Rows on things that are related to what is to be forgotten, which should still be known."""
     UNSEEN = "unseen"
     """Rows that no model saw: only the retrained model's value is right."""
 

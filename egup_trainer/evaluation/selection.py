@@ -104,7 +104,7 @@ def _part(row_set: RowSet, names: Collection[str]) -> RowSet | None:
     if not own and not used:
         return None
     rows = row_set.rows
-    if Reads.OTHER_ANSWERS not in used:
+    if not {Reads.OTHER_ANSWERS, Reads.HOLDOUT_ANSWERS} & used:
         rows = [replace(row, paraphrase=None, perturbed=()) for row in rows]
     return replace(
         row_set,
@@ -127,5 +127,6 @@ def _is_read(what: Reads, row_set: RowSet, own: list[MetricSpec], of_suite: list
         Reads.FEATURES: row_set.with_features,
         Reads.MEMBERSHIP: row_set.name in ("forget", "holdout"),
         Reads.OTHER_ANSWERS: row_set.name == "forget",
+        Reads.HOLDOUT_ANSWERS: row_set.name == "holdout",
     }
     return has_it[what] and any(_may_read(spec, what) for spec in of_suite)

@@ -15,6 +15,14 @@ def virtual_tokens(model: Any) -> int:
     return max((config.num_virtual_tokens for config in configs if config.is_prompt_learning), default=0)
 
 
+def num_positions(model: Any) -> int | None:
+    """Number of tokens that the model can read at once; None if it sets no limit."""
+    positions = getattr(model.config.get_text_config(), "max_position_embeddings", None)
+    if positions is None or positions < 1:  # XLNet says -1: no limit
+        return None
+    return positions - virtual_tokens(model)
+
+
 def check_positions(model: Any, needed: int, what: str, fix: str) -> None:
     """Raises `TooFewPositionsError` if the model has fewer positions than needed.
 
@@ -24,11 +32,8 @@ def check_positions(model: Any, needed: int, what: str, fix: str) -> None:
         what: what the tokens are, for the message.
         fix: what to do, for the message.
     """
-    positions = getattr(model.config.get_text_config(), "max_position_embeddings", None)
-    if positions is None or positions < 1:  # XLNet says -1: no limit
-        return
-    positions -= virtual_tokens(model)
-    if needed > positions:
+    positions = num_positions(model)
+    if positions is not None and needed > positions:
         raise TooFewPositionsError(
             got=f"{needed} tokens of {what} for a model of {positions} positions",
             expected=f"at most {positions} tokens",

@@ -17,9 +17,9 @@ def describe(metric: str) -> MetricText:
         >>> describe("sampling_best_rouge").label, describe("mine").section
         ('best rouge', 'Other')
     """
-    name, _, label = metric.partition("_")  # what an attack found is named ATTACK_METRIC
-    if name in ATTACKS:
-        attack = ATTACKS[name]
+    attack = next((each for name, each in ATTACKS.items() if metric.startswith(f"{name}_")), None)
+    if attack is not None:  # what an attack found is named ATTACK_METRIC
+        label = metric.removeprefix(f"{attack.name}_")
         return MetricText(attack.title, attack.label(label), attack.title, f"{attack.meaning} {attack.reading}")
     return metric_registry.describe(metric)
 

@@ -6,12 +6,12 @@ from math import log
 from egup_trainer.evaluation.evaluation import Evaluation
 from egup_trainer.verdict import Measures, SetMeasures
 
-FORGET, RETAIN, UNSEEN = "forget", "retain", "holdout"
+FORGET, RETAIN, UNSEEN, NEIGHBOR = "forget", "retain", "holdout", "neighbor"
 """Names of the row sets that are judged, in results."""
 
 
 def measures_of(evaluation: Evaluation) -> Measures | None:
-    """What was measured of the forget, retain and holdout rows; None without probabilities of forget answers.
+    """What was measured of forget, retain, holdout and neighbor rows; None without probabilities of forget answers.
 
     The holdout rows are those that no model saw. l of a row is -log of the probability of its answer; a probability
     that is too small for a float counts as the smallest one. A set without probabilities is None. Repetition is that of
@@ -21,8 +21,9 @@ def measures_of(evaluation: Evaluation) -> Measures | None:
         >>> measures_of(Evaluation("mine", "custom", None, {}, {})) is None
         True
     """
-    forget, retain, unseen = (_set_measures(evaluation, name) for name in (FORGET, RETAIN, UNSEEN))
-    return None if forget is None else Measures(forget, retain, unseen)
+    sets = (_set_measures(evaluation, name) for name in (FORGET, RETAIN, UNSEEN, NEIGHBOR))
+    forget, retain, unseen, neighbor = sets
+    return None if forget is None else Measures(forget, retain, unseen, neighbor)
 
 
 def _set_measures(evaluation: Evaluation, name: str) -> SetMeasures | None:

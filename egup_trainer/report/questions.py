@@ -11,7 +11,7 @@ from egup_trainer.report.numbers import format_number
 from egup_trainer.report.remarks import on_rows, quantised
 from egup_trainer.report.single_rows import single_rows
 from egup_trainer.report.verdict import Judgment
-from egup_trainer.verdict import Status, harm_absent, harm_done
+from egup_trainer.verdict import Status, harm_absent, harm_done, neighbors
 
 _MUCH = 0.1
 """By how much an attack must get further than on the retrained model to count."""
@@ -64,22 +64,27 @@ def _gone(model: Model, judged: Judgment, rows: dict[str, list[str]]) -> Answer:
     found = judged.verdict
     shown = found.reasons[0]  # stands with the verdict
     said = [reason for reason in found.reasons if reason not in (shown, *_unharmed(judged), *_harm(judged))]
-    return Answer(_GONE[found.status], [*said, *found.remarks, *rows.get(model.name, []), *on_rows(model.evaluation)])
+    remarks = [remark for remark in found.remarks if remark not in _neighbors(judged)]
+    return Answer(_GONE[found.status], [*said, *remarks, *rows.get(model.name, []), *on_rows(model.evaluation)])
 
 
 def _harmed(judged: Judgment) -> Answer:
     if judged.before is None or judged.after is None:
         return Answer("Not known.", judged.verdict.reasons)
-    harm, unharmed = _harm(judged), _unharmed(judged)
+    harm, unharmed, beside = _harm(judged), _unharmed(judged), _neighbors(judged)
     if harm:
-        return Answer("Yes.", harm)
+        return Answer("Yes.", [*harm, *beside])
     if not unharmed:
-        return Answer("Not known.", ["No rows to keep were measured (--retain of egup evaluate)."])
-    return Answer("No.", unharmed)
+        return Answer("Not known.", ["No rows to keep were measured (--retain of egup evaluate).", *beside])
+    return Answer("No.", [*unharmed, *beside])
 
 
 def _harm(judged: Judgment) -> list[str]:
     return [] if judged.before is None or judged.after is None else harm_done(judged.before, judged.after)
+
+
+def _neighbors(judged: Judgment) -> list[str]:
+    return [] if judged.before is None or judged.after is None else neighbors(judged.before, judged.after)
 
 
 def _unharmed(judged: Judgment) -> list[str]:

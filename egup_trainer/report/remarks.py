@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from egup_trainer.evaluation.evaluation import Evaluation
+from egup_trainer.evaluation.rows import EXCHANGED
 from egup_trainer.records.judgments import BEFORE, IN_4BIT, MERGED, unmoved_share
 from egup_trainer.report.comparison import Comparison
 from egup_trainer.report.numbers import format_number
@@ -16,10 +17,10 @@ def remarks(comparison: Comparison) -> dict[str, list[str]]:
 
 
 def on_rows(evaluation: Evaluation) -> list[str]:
-    """Whether almost nothing changed, and how many rows were cut, in sentences."""
+    """Whether almost nothing changed, how many rows were cut, and whose the wrong answers are, in sentences."""
     share = unmoved_share(evaluation.training)
     said = [] if share is None else [_unmoved(share)]
-    return said + _cut_rows(evaluation)
+    return said + _cut_rows(evaluation) + _exchanged(evaluation)
 
 
 def _unmoved(share: float) -> str:
@@ -38,6 +39,12 @@ def _cut_rows(evaluation: Evaluation) -> list[str]:
         for name, (cut, rows) in counts.items()
         if cut
     ]
+
+
+def _exchanged(evaluation: Evaluation) -> list[str]:
+    if EXCHANGED not in evaluation.settings.values():
+        return []
+    return ["The rows have no wrong answers of their own: those of other rows to questions of the same kind serve."]
 
 
 def quantised(evaluation: Evaluation) -> list[str]:

@@ -74,6 +74,7 @@ def test_a_file_is_read_back_as_it_was(audits, tmp_path):
     audit.write(tmp_path / "below" / "audit.json")
     assert Audit.read(tmp_path / "below" / "audit.json") == audit
     document = json.loads((tmp_path / "below" / "audit.json").read_text())
+    assert document["findings"]["worst_prompt"]["notes"][0].startswith("the worst prompt of ")
     assert (document["kind"], document["schema_version"]) == ("egup_trainer audit", 1)
 
 
@@ -92,14 +93,14 @@ def test_models_beside_it_are_kept_without_those_beside_them(model, tokenizer):
     assert audit.value("relearning", "forget_start") < 0.01
 
 
-def test_without_holdout_rows_and_the_model_before_attacks_say_what_they_need(model, tokenizer):
-    options = replace(QUICK, relearn_steps=1, max_new_tokens=1, num_samples=1)
+def test_attacks_say_what_they_need(model, tokenizer):
+    options = replace(QUICK, relearn_steps=1, soft_prompt_steps=1, max_new_tokens=1, num_samples=1)
     found = audit_model(model, tokenizer, FORGET, RETAIN, options=options).findings
     lacking = {attack: finding for attack, finding in found.items() if finding.reason}
-    expected = Finding(reason="needs rows that no model saw (--holdout)")
-    merging = Finding(reason="needs the model before unlearning (--model_before)")
-    judge = Finding(reason=NO_JUDGE)
-    assert lacking == {"probe": expected, "membership": expected, "merging": merging, "semantic": judge}
+    holdout = Finding(reason="needs rows that no model saw (--holdout)")
+    before = Finding(reason="needs the model before unlearning (--model_before)")
+    of_others = {"merging": before, "depth": before, "semantic": Finding(reason=NO_JUDGE)}
+    assert lacking == {"probe": holdout, "membership": holdout, **of_others}
 
 
 @pytest.mark.parametrize(
@@ -136,6 +137,8 @@ def test_audits_of_other_rows_or_options_are_refused(model, tokenizer):
         ("relearn_steps", 0),
         ("relearn_every", 1.5),
         ("relearn_seeds", 0),
+        ("soft_prompt_steps", 0),
+        ("search_rounds", 0),
         ("num_samples", 0),
         ("seed", -1),
     ],

@@ -7,7 +7,17 @@ import numpy as np
 import pytest
 import torch
 from conftest import make_tiny_model
-from fixtures_audit import FORGET, QUICK, RETAIN, assert_same_weights, dataset, hiding, target, taught, weights_of
+from fixtures_audit import (
+    FORGET,
+    QUICK,
+    RETAIN,
+    assert_same_weights,
+    dataset,
+    shut_at_its_output,
+    target,
+    taught,
+    weights_of,
+)
 from fixtures_evaluation import with_adapter
 
 from egup_trainer.audit.attack import Finding, sample_rows
@@ -83,7 +93,7 @@ def test_who_knows_nothing_starts_low_and_who_knows_starts_high(make_model, know
 
 def test_who_only_hides_its_rows_finds_held_back_ones_sooner(make_model, knowing, tokenizer):
     """A model pushed off its answers through its output layer alone, against one that never saw them."""
-    models = (hiding(knowing, tokenizer, FORGET), make_model())
+    models = (shut_at_its_output(knowing, tokenizer, FORGET), make_model())
     speeds = [relearning_speed(curve_of(model, tokenizer, steps=10, every=1)) for model in models]
     assert speeds[0] > 2 * speeds[1]
 
@@ -213,7 +223,7 @@ def test_what_is_hidden_comes_back_even_from_retain_rows(make_model, tokenizer):
     """From rows that only share the answers' style, which a model that never saw the forget rows learns, too."""
     knowing = taught(tokenizer, [*FORGET, *RETAIN])
     options = replace(QUICK, relearn_steps=20, relearn_every=20)
-    models = {"hiding": hiding(knowing, tokenizer, FORGET), "never": taught(tokenizer, RETAIN)}
+    models = {"hiding": shut_at_its_output(knowing, tokenizer, FORGET), "never": taught(tokenizer, RETAIN)}
     found = {name: relearning(replace(target(each, tokenizer), options=options)) for name, each in models.items()}
     ends = {name: {kind: each.metrics[f"{kind}_end"].value for kind in KINDS} for name, each in found.items()}
     assert found["hiding"].metrics["forget_start"].value < 0.05

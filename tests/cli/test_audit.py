@@ -16,7 +16,7 @@ from egup_trainer.evaluation.evaluation import write_evaluation
 pytestmark = pytest.mark.usefixtures("fresh_accelerate")
 ROWS = {"forget": qa_rows(0, 8), "retain": qa_rows(20, 26), "holdout": qa_rows(40, 46)}
 FAST = {"relearn_steps": 3, "relearn_every": 2, "relearn_learning_rates": 1e-3, "relearn_seeds": 1}
-FAST |= {"num_samples": 3, "max_new_tokens": 12}
+FAST |= {"soft_prompt_steps": 3, "search_rounds": 1, "num_samples": 3, "max_new_tokens": 12}
 
 
 @pytest.fixture(scope="module")
@@ -94,6 +94,16 @@ def test_all_attacks_by_default_and_what_lacks_rows_is_told(folders, rows, tmp_p
         "No value for prompts paraphrased probability; prompts paraphrased rouge: no row has a paraphrased_question"
         in (printed)
     )
+
+
+def test_depth_is_measured_beside_the_model_before(folders, rows, tmp_path):
+    flags = {"retrained_model": folders["never"], "model_before": folders["before"], "attacks": ["depth"]}
+    assert run(folders["never"], rows, tmp_path / "a.json", **flags) == 0
+    found = Audit.read(tmp_path / "a.json")
+    assert found.value("depth", "score") == pytest.approx(1)
+    assert found.value("depth", "drop") == found.retrained.value("depth", "drop") > 1
+    assert run(folders["before"], rows, tmp_path / "b.json", **flags) == 0
+    assert Audit.read(tmp_path / "b.json").value("depth", "score") == pytest.approx(0)
 
 
 def test_holdout_rows_let_the_others_run(folders, rows, tmp_path):

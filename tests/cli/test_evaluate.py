@@ -118,7 +118,7 @@ def test_the_table_has_every_metric_or_the_reason_why_not(folder, rows, tmp_path
             assert table[name] == [f"{metric.value:.4g}", interval, str(metric.num_samples)]
         else:
             assert name not in table
-    assert "No value for forget_truth_ratio, forget_truth_probability: no row has perturbed answers" in printed.out
+    assert "No value for forget_quality, privleak: no results of a retrained model" in printed.out
     assert f"Written to {output}" in printed.out
     assert not any(row[key] in printed.out + printed.err for row in ROWS["forget"] for key in row)
 

@@ -31,7 +31,10 @@ SHORTER = {  # flags that are appended to a command to make it faster
     "unlearn": [*QUIET, "--max_steps", "2", "--report_to", "none", "--no_verdict"],
     "evaluate": [*QUIET, "--max_new_tokens", "8"],
     "verify": QUIET,
-    "audit": [*QUIET, "--max_new_tokens", "8", "--num_samples", "1", "--relearn_steps", "2", "--max_rows", "4"],
+    "audit": [
+        *[*QUIET, "--max_new_tokens", "8", "--num_samples", "1", "--max_rows", "4"],
+        *["--relearn_steps", "2", "--soft_prompt_steps", "2", "--search_rounds", "1"],
+    ],
 }
 
 pages = pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(ROOT).as_posix())

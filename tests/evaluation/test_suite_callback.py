@@ -55,7 +55,8 @@ def test_each_evaluation_logs_the_numbers_of_the_model_as_it_then_is(trainer_wit
     now = evaluate_model(trainer.model, tokenizer, suite(), QUIET).values
     assert values[-1] == pytest.approx(now["forget_probability"], rel=1e-6)
     assert callback.last.values.keys() == now.keys()
-    assert "eval_forget_truth_ratio" not in logged[0]  # the rows have no perturbed answers
+    assert "eval_forget_truth_ratio" in logged[0]  # with the answers of other rows as wrong ones
+    assert "eval_forget_quality" not in logged[0]  # there is no retrained model
 
 
 def test_training_is_the_same_with_a_suite(trainer_with, make_trainer):
@@ -116,7 +117,7 @@ def test_the_wrong_side_is_refused(trainer_with):
 @pytest.mark.parametrize(
     ("metric", "reason"),
     [
-        ("forget_truth_ratio", "no row has perturbed answers"),
+        ("forget_quality_by_holdout", "no holdout rows (rows of the same kind that the model never saw)"),
         ("forget_rouge_distance", "no retrained model"),
     ],
 )

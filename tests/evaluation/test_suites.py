@@ -11,12 +11,14 @@ import pytest
 from conftest import SHARED, qa_rows
 from fixtures_evaluation import chat_tokenizer, question, taught_model
 from fixtures_muse import EXAMPLES, SHOTS, muse_records, write_muse
+from scipy.stats import ks_2samp
 
 from egup_trainer.data.rendering import Template
 from egup_trainer.data.schema import Message, Row
 from egup_trainer.data.sources import load_rows
 from egup_trainer.errors import ConfigError, DataError
 from egup_trainer.evaluation.metrics.rouge import rouge_score
+from egup_trainer.evaluation.metrics.truth_ratio import raw_truth_ratios
 from egup_trainer.evaluation.rows import Generation, RowSet, texts_of
 from egup_trainer.evaluation.run import evaluate_model
 from egup_trainer.evaluation.scoring import ScoringOptions, score_sets
@@ -32,7 +34,8 @@ QUIET = ScoringOptions(progress=False)
 ATTACKS = ["mia_loss", "mia_zlib", "mia_min_k", "mia_min_k_plus_plus", "mia_gradnorm", "mia_reference", "privleak"]
 ENTANGLEMENT = ["variance_ratio", "probe_auc", "overlap", "retain_cka", "retain_shift"]
 FLUENCY = ["fluency_perplexity", "fluency_distinct_2", "fluency_repetition"]
-SUITE_METRICS = [*ATTACKS, *(f"entanglement_{name}" for name in ENTANGLEMENT), *FLUENCY]
+BY_HOLDOUT = "forget_quality_by_holdout"
+SUITE_METRICS = [BY_HOLDOUT, *ATTACKS, *(f"entanglement_{name}" for name in ENTANGLEMENT), *FLUENCY]
 SUMMARY = ["model_utility", "forget_quality"]
 NO_BEFORE = "no features of the model before unlearning"
 LATER = {  # reasons of what needs another model
@@ -94,6 +97,8 @@ def test_the_flags_of_a_suite_are_the_parameters_of_the_function_that_makes_it()
     assert {name: suite.required for name, suite in SUITES.items()} == {
         "tofu": ["forget_split"],
         "muse": ["muse_corpus"],
+        "wmdp": ["wmdp_subject"],
+        "rwku": [],
         "custom": ["forget"],
     }
     parameters = {flag: each.name for flag, each in SUITES["muse"].parameters.items()}
@@ -120,7 +125,9 @@ def test_tofu_has_every_metric_of_the_paper_and_more(tofu_run):
     assert (evaluation.suite, evaluation.split, suite.name) == ("tofu", "forget01", "tofu")
     sets = [*of("forget"), *of("retain"), *of("real_authors", CHOICE_PARTS), *of("world_facts", CHOICE_PARTS)]
     assert list(evaluation.metrics) == [*sets, "holdout_probability", *SUMMARY, *SUITE_METRICS] == metric_names(suite)
-    assert {name: reason for name, reason in without_value(evaluation).items() if name != "mia_gradnorm"} == LATER
+    assert {
+        name: reason for name, reason in without_value(evaluation).items() if name not in ("mia_gradnorm", BY_HOLDOUT)
+    } == LATER
     for name in sets:
         assert name.removeprefix(*evaluation.metrics[name].values) in [f"_{part}" for part in PARTS]
 
@@ -263,7 +270,8 @@ def test_muse_has_every_metric(muse_folder, model, tokenizer):
     sets = ["forget_knowmem_rouge", "retain_knowmem_rouge", *of("forget_verbmem", recited)]
     sets += ["forget_probability", "retain_probability", "holdout_probability"]
     assert list(evaluation.metrics) == [*sets, *SUITE_METRICS]
-    assert without_value(evaluation) == {name: why for name, why in LATER.items() if name != "forget_quality"}
+    without = {name: why for name, why in LATER.items() if name != "forget_quality"}
+    assert without_value(evaluation) == {**without, BY_HOLDOUT: "no forget row has perturbed answers"}
     counts = {
         name: {key: len(part) for key, part in metric.values.items()} for name, metric in evaluation.metrics.items()
     }
@@ -327,7 +335,7 @@ def test_a_forget_set_alone_has_what_needs_no_other_rows(forget, model, tokenize
     no_holdout = "no holdout rows (rows of the same kind that the model never saw)"
     no_features = "features were not read for both forget and retain rows"
     assert without_value(evaluation) == {
-        **dict.fromkeys(ATTACKS, no_holdout),
+        **dict.fromkeys([BY_HOLDOUT, *ATTACKS], no_holdout),
         "mia_reference": LATER["mia_reference"],
         "forget_quality": LATER["forget_quality"],
         "fluency_perplexity": LATER["fluency_perplexity"],
@@ -347,18 +355,46 @@ def test_all_sets_together_have_all_metrics(forget, model, tokenizer):
     assert [each.with_membership for each in suite.row_sets] == [True, False, True]
     assert [each.with_features for each in suite.row_sets] == [True, True, False]
     evaluation = evaluate_model(model, tokenizer, suite, QUIET)
-    assert without_value(evaluation).keys() == {*LATER, "mia_gradnorm"}
+    assert without_value(evaluation).keys() == {*LATER, "mia_gradnorm", BY_HOLDOUT}
+    assert evaluation.metrics[BY_HOLDOUT].reason == "no holdout row has wrong answers"
     value = evaluation.values
     assert value["model_utility"] == harmonic([value[key] for key in of("retain", PARTS[:3])])
     assert value["holdout_probability"] > 0
     assert (evaluation.metrics["mia_loss"].num_samples, evaluation.metrics["mia_loss"].higher_is_better) == (11, None)
 
 
+def test_rows_without_wrong_answers_get_those_of_other_rows(model, tokenizer):
+    sets = [load_rows(qa_rows(*which)) for which in ((0, 6), (20, 26), (40, 45))]
+    suite = custom_suite(*sets, max_new_tokens=4)
+    assert [len(row.perturbed) for each in suite.row_sets for row in each.rows] == [3] * 17
+    evaluation = evaluate_model(model, tokenizer, suite, QUIET)
+    assert evaluation.settings["forget wrong_answers"] == "exchanged"
+    assert without_value(evaluation).keys() == {*LATER, "mia_gradnorm"}
+    assert evaluation.metrics["forget_truth_ratio"].num_samples == 6
+    scores = score_sets(model, tokenizer, suite.row_sets, QUIET)
+    ratios = [list(raw_truth_ratios(scores[name]).values()) for name in ("forget", "holdout")]
+    assert evaluation.values[BY_HOLDOUT] == pytest.approx(ks_2samp(*ratios).pvalue)
+    assert evaluation.values["model_utility"] > 0
+    untouched = custom_suite([replace(sets[0][0], perturbed=("Bo.",)), *sets[0][1:]], *sets[1:])
+    assert [len(row.perturbed) for each in untouched.row_sets for row in each.rows] == [1] + [0] * 16
+    assert "wrong_answers" not in untouched.row_sets[0].settings
+
+
+def test_neighbors_have_metrics_of_their_own_and_do_not_count_in_utility(forget, model, tokenizer):
+    retain, neighbor = load_rows(qa_rows(20, 26)), load_rows(qa_rows(40, 43))
+    retain = [replace(row, perturbed=(forget[0].answer,)) for row in retain]
+    suite = custom_suite(forget, retain, neighbor=neighbor, max_new_tokens=4)
+    found = evaluate_model(model, tokenizer, suite, QUIET)
+    assert [name for name in found.metrics if name.startswith("neighbor")] == of("neighbor", PARTS[:3])
+    assert found.metrics["neighbor_rouge"].higher_is_better is True
+    assert found.values["model_utility"] == harmonic([found.values[key] for key in of("retain", PARTS[:3])])
+
+
 def test_a_custom_suites_options_reach_every_set(forget):
     template = Template("U", "A")
     suite = custom_suite(forget, forget, forget, template, max_length=50, max_new_tokens=7)
     assert {(each.template, each.max_length) for each in suite.row_sets} == {(template, 50)}
-    assert [each.generation for each in suite.row_sets] == [Generation(7), Generation(7), None]
+    assert [each.generation for each in suite.row_sets] == [Generation(7)] * 3
     assert [each.template for each in custom_suite(forget).row_sets] == [Template()]
 
 

@@ -9,9 +9,12 @@ from fixtures_audit import invented_audit
 from fixtures_report import make_evaluation
 from test_report_page import Page, render
 
+from egup_trainer.audit.attack import Finding
 from egup_trainer.errors import ConfigError, DataError
+from egup_trainer.evaluation.metric import Metric
 from egup_trainer.report.audits import audit_section
 from egup_trainer.report.comparison import Comparison, Role
+from egup_trainer.report.labels import describe
 from egup_trainer.report.page import write_report
 from egup_trainer.report.plots.drawing import looks
 
@@ -80,6 +83,15 @@ def test_the_page_shows_curves_table_and_what_was_not_run(audits, evaluations):
         "0.010 to 0.200; gradient_difference from 0.010 to 0.600; retrained from 0.010 to 0.100"
     ) in alts
     assert sum(alt.startswith(("Forget rows held back", "The relearned rows")) for alt in alts) == 2
+
+
+def test_notes_of_an_attack_with_a_long_name_stand_under_its_title(audits, evaluations):
+    found = Finding({"worst": Metric(0.4)}, notes=("the worst prompt of 3 of 3 rows: plain, thinking",))
+    audits = [replace(audit, findings={**audit.findings, "worst_prompt": found}) for audit in audits]
+    section = " ".join(Page(render(evaluations, audits=audits)).sections["audit"].split())
+    assert "egup_clreg, worst_prompt: the worst prompt of 3 of 3 rows: plain, thinking" in section
+    assert describe("worst_prompt_rouge_excess").section == "Worst prompt"
+    assert describe("worst_prompt_rouge_excess").label == "rouge excess"
 
 
 def test_without_audits_the_section_says_how_to_get_one(evaluations):

@@ -108,7 +108,8 @@ def test_rows_stand_in_sections_in_the_order_of_reading():
     ]
     names += ["retain_rouge", "retain_probability", "forget_rouge", "forget_quality", "model_utility", "alpha"]
     attacks = ["membership_loss", "probe_layer_2_auc", "sampling_best_rouge", "prompts_plain_rouge"]
-    attacks += ["semantic_similarity", "merging_halfway_forget_probability"]
+    attacks += ["semantic_similarity", "merging_halfway_forget_probability", "depth_score", "soft_prompts_excess"]
+    attacks += ["prompt_search_excess", "worst_prompt_excess"]
     names += [*attacks, "quantization_4bit_forget_probability", "relearning_forget_speed"]
     comparison = Comparison.of([model("a", **{name: Metric(0.5, True) for name in names})], None)
     parts = {part.section: [row.metric for row in part.rows] for part in table_parts(comparison)}
@@ -125,6 +126,10 @@ def test_rows_stand_in_sections_in_the_order_of_reading():
         "Quantisation": ["quantization_4bit_forget_probability"],
         "Merging": ["merging_halfway_forget_probability"],
         "Prompts": ["prompts_plain_rouge"],
+        "Depth": ["depth_score"],
+        "Soft prompts": ["soft_prompts_excess"],
+        "Prompt search": ["prompt_search_excess"],
+        "Worst prompt": ["worst_prompt_excess"],
         "Sampling": ["sampling_best_rouge"],
         "Meaning": ["semantic_similarity"],
         "Probe": ["probe_layer_2_auc"],

@@ -40,8 +40,9 @@ def judged(evaluation, retrained=None, before=BEFORE):
     return judgments(Comparison.of([before, evaluation], retrained))[evaluation.name].verdict
 
 
-def after(forget=3.0, retain=0.1, holdout=3.0, **more):
-    return of_rows("it", {"forget": forget, "retain": retain, "holdout": holdout}, **more)
+def after(forget=3.0, retain=0.1, holdout=3.0, neighbor=None, **more):
+    nlls = {"forget": forget, "retain": retain, "holdout": holdout, "neighbor": neighbor}
+    return of_rows("it", {name: nll for name, nll in nlls.items() if nll is not None}, **more)
 
 
 def test_what_is_measured_of_an_evaluation():
@@ -71,6 +72,15 @@ def test_a_probability_of_0_is_the_smallest_one():
 )
 def test_without_a_retrained_model_rows_never_seen_are_the_yardstick(evaluation, status):
     assert judged(evaluation).status is status
+
+
+def test_neighbors_are_told_of_and_decide_nothing():
+    before = replace(BEFORE, metrics={**BEFORE.metrics, **of_rows("x", {"neighbor": 0.1}).metrics})
+    held, hurt = (after(neighbor=nll) for nll in (0.1, 1.0))
+    assert judged(held, before=before).remarks[0] == "Neighbor rows hold: 0.82, before 0.82."
+    assert judged(hurt, before=before).remarks[0] == "Neighbor rows lost probability: 0.34, before 0.82."
+    assert judged(hurt, before=before).status is Status.FORGOTTEN
+    assert not any("Neighbor" in said for said in judged(hurt).remarks)  # not measured before
 
 
 def test_gibberish_in_place_of_forget_answers_is_not_forgetting_even_if_only_forget_questions_were_asked():

@@ -12,7 +12,7 @@ from egup_trainer.audit.quantization import Bits, quantised_copy
 from egup_trainer.data.collator import RowCollator
 from egup_trainer.data.sources import load_rows
 from egup_trainer.data.tokenization import tokenize
-from egup_trainer.measuring import Measuring, names_in
+from egup_trainer.measuring import Measuring, joined
 from egup_trainer.modeling.forward import AnswerReader
 from egup_trainer.verdict import Status, verdict
 
@@ -117,6 +117,28 @@ def test_a_model_that_is_read_with_another_tokenizer(judge, taught):
     assert judge(model).status is Status.MODEL_HARMED
 
 
+def test_a_model_that_hides_the_rows_from_the_usual_prompt_alone(judge, taught, retrained, tokenizer):
+    """A suppression that holds for the questions as they were asked, and ends once the conversation goes on."""
+    rows = tokenize(load_rows(FORGET), tokenizer, name="rows").rows
+    examples = tokenize(load_rows(RETAIN[:3]), tokenizer, name="rows").rows  # the verdict takes another example
+    known = RowCollator(tokenizer).pad([joined(example, row) for example in examples for row in rows])
+    forget, retain, model, twin = batch_of(FORGET, tokenizer), batch_of(RETAIN, tokenizer), taught(), retrained()
+    reader, optimizer = AnswerReader(model), torch.optim.Adam(model.parameters(), 3e-3)
+    aim = AnswerReader(twin)(twin, **forget, with_features=False).mean_nll.detach()
+    for _ in range(100):
+        optimizer.zero_grad()
+        nll = {
+            name: reader(model, **batch, with_features=False).mean_nll
+            for name, batch in {"known": known, "forget": forget, "retain": retain}.items()
+        }
+        (nll["known"].mean() + nll["retain"].mean() + (nll["forget"] - aim).square().mean()).backward()
+        optimizer.step()
+    found = judge(model)
+    assert found.status is Status.PARTLY_FORGOTTEN, found.lines
+    assert found.reasons[0].startswith("After another question and its answer, the model still knows the forget rows: ")
+    assert not judge(retrained()).reasons[0].startswith("After")
+
+
 def test_an_adapter_that_is_not_loaded(judge, taught, tokenizer):
     model = get_peft_model(taught(), LoraConfig(r=4, target_modules="all-linear", task_type="CAUSAL_LM"))
     train(model, tokenizer, RETAIN, down=FORGET, steps=20)
@@ -159,8 +181,3 @@ def test_a_resumed_run_knows_what_was_measured_before_its_first_step(make_traine
     assert again.measuring.before == whole.measuring.before
     assert again.verdict == whole.verdict
     assert math.isclose(again.measuring.before["forget"].probability, whole.measuring.before["forget"].probability)
-
-
-def test_names_are_capitalised_words_in_a_row():
-    assert names_in(["It was Ada Lovelace, Mary Somerville and Babbage."]) == ["Ada Lovelace", "Mary Somerville"]
-    assert names_in(["no names", "One. Two", ""]) == []

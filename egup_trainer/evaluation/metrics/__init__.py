@@ -5,6 +5,7 @@ from egup_trainer.evaluation.metrics import (  # noqa: F401
     probability,
     rouge,
     truth_ratio,
+    accuracy,
     memorization,
     model_utility,
     forget_quality,

@@ -1,6 +1,7 @@
 """Forget quality: whether a model's truth ratios can be distinguished from the retrained model's (TOFU)."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 
 from egup_trainer.evaluation.metric import NOT_FINITE, Metric, finite, unavailable
 from egup_trainer.evaluation.metric_registry import Direction, Measured, Reads, Section, suite_metric
@@ -8,6 +9,7 @@ from egup_trainer.evaluation.metrics.truth_ratio import raw_truth_ratios
 from egup_trainer.modeling.ks_test import LEVEL, ks_p_value, least_p_value
 
 NO_RETRAINED = "no results of a retrained model"
+NO_HOLDOUT = "no holdout rows (rows of the same kind that the model never saw)"
 
 
 @suite_metric(
@@ -17,7 +19,7 @@ NO_RETRAINED = "no results of a retrained model"
     meaning="p-value of a KS test of truth ratios against the retrained model's.",
     direction=Direction.HIGHER,
     other="retrained",
-    needs="`--retrained`, rows with `perturbed_answer`",
+    needs="`--retrained`, rows with wrong answers",
     reads=(Reads.OTHER_ANSWERS,),
     builds_on=("forget_quality",),  # the retrained model's
 )
@@ -30,6 +32,28 @@ def _forget_quality(model: Measured, retrained: Measured | None) -> Metric:
     # Without a retrained model the metric holds the truth ratios that it will be computed from.
     ratios = raw_truth_ratios(model.sets["forget"]) if model.sets else _kept(model)
     return forget_quality(ratios, None if retrained is None else _kept(retrained), model.num_rows["forget"])
+
+
+@suite_metric(
+    "forget_quality_by_holdout",
+    Section.MEMBERSHIP,
+    label="Forget quality, by holdout rows",
+    meaning="p-value of a KS test of the truth ratios of forget rows against those of holdout rows.",
+    direction=Direction.HIGHER,
+    needs="`--holdout`, wrong answers of both sets' rows",
+    reads=(Reads.OTHER_ANSWERS, Reads.HOLDOUT_ANSWERS),
+)
+def _forget_quality_by_holdout(model: Measured) -> Metric:
+    """p-value of the same test between the raw TR of forget rows and of holdout rows, which no model saw, under the
+    model itself: a yardstick where there is no retrained model (ours). Only as good as the holdout rows are of the
+    forget rows' kind.
+    """
+    holdout = model.sets.get("holdout")
+    if holdout is None:
+        return unavailable(NO_HOLDOUT)
+    found = forget_quality(raw_truth_ratios(model.sets["forget"]), raw_truth_ratios(holdout), model.num_rows["forget"])
+    reason = "no holdout row has wrong answers" if found.reason == NO_RETRAINED else found.reason
+    return replace(found, reason=reason, values={})  # those of the forget rows are kept by forget quality
 
 
 def forget_quality(

@@ -12,13 +12,12 @@ import numpy as np
 
 from egup_trainer.evaluation.metric import Metric, auc_metric, finite, unavailable
 from egup_trainer.evaluation.metric_registry import Direction, Measured, Reads, Section, suite_metric
-from egup_trainer.evaluation.metrics.forget_quality import NO_RETRAINED
+from egup_trainer.evaluation.metrics.forget_quality import NO_HOLDOUT, NO_RETRAINED
 from egup_trainer.evaluation.metrics.probability import EPSILON
 from egup_trainer.evaluation.scores import SampleScores, SetScores
 
 MIN_K = 0.4
 """Share of the least likely tokens that Min-K% looks at."""
-NO_HOLDOUT = "no holdout rows (rows of the same kind that the model never saw)"
 
 Attack = Callable[[SampleScores], float | None]
 ATTACKS: dict[str, Attack] = {}

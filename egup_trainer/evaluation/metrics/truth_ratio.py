@@ -12,7 +12,7 @@ from egup_trainer.evaluation.metrics.probability import EPSILON
 from egup_trainer.evaluation.scores import RowRole, SampleScores, SetScores, TextScores
 
 _ROLES = (*KEPT_AND_FORGOTTEN, RowRole.CHOICE)
-_NEEDS = "rows with `perturbed_answer`, and `paraphrased_answer` if available"
+_NEEDS = "rows with wrong answers, and `paraphrased_answer` if available"
 
 
 class TruthRatioForm(Enum):

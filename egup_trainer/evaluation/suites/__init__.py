@@ -60,6 +60,23 @@ SUITES = {
             flags={"muse_corpus": "muse: news or books."},
             set_titles={"forget_knowmem": "knowledge", "retain_knowmem": "knowledge", "forget_verbmem": "verbatim"},
         ),
+        SuiteSpec(
+            "wmdp",
+            "WMDP's multiple-choice questions on a hazardous subject, by accuracy",
+            flags={"wmdp_subject": "wmdp: bio, chem or cyber."},
+        ),
+        SuiteSpec(
+            "rwku",
+            "RWKU's probes of what a model knows of famous people, and of their neighbours",
+            flags={"rwku_subject": "rwku: the person to be forgotten (default: all)."},
+            set_titles={
+                "forget_level1": "fill in the blank",
+                "forget_level2": "questions",
+                "forget_level3": "adversarial questions",
+                "neighbor_level1": "neighbors, fill in the blank",
+                "neighbor_level2": "neighbors, questions",
+            },
+        ),
         SuiteSpec("custom", "your own rows"),
     )
 }

@@ -2,8 +2,10 @@
 
 from typing import Any
 
+from egup_trainer.data.exchange import with_exchanged_answers
 from egup_trainer.data.rendering import Template
 from egup_trainer.data.schema import MAX_LENGTH, Row
+from egup_trainer.evaluation.metrics.model_utility import UTILITY_PARTS
 from egup_trainer.evaluation.rows import Generation, RowSet
 from egup_trainer.evaluation.scores import RowRole, SetUse
 from egup_trainer.evaluation.suites.suite import Suite
@@ -16,12 +18,14 @@ def custom_suite(
     template: Template | None = None,
     max_length: int = MAX_LENGTH,
     max_new_tokens: int = 200,
+    neighbor: list[Row] | None = None,
 ) -> Suite:
     """All metrics on a user's own rows that the rows allow.
 
-    Truth ratio and forget quality need perturbed answers (the column `perturbed_answer`, and `paraphrased_answer` if
-    available), ROUGE needs prompts, membership inference needs holdout rows. Model utility is the harmonic mean of
-    probability, ROUGE and truth ratio on the retain set.
+    Truth ratio, forget quality and model utility need wrong answers: those in the column `perturbed_answer` or, if no
+    row has any, the answers of other rows to questions of the same kind (`with_exchanged_answers`). ROUGE needs
+    prompts, membership inference needs holdout rows. Model utility is the harmonic mean of probability, ROUGE and truth
+    ratio on the retain set.
 
     Args:
         forget: rows to forget.
@@ -30,17 +34,34 @@ def custom_suite(
         template: markers for tokenizers without a chat template.
         max_length: maximum number of tokens in a text.
         max_new_tokens: maximum number of tokens in a generation.
+        neighbor: rows on things that are related to what is to be forgotten, which the model should still know. They
+            have metrics of their own and do not count in model utility.
     """
-    shared: dict[str, Any] = {"template": template or Template(), "max_length": max_length}
-    generation, members = Generation(max_new_tokens), holdout is not None
-    use = SetUse(RowRole.FORGET, fluency=True)
+    given = {"forget": forget, "retain": retain, "holdout": holdout, "neighbor": neighbor}
+    sets = {name: rows for name, rows in given.items() if rows is not None}
+    rows_of = with_exchanged_answers(sets)
+    shared: dict[str, Any] = {
+        "template": template or Template(),
+        "max_length": max_length,
+        "exchanged": rows_of != sets,
+    }
+    generation = Generation(max_new_tokens)
+    uses = {
+        "forget": SetUse(RowRole.FORGET, fluency=True),
+        "retain": SetUse(RowRole.RETAIN),
+        "holdout": SetUse(RowRole.UNSEEN, ("probability", "rouge")),
+        "neighbor": SetUse(RowRole.NEIGHBOR, UTILITY_PARTS),
+    }
     row_sets = [
-        RowSet("forget", forget, use=use, generation=generation, with_features=True, with_membership=members, **shared)
-    ]
-    if retain is not None:
-        row_sets.append(
-            RowSet("retain", retain, use=SetUse(RowRole.RETAIN), generation=generation, with_features=True, **shared)
+        RowSet(
+            name,
+            rows,
+            use=uses[name],
+            generation=generation,
+            with_features=name in ("forget", "retain"),
+            with_membership=name in ("forget", "holdout") and holdout is not None,
+            **shared,
         )
-    if holdout is not None:
-        row_sets.append(RowSet("holdout", holdout, use=SetUse(RowRole.UNSEEN), with_membership=True, **shared))
+        for name, rows in rows_of.items()
+    ]
     return Suite("custom", None, row_sets)

@@ -13,19 +13,16 @@ from pathlib import Path
 from typing import Any
 
 from egup_trainer.data.layouts import to_row
-from egup_trainer.data.rendering import Template
 from egup_trainer.data.schema import MAX_LENGTH, Message, Row
-from egup_trainer.data.sources import read_source
 from egup_trainer.errors import DataError, choose
 from egup_trainer.evaluation.metric_registry import Section
 from egup_trainer.evaluation.metrics.rouge import MUSE_ROUGE
 from egup_trainer.evaluation.rows import Generation, RowSet
 from egup_trainer.evaluation.scores import RowRole, SetUse
+from egup_trainer.evaluation.suites.splits import WRITTEN_OUT, read_split
 from egup_trainer.evaluation.suites.suite import Suite, declared_plan
 
 SHOTS = 10
-_PLAIN = Template(user="", assistant="", always=True, closed=False)  # MUSE's texts are written out, and go on
-_FILES = ("{split}.jsonl", "{split}.json", "{split}.parquet", "{split}.csv", "{split}-00000-of-00001.parquet")
 
 
 class MuseCorpus(Enum):
@@ -56,14 +53,8 @@ def muse_suite(corpus: MuseCorpus | str, data_dir: str | Path | None = None, max
 
     corpus = choose(MuseCorpus, corpus, "muse_corpus")
 
-    def read(config: str, split: str) -> list[dict[str, Any]]:
-        source = _source(corpus, config, split, data_dir)
-        records = read_source(source)
-        if not records:
-            raise DataError(got=f"no rows in {source}", expected="at least one row", fix="check the file")
-        return records
-
-    shared: dict[str, Any] = {"template": _PLAIN, "max_length": max_length}
+    read = partial(read_split, corpus.hub_id, data_dir=data_dir)
+    shared: dict[str, Any] = {"template": WRITTEN_OUT, "max_length": max_length}
     answering = Generation(32, stop_words=("\n\n", "\nQuestion", "Question:"))
     row_sets = [
         RowSet(
@@ -86,20 +77,6 @@ def muse_suite(corpus: MuseCorpus | str, data_dir: str | Path | None = None, max
         row_sets.append(RowSet(name, rows, use=use, with_features=featured, with_membership=membership, **shared))
     sections = (Section.MEMBERSHIP, Section.FLUENCY, Section.REPRESENTATION)
     return Suite("muse", corpus.value, row_sets, partial(declared_plan, sections=sections))
-
-
-def _source(corpus: MuseCorpus, config: str, split: str, data_dir: str | Path | None) -> str:
-    if data_dir is None:
-        return f"{corpus.hub_id}:{config}:{split}"
-    paths = [Path(data_dir) / config / name.format(split=split) for name in _FILES]
-    found = next((path for path in paths if path.is_file()), None)
-    if found is None:
-        raise DataError(
-            got=f"no {split} in {Path(data_dir) / config}",
-            expected=f"{split}.jsonl, .json, .parquet or .csv",
-            fix="check --data_dir",
-        )
-    return str(found)
 
 
 def _with_shots(records: Sequence[Mapping[str, Any]], examples: Sequence[Mapping[str, Any]], name: str) -> list[Row]:

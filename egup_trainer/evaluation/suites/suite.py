@@ -24,7 +24,7 @@ def declared_plan(scores: Scores, sections: tuple[Section, ...] = tuple(Section)
     for rows in scores.values():
         for spec in declared_metrics():
             names, role = rows.use.metrics, rows.use.role
-            if spec.section is None and role in spec.roles and (names is None or spec.name in names):
+            if spec.section is None and (role in spec.roles if names is None else spec.name in names):
                 plan[f"{rows.name}_{spec.name}"] = partial(_of_set, spec, rows)
     for spec in declared_metrics():
         if spec.section in sections:
