@@ -129,6 +129,11 @@ class UnlearnConfig(ExpectedOutputOptions, FeatureOptions, RetainOptions, Object
                 fix="leave out --idk_answers",
             )
 
+    @property
+    def unset(self) -> list[str]:
+        """Names of the options that the user left open, and that stand for a value that was chosen for them."""
+        return [name for name, is_default in self._is_default.items() if is_default]
+
     def adopt(self, loss: ForgetLoss) -> None:
         """Sets the options that the user left unset to the defaults of the forget loss."""
         if self._is_default["retain_loss"]:
