@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from egup_trainer.audit.audit import Audit, audit_model
     from egup_trainer.audit.audit_options import AuditOptions
+    from egup_trainer.components.boundary_metrics import BoundaryMetrics, boundary_objective
     from egup_trainer.components.component import Component
     from egup_trainer.config import EGUPConfig, UnlearnConfig
     from egup_trainer.data.sources import load_rows
@@ -22,6 +23,7 @@ _HOMES = {
     "AnswerOutputs": "egup_trainer.modeling.outputs",
     "Audit": "egup_trainer.audit.audit",
     "AuditOptions": "egup_trainer.audit.audit_options",
+    "BoundaryMetrics": "egup_trainer.components.boundary_metrics",
     "Component": "egup_trainer.components.component",
     "EGUPConfig": "egup_trainer.config",
     "EGUPTrainer": "egup_trainer.egup",
@@ -31,6 +33,7 @@ _HOMES = {
     "UnlearnConfig": "egup_trainer.config",
     "UnlearnTrainer": "egup_trainer.trainer",
     "audit_model": "egup_trainer.audit.audit",
+    "boundary_objective": "egup_trainer.components.boundary_metrics",
     "load_rows": "egup_trainer.data.sources",
     "register_forget_loss": "egup_trainer.losses.registry",
     "write_proxies": "egup_trainer.proxies.writer",
@@ -40,6 +43,7 @@ __all__ = [
     "AnswerOutputs",
     "Audit",
     "AuditOptions",
+    "BoundaryMetrics",
     "Component",
     "EGUPConfig",
     "EGUPTrainer",
@@ -49,6 +53,7 @@ __all__ = [
     "UnlearnConfig",
     "UnlearnTrainer",
     "audit_model",
+    "boundary_objective",
     "load_rows",
     "register_forget_loss",
     "write_proxies",

@@ -20,8 +20,8 @@ from torch import Tensor
 from transformers import Trainer
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, HubStrategy
 
+from egup_trainer.base_config import RowTrainingConfig
 from egup_trainer.conditions import STATE_NAME, Conditions, load_state, refuse_other_conditions, save_state
-from egup_trainer.config import UnlearnConfig
 from egup_trainer.errors import StateError
 from egup_trainer.files import file_digest, is_of_the_disk, one_line_write_errors, sync_folder, write_file
 from egup_trainer.output_folder import STAGING as PUBLISHING
@@ -45,7 +45,7 @@ class CheckpointingTrainer(Trainer):
     made (`find_conditions`), and what is written with a model (`write_card`).
     """
 
-    args: UnlearnConfig
+    args: RowTrainingConfig
     conditions: Conditions = Conditions()
     """The conditions of this run, found before its first step."""
     secrets: list[str]

@@ -3,12 +3,10 @@
 Options of a loss or a component are inherited from the file that has its code.
 """
 
-import copy
-from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any, ClassVar
+from dataclasses import dataclass
+from typing import ClassVar
 
-from transformers import TrainingArguments
-
+from egup_trainer.base_config import RowTrainingConfig
 from egup_trainer.components.auto import DEFAULT_LEARNING_RATE, AutoOptions
 from egup_trainer.components.clreg import CLRegOptions
 from egup_trainer.components.component import components_of, refuse_unsupported
@@ -20,25 +18,18 @@ from egup_trainer.components.proxy_constraint import ProxyOptions
 from egup_trainer.components.retain import RetainOptions
 from egup_trainer.components.stop_at_boundary import StopOptions
 from egup_trainer.config_checks import (
-    check_mappings,
-    check_numbers_of_training,
     check_sampling,
-    default_to_non_reentrant_checkpointing,
-    refuse_reentrant_checkpointing,
     refuse_to_publish_features,
     refuse_unsupported_arguments,
 )
-from egup_trainer.data.rendering import Template, check_date, today
-from egup_trainer.data.schema import OnLongRow
-from egup_trainer.errors import ConfigError, check_range, choose
+from egup_trainer.errors import ConfigError, check_range
 from egup_trainer.losses.base import Alternate, ForgetLoss
 from egup_trainer.losses.registry import ObjectiveOptions, make_forget_loss, retain_loss
-from egup_trainer.options import check_all_groups, option
-from egup_trainer.records.redaction import without_credentials
+from egup_trainer.options import option
 
 
 @dataclass(repr=False)  # the generated text would show hub_token
-class UnlearnConfig(ExpectedOutputOptions, FeatureOptions, RetainOptions, ObjectiveOptions, TrainingArguments):
+class UnlearnConfig(ExpectedOutputOptions, FeatureOptions, RetainOptions, ObjectiveOptions, RowTrainingConfig):
     """Options of `UnlearnTrainer`: all of `transformers.TrainingArguments`, and a forget and a retain objective.
 
     The loss of an optimizer step with B_f forget rows and N_r retain answer tokens, over all micro-batches and
@@ -55,13 +46,9 @@ class UnlearnConfig(ExpectedOutputOptions, FeatureOptions, RetainOptions, Object
     help_title = "Method"
 
     _VALID_DICT_FIELDS: ClassVar[list[str]] = [  # type: ignore[misc]
-        *TrainingArguments._VALID_DICT_FIELDS,
-        "model_init_kwargs",
+        *RowTrainingConfig._VALID_DICT_FIELDS,
         "objective_kwargs",
     ]
-
-    if TYPE_CHECKING:
-        output_dir: str  # where none is given, TrainingArguments names one
 
     # Defaults of TrainingArguments that do not suit unlearning.
     learning_rate: float | None = option(  # type: ignore[assignment]
@@ -70,11 +57,6 @@ class UnlearnConfig(ExpectedOutputOptions, FeatureOptions, RetainOptions, Object
     num_train_epochs: float | None = option(  # type: ignore[assignment]
         None, "Passes over the forget set. By default 5, or with auto as many as make 200 steps, if these are more."
     )
-    logging_steps: float = option(10, "Log every X update steps; below 1, a share of all steps.")
-    bf16: bool | None = option(  # type: ignore[assignment]
-        None, "Autocast to bfloat16, with float32 weights. By default: on a GPU that supports it, unless fp16 is set."
-    )
-    remove_unused_columns: bool = option(False, "Kept off: rows are tokenized by the trainer.")
 
     objective: str = option(
         "npo",
@@ -96,14 +78,6 @@ class UnlearnConfig(ExpectedOutputOptions, FeatureOptions, RetainOptions, Object
         None,
         "Weight of the retain objective (alpha); 0 or more. By default the objective's own: 3 for proxy_kl, else 1.",
     )
-    max_length: int = option(
-        1024, "Most tokens in a sample, 8 or more. Longer plain texts are split; of other rows see on_long_row."
-    )
-    on_long_row: OnLongRow = option(
-        OnLongRow.WINDOW,
-        "What becomes of a row with a prompt that is longer than max_length: window (several samples, which together "
-        "score each answer token once), cut (what does not fit is left out) or error.",
-    )
     drop_overlap: bool = option(
         False, "Leave out retain rows and proxies that are forget rows, too, instead of refusing them."
     )
@@ -112,38 +86,20 @@ class UnlearnConfig(ExpectedOutputOptions, FeatureOptions, RetainOptions, Object
         "Answers of the model's own to each forget question, sampled before the first step, that are forgotten beside "
         "the given ones; 0 or more. Those alike are left out.",
     )
-    user_marker: str = option("Question: ", "Text before a user turn, for tokenizers without a chat template.")
-    assistant_marker: str = option("\nAnswer: ", "Text before the answer, for tokenizers without a chat template.")
-    template_date: str | None = option(
-        None,
-        "Date as YYYY-MM-DD that a chat template writes where it asks for today's. By default that of the checkpoint "
-        "to resume from, or of the run that made the model, or else today.",
-    )
     padding_free: bool | None = option(
         None,
         "Rows share the lines that the model reads, so that little is padded. By default: where the model can tell "
         "rows apart by their position ids, which is tried once.",
-    )
-    disable_dropout: bool = option(
-        True, "Switch off dropout, including that of LoRA, so that the model is compared with itself."
     )
     scan_cache_dir: str | None = option(
         None,
         "Folder to keep the scan's results in, to be reused by runs on the same model and rows. By default they lie in "
         "OUTPUT_DIR/_scan until the run ends.",
     )
-    model_init_kwargs: dict | str | None = option(
-        None, "Arguments of from_pretrained as JSON, when the model is given as a path."
-    )
     verdict: bool = option(
         True,
         "Measure forget, retain and proxy rows before and after, have the model answer some of their questions, and "
         "say what became of the forget rows.",
-    )
-    overwrite_output_dir: bool = option(
-        False,
-        "Replace the finished model that OUTPUT_DIR holds, and its record, once the run has ended. Without it such a "
-        "folder is refused.",
     )
     card_author: str | None = option(None, "Person or organization that unlearned the model, for the model card.")
 
@@ -151,22 +107,12 @@ class UnlearnConfig(ExpectedOutputOptions, FeatureOptions, RetainOptions, Object
         self._is_default = {name: getattr(self, name) is None for name in ("learning_rate", "num_train_epochs")}
         self.learning_rate = DEFAULT_LEARNING_RATE if self.learning_rate is None else self.learning_rate
         self.num_train_epochs = 5.0 if self.num_train_epochs is None else self.num_train_epochs
-        check_numbers_of_training(self)
-        if self.bf16 is None:
-            self.bf16 = not self.fp16 and not self.use_cpu and _gpu_has_bf16()
-        default_to_non_reentrant_checkpointing(self)
         super().__post_init__()
-        check_mappings(self)
-        check_all_groups(self)
 
     def check_options(self) -> None:
         """Raises `ConfigError` if an option that every run has cannot work, alone or with another option."""
         check_range(self, ("forget_weight",), low=0)
-        check_range(self, ("max_length",), low=8, whole=True)
         check_range(self, ("self_samples",), low=0, whole=True)
-        check_date(self.template_date)
-        self.on_long_row = choose(OnLongRow, self.on_long_row, "on_long_row")
-        refuse_reentrant_checkpointing(self)
         refuse_to_publish_features(self)
         refuse_unsupported_arguments(self)
         check_sampling(self)
@@ -182,12 +128,11 @@ class UnlearnConfig(ExpectedOutputOptions, FeatureOptions, RetainOptions, Object
                 expected="an objective that prefers refusals, such as dpo",
                 fix="leave out --idk_answers",
             )
-        if self.n_gpu > 1:
-            raise ConfigError(
-                got=f"{self.n_gpu} GPUs in one process",
-                expected="one process per GPU",
-                fix="start with `accelerate launch` or `torchrun`, or set CUDA_VISIBLE_DEVICES to one GPU",
-            )
+
+    @property
+    def unset(self) -> list[str]:
+        """Names of the options that the user left open, and that stand for a value that was chosen for them."""
+        return [name for name, is_default in self._is_default.items() if is_default]
 
     def adopt(self, loss: ForgetLoss) -> None:
         """Sets the options that the user left unset to the defaults of the forget loss."""
@@ -195,37 +140,6 @@ class UnlearnConfig(ExpectedOutputOptions, FeatureOptions, RetainOptions, Object
             self.retain_loss = loss.default_retain_loss
         if self._is_default["retain_weight"]:
             self.retain_weight = loss.default_retain_weight
-
-    def __getstate__(self) -> dict[str, Any]:
-        """What is pickled, for example into training_args.bin beside the model: all options except access tokens."""
-        return without_credentials(vars(self), hidden=None)
-
-    def __copy__(self) -> "UnlearnConfig":
-        """A copy with the access tokens. Python's own copy uses `__getstate__`, which leaves them out."""
-        copied = object.__new__(type(self))
-        vars(copied).update(vars(self))
-        return copied
-
-    def __deepcopy__(self, memo: dict[int, Any]) -> "UnlearnConfig":
-        """A deep copy with the access tokens."""
-        copied = memo[id(self)] = object.__new__(type(self))
-        vars(copied).update(copy.deepcopy(vars(self), memo))
-        return copied
-
-    def to_dict(self) -> dict[str, Any]:
-        """The options by name, as logs and trackers show them: without access tokens."""
-        return without_credentials(super().to_dict())
-
-    def __str__(self) -> str:
-        lines = (f"{name}={value},\n" for name, value in sorted(without_credentials(asdict(self)).items()))
-        return f"{type(self).__name__}(\n{''.join(lines)})"
-
-    __repr__ = __str__
-
-    @property
-    def template(self) -> Template:
-        """How prompts are written."""
-        return Template(self.user_marker, self.assistant_marker, date=self.template_date or today())
 
 
 @dataclass(repr=False)
@@ -259,9 +173,3 @@ class EGUPConfig(
         super().adopt(loss)
         if self._is_default.get("proxy_lambda"):
             self.proxy_lambda = loss.default_proxy_lambda
-
-
-def _gpu_has_bf16() -> bool:
-    import torch
-
-    return torch.cuda.is_available() and torch.cuda.is_bf16_supported(including_emulation=False)

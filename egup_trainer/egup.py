@@ -2,7 +2,7 @@
 
 import logging
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from transformers import TrainerCallback
@@ -27,7 +27,7 @@ class EGUPTrainer(UnlearnTrainer):
         proxy_dataset: rows of the forget set's kind that the model never saw. Without them the trainer warns and trains
             without the proxy constraint.
         model, args, forget_dataset, retain_dataset, eval_dataset, processing_class, peft_config, callbacks, optimizers,
-            compute_metrics, forget_loss, components: as in `UnlearnTrainer`; `args` is an `EGUPConfig`.
+            compute_metrics, forget_loss, components, model_init: as in `UnlearnTrainer`; `args` is an `EGUPConfig`.
 
     Raises:
         DataError: as in `UnlearnTrainer`, or a proxy row equals a forget row. `train` raises it before the first step
@@ -44,7 +44,7 @@ class EGUPTrainer(UnlearnTrainer):
 
     def __init__(
         self,
-        model: Any,
+        model: Any = None,
         args: EGUPConfig | None = None,
         forget_dataset: Any = None,
         retain_dataset: Any = None,
@@ -58,6 +58,7 @@ class EGUPTrainer(UnlearnTrainer):
         *,
         forget_loss: ForgetLoss | None = None,
         components: Sequence[Component] = (),
+        model_init: Callable[..., Any] | None = None,
     ):
         super().__init__(
             model,
@@ -73,6 +74,7 @@ class EGUPTrainer(UnlearnTrainer):
             proxy_dataset=proxy_dataset,
             forget_loss=forget_loss,
             components=components,
+            model_init=model_init,
         )
         is_unbounded = self.args.proxy_constraint and not self.forget_loss.sets_boundary and self.proxy_rows is None
         if is_unbounded and self.is_world_process_zero():

@@ -15,14 +15,14 @@ from transformers import LlamaConfig, LlamaForCausalLM, Trainer
 from transformers.integrations import get_reporting_integration_callbacks
 from transformers.utils import is_liger_kernel_available
 
-from egup_trainer.config import UnlearnConfig
+from egup_trainer.base_config import RowTrainingConfig
 from egup_trainer.config_checks import checkpointing_kwargs_name
 from egup_trainer.errors import ConfigError, EgupError, first_line
 
 _ROWS = [{"input_ids": [0, 1]}]
 
 
-def try_setup(args: UnlearnConfig, own_optimizer: bool = False) -> None:
+def try_setup(args: RowTrainingConfig, own_optimizer: bool = False) -> None:
     """Raises `ConfigError` if training cannot be set up with the options.
 
     Args:
@@ -36,8 +36,8 @@ def try_setup(args: UnlearnConfig, own_optimizer: bool = False) -> None:
         return
     if isinstance(error, EgupError):
         raise error
-    default = UnlearnConfig(output_dir=args.output_dir, use_cpu=args.use_cpu)
-    given = {option.name: getattr(args, option.name) for option in fields(UnlearnConfig)}
+    default = type(args)(output_dir=args.output_dir, use_cpu=args.use_cpu)
+    given = {option.name: getattr(args, option.name) for option in fields(args)}
     changed = [name for name, value in given.items() if value != getattr(default, name)]
     in_the_way = [
         name for name in changed if _error_of(_with(args, name, getattr(default, name)), own_optimizer) is None
@@ -52,7 +52,7 @@ def try_setup(args: UnlearnConfig, own_optimizer: bool = False) -> None:
     ) from error
 
 
-def _error_of(args: UnlearnConfig, own_optimizer: bool) -> Exception | None:
+def _error_of(args: RowTrainingConfig, own_optimizer: bool) -> Exception | None:
     try:
         _set_up(args, own_optimizer)
     except Exception as error:  # libraries raise errors of any kind, and each of them would end the run
@@ -60,7 +60,7 @@ def _error_of(args: UnlearnConfig, own_optimizer: bool) -> Exception | None:
     return None
 
 
-def _set_up(args: UnlearnConfig, own_optimizer: bool) -> None:
+def _set_up(args: RowTrainingConfig, own_optimizer: bool) -> None:
     """Does what `Trainer` does from its construction until its first step."""
     for callback in get_reporting_integration_callbacks(args.report_to):
         callback()
@@ -81,13 +81,13 @@ def _set_up(args: UnlearnConfig, own_optimizer: bool) -> None:
             torch.compile(trainer.model, backend=args.torch_compile_backend or "inductor", mode=args.torch_compile_mode)
 
 
-def _try_checkpointing(model: Any, args: UnlearnConfig) -> None:
+def _try_checkpointing(model: Any, args: RowTrainingConfig) -> None:
     model.gradient_checkpointing_enable(getattr(args, checkpointing_kwargs_name(args)))
     model.train()
     model(torch.tensor([[0, 1]], device=model.device)).logits.sum().backward()
 
 
-def _with(args: UnlearnConfig, name: str, value: Any) -> UnlearnConfig:
+def _with(args: RowTrainingConfig, name: str, value: Any) -> RowTrainingConfig:
     changed = copy.copy(args)
     setattr(changed, name, value)
     return changed

@@ -1,7 +1,7 @@
 """The base trainer: for each micro-batch one forward pass, and then the components of the run."""
 
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from copy import copy
 from dataclasses import replace
 from functools import partial, reduce
@@ -21,6 +21,7 @@ from egup_trainer.callbacks.histograms import Histograms
 from egup_trainer.callbacks.movement import WatchMovement
 from egup_trainer.callbacks.step_hooks import StepHooks
 from egup_trainer.components.auto import epochs_of
+from egup_trainer.components.boundary_metrics import BoundaryMetrics
 from egup_trainer.components.component import Component, Run, components_of, refuse_unsupported
 from egup_trainer.components.expected_outputs import ExpectedOutputs
 from egup_trainer.components.feature_table import TableStorage
@@ -60,7 +61,7 @@ from egup_trainer.preparation import (
     refuse_other_vocabulary,
     source_of,
 )
-from egup_trainer.publishing import PublishingTrainer
+from egup_trainer.searching import SearchingTrainer, reusable
 from egup_trainer.setup_check import try_setup
 from egup_trainer.verdict import Verdict
 
@@ -115,25 +116,29 @@ def make_components(
     return components
 
 
-class UnlearnTrainer(PublishingTrainer):
+class UnlearnTrainer(SearchingTrainer):
     """A `transformers.Trainer` that makes a causal language model forget rows and keep others.
 
     The loss of a step is the sum of the terms of its components: the forget objective, the retain objective, those that
     the configuration asks for, and your own.
 
     Args:
-        model: the fine-tuned model, or a path or hub id of it.
+        model: the fine-tuned model, or a path or hub id of it; None with a `model_init`.
         args: an `UnlearnConfig`.
         forget_dataset: rows to forget: a `datasets.Dataset` or iterable of records (question + answer,
             prompt + completion, messages, or text), a path, or a `RowDataset`.
         retain_dataset: rows to keep, alike. It may be left out if nothing needs it (gradient ascent alone).
-        eval_dataset: rows to report `eval_loss` on, alike, or a dict of several such sets.
+        eval_dataset: rows to report `eval_loss` on, alike, or a dict of several such sets. With a `model_init`, by
+            default the retain rows.
         processing_class: the tokenizer; by default the one saved with the model.
         peft_config: if given, a new adapter of this kind is trained instead of the weights.
         callbacks, optimizers, compute_metrics: as in `transformers.Trainer`.
         proxy_dataset: rows of the forget set's kind that the model never saw, if a component needs them.
         forget_loss: your own forget loss, in place of the one that `objective` names.
         components: your own components, which act after the others.
+        model_init: makes the model, or names it, in place of `model`, as in `transformers.Trainer`. Each training then
+            starts from a new model and new components; `hyperparameter_search` needs it. With a retain set and proxies,
+            evaluations also measure `BoundaryMetrics`.
 
     Raises:
         DataError: rows are missing, malformed, or in both the forget and the retain set.
@@ -151,7 +156,7 @@ class UnlearnTrainer(PublishingTrainer):
 
     def __init__(
         self,
-        model: Any,
+        model: Any = None,
         args: UnlearnConfig | None = None,
         forget_dataset: Any = None,
         retain_dataset: Any = None,
@@ -165,8 +170,31 @@ class UnlearnTrainer(PublishingTrainer):
         proxy_dataset: Any = None,
         forget_loss: ForgetLoss | None = None,
         components: Sequence[Component] = (),
+        model_init: Callable[..., Any] | None = None,
     ):
         args = check_args(args, self.config_class)
+        if model_init is not None:
+            sets = map(reusable, (forget_dataset, retain_dataset, eval_dataset, proxy_dataset))
+            forget_dataset, retain_dataset, eval_dataset, proxy_dataset = sets
+            self.remember(
+                args,
+                forget_dataset=forget_dataset,
+                retain_dataset=retain_dataset,
+                eval_dataset=eval_dataset,
+                processing_class=processing_class,
+                peft_config=peft_config,
+                callbacks=callbacks,
+                optimizers=optimizers,
+                compute_metrics=compute_metrics,
+                proxy_dataset=proxy_dataset,
+                forget_loss=forget_loss,
+                components=components,
+                model_init=model_init,
+            )
+            is_known = any(isinstance(each, BoundaryMetrics) for each in components)
+            if retain_dataset is not None and proxy_dataset is not None and not is_known:
+                components = [*components, BoundaryMetrics()]
+        model = self.make_model(model, model_init, args)
         if forget_loss is not None:
             args = _with_loss(args, forget_loss)
         loss = forget_loss or make_forget_loss(args)
@@ -181,6 +209,8 @@ class UnlearnTrainer(PublishingTrainer):
         pairs = PairDataset(self.forget_rows, self.retain_rows)
         self.pair_sampler = make_pair_sampler(pairs, args.train_batch_size, args)
         args.num_train_epochs = epochs_of(args, ceil(len(self.pair_sampler) / args.gradient_accumulation_steps))
+        if eval_dataset is None and model_init is not None:
+            eval_dataset = self.retain_rows
         refuse_to_evaluate_nothing(args, has_rows=eval_dataset is not None)
         eval_rows = prepare_eval_datasets(eval_dataset, tokenizer, args)
         try_setup(args, own_optimizer=optimizers[0] is not None)
@@ -198,6 +228,7 @@ class UnlearnTrainer(PublishingTrainer):
             callbacks=callbacks,
             optimizers=optimizers,
         )
+        self.model_init = model_init
         # The model is on its device now, unless FSDP or DeepSpeed is going to move it.
         check_training(self.model, args.disable_dropout)
         if can_run(self.model):
@@ -214,6 +245,7 @@ class UnlearnTrainer(PublishingTrainer):
         self._add_callbacks(loss)
 
     def _add_callbacks(self, loss: ForgetLoss) -> None:
+        others = list(self.callback_handler.callbacks)
         # The loss's callbacks come first, so that at the end of training the others see the model that will be saved.
         self.callback_handler.callbacks[:0] = loss.callbacks(self)
         for kind in DEFAULT_CALLBACKS:
@@ -225,6 +257,11 @@ class UnlearnTrainer(PublishingTrainer):
         self.measuring = Measuring(self, given, with_answers=self.args.verdict)
         if self.args.verdict:
             self.add_callback(self.measuring)
+        self.own_callbacks = [each for each in self.callback_handler.callbacks if each not in others]
+
+    def build(self, args: UnlearnConfig, given: dict[str, Any]) -> None:
+        """Runs the constructor again."""
+        UnlearnTrainer.__init__(self, None, args, **given)
 
     @property
     def verdict(self) -> Verdict | None:

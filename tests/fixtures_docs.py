@@ -20,6 +20,7 @@ NEEDS = {
     "gpu": "a GPU, or several",
     "hub": "models or rows from the hub",
     "writer": "a model that can write rows in context",
+    "optuna": "the package of that name; the block runs where it is installed",
 }
 ABBREVIATED = "--model_name_or_path path/to/your-model --forget forget.jsonl --retain retain.jsonl --output_dir out"
 """Replaces `...` in a command."""

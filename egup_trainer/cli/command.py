@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from egup_trainer.cli.parser import Parser
 
 COMMANDS = (
-    *("unlearn", "merge", "chat", "plan", "proxy", "evaluate", "audit", "verify"),
+    *("unlearn", "merge", "chat", "plan", "proxy", "retrain", "evaluate", "audit", "verify"),
     *("ledger", "compare", "inspect", "env", "completion", "demo"),
 )
 """Names of all commands, in the order of `egup --help`. `egup_trainer.cli.NAME` declares each one as `COMMAND`."""

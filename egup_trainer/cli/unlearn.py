@@ -113,8 +113,8 @@ def run(row_args: RowArguments, config: Any, model_config: Any) -> int:
         0 if the rows are forgotten or no verdict was asked for, 3 otherwise.
     """
     check_flags(row_args, config, model_config)
-    resume = _resume_from(config)
-    with _output_folder(config, resume):
+    resume = resume_from(config)
+    with output_folder(config, resume):
         outcome = _unlearn(row_args, config, model_config, resume)
     if outcome is None:  # not the first process
         return 0
@@ -125,14 +125,14 @@ def run(row_args: RowArguments, config: Any, model_config: Any) -> int:
     if verdict is not None:
         lines += [*verdict.lines, *_ADVICE.get(verdict.status, [])]
     follow_up(row_args, config, model_config)
-    _print_summary(outcome.probability, lines)
+    print_summary(outcome.probability, lines)
     if outcome.failure is not None:
         raise outcome.failure
     return 0 if verdict is None or verdict.status is Status.FORGOTTEN else _OTHER_VERDICT
 
 
 @contextmanager
-def _output_folder(config: Any, resume: Any) -> Iterator[None]:
+def output_folder(config: Any, resume: Any) -> Iterator[None]:
     """Locks the output folder from before the model is loaded until the last file is in its place."""
     from egup_trainer.output_folder import alone_in, refuse_finished
 
@@ -241,16 +241,34 @@ def check_flags(row_args: RowArguments, config: Any, model_config: Any) -> None:
     """Raises `ConfigError` for flags that contradict each other or have nothing to act on."""
     from egup_trainer.config_checks import refuse_to_evaluate_nothing
     from egup_trainer.modeling.loading import is_adapter
-    from egup_trainer.preparation import check_output_folder, refuse_detours
     from egup_trainer.setup_check import try_setup
 
+    if row_args.merge and not model_config.use_peft and not is_adapter(model_config.model_name_or_path):
+        raise ConfigError(
+            got="--merge without an adapter",
+            expected="an adapter to merge into its base model; without one, the saved model stands alone already",
+            fix="leave out --merge, or add --use_peft",
+        )
+    check_model_flags(config, model_config, *filter(None, [config.proxy_model]))
+    refuse_to_evaluate_nothing(config, has_rows=bool(row_args.eval or row_args.eval_suite))
+    check_follow_up(row_args, config)
+    if config.push_to_hub:
+        _check_hub(config)
+    try_setup(config)
+
+
+def check_model_flags(config: Any, model_config: Any, *other_models: str) -> None:
+    """Raises `ConfigError` for a model that cannot be trained as the flags ask, or an output folder in its way.
+
+    Args:
+        config: has `output_dir`.
+        model_config: TRL's `ModelConfig`.
+        other_models: folders or hub ids of further models that are read.
+    """
+    from egup_trainer.modeling.loading import is_adapter
+    from egup_trainer.preparation import check_output_folder, refuse_detours
+
     if not model_config.use_peft and not is_adapter(model_config.model_name_or_path):
-        if row_args.merge:
-            raise ConfigError(
-                got="--merge without an adapter",
-                expected="an adapter to merge into its base model; without one, the saved model stands alone already",
-                fix="leave out --merge, or add --use_peft",
-            )
         for name in ("load_in_4bit", "load_in_8bit"):
             if getattr(model_config, name):
                 raise ConfigError(
@@ -261,17 +279,12 @@ def check_flags(row_args: RowArguments, config: Any, model_config: Any) -> None:
     check_output_dir(config.output_dir)
     with one_line_write_errors(f"--output_dir {config.output_dir}"):
         refuse_detours(Path(config.output_dir))
-    for model in filter(None, (model_config.model_name_or_path, config.proxy_model)):
+    for model in (model_config.model_name_or_path, *other_models):
         check_output_folder(Path(model), Path(config.output_dir))
     for option in fields(model_config):
         unused = option.name.startswith("lora_") and not model_config.use_peft
         if unused and getattr(model_config, option.name) != option.default:
             refuse_alone(option.name, "use_peft")
-    refuse_to_evaluate_nothing(config, has_rows=bool(row_args.eval or row_args.eval_suite))
-    check_follow_up(row_args, config)
-    if config.push_to_hub:
-        _check_hub(config)
-    try_setup(config)
 
 
 def _check_hub(config: Any) -> None:
@@ -405,8 +418,12 @@ def _check_best(config: Any, suite: Any, retrained: Any) -> None:
         )
 
 
-def _resume_from(config: Any) -> Any:
-    """What `Trainer.train` takes: the folder of a checkpoint, True for the last complete one, or None."""
+def resume_from(config: Any) -> Any:
+    """What `Trainer.train` takes: the folder of a checkpoint, True for the last complete one, or None.
+
+    Raises:
+        StateError: the checkpoint that is named is not there.
+    """
     resume = config.resume_from_checkpoint
     if resume is None or resume.lower() in ("true", "false"):
         return True if resume and resume.lower() == "true" else None
@@ -431,7 +448,7 @@ def _closing_lines(trainer: Any, seconds: float) -> list[str]:
     return lines
 
 
-def _print_summary(found: dict[str, Any], lines: list[str]) -> None:
+def print_summary(found: dict[str, Any], lines: list[str]) -> None:
     """A table with one column per measurement, then the lines."""
     from egup_trainer.report.numbers import format_number
 

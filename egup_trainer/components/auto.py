@@ -93,6 +93,7 @@ class AutoOptions(ComponentOptions):
         # A copy by `dataclasses.replace` is made with the value that stands where none was given.
         stands_in = bool(self.auto) and self.learning_rate == DEFAULT_LEARNING_RATE
         self.has_learning_rate = not (self._is_default["learning_rate"] or stands_in)
+        self._is_default["auto"] = self.auto is None
         self.auto = not self.has_learning_rate if self.auto is None else self.auto
         self.chooses_length = self.auto and self._is_default["num_train_epochs"]
         self.strength = choose(Strength, self.strength, "strength")

@@ -3,19 +3,13 @@
 from dataclasses import dataclass
 from typing import Any
 
-import torch
-from torch import Tensor
-
-from egup_trainer.components.component import Component, ComponentOptions, Needs
-from egup_trainer.components.scanning import ScanRequest
+from egup_trainer.components.boundary_measure import BoundaryMeasure
+from egup_trainer.components.component import Component, ComponentOptions
 from egup_trainer.data.tokenization import RowDataset
 from egup_trainer.errors import DataError, check_range
 from egup_trainer.losses.base import ForgetLoss
 from egup_trainer.modeling.ks_test import LEVEL, ks_p_value, least_p_value
-from egup_trainer.modeling.scan import RowScores
 from egup_trainer.options import option
-
-_RETAIN_BEFORE = "retain_nll"
 
 
 @dataclass
@@ -52,7 +46,7 @@ def refuse_too_few_rows(num_forget: int, num_proxies: int) -> None:
         )
 
 
-class StopAtBoundary(Component):
+class StopAtBoundary(BoundaryMeasure):
     """Stops training at the end of an epoch once forget rows look like rows never seen, while retain rows hold.
 
     The model scores the forget rows and the proxies as it is then. Training stops if their l cannot be distinguished
@@ -65,21 +59,13 @@ class StopAtBoundary(Component):
     """
 
     name = "stop_at_boundary"
-    needs = Needs(retain_rows=True, proxy_rows=True)
 
     def __init__(self, retain_rise: float = 0.1):
         self.retain_rise = retain_rise
         self._may_be_over = False
-        self._retain_before: Tensor
 
     def check_rows(self, forget: RowDataset, retain: RowDataset | None, proxies: RowDataset | None) -> None:
         refuse_too_few_rows(len(forget), 0 if proxies is None else len(proxies))
-
-    def scan(self) -> dict[str, ScanRequest]:
-        return {"retain": ScanRequest(self.run.needed_retain_rows, self.run.retain_sample())}
-
-    def start(self, scan: dict[str, RowScores]) -> None:
-        self._retain_before = scan["retain"].mean_nll.mean()
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Notes whether the run goes on from the end of an epoch, which may have been its last."""
@@ -97,28 +83,10 @@ class StopAtBoundary(Component):
         self._stop_if_at_boundary(self._measure(), control)
 
     def _measure(self) -> dict[str, float]:
-        run = self.run
-        # What a model says itself is likelier than rows of any other source.
-        given = torch.arange(len(run.forget_rows) - run.own_answers)
-        forget, proxies = run.score(run.forget_rows, given), run.score(run.needed_proxy_rows)
-        found = {
-            "boundary_p": ks_p_value(forget.mean_nll.tolist(), proxies.mean_nll.tolist()),
-            "retain_rise": self.measure_retain_rise(),
-        }
-        run.log(dict(found))
+        found = {"boundary_p": ks_p_value(*self.measure_sides()), "retain_rise": self.measure_retain_rise()}
+        self.run.log(dict(found))
         return found
-
-    def measure_retain_rise(self) -> float:
-        """How far the mean l of the retain sample has risen since before unlearning, nats per token."""
-        now = self.run.score(self.run.needed_retain_rows, self.run.retain_sample()).mean_nll.mean()
-        return float(now - self._retain_before.cpu())
 
     def _stop_if_at_boundary(self, found: dict[str, float], control: Any) -> None:
         if found["boundary_p"] > LEVEL and found["retain_rise"] <= self.retain_rise:
             control.should_training_stop = True
-
-    def state_dict(self) -> dict[str, Tensor]:
-        return {_RETAIN_BEFORE: self._retain_before}
-
-    def load_state_dict(self, state: dict[str, Tensor]) -> None:
-        self._retain_before = state[_RETAIN_BEFORE]

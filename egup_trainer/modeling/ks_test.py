@@ -7,6 +7,18 @@ LEVEL = 0.05
 """p-value above which the test does not distinguish two samples."""
 
 
+def ks_distance(first: Sequence[float], second: Sequence[float]) -> float:
+    """The statistic of the test: the largest distance between the two empirical distribution functions, 0 to 1.
+
+    Example:
+        >>> ks_distance([1.0, 2.0, 3.0, 4.0], [3.0, 4.0, 5.0, 6.0])
+        0.5
+    """
+    from scipy.stats import ks_2samp
+
+    return float(ks_2samp(first, second).statistic)
+
+
 def ks_p_value(first: Sequence[float], second: Sequence[float]) -> float:
     """The p-value of the test.
 

@@ -4,6 +4,7 @@ import json
 import re
 import shutil
 from contextlib import redirect_stderr
+from importlib.util import find_spec
 from io import StringIO
 
 import pytest
@@ -29,6 +30,7 @@ BOOKS = ("book", "other_books", "unseen_book")
 QUIET = ["--use_cpu", "true", "--disable_tqdm", "true"]
 SHORTER = {  # flags that are appended to a command to make it faster
     "unlearn": [*QUIET, "--max_steps", "2", "--report_to", "none", "--no_verdict"],
+    "retrain": [*QUIET, "--max_steps", "2", "--report_to", "none"],
     "evaluate": [*QUIET, "--max_new_tokens", "8"],
     "verify": QUIET,
     "audit": [
@@ -48,7 +50,7 @@ def prepared(tokenizer, tmp_path_factory):
         for name in names:
             rows = [{"text": row["answer"]} if name in BOOKS else row for row in qa_rows(start, stop)]
             (folder / f"{name}.jsonl").write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
-    for seed, name in enumerate(("path/to/your-model", "before", "retrained")):
+    for seed, name in enumerate(("path/to/your-model", "before", "retrained", "base")):
         model = small_model(tokenizer, seed)
         model.save_pretrained(folder / name)
         tokenizer.save_pretrained(folder / name)
@@ -103,9 +105,11 @@ def assumed_names(tokenizer) -> dict:
 @pages
 def test_a_page_runs(page, workplace, tokenizer):
     names = assumed_names(tokenizer)
-    run_here = [block for block in blocks(page) if not block.needs]
-    if any(re.search(r'output_dir[ =]"?unlearned\b(?!-)', block.text) for block in run_here):
-        shutil.rmtree(workplace / "unlearned")  # the page writes it, and a finished folder is not overwritten
+    installed = {None, *(name for name in ("optuna",) if find_spec(name))}
+    run_here = [block for block in blocks(page) if block.needs in installed]
+    for name in ("unlearned", "retrained"):
+        if any(re.search(rf'output_dir[ =]"?{name}\b(?!-)', block.text) for block in run_here):
+            shutil.rmtree(workplace / name)  # the page writes it, and a finished folder is not overwritten
     for block in run_here:
         if block.is_python:
             exec(compile(block.text, block.location, "exec"), names)
