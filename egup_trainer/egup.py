@@ -27,7 +27,8 @@ class EGUPTrainer(UnlearnTrainer):
         proxy_dataset: rows of the forget set's kind that the model never saw. Without them the trainer warns and trains
             without the proxy constraint.
         model, args, forget_dataset, retain_dataset, eval_dataset, processing_class, peft_config, callbacks, optimizers,
-            compute_metrics, forget_loss, components, model_init: as in `UnlearnTrainer`; `args` is an `EGUPConfig`.
+            compute_metrics, forget_loss, components, model_init, train_dataset: as in `UnlearnTrainer`; `args` is an
+            `EGUPConfig`.
 
     Raises:
         DataError: as in `UnlearnTrainer`, or a proxy row equals a forget row. `train` raises it before the first step
@@ -59,6 +60,7 @@ class EGUPTrainer(UnlearnTrainer):
         forget_loss: ForgetLoss | None = None,
         components: Sequence[Component] = (),
         model_init: Callable[..., Any] | None = None,
+        train_dataset: None = None,
     ):
         super().__init__(
             model,
@@ -75,6 +77,7 @@ class EGUPTrainer(UnlearnTrainer):
             forget_loss=forget_loss,
             components=components,
             model_init=model_init,
+            train_dataset=train_dataset,
         )
         is_unbounded = self.args.proxy_constraint and not self.forget_loss.sets_boundary and self.proxy_rows is None
         if is_unbounded and self.is_world_process_zero():

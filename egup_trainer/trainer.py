@@ -139,6 +139,7 @@ class UnlearnTrainer(SearchingTrainer):
         model_init: makes the model, or names it, in place of `model`, as in `transformers.Trainer`. Each training then
             starts from a new model and new components; `hyperparameter_search` needs it. With a retain set and proxies,
             evaluations also measure `BoundaryMetrics`.
+        train_dataset: not taken; an error says what to pass in its place.
 
     Raises:
         DataError: rows are missing, malformed, or in both the forget and the retain set.
@@ -171,7 +172,14 @@ class UnlearnTrainer(SearchingTrainer):
         forget_loss: ForgetLoss | None = None,
         components: Sequence[Component] = (),
         model_init: Callable[..., Any] | None = None,
+        train_dataset: None = None,
     ):
+        if train_dataset is not None:
+            raise ConfigError(
+                got="train_dataset",
+                expected="the rows to forget and the rows to keep, apart",
+                fix="pass them as forget_dataset and retain_dataset",
+            )
         args = check_args(args, self.config_class)
         if model_init is not None:
             sets = map(reusable, (forget_dataset, retain_dataset, eval_dataset, proxy_dataset))

@@ -476,3 +476,13 @@ def test_errors_survive_a_data_loader_worker():
     error = DataError(got="a", expected="b", fix="c")
     again = pickle.loads(pickle.dumps(error))
     assert (type(again), str(again)) == (DataError, "Got a, but expected b. C.")
+
+
+@pytest.mark.parametrize("trainer", [UnlearnTrainer, EGUPTrainer])
+def test_the_argument_of_other_trainers_is_answered_by_ours(trainer):
+    with pytest.raises(ConfigError) as error:
+        trainer("no-model", train_dataset=qa_rows(0, 4))
+    assert (error.value.got, error.value.fix) == (
+        "train_dataset",
+        "pass them as forget_dataset and retain_dataset",
+    )
