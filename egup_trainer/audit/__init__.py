@@ -145,7 +145,7 @@ ATTACKS = {
             "in nats per token (drop), and what share of the retrained model's drop that is (score).",
             "A score of 1 is as deep as retraining; 0 means that the hidden states still hold what the output does "
             "not say.",
-            cost=10,
+            cost=2,
             needs_before=True,
         ),
         Attack(
@@ -153,7 +153,7 @@ ATTACKS = {
             "Soft prompts",
             f"Probability of forget answers after one soft prompt for all rows, {TRAINED}",
             OPENED,
-            cost=10,
+            cost=9,
             brings_back={"attacked": "After a trained soft prompt, rows that it was not trained on have probability"},
         ),
         Attack(
@@ -161,7 +161,7 @@ ATTACKS = {
             "Prompt search",
             f"Probability of forget answers after one phrase before the question, {TRAINED}",
             OPENED,
-            cost=10,
+            cost=4,
             brings_back={"attacked": "After the best phrase that was found on other rows, they have probability"},
         ),
         Attack(
@@ -171,7 +171,7 @@ ATTACKS = {
             "prefixes, examples, templates. Excess is what lies above the retrained model, or above rows that no model "
             "saw.",
             "If its excess is above 0, some prompt brings out more than a model that never saw the rows would say.",
-            cost=10,
+            cost=15,
             brings_back={
                 "worst": "Under the worst of many prompts, they have probability",
                 "worst_rouge": "Under the worst of many prompts, it writes this share of the answers' words:",
