@@ -22,7 +22,7 @@ from egup_trainer.cli.flags import (
     refuse_several_processes,
     with_flags_of,
 )
-from egup_trainer.cli.parser import library_errors
+from egup_trainer.cli.library_errors import library_errors
 from egup_trainer.cli.terminal import make_table, show
 from egup_trainer.errors import check_range
 

@@ -14,7 +14,7 @@ from egup_trainer.cli.flags import (
     refuse_lora_flags,
     refuse_several_processes,
 )
-from egup_trainer.cli.parser import library_errors
+from egup_trainer.cli.library_errors import library_errors
 from egup_trainer.cli.terminal import make_table, show
 from egup_trainer.errors import ConfigError, check_range
 

@@ -21,7 +21,7 @@ from egup_trainer.cli.flags import (
     refuse_lora_flags,
     refuse_several_processes,
 )
-from egup_trainer.cli.parser import library_errors
+from egup_trainer.cli.library_errors import library_errors
 from egup_trainer.cli.suites import SuiteArguments, make_suite, suite_named
 from egup_trainer.cli.terminal import make_table, show
 from egup_trainer.data.schema import MAX_LENGTH

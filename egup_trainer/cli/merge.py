@@ -6,7 +6,7 @@ from typing import Any
 
 from egup_trainer.cli.command import Command, model_config
 from egup_trainer.cli.flags import Arguments, check_output_dir, flag, refuse_lora_flags, refuse_several_processes
-from egup_trainer.cli.parser import library_errors
+from egup_trainer.cli.library_errors import library_errors
 from egup_trainer.cli.run_file import load_as_recorded, write_merged_records
 from egup_trainer.errors import ConfigError
 from egup_trainer.records.judgments import MERGED

@@ -1,40 +1,18 @@
 """The parser of all commands: TRL's, with errors that fit on one line and a checked `--config` file."""
 
 import argparse
-from collections.abc import Collection, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Collection
+from contextlib import suppress
 from typing import Any, NoReturn, get_type_hints
 
 from trl import TrlParser
 
 from egup_trainer.cli.help import help_text
-from egup_trainer.errors import ConfigError, EgupError, did_you_mean, first_line
+from egup_trainer.cli.library_errors import OF_LIBRARIES, library_errors
+from egup_trainer.errors import ConfigError, did_you_mean
 
-_OF_LIBRARIES = (ValueError, TypeError, OSError, ImportError)
 _TRUTH_VALUES = {"true", "false", "yes", "no", "t", "f", "y", "n", "1", "0"}
 """What TRL's parser reads as the value of a switch."""
-
-
-@contextmanager
-def library_errors() -> Iterator[None]:
-    """Raises `ConfigError` for the errors that libraries raise about options."""
-    from yaml import YAMLError
-
-    try:
-        yield
-    except EgupError:
-        raise
-    except YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        raise ConfigError(
-            got=f"a --config file that is not YAML{'' if mark is None else f' (line {mark.line + 1})'}",
-            expected="lines such as `objective: npo`",
-            fix="repair the file",
-        ) from error
-    except _OF_LIBRARIES as error:
-        raise ConfigError(
-            got=f"options that cannot be used ({first_line(error)})", expected="valid flags", fix="change them"
-        ) from error
 
 
 class Parser(TrlParser):
@@ -130,7 +108,7 @@ class Parser(TrlParser):
     def _with_the_flags_at_fault(self, error: ConfigError, argv: list[str]) -> ConfigError:
         """The error of a library that does not name flags, with the flags without which parsing succeeds."""
         cause = error.__cause__
-        if not isinstance(cause, _OF_LIBRARIES):
+        if not isinstance(cause, OF_LIBRARIES):
             return error
         starts = [index for index, word in enumerate(argv) if word.startswith("--")]
         found = []

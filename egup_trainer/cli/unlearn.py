@@ -12,7 +12,7 @@ from egup_trainer.cli.command import Command, model_config
 from egup_trainer.cli.earlier import lines_on_earlier, read_earlier
 from egup_trainer.cli.flags import SOURCE, Arguments, check_output_dir, flag, refuse_alone
 from egup_trainer.cli.follow_up import check_follow_up, follow_up
-from egup_trainer.cli.parser import library_errors
+from egup_trainer.cli.library_errors import library_errors
 from egup_trainer.cli.proxy import AUTO, auto_proxies, writes_proxies
 from egup_trainer.cli.run_file import write_records
 from egup_trainer.cli.suites import SUITE_FLAGS, SuiteArguments, make_suite, suite_named
@@ -305,8 +305,6 @@ def _check_hub(config: Any) -> None:
 
 def _make_trainer(row_args: RowArguments, config: Any, model_config: Any) -> tuple[Any, dict[str, str]]:
     """The trainer, and the sources of the rows that it measures."""
-    from trl import get_peft_config
-
     from egup_trainer.data.schema import Row
     from egup_trainer.egup import EGUPTrainer
     from egup_trainer.evaluation.callback import SuiteCallback
@@ -315,7 +313,7 @@ def _make_trainer(row_args: RowArguments, config: Any, model_config: Any) -> tup
     from egup_trainer.evaluation.rows import texts_of
     from egup_trainer.evaluation.run import plan_of
     from egup_trainer.evaluation.scoring import ScoringOptions
-    from egup_trainer.modeling.loading import model_init_kwargs
+    from egup_trainer.modeling.loading import lora_config, model_init_kwargs
     from egup_trainer.preparation import prepare_tokenizer
 
     model = model_config.model_name_or_path
@@ -339,7 +337,7 @@ def _make_trainer(row_args: RowArguments, config: Any, model_config: Any) -> tup
     if row_args.proxy is not None:
         rows["proxy_dataset"] = row_args.read(row_args.proxy)
     earlier = read_earlier(model, row_args.earlier_forget, rows, config, row_args)
-    adapter = get_peft_config(model_config)
+    adapter = lora_config(model_config)
     with library_errors():
         trainer = EGUPTrainer(model, config, processing_class=tokenizer, peft_config=adapter, **rows)
     if suite is not None:

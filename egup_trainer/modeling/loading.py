@@ -9,8 +9,6 @@ from pathlib import Path
 from pickle import UnpicklingError  # noqa: TID251  what torch raises where it refuses to unpickle
 from typing import Any
 
-from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
-
 from egup_trainer.errors import ModelError, first_line
 from egup_trainer.extras import require_extra
 from egup_trainer.files import refuse_unfinished
@@ -221,6 +219,8 @@ def adapter_folders(name_or_path: str | Path) -> list[Path]:
     folder = Path(name_or_path)
     if not folder.is_dir() or (folder / "config.json").is_file():
         return []
+    from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR  # it imports PEFT, which only adapters need
+
     below = sorted(path.parent for path in folder.glob("*/adapter_config.json"))
     own = [path for path in below if not path.name.startswith((PREFIX_CHECKPOINT_DIR, "_"))]
     return [path for path in (folder, *own) if (path / "adapter_config.json").is_file()]
@@ -237,22 +237,30 @@ def base_folder(adapter: Path) -> list[Path]:
 
 def model_init_kwargs(model_config: Any, use_cpu: bool = False) -> dict[str, Any]:
     """Arguments of `load_model` from TRL's `ModelConfig` (dtype, attention, 4-bit, ...)."""
-    import torch
-    from accelerate import PartialState
-    from trl import get_quantization_config
-
-    quantization = get_quantization_config(model_config)
     kwargs = {
         "revision": model_config.model_revision,
         "dtype": model_config.dtype,
         "attn_implementation": model_config.attn_implementation,
     }
-    if quantization is not None:
-        require_extra("quantization", "--load_in_4bit or --load_in_8bit")
-        # Quantized weights cannot be moved later: each process loads them on its own GPU.
-        device_map = {"": PartialState().local_process_index} if torch.cuda.is_available() and not use_cpu else None
-        kwargs |= {"quantization_config": quantization, "device_map": device_map}
-    return kwargs
+    if not (model_config.load_in_4bit or model_config.load_in_8bit):
+        return kwargs
+    import torch
+    from accelerate import PartialState
+    from trl import get_quantization_config  # the module that has it imports pandas, datasets and PEFT
+
+    require_extra("quantization", "--load_in_4bit or --load_in_8bit")
+    # Quantized weights cannot be moved later: each process loads them on its own GPU.
+    device_map = {"": PartialState().local_process_index} if torch.cuda.is_available() and not use_cpu else None
+    return kwargs | {"quantization_config": get_quantization_config(model_config), "device_map": device_map}
+
+
+def lora_config(model_config: Any) -> Any:
+    """The configuration of a new adapter from TRL's `ModelConfig`, or None without `use_peft`."""
+    if not model_config.use_peft:
+        return None
+    from trl import get_peft_config
+
+    return get_peft_config(model_config)
 
 
 def check_4bit_layers(model: Any) -> None:

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from egup_trainer.errors import EgupError
-from egup_trainer.modeling.loading import model_init_kwargs
+from egup_trainer.modeling.loading import lora_config, model_init_kwargs
 from egup_trainer.planning.job import Job
 from egup_trainer.planning.plan import Plan, make_plan
 
@@ -68,8 +68,6 @@ def _smaller_batch(job: Job, size: int) -> dict[str, Any]:
 
 def _change(job: Job, model_config: Any, options: dict[str, Any]) -> tuple[str, Job]:
     """The flags of options, and the job with them."""
-    from trl import get_peft_config
-
     of_model = {name: value for name, value in options.items() if hasattr(model_config, name)}
     args, peft_config = copy.copy(job.args), job.peft_config
     for name, value in options.items():
@@ -78,6 +76,6 @@ def _change(job: Job, model_config: Any, options: dict[str, Any]) -> tuple[str, 
     if of_model:
         changed = replace(model_config, **of_model, **({"load_in_8bit": False} if "load_in_4bit" in of_model else {}))
         args.model_init_kwargs = {**(args.model_init_kwargs or {}), **model_init_kwargs(changed, args.use_cpu)}
-        peft_config = get_peft_config(changed)
+        peft_config = lora_config(changed)
     flags = " ".join(f"--{name}" if value is True else f"--{name} {value}" for name, value in options.items())
     return flags, replace(job, args=args, peft_config=peft_config)

@@ -11,7 +11,7 @@ import torch
 from egup_trainer.data.schema import RowSource, TokenizedRow
 from egup_trainer.data.tokenization import RowDataset
 from egup_trainer.losses.registry import make_forget_loss
-from egup_trainer.modeling.loading import model_init_kwargs
+from egup_trainer.modeling.loading import lora_config, model_init_kwargs
 from egup_trainer.preparation import RowSets, prepare_rows, prepare_tokenizer
 from egup_trainer.trainer import make_components
 
@@ -88,8 +88,6 @@ def make_job(row_args: Any, args: Any, model_config: Any, stand_in: bool = False
         DataError: rows cannot be read, or are missing.
         ModelError: there is no tokenizer.
     """
-    from trl import get_peft_config
-
     args.model_init_kwargs = {**model_init_kwargs(model_config, args.use_cpu), **(args.model_init_kwargs or {})}
     tokenizer = prepare_tokenizer(None, model_config.model_name_or_path, args)
     has_proxies = stand_in or row_args.proxy is not None
@@ -106,7 +104,7 @@ def make_job(row_args: Any, args: Any, model_config: Any, stand_in: bool = False
     machine = Machine.of(args.use_cpu, row_args.memory_gb)
     if machine.is_gpu and not torch.cuda.is_available():
         args.bf16 = not args.fp16  # the default of a run on a GPU, which is refused without one
-    return Job(model_config.model_name_or_path, args, get_peft_config(model_config), rows, tokenizer, machine)
+    return Job(model_config.model_name_or_path, args, lora_config(model_config), rows, tokenizer, machine)
 
 
 def _backwards(row: TokenizedRow) -> TokenizedRow:
