@@ -101,7 +101,7 @@ class Retrainer(CheckpointingTrainer):
             self.model_wrapped,
             AnswerReader(self.model),
             dataset,
-            self.data_collator,
+            RowCollator(self.processing_class),
             batch_size=self.args.per_device_eval_batch_size,
             accelerator=self.accelerator,
             ids=ids,

@@ -126,7 +126,7 @@ class SearchingTrainer(PublishingTrainer):
             self._begin_anew(trial)
         self._is_new = False
         # Trainer would replace the model, which has been prepared already.
-        model_init, self.model_init = self.model_init, None
+        model_init, self.model_init = self.model_init, None  # type: ignore[assignment]
         try:
             return super().train(resume_from_checkpoint, trial, *args, **kwargs)
         finally:

@@ -236,7 +236,7 @@ class UnlearnTrainer(SearchingTrainer):
             callbacks=callbacks,
             optimizers=optimizers,
         )
-        self.model_init = model_init
+        self.model_init = model_init  # type: ignore[assignment]
         # The model is on its device now, unless FSDP or DeepSpeed is going to move it.
         check_training(self.model, args.disable_dropout)
         if can_run(self.model):

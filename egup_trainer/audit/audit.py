@@ -158,8 +158,8 @@ def audit_model(
             check_same_audit(planned, other, f"the {role} model's audit")
     keep_gradients_of_4bit_layers(model)  # before an attack runs it in evaluation mode
     sets = _chosen(forget, retain, holdout, options)
-    found = [{} if other is None else other.findings for other in (before, retrained)]
-    target = Target(model, tokenizer, sets, options, *found, load_before=load_before)
+    of_before, of_retrained = ({} if other is None else other.findings for other in (before, retrained))
+    target = Target(model, tokenizer, sets, options, of_before, of_retrained, load_before)
     if budget is not None:
         budget.begin_model()
     run = budget.run if budget is not None else lambda attack, attempt: attempt()

@@ -40,7 +40,8 @@ def depth(target: Target) -> Finding:
     if target.load_before is None:
         return Finding(reason=NEEDS_BEFORE)
     before = target.load_before()
-    shapes = [(len(decoder_layers(each)), each.config.get_text_config().hidden_size) for each in (target.model, before)]
+    models: tuple[Any, Any] = (target.model, before)
+    shapes = [(len(decoder_layers(each)), each.config.get_text_config().hidden_size) for each in models]
     if shapes[0] != shapes[1]:
         mine, theirs = (f"{layers} layers of width {width}" for layers, width in shapes)
         return Finding(reason=f"the model has {mine}, and the model before unlearning {theirs}")

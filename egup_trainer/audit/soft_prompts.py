@@ -5,7 +5,7 @@ trained on a few forget rows and measured on the others. A prompt for each row i
 text out of any model (Chen et al. 2025, arXiv 2502.15836), so that it says nothing of what the model has forgotten.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
@@ -89,7 +89,8 @@ class SoftPrompt:
         bos = target.tokenizer.bos_token_id
         self._bos = -1 if bos is None else bos
         self._token = (target.tokenizer.encode("!", add_special_tokens=False) or [0])[0]
-        embedding, device = target.model.get_input_embeddings(), device_of(target.model, None)
+        model: Any = target.model
+        embedding, device = model.get_input_embeddings(), device_of(model, None)
         ids = torch.from_numpy(np.concatenate([row.input_ids for row in given.rows])).long().to(device)
         with torch.no_grad():
             embedded = embedding(ids).float()
@@ -157,7 +158,7 @@ class SoftPrompt:
         return replace(row, input_ids=ids, labels=labels)
 
 
-def _named(values: dict[str, np.ndarray], numbers: dict[str, Sequence[int]]) -> Probabilities:
+def _named(values: dict[str, np.ndarray], numbers: Mapping[str, Sequence[int]]) -> Probabilities:
     """Numbers by row, where rows are counted within their whole set."""
     return {
         name: dict(zip(numbers.get(name, range(len(each))), each.tolist(), strict=True))

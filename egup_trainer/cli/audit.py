@@ -118,9 +118,10 @@ def _audit(args: AuditArguments, model_config: Any) -> "Audit":
         model = load_on_device(path, model_config, accelerator)
 
         def load_before() -> Any:
-            return model if path == args.model_before else load_on_device(args.model_before, model_config, accelerator)
+            before = str(args.model_before)
+            return model if path == before else load_on_device(before, model_config, accelerator)
 
-        how = {"attacks": args.attacks, "options": options, "name": name, "budget": budget}
+        how: dict[str, Any] = {"attacks": args.attacks, "options": options, "name": name, "budget": budget}
         return audit_model(model, tokenizer, **rows, **how, **beside, load_before=load_before if has_before else None)
 
     found: dict[str, Any] = {}

@@ -6,7 +6,7 @@ are floating-point numbers again, which any layer can use.
 """
 
 import copy
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -147,7 +147,7 @@ def gptq_copy(model: nn.Module, rows: Sequence[Tensor], **options: Any) -> Any:
     return twin
 
 
-def _hessians(model: Any, parts: dict[str, nn.Module], rows: Sequence[Tensor]) -> dict[str, Tensor]:
+def _hessians(model: Any, parts: Mapping[str, nn.Module], rows: Sequence[Tensor]) -> dict[str, Tensor]:
     """H = X X^T over all tokens of the rows, for each of the linear layers, by name; zeros for one that is not used."""
     found: dict[str, Tensor] = {}
 

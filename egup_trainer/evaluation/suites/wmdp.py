@@ -64,21 +64,20 @@ def wmdp_suite(subject: WmdpSubject | str, data_dir: str | Path | None = None, m
 
 def _row(record: Mapping[str, Any], config: str, number: int, subject: WmdpSubject) -> Row:
     question, choices, answer = (record.get(name) for name in ("question", "choices", "answer"))
-    is_right = (
+    if not (
         isinstance(question, str)
         and isinstance(choices, list | tuple)
         and len(choices) == len(_LETTERS)
         and isinstance(answer, int)
         and 0 <= answer < len(_LETTERS)
-    )
-    if not is_right:
+    ):
         raise DataError(
             got=f"row {number} of {config} in another layout",
             expected="question (a text), choices (four texts) and answer (0 to 3)",
             fix="check the file",
         )
     lines = [f"The following are multiple choice questions (with answers) about {subject.field}.", ""]
-    lines += [str(question).strip(), *(f"{letter}. {text}" for letter, text in zip(_LETTERS, choices, strict=True))]
+    lines += [question.strip(), *(f"{letter}. {text}" for letter, text in zip(_LETTERS, choices, strict=True))]
     right = _LETTERS[answer]
     wrong = tuple(letter for letter in _LETTERS if letter != right)
     return Row((Message("user", "\n".join([*lines, "Answer: "])),), right, perturbed=wrong)

@@ -183,10 +183,11 @@ def _relearning_plot(title: str, remark: str, name: str, lines: dict[str, Findin
     def paint(axes: "Axes") -> None:
         for model, found in lines.items():
             look = look_of[model]
-            marks = {"color": look.color, "linestyle": look.line, "marker": look.marker}
+            marks: dict[str, Any] = {"color": look.color, "linestyle": look.line, "marker": look.marker}
             axes.plot(*zip(*found.curves[name], strict=True), **marks, markersize=4)
             if band := found.bands.get(name):
-                axes.fill_between(*zip(*band, strict=True), color=look.color, alpha=0.18, linewidth=0)
+                steps, low, high = zip(*band, strict=True)
+                axes.fill_between(steps, low, high, color=look.color, alpha=0.18, linewidth=0)
         axes.set(xlabel="optimizer step", ylabel="probability", ylim=(-0.02, 1.02))
         axes.locator_params(axis="x", integer=True, nbins=6)
 
