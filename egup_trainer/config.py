@@ -30,6 +30,7 @@ from egup_trainer.config_checks import (
 )
 from egup_trainer.data.rendering import Template, check_date, today
 from egup_trainer.data.schema import OnLongRow
+from egup_trainer.data.template_inputs import TemplateInputs, parse_template_kwargs
 from egup_trainer.errors import ConfigError, check_range, choose
 from egup_trainer.losses.base import Alternate, ForgetLoss
 from egup_trainer.losses.registry import ObjectiveOptions, make_forget_loss, retain_loss
@@ -119,6 +120,16 @@ class UnlearnConfig(ExpectedOutputOptions, FeatureOptions, RetainOptions, Object
         "Date as YYYY-MM-DD that a chat template writes where it asks for today's. By default that of the checkpoint "
         "to resume from, or of the run that made the model, or else today.",
     )
+    system_prompt: str | None = option(
+        None,
+        "Text of a system turn before the turns of each row; a row that has one keeps its own. By default that of the "
+        'run that made the model, or else none; "" for none.',
+    )
+    template_kwargs: dict | str | None = option(
+        None,
+        'Variables of the chat template as JSON, such as {"enable_thinking": false}. By default those of the run that '
+        "made the model, or else none.",
+    )
     padding_free: bool | None = option(
         None,
         "Rows share the lines that the model reads, so that little is padded. By default: where the model can tell "
@@ -152,6 +163,7 @@ class UnlearnConfig(ExpectedOutputOptions, FeatureOptions, RetainOptions, Object
         self.learning_rate = DEFAULT_LEARNING_RATE if self.learning_rate is None else self.learning_rate
         self.num_train_epochs = 5.0 if self.num_train_epochs is None else self.num_train_epochs
         check_numbers_of_training(self)
+        self.template_kwargs = parse_template_kwargs(self.template_kwargs)
         if self.bf16 is None:
             self.bf16 = not self.fp16 and not self.use_cpu and _gpu_has_bf16()
         default_to_non_reentrant_checkpointing(self)
@@ -225,7 +237,8 @@ class UnlearnConfig(ExpectedOutputOptions, FeatureOptions, RetainOptions, Object
     @property
     def template(self) -> Template:
         """How prompts are written."""
-        return Template(self.user_marker, self.assistant_marker, date=self.template_date or today())
+        markers = Template(self.user_marker, self.assistant_marker, date=self.template_date or today())
+        return TemplateInputs.of(self).apply(markers)
 
 
 @dataclass(repr=False)

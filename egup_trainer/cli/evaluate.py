@@ -157,8 +157,14 @@ def _evaluate(
     others = {role: read_evaluation(path) for role in roles if (path := getattr(args, role))}
     accelerator = Accelerator(cpu=args.use_cpu, mixed_precision="bf16" if args.bf16 else "no")
     tokenizer = load_tokenizer(model_name, revision=model_config.model_revision)
-    template = args.template_for(tokenizer, model_name, [each.writing.template_date for each in others.values()])
-    suite = suite.reading(template.date, args.on_long_row)
+    template = args.template_for(tokenizer, model_name, [each.writing for each in others.values()])
+    if args.system_prompt and all(each.template.always for each in suite.row_sets):
+        raise ConfigError(
+            got=f"--system_prompt with --suite {args.suite}, whose prompts are written out in its benchmark",
+            expected="a suite of questions and answers, such as tofu or custom",
+            fix="leave out --system_prompt",
+        )
+    suite = suite.reading(template, args.on_long_row)
     texts = texts_of(suite.row_sets, tokenizer, options.progress and accelerator.is_main_process)
     planned = plan_of(suite, options, name, texts)
     check_relations(planned, **others)  # refuses before a model is loaded

@@ -148,7 +148,8 @@ def check_same_rows(evaluation: Evaluation, other: Evaluation, other_name: str, 
             refuse_differences(
                 (evaluation.name, _tokens_of(evaluation, name)),
                 (other_name, _tokens_of(other, name)),
-                fix="evaluate both models with the same chat template and tokenizer, and with the same --template_date",
+                fix="evaluate both models with the same chat template and tokenizer, and with the same "
+                "--template_date, --system_prompt and --template_kwargs",
             )
 
 
@@ -157,6 +158,8 @@ def _tokens_of(evaluation: Evaluation, name: str) -> dict[str, str]:
     writing = evaluation.writing
     return {
         f"{name} rows written with template_date": str(writing.template_date),
+        f"{name} rows written with system_prompt": repr(writing.system_prompt),
+        f"{name} rows written with template_kwargs": json.dumps(writing.template_kwargs),
         f"{name} rows written by the chat template of digest": str(writing.chat_template),
         f"{name} rows whose tokens, which the tokenizer makes, have the fingerprint": str(evaluation.sets[name].tokens),
     }
