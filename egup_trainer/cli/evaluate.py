@@ -148,6 +148,7 @@ def _evaluate(
     from egup_trainer.evaluation.run import evaluate_model, plan_of
     from egup_trainer.evaluation.selection import selected
     from egup_trainer.modeling.loading import load_tokenizer
+    from egup_trainer.report.remarks import named_by_number
 
     suite, options = _suite(args), _scoring_options(args)
     names = _chosen(suite, args)
@@ -168,6 +169,9 @@ def _evaluate(
     texts = texts_of(suite.row_sets, tokenizer, options.progress and accelerator.is_main_process)
     planned = plan_of(suite, options, name, texts)
     check_relations(planned, **others)  # refuses before a model is loaded
+    if accelerator.is_main_process:
+        for role, other in others.items():
+            show(lines=[f"--{role}: {said}" for said in named_by_number(other)])
     tasks = _lm_eval_tasks(args, accelerator)
     model = load_on_device(model_name, model_config, accelerator)
     found = evaluate_model(
