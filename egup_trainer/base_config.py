@@ -14,6 +14,7 @@ from egup_trainer.config_checks import (
 )
 from egup_trainer.data.rendering import Template, check_date, today
 from egup_trainer.data.schema import OnLongRow
+from egup_trainer.data.template_inputs import TemplateInputs, parse_template_kwargs
 from egup_trainer.errors import ConfigError, check_range, choose
 from egup_trainer.options import OptionGroup, check_all_groups, option
 from egup_trainer.records.redaction import without_credentials
@@ -59,6 +60,16 @@ class RowTrainingConfig(OptionGroup, TrainingArguments):
         "Date as YYYY-MM-DD that a chat template writes where it asks for today's. By default that of the checkpoint "
         "to resume from, or of the run that made the model, or else today.",
     )
+    system_prompt: str | None = option(
+        None,
+        "Text of a system turn before the turns of each row; a row that has one keeps its own. By default that of the "
+        'run that made the model, or else none; "" for none.',
+    )
+    template_kwargs: dict | str | None = option(
+        None,
+        'Variables of the chat template as JSON, such as {"enable_thinking": false}. By default those of the run that '
+        "made the model, or else none.",
+    )
     disable_dropout: bool = option(
         True, "Switch off dropout, including that of LoRA, so that the model is compared with itself."
     )
@@ -73,6 +84,7 @@ class RowTrainingConfig(OptionGroup, TrainingArguments):
 
     def __post_init__(self) -> None:
         check_numbers_of_training(self)
+        self.template_kwargs = parse_template_kwargs(self.template_kwargs)
         if self.bf16 is None:
             self.bf16 = not self.fp16 and not self.use_cpu and _gpu_has_bf16()
         default_to_non_reentrant_checkpointing(self)
@@ -122,7 +134,8 @@ class RowTrainingConfig(OptionGroup, TrainingArguments):
     @property
     def template(self) -> Template:
         """How prompts are written."""
-        return Template(self.user_marker, self.assistant_marker, date=self.template_date or today())
+        markers = Template(self.user_marker, self.assistant_marker, date=self.template_date or today())
+        return TemplateInputs.of(self).apply(markers)
 
 
 def _gpu_has_bf16() -> bool:

@@ -20,9 +20,9 @@ from egup_trainer.components.component import Component, Needs
 from egup_trainer.config import UnlearnConfig
 from egup_trainer.data.alternates import REFUSALS, alternates_for, check_alternates, read_refusals, refusals_for
 from egup_trainer.data.overlap import keep_apart
-from egup_trainer.data.rendering import choose_date
 from egup_trainer.data.schema import Row
 from egup_trainer.data.sources import load_rows, records_of
+from egup_trainer.data.template_inputs import TemplateInputs, choose_inputs
 from egup_trainer.data.tokenization import RowDataset, check_paraphrases, from_token_columns, tokenize
 from egup_trainer.errors import ConfigError, DataError, ModelError
 from egup_trainer.losses.base import Alternate, ForgetLoss
@@ -35,7 +35,7 @@ from egup_trainer.modeling.loading import (
     load_model,
     load_tokenizer,
 )
-from egup_trainer.records.io import recorded_date
+from egup_trainer.records.io import recorded_options
 
 logger = logging.getLogger(__name__)
 
@@ -331,16 +331,19 @@ def source_of(model: Any) -> str | None:
 
 
 def prepare_tokenizer(tokenizer: Any, model: Any, args: Any) -> Any:
-    """The given tokenizer, or else the model's. It also sets the date that the chat template writes, in `args`.
+    """The given tokenizer, or else the model's. It also sets, in `args`, what its chat template is given besides turns.
 
     Raises:
         ModelError: there is none.
-        ConfigError: `template_date` is set, and the chat template writes no date.
+        ConfigError: `template_date` is set, and the chat template writes no date; or it does not read one of
+            `template_kwargs`.
     """
     tokenizer = tokenizer or tokenizer_of(model, args)
     source = source_of(model)
     folders = [*_checkpoints(args), *([] if source is None else [source])]
-    args.template_date = choose_date(tokenizer, args.template_date, map(recorded_date, folders))
+    recorded = [TemplateInputs.of(recorded_options(folder)) for folder in folders]
+    for name, value in vars(choose_inputs(tokenizer, TemplateInputs.of(args), recorded)).items():
+        setattr(args, name, value)
     return tokenizer
 
 

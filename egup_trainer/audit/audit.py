@@ -103,7 +103,7 @@ def check_same_audit(audit: Audit, other: Audit, other_name: str) -> None:
 
 
 def _identity(audit: Audit) -> dict[str, str]:
-    sets = {f"{name} rows of fingerprint": facts.fingerprint for name, facts in audit.sets.items()}
+    sets = {f"{name} rows of fingerprint": str(facts.fingerprint) for name, facts in audit.sets.items()}
     return {**sets, **{name: json.dumps(value) for name, value in audit.settings.items()}}
 
 

@@ -108,7 +108,10 @@ class AuditOptions:
         found = {
             name: value for name, value in vars(self).items() if name not in ("template", "batch_size", "progress")
         }
-        return {**found, "markers": [self.template.user, self.template.assistant, self.template.always]}
+        template = self.template
+        given = {"system_prompt": template.system_prompt, "template_kwargs": dict(template.kwargs)}
+        given = {name: value for name, value in given.items() if value}
+        return {**found, "markers": [template.user, template.assistant, template.always], **given}
 
     def row_set(self, name: str, rows: list[Row], **wanted: Any) -> "RowSet":
         """Rows as they are read in an audit; `wanted` are further fields of the `RowSet`."""

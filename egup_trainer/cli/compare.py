@@ -22,11 +22,13 @@ class CompareArguments(Arguments):
     """What is compared, and the report."""
 
     results: list[Path] = positional(
-        "Results of `egup evaluate`: first those of the model before unlearning, then one file per method. A single "
-        "file is that of a method.",
+        "Results of `egup evaluate`, or TOFU_EVAL.json or MUSE_EVAL.json of OpenUnlearning: first those of the model "
+        "before unlearning, then one file per method. A single file is that of a method.",
         metavar="RESULTS.json",
     )
-    retrained: Path | None = flag("Results of a model that never saw the forget rows.", metavar="RESULTS.json")
+    retrained: Path | None = flag(
+        "Results of a model that never saw the forget rows, of either kind.", metavar="RESULTS.json"
+    )
     audit: list[Path] | None = flag(
         "Results of `egup audit` on the unlearned models, for a section of its own.", metavar="AUDIT.json"
     )
@@ -61,6 +63,7 @@ def run(args: CompareArguments) -> None:
     from egup_trainer.audit.audit import Audit
     from egup_trainer.report.comparison import Comparison
     from egup_trainer.report.page import write_report
+    from egup_trainer.report.remarks import of_other_frameworks
     from egup_trainer.report.table import main_table, table_parts
     from egup_trainer.report.verdict import verdict_lines
 
@@ -73,17 +76,22 @@ def run(args: CompareArguments) -> None:
         )
     comparison = Comparison.of(evaluations, retrained)
     console.print(main_table(table_parts(comparison), args.title))
-    console.print("\n".join(verdict_lines(comparison)), soft_wrap=True, markup=False)
+    lines = [*verdict_lines(comparison), *of_other_frameworks(comparison.models)]
+    console.print("\n".join(lines), soft_wrap=True, markup=False)
     console.print(f"Written: {', '.join(map(str, written))}", soft_wrap=True)
 
 
 def _read(files: list[Path], retrained_file: Path | None) -> "tuple[list[Evaluation], Evaluation | None]":
     """The evaluations with distinct names and the metrics that relate them, and that of the retrained model."""
+    from egup_trainer.evaluation.definitions import Definitions
     from egup_trainer.evaluation.evaluation import check_same_rows, read_evaluation
     from egup_trainer.evaluation.relative import with_relations
 
     paths = files if retrained_file is None else [*files, retrained_file]
-    read = _with_distinct_names([read_evaluation(path) for path in paths], paths)
+    found, theirs = [read_evaluation(path) for path in paths], Definitions.OPEN_UNLEARNING
+    if all(each.names_no_rows or each.definitions is theirs for each in found):
+        found = [read_evaluation(path, theirs) for path in paths]
+    read = _with_distinct_names(found, paths)
     for evaluation, path in zip(read[1 : len(files)], files[1:], strict=True):
         check_same_rows(read[0], evaluation, str(path))
     before = read[0] if len(files) > 1 else None

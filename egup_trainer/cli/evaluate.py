@@ -148,6 +148,7 @@ def _evaluate(
     from egup_trainer.evaluation.run import evaluate_model, plan_of
     from egup_trainer.evaluation.selection import selected
     from egup_trainer.modeling.loading import load_tokenizer
+    from egup_trainer.report.remarks import named_by_number
 
     suite, options = _suite(args), _scoring_options(args)
     names = _chosen(suite, args)
@@ -157,11 +158,20 @@ def _evaluate(
     others = {role: read_evaluation(path) for role in roles if (path := getattr(args, role))}
     accelerator = Accelerator(cpu=args.use_cpu, mixed_precision="bf16" if args.bf16 else "no")
     tokenizer = load_tokenizer(model_name, revision=model_config.model_revision)
-    template = args.template_for(tokenizer, model_name, [each.writing.template_date for each in others.values()])
-    suite = suite.reading(template.date, args.on_long_row)
+    template = args.template_for(tokenizer, model_name, [each.writing for each in others.values()])
+    if args.system_prompt and all(each.template.always for each in suite.row_sets):
+        raise ConfigError(
+            got=f"--system_prompt with --suite {args.suite}, whose prompts are written out in its benchmark",
+            expected="a suite of questions and answers, such as tofu or custom",
+            fix="leave out --system_prompt",
+        )
+    suite = suite.reading(template, args.on_long_row)
     texts = texts_of(suite.row_sets, tokenizer, options.progress and accelerator.is_main_process)
     planned = plan_of(suite, options, name, texts)
     check_relations(planned, **others)  # refuses before a model is loaded
+    if accelerator.is_main_process:
+        for role, other in others.items():
+            show(lines=[f"--{role}: {said}" for said in named_by_number(other)])
     tasks = _lm_eval_tasks(args, accelerator)
     model = load_on_device(model_name, model_config, accelerator)
     found = evaluate_model(

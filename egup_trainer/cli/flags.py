@@ -89,7 +89,7 @@ class SourceArguments(Arguments):
 
 @dataclass
 class TemplateArguments(Arguments):
-    """How rows are written: markers for a tokenizer without a chat template, a date for a tokenizer with one."""
+    """How rows are written: markers for a tokenizer without a chat template, and what a chat template is given."""
 
     help_title = "Format of rows"
 
@@ -99,30 +99,46 @@ class TemplateArguments(Arguments):
         "Date (YYYY-MM-DD) that a chat template writes as today's. By default the date of the results to compare "
         "with, else the date in the record of the model, else today's."
     )
+    system_prompt: str | None = flag(
+        "Text of a system turn before the turns of each row; a row that has one keeps its own. By default that of the "
+        'results to compare with, else that in the record of the model, else none; "" for none.'
+    )
+    template_kwargs: str | None = flag(
+        """Variables of the chat template as JSON, such as '{"enable_thinking": false}'. By default those of the """
+        "results to compare with, else those in the record of the model, else none."
+    )
 
     @property
     def template(self) -> Any:
         """How rows are written, as a `Template`, as far as it is known without the tokenizer."""
         from egup_trainer.data.rendering import Template, today
 
-        return Template(self.user_marker, self.assistant_marker, date=self.template_date or today())
+        markers = Template(self.user_marker, self.assistant_marker, date=self.template_date or today())
+        return self._inputs.apply(markers)
 
-    def template_for(self, tokenizer: Any, model: str, recorded: Iterable[str | None] = ()) -> Any:
+    def template_for(self, tokenizer: Any, model: str, recorded: Iterable[Any] = ()) -> Any:
         """How rows are written for a model.
 
         Args:
             tokenizer: the tokenizer of the model.
             model: its folder or hub id.
-            recorded: dates of results that it is compared with.
+            recorded: how the rows of results were written that it is compared with, a `Writing` each.
 
         Raises:
-            ConfigError: `template_date` is not a date, or the chat template of the tokenizer does not write a date.
+            ConfigError: `template_date` is not a date, or `template_kwargs` is no JSON, or the chat template of the
+                tokenizer does not read one of them.
         """
-        from egup_trainer.data.rendering import choose_date
-        from egup_trainer.records.io import recorded_date
+        from egup_trainer.data.template_inputs import TemplateInputs, choose_inputs
+        from egup_trainer.records.io import recorded_options
 
-        date = choose_date(tokenizer, self.template_date, [*recorded, recorded_date(model)])
-        return self.template if date is None else replace(self.template, date=date)
+        earlier = [TemplateInputs.of(each) for each in (*recorded, recorded_options(model))]
+        return choose_inputs(tokenizer, self._inputs, earlier).apply(self.template)
+
+    @property
+    def _inputs(self) -> Any:
+        from egup_trainer.data.template_inputs import TemplateInputs, parse_template_kwargs
+
+        return replace(TemplateInputs.of(self), template_kwargs=parse_template_kwargs(self.template_kwargs))
 
 
 @dataclass

@@ -40,7 +40,8 @@ class SuiteArguments(SourceArguments):
         "custom: source of rows on related things, which the model should still know; their damage is reported."
     )
     retrained: str | None = flag(
-        "Results (JSON) of the retrained model on the same suite, for forget quality and privleak."
+        "Results (JSON) of the retrained model on the same suite, for forget quality and privleak; also TOFU_EVAL.json "
+        "or MUSE_EVAL.json of OpenUnlearning."
     )
     max_new_tokens: int | None = flag("Maximum number of tokens per generation of the suite (default: 200).")
 

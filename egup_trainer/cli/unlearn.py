@@ -397,7 +397,7 @@ def _suite(row_args: RowArguments, config: Any) -> Any:
         drop_overlap=config.drop_overlap,
         max_length=MAX_LENGTH,
     )
-    return suite.reading(config.template.date, config.on_long_row)
+    return suite.reading(config.template, config.on_long_row)
 
 
 def _check_best(config: Any, suite: Any, retrained: Any) -> None:

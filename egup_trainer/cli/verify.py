@@ -140,13 +140,15 @@ def _read_rows(args: VerifyArguments, run: Run, tokenizer: Any) -> dict[str, Any
     from egup_trainer.data.overlap import keep_apart
     from egup_trainer.data.rendering import Template, today
     from egup_trainer.data.schema import OnLongRow
+    from egup_trainer.data.template_inputs import TemplateInputs
     from egup_trainer.data.tokenization import tokenize
     from egup_trainer.modeling.probability import MOST_ROWS
     from egup_trainer.records.facts import fingerprint
 
     reading, datasets = run.reading, dict[str, Any]()
     args = replace(args, data_dir=args.data_dir or run.data_dir, columns=args.columns or run.columns)
-    template = Template(reading.user_marker, reading.assistant_marker, date=reading.template_date or today())
+    markers = Template(reading.user_marker, reading.assistant_marker, date=reading.template_date or today())
+    template = TemplateInputs.of(reading).apply(markers)
 
     def read(source: str, name: str) -> Any:
         return tokenize(

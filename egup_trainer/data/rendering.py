@@ -8,9 +8,9 @@ import json
 import os
 import signal
 import warnings
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import date, datetime
 from functools import cache
 from multiprocessing import Pipe
@@ -34,6 +34,14 @@ USE_MARKERS = (
     "remove it for plain markers (chat_template.jinja in the tokenizer's folder, or tokenizer.chat_template = None)"
 )
 Turns = list[dict[str, str]]
+RESERVED = frozenset(
+    (
+        *("conversation", "messages", "chat_template", "add_generation_prompt", "continue_final_message", "tokenize"),
+        *("padding", "truncation", "max_length", "return_tensors", "return_dict", "return_assistant_tokens_mask"),
+        *("tokenizer_kwargs", "sanitize_control_tokens"),
+    )
+)
+"""Arguments of `apply_chat_template` that are not for the template, or that this module sets."""
 
 
 def today() -> str:
@@ -43,7 +51,7 @@ def today() -> str:
 
 @dataclass(frozen=True)
 class Template:
-    """How a prompt is written: markers for a tokenizer without a chat template, and the date for one with it.
+    """How a prompt is written: markers for a tokenizer without a chat template, and what one with it is given.
 
     Args:
         user: marker before a user turn.
@@ -55,9 +63,12 @@ class Template:
             gets one: it continues where the row stops.
         thinks: whether the answer follows the chat template's prompt for generation with `enable_thinking`, where a
             model that thinks would begin to do so, instead of the block that the template writes before an answer.
+        system_prompt: text of a system turn that is put before the turns of each prompt; "" or None for none. A row
+            that has a system turn keeps its own. A plain text has no turns, and gets none.
+        kwargs: further variables of the chat template by name, such as `{"enable_thinking": False}`.
 
     Raises:
-        ConfigError: `date` is not a date.
+        ConfigError: `date` is not a date, or `kwargs` has a name that `apply_chat_template` keeps for itself.
 
     Example:
         >>> Template().render([Message("user", "Who?")])
@@ -70,9 +81,18 @@ class Template:
     date: str = field(default_factory=today)
     closed: bool = True
     thinks: bool = False
+    system_prompt: str | None = None
+    kwargs: Mapping[str, Any] = field(default_factory=dict, hash=False)
 
     def __post_init__(self) -> None:
         check_date(self.date)
+        check_template_kwargs(self.kwargs)
+
+    def with_system_turn(self, row: Row) -> Row:
+        """The row with the system prompt as its first turn, if there is one and the row has no system turn."""
+        if not self.system_prompt or not row.prompt or any(turn.role == "system" for turn in row.prompt):
+            return row
+        return replace(row, prompt=(Message("system", self.system_prompt), *row.prompt))
 
     def render(self, prompt: Sequence[Message]) -> str:
         """The prompt's text, up to and including the marker before the answer ("" for a plain-text row)."""
@@ -92,6 +112,17 @@ def check_date(value: str | None) -> None:
     if not valid:
         raise ConfigError(
             got=f"template_date={value}", expected="a date as YYYY-MM-DD", fix=f"set it as in template_date={today()}"
+        )
+
+
+def check_template_kwargs(kwargs: Mapping[str, Any]) -> None:
+    """Raises `ConfigError` if a keyword argument for chat templates has a name that is taken."""
+    taken = sorted(RESERVED & kwargs.keys())
+    if taken:
+        raise ConfigError(
+            got=f"template_kwargs with {taken[0]}, an argument of apply_chat_template itself",
+            expected="names of variables that the chat template reads, such as enable_thinking",
+            fix=f"leave out {taken[0]}",
         )
 
 
@@ -188,11 +219,20 @@ class Renderer:
         """The row as text.
 
         Raises:
-            ModelError: the chat template does not keep the answer as it is, or goes beyond its limits.
+            ModelError: the chat template does not keep the answer as it is, drops the system prompt, or goes beyond its
+                limits.
             jinja2.TemplateError: the chat template refuses the row.
         """
+        given, row = row, self.template.with_system_turn(row)
         if row.prompt and self.tokenizer.chat_template and not self.template.always:
-            return self._chat_row(row)
+            rendered = self._chat_row(row)
+            if row is not given and str(self.template.system_prompt).strip() not in rendered.text:
+                raise ModelError(
+                    got="system_prompt for a chat template that leaves out system turns",
+                    expected="a template that writes them",
+                    fix="leave out --system_prompt, or put its text into the questions",
+                )
+            return rendered
         prompt = self.template.render(row.prompt)
         return RenderedRow(prompt + row.answer, len(prompt), len(prompt) + len(row.answer), is_chat=False)
 
@@ -223,8 +263,8 @@ class Renderer:
         """What `tokenizer.apply_chat_template` makes of the turns, as text, on the template's date.
 
         Args:
-            turns: of the conversation.
-            options: of `apply_chat_template`.
+            turns: of the conversation, with the system turn if there is one.
+            options: of `apply_chat_template`; they go before the template's own `kwargs`.
 
         Raises:
             ModelError: the template takes too long or too much memory, or writes far more than the turns hold.
@@ -232,6 +272,7 @@ class Renderer:
         """
         from jinja2 import TemplateError
 
+        options = {**self.template.kwargs, **options}
         if writes_date(self.tokenizer):
             dated = _date_macro(self.template.date) + self.tokenizer.get_chat_template()
             options = {"chat_template": dated, **options}

@@ -9,12 +9,15 @@ from typing import Any, ClassVar
 import numpy as np
 
 from egup_trainer.errors import DataError
+from egup_trainer.evaluation.definitions import SETTING, Definitions
 from egup_trainer.evaluation.documents import STRICT, read_results, refuse_differences, to_json
 from egup_trainer.evaluation.metric import Metric
 from egup_trainer.evaluation.rows import Writing
 from egup_trainer.files import write_files
 
 SCHEMA_VERSION = 2
+FRAMEWORK = "framework"
+"""In the facts of a run, which framework wrote the results, where it is another one."""
 _KIND = "egup_trainer evaluation"
 
 
@@ -24,14 +27,14 @@ class SetFacts:
 
     Args:
         num_rows: number of rows.
-        fingerprint: of the rows' texts.
+        fingerprint: of the rows' texts; None in results of another framework, which name no rows.
         tokens: fingerprint of the tokens that the model reads; None if no tokenizer was given.
         cut: number of rows that were longer than `max_length` and were cut.
         in_windows: number of rows that were longer and were read in several windows.
     """
 
     num_rows: int
-    fingerprint: str
+    fingerprint: str | None
     tokens: str | None = None
     cut: int = 0
     in_windows: int = 0
@@ -82,6 +85,16 @@ class Evaluation:
     __pydantic_config__: ClassVar = STRICT
 
     @property
+    def names_no_rows(self) -> bool:
+        """Whether the results are those of another framework, in which rows have numbers, but no fingerprints."""
+        return any(facts.fingerprint is None for facts in self.sets.values())
+
+    @property
+    def definitions(self) -> Definitions:
+        """Whose definitions the metrics follow."""
+        return Definitions.of(self.settings)
+
+    @property
     def values(self) -> dict[str, float | None]:
         """Values alone, by metric."""
         return {name: metric.value for name, metric in self.metrics.items()}
@@ -117,13 +130,22 @@ def write_evaluation(path: Path, evaluation: Evaluation) -> None:
     write_files({path: text, **({features_path(path): features} if evaluation.features else {})})
 
 
-def read_evaluation(path: str | Path) -> Evaluation:
-    """Reads results back, with their features if the file beside them exists.
+def read_evaluation(path: str | Path, definitions: Definitions = Definitions.OURS) -> Evaluation:
+    """Reads results back, with their features if the file beside them exists; also those of OpenUnlearning.
+
+    Args:
+        path: a file of `egup evaluate`, or a TOFU_EVAL.json or MUSE_EVAL.json of OpenUnlearning.
+        definitions: those that metrics of OpenUnlearning are to follow; see `open_unlearning.from_document`.
 
     Raises:
         DataError: the file is missing or incomplete, or is of another kind or version.
     """
+    from egup_trainer.evaluation.open_unlearning import find_document, from_document
+
     path = Path(path)
+    theirs = find_document(path)
+    if theirs is not None:
+        return from_document(theirs, path, definitions)
     required = [*_FIELDS, "features_digest"]
     evaluation, more = read_results(path, Evaluation, _KIND, SCHEMA_VERSION, "evaluate", required)
     return replace(evaluation, features=_read_features(features_path(path), more["features_digest"]))
@@ -132,23 +154,27 @@ def read_evaluation(path: str | Path) -> Evaluation:
 def check_same_rows(evaluation: Evaluation, other: Evaluation, other_name: str, as_tokens: bool = True) -> None:
     """Raises `DataError` if two evaluations differ in suite, split, rows or settings; names what differs.
 
+    If one of them names no rows, only the suite, whose definitions are used, and the numbers of rows are compared.
+
     Args:
         evaluation: of the model in question.
         other: what it is compared with.
         other_name: how the user gave it, such as "--retrained".
         as_tokens: whether the models must also have read the same tokens.
     """
+    identity = _shape if evaluation.names_no_rows or other.names_no_rows else _identity
     refuse_differences(
-        (evaluation.name, _identity(evaluation)),
-        (other_name, _identity(other)),
+        (evaluation.name, identity(evaluation, other)),
+        (other_name, identity(other, evaluation)),
         fix="evaluate both models on the same suite, split and rows",
     )
-    for name, facts in evaluation.sets.items() if as_tokens else ():
+    for name, facts in evaluation.sets.items() if as_tokens and identity is _identity else ():
         if facts.tokens != other.sets[name].tokens:
             refuse_differences(
                 (evaluation.name, _tokens_of(evaluation, name)),
                 (other_name, _tokens_of(other, name)),
-                fix="evaluate both models with the same chat template and tokenizer, and with the same --template_date",
+                fix="evaluate both models with the same chat template and tokenizer, and with the same "
+                "--template_date, --system_prompt and --template_kwargs",
             )
 
 
@@ -157,13 +183,22 @@ def _tokens_of(evaluation: Evaluation, name: str) -> dict[str, str]:
     writing = evaluation.writing
     return {
         f"{name} rows written with template_date": str(writing.template_date),
+        f"{name} rows written with system_prompt": repr(writing.system_prompt),
+        f"{name} rows written with template_kwargs": json.dumps(writing.template_kwargs),
         f"{name} rows written by the chat template of digest": str(writing.chat_template),
         f"{name} rows whose tokens, which the tokenizer makes, have the fingerprint": str(evaluation.sets[name].tokens),
     }
 
 
-def _identity(evaluation: Evaluation) -> dict[str, str]:
-    sets = {f"{name} rows of fingerprint": facts.fingerprint for name, facts in evaluation.sets.items()}
+def _shape(evaluation: Evaluation, other: Evaluation) -> dict[str, str]:
+    """What is known even of rows without a fingerprint, of the sets that both have."""
+    both = evaluation.sets.keys() & other.sets.keys()
+    counts = {f"{name} rows, in number": str(evaluation.sets[name].num_rows) for name in sorted(both)}
+    return {"suite": evaluation.suite, SETTING: evaluation.definitions.value, **counts}
+
+
+def _identity(evaluation: Evaluation, _: Evaluation) -> dict[str, str]:
+    sets = {f"{name} rows of fingerprint": str(facts.fingerprint) for name, facts in evaluation.sets.items()}
     settings = {name: json.dumps(value) for name, value in evaluation.settings.items()}
     return {"suite": evaluation.suite, "split": str(evaluation.split), **sets, **settings}
 

@@ -103,17 +103,25 @@ class Writing:
     Args:
         template_date: the date that the chat template writes; None if it writes none.
         chat_template: digest of the chat template, 16 hexadecimal digits; None if there is none.
+        system_prompt: text of the system turn before the turns of each row; None if there is none.
+        template_kwargs: variables that the chat template is given, by name; None if there are none.
     """
 
     template_date: str | None = None
     chat_template: str | None = None
+    system_prompt: str | None = None
+    template_kwargs: dict[str, Any] | None = None
 
     @classmethod
     def by(cls, tokenizer: Any, row_sets: list[RowSet]) -> "Writing":
         """How a tokenizer renders row sets."""
         template = getattr(tokenizer, "chat_template", None)
-        date = next((each.template.date for each in row_sets), None) if writes_date(tokenizer) else None
-        return cls(date, hashlib.sha256(str(template).encode()).hexdigest()[:16] if template else None)
+        digest = hashlib.sha256(str(template).encode()).hexdigest()[:16] if template else None
+        first = next((each.template for each in row_sets if not each.template.always), None)
+        if first is None:
+            return cls(chat_template=digest)
+        date = first.date if writes_date(tokenizer) else None
+        return cls(date, digest, first.system_prompt, dict(first.kwargs) or None)
 
 
 @dataclass(frozen=True)

@@ -330,6 +330,7 @@ def _digest(
     parts = {
         **settings.for_digest(),
         "template": (template.user, template.assistant, template.always, template.date if has_date else None),
+        "template_inputs": (template.system_prompt, json.dumps(dict(template.kwargs), sort_keys=True)),
         "chat_templates": (tokenizer.chat_template, writer.tokenizer.chat_template),
         "writer": None if writer.model is model else scan_fingerprint(writer.model, [], {}),
         "forget": digest_of_rows(forget),

@@ -51,16 +51,16 @@ def read_record(folder: str | Path) -> RunRecord | None:
     return _read(path, TypeAdapter(RunRecord), expected, "save the model again")
 
 
-def recorded_date(folder: str | Path) -> str | None:
-    """The template_date in the record of the run that produced the model or checkpoint in `folder`; None without one.
+def recorded_options(folder: str | Path) -> Mapping[str, Any]:
+    """The options in the record of the run that produced the model or checkpoint in `folder`; empty without one.
 
     A record that cannot be read has none either: whoever needs the record reports what is wrong with it.
     """
     try:
         record: Any = read_record(folder) or {}
-        return record.get("options", {}).get("template_date")
-    except (DataError, AttributeError):
-        return None
+        return dict(record.get("options", {}))
+    except (DataError, AttributeError, TypeError, ValueError):
+        return {}
 
 
 def write_record(record: Mapping[str, Any], folder: str | Path) -> None:

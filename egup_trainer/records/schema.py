@@ -141,6 +141,8 @@ class Reading:
     template_date: str | None
     seed: int
     drop_overlap: bool
+    system_prompt: str | None = None
+    template_kwargs: dict[str, Any] | None = None
 
 
 class Secrets(TypedDict):

@@ -8,7 +8,7 @@ from egup_trainer.audit.audit import Audit
 from egup_trainer.audit.worst import BroughtBack, brought_back
 from egup_trainer.report.comparison import Comparison, Model
 from egup_trainer.report.numbers import format_number
-from egup_trainer.report.remarks import on_rows, quantised
+from egup_trainer.report.remarks import of_other_frameworks, on_rows, quantised
 from egup_trainer.report.single_rows import single_rows
 from egup_trainer.report.verdict import Judgment
 from egup_trainer.verdict import Status, harm_absent, harm_done, neighbors
@@ -47,10 +47,11 @@ def questions(comparison: Comparison, judged: dict[str, Judgment], audits: Seque
     """The questions, with an answer for each method; a method without an audit was not tested for the third."""
     rows = {name: found.sentences for name, found in single_rows(comparison).items()}
     methods = comparison.methods
+    compared = of_other_frameworks([model for model in comparison.models if model not in methods])
     is_one = len(audits) == len(methods) == 1  # whatever it is called
     audit_of = {methods[0].name if is_one else audit.name: audit for audit in audits}
     return [
-        Question("Is it gone?", {each.name: _gone(each, judged[each.name], rows) for each in methods}),
+        Question("Is it gone?", {each.name: _gone(each, judged[each.name], rows, compared) for each in methods}),
         Question("Was anything else harmed?", {each.name: _harmed(judged[each.name]) for each in methods}),
         Question(
             "Can it be brought back?",
@@ -60,12 +61,13 @@ def questions(comparison: Comparison, judged: dict[str, Judgment], audits: Seque
     ]
 
 
-def _gone(model: Model, judged: Judgment, rows: dict[str, list[str]]) -> Answer:
+def _gone(model: Model, judged: Judgment, rows: dict[str, list[str]], compared: list[str]) -> Answer:
     found = judged.verdict
     shown = found.reasons[0]  # stands with the verdict
     said = [reason for reason in found.reasons if reason not in (shown, *_unharmed(judged), *_harm(judged))]
     remarks = [remark for remark in found.remarks if remark not in _neighbors(judged)]
-    return Answer(_GONE[found.status], [*said, *remarks, *rows.get(model.name, []), *on_rows(model.evaluation)])
+    of_rows = [*rows.get(model.name, []), *on_rows(model.evaluation), *compared]
+    return Answer(_GONE[found.status], [*said, *remarks, *of_rows])
 
 
 def _harmed(judged: Judgment) -> Answer:

@@ -1,26 +1,49 @@
 """What a reader must not miss about the run that made a model: what it did not do, and what is known besides."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
-from egup_trainer.evaluation.evaluation import Evaluation
+from egup_trainer.evaluation.definitions import why_not_comparable
+from egup_trainer.evaluation.evaluation import FRAMEWORK, Evaluation
 from egup_trainer.evaluation.rows import EXCHANGED
 from egup_trainer.records.judgments import BEFORE, IN_4BIT, MERGED, unmoved_share
-from egup_trainer.report.comparison import Comparison
+from egup_trainer.report.comparison import Comparison, Model
 from egup_trainer.report.numbers import format_number
 
 
 def remarks(comparison: Comparison) -> dict[str, list[str]]:
     """What a reader must not miss about the runs, in sentences, by the name of each method that needs any."""
     found = {model.name: [*on_rows(model.evaluation), *quantised(model.evaluation)] for model in comparison.methods}
+    others = [model for model in comparison.models if model.name not in found]
+    found |= {model.name: named_by_number(model.evaluation) for model in others}
     return {name: said for name, said in found.items() if said}
 
 
+def of_other_frameworks(models: Iterable[Model]) -> list[str]:
+    """What `named_by_number` says of the models, in sentences, each after the model's name."""
+    return [f"{model.name}: {said}" for model in models for said in named_by_number(model.evaluation)]
+
+
+def named_by_number(evaluation: Evaluation) -> list[str]:
+    """What was not checked, and what is left out, of results of another framework, in sentences."""
+    if not evaluation.names_no_rows:
+        return []
+    counts = ", ".join(f"{facts.num_rows} {name}" for name, facts in evaluation.sets.items())
+    theirs, reasons = evaluation.run.get(FRAMEWORK), list[str]()
+    for name, metric in evaluation.metrics.items():
+        why = why_not_comparable(name, evaluation.suite)
+        if why is not None and metric.reason == why:
+            reasons.append(f"{name} ({why})")
+    left_out = [f"Left out, since {theirs} computes another quantity: {'; '.join(reasons)}."] if reasons else []
+    checked = f"These results are those of {theirs}, which names no rows: only their numbers were checked ({counts})."
+    return [f"{checked} Whether rows, prompts and tokens are the same is not known.", *left_out]
+
+
 def on_rows(evaluation: Evaluation) -> list[str]:
-    """Whether almost nothing changed, how many rows were cut, and whose the wrong answers are, in sentences."""
+    """Whether almost nothing changed, whether rows were cut and are known, and whose the wrong answers are."""
     share = unmoved_share(evaluation.training)
     said = [] if share is None else [_unmoved(share)]
-    return said + _cut_rows(evaluation) + _exchanged(evaluation)
+    return said + _cut_rows(evaluation) + _exchanged(evaluation) + named_by_number(evaluation)
 
 
 def _unmoved(share: float) -> str:

@@ -1,4 +1,4 @@
-"""A chat template that writes today's date: the date of a run stays its date on every later day."""
+"""A chat template that writes today's date, a system prompt and variables: those of a run stay on every later day."""
 
 import copy
 import json
@@ -85,3 +85,33 @@ def test_a_date_is_refused_where_no_template_writes_it(folder, tokenizer, capsys
     (folder / "model" / "chat_template.jinja").unlink(missing_ok=True)
     assert run_unlearn(folder, template_date="2026-11-28") == 2
     assert "Got template_date=2026-11-28 for a tokenizer whose chat template writes no date" in capsys.readouterr().err
+
+
+KIND, CROSS = "Be kind.", '{"mood": "cross"}'
+
+
+def with_mood(folder, tokenizer):
+    tokenizer = copy.deepcopy(tokenizer)
+    tokenizer.chat_template = "{% if mood is defined %}[{{ mood }}]{% endif %}" + DATED.partition("\n' }}")[2]
+    tokenizer.save_pretrained(folder / "model")
+
+
+def test_system_prompt_and_variables_of_a_run_are_recorded_and_used_again(folder, tokenizer, capsys):
+    with_mood(folder, tokenizer)
+    assert run_unlearn(folder, system_prompt=KIND, template_kwargs=CROSS) == 0
+    record = json.loads((folder / "out" / "unlearning.json").read_text(encoding="utf-8"))
+    assert record["options"]["system_prompt"] == KIND
+    assert record["options"]["template_kwargs"] == {"mood": "cross"}
+    assert egup("verify", folder / "out/_run.json", model=folder / "out", use_cpu=True) == 0
+    _, _, before = evaluate(folder, "model", "before.json", system_prompt=KIND, template_kwargs=CROSS)
+    code, _, after = evaluate(folder, "out", "after.json", before=folder / "before.json")
+    assert (code, after["writing"]["system_prompt"]) == (0, KIND)
+    assert after["writing"]["template_kwargs"] == {"mood": "cross"}
+    assert after["sets"] == before["sets"]
+    capsys.readouterr()
+    for flags, says in (
+        ({"system_prompt": ""}, "forget rows written with system_prompt 'Be kind.'"),
+        ({"template_kwargs": '{"mood": "calm"}'}, 'forget rows written with template_kwargs {"mood": "cross"}'),
+    ):
+        assert evaluate(folder, "out", "other.json", before=folder / "before.json", **flags)[0] == 2
+        assert says in capsys.readouterr().err

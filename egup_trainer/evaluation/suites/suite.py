@@ -4,6 +4,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 
+from egup_trainer.data.rendering import Template
 from egup_trainer.data.schema import OnLongRow
 from egup_trainer.evaluation.metric import Metric
 from egup_trainer.evaluation.metric_registry import Measured, MetricSpec, Section, declared_metrics
@@ -58,10 +59,19 @@ class Suite:
     row_sets: list[RowSet]
     plan: Callable[[Scores], Plan] = declared_plan
 
-    def reading(self, date: str, on_long_row: OnLongRow) -> "Suite":
-        """The suite with the date that chat templates write as today's, YYYY-MM-DD, and the treatment of long rows."""
+    def reading(self, template: Template, on_long_row: OnLongRow) -> "Suite":
+        """The suite with what chat templates are given, as in `template`, and the treatment of long rows.
+
+        Rows that are always written out, as their benchmark has them, get no system turn.
+        """
+        given = {"date": template.date, "system_prompt": template.system_prompt, "kwargs": template.kwargs}
         row_sets = [
-            replace(each, template=replace(each.template, date=date), on_long_row=on_long_row) for each in self.row_sets
+            replace(
+                each,
+                template=each.template if each.template.always else replace(each.template, **given),
+                on_long_row=on_long_row,
+            )
+            for each in self.row_sets
         ]
         return replace(self, row_sets=row_sets)
 
