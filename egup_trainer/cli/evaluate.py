@@ -25,9 +25,10 @@ from egup_trainer.cli.library_errors import library_errors
 from egup_trainer.cli.suites import SuiteArguments, make_suite, suite_named
 from egup_trainer.cli.terminal import make_table, show
 from egup_trainer.data.schema import MAX_LENGTH
-from egup_trainer.errors import ConfigError, DataError, check_range
+from egup_trainer.errors import ConfigError, DataError, check_range, choose
+from egup_trainer.evaluation.definitions import Definitions
 from egup_trainer.evaluation.suites import SUITES
-from egup_trainer.files import check_writable
+from egup_trainer.files import check_writable, write_file
 
 if TYPE_CHECKING:
     from egup_trainer.records.schema import RunRecord
@@ -42,6 +43,13 @@ class EvaluateArguments(SuiteArguments, TemplateArguments, LongRowArguments, Run
     retain: str | None = flag("custom: source of the retain set.")
     drop_overlap: bool = flag(
         "custom: leave out retain and holdout rows that are also forget rows, instead of an error.", False
+    )
+    definitions: Definitions = flag(
+        "Whose definitions of metrics: egup-trainer, or, with tofu and muse, open-unlearning: OpenUnlearning's numbers "
+        "with their faults, which are also written in its layout (OUTPUT.TOFU_EVAL.json, OUTPUT.MUSE_EVAL.json). For "
+        "short: --as.",
+        Definitions.OURS.value,
+        aliases=["--as"],
     )
     metrics: str | None = flag(
         "Metrics to compute, separated by commas, such as forget_probability,retain_probability; by default all that "
@@ -68,6 +76,10 @@ class EvaluateArguments(SuiteArguments, TemplateArguments, LongRowArguments, Run
     feature_layer: float = flag("Layer of the features: a share of the depth, or an index.", 0.5)
     bf16: bool = flag("Autocast to bfloat16; log-softmax stays in float32.", False)
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.definitions = choose(Definitions, self.definitions, "definitions")
+
 
 def run(args: EvaluateArguments, model_config: Any) -> None:
     """Evaluates, writes the results, prints a table.
@@ -78,6 +90,7 @@ def run(args: EvaluateArguments, model_config: Any) -> None:
     _check(args, model_config)
     from egup_trainer.evaluation.evaluation import write_evaluation
     from egup_trainer.evaluation.kept_scores import KeptScores
+    from egup_trainer.evaluation.open_unlearning_file import results_path, to_text
     from egup_trainer.records.card import update_metrics
     from egup_trainer.records.facts import run_facts
     from egup_trainer.records.io import read_record
@@ -94,8 +107,9 @@ def run(args: EvaluateArguments, model_config: Any) -> None:
     if args.update_model_card:
         check_writable(folder / CARD_NAME)
     start, kept = time.perf_counter(), KeptScores(Path(str(args.output)), __version__)
+    scores: dict[str, Any] = {}
     with library_errors():
-        evaluation, accelerator, other_rows = _evaluate(args, model_config, record, kept)
+        evaluation, accelerator, other_rows = _evaluate(args, model_config, record, kept, scores)
     if not accelerator.is_main_process:
         return
     facts = run_facts(
@@ -108,6 +122,8 @@ def run(args: EvaluateArguments, model_config: Any) -> None:
     )
     try:
         write_evaluation(Path(str(args.output)), replace(evaluation, run=facts, training=training))
+        if args.definitions is Definitions.OPEN_UNLEARNING:
+            write_file(results_path(Path(str(args.output)), evaluation.suite), to_text(evaluation, scores))
         kept.remove()
         if args.update_model_card:
             update_metrics(folder, evaluation.values)
@@ -118,6 +134,9 @@ def run(args: EvaluateArguments, model_config: Any) -> None:
     if kept.found:
         print(f"Scores of {', '.join(kept.found)} rows are those of the same evaluation, which was interrupted")
     print(f"Written to {args.output}")
+    if args.definitions is Definitions.OPEN_UNLEARNING:
+        path = results_path(Path(str(args.output)), evaluation.suite)
+        print(f"Written in the layout of OpenUnlearning to {path}")
 
 
 def _check(args: EvaluateArguments, model_config: Any) -> None:
@@ -127,19 +146,32 @@ def _check(args: EvaluateArguments, model_config: Any) -> None:
             expected="--suite custom, whose rows are your own",
             fix="leave out --drop_overlap",
         )
+    if args.definitions is not Definitions.OURS and args.suite not in ("tofu", "muse"):
+        raise ConfigError(
+            got=f"--as {args.definitions.value} with --suite {args.suite}",
+            expected="--suite tofu or muse, which OpenUnlearning has as well",
+            fix="leave out --as",
+        )
     check_range(args, ("show_examples",), low=0, whole=True)
     check_range(args, ("per_device_eval_batch_size", "max_length"), low=1, whole=True)
     others = [args.retrained, args.before, args.reference]
     check_output(Path(str(args.output)), ".json", '"kind": "egup_trainer evaluation"', others)
+    if args.definitions is Definitions.OPEN_UNLEARNING:
+        from egup_trainer.evaluation.open_unlearning_file import results_path
+
+        check_output(results_path(Path(str(args.output)), str(args.suite)), ".json", '"value_by_index"', others)
     if args.lm_eval_include_path and not args.lm_eval_tasks:
         refuse_alone("lm_eval_include_path", "lm_eval_tasks")
     refuse_lora_flags(model_config)
 
 
 def _evaluate(
-    args: EvaluateArguments, model_config: Any, record: "RunRecord | None", kept: Any
+    args: EvaluateArguments, model_config: Any, record: "RunRecord | None", kept: Any, scores: dict[str, Any]
 ) -> tuple[Any, Any, str | None]:
-    """The evaluation, the `Accelerator` that it was done with, and a line if its rows are not those of the record."""
+    """The evaluation, the `Accelerator` that it was done with, and a line if its rows are not those of the record.
+
+    What the model's numbers were goes into `scores`, by row set.
+    """
     from accelerate import Accelerator
 
     from egup_trainer.evaluation.evaluation import read_evaluation
@@ -155,7 +187,7 @@ def _evaluate(
     model_name = model_config.model_name_or_path
     name = args.name or Path(model_name).name
     roles = ("before", "retrained", "reference")
-    others = {role: read_evaluation(path) for role in roles if (path := getattr(args, role))}
+    others = {role: read_evaluation(path, args.definitions) for role in roles if (path := getattr(args, role))}
     accelerator = Accelerator(cpu=args.use_cpu, mixed_precision="bf16" if args.bf16 else "no")
     tokenizer = load_tokenizer(model_name, revision=model_config.model_revision)
     template = args.template_for(tokenizer, model_name, [each.writing for each in others.values()])
@@ -165,7 +197,7 @@ def _evaluate(
             expected="a suite of questions and answers, such as tofu or custom",
             fix="leave out --system_prompt",
         )
-    suite = suite.reading(template, args.on_long_row)
+    suite = suite.reading(template, args.on_long_row).following(args.definitions)
     texts = texts_of(suite.row_sets, tokenizer, options.progress and accelerator.is_main_process)
     planned = plan_of(suite, options, name, texts)
     check_relations(planned, **others)  # refuses before a model is loaded
@@ -173,6 +205,11 @@ def _evaluate(
         for role, other in others.items():
             show(lines=[f"--{role}: {said}" for said in named_by_number(other)])
     tasks = _lm_eval_tasks(args, accelerator)
+
+    def score(*args: Any) -> dict[str, Any]:
+        scores.update(kept.score(*args))
+        return scores
+
     model = load_on_device(model_name, model_config, accelerator)
     found = evaluate_model(
         model,
@@ -183,7 +220,7 @@ def _evaluate(
         accelerator=accelerator,
         model_before=load_on_device(args.model_before, model_config, accelerator) if args.model_before else None,
         show_examples=args.show_examples,
-        score=kept.score,
+        score=score,
     )
     # All rows of the suite are named, so that results with other metrics can be compared.
     evaluation = with_relations(replace(found, sets=planned.sets, settings=planned.settings), **others)

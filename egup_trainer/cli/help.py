@@ -34,6 +34,7 @@ class HelpFormatter(argparse.ArgumentDefaultsHelpFormatter):
         names = [name for name in action.option_strings if "-" not in name.removeprefix("--")[1:]]
         if action.const is True:  # a switch, which may have a value but needs none
             return ", ".join([*names, f"--no_{action.dest}"] if action.default is True else names)
+        names = names if action.dest == "help" else names[:1]
         arguments = "" if action.nargs == 0 else self._format_args(action, metavar_of(action))
         return f"{', '.join(names)} {arguments}".rstrip()
 

@@ -4,7 +4,8 @@ The whole text of a row is tokenized once, and the offsets of its tokens decide 
 """
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -120,6 +121,21 @@ def tokenize(
     return RowDataset(samples)
 
 
+@contextmanager
+def refused_by_template(where: str) -> Iterator[None]:
+    """Raises `DataError` for a row that the chat template refuses; `where` says which row it is."""
+    from jinja2 import TemplateError
+
+    try:
+        yield
+    except TemplateError as error:
+        raise DataError(
+            got=f"{where}, which the chat template refuses",
+            expected="roles and turns that the template knows",
+            fix=f"change the row, or {USE_MARKERS}",
+        ) from error
+
+
 @dataclass(frozen=True)
 class _RowEncoder:
     """Turns one prompt with one answer into tokens, of which the answer is scored.
@@ -145,27 +161,19 @@ class _RowEncoder:
         Raises:
             DataError: the row has several answers, or the chat template refuses it.
         """
-        from jinja2 import TemplateError
-
         if row.alternatives:
             raise DataError(
                 got=f"{1 + len(row.alternatives)} answers in {where}",
                 expected="one, which is scored",
                 fix="make one row of each answer",
             )
-        try:
+        with refused_by_template(where):
             sample = self.encode(row)
             if row.paraphrase is not None:
                 sample = replace(sample, paraphrase=self.encode(Row(row.prompt, row.paraphrase)))
             if alternate is not None:
                 sample = replace(sample, alternate=self.encode(Row(row.prompt, alternate)))
-            return sample
-        except TemplateError as error:
-            raise DataError(
-                got=f"{where}, which the chat template refuses",
-                expected="roles and turns that the template knows",
-                fix=f"change the row, or {USE_MARKERS}",
-            ) from error
+        return sample
 
     def encode(self, row: Row) -> TokenizedRow:
         """The row's tokens, up to the one that closes its answer."""

@@ -20,7 +20,7 @@ class Definitions(str, Enum):
     @classmethod
     def of(cls, settings: dict[str, Any]) -> "Definitions":
         """Those that results with these settings follow."""
-        return cls(settings.get(SETTING, cls.OURS.value))
+        return cls.OPEN_UNLEARNING if cls.OPEN_UNLEARNING.value in settings.values() else cls.OURS
 
     @property
     def settings(self) -> dict[str, Any]:

@@ -166,7 +166,9 @@ def check_same_rows(evaluation: Evaluation, other: Evaluation, other_name: str, 
     refuse_differences(
         (evaluation.name, identity(evaluation, other)),
         (other_name, identity(other, evaluation)),
-        fix="evaluate both models on the same suite, split and rows",
+        fix="evaluate both models on the same suite, split and rows, and by the same definitions (--as)"
+        if evaluation.definitions is not other.definitions
+        else "evaluate both models on the same suite, split and rows",
     )
     for name, facts in evaluation.sets.items() if as_tokens and identity is _identity else ():
         if facts.tokens != other.sets[name].tokens:
@@ -200,7 +202,8 @@ def _shape(evaluation: Evaluation, other: Evaluation) -> dict[str, str]:
 def _identity(evaluation: Evaluation, _: Evaluation) -> dict[str, str]:
     sets = {f"{name} rows of fingerprint": str(facts.fingerprint) for name, facts in evaluation.sets.items()}
     settings = {name: json.dumps(value) for name, value in evaluation.settings.items()}
-    return {"suite": evaluation.suite, "split": str(evaluation.split), **sets, **settings}
+    of = {"suite": evaluation.suite, "split": str(evaluation.split), SETTING: evaluation.definitions.value}
+    return {**of, **sets, **settings}
 
 
 def _read_features(path: Path, digest: str | None) -> dict[str, np.ndarray]:

@@ -25,6 +25,7 @@ def gradient_norms(
     numbers: TokenNumbers,
     accelerator: Any = None,
     description: str | None = None,
+    of_each_weight: bool = False,
 ) -> Tensor:
     """L2 norm of the gradient of each text's mean negative log-likelihood over all floating-point weights: (N,).
 
@@ -32,6 +33,9 @@ def gradient_norms(
     both without the token that closes the answer; nan if no other token is left.
 
     The forward pass also fills `numbers`, so that these texts need no other one.
+
+    With `of_each_weight`, as OpenUnlearning defines it: the mean over weights that have a gradient of |grad L| / n, a
+    norm for each weight.
 
     Raises:
         ModelError: gradients cannot pass the model's 4-bit weights.
@@ -44,6 +48,7 @@ def gradient_norms(
         for indices, counts in iter_indices(lengths, 1, accelerator, description):
             index = int(indices)
             sums = [torch.zeros_like(weight, dtype=torch.float32) for weight in weights]
+            is_reached = [False] * len(weights)
             for piece in texts[index].pieces:
                 batch: dict[str, Any] = {name: value.to(device) for name, value in collator([dataset[piece]]).items()}
                 with torch.enable_grad():
@@ -51,17 +56,20 @@ def gradient_norms(
                         outputs = reader(model, **batch, keep_logits=True)
                     recited = outputs.token_logps[: len(outputs.token_logps) - dataset.rows[piece].is_closed]
                     gradients = torch.autograd.grad(recited.sum(), weights, allow_unused=True)
-                for total, gradient in zip(sums, gradients, strict=True):
+                for place, gradient in enumerate(gradients):
                     if gradient is not None:
-                        total += gradient
+                        sums[place] += gradient
+                        is_reached[place] = True
                 numbers.keep(torch.tensor([piece][: int(counts)], dtype=torch.long), outputs, batch["labels"])
             if counts:
                 pieces = list(texts[index].pieces)
                 tokens = numbers.counts[pieces].sum() - int(dataset.rows[pieces[-1]].is_closed)
                 # Rounded to float32 only once; a Mac's GPU has no float64.
                 wide = torch.float32 if device.type == "mps" else torch.float64
-                of_weights = torch.stack([torch.linalg.vector_norm(total, dtype=wide) for total in sums])
-                norms[index] = torch.linalg.vector_norm(of_weights) / tokens
+                reached = [total for total, is_one in zip(sums, is_reached, strict=True) if is_one]
+                of_weights = torch.stack([torch.linalg.vector_norm(total, dtype=wide) for total in reached])
+                norm = of_weights.mean() if of_each_weight else torch.linalg.vector_norm(of_weights)
+                norms[index] = norm / tokens
     return norms
 
 

@@ -46,7 +46,7 @@ _ROLES = {
     "retain_knowmem": RowRole.RETAIN,
     "forget_verbmem": RowRole.FORGET,
 }
-_MUSE = ("forget_knowmem", "retain_knowmem", "forget_verbmem")
+MUSE_SETS = ("forget_knowmem", "retain_knowmem", "forget_verbmem")
 
 
 def their_probability(set_name: str) -> str:
@@ -64,7 +64,7 @@ def their_truth_ratio(set_name: str) -> tuple[str, str, str]:
 
 _MARKS = frozenset(
     (
-        *(f"{set_name}_ROUGE" for set_name in _MUSE),
+        *(f"{set_name}_ROUGE" for set_name in MUSE_SETS),
         *(f"{short}_Q_A_{what}" for short in SHORT_NAMES.values() for what in ("Prob", "ROUGE", "PERT_Prob")),
         *(their_truth_ratio(set_name)[0] for set_name in SHORT_NAMES),
         *("extraction_strength", "exact_memorization", *ATTACKS),
@@ -96,7 +96,7 @@ def from_document(document: Mapping[str, Any], path: Path, definitions: Definiti
     Raises:
         DataError: a metric is not laid out as above, or two metrics of the same rows have other indices.
     """
-    is_muse = path.name.startswith("MUSE") or any(f"{name}_ROUGE" in document for name in _MUSE)
+    is_muse = "MUSE_EVAL" in path.name or any(f"{name}_ROUGE" in document for name in MUSE_SETS)
     file = _File(document, path, "muse" if is_muse else "tofu", definitions)
     (_add_muse if is_muse else _add_tofu)(file)
     for name in ATTACKS:
@@ -129,7 +129,7 @@ def _add_tofu(file: "_File") -> None:
 
 
 def _add_muse(file: "_File") -> None:
-    for set_name in _MUSE:
+    for set_name in MUSE_SETS:
         theirs = f"{set_name}_ROUGE"
         if file.definitions is Definitions.OPEN_UNLEARNING:
             file.add_mean(f"{set_name}_rouge", set_name, theirs, "rougeL_f1")
@@ -161,12 +161,14 @@ class _File:
         if theirs not in self.document:
             return
         rows = self.rows(theirs, set_name)
-        texts = {row: (entry.get("ground_truth"), entry.get("generation")) for row, entry in rows.items()}
-        if not all(isinstance(text, str) for both in texts.values() for text in both):
+        texts = {row: (_texts(entry, "ground_truth"), _texts(entry, "generation")) for row, entry in rows.items()}
+        if not all(answers and len(answers) == len(written) for answers, written in texts.values()):
             self.put(key, unavailable("OpenUnlearning stems words, and its file has no generations to do without"))
             return
-        found = {row: rouge_score(*both, form=MUSE_ROUGE) for row, both in texts.items()}
-        values = {row: math.nan if value is None else value for row, value in found.items()}
+        values = {}
+        for row, (answers, written) in texts.items():
+            found = [rouge_score(*both, form=MUSE_ROUGE) for both in zip(answers, written, strict=True)]
+            values[row] = max((value for value in found if value is not None), default=math.nan)
         self.put(key, self._mean(set_name, values))
 
     def add_truth_ratios(self, set_name: str) -> None:
@@ -237,6 +239,12 @@ def _column(entry: Any, name: str) -> list[float]:
     parts = entry if isinstance(entry, list) else [entry]
     values = [value for part in parts if isinstance(part, Mapping) for value in _as_list(part.get(name))]
     return [number for value in values if (number := _number(value)) is not None]
+
+
+def _texts(entry: Any, name: str) -> list[str]:
+    """The texts of a row under a name: one, or one for each of several right answers; empty if there are none."""
+    found = _as_list(entry.get(name)) if isinstance(entry, Mapping) else []
+    return [text for text in found if isinstance(text, str)]
 
 
 def _as_list(value: Any) -> Iterable[Any]:

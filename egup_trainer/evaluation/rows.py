@@ -2,14 +2,17 @@
 
 import hashlib
 import json
+from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from enum import Enum
 from typing import Any
 
-from egup_trainer.data.rendering import Template, writes_date
+from egup_trainer.data.rendering import Renderer, Template, writes_date
 from egup_trainer.data.schema import MAX_LENGTH, OnLongRow, Row, TokenizedRow
 from egup_trainer.data.tokenization import RowDataset, tokenize
+from egup_trainer.evaluation.definitions import Definitions
 from egup_trainer.evaluation.scores import SetUse
+from egup_trainer.evaluation.their_tokens import TheirText, their_text
 
 EXCHANGED = "exchanged"
 """In settings, where the wrong answers of rows are those of other rows."""
@@ -38,6 +41,7 @@ class RowSet:
         with_membership: whether the numbers of membership inference are computed.
         use: what the set is measured for.
         exchanged: whether the wrong answers are those of other rows.
+        continues: whether the answer goes on after the prompt's last character, a space that belongs to neither.
     """
 
     name: str
@@ -50,6 +54,7 @@ class RowSet:
     with_membership: bool = False
     use: SetUse = SetUse()
     exchanged: bool = False
+    continues: bool = False
 
     @property
     def fingerprint(self) -> str:
@@ -68,7 +73,7 @@ class RowSet:
         markers = [self.template.user, self.template.assistant, self.template.always, self.template.closed]
         long = {"max_length": self.max_length, "on_long_row": self.on_long_row.value}
         wrong = {"wrong_answers": EXCHANGED} if self.exchanged else {}
-        return {**long, "max_new_tokens": new_tokens, "markers": markers, **wrong}
+        return {**long, "max_new_tokens": new_tokens, "markers": markers, **wrong, **self.use.definitions.settings}
 
 
 class TextKind(Enum):
@@ -132,11 +137,14 @@ class Texts:
         texts: the texts.
         dataset: their pieces.
         writing: what they were rendered with.
+        theirs: first answers as OpenUnlearning reads them, by row set and sample, of the sets that follow its
+            definitions.
     """
 
     texts: list[Text]
     dataset: RowDataset
     writing: Writing
+    theirs: dict[tuple[str, int], TheirText] = field(default_factory=dict)
 
     def fingerprint(self, row_set: str) -> str:
         """Digest of the tokens of a set's texts, and of which of them are scored; 16 hexadecimal digits."""
@@ -162,8 +170,17 @@ def texts_of(row_sets: list[RowSet], tokenizer: Any, progress: bool) -> Texts:
     """
     texts: list[Text] = []
     samples: list[TokenizedRow] = []
+    theirs: dict[tuple[str, int], TheirText] = {}
     for row_set in row_sets:
         expanded = [(Text(row_set.name, sample, kind), row) for sample, kind, row in _expand(row_set.rows)]
+        if row_set.use.definitions is Definitions.OPEN_UNLEARNING:
+            for index, found in enumerate(_as_theirs(row_set, expanded, tokenizer)):
+                text = replace(expanded[index][0], pieces=(len(samples),))
+                if text.kind is TextKind.ANSWER:
+                    theirs.setdefault((row_set.name, text.sample), found)
+                texts.append(text)
+                samples.append(found.sample)
+            continue
         tokenized = tokenize(
             [row for _, row in expanded],
             tokenizer,
@@ -179,7 +196,16 @@ def texts_of(row_sets: list[RowSet], tokenizer: Any, progress: bool) -> Texts:
             pieces[sample.source.number].append(index)
         texts += [replace(text, pieces=tuple(found)) for (text, _), found in zip(expanded, pieces, strict=True)]
         samples += tokenized
-    return Texts(texts, RowDataset(samples), Writing.by(tokenizer, row_sets))
+    return Texts(texts, RowDataset(samples), Writing.by(tokenizer, row_sets), theirs)
+
+
+def _as_theirs(row_set: RowSet, expanded: list[tuple[Text, Row]], tokenizer: Any) -> Iterator[TheirText]:
+    with Renderer(tokenizer, row_set.template) as renderer:
+        for index, (text, row) in enumerate(expanded):
+            where = f"row {text.sample} of the {row_set.name} set"
+            yield their_text(
+                row, index, renderer, max_length=row_set.max_length, continues=row_set.continues, where=where
+            )
 
 
 def _expand(rows: list[Row]) -> list[tuple[int, TextKind, Row]]:

@@ -9,6 +9,7 @@ from torch import nn
 from egup_trainer.data.schema import OnLongRow, Row
 from egup_trainer.data.tokenization import tokenize
 from egup_trainer.errors import EgupError
+from egup_trainer.evaluation.definitions import Definitions
 from egup_trainer.evaluation.evaluation import Evaluation, Example, SetFacts
 from egup_trainer.evaluation.metric import Metric
 from egup_trainer.evaluation.rows import RowSet, Texts, texts_of
@@ -127,6 +128,7 @@ def _with_generation_nlls(
             with_features=False,
             with_membership=False,
             on_long_row=OnLongRow.WINDOW,
+            use=replace(row_set.use, definitions=Definitions.OURS),  # which has no perplexity of generations
         )
         read = score_sets(model, tokenizer, [generated], options, accelerator)[row_set.name]
         nlls = {sample: read.samples[index].answers[0].mean_nll for index, sample in enumerate(rows)}

@@ -5,6 +5,8 @@ from enum import Enum
 
 import numpy as np
 
+from egup_trainer.evaluation.definitions import Definitions
+
 
 class RowRole(str, Enum):
     """What a row set is to the model; it decides which metrics the set gets and which direction is good."""
@@ -38,6 +40,7 @@ class SetUse:
         rouge: form of ROUGE.
         fluency: whether the set's generations are what fluency is measured on.
         perplexity: whether those generations are also read by the model before unlearning.
+        definitions: whose definitions tokens and metrics follow.
     """
 
     role: RowRole = RowRole.RETAIN
@@ -45,6 +48,7 @@ class SetUse:
     rouge: RougeForm = RougeForm()
     fluency: bool = False
     perplexity: bool = True
+    definitions: Definitions = Definitions.OURS
 
 
 @dataclass(frozen=True)

@@ -68,18 +68,19 @@ def score_sets(
         DataError, ModelError: a row cannot be tokenized, or the model is not a causal language model.
     """
     found = texts or texts_of(row_sets, tokenizer, options.progress and is_first(accelerator))
-    return _score(_Scoring(model, tokenizer, options, accelerator, found.texts, found.dataset), row_sets)
+    return _score(_Scoring(model, tokenizer, options, accelerator, found), row_sets)
 
 
 def _score(scoring: "_Scoring", row_sets: list[RowSet]) -> dict[str, SetScores]:
-    texts, dataset = scoring.texts, scoring.dataset
+    texts, dataset = scoring.read.texts, scoring.read.dataset
     check_positions(scoring.bare, max(map(len, dataset.rows)), "a text", "lower --max_length")
     check_token_ids(scoring.bare, dataset.rows, "the rows")
     members = _answers(texts, [each for each in row_sets if each.with_membership])
     featured = _answers(texts, [each for each in row_sets if each.with_features])
     norms, numbers = scoring.numbers(members, featured)
     return {
-        row_set.name: _collect(row_set, texts, numbers, norms, scoring.generations(row_set)) for row_set in row_sets
+        row_set.name: _collect(row_set, scoring.read, numbers, norms, scoring.generations(row_set))
+        for row_set in row_sets
     }
 
 
@@ -101,8 +102,12 @@ class _Scoring:
     tokenizer: Any
     options: ScoringOptions
     accelerator: Any
-    texts: list[Text]
-    dataset: RowDataset
+    read: Texts
+
+    @property
+    def dataset(self) -> RowDataset:
+        """The texts' pieces."""
+        return self.read.dataset
 
     @property
     def bare(self) -> nn.Module:
@@ -119,7 +124,15 @@ class _Scoring:
         if self.options.with_gradient_norms and members:
             title = self._title("Gradient norms")
             values = gradient_norms(
-                self.bare, reader, members, self.dataset, collator, numbers, self.accelerator, title
+                self.bare,
+                reader,
+                members,
+                self.dataset,
+                collator,
+                numbers,
+                self.accelerator,
+                title,
+                of_each_weight=bool(self.read.theirs),
             )
             norms = dict(zip(members, merge_processes({"": values}, self.accelerator)[""].tolist(), strict=True))
             todo = todo[~is_member]
@@ -159,10 +172,11 @@ class _Scoring:
         if row_set.generation is None:
             return {}
         prompts: dict[int, np.ndarray] = {}
-        for text in _answers(self.texts, [row_set]):
+        for text in _answers(self.read.texts, [row_set]):
             if row_set.rows[text.sample].prompt:
-                answered = self.dataset.rows[text.pieces[0]]
-                prompts[text.sample] = answered.input_ids[: int(answered.is_scored.argmax())]
+                answered, theirs = self.dataset.rows[text.pieces[0]], self.read.theirs.get((row_set.name, text.sample))
+                own = answered.input_ids[: int(answered.is_scored.argmax())]
+                prompts[text.sample] = own if theirs is None else theirs.prompt
         written = generate(
             self.bare,
             self.tokenizer,
@@ -187,26 +201,27 @@ class _Scoring:
 
 def _collect(
     row_set: RowSet,
-    texts: list[Text],
+    read: Texts,
     numbers: GatheredNumbers,
     norms: dict[Text, float],
     generations: dict[int, str],
 ) -> SetScores:
     by_kind: dict[tuple[int, TextKind], list[Text]] = {}
-    for text in texts:
+    for text in read.texts:
         if text.row_set == row_set.name:
             by_kind.setdefault((text.sample, text.kind), []).append(text)
     samples = {}
     for sample, row in enumerate(row_set.rows):
         answers, paraphrases, perturbed = (by_kind.get((sample, kind), []) for kind in TextKind)
         scored = tuple(numbers.text(text.pieces) for text in answers)
+        theirs = read.theirs.get((row_set.name, sample))
         samples[sample] = SampleScores(
             answers=scored,
             paraphrase=next((numbers.text(text.pieces) for text in paraphrases), None),
             perturbed=tuple(numbers.text(text.pieces) for text in perturbed),
             references=(row.answer, *row.alternatives),
             generation=None if math.isnan(scored[0].mean_nll) else generations.get(sample),
-            zlib_bytes=len(zlib.compress(row.answer.encode("utf-8"))),
+            zlib_bytes=len(zlib.compress(row.answer.encode("utf-8"))) if theirs is None else theirs.zlib_bytes,
             gradient_norm=norms.get(answers[0]),
         )
     features = None

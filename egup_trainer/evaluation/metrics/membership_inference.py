@@ -10,6 +10,7 @@ from collections.abc import Callable
 
 import numpy as np
 
+from egup_trainer.evaluation.definitions import Definitions
 from egup_trainer.evaluation.metric import Metric, auc_metric, finite, unavailable
 from egup_trainer.evaluation.metric_registry import Direction, Measured, Reads, Section, suite_metric
 from egup_trainer.evaluation.metrics.forget_quality import NO_HOLDOUT, NO_RETRAINED
@@ -174,6 +175,8 @@ def privleak(model: Measured, retrained: Measured | None) -> Metric:
     if auc.value is None:
         return unavailable(auc.reason or "no membership inference")
     theirs = None if retrained is None else retrained.metrics["mia_min_k"]
+    if theirs is None and "forget" in model.sets and model.sets["forget"].use.definitions is not Definitions.OURS:
+        theirs = Metric(0.5)  # OpenUnlearning takes chance where it knows no retrained model
     if theirs is None or theirs.value is None:
         reason = None if theirs is None else theirs.reason
         return unavailable(NO_RETRAINED if reason is None else f"the retrained model's results lack it: {reason}")

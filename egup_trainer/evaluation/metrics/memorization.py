@@ -5,6 +5,7 @@ from collections.abc import Callable
 
 import numpy as np
 
+from egup_trainer.evaluation.definitions import Definitions
 from egup_trainer.evaluation.metric import Metric, mean_metric
 from egup_trainer.evaluation.metric_registry import Direction, set_metric
 from egup_trainer.evaluation.scores import SetScores
@@ -37,6 +38,8 @@ def extraction_strength(scores: SetScores) -> Metric:
     """mean_i 1 - k/n for the smallest k from which on all n tokens but the closing one are the most likely ones; 0 if
     there is none (Carlini et al. 2021, arXiv 2012.07805, as used for unlearning by Wang et al. 2024, arXiv 2406.09179).
     """
+    if scores.use.definitions is Definitions.OPEN_UNLEARNING:
+        return _mean(scores, lambda greedy_match: strength(greedy_match) or 1 / len(greedy_match))
     return _mean(scores, strength)
 
 

@@ -3,7 +3,10 @@
 from functools import cache
 from typing import Any
 
+import numpy as np
+
 from egup_trainer.data.words import words_of
+from egup_trainer.evaluation.definitions import Definitions
 from egup_trainer.evaluation.metric import Metric, mean_metric
 from egup_trainer.evaluation.metric_registry import KEPT_AND_FORGOTTEN, Direction, Reads, set_metric
 from egup_trainer.evaluation.scores import RougeForm, RowRole, SetScores
@@ -30,6 +33,11 @@ def rouge(scores: SetScores) -> Metric:
     written = {sample: row for sample, row in scores.samples.items() if row.generation is not None}
     values = {}
     for sample, row in written.items():
+        if scores.use.definitions is Definitions.OPEN_UNLEARNING:
+            of_answers = [their_rouge(reference, str(row.generation)) for reference in row.references]
+            part = THEIR_PARTS[scores.use.rouge.part]
+            values[sample] = float(np.mean([each[part] for each in of_answers]))
+            continue
         found = [rouge_score(reference, str(row.generation), scores.use.rouge) for reference in row.references]
         numbers = [value for value in found if value is not None]
         if numbers:
@@ -48,6 +56,32 @@ def rouge_score(reference: str, generated: str, form: RougeForm = TOFU_ROUGE) ->
     if not words_of(reference):
         return None
     return getattr(_scorer(form).score(reference, generated)[form.variant], form.part)
+
+
+THEIR_PARTS = {"recall": "rougeL_recall", "fmeasure": "rougeL_f1"}
+"""Names in OpenUnlearning's results of the parts of ROUGE-L."""
+
+
+def their_rouge(reference: str, generated: str) -> dict[str, float]:
+    """The three ROUGE numbers of OpenUnlearning: words of a to z and 0 to 9 alone, with a stemmer; 0 without words.
+
+    Example:
+        >>> their_rouge("in the old towns", "in town")
+        {'rouge1_recall': 0.5, 'rougeL_f1': 0.6666666666666666, 'rougeL_recall': 0.5}
+    """
+    found = _their_scorer().score(reference, generated)
+    return {
+        "rouge1_recall": float(found["rouge1"].recall),
+        "rougeL_f1": float(found["rougeL"].fmeasure),
+        "rougeL_recall": float(found["rougeL"].recall),
+    }
+
+
+@cache
+def _their_scorer() -> Any:
+    from rouge_score.rouge_scorer import RougeScorer
+
+    return RougeScorer(["rouge1", "rougeL"], use_stemmer=True)
 
 
 @cache

@@ -68,7 +68,7 @@ def muse_suite(corpus: MuseCorpus | str, data_dir: str | Path | None = None, max
     ]
     recited = [_recital(record, number) for number, record in enumerate(read("verbmem", "forget"))]
     use = SetUse(RowRole.FORGET, ("rouge", "exact_memorization", "extraction_strength"), MUSE_ROUGE, fluency=True)
-    row_sets.append(RowSet("forget_verbmem", recited, use=use, generation=Generation(128), **shared))
+    row_sets.append(RowSet("forget_verbmem", recited, use=use, generation=Generation(128), continues=True, **shared))
     roles = {"forget": RowRole.FORGET, "retain": RowRole.RETAIN, "holdout": RowRole.UNSEEN}
     for name, role in roles.items():
         rows = [to_row(record, f"privleak {name}", number) for number, record in enumerate(read("privleak", name))]

@@ -6,6 +6,7 @@ from functools import partial
 
 from egup_trainer.data.rendering import Template
 from egup_trainer.data.schema import OnLongRow
+from egup_trainer.evaluation.definitions import Definitions
 from egup_trainer.evaluation.metric import Metric
 from egup_trainer.evaluation.metric_registry import Measured, MetricSpec, Section, declared_metrics
 from egup_trainer.evaluation.rows import RowSet
@@ -73,6 +74,11 @@ class Suite:
             )
             for each in self.row_sets
         ]
+        return replace(self, row_sets=row_sets)
+
+    def following(self, definitions: Definitions) -> "Suite":
+        """The suite whose tokens and metrics follow these definitions."""
+        row_sets = [replace(each, use=replace(each.use, definitions=definitions)) for each in self.row_sets]
         return replace(self, row_sets=row_sets)
 
 
