@@ -44,6 +44,7 @@ from egup_trainer.errors import ConfigError
 from egup_trainer.losses.base import ForgetLoss
 from egup_trainer.losses.registry import make_forget_loss, retain_loss
 from egup_trainer.measuring import Measuring
+from egup_trainer.modeling.compilation import compile_for_all_lengths
 from egup_trainer.modeling.forward import AnswerReader
 from egup_trainer.modeling.loading import load_model
 from egup_trainer.modeling.outputs import AnswerOutputs
@@ -237,6 +238,8 @@ class UnlearnTrainer(SearchingTrainer):
             optimizers=optimizers,
         )
         self.model_init = model_init  # type: ignore[assignment]
+        if args.torch_compile:
+            compile_for_all_lengths()
         # The model is on its device now, unless FSDP or DeepSpeed is going to move it.
         check_training(self.model, args.disable_dropout)
         if can_run(self.model):
