@@ -111,8 +111,8 @@ def _answers(name: str, rows: SetScores, evaluation: Evaluation) -> dict[str, An
 def _entry(rows: SetScores, numbers: Callable[[SampleScores], dict[str, Any] | None], column: str) -> dict[str, Any]:
     """An entry with the numbers of each row, null where there are none, and the mean of a column."""
     by_index = {str(sample): numbers(row) for sample, row in rows.samples.items()}
-    values = [_mean(np.atleast_1d(each[column])) for each in by_index.values() if each is not None]
-    return {"agg_value": _mean(values), "value_by_index": by_index}
+    means = (_mean(np.atleast_1d(each[column])) for each in by_index.values() if each is not None)
+    return {"agg_value": _mean(mean for mean in means if mean is not None), "value_by_index": by_index}
 
 
 def _of_values(

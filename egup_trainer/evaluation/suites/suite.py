@@ -3,6 +3,7 @@
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
+from typing import Any
 
 from egup_trainer.data.rendering import Template
 from egup_trainer.data.schema import OnLongRow
@@ -65,7 +66,11 @@ class Suite:
 
         Rows that are always written out, as their benchmark has them, get no system turn.
         """
-        given = {"date": template.date, "system_prompt": template.system_prompt, "kwargs": template.kwargs}
+        given: dict[str, Any] = {
+            "date": template.date,
+            "system_prompt": template.system_prompt,
+            "kwargs": template.kwargs,
+        }
         row_sets = [
             replace(
                 each,
