@@ -130,6 +130,7 @@ def combinations_of(rows: Sequence[Row], sample: int, seed: int, forms: Sequence
         forms: ways of writing a prompt.
 
     Example:
+        >>> from egup_trainer.data.schema import Message
         >>> row = Row((Message("user", "Who?"),), "Ada.")
         >>> len(combinations_of([row], 0, seed=0, forms=[Form.OWN]))  # without a prefix, and with each of four
         5

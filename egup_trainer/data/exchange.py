@@ -17,6 +17,9 @@ NUM_WRONG = 3
 MOST_GIVERS = 2000
 """Rows whose answers are exchanged; of more rows, these are taken at equal distances."""
 
+MOST_LONGER = 2
+"""How many times as many words as a row's own answer an answer may have: a wrong answer must not make a row long."""
+
 _AT_ONCE = 1000
 
 
@@ -27,7 +30,8 @@ def with_exchanged_answers(sets: Mapping[str, list[Row]], count: int = NUM_WRONG
     are questions with it: "email" then says more than a person's name about what kind of answer is wanted. It is
     multiplied by the ratio of the answers' lengths in words. Names of the other question that stand in its answer are
     replaced by those of the row's own question, so that the answer is wrong for its fact and not for its name. An
-    answer that then has the words of a right answer is not taken. Deterministic.
+    answer that then has the words of a right answer is not taken, nor one that is more than twice as long as the row's
+    own. Deterministic.
 
     Rows without a question or without words stay as they are. If any row of a set has wrong answers of its own, all
     sets stay as they are: exchanged answers are other numbers than those of a benchmark.
@@ -37,6 +41,7 @@ def with_exchanged_answers(sets: Mapping[str, list[Row]], count: int = NUM_WRONG
         count: wrong answers of a row; a row for which there are fewer gets fewer.
 
     Example:
+        >>> from egup_trainer.data.schema import Message
         >>> ask = lambda name, town: Row((Message("user", f"Where was {name} born?"),), f"{name} was born in {town}.")
         >>> rows = {"forget": [ask("Ada Lovelace", "London")], "retain": [ask("Mary Somerville", "Jedburgh")]}
         >>> with_exchanged_answers(rows)["forget"][0].perturbed
@@ -107,7 +112,7 @@ def _first_wrong(
             continue  # the same question again, whose answer is right
         text = _with_our_names(rows[other].answer, theirs.text, ours.text)
         words = tuple(words_of(text))
-        if words and words not in taken:
+        if words and words not in taken and len(words) <= MOST_LONGER * len(ours.answer):
             taken.add(words)
             found.append(text)
         if len(found) == count:

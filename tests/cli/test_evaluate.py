@@ -129,6 +129,7 @@ def test_texts_are_kept_if_they_are_asked_for(folder, rows, tmp_path):
     assert {name: [each.sample for each in part] for name, part in examples.items()} == {
         "forget": [0, 1],
         "retain": [0, 1],
+        "holdout": [0, 1],
     }
     assert examples["forget"][1].answer == ROWS["forget"][1]["answer"]
     assert run(folder, rows, tmp_path / "none.json") == 0
@@ -316,7 +317,11 @@ def test_generations_can_be_skipped(folder, rows, tmp_path, monkeypatch):
     assert run(folder, rows, tmp_path / "r.json", "--skip_generation") == 0
     found, whole = values_of(tmp_path / "r.json"), values_of(tmp_path / "all.json")
     assert sorted(whole.keys() - found.keys()) == sorted(
-        ["forget_rouge", "retain_rouge", "model_utility", *(name for name in whole if name.startswith("fluency_"))]
+        [
+            *(f"{name}_rouge" for name in ("forget", "retain", "holdout")),
+            "model_utility",
+            *(name for name in whole if name.startswith("fluency_")),
+        ]
     )
     assert found["retain_probability"] == pytest.approx(whole["retain_probability"], rel=1e-4)
 

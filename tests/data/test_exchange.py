@@ -46,7 +46,7 @@ def test_rows_of_one_kind_take_the_answers_of_the_rows_after_them():
 
 
 def test_a_name_is_replaced_as_a_whole_and_by_its_parts():
-    ours = ask("Was Ada Lovelace married?", "Yes, Ada Lovelace was.")
+    ours = ask("Was Ada Lovelace married?", "Yes, Ada Lovelace was, and happily so.")
     theirs = ask("Was Xin Lee Wu married?", "No: Wu's Xin Lee Wu never, says Xin. Wuhan!")
     assert wrong([ours], retain=[theirs]) == [("No: Lovelace's Ada Lovelace never, says Ada. Wuhan!",)]
 
