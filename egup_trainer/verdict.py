@@ -24,6 +24,10 @@ ASKED_OTHERWISE_LEVEL = 0.01
 """Level of the test of rows that are asked in another way. It is below that of the main test, so that two tests do not
 find a difference by chance more often than one by much."""
 
+LEAST_WAY_OTHERWISE = 0.5
+"""Share of the way to rows never seen that forget rows must have come if they are asked in another way. A small lead is
+left by the best runs; a model that hides the rows from the usual prompt alone has come no part of the way."""
+
 LEAST_RECITED = 0.9
 """ROUGE-L recall from which on a generation counts as the answer word for word."""
 
@@ -154,8 +158,9 @@ def verdict(before: Measures, after: Measures, retrained: Measures | None = None
     - not forgotten if their l has come less than a quarter of the way to that of rows never seen;
     - forgotten if the two cannot be distinguished (Kolmogorov-Smirnov, p above 0.05), no more of the answers are
       recited than of rows never seen, beyond chance, and the generations do not repeat themselves;
-    - partly forgotten if they are likelier than rows never seen, or more of them are recited, or if they are likelier
-      when both are read after a retain row and its answer (p below 0.01): then only the usual prompt hides them;
+    - partly forgotten if they are likelier than rows never seen, or more of them are recited, or if they have come
+      less than half of the way to those when both are read after a retain row and its answer (p below 0.01):
+      then only the usual prompt hides them;
     - over-forgotten if they are less likely than rows never seen, or the generations repeat themselves.
 
     The status is unknown where the rows were as unlikely before, or no rows never seen were measured, or too few of
@@ -199,7 +204,7 @@ def verdict(before: Measures, after: Measures, retrained: Measures | None = None
         return Verdict(Status.NOT_FORGOTTEN, reasons, remarks)
     if recited := _recitation(after, yardstick):
         return Verdict(Status.PARTLY_FORGOTTEN, [recited, *reasons], remarks)
-    if hidden := _known_after_example(after):
+    if hidden := _known_after_example(before, after):
         return Verdict(Status.PARTLY_FORGOTTEN, [hidden, *reasons], remarks)
     sides = {_side(after.forget, rows) for rows in (yardstick.rows, after.unseen) if rows is not None}
     if sides == {-1}:
@@ -318,11 +323,14 @@ def _recitation(after: Measures, yardstick: _Yardstick) -> str:
     return f"The model still writes the forget answers: ROUGE-L {ours:.2f}, {yardstick.beside} {theirs:.2f}."
 
 
-def _known_after_example(after: Measures) -> str:
-    """Whether forget rows are likelier than rows never seen if both are read after an example; empty if not."""
+def _known_after_example(before: Measures, after: Measures) -> str:
+    """Whether forget rows are much likelier than rows never seen if both are read after an example; empty if not."""
     ours = after.forget.nll_after_example
     theirs = [] if after.unseen is None else after.unseen.nll_after_example
-    if not ours or not theirs or fmean(ours) >= fmean(theirs) or ks_p_value(ours, theirs) > ASKED_OTHERWISE_LEVEL:
+    if not ours or not theirs or ks_p_value(ours, theirs) > ASKED_OTHERWISE_LEVEL:
+        return ""
+    start = fmean(before.forget.nll)
+    if fmean(ours) - start >= LEAST_WAY_OTHERWISE * (fmean(theirs) - start):
         return ""
     numbers = f"probability {mean_probability(ours):.2g}, rows never seen {mean_probability(theirs):.2g}"
     return f"After another question and its answer, the model still knows the forget rows: {numbers}."

@@ -14,7 +14,7 @@ from egup_trainer.data.sources import load_rows
 from egup_trainer.data.tokenization import tokenize
 from egup_trainer.measuring import Measuring, joined
 from egup_trainer.modeling.forward import AnswerReader
-from egup_trainer.verdict import Status, verdict
+from egup_trainer.verdict import Measures, SetMeasures, Status, verdict
 
 FORGET, RETAIN, UNSEEN = qa_rows(0, 10), qa_rows(20, 33), qa_rows(40, 46)
 
@@ -181,3 +181,16 @@ def test_a_resumed_run_knows_what_was_measured_before_its_first_step(make_traine
     assert again.measuring.before == whole.measuring.before
     assert again.verdict == whole.verdict
     assert math.isclose(again.measuring.before["forget"].probability, whole.measuring.before["forget"].probability)
+
+
+@pytest.mark.parametrize(("nll", "status"), [(3.1, Status.FORGOTTEN), (1.5, Status.PARTLY_FORGOTTEN)])
+def test_a_small_lead_in_another_way_of_asking_does_not_count(nll, status):
+    """Of the way from .1 to 4, 3.1 is more than half, and 1.5 is less; both are beyond chance."""
+
+    def rows(value, after_example):
+        spread = [0.01 * row for row in range(20)]
+        return SetMeasures([value + each for each in spread], nll_after_example=[after_example + s for s in spread])
+
+    known = Measures(rows(0.1, 0.1), rows(0.1, 0.1), rows(4.0, 4.0))
+    found = verdict(known, Measures(rows(4.0, nll), rows(0.1, 0.1), rows(4.0, 4.0)))
+    assert found.status is status
