@@ -45,6 +45,16 @@ Alternates = Callable[[list[Row]], list[str]]
 """Chooses for each row the answer that an objective prefers to the row's own."""
 
 
+def refuse_train_dataset(train_dataset: Any) -> None:
+    """Raises `ConfigError` if the argument of other trainers is given, which does not say what to forget."""
+    if train_dataset is not None:
+        raise ConfigError(
+            got="train_dataset",
+            expected="the rows to forget and the rows to keep, apart",
+            fix="pass them as forget_dataset and retain_dataset",
+        )
+
+
 def check_args(args: Any, config_class: type[_Config]) -> _Config:
     """The configuration itself, or the default one for None.
 

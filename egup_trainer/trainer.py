@@ -60,6 +60,7 @@ from egup_trainer.preparation import (
     prepare_rows,
     prepare_tokenizer,
     refuse_other_vocabulary,
+    refuse_train_dataset,
     source_of,
 )
 from egup_trainer.searching import SearchingTrainer, reusable
@@ -175,12 +176,7 @@ class UnlearnTrainer(SearchingTrainer):
         model_init: Callable[..., Any] | None = None,
         train_dataset: None = None,
     ):
-        if train_dataset is not None:
-            raise ConfigError(
-                got="train_dataset",
-                expected="the rows to forget and the rows to keep, apart",
-                fix="pass them as forget_dataset and retain_dataset",
-            )
+        refuse_train_dataset(train_dataset)
         args = check_args(args, self.config_class)
         if model_init is not None:
             sets = map(reusable, (forget_dataset, retain_dataset, eval_dataset, proxy_dataset))

@@ -24,7 +24,7 @@ ASKED_OTHERWISE_LEVEL = 0.01
 """Level of the test of rows that are asked in another way. It is below that of the main test, so that two tests do not
 find a difference by chance more often than one by much."""
 
-LEAST_WAY_OTHERWISE = 0.5
+LEAST_WAY_OTHERWISE = 0.75
 """Share of the way to rows never seen that forget rows must have come if they are asked in another way. A small lead is
 left by the best runs; a model that hides the rows from the usual prompt alone has come no part of the way."""
 
@@ -159,7 +159,7 @@ def verdict(before: Measures, after: Measures, retrained: Measures | None = None
     - forgotten if the two cannot be distinguished (Kolmogorov-Smirnov, p above 0.05), no more of the answers are
       recited than of rows never seen, beyond chance, and the generations do not repeat themselves;
     - partly forgotten if they are likelier than rows never seen, or more of them are recited, or if they have come
-      less than half of the way to those when both are read after a retain row and its answer (p below 0.01):
+      less than three quarters of the way to those when both are read after a retain row and its answer (p below 0.01):
       then only the usual prompt hides them;
     - over-forgotten if they are less likely than rows never seen, or the generations repeat themselves.
 

@@ -137,7 +137,7 @@ def audit_model(
         before: the same audit of the model before unlearning.
         load_before: returns the model before unlearning, whose weights depth and merging need; called by each of them.
         budget: how long the audit may take, together with those of other models that have the same budget; attacks for
-            which there is no time are not run, and say so. By default there is no limit.
+            which no time is left are not run, and their findings say so. By default, time is not limited.
 
     Raises:
         ConfigError: there is no such attack, or it needs holdout rows or the model before.

@@ -185,7 +185,7 @@ def test_a_resumed_run_knows_what_was_measured_before_its_first_step(make_traine
 
 @pytest.mark.parametrize(("nll", "status"), [(3.1, Status.FORGOTTEN), (1.5, Status.PARTLY_FORGOTTEN)])
 def test_a_small_lead_in_another_way_of_asking_does_not_count(nll, status):
-    """Of the way from .1 to 4, 3.1 is more than half, and 1.5 is less; both are beyond chance."""
+    """Of the way from .1 to 4, 3.1 is more than three quarters, and 1.5 is less; both are beyond chance."""
 
     def rows(value, after_example):
         spread = [0.01 * row for row in range(20)]

@@ -61,7 +61,7 @@ class _Graphs(TrainerCallback):
 
 
 class _Limits(logging.Handler):
-    """Counts the warnings that a function was compiled too often, after which it is no longer compiled."""
+    """Counts the warnings that a function was compiled too often. PyTorch stops compiling it then."""
 
     def __init__(self) -> None:
         super().__init__(logging.WARNING)

@@ -45,8 +45,8 @@ def _forget_quality(model: Measured, retrained: Measured | None) -> Metric:
 )
 def _forget_quality_by_holdout(model: Measured) -> Metric:
     """p-value of the same test between the raw TR of forget rows and of holdout rows, which no model saw, under the
-    model itself: a yardstick where there is no retrained model (ours). Only as good as the holdout rows are of the
-    forget rows' kind.
+    model itself: a yardstick for users without a retrained model (ours). It is only as good as the holdout rows are
+    similar in kind to the forget rows.
     """
     holdout = model.sets.get("holdout")
     if holdout is None:
