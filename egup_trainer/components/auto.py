@@ -42,6 +42,9 @@ LEAST_RISE = 0.1
 """Forget rows whose l has to rise by less, nats per token, are as unlikely as rows never seen already. No learning rate
 is then tried out."""
 
+PART_OF_GAP = 0.5
+"""How much of what forget rows lack of rows never seen is added to their expected l at the end of an epoch."""
+
 RISE_WITHOUT_TARGET = 2.0
 """How far forget rows are to rise if nothing shows what the model says of rows never seen, nats per token."""
 
@@ -132,7 +135,10 @@ class Auto(Component):
       retain sample has risen by more than `Effort.retain_rise`, and is not falling;
     - the run is shortened to at most twice its length so far, once its forget rows cannot be distinguished from rows
       never seen (the p-value of a Kolmogorov-Smirnov test of their l is above 0.05);
-    - it is doubled if the forget rows have come less than half as far as they should have by then.
+    - it is doubled if the forget rows have come less than half as far as they should have by then;
+    - in the second half of the run, expected outputs are moved (`ExpectedOutputs.scale_nll`) by half of the difference
+      of the mean l of forget rows and proxies, as long as the two can be distinguished. The rows stay behind what is
+      expected of them, and what the model says of proxies changes as the retain rows are trained.
 
     Rows never seen are the proxies, or else the forget rows under the proxy model.
 
@@ -221,6 +227,8 @@ class Auto(Component):
         if step >= end:
             control.should_training_stop = True
             return
+        if step >= HALFWAY * self._num_steps and found.get("boundary_p", 1.0) <= LEVEL:
+            self._move_expected_outputs(found["unseen_gap"])
         is_recovering, self._last_rise = found["retain_rise"] < self._last_rise, found["retain_rise"]
         if found["retain_rise"] > self._effort.retain_rise:
             if not is_recovering:
@@ -231,7 +239,11 @@ class Auto(Component):
             self._restart(step, 2.0, end)
 
     def measure(self) -> dict[str, float]:
-        """Where the rows are now: `retain_rise`, `forget_progress` (1 at rows never seen), and `boundary_p`."""
+        """Where the rows are now: `retain_rise`, and `forget_progress`, which is 1 at rows never seen.
+
+        How they differ from these is shown by `unseen_gap`, the mean l of forget rows less that of rows never seen,
+        nats per token, and by `boundary_p`, the p-value of a Kolmogorov-Smirnov test.
+        """
         run = self.run
         forget = run.score(run.forget_rows, torch.arange(len(run.forget_rows) - run.own_answers)).mean_nll
         retain = run.score(run.needed_retain_rows, run.retain_sample())
@@ -241,8 +253,15 @@ class Auto(Component):
         }
         never_seen = run.score(run.needed_proxy_rows).mean_nll if self._has_proxies else self._never_seen()
         if never_seen is not None:
+            found["unseen_gap"] = (forget.mean() - never_seen.mean()).item()
             found["boundary_p"] = ks_p_value(forget.tolist(), never_seen.tolist())
         return found
+
+    def _move_expected_outputs(self, gap: float) -> None:
+        """Moves the mean l that is expected of forget rows by `PART_OF_GAP` of what they lack of the proxies."""
+        found = [each for each in self.run.components if isinstance(each, ExpectedOutputs)]
+        if found and self._has_proxies:  # without proxies the expected outputs are those of a model that never changes
+            found[0].scale_nll(1 - PART_OF_GAP * gap / found[0].mean_nll().mean().item())
 
     def _weigh_retain_rows(self, factor: float) -> None:
         """The retain objective counts `factor` times as much as at first."""
