@@ -4,6 +4,7 @@ import pytest
 import torch
 from fixtures_trainer import furthest, weights_of
 
+from egup_trainer.components import auto
 from egup_trainer.components.auto import Auto, Strength
 from egup_trainer.components.expected_outputs import ExpectedOutputs
 from egup_trainer.components.retain import RetainObjective
@@ -70,7 +71,7 @@ def test_the_learning_rate_falls_to_zero_over_the_run(make_trainer, monkeypatch)
     quiet = {"retain_rise": 0.0}
     trainer = with_numbers(make_trainer, monkeypatch, [quiet, quiet], num_train_epochs=2)
     trainer.train()
-    assert rates(trainer)[1:] == pytest.approx([1e-4 * (1 - step / 6) for step in range(1, 6)])
+    assert rates(trainer) == pytest.approx([1e-4 * (1 - step / 6) for step in range(6)])
     assert logged(trainer, "auto_learning_rate") == [1e-4]
 
 
@@ -93,7 +94,26 @@ def test_it_is_doubled_when_forget_rows_lag_behind(make_trainer, monkeypatch):
     assert rates(trainer)[4:] == pytest.approx([2e-4 * (1 - step / 6) for step in (4, 5)])
 
 
+def test_a_first_step_that_shows_little_is_not_lagging_behind(make_trainer, monkeypatch):
+    slow = {"retain_rise": 0.0, "forget_progress": 0.0}
+    trainer = with_numbers(make_trainer, monkeypatch, [slow] * 31, num_train_epochs=31)
+    changes = []
+    monkeypatch.setattr(trainer.component(Auto), "_restart", lambda step, factor, end: changes.append((step, factor)))
+    trainer.train()
+    assert changes[0] == (12, 2.0)  # of 93 steps a tenth
+    assert len(changes) == 31 - 3 - 1  # and after each epoch from then on but the last
+
+
+def test_a_short_run_at_the_boundary_keeps_its_length(make_trainer, monkeypatch):
+    there = {"retain_rise": 0.0, "boundary_p": 0.051}
+    trainer = with_numbers(make_trainer, monkeypatch, [there] * 4, num_train_epochs=4)
+    trainer.train()
+    assert trainer.state.global_step == 12
+    assert rates(trainer) == pytest.approx([1e-4 * (1 - step / 12) for step in range(12)])
+
+
 def test_a_run_at_the_boundary_ends_after_as_many_steps_again(make_trainer, monkeypatch):
+    monkeypatch.setattr(auto, "LEAST_STEPS", 5)
     there = {"retain_rise": 0.0, "boundary_p": 0.051}
     trainer = with_numbers(make_trainer, monkeypatch, [there] * 9, num_train_epochs=9)
     trainer.train()
