@@ -23,8 +23,8 @@ DEFAULT_LEARNING_RATE = 1e-5
 """The learning rate where none is given and auto is off."""
 
 LEAST_STEPS, LEAST_EPOCHS = 200, 5
-"""A run with auto has at least about so many steps, and at least so many passes over the forget set, unless the user sets
-their number: one person's rows need more passes than a book."""
+"""A run with auto has about so many steps or more, and at least so many passes over the forget set, unless the user
+sets their number: one person's rows need more passes than a book."""
 
 RATES = tuple(1e-7 * 2**n for n in range(22))
 """Learning rates of the range test: from one that changes nothing to one that changes everything (0.2)."""
