@@ -23,6 +23,11 @@ MOST_LONGER = 2
 _AT_ONCE = 1000
 
 
+GIVERS = ("forget", "retain")
+"""The sets whose answers are exchanged: with those of others, a metric of the retain set would depend on whether there
+are, for example, holdout rows."""
+
+
 def with_exchanged_answers(sets: Mapping[str, list[Row]], count: int = NUM_WRONG) -> dict[str, list[Row]]:
     """The row sets with `perturbed` answers, taken from rows whose questions are most like a row's own.
 
@@ -37,7 +42,7 @@ def with_exchanged_answers(sets: Mapping[str, list[Row]], count: int = NUM_WRONG
     sets stay as they are: exchanged answers are other numbers than those of a benchmark.
 
     Args:
-        sets: rows by name of the set; all of them give answers to all.
+        sets: rows by name of the set; those of `GIVERS` give answers to all.
         count: wrong answers of a row; a row for which there are fewer gets fewer.
 
     Example:
@@ -47,14 +52,17 @@ def with_exchanged_answers(sets: Mapping[str, list[Row]], count: int = NUM_WRONG
         >>> with_exchanged_answers(rows)["forget"][0].perturbed
         ('Ada Lovelace was born in Jedburgh.',)
     """
-    rows = [row for each in sets.values() for row in each]
+    order = sorted(sets, key=lambda name: name not in GIVERS)  # givers first, so that others change nothing for them
+    rows = [row for name in order for row in sets[name]]
     if any(row.perturbed for row in rows):
         return dict(sets)
     questions = [_Question.of(row) for row in rows]
-    givers = [index for index, each in enumerate(questions) if each is not None]
+    num_givers = sum(len(sets[name]) for name in order if name in GIVERS)
+    givers = [index for index, each in enumerate(questions[:num_givers]) if each is not None]
     givers = [givers[place] for place in _spread(len(givers), MOST_GIVERS)]
-    wrong = iter(_wrong_answers(rows, questions, givers, count))
-    return {name: [replace(row, perturbed=next(wrong)) for row in each] for name, each in sets.items()}
+    wrong = iter(_wrong_answers(rows, questions, givers, num_givers, count))
+    found = {name: [replace(row, perturbed=next(wrong)) for row in sets[name]] for name in order}
+    return {name: found[name] for name in sets}
 
 
 @dataclass(frozen=True)
@@ -82,8 +90,9 @@ class _Question:
 
 
 def _wrong_answers(
-    rows: Sequence[Row], questions: Sequence[_Question | None], givers: Sequence[int], count: int
+    rows: Sequence[Row], questions: Sequence[_Question | None], givers: Sequence[int], size: int, count: int
 ) -> list[tuple[str, ...]]:
+    """The wrong answers of each row, where the first `size` rows are those that the givers are taken from."""
     asked = [index for index, each in enumerate(questions) if each is not None]
     found: list[tuple[str, ...]] = [()] * len(rows)
     if not givers:
@@ -93,7 +102,7 @@ def _wrong_answers(
         part = asked[start : start + _AT_ONCE]
         for index, likeness in zip(part, shares.of([questions[each] for each in part]), strict=True):
             # Among equals the next row after this one, so that rows of one kind do not all get the same answers.
-            distance = (np.asarray(givers) - index) % len(rows)
+            distance = (np.asarray(givers) - index) % size
             order = np.lexsort((distance, -likeness.round(6)))
             found[index] = _first_wrong(rows, questions, index, [givers[place] for place in order], count)
     return found

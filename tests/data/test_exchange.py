@@ -85,6 +85,19 @@ def test_rows_without_a_question_or_without_others_stay_as_they_are(rows):
     assert with_exchanged_answers({"forget": rows}) == {"forget": rows}
 
 
+def test_rows_that_no_model_saw_take_answers_and_change_none():
+    forget, retain, unseen = ([name] for name in list(PEOPLE)[:3])
+    sets = {name: rows_about(names) for name, names in {"holdout": unseen, "forget": forget, "retain": retain}.items()}
+    alone = with_exchanged_answers({name: sets[name] for name in ("forget", "retain")})
+    beside = with_exchanged_answers(sets)
+    assert list(beside) == ["holdout", "forget", "retain"]
+    assert {name: beside[name] for name in alone} == alone
+    assert beside["holdout"][0].perturbed[:2] == (
+        "Emmy Noether was born in London.",
+        "Emmy Noether was born in Jedburgh.",
+    )
+
+
 def test_rows_with_wrong_answers_of_their_own_keep_all_sets_as_they_are():
     sets = {"forget": rows_about(PEOPLE), "retain": [ask("Who?", "Ada.", perturbed=("Bo.",))]}
     assert with_exchanged_answers(sets) == sets
