@@ -41,7 +41,9 @@ def execute(path: Path, output_dir: Path, **environment: str) -> nbformat.Notebo
             timeout=_SECONDS,
             kernel_name="python3",
             resources={"metadata": {"path": work}},
-            config=Config({"KernelManager": {"transport": "ipc", "ip": f"{sockets}/kernel"}}),  # no open port
+            config=Config(
+                {"KernelManager": {"transport": "ipc", "ip": f"{sockets}/kernel"}}
+            ),  # no open port
         )
         try:
             client.execute(env={**os.environ, **_OUTPUT, "PYTHONPATH": _paths(), **environment})
@@ -67,8 +69,12 @@ def _is_bar(output: nbformat.NotebookNode) -> bool:
 def main() -> None:
     """Runs the notebooks named, or all of them."""
     parser = argparse.ArgumentParser(prog="python -m notebooks.execute", description=main.__doc__)
-    parser.add_argument("notebooks", nargs="*", type=Path, default=PATHS, help="Paths of notebooks; by default all.")
-    parser.add_argument("--output_dir", type=Path, default=Path("build/notebooks"), help="Folder for the copies.")
+    parser.add_argument(
+        "notebooks", nargs="*", type=Path, default=PATHS, help="Paths of notebooks; by default all."
+    )
+    parser.add_argument(
+        "--output_dir", type=Path, default=Path("build/notebooks"), help="Folder for the copies."
+    )
     options = parser.parse_args()
     for path in options.notebooks:
         start = time.perf_counter()
