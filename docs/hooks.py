@@ -1,4 +1,4 @@
-"""Hooks of mkdocs: they fill in the generated parts of pages and add the files of the repository that pages link to."""
+"""Hooks of mkdocs: they fill in the generated parts of pages and add what the site has from outside of docs."""
 
 import re
 from pathlib import Path
@@ -7,6 +7,7 @@ from typing import Any
 
 from generate.commands import commands_page
 from generate.configuration import options_table
+from generate.tables import for_phones
 from mkdocs.plugins import event_priority
 from mkdocs.structure.files import File, Files
 
@@ -19,6 +20,8 @@ from egup_trainer.evaluation.scoring import ScoringOptions
 from egup_trainer.proxies.settings import ProxySettings
 
 ROOT = Path(__file__).resolve().parents[1]
+REPORT = "demo/report.html"
+"""The demo's report in the site, where `make demo` has written it; its picture leads there."""
 OUTSIDE = "repository"
 """Folder of the site for files outside of docs that pages link to."""
 FIRST = ("quickstart", "own_data")
@@ -37,6 +40,7 @@ _MARK = re.compile(r"<!-- generated: (\w+) -->")
 _EXTERNAL_IMAGE = re.compile(r"<img\b[^>]*\bsrc=\"https?://[^>]*>")
 _EXTERNAL_SCRIPT = re.compile(r"<script\b[^>]*\bsrc=\"https?://[^>]*></script>")
 _ALT = re.compile(r"\balt=\"([^\"]*)\"")
+_PICTURE_OF_REPORT = re.compile(r"!\[[^]]*\]\(images/report\.png\)")
 _LINK_OUT = re.compile(r"(?<=\]\()\.\./([^)#\s]+)")
 
 
@@ -56,7 +60,10 @@ def on_config(config: Any) -> Any:
 
 @event_priority(50)  # before mkdocs-jupyter, which handles the notebooks
 def on_files(files: Files, config: Any) -> Files:
-    """Adds the notebooks, and the files outside of docs that pages link to."""
+    """Adds README as the first page, the demo's report, the notebooks, and the files that pages link to."""
+    files.append(File.generated(config, "index.md", content=home((ROOT / "README.md").read_text(encoding="utf-8"))))
+    if (ROOT / "demo_output/report.html").is_file():
+        files.append(File.generated(config, REPORT, abs_src_path=str(ROOT / "demo_output/report.html")))
     for name, path in notebooks().items():  # mkdocs-jupyter ignores generated files
         files.append(File(f"notebooks/{name}.ipynb", str(path.parents[1]), config.site_dir, config.use_directory_urls))
     for page in list(files.documentation_pages()):
@@ -68,17 +75,24 @@ def on_files(files: Files, config: Any) -> Files:
     return files
 
 
+def home(readme: str) -> str:
+    """The README with links as from a page in docs."""
+    return re.sub(r"\]\((?!https?:|docs/)", "](../", readme).replace("](docs/", "](")
+
+
 def on_page_markdown(markdown: str, page: Any, config: Any, files: Files) -> str:
     """Fills in generated parts, and points links that leave docs at the copies of their files."""
     markdown = _MARK.sub(lambda found: GENERATED[found[1]](), markdown).replace(" ± ", "&nbsp;±&nbsp;")
     if page.file.src_uri.startswith(f"{OUTSIDE}/"):
         return markdown
+    if files.get_file_from_path(REPORT):
+        markdown = _PICTURE_OF_REPORT.sub(rf"[\g<0>]({REPORT})\n\n[Open this report]({REPORT})", markdown)
     return _LINK_OUT.sub(lambda found: f"{OUTSIDE}/{_first_file(found[1])}", markdown)
 
 
 def on_page_content(html: str, page: Any, config: Any, files: Files) -> str:
-    """Removes scripts from other sites, and replaces images from other sites, such as badges, by their text."""
-    html = _EXTERNAL_SCRIPT.sub("", html)
+    """Fits tables to a phone, removes scripts from other sites, and replaces images from there by their text."""
+    html = for_phones(_EXTERNAL_SCRIPT.sub("", html))
     return _EXTERNAL_IMAGE.sub(lambda found: "".join(_ALT.findall(found[0])), html)
 
 
