@@ -2,7 +2,7 @@
 
 import re
 from pathlib import Path
-from posixpath import normpath
+from posixpath import dirname, join, normpath, relpath
 from typing import Any
 
 from generate.commands import commands_page
@@ -20,6 +20,7 @@ from egup_trainer.evaluation.scoring import ScoringOptions
 from egup_trainer.proxies.settings import ProxySettings
 
 ROOT = Path(__file__).resolve().parents[1]
+REPOSITORY = "https://github.com/egup-trainer/egup_trainer"
 REPORT = "demo/report.html"
 """The demo's report in the site, where `make demo` has written it; its picture leads there."""
 OUTSIDE = "repository"
@@ -41,6 +42,7 @@ _EXTERNAL_IMAGE = re.compile(r"<img\b[^>]*\bsrc=\"https?://[^>]*>")
 _EXTERNAL_SCRIPT = re.compile(r"<script\b[^>]*\bsrc=\"https?://[^>]*></script>")
 _ALT = re.compile(r"\balt=\"([^\"]*)\"")
 _PICTURE_OF_REPORT = re.compile(r"!\[[^]]*\]\(images/report\.png\)")
+_RELATIVE = re.compile(r"(?<=\]\()(?!https?:|#)[^)#\s]+")
 _LINK_OUT = re.compile(r"(?<=\]\()\.\./([^)#\s]+)")
 
 
@@ -68,7 +70,7 @@ def on_files(files: Files, config: Any) -> Files:
         files.append(File(f"notebooks/{name}.ipynb", str(path.parents[1]), config.site_dir, config.use_directory_urls))
     for page in list(files.documentation_pages()):
         for target in _LINK_OUT.findall(page.content_string if page.src_uri.endswith(".md") else ""):
-            for path in _files_at(ROOT / target):
+            for path in [] if target.startswith("notebooks") else _files_at(ROOT / target):
                 target_path = f"{OUTSIDE}/{path.relative_to(ROOT).as_posix()}"
                 if files.get_file_from_path(target_path) is None:
                     files.append(File.generated(config, target_path, abs_src_path=str(path)))
@@ -83,11 +85,12 @@ def home(readme: str) -> str:
 def on_page_markdown(markdown: str, page: Any, config: Any, files: Files) -> str:
     """Fills in generated parts, and points links that leave docs at the copies of their files."""
     markdown = _MARK.sub(lambda found: GENERATED[found[1]](), markdown).replace(" ± ", "&nbsp;±&nbsp;")
-    if page.file.src_uri.startswith(f"{OUTSIDE}/"):
-        return markdown
+    uri = page.file.src_uri
+    if uri.startswith(f"{OUTSIDE}/"):
+        return _RELATIVE.sub(lambda found: _from_outside(uri, found[0], files), markdown)
     if files.get_file_from_path(REPORT):
         markdown = _PICTURE_OF_REPORT.sub(rf"[\g<0>]({REPORT})\n\n[Open this report]({REPORT})", markdown)
-    return _LINK_OUT.sub(lambda found: f"{OUTSIDE}/{_first_file(found[1])}", markdown)
+    return _LINK_OUT.sub(lambda found: _in_site(found[1]), markdown)
 
 
 def on_page_content(html: str, page: Any, config: Any, files: Files) -> str:
@@ -100,5 +103,14 @@ def _files_at(path: Path) -> list[Path]:
     return sorted(each for each in path.iterdir() if each.is_file()) if path.is_dir() else [path]
 
 
-def _first_file(target: str) -> str:
-    return normpath(_files_at(ROOT / target)[0].relative_to(ROOT).as_posix())
+def _from_outside(uri: str, target: str, files: Files) -> str:
+    """The target of a link of a copied file: in the site if it is there, or else in the repository."""
+    path = normpath(join(dirname(uri.removeprefix(f"{OUTSIDE}/")), target))
+    page = path.removeprefix("docs/") if path.startswith("docs/") else f"{OUTSIDE}/{path}"
+    return f"{REPOSITORY}/blob/main/{path}" if files.get_file_from_path(page) is None else relpath(page, dirname(uri))
+
+
+def _in_site(target: str) -> str:
+    if target.startswith("notebooks"):  # they are pages
+        return target if target.endswith(".ipynb") else f"notebooks/{next(iter(notebooks()))}.ipynb"
+    return f"{OUTSIDE}/{normpath(_files_at(ROOT / target)[0].relative_to(ROOT).as_posix())}"

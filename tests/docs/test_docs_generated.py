@@ -13,7 +13,7 @@ from generate.declared import DOCS, TABLES, updated
 from generate.parsers import parser_of
 from generate.tables import for_phones
 from mkdocs.config import load_config
-from mkdocs.structure.files import Files
+from mkdocs.structure.files import File, Files
 from mkdocs.structure.pages import Page
 from transformers import TrainingArguments
 
@@ -113,6 +113,18 @@ def test_the_picture_of_the_report_leads_to_the_report_where_there_is_one(tmp_pa
         first = files.get_file_from_path("index.md")
         page = hooks.on_page_markdown(first.content_string, Page(None, first, config), config, files)
         assert page.startswith("[![a report](images/report.png)](demo/report.html)" if has_report else "![a report]")
+
+
+def test_links_of_copied_files_lead_into_the_site_or_else_to_the_repository(tmp_path):
+    sources = ("data.md", "repository/benchmarks/README.md", "repository/CONTRIBUTING.md")
+    files = Files([File(source, str(tmp_path), str(tmp_path), False) for source in sources])
+    page = Page(
+        None, files.get_file_from_path("repository/benchmarks/README.md"), load_config(str(ROOT / "mkdocs.yml"))
+    )
+    links = "[a](../docs/data.md#rows) [b](../CONTRIBUTING.md) [c](../setup.py) [d](#here) [e](https://arxiv.org)"
+    expected = "[a](../../data.md#rows) [b](../CONTRIBUTING.md) "
+    expected += f"[c]({hooks.REPOSITORY}/blob/main/setup.py) [d](#here) [e](https://arxiv.org)"
+    assert hooks.on_page_markdown(links, page, None, files) == expected
 
 
 def test_tables_of_numbers_scroll_and_others_stack():
