@@ -2,6 +2,7 @@
 
 import argparse
 import os
+import re
 import time
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -13,6 +14,7 @@ from traitlets.config import Config
 FOLDER = Path(__file__).resolve().parent
 PATHS = sorted(FOLDER.glob("*.ipynb"))
 _SECONDS = 600  # for one cell
+_MOVE = re.compile(r"\x1b\[\d*[A-K]")
 _OUTPUT = {
     "PLOTLY_RENDERER": "notebook",  # plots that need no network
     "PYTHONWARNINGS": "ignore",
@@ -61,9 +63,9 @@ def _paths() -> str:
 
 
 def _is_bar(output: nbformat.NotebookNode) -> bool:
-    """Whether an output is a progress bar."""
+    """Whether an output is a progress bar, or moves the cursor to one."""
     is_error = output.output_type == "stream" and output.name == "stderr"
-    return is_error and ("\r" in output.text or not output.text.strip())
+    return is_error and ("\r" in output.text or not _MOVE.sub("", output.text).strip())
 
 
 def main() -> None:

@@ -66,13 +66,14 @@ def test_a_notebook_is_executed_in_a_kernel_and_kept_without_its_bars(tmp_path):
     from notebooks.execute import execute
 
     bar = "import os, sys\nprint('\\r50%', file=sys.stderr)"
-    sources = [bar, "os.environ['PYTHONWARNINGS'], os.path.basename(os.getcwd())"]
+    move = "print('\\x1b[A', end='', file=sys.stderr, flush=True)"
+    sources = [bar, move, "os.environ['PYTHONWARNINGS'], os.path.basename(os.getcwd())"]
     notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(source) for source in sources])
     nbformat.write(notebook, tmp_path / "small.ipynb")
     execute(tmp_path / "small.ipynb", tmp_path / "out")
-    first, second = nbformat.read(tmp_path / "out" / "small.ipynb", as_version=4).cells
-    assert first.outputs == []
-    assert second.outputs[0].data["text/plain"] == "('ignore', 'work')"
+    first, second, third = nbformat.read(tmp_path / "out" / "small.ipynb", as_version=4).cells
+    assert first.outputs == second.outputs == []
+    assert third.outputs[0].data["text/plain"] == "('ignore', 'work')"
 
 
 HUB = {
