@@ -40,6 +40,7 @@ GENERATED = {
 _MARK = re.compile(r"<!-- generated: (\w+) -->")
 _EXTERNAL_IMAGE = re.compile(r"<img\b[^>]*\bsrc=\"https?://[^>]*>")
 _EXTERNAL_SCRIPT = re.compile(r"<script\b[^>]*\bsrc=\"https?://[^>]*></script>")
+_NOTEBOOK = re.compile(r"(href=\"[^\":]+)\.ipynb(?=[\"#])")
 _ALT = re.compile(r"\balt=\"([^\"]*)\"")
 _PICTURE_OF_REPORT = re.compile(r"!\[[^]]*\]\(images/report\.png\)")
 _RELATIVE = re.compile(r"(?<=\]\()(?!https?:|#)[^)#\s]+")
@@ -94,8 +95,8 @@ def on_page_markdown(markdown: str, page: Any, config: Any, files: Files) -> str
 
 
 def on_page_content(html: str, page: Any, config: Any, files: Files) -> str:
-    """Fits tables to a phone, removes scripts from other sites, and replaces images from there by their text."""
-    html = for_phones(_EXTERNAL_SCRIPT.sub("", html))
+    """Fits tables to a phone, makes notebooks link to pages, and takes scripts and images of other sites away."""
+    html = _NOTEBOOK.sub(r"\1.html", for_phones(_EXTERNAL_SCRIPT.sub("", html)))
     return _EXTERNAL_IMAGE.sub(lambda found: "".join(_ALT.findall(found[0])), html)
 
 

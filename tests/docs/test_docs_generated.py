@@ -140,6 +140,11 @@ def test_tables_of_numbers_scroll_and_others_stack():
     assert stacked.count("<td>a</td>") == 3
 
 
+def test_links_between_notebooks_lead_to_pages():
+    links = '<a href="{}">own</a> <a href="https://colab.google.com/own.ipynb">Colab</a>'
+    assert hooks.on_page_content(links.format("own.ipynb#a"), None, None, None) == links.format("own.html#a")
+
+
 def test_images_and_scripts_from_other_sites_are_removed():
     page = '<script src="https://a/b.js"></script><script>1</script>'
     page += '<a href="https://a"><img alt="Open" src="https://b/c.svg" /></a><img src="images/own.png" alt="own">'
