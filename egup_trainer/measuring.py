@@ -5,14 +5,12 @@ from dataclasses import asdict, replace
 from importlib.util import find_spec
 from typing import Any
 
-import numpy as np
 import torch
 from transformers import TrainerCallback
 from transformers.trainer_callback import ExportableState
 
 from egup_trainer.components.self_samples import first_samples, prompt_of
 from egup_trainer.data.names import names_in
-from egup_trainer.data.schema import IGNORE_INDEX, TokenizedRow
 from egup_trainer.data.tokenization import RowDataset
 from egup_trainer.errors import TooFewPositionsError
 from egup_trainer.modeling.generation import generate
@@ -116,7 +114,7 @@ class Measuring(TrainerCallback, ExportableState):
         if "retain" not in self.datasets:
             return None
         example = min(self.datasets["retain"].rows, key=len)
-        found = [joined(example, row) for row in rows.rows]
+        found = [row.after(example) for row in rows.rows]
         try:
             check_positions(self.trainer.model, max(map(len, found)), "a row after an example", "use shorter rows")
         except TooFewPositionsError:
@@ -145,13 +143,6 @@ class Measuring(TrainerCallback, ExportableState):
         decode = [tokenizer.decode(tokens, skip_special_tokens=True).strip() for tokens in right]
         questions = [tokenizer.decode(prompt_of(row), skip_special_tokens=True) for row in chosen]
         return questions, decode, written
-
-
-def joined(example: TokenizedRow, row: TokenizedRow) -> TokenizedRow:
-    """The tokens of an example and of a row, of which those of the row are scored."""
-    input_ids = np.concatenate([example.input_ids, row.input_ids])
-    labels = np.concatenate([np.full_like(example.labels, IGNORE_INDEX), row.labels])
-    return TokenizedRow(input_ids, labels, is_closed=row.is_closed, source=row.source)
 
 
 def _measures(measured: Mapping[str, SetMeasures]) -> Measures:

@@ -95,10 +95,11 @@ def make_components(
         components.append(RetainObjective(retain_class(), args.retain_weight, loss.retain_constraint, args.kl_top_k))
     others = [*components_of(args, loss, has_proxies), *own]
     refuse_unsupported(others, loss, args.objective)
-    if any(component.needs.features for component in others):
+    reads_features = any(component.needs.features for component in others)
+    if reads_features:
         components.append(FeatureMemory(args))
     if any(Need.EXPECTED in component.needs.reference for component in (*components, *others)):
-        components.append(ExpectedOutputs(args, has_proxies))
+        components.append(ExpectedOutputs(args, has_proxies, reads_features))
     else:
         args.refuse_unread_options(args.objective)
     components += others
@@ -211,7 +212,7 @@ class UnlearnTrainer(SearchingTrainer):
         # Rows come first: bad input must be refused before a model is loaded or a folder is made.
         rows = prepare_rows(forget_dataset, retain_dataset, proxy_dataset, self.components, tokenizer, args)
         self.forget_rows, self.retain_rows, self.proxy_rows = rows.forget, rows.retain, rows.proxy
-        pairs = PairDataset(self.forget_rows, self.retain_rows)
+        pairs = self._pairs_of(self.forget_rows, args)
         self.pair_sampler = make_pair_sampler(pairs, args.train_batch_size, args)
         args.num_train_epochs = epochs_of(args, ceil(len(self.pair_sampler) / args.gradient_accumulation_steps))
         if eval_dataset is None and model_init is not None:
@@ -275,6 +276,9 @@ class UnlearnTrainer(SearchingTrainer):
         """What became of the forget rows, once `train` has ended; None with `verdict=False`."""
         return self.measuring.verdict
 
+    def _pairs_of(self, forget: RowDataset, args: UnlearnConfig) -> PairDataset:
+        return PairDataset(forget, self.retain_rows, self.needs.example_share, args.max_length)
+
     def _add_own_answers(self) -> None:
         """Adds the model's own answers to the forget questions to the rows that are trained on."""
         if self.is_fsdp_enabled or self.is_deepspeed_enabled:
@@ -296,7 +300,7 @@ class UnlearnTrainer(SearchingTrainer):
             progress=not self.args.disable_tqdm,
         )
         logger.info("Forgets %d answers of the model's own beside the %d rows", len(answers), len(self.forget_rows))
-        self.train_dataset = PairDataset(RowDataset([*self.forget_rows.rows, *answers]), self.retain_rows)
+        self.train_dataset = self._pairs_of(RowDataset([*self.forget_rows.rows, *answers]), self.args)
         self.pair_sampler = make_pair_sampler(self.train_dataset, self.args.train_batch_size, self.args)
 
     @property

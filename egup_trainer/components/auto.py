@@ -23,8 +23,8 @@ DEFAULT_LEARNING_RATE = 1e-5
 """The learning rate where none is given and auto is off."""
 
 LEAST_STEPS, LEAST_EPOCHS = 200, 5
-"""A run with auto has about so many steps, and at least so many passes over the forget set, unless the user sets their
-number: one person's rows need more passes than a book."""
+"""A run with auto has about so many steps or more, and at least so many passes over the forget set, unless the user
+sets their number: one person's rows need more passes than a book."""
 
 RATES = tuple(1e-7 * 2**n for n in range(22))
 """Learning rates of the range test: from one that changes nothing to one that changes everything (0.2)."""
@@ -35,12 +35,19 @@ MOST_RETAIN_FACTOR = 8.0
 HALFWAY = 0.5
 """The range test ends once the forget rows have come so far towards rows never seen."""
 
+EARLIEST_LAG = 0.1
+"""Share of the steps that are taken before forget rows can be said to lag behind: an optimizer needs some to get
+going."""
+
 LEAST_SHARE = 0.1
 """Share of that way below which the range test shows nothing."""
 
 LEAST_RISE = 0.1
 """Forget rows whose l has to rise by less, nats per token, are as unlikely as rows never seen already. No learning rate
 is then tried out."""
+
+PART_OF_GAP = 0.5
+"""How much of what forget rows lack of rows never seen is added to their expected l at the end of an epoch."""
 
 RISE_WITHOUT_TARGET = 2.0
 """How far forget rows are to rise if nothing shows what the model says of rows never seen, nats per token."""
@@ -130,9 +137,13 @@ class Auto(Component):
 
     - the retain objective counts twice as much as before, at most 8 times as much as at first, if the mean l of the
       retain sample has risen by more than `Effort.retain_rise`, and is not falling;
-    - the run is shortened to at most twice its length so far, once its forget rows cannot be distinguished from rows
-      never seen (the p-value of a Kolmogorov-Smirnov test of their l is above 0.05);
-    - it is doubled if the forget rows have come less than half as far as they should have by then.
+    - the run is shortened to twice its length so far, or to 200 steps if these are more, once its forget rows cannot be
+      distinguished from rows never seen (the p-value of a Kolmogorov-Smirnov test of their l is above 0.05);
+    - it is doubled if the forget rows have come less than half as far as they should have by then, after a tenth of the
+      steps at the earliest;
+    - in the second half of the run, expected outputs are moved (`ExpectedOutputs.scale_nll`) by half of the difference
+      of the mean l of forget rows and proxies, as long as the two can be distinguished. The rows stay behind what is
+      expected of them, and what the model says of proxies changes as the retain rows are trained.
 
     Rows never seen are the proxies, or else the forget rows under the proxy model.
 
@@ -195,7 +206,15 @@ class Auto(Component):
             return
         self._end = float(self._num_steps)
         self.rate = args.learning_rate if args.has_learning_rate else self._choose_rate()
+        self._set_first_rate(kwargs["optimizer"], kwargs["lr_scheduler"], self.rate / args.learning_rate)
         self.run.log({"auto_learning_rate": self.rate})
+
+    def _set_first_rate(self, optimizer: Any, scheduler: Any, factor: float) -> None:
+        """Sets the learning rates of the first step, which the schedule was asked for before the rate was known."""
+        for group in optimizer.param_groups:
+            group["lr"] = group["initial_lr"] * factor
+        rates = [group["lr"] for group in optimizer.param_groups]
+        scheduler.load_state_dict({**scheduler.state_dict(), "_last_lr": rates})  # what is logged
 
     def _choose_rate(self) -> float:
         if self._needed_rise < LEAST_RISE:
@@ -221,17 +240,27 @@ class Auto(Component):
         if step >= end:
             control.should_training_stop = True
             return
+        if step >= HALFWAY * self._num_steps and found.get("boundary_p", 1.0) <= LEVEL:
+            self._move_expected_outputs(found["unseen_gap"])
         is_recovering, self._last_rise = found["retain_rise"] < self._last_rise, found["retain_rise"]
         if found["retain_rise"] > self._effort.retain_rise:
             if not is_recovering:
                 self._weigh_retain_rows(min(2 * self._retain_factor, MOST_RETAIN_FACTOR))
         elif found.get("boundary_p", 0.0) > LEVEL and found["retain_rise"] <= self._effort.retain_rise:
-            self._restart(step, 1.0, min(end, 2 * step))
-        elif found["forget_progress"] < HALFWAY * (1 - (1 - step / self._num_steps) ** 2):
+            self._restart(step, 1.0, min(end, max(2 * step, LEAST_STEPS)))
+        elif self._lags_behind(step / self._num_steps, found["forget_progress"]):
             self._restart(step, 2.0, end)
 
+    def _lags_behind(self, done: float, progress: float) -> bool:
+        """Whether the rows have come less than half as far as they should have after a share `done` of the steps."""
+        return done >= EARLIEST_LAG and progress < HALFWAY * (1 - (1 - done) ** 2)
+
     def measure(self) -> dict[str, float]:
-        """Where the rows are now: `retain_rise`, `forget_progress` (1 at rows never seen), and `boundary_p`."""
+        """Where the rows are now: `retain_rise`, and `forget_progress`, which is 1 at rows never seen.
+
+        How they differ from these is shown by `unseen_gap`, the mean l of forget rows less that of rows never seen,
+        nats per token, and by `boundary_p`, the p-value of a Kolmogorov-Smirnov test.
+        """
         run = self.run
         forget = run.score(run.forget_rows, torch.arange(len(run.forget_rows) - run.own_answers)).mean_nll
         retain = run.score(run.needed_retain_rows, run.retain_sample())
@@ -241,8 +270,15 @@ class Auto(Component):
         }
         never_seen = run.score(run.needed_proxy_rows).mean_nll if self._has_proxies else self._never_seen()
         if never_seen is not None:
+            found["unseen_gap"] = (forget.mean() - never_seen.mean()).item()
             found["boundary_p"] = ks_p_value(forget.tolist(), never_seen.tolist())
         return found
+
+    def _move_expected_outputs(self, gap: float) -> None:
+        """Moves the mean l that is expected of forget rows by `PART_OF_GAP` of what they lack of the proxies."""
+        found = [each for each in self.run.components if isinstance(each, ExpectedOutputs)]
+        if found and self._has_proxies:  # without proxies the expected outputs are those of a model that never changes
+            found[0].scale_nll(1 - PART_OF_GAP * gap / found[0].mean_nll().mean().item())
 
     def _weigh_retain_rows(self, factor: float) -> None:
         """The retain objective counts `factor` times as much as at first."""

@@ -38,6 +38,7 @@ class Needs:
         reference: what must be known of the model before unlearning.
         alternate: which alternate answers of the forget rows join each batch.
         positives: which second views of the forget rows join each batch, "views" or "paraphrase".
+        example_share: share of the pairs whose forget row is read after the retain row.
 
     Example:
         >>> (Needs(features=True) | Needs(logits=True)) == Needs(features=True, logits=True)
@@ -52,6 +53,7 @@ class Needs:
     reference: frozenset[Need] = frozenset()
     alternate: Alternate | None = None
     positives: str | None = None
+    example_share: float = 0.0
 
     def __or__(self, other: "Needs") -> "Needs":
         values = {field.name: (getattr(self, field.name), getattr(other, field.name)) for field in fields(self)}

@@ -31,6 +31,9 @@ from egup_trainer.options import OptionGroup, option
 from egup_trainer.records.judgments import knows_proxies
 from egup_trainer.records.schema import ADAPTER_OFF
 
+EXAMPLE_SHARE = 0.5
+"""Share of the forget rows that are read after an example with auto."""
+
 _PROXY_TOP_K = 256
 """Tokens that are kept of each output for a proxy; the other tokens share the rest evenly."""
 
@@ -58,8 +61,16 @@ class ExpectedOutputOptions(OptionGroup):
         64, "Most likely tokens that are kept of each expected output, the answer's among them; 2 or more."
     )
 
+    example_share: float | None = option(
+        None,
+        "Share of the forget rows, from 0 to 1, that are read after a retain row and its answer, with the same "
+        "expected outputs, so that they are not forgotten in their usual prompt alone. By default 0.5 with auto, "
+        "unless a component reads features, and else 0.",
+    )
+
     def check_options(self) -> None:
         check_range(self, ("expected_top_k",), low=2, whole=True)
+        check_range(self, ("example_share",), low=0, high=1)
 
     def refuse_unread_options(self, objective: str) -> None:
         """Raises `ConfigError` if an option is set although nothing in the run reads expected outputs."""
@@ -91,9 +102,11 @@ class ExpectedOutputs(Component):
     Args:
         options: a configuration with `ExpectedOutputOptions`.
         has_proxies: whether proxy rows are given.
+        reads_features: whether a component of the run reads features, which are those of rows in their usual prompt.
 
     Raises:
-        ConfigError: there are no proxies and no proxy model; from `attach`, if `proxy_model` is adapter_off and the
+        ConfigError: there are no proxies and no proxy model, or rows are to be read after examples although features
+            are read; from `attach`, if `proxy_model` is adapter_off and the
             model has no adapter.
         DataError: from `start`, if the model finds the proxies as likely as the forget rows, or if the proxy model
             finds the forget rows as likely as the model does.
@@ -108,7 +121,7 @@ class ExpectedOutputs(Component):
     stays_on_cpu = True
     table: TopKLogProbs
 
-    def __init__(self, options: Any, has_proxies: bool):
+    def __init__(self, options: Any, has_proxies: bool, reads_features: bool = False):
         self.proxy_model, self._top_k = options.proxy_model, options.expected_top_k
         if not has_proxies and not self.proxy_model:
             raise ConfigError(
@@ -116,7 +129,19 @@ class ExpectedOutputs(Component):
                 expected="a source of the outputs of a model that never saw the forget rows",
                 fix="give proxy_dataset (--proxy), or --proxy_model, such as the base model before fine-tuning",
             )
-        self.needs = Needs(proxy_rows=has_proxies)
+        share = options.example_share
+        if share and reads_features:
+            raise ConfigError(
+                got=f"example_share={share} with a component that reads features",
+                expected="one or the other: features are those of rows in their usual prompt",
+                fix="leave out --example_share, or both entanglements and CLReg",
+            )
+        by_default = EXAMPLE_SHARE if getattr(options, "auto", False) and not reads_features else 0.0
+        self.needs = Needs(
+            proxy_rows=has_proxies,
+            retain_rows=bool(share),
+            example_share=by_default if share is None else share,
+        )
 
     def describe(self) -> dict[str, Any]:
         """The weights of the proxy model, or its name if they are not in a local folder."""
@@ -156,7 +181,7 @@ class ExpectedOutputs(Component):
             source = self._estimate(scan[self.name])
         table = required(source.top_k_logps, "top_k_logps")
         if proxies is not None:
-            tokens = TokenOffsets.of(self.run.forget_rows, range(given)).total
+            tokens = self._given_tokens
             seen = required(proxies.top_k_logps, "top_k_logps").logps[:, 0]
             logps = table.logps[:, 0]
             table = with_answer_logps(table, torch.cat([match_quantiles(logps[:tokens], seen), logps[tokens:]]))
@@ -192,6 +217,20 @@ class ExpectedOutputs(Component):
         given = range(len(self.run.forget_rows) - self.run.own_answers)
         of_rows = [self._tokens.of_rows(torch.tensor([row])) for row in given]
         return torch.stack([-self.table.logps[tokens, 0].mean() for tokens in of_rows])
+
+    def scale_nll(self, factor: float) -> None:
+        """Multiplies -log q_t(v) of the answer tokens of all given rows; the other tokens share the rest as before.
+
+        With a factor above 1, unlikely tokens become more unlikely, and likely ones stay likely.
+        """
+        logps, given = self.table.logps[:, 0].clone(), self._given_tokens
+        logps[:given] *= factor
+        self.load_state_dict(vars(with_answer_logps(self.table, logps)))
+
+    @property
+    def _given_tokens(self) -> int:
+        """How many answer tokens the given rows have; those of answers of the model's own come after them."""
+        return TokenOffsets.of(self.run.forget_rows, range(len(self.run.forget_rows) - self.run.own_answers)).total
 
     def observe(self, step: Step) -> None:
         expected = self.of(step)

@@ -42,12 +42,13 @@ def range_test(trainer: Any, rates: Sequence[float], is_enough: Callable[[Trial]
         is_enough: whether what a forward pass shows ends the test.
 
     Raises:
-        ConfigError: under FSDP or DeepSpeed, which spread the weights over processes.
+        ConfigError: under DeepSpeed, whose engine holds the gradients, or FSDP1, which flattens the weights.
     """
-    if trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled:
+    accelerator = trainer.accelerator
+    if trainer.is_deepspeed_enabled or (trainer.is_fsdp_enabled and not accelerator.is_fsdp2):
         raise ConfigError(
-            got="no learning rate, with FSDP or DeepSpeed, under which none can be tried out",
-            expected="DDP or one process, which can take a step back",
+            got="no learning rate, with DeepSpeed or FSDP1, under which none can be tried out",
+            expected="one process, DDP or FSDP2, which can take a step back",
             fix="set --learning_rate",
         )
     device, size = trainer.args.device, trainer.args.gradient_accumulation_steps
@@ -61,7 +62,7 @@ def range_test(trainer: Any, rates: Sequence[float], is_enough: Callable[[Trial]
             trainer.current_gradient_accumulation_steps = len(batches)
             for batch in batches:
                 trainer.training_step(trainer.model_wrapped, batch, collected)
-            now = tuple(trainer.accelerator.reduce(collected.sums[name], "sum").item() for name in _MEASURED)
+            now = tuple(accelerator.reduce(collected.sums[name], "sum").item() for name in _MEASURED)
             first += [now] if index < len(steps) else []
             before = first[index % len(steps)]
             trials.append(Trial(sum(rates[:index]), now[0] - before[0], now[1] - before[1]))

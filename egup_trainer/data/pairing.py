@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
+from zlib import crc32
 
 import numpy as np
 import torch
@@ -28,10 +29,16 @@ class PairDataset(Dataset):
     Args:
         forget: the forget set.
         retain: the retain set, or None to train only on forget rows.
+        example_share: share of the pairs, from 0 to 1, whose forget row is read after the retain row. Which ones they
+            are depends on the two ids alone.
+        max_length: most tokens of the two together; where they have more, the forget row is read alone.
     """
 
-    def __init__(self, forget: RowDataset, retain: RowDataset | None):
+    def __init__(
+        self, forget: RowDataset, retain: RowDataset | None, example_share: float = 0.0, max_length: int | None = None
+    ):
         self.forget, self.retain = forget, retain
+        self._example_share, self._max_length = example_share, max_length
         first = forget.rows[0]
         self._filler = TokenizedRow(first.input_ids[:1], np.full(1, IGNORE_INDEX, dtype=np.int32))
 
@@ -40,7 +47,20 @@ class PairDataset(Dataset):
 
     def __getitem__(self, pair: Pair) -> list[tuple[int, TokenizedRow]]:
         sides = [side for side in (self.forget, self.retain) if side is not None]
-        return [side[index] if index != NO_SAMPLE else (NO_SAMPLE, self._filler) for side, index in zip(sides, pair)]
+        items = [side[index] if index != NO_SAMPLE else (NO_SAMPLE, self._filler) for side, index in zip(sides, pair)]
+        if self.has_example(pair):
+            (index, row), (_, example) = items
+            items[0] = (index, row.after(example))
+        return items
+
+    def has_example(self, pair: Pair) -> bool:
+        """Whether the forget row of a pair is read after the retain row."""
+        if not self._example_share or self.retain is None or NO_SAMPLE in pair:
+            return False
+        length = sum(len(side.rows[index]) for side, index in zip((self.forget, self.retain), pair, strict=True))
+        fits = self._max_length is None or length <= self._max_length
+        # A checksum is as good as a random number, and a hundred times as fast as a generator of its own.
+        return fits and crc32(f"{pair[0]} {pair[1]}".encode()) < self._example_share * 2**32
 
 
 @dataclass(frozen=True)

@@ -116,6 +116,12 @@ class TokenizedRow:
         """Which tokens are labelled, bool, shape (T,)."""
         return self.labels != IGNORE_INDEX
 
+    def after(self, example: "TokenizedRow") -> "TokenizedRow":
+        """The tokens of another row and of this one, of which those of this one are scored."""
+        input_ids = np.concatenate([example.input_ids, self.input_ids])
+        labels = np.concatenate([np.full_like(example.labels, IGNORE_INDEX), self.labels])
+        return TokenizedRow(input_ids, labels, is_closed=self.is_closed, source=self.source)
+
     def key(self) -> bytes:
         """Bytes that are equal for two samples with the same tokens and the same scored positions."""
         return self.input_ids.tobytes() + b"|" + self.labels.tobytes()

@@ -25,7 +25,7 @@ from egup_trainer.components.output_estimates import EstimatedOutputs
 from egup_trainer.components.scanning import ScanRequest, merge_requests
 from egup_trainer.components.step import Collected, StepCounts
 from egup_trainer.data.collator import Batch, PairCollator, RowCollator
-from egup_trainer.data.pairing import NO_SAMPLE, PairDataset, make_pair_sampler
+from egup_trainer.data.pairing import NO_SAMPLE, Pair, PairDataset, make_pair_sampler
 from egup_trainer.data.tokenization import RowDataset
 from egup_trainer.egup import EGUPTrainer
 from egup_trainer.errors import ConfigError
@@ -170,7 +170,7 @@ class ShapeTrainer(EGUPTrainer):
         self.data_collator = RowCollator(job.tokenizer)
         # As if no two of the model's own answers were alike, and all as long as the given ones.
         forget = RowDataset(rows.forget.rows * (1 + args.self_samples))
-        self.train_dataset = PairDataset(forget, rows.retain)
+        self.train_dataset = PairDataset(forget, rows.retain, self.needs.example_share, args.max_length)
         self.pair_sampler = make_pair_sampler(self.train_dataset, args.train_batch_size, args)
         steps_per_epoch = max(ceil(len(self.pair_sampler) / args.gradient_accumulation_steps), 1)
         self.num_steps = (
@@ -199,9 +199,10 @@ class ShapeTrainer(EGUPTrainer):
                 sampler.set_epoch(epoch)
                 yield from sampler
 
-        largest = max(
-            batches(), key=lambda pairs: sum(tokens[f] + retain_tokens[r] for f, r in pairs if f != NO_SAMPLE)
-        )
+        def tokens_of(pair: Pair) -> int:
+            return tokens[pair[0]] + retain_tokens[pair[1]] * (2 if dataset.has_example(pair) else 1)
+
+        largest = max(batches(), key=lambda pairs: sum(tokens_of(pair) for pair in pairs if pair[0] != NO_SAMPLE))
         needs = self.needs
         collator = PairCollator(
             self.data_collator, self.retain_rows is not None, needs.positives, needs.alternate is not None

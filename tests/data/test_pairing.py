@@ -4,6 +4,7 @@ from collections import Counter
 from itertools import islice
 
 import numpy as np
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -119,6 +120,31 @@ def test_a_pair_is_a_forget_row_and_then_a_retain_row():
         assert (index, row.input_ids.tolist(), row.labels.tolist()) == (NO_SAMPLE, [10], [IGNORE_INDEX])
     ((index, row),) = PairDataset(rows(10, 11), None)[1, NO_SAMPLE]
     assert (index, row.input_ids[0]) == (1, 11)
+
+
+def test_a_share_of_the_forget_rows_is_read_after_the_retain_row_and_scored_alone():
+    forget, retain = rows(*range(10, 30)), rows(*range(50, 70))
+    pairs = PairDataset(forget, retain, example_share=0.5, max_length=4)
+    every = [(forget_id, retain_id) for forget_id in range(20) for retain_id in range(20)]
+    with_example = [pair for pair in every if len(pairs[pair][0][1]) == 4]
+    assert 160 < len(with_example) < 240  # of 400
+    assert with_example == [pair for pair in every if pairs.has_example(pair)]
+    for forget_id, retain_id in with_example:
+        (index, row), (_, example) = pairs[forget_id, retain_id]
+        assert index == forget_id
+        assert row.input_ids.tolist() == [50 + retain_id, 1, 10 + forget_id, 1]
+        assert row.labels.tolist() == [IGNORE_INDEX] * 3 + [1]
+        assert len(example) == 2  # the retain row stays as it is
+
+
+@pytest.mark.parametrize(
+    ("share", "max_length", "with_retain"), [(0.0, None, True), (1.0, 3, True), (1.0, None, False)]
+)
+def test_forget_rows_are_read_alone_without_a_share_or_room_or_retain_rows(share, max_length, with_retain):
+    pairs = PairDataset(rows(10, 11), rows(20, 21) if with_retain else None, share, max_length)
+    assert len(pairs[1, 0 if with_retain else NO_SAMPLE][0][1]) == 2
+    if with_retain:
+        assert len(pairs[FILLER][0][1]) == 1
 
 
 # Rows of similar length

@@ -1,6 +1,7 @@
 """FSDP2 on two processes ends where one process does: real processes, weights really spread over them."""
 
 import pytest
+import torch
 from test_ddp import launch
 
 
@@ -27,6 +28,16 @@ def test_two_processes_with_fsdp2_end_with_the_weights_of_one(kind, tmp_path):
 def test_two_processes_that_read_expected_outputs_end_as_one(kind, tmp_path):
     one = launch(tmp_path / "one", 1, batch=8, accumulation=1, kind=kind)[0]
     assert_ends_alike(one, launch(tmp_path / "two", 2, batch=2, accumulation=2, kind=kind + "fsdp2"))
+
+
+def test_a_range_test_on_spread_weights_finds_the_learning_rate_of_one_process(tmp_path):
+    one = launch(tmp_path / "one", 1, batch=8, accumulation=1, kind="auto")[0]
+    first, second = launch(tmp_path / "two", 2, batch=2, accumulation=2, kind="autofsdp2")
+    assert first["is_spread"]
+    assert second["is_spread"]
+    assert torch.equal(first["guide"]["auto.state"], second["guide"]["auto.state"])
+    # A gradient near 0 may have either sign, by rounding.
+    torch.testing.assert_close(first["guide"]["auto.state"], one["guide"]["auto.state"], rtol=0.02, atol=0.02)
 
 
 @pytest.mark.parametrize(

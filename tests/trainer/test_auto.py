@@ -4,9 +4,13 @@ import pytest
 import torch
 from fixtures_trainer import furthest, weights_of
 
+from egup_trainer.components import auto
 from egup_trainer.components.auto import Auto, Strength
+from egup_trainer.components.expected_outputs import ExpectedOutputs
 from egup_trainer.components.retain import RetainObjective
 from egup_trainer.errors import ConfigError
+
+STILL = {"boundary_p": 0.0, "unseen_gap": 0.0, "forget_progress": 1.0}
 
 
 def logged(trainer, name):
@@ -21,7 +25,7 @@ def with_numbers(make_trainer, monkeypatch, measured, **options):
     """A trainer at the rate 1e-4, which measures what it is told to at the end of each epoch of three steps."""
     trainer = make_trainer(auto=True, learning_rate=1e-4, logging_steps=1, **options)
     component, found = trainer.component(Auto), iter(measured)
-    monkeypatch.setattr(component, "measure", lambda: {"boundary_p": 0.0, "forget_progress": 1.0, **next(found)})
+    monkeypatch.setattr(component, "measure", lambda: {**STILL, **next(found)})
     return trainer
 
 
@@ -67,7 +71,7 @@ def test_the_learning_rate_falls_to_zero_over_the_run(make_trainer, monkeypatch)
     quiet = {"retain_rise": 0.0}
     trainer = with_numbers(make_trainer, monkeypatch, [quiet, quiet], num_train_epochs=2)
     trainer.train()
-    assert rates(trainer)[1:] == pytest.approx([1e-4 * (1 - step / 6) for step in range(1, 6)])
+    assert rates(trainer) == pytest.approx([1e-4 * (1 - step / 6) for step in range(6)])
     assert logged(trainer, "auto_learning_rate") == [1e-4]
 
 
@@ -90,12 +94,60 @@ def test_it_is_doubled_when_forget_rows_lag_behind(make_trainer, monkeypatch):
     assert rates(trainer)[4:] == pytest.approx([2e-4 * (1 - step / 6) for step in (4, 5)])
 
 
+def test_a_first_step_that_shows_little_is_not_lagging_behind(make_trainer, monkeypatch):
+    slow = {"retain_rise": 0.0, "forget_progress": 0.0}
+    trainer = with_numbers(make_trainer, monkeypatch, [slow] * 31, num_train_epochs=31)
+    changes = []
+    monkeypatch.setattr(trainer.component(Auto), "_restart", lambda step, factor, end: changes.append((step, factor)))
+    trainer.train()
+    assert changes[0] == (12, 2.0)  # of 93 steps a tenth
+    assert len(changes) == 31 - 3 - 1  # and after each epoch from then on but the last
+
+
+def test_a_short_run_at_the_boundary_keeps_its_length(make_trainer, monkeypatch):
+    there = {"retain_rise": 0.0, "boundary_p": 0.051}
+    trainer = with_numbers(make_trainer, monkeypatch, [there] * 4, num_train_epochs=4)
+    trainer.train()
+    assert trainer.state.global_step == 12
+    assert rates(trainer) == pytest.approx([1e-4 * (1 - step / 12) for step in range(12)])
+
+
 def test_a_run_at_the_boundary_ends_after_as_many_steps_again(make_trainer, monkeypatch):
+    monkeypatch.setattr(auto, "LEAST_STEPS", 5)
     there = {"retain_rise": 0.0, "boundary_p": 0.051}
     trainer = with_numbers(make_trainer, monkeypatch, [there] * 9, num_train_epochs=9)
     trainer.train()
     assert trainer.state.global_step == 6
     assert rates(trainer)[4:] == pytest.approx([1e-4 * (1 - 3 / 27) * (1 - step / 3) for step in (1, 2)])
+
+
+def test_expected_outputs_move_by_half_of_what_forget_rows_lack(make_trainer, monkeypatch):
+    shown = [  # forget rows are 1 nat likelier, and once cannot be told from proxies
+        {"retain_rise": 0.0, "unseen_gap": -1.0, "boundary_p": p} for p in (0.0, 0.04, 0.06, 0.0)
+    ]
+    options = {"num_train_epochs": 4, "objective": "proxy_kl", "inter_entanglement": False, "intra_entanglement": False}
+    trainer = with_numbers(make_trainer, monkeypatch, shown, **options)
+    expected, seen = trainer.component(ExpectedOutputs), []
+    weigh = ExpectedOutputs.scale_nll
+
+    def note(self, factor):
+        before = self.mean_nll().mean().item()
+        weigh(self, factor)
+        seen.append(self.mean_nll().mean().item() - before)
+
+    monkeypatch.setattr(ExpectedOutputs, "scale_nll", note)
+    monkeypatch.setattr(trainer.component(Auto), "_restart", lambda *args: None)
+    trainer.train()
+    assert seen == pytest.approx([0.5], abs=1e-5)  # neither in the first half, nor at the boundary, nor at the end
+    assert expected.table.logps.exp().sum(dim=-1) == pytest.approx(1.0)
+
+
+def test_what_forget_rows_lack_of_proxies_is_measured(make_trainer, taught):
+    trainer = make_trainer(model=taught(), auto=True, num_train_epochs=1, learning_rate=1e-9)
+    trainer.train()
+    forget, proxies = (trainer.score(rows).mean_nll.mean().item() for rows in (trainer.forget_rows, trainer.proxy_rows))
+    assert forget < proxies - 0.5
+    assert logged(trainer, "unseen_gap") == [pytest.approx(forget - proxies, abs=1e-4)]
 
 
 def test_a_given_learning_rate_is_kept_and_no_range_test_made(make_trainer, monkeypatch):

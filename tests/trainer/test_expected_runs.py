@@ -238,6 +238,22 @@ def test_the_logged_gaps_are_those_of_the_tokens(make_trainer):
             )
 
 
+def test_scaled_outputs_are_as_unlikely_as_asked_and_still_sum_to_one(make_trainer):
+    trainer = make_trainer(**PLAIN, self_samples=1)
+    trainer.begin_training()
+    expected, before = trainer.component(ExpectedOutputs), table_of(trainer)
+    rows = expected.mean_nll()
+    expected.scale_nll(1.25)
+    after = table_of(trainer)
+    assert expected.mean_nll().tolist() == pytest.approx((1.25 * rows).tolist())
+    assert after.logps.exp().sum(dim=-1).tolist() == pytest.approx([1.0] * len(after.ids), abs=1e-5)
+    others = [table.logps[:, 1:].log_softmax(dim=-1) for table in (before, after)]
+    torch.testing.assert_close(*others)
+    own = expected._given_tokens
+    assert 0 < own < len(after.ids)
+    torch.testing.assert_close(after.logps[own:], before.logps[own:])  # the model's own answers keep their likelihood
+
+
 def test_a_run_meets_what_is_expected(make_trainer, taught):
     """Of rows known by heart: tokens that are expected to be unlikely end there, and stay likelier before."""
     trainer = make_trainer(taught(), **PLAIN, num_train_epochs=30, learning_rate=3e-3)

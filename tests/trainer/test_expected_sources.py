@@ -1,5 +1,8 @@
 """Which sources of expected outputs a run takes, and which it refuses before its first step."""
 
+from functools import reduce
+from operator import or_
+
 import pytest
 from conftest import make_tiny_model, qa_rows
 from peft import LoraConfig, get_peft_model
@@ -9,8 +12,10 @@ from egup_trainer import EGUPTrainer
 from egup_trainer.components.component import Component, Needs
 from egup_trainer.components.expected_outputs import ExpectedOutputs
 from egup_trainer.errors import ConfigError, DataError, ModelError
+from egup_trainer.losses.registry import make_forget_loss
 from egup_trainer.modeling.reference import Need
 from egup_trainer.records.schema import ADAPTER_OFF
+from egup_trainer.trainer import make_components
 
 PLAIN = {"objective": "proxy_kl", "inter_entanglement": False, "intra_entanglement": False, "max_steps": 1}
 
@@ -198,3 +203,29 @@ def test_a_component_of_your_own_may_read_expected_outputs(make_trainer, config,
     )
     trainer.train()
     assert trainer.component(ExpectedOutputs).table.ids.shape[1] == trainer.args.expected_top_k
+
+
+def examples_of(config, **options):
+    args = config(**{**PLAIN, **options})
+    return make_components(args, make_forget_loss(args), has_proxies=True)
+
+
+def test_rows_are_read_after_examples_by_default_only_with_auto_and_without_features(config):
+    def share(**options):
+        found = examples_of(config, **options)
+        return reduce(or_, (component.needs for component in found)).example_share
+
+    assert share() == 0
+    assert share(auto=True) == 0.5
+    assert share(example_share=0.25) == 0.25
+    assert share(auto=True, example_share=0) == 0
+    assert share(auto=True, intra_entanglement=True) == 0
+
+
+def test_examples_beside_features_are_refused(config):
+    with pytest.raises(ConfigError) as caught:
+        examples_of(config, example_share=0.5, intra_entanglement=True)
+    assert str(caught.value) == (
+        "Got example_share=0.5 with a component that reads features, but expected one or the other: features are those "
+        "of rows in their usual prompt. Leave out --example_share, or both entanglements and CLReg."
+    )

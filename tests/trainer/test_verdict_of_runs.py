@@ -12,7 +12,7 @@ from egup_trainer.audit.quantization import Bits, quantised_copy
 from egup_trainer.data.collator import RowCollator
 from egup_trainer.data.sources import load_rows
 from egup_trainer.data.tokenization import tokenize
-from egup_trainer.measuring import Measuring, joined
+from egup_trainer.measuring import Measuring
 from egup_trainer.modeling.forward import AnswerReader
 from egup_trainer.verdict import Measures, SetMeasures, Status, verdict
 
@@ -121,7 +121,7 @@ def test_a_model_that_hides_the_rows_from_the_usual_prompt_alone(judge, taught, 
     """A suppression that holds for the questions as they were asked, and ends once the conversation goes on."""
     rows = tokenize(load_rows(FORGET), tokenizer, name="rows").rows
     examples = tokenize(load_rows(RETAIN[:3]), tokenizer, name="rows").rows  # the verdict takes another example
-    known = RowCollator(tokenizer).pad([joined(example, row) for example in examples for row in rows])
+    known = RowCollator(tokenizer).pad([row.after(example) for example in examples for row in rows])
     forget, retain, model, twin = batch_of(FORGET, tokenizer), batch_of(RETAIN, tokenizer), taught(), retrained()
     reader, optimizer = AnswerReader(model), torch.optim.Adam(model.parameters(), 3e-3)
     aim = AnswerReader(twin)(twin, **forget, with_features=False).mean_nll.detach()
