@@ -7,6 +7,9 @@ BIN := .venv/bin
 demo: .venv/installed
 	$(BIN)/egup demo --output_dir demo_output
 
+demo_output/report.html: | .venv/installed
+	$(BIN)/egup demo --output_dir demo_output
+
 test: .venv/installed-test lint
 	$(BIN)/python -m pytest tests/cli/test_demo.py  # alone on the machine: its time is tested
 	$(BIN)/python -m pytest -n auto --dist loadfile --ignore tests/cli/test_demo.py
@@ -32,15 +35,18 @@ test-oldest: .venv-oldest/installed # the lowest versions that setup.cfg allows
 	touch $@
 
 RELEASE := build/release
-release-check: .venv/installed-test # what a user gets: wheel and sdist, installed apart, the demo from there
+release-check: .venv/installed-check # what a user gets: wheel and sdist, installed apart, the demo from there
 	rm -rf dist $(RELEASE)
 	$(BIN)/python -m build --outdir dist
+	$(BIN)/twine check --strict dist/*
 	$(PYTHON) -m venv $(RELEASE)
+	$(RELEASE)/bin/pip install --quiet --disable-pip-version-check --constraint constraints.txt dist/*.whl
+	cd $(RELEASE) && bin/egup --help && bin/python -c "from egup_trainer import *"
 	$(RELEASE)/bin/pip install --quiet --disable-pip-version-check --constraint constraints.txt \
 		"$$(ls dist/*.whl)[all]"
 	cd $(RELEASE) && bin/egup demo --output_dir demo_output
 
-docs: .venv/installed-docs # build/site; a warning is an error
+docs: .venv/installed-docs demo_output/report.html # build/site; a warning is an error
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
 notebooks: .venv/installed-notebooks  # executed copies in build/notebooks

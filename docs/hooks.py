@@ -1,12 +1,13 @@
-"""Hooks of mkdocs: they fill in the generated parts of pages and add the files of the repository that pages link to."""
+"""Hooks of mkdocs: they fill in the generated parts of pages and add what the site has from outside of docs."""
 
 import re
 from pathlib import Path
-from posixpath import normpath
+from posixpath import dirname, join, normpath, relpath
 from typing import Any
 
 from generate.commands import commands_page
 from generate.configuration import options_table
+from generate.tables import for_phones
 from mkdocs.plugins import event_priority
 from mkdocs.structure.files import File, Files
 
@@ -19,6 +20,9 @@ from egup_trainer.evaluation.scoring import ScoringOptions
 from egup_trainer.proxies.settings import ProxySettings
 
 ROOT = Path(__file__).resolve().parents[1]
+REPOSITORY = "https://github.com/egup-trainer/egup_trainer"
+REPORT = "demo/report.html"
+"""The demo's report in the site, where `make demo` has written it; its picture leads there."""
 OUTSIDE = "repository"
 """Folder of the site for files outside of docs that pages link to."""
 FIRST = ("quickstart", "own_data")
@@ -36,7 +40,10 @@ GENERATED = {
 _MARK = re.compile(r"<!-- generated: (\w+) -->")
 _EXTERNAL_IMAGE = re.compile(r"<img\b[^>]*\bsrc=\"https?://[^>]*>")
 _EXTERNAL_SCRIPT = re.compile(r"<script\b[^>]*\bsrc=\"https?://[^>]*></script>")
+_NOTEBOOK = re.compile(r"(href=\"[^\":]+)\.ipynb(?=[\"#])")
 _ALT = re.compile(r"\balt=\"([^\"]*)\"")
+_PICTURE_OF_REPORT = re.compile(r"!\[[^]]*\]\(images/report\.png\)")
+_RELATIVE = re.compile(r"(?<=\]\()(?!https?:|#)[^)#\s]+")
 _LINK_OUT = re.compile(r"(?<=\]\()\.\./([^)#\s]+)")
 
 
@@ -56,29 +63,40 @@ def on_config(config: Any) -> Any:
 
 @event_priority(50)  # before mkdocs-jupyter, which handles the notebooks
 def on_files(files: Files, config: Any) -> Files:
-    """Adds the notebooks, and the files outside of docs that pages link to."""
+    """Adds README as the first page, the demo's report, the notebooks, and the files that pages link to."""
+    files.append(File.generated(config, "index.md", content=home((ROOT / "README.md").read_text(encoding="utf-8"))))
+    if (ROOT / "demo_output/report.html").is_file():
+        files.append(File.generated(config, REPORT, abs_src_path=str(ROOT / "demo_output/report.html")))
     for name, path in notebooks().items():  # mkdocs-jupyter ignores generated files
         files.append(File(f"notebooks/{name}.ipynb", str(path.parents[1]), config.site_dir, config.use_directory_urls))
     for page in list(files.documentation_pages()):
         for target in _LINK_OUT.findall(page.content_string if page.src_uri.endswith(".md") else ""):
-            for path in _files_at(ROOT / target):
+            for path in [] if target.startswith("notebooks") else _files_at(ROOT / target):
                 target_path = f"{OUTSIDE}/{path.relative_to(ROOT).as_posix()}"
                 if files.get_file_from_path(target_path) is None:
                     files.append(File.generated(config, target_path, abs_src_path=str(path)))
     return files
 
 
+def home(readme: str) -> str:
+    """The README with links as from a page in docs."""
+    return re.sub(r"\]\((?!https?:|docs/)", "](../", readme).replace("](docs/", "](")
+
+
 def on_page_markdown(markdown: str, page: Any, config: Any, files: Files) -> str:
     """Fills in generated parts, and points links that leave docs at the copies of their files."""
     markdown = _MARK.sub(lambda found: GENERATED[found[1]](), markdown).replace(" ± ", "&nbsp;±&nbsp;")
-    if page.file.src_uri.startswith(f"{OUTSIDE}/"):
-        return markdown
-    return _LINK_OUT.sub(lambda found: f"{OUTSIDE}/{_first_file(found[1])}", markdown)
+    uri = page.file.src_uri
+    if uri.startswith(f"{OUTSIDE}/"):
+        return _RELATIVE.sub(lambda found: _from_outside(uri, found[0], files), markdown)
+    if files.get_file_from_path(REPORT):
+        markdown = _PICTURE_OF_REPORT.sub(rf"[\g<0>]({REPORT})\n\n[Open this report]({REPORT})", markdown)
+    return _LINK_OUT.sub(lambda found: _in_site(found[1]), markdown)
 
 
 def on_page_content(html: str, page: Any, config: Any, files: Files) -> str:
-    """Removes scripts from other sites, and replaces images from other sites, such as badges, by their text."""
-    html = _EXTERNAL_SCRIPT.sub("", html)
+    """Fits tables to a phone, makes notebooks link to pages, and takes scripts and images of other sites away."""
+    html = _NOTEBOOK.sub(r"\1.html", for_phones(_EXTERNAL_SCRIPT.sub("", html)))
     return _EXTERNAL_IMAGE.sub(lambda found: "".join(_ALT.findall(found[0])), html)
 
 
@@ -86,5 +104,14 @@ def _files_at(path: Path) -> list[Path]:
     return sorted(each for each in path.iterdir() if each.is_file()) if path.is_dir() else [path]
 
 
-def _first_file(target: str) -> str:
-    return normpath(_files_at(ROOT / target)[0].relative_to(ROOT).as_posix())
+def _from_outside(uri: str, target: str, files: Files) -> str:
+    """The target of a link of a copied file: in the site if it is there, or else in the repository."""
+    path = normpath(join(dirname(uri.removeprefix(f"{OUTSIDE}/")), target))
+    page = path.removeprefix("docs/") if path.startswith("docs/") else f"{OUTSIDE}/{path}"
+    return f"{REPOSITORY}/blob/main/{path}" if files.get_file_from_path(page) is None else relpath(page, dirname(uri))
+
+
+def _in_site(target: str) -> str:
+    if target.startswith("notebooks"):  # they are pages
+        return target if target.endswith(".ipynb") else f"notebooks/{next(iter(notebooks()))}.ipynb"
+    return f"{OUTSIDE}/{normpath(_files_at(ROOT / target)[0].relative_to(ROOT).as_posix())}"

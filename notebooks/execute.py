@@ -2,6 +2,7 @@
 
 import argparse
 import os
+import re
 import time
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -13,6 +14,7 @@ from traitlets.config import Config
 FOLDER = Path(__file__).resolve().parent
 PATHS = sorted(FOLDER.glob("*.ipynb"))
 _SECONDS = 600  # for one cell
+_MOVE = re.compile(r"\x1b\[\d*[A-K]")
 _OUTPUT = {
     "PLOTLY_RENDERER": "notebook",  # plots that need no network
     "PYTHONWARNINGS": "ignore",
@@ -41,7 +43,9 @@ def execute(path: Path, output_dir: Path, **environment: str) -> nbformat.Notebo
             timeout=_SECONDS,
             kernel_name="python3",
             resources={"metadata": {"path": work}},
-            config=Config({"KernelManager": {"transport": "ipc", "ip": f"{sockets}/kernel"}}),  # no open port
+            config=Config(
+                {"KernelManager": {"transport": "ipc", "ip": f"{sockets}/kernel"}}
+            ),  # no open port
         )
         try:
             client.execute(env={**os.environ, **_OUTPUT, "PYTHONPATH": _paths(), **environment})
@@ -59,16 +63,20 @@ def _paths() -> str:
 
 
 def _is_bar(output: nbformat.NotebookNode) -> bool:
-    """Whether an output is a progress bar."""
+    """Whether an output is a progress bar, or moves the cursor to one."""
     is_error = output.output_type == "stream" and output.name == "stderr"
-    return is_error and ("\r" in output.text or not output.text.strip())
+    return is_error and ("\r" in output.text or not _MOVE.sub("", output.text).strip())
 
 
 def main() -> None:
     """Runs the notebooks named, or all of them."""
     parser = argparse.ArgumentParser(prog="python -m notebooks.execute", description=main.__doc__)
-    parser.add_argument("notebooks", nargs="*", type=Path, default=PATHS, help="Paths of notebooks; by default all.")
-    parser.add_argument("--output_dir", type=Path, default=Path("build/notebooks"), help="Folder for the copies.")
+    parser.add_argument(
+        "notebooks", nargs="*", type=Path, default=PATHS, help="Paths of notebooks; by default all."
+    )
+    parser.add_argument(
+        "--output_dir", type=Path, default=Path("build/notebooks"), help="Folder for the copies."
+    )
     options = parser.parse_args()
     for path in options.notebooks:
         start = time.perf_counter()

@@ -13,6 +13,7 @@ import pytest
 from egup_trainer.extras import EXTRAS
 
 ROOT = Path(__file__).resolve().parents[1]
+HOME = "https://github.com/egup-trainer/egup_trainer"
 
 
 @pytest.fixture(scope="module")
@@ -54,6 +55,26 @@ def test_the_wheel_names_the_console_script_and_the_licence(wheel):
     entry = next(name for name in archive.namelist() if name.endswith("entry_points.txt"))
     assert "egup = egup_trainer.cli.main:main" in archive.read(entry).decode()
     assert any(name.endswith("LICENSE") for name in archive.namelist())
+
+
+def test_the_wheel_has_types_the_version_and_a_readme_without_relative_links(wheel):
+    import egup_trainer
+
+    archive = zipfile.ZipFile(wheel)
+    assert "egup_trainer/py.typed" in archive.namelist()
+    (metadata,) = (archive.read(name).decode() for name in archive.namelist() if name.endswith("METADATA"))
+    assert f"\nVersion: {egup_trainer.__version__}\n" in metadata
+    links = re.findall(r"\]\(([^)]*)\)", metadata)
+    assert f"{HOME}/raw/main/docs/images/report.png" in links
+    assert f"{HOME}/blob/main/docs/data.md" in links
+    assert [link for link in links if not link.startswith("https://")] == []
+
+
+def test_the_changelog_begins_with_the_version():
+    import egup_trainer
+
+    first = re.findall(r"(?m)^## (.*)$", (ROOT / "CHANGELOG.md").read_text(encoding="utf-8"))[0]
+    assert re.fullmatch(rf"{re.escape(egup_trainer.__version__)} \(\d{{4}}-\d{{2}}-\d{{2}}\)", first)
 
 
 def requirements() -> list[str]:

@@ -65,6 +65,23 @@ def test_docs_and_releases_are_built_by_targets_of_the_makefile(name, command):
     assert jobs["publish"]["needs"] == "build"  # nothing is published that was not built and tested
 
 
+def test_a_release_is_checked_as_pypi_will_show_it_and_used_from_an_empty_environment():
+    makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
+    recipe = makefile.split("\nrelease-check:")[1].split("\n\n")[0]
+    steps = [
+        "-m build",
+        "twine check --strict dist/*",
+        "-m venv",
+        "dist/*.whl",
+        "bin/egup --help",
+        "[all]",
+        "bin/egup demo",
+    ]
+    places = [recipe.find(step) for step in steps]
+    assert -1 not in places
+    assert places == sorted(places)
+
+
 def test_only_the_job_that_publishes_may_write():
     for path in WORKFLOWS.glob("*.yml"):
         workflow = yaml.safe_load(path.read_text(encoding="utf-8"))

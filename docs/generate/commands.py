@@ -6,7 +6,7 @@ from collections import defaultdict
 from egup_trainer.cli.help import declaration
 from generate.configuration import show
 from generate.parsers import COMMANDS, flags_of, load_command
-from generate.tables import code, stacked, table
+from generate.tables import code, table
 
 _OURS = "egup_trainer"
 
@@ -26,7 +26,7 @@ def _section(name: str) -> str:
         groups[owners[action][1]].append(action)
     for origin, actions in groups.items():
         rows = [[_flags(each), _default(each), (each.help or "").replace("%%", "%")] for each in actions]
-        shown = stacked(table(["flag", "default", "meaning"], rows))
+        shown = table(["flag", "default", "meaning"], rows)
         parts.append(shown if origin == _OURS else _folded(f"{len(rows)} flags of {origin}", shown))
     return "\n\n".join(parts)
 

@@ -9,7 +9,7 @@ from typing import Any, get_args
 from griffe import Docstring, DocstringSectionKind
 
 from egup_trainer.options import owner_of
-from generate.tables import code, stacked, table
+from generate.tables import code, table
 
 
 @dataclass(frozen=True)
@@ -48,7 +48,7 @@ def options_table(config: type, beyond: type = object) -> str:
     """A table of `own_options` with type, default and meaning."""
     options = own_options(config, beyond)
     rows = [[code(each.name), code(each.type), code(each.default), each.help] for each in options]
-    return stacked(table(["name", "type", "default", "meaning"], rows))
+    return table(["name", "type", "default", "meaning"], rows)
 
 
 def show(value: Any) -> str:

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from inspect import getdoc
 from pathlib import Path
 
+from egup_trainer.audit import ATTACKS, Attack
 from egup_trainer.evaluation.metric_registry import MetricSpec, declared_metrics
 from egup_trainer.evaluation.suites import SUITES, SuiteSpec
 from egup_trainer.losses.registry import OBJECTIVES
@@ -19,13 +20,18 @@ SECTIONS = ("Requirements", "Recommendations", "Relations")
 
 
 def metrics_table() -> str:
-    """One line for each metric: its key in results, its definition, which way is better, and what it needs."""
-    return table(["metric", "definition", "better", "needs"], map(_metric, declared_metrics()))
+    """One line for each metric: its key in results, what it says, which way is better, its definition and needs."""
+    return table(["metric", "what it says", "better", "definition"], map(_metric, declared_metrics()))
 
 
 def suites_table() -> str:
     """One line for each suite: its name, its rows, and its flags, those that are not required in brackets."""
     return table(["suite", "rows", "flags"], map(_suite, SUITES.values()))
+
+
+def attacks_table() -> str:
+    """One line for each attack: its name, what it means if it gets far, and what it needs besides the rows."""
+    return table(["attack", "what it tells", "needs"], map(_attack, ATTACKS.values()))
 
 
 def objectives_table() -> str:
@@ -51,6 +57,7 @@ def section(docstring: str, name: str) -> str:
 
 TABLES: dict[str, dict[str, Callable[[], str]]] = {
     "evaluation.md": {"metrics": metrics_table, "suites": suites_table},
+    "auditing.md": {"attacks": attacks_table},
     "choosing.md": {"objectives": objectives_table},
 }
 """For each page, the names between its markers and the functions that make the tables."""
@@ -68,7 +75,17 @@ def updated(page: str) -> str:
 
 def _metric(spec: MetricSpec) -> list[str]:
     key = spec.name if spec.section is not None else f"SET_{spec.name}"
-    return [f"`{key}`", spec.definition, spec.direction.value, spec.needs]
+    needs = f" Needs {spec.needs}." if spec.needs else ""
+    return [f"`{key}`", spec.meaning, spec.direction.value, f"{spec.definition}{needs}"]
+
+
+def _attack(attack: Attack) -> list[str]:
+    flags = {
+        "--holdout": attack.needs_holdout,
+        "--model_before": attack.needs_before,
+        "--judge_model": attack.needs_judge,
+    }
+    return [f"`{attack.name}`", attack.reading, ", ".join(f"`{flag}`" for flag, needed in flags.items() if needed)]
 
 
 def _objective(name: str) -> list[str]:

@@ -32,9 +32,9 @@ class Direction(Enum):
 
     HIGHER = "higher"
     LOWER = "lower"
-    RETRAINED = "the retrained model's value"
-    KNOWLEDGE = "lower on forget rows, higher on rows to keep"
-    HIGHER_ON_KEPT = "the retrained model's value on forget rows, higher on rows to keep"
+    RETRAINED = "nearest to the retrained model's"
+    KNOWLEDGE = "forget rows: lower, down to the retrained model's; rows to keep: higher"
+    HIGHER_ON_KEPT = "forget rows: nearest to the retrained model's; rows to keep: higher"
 
     def higher_is_better(self, role: RowRole | None = None) -> bool | None:
         """Whether higher is better on rows of that role; None if only nearness to the retrained model counts.

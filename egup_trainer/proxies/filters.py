@@ -1,6 +1,6 @@
 """What a written row must be like to serve as a proxy, judged by its text.
 
-Each filter learns from the forget rows. For thresholds and their sources see docs/proxies.md.
+Each filter learns from the forget rows. For thresholds and their sources see docs/data.md.
 """
 
 import re

@@ -275,7 +275,7 @@ def write_proxies(
     """Has a model write rows that resemble the forget rows, about things that no model saw.
 
     The model is shown a few forget rows at a time and asked for another one about something that it invents; what it
-    writes is read and filtered (docs/proxies.md). Each attempt is a pure function of the settings' seed and its number.
+    writes is read and filtered (docs/data.md). Each attempt is a pure function of the settings' seed and its number.
     Attempts are written to a file beside `output` as they come, without rejected texts, so that the same call goes on
     where an earlier one was interrupted, and repeats nothing.
 

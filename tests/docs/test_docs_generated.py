@@ -11,6 +11,10 @@ from generate.commands import commands_page
 from generate.configuration import options_table, own_options
 from generate.declared import DOCS, TABLES, updated
 from generate.parsers import parser_of
+from generate.tables import for_phones
+from mkdocs.config import load_config
+from mkdocs.structure.files import File, Files
+from mkdocs.structure.pages import Page
 from transformers import TrainingArguments
 
 from egup_trainer.audit.audit_options import AuditOptions
@@ -87,6 +91,58 @@ def test_executed_notebooks_replace_their_sources_and_the_quickstart_comes_first
         ("quickstart", tmp_path / "notebooks/quickstart.ipynb"),
         ("audit", tmp_path / "build/notebooks/audit.ipynb"),
     ]
+
+
+def test_the_readme_is_the_first_page_with_links_that_work_there():
+    readme = "![r](docs/images/report.png) [data](docs/data.md#a) [cite](CITATION.cff) [paper](https://arxiv.org)"
+    expected = "![r](images/report.png) [data](data.md#a) [cite](../CITATION.cff) [paper](https://arxiv.org)"
+    assert hooks.home(readme) == expected
+
+
+def test_the_picture_of_the_report_leads_to_the_report_where_there_is_one(tmp_path, monkeypatch):
+    monkeypatch.setattr(hooks, "ROOT", tmp_path)
+    (tmp_path / "README.md").write_text("![a report](docs/images/report.png)", encoding="utf-8")
+    config = load_config(str(ROOT / "mkdocs.yml"))
+    monkeypatch.setattr(config.plugins, "_current_plugin", "hooks", raising=False)  # as while hooks are called
+    for has_report in (False, True):
+        if has_report:
+            (tmp_path / "demo_output").mkdir()
+            (tmp_path / "demo_output/report.html").write_text("<html>", encoding="utf-8")
+        files = hooks.on_files(Files([]), config)
+        assert (files.get_file_from_path("demo/report.html") is not None) == has_report
+        first = files.get_file_from_path("index.md")
+        page = hooks.on_page_markdown(first.content_string, Page(None, first, config), config, files)
+        assert page.startswith("[![a report](images/report.png)](demo/report.html)" if has_report else "![a report]")
+
+
+def test_links_of_copied_files_lead_into_the_site_or_else_to_the_repository(tmp_path):
+    sources = ("data.md", "repository/benchmarks/README.md", "repository/CONTRIBUTING.md")
+    files = Files([File(source, str(tmp_path), str(tmp_path), False) for source in sources])
+    page = Page(
+        None, files.get_file_from_path("repository/benchmarks/README.md"), load_config(str(ROOT / "mkdocs.yml"))
+    )
+    links = "[a](../docs/data.md#rows) [b](../CONTRIBUTING.md) [c](../setup.py) [d](#here) [e](https://arxiv.org)"
+    expected = "[a](../../data.md#rows) [b](../CONTRIBUTING.md) "
+    expected += f"[c]({hooks.REPOSITORY}/blob/main/setup.py) [d](#here) [e](https://arxiv.org)"
+    assert hooks.on_page_markdown(links, page, None, files) == expected
+
+
+def test_tables_of_numbers_scroll_and_others_stack():
+    row = "<tr>\n<td>a</td>\n<td>{}</td>\n<td></td>\n</tr>"
+    heads = "<thead><tr><th>name</th><th><code>value</code></th><th>note</th></tr></thead>"
+    numbers = f"<table>\n{heads}<tbody>{row.format('-0.5 ± 1')}{row.format('.3')}{row.format('none')}</tbody></table>"
+    words = f"<table>\n{heads}<tbody>{row.format('3')}{row.format('no')}{row.format('none')}</tbody></table>"
+    assert for_phones(numbers).startswith('<div class="numbers"><table>')
+    stacked = for_phones(f"before {words} after")
+    assert stacked.startswith('before <div class="stacked"><table>')
+    assert stacked.endswith("</table></div> after")
+    assert stacked.count('<td data-label="value">') == stacked.count('<td data-label="note">') == 3
+    assert stacked.count("<td>a</td>") == 3
+
+
+def test_links_between_notebooks_lead_to_pages():
+    links = '<a href="{}">own</a> <a href="https://colab.google.com/own.ipynb">Colab</a>'
+    assert hooks.on_page_content(links.format("own.ipynb#a"), None, None, None) == links.format("own.html#a")
 
 
 def test_images_and_scripts_from_other_sites_are_removed():

@@ -1,11 +1,13 @@
 """The site builds without warnings, loads nothing from other sites, and fits a desktop and a phone."""
 
 import os
+import re
 import subprocess
 import sys
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from threading import Thread
+from urllib.parse import unquote
 
 import pytest
 from fixtures_browser import needs_browser, requested
@@ -26,7 +28,7 @@ def site(tmp_path_factory):
 
 def test_every_page_is_built_with_its_generated_parts(site):
     for page in PAGES:
-        if page.parent.name == "docs":
+        if page.parent == ROOT / "docs":
             text = (site / f"{page.stem}.html").read_text(encoding="utf-8")
             assert "generated:" not in text, page.name
     reference = (site / "reference.html").read_text(encoding="utf-8")
@@ -39,6 +41,18 @@ def test_linked_files_of_the_repository_are_in_the_site(site):
     assert (site / "repository/accelerate_configs/fsdp2.yaml").is_file()
     table = (site / "repository/benchmarks/results/design_choices.html").read_text(encoding="utf-8")
     assert "proxy_match=mean" in table
+
+
+def test_no_link_of_the_site_is_dead(site):
+    dead = {}
+    for page in site.rglob("*.html"):
+        text = re.sub(r"<script.*?</script>", "", page.read_text(encoding="utf-8"), flags=re.DOTALL)
+        targets = {unquote(target) for target in re.findall(r'(?:href|src)="([^"#?:]+)["#?]', text)}
+        homes = {target: site if target.startswith("/") else page.parent for target in targets}
+        missing = [target for target, home in homes.items() if not (home / target.lstrip("/")).exists()]
+        if missing:
+            dead[page.name] = missing
+    assert dead == {}
 
 
 @pytest.fixture(scope="module")
@@ -56,19 +70,32 @@ class QuietHandler(SimpleHTTPRequestHandler):
         pass
 
 
+HIDDEN = """
+const beyond = (each) => each.getBoundingClientRect().right > innerWidth
+const scrolled = [...document.querySelectorAll('.numbers tr > :first-child')]
+document.querySelectorAll('.md-typeset__scrollwrap').forEach(each => { each.scrollLeft = 1000 })
+return [...document.querySelectorAll('.stacked td')].filter(beyond).map(each => each.textContent)
+    .concat(scrolled.filter(each => each.getBoundingClientRect().left < 0).map(each => each.textContent))
+"""
+"""Returns the texts of cells that are off the screen: of stacked tables, and of the first column of scrolled ones."""
+
+
 @needs_browser
 @pytest.mark.parametrize("width", [1280, 390], ids=["desktop", "phone"])
 def test_no_page_is_wider_than_the_window_or_loads_anything_from_other_sites(browser, site, served, width):
     metrics = {"width": width, "height": 900, "deviceScaleFactor": 1, "mobile": width < 500}
     browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", metrics)
     browser.get_log("performance")  # empties it
-    wide = {}
+    wide, hidden = {}, {}
     for page in sorted(site.rglob("*.html")):
         browser.get(served + page.relative_to(site).as_posix())
         found = browser.execute_script("return document.documentElement.scrollWidth")
         if found > width:
             wide[page.name] = found
+        if width < 500:
+            hidden[page.name] = browser.execute_script(HIDDEN)
     assert wide == {}
+    assert {name: cells for name, cells in hidden.items() if cells} == {}
     own = (served, "chrome:")  # a new browser shows a page of its own first
     assert {url for url in requested(browser) if not url.startswith(own)} == set()
 
