@@ -1,6 +1,6 @@
 """`egup proxy`: has a model write rows that are like the forget rows, about things that it never saw."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -108,6 +108,7 @@ def auto_proxies(row_args: Any, config: Any, model_config: Any) -> str:
                 row_args,
                 ProxySettings(seed=config.seed, feature_layer=config.feature_layer, max_length=config.max_length),
                 accelerator=config,  # as an `Accelerator`, it has the device
+                loading=config.model_init_kwargs,
                 output=output,
                 template=lambda *_: config.template,  # its date was fixed when the run's tokenizer was loaded
                 batch_size=config.per_device_eval_batch_size,
@@ -126,6 +127,7 @@ def _write(
     accelerator: Any,
     template: Callable[[Any, str], Any],
     writer_model: str | None = None,
+    loading: Mapping[str, Any] | None = None,
     **options: Any,
 ) -> Any:
     """Reads rows, loads models onto the accelerator's device, and has proxies written; their `Quality`."""
@@ -134,7 +136,7 @@ def _write(
 
     def load(name: str, config: Any) -> tuple[Any, Any]:
         tokenizer = load_tokenizer(name, revision=config.model_revision)
-        return load_on_device(name, config, accelerator), tokenizer
+        return load_on_device(name, config, accelerator, **(loading or {})), tokenizer
 
     forget = sources.read(sources.forget)
     retain = None if sources.retain is None else sources.read(sources.retain)

@@ -156,6 +156,7 @@ OTHERS = [
     (f"{CUSTOM} --template_date 2026-11-31", "template_date=2026-11-31"),
     (f"{CUSTOM} --template_kwargs enable_thinking=false", "template_kwargs=enable_thinking=false", "double quotes"),
     (f"{CUSTOM} --template_kwargs '{{\"tokenize\": true}}'", "template_kwargs with tokenize"),
+    (f"{CUSTOM} --model_init_kwargs device_map=auto", "model_init_kwargs=device_map=auto", "double quotes"),
     (f"{CUSTOM} --on_long_row wndow", "'wndow' for --on_long_row", "did you mean window?"),
     (f"{CUSTOM} --as open-unlearning", "--as open-unlearning with --suite custom", "--suite tofu or muse"),
     (f"{CUSTOM} --as open-unlerning", "'open-unlerning'", "did you mean open-unlearning?"),
