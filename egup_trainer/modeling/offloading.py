@@ -5,6 +5,7 @@ Between two passes, such a weight is a tensor without values, on the device "met
 
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -58,9 +59,9 @@ def stand_ins(model: nn.Module) -> Iterator[None]:
     """
     from accelerate.utils import has_offloaded_params
 
-    owners = [module for module in model.modules() if has_offloaded_params(module)]
-    offloaded: list[tuple[nn.Module, str, Tensor]] = []
-    for owner in owners:
+    offloaded: list[tuple[Any, str, nn.Parameter]] = []
+    owner: Any
+    for owner in filter(has_offloaded_params, model.modules()):
         device = owner._hf_hook.execution_device
         for name, weight in owner.named_parameters(recurse=False):
             if weight.is_meta and weight.is_floating_point():
@@ -71,7 +72,8 @@ def stand_ins(model: nn.Module) -> Iterator[None]:
         yield
     finally:
         for owner, name, weight in offloaded:
-            owner._parameters[name] = weight.requires_grad_(owner._parameters[name].requires_grad)
+            weight.requires_grad_(owner._parameters[name].requires_grad)
+            owner._parameters[name] = weight
 
 
 def refuse_offloaded(weights: Iterable[Tensor], what: str) -> None:
