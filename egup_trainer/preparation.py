@@ -35,6 +35,7 @@ from egup_trainer.modeling.loading import (
     load_model,
     load_tokenizer,
 )
+from egup_trainer.modeling.trainable import train_matching
 from egup_trainer.records.io import recorded_options
 
 logger = logging.getLogger(__name__)
@@ -235,6 +236,8 @@ def prepare_model(
     keep_gradients_of_4bit_layers(model)
     if loss is not None:
         loss.prepare_model(model, args)
+        if args.trainable_params_regex is not None:
+            train_matching(model, args.trainable_params_regex)
     if args.disable_dropout:
         disable_dropout(model)
     return model
