@@ -12,11 +12,11 @@ from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager, nullcontext
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from safetensors import SafetensorError
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import Trainer
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, HubStrategy
 
@@ -24,6 +24,7 @@ from egup_trainer.base_config import RowTrainingConfig
 from egup_trainer.conditions import STATE_NAME, Conditions, load_state, refuse_other_conditions, save_state
 from egup_trainer.errors import StateError
 from egup_trainer.files import file_digest, is_of_the_disk, one_line_write_errors, sync_folder, write_file
+from egup_trainer.modeling.offloading import without_device_map
 from egup_trainer.output_folder import STAGING as PUBLISHING
 from egup_trainer.output_folder import alone_in, appearing_together, copy_model, is_taken, refuse_finished
 from egup_trainer.records.io import write_secrets
@@ -108,6 +109,14 @@ class CheckpointingTrainer(Trainer):
         super()._load_optimizer_and_scheduler(checkpoint)
         if checkpoint is not None:
             self.load_training_state(load_state(checkpoint, self.args.device))
+
+    def _load_from_checkpoint(self, *args: Any, **kwargs: Any) -> None:
+        with without_device_map(cast(nn.Module, self.model)):
+            super()._load_from_checkpoint(*args, **kwargs)
+
+    def _load_best_model(self) -> None:
+        with without_device_map(cast(nn.Module, self.model)):
+            super()._load_best_model()
 
     def _refuse_finished(self) -> None:
         """Stops all processes if the output folder holds a finished model that this trainer has not saved."""

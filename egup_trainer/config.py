@@ -18,6 +18,7 @@ from egup_trainer.components.proxy_constraint import ProxyOptions
 from egup_trainer.components.retain import RetainOptions
 from egup_trainer.components.stop_at_boundary import StopOptions
 from egup_trainer.config_checks import (
+    check_regex,
     check_sampling,
     refuse_to_publish_features,
     refuse_unsupported_arguments,
@@ -73,6 +74,12 @@ class UnlearnConfig(ExpectedOutputOptions, FeatureOptions, RetainOptions, Object
         None,
         "Arguments of the forget loss as JSON, by their names in its class. They replace the objective's own flags.",
     )
+    trainable_params_regex: str | None = option(
+        None,
+        "Regular expression of the whole names of the weights that are trained, such as "
+        r"'model\.layers\.[567]\..*', or '.*' for all, in place of all (rmu: of three output projections). Not with "
+        "an adapter.",
+    )
     forget_weight: float = option(1.0, "Weight of the forget objective (gamma); 0 or more.")
     retain_weight: float | None = option(
         None,
@@ -113,6 +120,7 @@ class UnlearnConfig(ExpectedOutputOptions, FeatureOptions, RetainOptions, Object
         """Raises `ConfigError` if an option that every run has cannot work, alone or with another option."""
         check_range(self, ("forget_weight",), low=0)
         check_range(self, ("self_samples",), low=0, whole=True)
+        check_regex(self.trainable_params_regex)
         refuse_to_publish_features(self)
         refuse_unsupported_arguments(self)
         check_sampling(self)

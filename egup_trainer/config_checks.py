@@ -1,5 +1,6 @@
 """Checks of the options of `transformers.TrainingArguments`."""
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -59,6 +60,18 @@ def check_mappings(config: TrainingArguments) -> None:
             raise ConfigError(
                 got=f"{name}={value}", expected="a mapping as JSON, in braces", fix=f"set --{name} or leave it out"
             )
+
+
+def check_regex(pattern: str | None) -> None:
+    """Raises `ConfigError` if `trainable_params_regex` is not a regular expression."""
+    try:
+        re.compile(pattern or "")
+    except re.error as error:
+        raise ConfigError(
+            got=f"trainable_params_regex={pattern}, which is not a regular expression ({error})",
+            expected=r"one such as 'model\.layers\.7\..*'",
+            fix="set --trainable_params_regex",
+        ) from error
 
 
 def refuse_to_evaluate_nothing(config: TrainingArguments, has_rows: bool) -> None:

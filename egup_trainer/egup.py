@@ -2,16 +2,23 @@
 
 import logging
 import warnings
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-from transformers import TrainerCallback
+from torch import nn
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LambdaLR
+from transformers import EvalPrediction, PreTrainedTokenizerBase, TrainerCallback
 
 from egup_trainer.components.component import Component
 from egup_trainer.components.stop_at_boundary import StopAtBoundary
 from egup_trainer.config import EGUPConfig
 from egup_trainer.losses.base import ForgetLoss
-from egup_trainer.trainer import UnlearnTrainer
+from egup_trainer.trainer import Rows, UnlearnTrainer
+
+if TYPE_CHECKING:
+    from peft import PeftConfig
 
 logger = logging.getLogger(__name__)
 
@@ -45,17 +52,17 @@ class EGUPTrainer(UnlearnTrainer):
 
     def __init__(
         self,
-        model: Any = None,
+        model: str | Path | nn.Module | None = None,
         args: EGUPConfig | None = None,
-        forget_dataset: Any = None,
-        retain_dataset: Any = None,
-        proxy_dataset: Any = None,
-        eval_dataset: Any = None,
-        processing_class: Any = None,
-        peft_config: Any = None,
+        forget_dataset: Rows | None = None,
+        retain_dataset: Rows | None = None,
+        proxy_dataset: Rows | None = None,
+        eval_dataset: Rows | Mapping[str, Rows] | None = None,
+        processing_class: PreTrainedTokenizerBase | None = None,
+        peft_config: "PeftConfig | None" = None,
         callbacks: list[TrainerCallback] | None = None,
-        optimizers: tuple[Any, Any] = (None, None),
-        compute_metrics: Any = None,
+        optimizers: tuple[Optimizer | None, LambdaLR | None] = (None, None),
+        compute_metrics: Callable[[EvalPrediction], dict] | None = None,
         *,
         forget_loss: ForgetLoss | None = None,
         components: Sequence[Component] = (),

@@ -21,7 +21,7 @@ from egup_trainer.config import UnlearnConfig
 from egup_trainer.data.alternates import REFUSALS, alternates_for, check_alternates, read_refusals, refusals_for
 from egup_trainer.data.overlap import keep_apart
 from egup_trainer.data.schema import Row
-from egup_trainer.data.sources import load_rows, records_of
+from egup_trainer.data.sources import iter_rows, load_rows, records_of
 from egup_trainer.data.template_inputs import TemplateInputs, choose_inputs
 from egup_trainer.data.tokenization import RowDataset, check_paraphrases, from_token_columns, tokenize
 from egup_trainer.errors import ConfigError, DataError, ModelError
@@ -35,6 +35,7 @@ from egup_trainer.modeling.loading import (
     load_model,
     load_tokenizer,
 )
+from egup_trainer.modeling.trainable import train_matching
 from egup_trainer.records.io import recorded_options
 
 logger = logging.getLogger(__name__)
@@ -169,7 +170,7 @@ def prepare_dataset(
         data = chain([first], records)
         if isinstance(first, Mapping) and "input_ids" in first:
             return _warn_if_cut(from_token_columns(data, name, args.max_length, args.on_long_row), name, args)
-    rows = load_rows(data)
+    rows = iter_rows(data) if alternates is None else load_rows(data)
     dataset = tokenize(
         rows,
         tokenizer,
@@ -177,7 +178,7 @@ def prepare_dataset(
         max_length=args.max_length,
         template=args.template,
         progress=not args.disable_tqdm,
-        alternates=None if alternates is None else alternates(rows),
+        alternates=None if alternates is None else alternates(list(rows)),
         on_long_row=args.on_long_row,
     )
     return _warn_if_cut(dataset, name, args)
@@ -235,6 +236,8 @@ def prepare_model(
     keep_gradients_of_4bit_layers(model)
     if loss is not None:
         loss.prepare_model(model, args)
+        if args.trainable_params_regex is not None:
+            train_matching(model, args.trainable_params_regex)
     if args.disable_dropout:
         disable_dropout(model)
     return model

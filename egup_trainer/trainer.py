@@ -1,20 +1,21 @@
 """The base trainer: for each micro-batch one forward pass, and then the components of the run."""
 
 import logging
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from copy import copy
 from dataclasses import replace
 from functools import partial, reduce
 from math import ceil
 from operator import add, mul, or_
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 from torch import Tensor, nn
+from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 from torch.utils.data import DataLoader
-from transformers import TrainerCallback
+from transformers import EvalPrediction, PreTrainedTokenizerBase, TrainerCallback
 
 from egup_trainer.callbacks.finite import refuse_infinite_terms
 from egup_trainer.callbacks.histograms import Histograms
@@ -39,6 +40,7 @@ from egup_trainer.config import UnlearnConfig
 from egup_trainer.config_checks import refuse_to_evaluate_nothing
 from egup_trainer.data.collator import Batch, PairCollator, Part, RowCollator, parts_of
 from egup_trainer.data.pairing import PairDataset, make_pair_loader, make_pair_sampler
+from egup_trainer.data.sources import Source
 from egup_trainer.data.tokenization import RowDataset
 from egup_trainer.errors import ConfigError
 from egup_trainer.losses.base import ForgetLoss
@@ -67,7 +69,12 @@ from egup_trainer.searching import SearchingTrainer, reusable
 from egup_trainer.setup_check import try_setup
 from egup_trainer.verdict import Verdict
 
+if TYPE_CHECKING:
+    from peft import PeftConfig
+
 logger = logging.getLogger(__name__)
+Rows = Source | RowDataset
+"""What rows may be given as: anything that `load_rows` takes, or tokenized rows."""
 DEFAULT_CALLBACKS = (StepHooks, WatchMovement, Histograms)
 """The callbacks of every trainer of this package."""
 _CHECKPOINT_FORMAT = 2
@@ -160,18 +167,18 @@ class UnlearnTrainer(SearchingTrainer):
 
     def __init__(
         self,
-        model: Any = None,
+        model: str | Path | nn.Module | None = None,
         args: UnlearnConfig | None = None,
-        forget_dataset: Any = None,
-        retain_dataset: Any = None,
-        eval_dataset: Any = None,
-        processing_class: Any = None,
-        peft_config: Any = None,
+        forget_dataset: Rows | None = None,
+        retain_dataset: Rows | None = None,
+        eval_dataset: Rows | Mapping[str, Rows] | None = None,
+        processing_class: PreTrainedTokenizerBase | None = None,
+        peft_config: "PeftConfig | None" = None,
         callbacks: list[TrainerCallback] | None = None,
-        optimizers: tuple[Any, Any] = (None, None),
-        compute_metrics: Any = None,
+        optimizers: tuple[Optimizer | None, LambdaLR | None] = (None, None),
+        compute_metrics: Callable[[EvalPrediction], dict] | None = None,
         *,
-        proxy_dataset: Any = None,
+        proxy_dataset: Rows | None = None,
         forget_loss: ForgetLoss | None = None,
         components: Sequence[Component] = (),
         model_init: Callable[..., Any] | None = None,
@@ -200,13 +207,13 @@ class UnlearnTrainer(SearchingTrainer):
             is_known = any(isinstance(each, BoundaryMetrics) for each in components)
             if retain_dataset is not None and proxy_dataset is not None and not is_known:
                 components = [*components, BoundaryMetrics()]
-        model = self.make_model(model, model_init, args)
+        given = self.make_model(model, model_init, args)
         if forget_loss is not None:
             args = _with_loss(args, forget_loss)
         loss = forget_loss or make_forget_loss(args)
         if args.proxy_model is not None:
             check_output_folder(Path(args.proxy_model), Path(args.output_dir))
-        tokenizer = prepare_tokenizer(processing_class, model, args)
+        tokenizer = prepare_tokenizer(processing_class, given, args)
         self.components = make_components(args, loss, proxy_dataset is not None, components)
         self.needs = reduce(or_, (component.needs for component in self.components))
         # Rows come first: bad input must be refused before a model is loaded or a folder is made.
@@ -220,11 +227,11 @@ class UnlearnTrainer(SearchingTrainer):
         refuse_to_evaluate_nothing(args, has_rows=eval_dataset is not None)
         eval_rows = prepare_eval_datasets(eval_dataset, tokenizer, args)
         try_setup(args, own_optimizer=optimizers[0] is not None)
-        self.model_source, self.saved_to = source_of(model), set()
-        model = prepare_model(model, args, peft_config, (self.forget_rows, self.retain_rows), loss)
-        self.reader = AnswerReader(model, args.feature_layer, args.rmu_layer, args.padding_free)
+        self.model_source, self.saved_to = source_of(given), set()
+        prepared = prepare_model(given, args, peft_config, (self.forget_rows, self.retain_rows), loss)
+        self.reader = AnswerReader(prepared, args.feature_layer, args.rmu_layer, args.padding_free)
         super().__init__(
-            model=model,
+            model=prepared,
             args=args,
             data_collator=RowCollator(tokenizer),
             train_dataset=pairs,

@@ -1,16 +1,20 @@
 """What is installed: the wheel holds the package, public names are importable, versions are pinned."""
 
 import configparser
+import inspect
 import re
 import shutil
 import subprocess
 import sys
 import zipfile
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+import egup_trainer
 from egup_trainer.extras import EXTRAS
+from egup_trainer.trainer import Rows
 
 ROOT = Path(__file__).resolve().parents[1]
 HOME = "https://github.com/egup-trainer/egup_trainer"
@@ -111,6 +115,16 @@ def test_public_names_are_all_there_and_sorted():
         assert getattr(egup_trainer, name).__name__ == name
     with pytest.raises(AttributeError, match="has no attribute 'nothing'"):
         _ = egup_trainer.nothing
+
+
+def test_the_arguments_of_what_is_public_are_typed():
+    for name in egup_trainer.__all__:
+        parameters = inspect.signature(getattr(egup_trainer, name)).parameters.values()
+        assert not [each.name for each in parameters if each.annotation is each.empty], name
+    for trainer in (egup_trainer.UnlearnTrainer, egup_trainer.EGUPTrainer):
+        parameters = inspect.signature(trainer).parameters
+        assert not [name for name, each in parameters.items() if each.annotation is Any]
+        assert parameters["forget_dataset"].annotation == Rows | None
 
 
 def test_no_code_of_a_model_is_trusted_unasked():

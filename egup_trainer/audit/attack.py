@@ -20,6 +20,7 @@ from egup_trainer.evaluation.scores import SetScores
 from egup_trainer.evaluation.scoring import ScoringOptions, score_sets
 from egup_trainer.modeling.limits import check_token_ids
 from egup_trainer.modeling.merging import merged
+from egup_trainer.modeling.offloading import refuse_offloaded
 
 Curve = list[tuple[int, float]]
 """Steps, and the probability after each; or layers, and a number at each."""
@@ -192,5 +193,6 @@ def merged_copy(model: nn.Module) -> Any:
     """A copy of a model of floating-point weights, in evaluation mode, with its adapters merged into the weights."""
     from peft import PeftModel
 
+    refuse_offloaded(model.parameters(), "an attack on a copy")
     twin: Any = copy.deepcopy(model)
     return (merged(twin) if isinstance(twin, PeftModel) else twin).eval()

@@ -25,6 +25,7 @@ from egup_trainer.cli.library_errors import library_errors
 from egup_trainer.cli.suites import SuiteArguments, make_suite, suite_named
 from egup_trainer.cli.terminal import make_table, show
 from egup_trainer.data.schema import MAX_LENGTH
+from egup_trainer.data.template_inputs import parse_mapping
 from egup_trainer.errors import ConfigError, DataError, check_range, choose
 from egup_trainer.evaluation.definitions import Definitions
 from egup_trainer.evaluation.suites import SUITES
@@ -75,9 +76,14 @@ class EvaluateArguments(SuiteArguments, TemplateArguments, LongRowArguments, Run
     max_length: int = flag("Maximum number of tokens per text.", MAX_LENGTH)
     feature_layer: float = flag("Layer of the features: a share of the depth, or an index.", 0.5)
     bf16: bool = flag("Autocast to bfloat16; log-softmax stays in float32.", False)
+    model_init_kwargs: str | None = flag(
+        """Arguments of from_pretrained as JSON, such as '{"device_map": "auto", "offload_folder": "offloaded"}' for """
+        "a model larger than the GPU.",
+    )
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        self.loading = parse_mapping("model_init_kwargs", self.model_init_kwargs or {}, '{"device_map": "auto"}')
         self.definitions = choose(Definitions, self.definitions, "definitions")
 
 
@@ -210,7 +216,7 @@ def _evaluate(
         scores.update(kept.score(*args))
         return scores
 
-    model = load_on_device(model_name, model_config, accelerator)
+    model = load_on_device(model_name, model_config, accelerator, **args.loading)
     found = evaluate_model(
         model,
         tokenizer,
@@ -218,7 +224,9 @@ def _evaluate(
         options,
         name=name,
         accelerator=accelerator,
-        model_before=load_on_device(args.model_before, model_config, accelerator) if args.model_before else None,
+        model_before=load_on_device(args.model_before, model_config, accelerator, **args.loading)
+        if args.model_before
+        else None,
         show_examples=args.show_examples,
         score=score,
     )

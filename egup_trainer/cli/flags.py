@@ -248,11 +248,15 @@ def refuse_lora_flags(model_config: Any) -> None:
             )
 
 
-def load_on_device(name: str, model_config: Any, accelerator: Any) -> Any:
-    """The model of that folder or hub id, on the device of the `Accelerator`, as the flags of `ModelConfig` say."""
+def load_on_device(name: str, model_config: Any, accelerator: Any, **others: Any) -> Any:
+    """The model of that folder or hub id, as the flags of `ModelConfig` and other arguments of `load_model` say.
+
+    It is on the device of the `Accelerator`, or where a `device_map` among the arguments puts its parts.
+    """
     from egup_trainer.modeling.loading import keep_gradients_of_4bit_layers, load_model, model_init_kwargs
 
-    kwargs = model_init_kwargs(model_config, use_cpu=accelerator.device.type == "cpu")
+    kwargs = model_init_kwargs(model_config, use_cpu=accelerator.device.type == "cpu") | others
     model = load_model(name, **kwargs)
     keep_gradients_of_4bit_layers(model)  # as in training: repacked weights would compute in bfloat16
-    return model if kwargs.get("quantization_config") else model.to(accelerator.device)
+    is_placed = kwargs.get("quantization_config") or kwargs.get("device_map")
+    return model if is_placed else model.to(accelerator.device)

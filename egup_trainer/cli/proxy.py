@@ -1,7 +1,8 @@
 """`egup proxy`: has a model write rows that are like the forget rows, about things that it never saw."""
 
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, fields, replace
+from enum import Enum
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ from egup_trainer.cli.flags import (
 )
 from egup_trainer.cli.library_errors import library_errors
 from egup_trainer.cli.terminal import show
-from egup_trainer.errors import check_range
+from egup_trainer.errors import ConfigError, check_range, choose
 
 AUTO = "auto"
 """The source `--proxy auto` of `egup unlearn`: the model writes its proxies itself."""
@@ -30,17 +31,37 @@ _BY_OUTPUTS = "proxy_kl"
 """The objective that needs proxies or a proxy model."""
 
 
+class Kind(str, Enum):
+    """What `egup proxy` writes."""
+
+    PROXY = "proxy"
+    ALTERNATE = "alternate"
+
+
+_OF_PROXIES = ("retain", "num_rows", "num_examples", "max_attempts", "feature_layer", "max_length")
+"""Flags that alternate answers do not depend on."""
+
+
 @dataclass
 class ProxyArguments(SourceArguments, TemplateArguments, RunArguments):
     """Which rows, which model writes, and where the proxies go. `ProxySettings` adds how they are written."""
 
     help_title = "Proxies"
 
+    kind: Kind = flag(
+        "What to write: proxy (rows about something that the model never saw), or alternate (all forget rows, each "
+        "with another answer, for --objective altpo).",
+        Kind.PROXY.value,
+    )
     forget: str | None = flag(f"Rows to forget: {SOURCE}.")
     retain: str | None = flag("Source of rows to keep, which proxies must not resemble either.")
     output: str | None = flag("The proxies: a file that ends in .jsonl.")
     writer_model: str | None = flag("Folder or hub id of the model that writes (default: the model itself).")
     batch_size: int = flag("Prompts per batch, of up to 256 tokens each.", 16)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.kind = choose(Kind, self.kind, "kind")
 
 
 def run(args: ProxyArguments, model_config: Any) -> None:
@@ -56,13 +77,23 @@ def run(args: ProxyArguments, model_config: Any) -> None:
 
     refuse_lora_flags(model_config)
     output = Path(str(args.output))
-    check_output(output, ".jsonl", '"digest": "', [args.forget, args.retain])
+    check_output(output, ".jsonl", '"writer": "', [args.forget, args.retain])
     check_output(quality_path(output), ".json", '"digest": "')
     check_range(args, ("batch_size",), low=1, whole=True)
+    for each in fields(args) if args.kind is Kind.ALTERNATE else ():
+        if each.name in _OF_PROXIES and getattr(args, each.name) != each.default:
+            raise ConfigError(
+                got=f"--{each.name} with --kind alternate",
+                expected="--kind proxy, whose rows depend on it",
+                fix=f"leave out --{each.name}",
+            )
     settings = ProxySettings(**{name: getattr(args, name) for name in ProxySettings.__dataclass_fields__})
     with library_errors():
         state = PartialState(cpu=args.use_cpu)
         refuse_several_processes("`egup proxy`", state.num_processes)
+        if args.kind is Kind.ALTERNATE:
+            _write_alternates(model_config, args, settings, state, output)
+            return
         quality = _write(
             model_config,
             args,
@@ -108,6 +139,7 @@ def auto_proxies(row_args: Any, config: Any, model_config: Any) -> str:
                 row_args,
                 ProxySettings(seed=config.seed, feature_layer=config.feature_layer, max_length=config.max_length),
                 accelerator=config,  # as an `Accelerator`, it has the device
+                loading=config.model_init_kwargs,
                 output=output,
                 template=lambda *_: config.template,  # its date was fixed when the run's tokenizer was loaded
                 batch_size=config.per_device_eval_batch_size,
@@ -126,6 +158,7 @@ def _write(
     accelerator: Any,
     template: Callable[[Any, str], Any],
     writer_model: str | None = None,
+    loading: Mapping[str, Any] | None = None,
     **options: Any,
 ) -> Any:
     """Reads rows, loads models onto the accelerator's device, and has proxies written; their `Quality`."""
@@ -134,7 +167,7 @@ def _write(
 
     def load(name: str, config: Any) -> tuple[Any, Any]:
         tokenizer = load_tokenizer(name, revision=config.model_revision)
-        return load_on_device(name, config, accelerator), tokenizer
+        return load_on_device(name, config, accelerator, **(loading or {})), tokenizer
 
     forget = sources.read(sources.forget)
     retain = None if sources.retain is None else sources.read(sources.retain)
@@ -147,6 +180,21 @@ def _write(
     return write_proxies(
         model, tokenizer, forget, retain, settings=settings, writer=writer, template=written, **options
     ).quality
+
+
+def _write_alternates(model_config: Any, args: ProxyArguments, settings: Any, accelerator: Any, output: Path) -> None:
+    from egup_trainer.modeling.loading import load_tokenizer
+    from egup_trainer.proxies.alternates import write_alternates
+    from egup_trainer.proxies.writer import Writer
+
+    name = args.writer_model or model_config.model_name_or_path
+    if args.writer_model:  # --model_revision is that of the model to unlearn
+        model_config = replace(model_config, model_revision="main")
+    rows, tokenizer = args.read(str(args.forget)), load_tokenizer(name, revision=model_config.model_revision)
+    model = load_on_device(name, model_config, accelerator)
+    writer = Writer(model, tokenizer, name, args.template_for(tokenizer, name))
+    written = write_alternates(writer, rows, output=output, settings=settings, batch_size=args.batch_size)
+    show(lines=[f"{len(written)} forget rows, each with an alternate answer, written to {output}"])
 
 
 def _print(quality: Any, output: Path) -> None:
@@ -166,7 +214,7 @@ COMMAND = Command(
     options=_options,
     required=("model_name_or_path", "forget", "output"),
     shown=(
-        *("retain", "columns", "writer_model", "num_rows", "num_examples", "temperature", "seed", "batch_size"),
+        *("kind", "retain", "columns", "writer_model", "num_rows", "num_examples", "temperature", "seed", "batch_size"),
         *("use_cpu", "load_in_4bit", "dtype"),
     ),
 )

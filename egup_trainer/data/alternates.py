@@ -54,18 +54,24 @@ def alternates_for(rows: Sequence[Row], seed: int) -> list[str]:
     return [_choose(row.alternates or row.perturbed, seed, number, row, "altpo") for number, row in enumerate(rows)]
 
 
-def _choose(answers: Sequence[str], seed: int, number: int, row: Row, objective: str) -> str:
+def refuse_plain_text(row: Row, number: int, objective: str) -> None:
+    """Raises `DataError` for a plain text, to which there is no other answer."""
     if not row.prompt:
         raise DataError(
             got=f"a plain text as row {number} of the forget set",
             expected=f"a question, to which objective={objective} knows another answer",
             fix="use another objective for plain texts",
         )
+
+
+def _choose(answers: Sequence[str], seed: int, number: int, row: Row, objective: str) -> str:
+    refuse_plain_text(row, number, objective)
     if not answers:
         raise DataError(
             got=f"no alternate answer in row {number} of the forget set",
             expected=f"one in every forget row, for objective={objective}",
-            fix="give a column alternate_answer (or perturbed_answer), or use --objective dpo",
+            fix="give a column alternate_answer (or perturbed_answer), have the model write it "
+            "(`egup proxy --kind alternate`), or use --objective dpo",
         )
     return answers[int(np.random.default_rng([seed, _STREAM, number]).integers(len(answers)))]
 

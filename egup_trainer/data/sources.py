@@ -20,6 +20,8 @@ from egup_trainer.errors import DataError
 
 logger = logging.getLogger(__name__)
 Record = dict[str, object]
+Source = str | Path | Iterable[Mapping | Row]
+"""What rows may be given as: see `load_rows`."""
 
 TOFU_HUB_ID = "locuslab/TOFU"
 MAX_ROWS, MAX_CHARACTERS = 1_000_000, 2**30
@@ -33,7 +35,7 @@ _ROWS_AT_ONCE, _BYTES_AT_ONCE = 1024, 2**28
 
 
 def load_rows(
-    source: str | Path | Iterable[Mapping | Row],
+    source: Source,
     data_dir: str | Path | None = None,
     columns: Mapping[str, str] | None = None,
     max_rows: int | None = None,
@@ -66,15 +68,23 @@ def load_rows(
         >>> load_rows([{"question": "Who?", "answer": "Nobody."}])[0].answer
         'Nobody.'
     """
+    return list(iter_rows(source, data_dir, columns, max_rows))
+
+
+def iter_rows(
+    source: Source,
+    data_dir: str | Path | None = None,
+    columns: Mapping[str, str] | None = None,
+    max_rows: int | None = None,
+) -> Iterator[Row]:
+    """The rows of `load_rows`, one at a time, so that their texts need not all be in memory."""
     is_named = isinstance(source, str | Path)
     name = str(source) if is_named else "the given data set"
     records = _records(name, data_dir) if is_named else records_of(source)  # type: ignore[arg-type]
     names = ColumnNames(name, {} if name.startswith("tofu:") else columns or {})
-    rows: list[Row] = []
-    characters = 0
+    number, characters = -1, 0
     for number, record in enumerate(islice(records, max_rows)):
         row = record if isinstance(record, Row) else to_row(names.rename(record), name, number)
-        rows.append(row)
         characters += len(row.answer) + sum(len(message.content) for message in row.prompt)
         if is_named and (number >= MAX_ROWS or characters > MAX_CHARACTERS):
             raise DataError(
@@ -82,10 +92,10 @@ def load_rows(
                 expected="no more than that: all rows are held in memory",
                 fix="give a part of the rows, for example a sample",
             )
-    if not rows:
+        yield row
+    if number < 0:
         raise DataError(got=f"no rows in {name}", expected="at least one row", fix="check the source")
     names.report()
-    return rows
 
 
 def records_of(data: Iterable[Any]) -> Iterator[Any]:

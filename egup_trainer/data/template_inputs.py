@@ -80,14 +80,29 @@ def parse_template_kwargs(value: Any) -> dict[str, Any] | None:
     """
     if value is None:
         return None
-    kwargs = _as_json(value)
-    if not isinstance(kwargs, dict) or not all(isinstance(name, str) for name in kwargs):
-        raise ConfigError(
-            got=f"template_kwargs={value}",
-            expected='a mapping as JSON, with names and texts in double quotes, such as {"enable_thinking": false}',
-            fix="put it between single quotes in a shell: --template_kwargs '{\"enable_thinking\": false}'",
-        )
+    kwargs = parse_mapping("template_kwargs", value, '{"enable_thinking": false}')
     check_template_kwargs(kwargs)
+    return kwargs
+
+
+def parse_mapping(name: str, value: Any, example: str) -> dict[str, Any]:
+    """The value of an option that is a mapping: JSON text, or a mapping already.
+
+    Args:
+        name: the option, for the message.
+        value: its value.
+        example: a mapping as JSON, for the message.
+
+    Raises:
+        ConfigError: it is neither.
+    """
+    kwargs = _as_json(value)
+    if not isinstance(kwargs, dict) or not all(isinstance(each, str) for each in kwargs):
+        raise ConfigError(
+            got=f"{name}={value}",
+            expected=f"a mapping as JSON, with names and texts in double quotes, such as {example}",
+            fix=f"put it between single quotes in a shell: --{name} '{example}'",
+        )
     return kwargs
 
 

@@ -273,8 +273,8 @@ def _has_scored_token(labels: np.ndarray) -> bool:
 def _cut(row: TokenizedRow, max_length: int | None, where: str) -> TokenizedRow:
     cut = replace(
         row,
-        input_ids=row.input_ids[:max_length],
-        labels=row.labels[:max_length],
+        input_ids=row.input_ids[:max_length].copy(),  # a view would keep the whole row in memory
+        labels=row.labels[:max_length].copy(),
         truncated=max_length is not None and len(row) > max_length,
         is_closed=row.is_closed and len(row.labels[:max_length]) == len(row),
     )

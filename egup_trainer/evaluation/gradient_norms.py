@@ -14,6 +14,7 @@ from egup_trainer.evaluation.token_numbers import TokenNumbers
 from egup_trainer.modeling.batches import autocast_of, device_of, evaluation_mode, iter_indices
 from egup_trainer.modeling.forward import AnswerReader
 from egup_trainer.modeling.loading import keep_gradients_of_4bit_layers
+from egup_trainer.modeling.offloading import refuse_offloaded
 
 
 def gradient_norms(
@@ -77,6 +78,7 @@ def gradient_norms(
 def _all_require_gradients(model: nn.Module) -> Iterator[list[nn.Parameter]]:
     """The model's floating-point weights, all of which require gradients inside the context."""
     weights = [weight for weight in model.parameters() if weight.is_floating_point()]
+    refuse_offloaded(weights, "gradient norms")
     before = [weight.requires_grad for weight in weights]
     for weight in weights:
         weight.requires_grad_(True)

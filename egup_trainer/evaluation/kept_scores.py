@@ -19,6 +19,7 @@ from egup_trainer.evaluation.rows import RowSet, texts_of
 from egup_trainer.evaluation.scores import SampleScores, SetScores, TextScores
 from egup_trainer.evaluation.scoring import ScoringOptions, score_sets
 from egup_trainer.files import write_file
+from egup_trainer.modeling.offloading import iter_tensors
 
 _ENDING = ".unfinished.json"
 
@@ -91,9 +92,9 @@ def model_fingerprint(model: nn.Module) -> str:
     configs = [getattr(model, "config", None), generation]
     described = [None if each is None else each.to_dict() for each in configs]
     digest.update(json.dumps([adapters, described], sort_keys=True, default=_plain).encode())
-    for name, weight in [*model.named_parameters(), *model.named_buffers()]:
-        digest.update(repr((name, str(weight.dtype), tuple(weight.shape))).encode())
-        digest.update(weight.detach().reshape(-1).view(torch.uint8).cpu().numpy().tobytes())
+    for name, tensor in iter_tensors(model):
+        digest.update(repr((name, str(tensor.dtype), tuple(tensor.shape))).encode())
+        digest.update(tensor.reshape(-1).view(torch.uint8).cpu().numpy().tobytes())
     return digest.hexdigest()
 
 

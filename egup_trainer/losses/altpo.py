@@ -10,13 +10,14 @@ class AltPO(DPO):
 
     Formula: that of `DPO`, with A_i the negative log-likelihood of this answer.
 
-    Requirements: a retain set; an alternate answer for each forget row (column `alternate`); one pass over both before
-    the first step.
+    Requirements: a retain set; an alternate answer for each forget row (column `alternate_answer`); one pass over both
+    before the first step.
 
     Inputs: as in `DPO`. Returns shape (B,), nats.
 
     Recommendations:
-        - When you can write other plausible answers. The model then answers as it would about somebody unknown.
+        - When you have other plausible answers, or the model can write them (`egup proxy --kind alternate`). The model
+          then answers as it would about somebody unknown.
 
     Relations:
         - `DPO` prefers a refusal.

@@ -37,7 +37,8 @@ class RMU(ForgetLoss):
     a unit vector whose entries were sampled from [0, 1) before it was scaled, the same in the whole run. Each row has
     its own mean, so a value does not depend on the other rows.
 
-    Without an adapter, only the MLP output projections of that layer and of the two below it train.
+    Without an adapter and `trainable_params_regex`, only the MLP output projections of that layer and of the two below
+    it train.
 
     Args:
         steering: c, length of the target, in units of hidden states.

@@ -101,7 +101,8 @@ def is_first(accelerator: Accelerator | None) -> bool:
 
 def device_of(model: nn.Module, accelerator: Accelerator | None) -> torch.device:
     """The device that batches go to."""
-    return accelerator.device if accelerator else next(model.parameters()).device
+    here = (weight.device for weight in model.parameters() if not weight.is_meta)  # others are offloaded
+    return accelerator.device if accelerator else next(here, torch.device("cpu"))
 
 
 def autocast_of(accelerator: Accelerator | None) -> Any:

@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from egup_trainer.data.schema import TokenizedRow
 from egup_trainer.errors import ModelError, NumberError, TooFewPositionsError
+from egup_trainer.modeling.offloading import iter_tensors
 
 
 def virtual_tokens(model: Any) -> int:
@@ -68,10 +69,11 @@ def refuse_infinite_weights(model: nn.Module, state_dict: dict[str, Any] | None 
         model: the model.
         state_dict: its weights if an engine has gathered them; by default those that the model holds.
     """
-    named = dict(model.named_parameters()) if state_dict is None else state_dict
+    weights = {name for name, _ in model.named_parameters()}
+    own = ((name, tensor) for name, tensor in iter_tensors(model) if name in weights)
     wrong = [
         name
-        for name, weight in named.items()
+        for name, weight in (own if state_dict is None else state_dict.items())
         if isinstance(weight, Tensor) and weight.is_floating_point() and not weight.isfinite().all()
     ]
     if wrong:

@@ -129,6 +129,8 @@ def _load_first_adapter(path: str, name: str, **kwargs: Any) -> Any:
     """An adapter without missing weights, on its base model."""
     from peft import PeftConfig, PeftModel
 
+    from egup_trainer.modeling.offloading import stand_ins, without_device_map
+
     if not (Path(path) / "adapter_model.safetensors").is_file():
         raise ModelError(
             got=f"{path} without adapter_model.safetensors", expected="a saved adapter", fix="save it again"
@@ -143,7 +145,8 @@ def _load_first_adapter(path: str, name: str, **kwargs: Any) -> Any:
     _refuse_other_base(path, config.base_model_name_or_path)
     base = _load_whole(config.base_model_name_or_path, **{**kwargs, "revision": config.revision or "main"})
     _grow_embeddings(base, path)
-    model = _load(partial(PeftModel.from_pretrained, base), "adapter", path, adapter_name=name, is_trainable=True)
+    with without_device_map(base), stand_ins(base):
+        model = _load(partial(PeftModel.from_pretrained, base), "adapter", path, adapter_name=name, is_trainable=True)
     _refuse_missing_adapter_weights(model, path, name)
     return model
 
@@ -158,9 +161,12 @@ def _refuse_missing_adapter_weights(model: Any, path: str, name: str) -> None:
 
 def _grow_embeddings(base: Any, path: str) -> None:
     """Adds the embeddings of tokens that training had added, from the tokenizer that was saved with an adapter."""
+    from egup_trainer.modeling.offloading import refuse_offloaded
+
     if (Path(path) / _TOKENIZER).is_file():
         count = len(load_tokenizer(path))
         if count > base.get_input_embeddings().weight.shape[0]:
+            refuse_offloaded(base.parameters(), "the embeddings of new tokens")
             base.resize_token_embeddings(count)
 
 
@@ -340,6 +346,8 @@ def add_adapter(model: Any, peft_config: Any, revision: str | None = None) -> An
     """
     from peft import PeftModel, get_peft_model
 
+    from egup_trainer.modeling.offloading import stand_ins  # it imports torch
+
     if isinstance(model, PeftModel):
         raise ModelError(
             got="a model with adapters and a peft_config",
@@ -352,9 +360,17 @@ def add_adapter(model: Any, peft_config: Any, revision: str | None = None) -> An
         # PEFT takes a string as a pattern of the full name, and TRL turns a list of one name into a string.
         peft_config.target_modules = [target]
     try:
-        return get_peft_model(model, peft_config, revision=revision)
+        with stand_ins(model):
+            adapted = get_peft_model(model, peft_config, revision=revision)
     except (*_FILE_ERRORS, re.error) as error:
         raise _misfit(model, error) from error
+    if any(weight.requires_grad and not weight.is_meta and weight.isnan().any() for weight in adapted.parameters()):
+        raise ModelError(
+            got="an adapter that starts from the values of weights that are offloaded, or that are not numbers",
+            expected="one that starts from other numbers, such as plain LoRA, or finite weights on a device",
+            fix="choose another kind of adapter, or load the model without device_map",
+        )
+    return adapted
 
 
 def _misfit(model: Any, error: Exception) -> ModelError:

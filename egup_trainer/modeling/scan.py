@@ -18,6 +18,7 @@ from egup_trainer.errors import StateError
 from egup_trainer.files import one_line_write_errors, write_file_with
 from egup_trainer.modeling.batches import autocast_of, iter_batches, merge_processes
 from egup_trainer.modeling.forward import AnswerReader
+from egup_trainer.modeling.offloading import iter_tensors
 from egup_trainer.modeling.outputs import AnswerOutputs, required
 from egup_trainer.modeling.top_k_logps import TokenOffsets, TopKLogProbs
 
@@ -192,10 +193,8 @@ def scan_fingerprint(model: nn.Module, datasets: list[tuple[RowDataset, Tensor]]
     and with it the device, does not matter. Not for a model whose weights are sharded over processes.
     """
     digest = hashlib.sha256(repr(sorted(settings.items())).encode())
-    for name, tensor in model.state_dict().items():  # includes the scales of quantized weights
-        if not isinstance(tensor, Tensor):
-            continue
-        digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype} {bit_sum(tensor.detach())}".encode())
+    for name, tensor in iter_tensors(model):
+        digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype} {bit_sum(tensor)}".encode())
     digest.update(describe_model(model).encode())
     for dataset, ids in datasets:
         digest.update(f"{len(ids)} rows".encode())

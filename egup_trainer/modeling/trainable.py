@@ -1,8 +1,10 @@
 """Which weights of a model are trained."""
 
+import re
+
 from torch import Tensor, nn
 
-from egup_trainer.errors import ModelError
+from egup_trainer.errors import ConfigError, ModelError
 from egup_trainer.modeling.forward import decoder_layers
 
 _MLP_OUTPUTS = ("down_proj", "c_proj", "fc2", "fc_out", "dense_4h_to_h", "w2")
@@ -21,6 +23,41 @@ def train_mlp_alone(model: nn.Module, layer: int) -> None:
     """
     first = max(layer - LAYERS_THAT_TRAIN + 1, 0)
     chosen = [mlp_output(block) for block in decoder_layers(model)[first : layer + 1]]
+    model.requires_grad_(False)
+    for weight in chosen:
+        weight.requires_grad_(True)
+
+
+def train_matching(model: nn.Module, pattern: str) -> None:
+    """Trains only the weights whose whole names match a regular expression.
+
+    Args:
+        model: a bare model without adapters.
+        pattern: the regular expression.
+
+    Raises:
+        ConfigError: no name matches, or the model has an adapter, which says what is trained.
+
+    Example:
+        >>> model = nn.Linear(2, 1)
+        >>> train_matching(model, "b.*")
+        >>> [name for name, weight in model.named_parameters() if weight.requires_grad]
+        ['bias']
+    """
+    if getattr(model, "peft_config", None):
+        raise ConfigError(
+            got="trainable_params_regex with an adapter",
+            expected="one of the two: of such a model, the adapter is trained",
+            fix="leave out --trainable_params_regex, and set --lora_target_modules",
+        )
+    named = dict(model.named_parameters())
+    chosen = [weight for name, weight in named.items() if re.fullmatch(pattern, name)]
+    if not chosen:
+        raise ConfigError(
+            got=f"trainable_params_regex={pattern}, which no whole name of a weight matches",
+            expected=f"a regular expression of names such as {next(iter(named))}",
+            fix="set --trainable_params_regex",
+        )
     model.requires_grad_(False)
     for weight in chosen:
         weight.requires_grad_(True)

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from egup_trainer.errors import ModelError, first_line
 from egup_trainer.modeling.batches import device_of, evaluation_mode
+from egup_trainer.modeling.offloading import is_offloaded, refuse_offloaded
 
 _LENGTH = 8
 _SHARED = 4
@@ -32,7 +33,9 @@ def is_fake(model: nn.Module) -> bool:
 def can_run(model: Any) -> bool:
     """Whether the bare model can be run: its weights are here, on a device that its attention runs on."""
     weights = list(model.parameters())
-    if is_fake(model) or any(weight.is_meta or hasattr(weight, "ds_id") for weight in weights):
+    if is_fake(model) or any(hasattr(weight, "ds_id") for weight in weights):
+        return False
+    if any(weight.is_meta for weight in weights) and not is_offloaded(model):
         return False
     attention = getattr(model.config.get_text_config(), "_attn_implementation", None) or ""
     needs_gpu = "flash" in attention or "flex" in attention
@@ -84,6 +87,7 @@ def check_training(model: Any, without_dropout: bool) -> None:
         if not any(weight.requires_grad for weight in model.parameters()):
             _refuse_frozen(model)
         return
+    refuse_offloaded((weight for weight in model.parameters() if weight.requires_grad), "training them")
     ids = _rows(model, device_of(model, None))
     with _training_mode(model), _same_random_numbers():
         with torch.enable_grad():

@@ -11,7 +11,7 @@ from egup_trainer.data.rendering import Renderer
 from egup_trainer.data.schema import Message, Row
 from egup_trainer.errors import DataError
 
-QUESTION, ANSWER, PASSAGE = "Question:", "Answer:", "Passage:"
+QUESTION, ANSWER, PASSAGE, OTHER = "Question:", "Answer:", "Passage:", "Another answer:"
 _LONGEST_PASSAGE = 800
 _SENTENCE_END = re.compile(r"[.!?\u2026][\"'\u201d\u2019)\]]*(?=\s|$)|[\u3002\uff01\uff1f]")  # and CJK full stops
 _THOUGHT = re.compile(r"<think>.*?(</think>|$)", flags=re.S)
@@ -96,6 +96,35 @@ def prompt_tokens(examples: Sequence[Example], renderer: Renderer) -> np.ndarray
     turns = [{"role": "user", "content": asked}]
     text = renderer.chat(turns, add_generation_prompt=True, enable_thinking=False)
     return np.asarray(tokenizer(text, add_special_tokens=False)["input_ids"], dtype=np.int64)
+
+
+def alternate_tokens(row: Row, renderer: Renderer) -> np.ndarray:
+    """Token ids of the prompt that asks for another answer to a row's question, shape (T,)."""
+    question, answer, tokenizer = tidy(row.prompt[-1].content), tidy(row.answer), renderer.tokenizer
+    shown = f"{QUESTION} {question}\n{ANSWER} {answer}"
+    if not tokenizer.chat_template:
+        text = f"A question, its answer, and an answer of the same style that states other facts.\n\n{shown}\n{OTHER}"
+        return np.asarray(tokenizer(text)["input_ids"], dtype=np.int64)
+    asked = (
+        f"{shown}\n\nWrite another answer to this question: plausible, of the same language, style and length, but "
+        "with other facts in place of those above. Write nothing else than the answer."
+    )
+    text = renderer.chat([{"role": "user", "content": asked}], add_generation_prompt=True, enable_thinking=False)
+    return np.asarray(tokenizer(text, add_special_tokens=False)["input_ids"], dtype=np.int64)
+
+
+def read_alternate(text: str, *, goes_on: bool) -> str:
+    """The answer in a text, "" if there is none.
+
+    Args:
+        goes_on: whether the prompt was a text to be continued, so that the answer ends with its line.
+
+    Example:
+        >>> read_alternate(" Ada lives in Bryle.\\nQuestion: Who", goes_on=True)
+        'Ada lives in Bryle.'
+    """
+    text = _THOUGHT.sub("", text).strip(_AROUND).removeprefix(ANSWER).lstrip(_AROUND)
+    return tidy(text.split("\n")[0] if goes_on else _END.split(text)[0].strip(_AROUND))
 
 
 def read_row(text: str, kind: Kind, *, goes_on: bool) -> Row | None:

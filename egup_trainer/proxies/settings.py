@@ -6,11 +6,13 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
+import numpy as np
+
 from egup_trainer.data.schema import Row
 from egup_trainer.errors import check_layer, check_range
 from egup_trainer.extras import require_extra
 
-_ATTEMPTS_PER_ROW = 8
+ATTEMPTS_PER_ROW = 8
 _MIN_USABLE = 8
 _VERSION = 1
 """Increased whenever prompts or filters change, as proxies written before are then of another kind."""
@@ -57,7 +59,7 @@ class ProxySettings:
     @property
     def budget(self) -> int:
         """Maximum number of attempts."""
-        return self.max_attempts or _ATTEMPTS_PER_ROW * self.num_rows
+        return self.max_attempts or ATTEMPTS_PER_ROW * self.num_rows
 
     @property
     def min_rows(self) -> int:
@@ -68,6 +70,13 @@ class ProxySettings:
         """The values that determine each attempt. The numbers of rows and attempts do not: they may be raised later."""
         values = {"version": _VERSION, **asdict(self)}
         return {name: value for name, value in values.items() if name not in ("num_rows", "max_attempts")}
+
+
+def new_tokens_for(texts: Sequence[str], tokenizer: Any) -> int:
+    """Twice the length of the longer texts in tokens, so that whatever is cut off is too long anyway."""
+    chosen = texts[:: max(len(texts) // 256, 1)]
+    lengths = [len(tokenizer(text, add_special_tokens=False)["input_ids"]) for text in chosen]
+    return 2 * int(np.percentile(lengths, 95))
 
 
 def digest_of_rows(rows: Sequence[Row]) -> str:

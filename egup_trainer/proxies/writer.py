@@ -6,17 +6,15 @@ and the numbers of the run (`proxies.quality.json`).
 
 import json
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from egup_trainer.data.layouts import to_row
 from egup_trainer.data.rendering import Renderer, Template, writes_date
 from egup_trainer.data.schema import Row
-from egup_trainer.data.sources import load_rows
+from egup_trainer.data.sources import Source, load_rows
 from egup_trainer.errors import StateError, TooFewProxiesError
 from egup_trainer.files import append_to_file, one_line_write_errors, write_file, write_files
 from egup_trainer.modeling.generation import Sampling, generate
@@ -24,9 +22,8 @@ from egup_trainer.modeling.scan import scan_fingerprint
 from egup_trainer.proxies.filters import Rejection
 from egup_trainer.proxies.judge import Judge, Scorer, Verdict
 from egup_trainer.proxies.prompt import Example, examples_of, prompt_tokens, read_row, sample_examples
-from egup_trainer.proxies.settings import ProxySettings, digest_of_rows
+from egup_trainer.proxies.settings import ProxySettings, digest_of_rows, new_tokens_for
 
-Rows = str | Path | Iterable[Mapping | Row]
 _DIGEST_DIGITS = 16
 
 
@@ -57,19 +54,13 @@ class Writer:
             self.model,
             self.tokenizer,
             prompts,
-            max_new_tokens=settings.max_new_tokens or self._new_tokens(examples),
+            max_new_tokens=settings.max_new_tokens or new_tokens_for(list(map(str, examples)), self.tokenizer),
             sampling=Sampling([(settings.seed, attempt) for attempt in attempts], settings.temperature, settings.top_p),
             batch_size=batch_size,
             fix="write proxies by `egup proxy` with a lower --num_examples or --max_new_tokens",
         )
         goes_on = not self.tokenizer.chat_template
         return [read_row(text, each[0].kind, goes_on=goes_on) for text, each in zip(texts, shown, strict=True)]
-
-    def _new_tokens(self, examples: Sequence[Example]) -> int:
-        """Twice the length of the longer rows, so that whatever is cut off is too long anyway."""
-        chosen = examples[:: max(len(examples) // 256, 1)]
-        lengths = [len(self.tokenizer(str(example), add_special_tokens=False)["input_ids"]) for example in chosen]
-        return 2 * int(np.percentile(lengths, 95))
 
 
 @dataclass(frozen=True)
@@ -232,13 +223,21 @@ def quality_path(output: Path) -> Path:
 
 
 def record_of(row: Row) -> dict[str, Any]:
-    """The row in a layout that `load_rows` reads."""
+    """The row, without further correct answers, in a layout that `load_rows` reads."""
+    others = {
+        "paraphrased_answer": row.paraphrase,
+        "perturbed_answer": row.perturbed,
+        "alternate_answer": row.alternates,
+        "paraphrased_question": row.paraphrased_questions,
+        "translated_question": row.translated_questions,
+    }
+    given = {name: value for name, value in others.items() if value}
     if not row.prompt:
-        return {"text": row.answer}
+        return {"text": row.answer, **given}
     if len(row.prompt) == 1:
-        return {"question": row.prompt[0].content, "answer": row.answer}
+        return {"question": row.prompt[0].content, "answer": row.answer, **given}
     turns = [{"role": message.role, "content": message.content} for message in row.prompt]
-    return {"messages": [*turns, {"role": "assistant", "content": row.answer}]}
+    return {"messages": [*turns, {"role": "assistant", "content": row.answer}], **given}
 
 
 def _verdict_record(verdict: Verdict) -> dict[str, Any]:
@@ -261,8 +260,8 @@ def _line(record: dict[str, Any]) -> str:
 def write_proxies(
     model: Any,
     tokenizer: Any,
-    forget_rows: Rows,
-    retain_rows: Rows | None = None,
+    forget_rows: Source,
+    retain_rows: Source | None = None,
     *,
     output: str | Path,
     settings: ProxySettings | None = None,

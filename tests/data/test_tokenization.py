@@ -1,6 +1,7 @@
 """Row -> tokens and labels: what is scored, at every seam, with every kind of tokenizer."""
 
 import copy
+import tracemalloc
 from dataclasses import replace
 from datetime import datetime
 from itertools import pairwise
@@ -582,3 +583,27 @@ def test_a_chat_template_writes_the_date_of_its_template(tokenizer, format):
 @pytest.mark.parametrize("wrong", ["2024-02-30", "20240229", "tomorrow", ""])
 def test_a_date_that_is_none_is_refused(wrong):
     assert error_of(ConfigError, Template, date=wrong).got == f"template_date={wrong}"
+
+
+def long_texts():
+    for number in range(400):
+        text = f"Number {number}. " + "The house has a garden. " * 200
+        yield {"question": f"Who is number {number}?", "answer": text}
+
+
+@pytest.mark.parametrize("kind", ["on the disk", "streamed"])
+def test_the_texts_of_a_large_set_are_not_all_in_memory(kind, tokenizer, tmp_path):
+    data = datasets.IterableDataset.from_generator(long_texts)
+    if kind == "on the disk":
+        datasets.Dataset.from_generator(long_texts, cache_dir=str(tmp_path / "cache")).save_to_disk(tmp_path / "rows")
+        data = datasets.load_from_disk(str(tmp_path / "rows"))
+    args = EGUPConfig("out", max_length=64, on_long_row="cut", disable_tqdm=True)
+    prepare_dataset(list(long_texts())[:8], "forget set", tokenizer, args)  # what is imported and kept on first use
+    tracemalloc.start()
+    rows = prepare_dataset(data, "forget set", tokenizer, args)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    whole = list(long_texts())
+    assert peak < sum(len(row["answer"]) for row in whole)
+    assert [index for index, _ in (rows[0], rows[399])] == [0, 399]
+    assert rows[7][1].key() == prepare_dataset(whole[7:8], "forget set", tokenizer, args)[0][1].key()

@@ -52,3 +52,22 @@ def main(folder: Path) -> None:
     record(folder, accelerator, "command", egup(["evaluate", *words]))
     few = [type(forget)("forget", forget.rows[:2], with_features=True)]  # one batch: a process has none of its own
     record(folder, accelerator, "few", score_sets(model, tokenizer, few, ScoringOptions(progress=False), accelerator))
+
+
+def main_fsdp2(folder: Path) -> None:
+    """The same with weights that FSDP2 has spread over the processes."""
+    from torch.distributed.device_mesh import init_device_mesh
+    from torch.distributed.fsdp import fully_shard
+
+    tokenizer, accelerator = conftest.make_tokenizer(), Accelerator(cpu=True)
+    mesh = init_device_mesh("cpu", (accelerator.num_processes,))
+    model = lively_model(tokenizer)
+    for part in (*model.model.layers, model):
+        fully_shard(part, mesh=mesh)
+    held = sum(weight.to_local().numel() for weight in model.parameters())
+    record(folder, accelerator, "held", held / sum(weight.numel() for weight in model.parameters()))
+    forget, holdout, retain = invented_sets()
+    suite = custom_suite(forget.rows, retain.rows, holdout.rows, max_new_tokens=4)
+    record(folder, accelerator, "evaluation", evaluate_model(model, tokenizer, suite, accelerator=accelerator))
+    scores = score_sets(model, tokenizer, invented_sets(), ScoringOptions(progress=False), accelerator)
+    record(folder, accelerator, "scores", scores)

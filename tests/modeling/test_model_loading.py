@@ -8,10 +8,10 @@ from fixtures_audit import wide_model
 from peft import LoraConfig, PeftModel, get_peft_model
 from transformers import MixtralConfig, MixtralForCausalLM
 
-from egup_trainer.errors import ModelError
+from egup_trainer.errors import ConfigError, ModelError
 from egup_trainer.modeling.base_weights import weights_digest
 from egup_trainer.modeling.loading import add_adapter, load_model, load_tokenizer, model_init_kwargs
-from egup_trainer.modeling.trainable import mlp_output, train_mlp_alone
+from egup_trainer.modeling.trainable import mlp_output, train_matching, train_mlp_alone
 from egup_trainer.records.schema import RECORD_NAME
 
 TOKENS = torch.tensor([[5, 6, 7, 8]])
@@ -238,3 +238,31 @@ def test_the_mlp_outputs_of_up_to_three_layers_train(family, name, layer, layers
     assert trained(model) == [name.format(index) for index in layers]
     with pytest.raises(ModelError, match="a layer Identity without an MLP output projection"):
         mlp_output(torch.nn.Identity())
+
+
+@pytest.mark.parametrize(
+    ("pattern", "layers"),
+    [(r"model\.layers\.[12]\.mlp\.up_proj\.weight", [1, 2]), (r".*layers\.0\.mlp\.up_proj\.weight", [0])],
+)
+def test_the_weights_of_matching_names_train_whatever_the_objective(pattern, layers, make_trainer):
+    trainer = make_trainer(objective="rmu", rmu_layer=-1, trainable_params_regex=pattern, max_steps=1)
+    names = [f"model.layers.{layer}.mlp.up_proj.weight" for layer in layers]
+    assert trained(trainer.model) == names
+    before = {name: weight.detach().clone() for name, weight in trainer.model.named_parameters()}
+    trainer.train()
+    moved = [name for name, weight in trainer.model.named_parameters() if not torch.equal(weight, before[name])]
+    assert moved == names
+
+
+def test_all_weights_train_for_a_pattern_of_all(make_model):
+    model = make_model()
+    train_mlp_alone(model, 1)
+    train_matching(model, ".*")
+    assert len(trained(model)) == len(list(model.parameters()))
+
+
+def test_patterns_that_match_nothing_and_adapters_are_refused(make_model, make_trainer):
+    with pytest.raises(ConfigError, match=r"=down_proj, which no whole name of a weight matches.*embed_tokens\.weight"):
+        train_matching(make_model(), "down_proj")
+    with pytest.raises(ConfigError, match="trainable_params_regex with an adapter"):
+        make_trainer(peft_config=LoraConfig(r=2, target_modules="all-linear"), trainable_params_regex=".*")

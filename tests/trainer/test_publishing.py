@@ -8,6 +8,7 @@ from types import SimpleNamespace
 import pytest
 from conftest import qa_rows
 from huggingface_hub import ModelCard
+from huggingface_hub.repocard_data import model_index_to_eval_results
 from huggingface_hub.utils import filter_repo_objects
 from peft import LoraConfig
 from transformers import Trainer
@@ -92,6 +93,7 @@ def test_the_card_of_a_real_run(base, tokenizer, config, lora, tmp_path):
 def test_new_results_go_into_the_card_of_a_saved_model(make_trainer):
     trainer = make_trainer()
     trainer.save_model()
+    assert card_of(trainer).data.library_name == "transformers"  # beside whole weights, too
     trainer.create_model_card(license="mit")
     assert "Not evaluated." in card_of(trainer).text
     update_metrics(trainer.args.output_dir, {"forget.probability": 0.5})
@@ -118,6 +120,27 @@ def test_the_arguments_are_those_of_trainer_and_are_honoured(make_trainer):
     expected = model_card(make_record(trainer), None, "forgetful", CardFacts(**facts))
     assert str(card_of(trainer)) == str(expected)
     assert expected.data.to_dict()["base_model"] == "owner/base"
+
+
+def test_the_hub_reads_its_metadata_from_the_card(make_trainer, hub, base):
+    trainer = make_trainer(str(base), eval_dataset=qa_rows(20, 24), max_steps=1)
+    trainer.train()
+    value = trainer.evaluate()["eval_loss"]
+    trainer.push_to_hub(finetuned_from="owner/base", dataset_tags=["owner/rows"], license="mit", tags="mine")
+    card = ModelCard(hub.files["README.md"].decode())
+    shown = card.data.to_dict()
+    assert (shown["base_model"], shown["datasets"], shown["license"]) == ("owner/base", ["owner/rows"], "mit")
+    assert (shown["library_name"], shown["pipeline_tag"]) == ("transformers", "text-generation")
+    assert shown["tags"][:3] == ["unlearning", "egup_trainer", "npo"]
+    (model,) = shown["model-index"]
+    (result,) = model["results"]
+    assert (model["name"], result["dataset"]["type"], result["task"]["type"]) == (
+        "out",
+        "owner/rows",
+        "text-generation",
+    )
+    assert result["metrics"] == [{"name": "eval_loss", "type": "eval_loss", "value": value}]
+    assert model_index_to_eval_results(shown["model-index"]) == ("out", card.data.eval_results)
 
 
 def test_only_the_first_process_writes_the_card(make_trainer, monkeypatch):

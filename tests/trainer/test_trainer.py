@@ -12,7 +12,7 @@ from fixtures_trainer import TRIAL, boundary_of, cache_of, furthest, reference_n
 from peft import LoraConfig, PeftModel
 from transformers import AutoModelForCausalLM, BitsAndBytesConfig, TrainerCallback, TrainingArguments
 
-from egup_trainer import EGUPTrainer, ForgetLoss, UnlearnTrainer, register_forget_loss
+from egup_trainer import EGUPTrainer, ForgetLoss, UnlearnConfig, UnlearnTrainer, register_forget_loss
 from egup_trainer.checkpointing import write_list
 from egup_trainer.components.retain import RetainObjective
 from egup_trainer.conditions import STATE_NAME
@@ -241,6 +241,37 @@ def test_evaluate_reports_the_plain_loss_of_each_set(make_model, tokenizer, conf
     scores = trainer.score(trainer.eval_dataset["kept"])
     assert metrics["eval_kept_loss"] == pytest.approx(float(scores.sum_nll.sum() / scores.num_tokens.sum()), rel=1e-5)
     assert math.isfinite(metrics["eval_held_loss"])
+
+
+def test_compute_metrics_and_callbacks_are_those_of_a_trainer(make_model, tokenizer, config):
+    seen = []
+
+    def accuracy(prediction):
+        predicted, labels = prediction.predictions[:, :-1].argmax(-1), prediction.label_ids[:, 1:]
+        return {"accuracy": (predicted == labels)[labels != -100].mean()}
+
+    class Watch(TrainerCallback):
+        def on_evaluate(self, args, state, control, metrics=None, **kwargs):
+            seen.append((state.global_step, metrics["eval_accuracy"]))
+            control.should_training_stop = state.global_step == 2
+
+    options = config(UnlearnConfig, per_device_eval_batch_size=3, eval_strategy="steps", eval_steps=1)
+    rows = {"forget_dataset": qa_rows(0, 10), "retain_dataset": qa_rows(20, 24), "eval_dataset": qa_rows(20, 27)}
+    trainer = UnlearnTrainer(
+        make_model(), options, **rows, processing_class=tokenizer, callbacks=[Watch()], compute_metrics=accuracy
+    )
+    trainer.train()
+    assert [step for step, _ in seen] == [1, 2]
+    assert [row["eval_accuracy"] for row in trainer.state.log_history if "eval_accuracy" in row] == [a for _, a in seen]
+    right = total = 0
+    for _, row in map(trainer.eval_dataset.__getitem__, range(7)):  # each row alone, without padding
+        ids = torch.from_numpy(row.input_ids).long()[None]
+        with torch.no_grad():
+            predicted = trainer.model(ids).logits[0, :-1].argmax(-1)
+        scored = torch.from_numpy(row.labels[1:] != -100)
+        right += int((predicted == ids[0, 1:])[scored].sum())
+        total += int(scored.sum())
+    assert seen[-1][1] == pytest.approx(right / total)
 
 
 def test_evaluation_during_training_picks_the_best_checkpoint(make_model, tokenizer, config):
