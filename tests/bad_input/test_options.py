@@ -190,7 +190,7 @@ OTHERS = [
     ("proxy --num_row 4", "--num_row", "did you mean --num_rows?"),
     ("proxy --temperature nan", "temperature=nan"),
     ("proxy --kind alternat", "'alternat'", "did you mean alternate?"),
-    ("proxy --kind alternate --num_rows 8", "--num_rows with --kind alternate", "leave out --num_rows"),
+    ("proxy --kind alternate", "--retain with --kind alternate", "leave out --retain"),
     ("proxy --top_p 1.5", "top_p=1.5"),
     ("proxy --num_rows 0", "num_rows=0"),
     ("proxy --batch_size 0", "batch_size=0"),
