@@ -108,9 +108,9 @@ def test_the_free_memory_of_a_gpu_decides_the_model(free, size, monkeypatch):
 
 @pytest.mark.slow  # beside test_every_cell_runs
 @pytest.mark.parametrize("name", ["own_data", "tofu_lora_4bit"])
-def test_the_cells_for_a_gpu_run_with_small_models(name, folder, short, monkeypatch):
+def test_the_cells_for_a_gpu_run_with_small_models(name, tmp_path, short, monkeypatch):
     monkeypatch.setattr(models, "demo_experiment", short_experiment)
-    monkeypatch.chdir(folder)
+    monkeypatch.chdir(tmp_path)  # of its own, since the cells write to the same folders as without a GPU
     demo = models.demo_models()
     used = set()
 
