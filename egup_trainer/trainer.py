@@ -399,7 +399,7 @@ class UnlearnTrainer(SearchingTrainer):
             DataError: a verdict is asked for, and the model does not know the forget rows.
         """
         if not self._has_started:
-            judged = {}
+            judged: dict[str, ScanRequest] = {}
             if self.args.verdict and self.proxy_rows is not None:
                 sets = {"forget": self.train_dataset.forget, "proxy": self.proxy_rows}
                 judged = {name: ScanRequest(rows, torch.arange(len(rows))) for name, rows in sets.items()}

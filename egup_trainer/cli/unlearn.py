@@ -135,7 +135,7 @@ def next_step(status: Status, row_args: RowArguments, config: Any) -> list[str]:
     if status not in _FORGETS_MORE:
         return []
     more = _FORGETS_MORE[status]
-    tried = []
+    tried: list[str] = []
     if not config.auto:
         tried.append(f"a {'higher' if more else 'lower'} --learning_rate than {config.learning_rate:g}")
     else:
