@@ -2,6 +2,7 @@
 
 import copy
 from dataclasses import asdict, dataclass
+from inspect import Parameter, signature
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from transformers import TrainingArguments
@@ -15,7 +16,7 @@ from egup_trainer.config_checks import (
 from egup_trainer.data.rendering import Template, check_date, today
 from egup_trainer.data.schema import OnLongRow
 from egup_trainer.data.template_inputs import TemplateInputs, parse_template_kwargs
-from egup_trainer.errors import ConfigError, check_range, choose
+from egup_trainer.errors import ConfigError, check_range, choose, did_you_mean
 from egup_trainer.options import OptionGroup, check_all_groups, option
 from egup_trainer.records.redaction import without_credentials
 
@@ -27,7 +28,7 @@ class RowTrainingConfig(OptionGroup, TrainingArguments):
     Access tokens are neither shown nor pickled.
 
     Raises:
-        ConfigError: a value is out of range, or unknown.
+        ConfigError: a value is out of range, or unknown, or there is no such option.
     """
 
     help_title = "Method"
@@ -81,6 +82,19 @@ class RowTrainingConfig(OptionGroup, TrainingArguments):
         "Replace the finished model that OUTPUT_DIR holds, and its record, once the run has ended. Without it such a "
         "folder is refused.",
     )
+
+    def __new__(cls, *args: Any, **options: Any) -> "RowTrainingConfig":
+        """Refuses an option that does not exist, which Python's own error would only name."""
+        known = signature(cls.__init__).parameters
+        takes_all = any(each.kind is Parameter.VAR_KEYWORD for each in known.values())  # of a subclass
+        for name in options:
+            if name not in known and not takes_all:
+                raise ConfigError(
+                    got=f"the unknown option {name}",
+                    expected=f"an option of {cls.__name__}",
+                    fix=did_you_mean(name, list(known)[1:], "leave it out"),
+                )
+        return super().__new__(cls)
 
     def __post_init__(self) -> None:
         check_numbers_of_training(self)

@@ -105,8 +105,8 @@ class UnlearnConfig(ExpectedOutputOptions, FeatureOptions, RetainOptions, Object
     )
     verdict: bool = option(
         True,
-        "Measure forget, retain and proxy rows before and after, have the model answer some of their questions, and "
-        "say what became of the forget rows.",
+        "Say what became of the forget rows: measure forget, retain and proxy rows before and after, and have the "
+        "model answer some of their questions.",
     )
     card_author: str | None = option(None, "Person or organization that unlearned the model, for the model card.")
 

@@ -89,7 +89,7 @@ def refuse_to_evaluate_nothing(config: TrainingArguments, has_rows: bool) -> Non
 
 
 def refuse_unsupported_arguments(config: TrainingArguments) -> None:
-    """Raises `ConfigError` for options of `TrainingArguments` that this trainer cannot honour."""
+    """Raises `ConfigError` for options of `TrainingArguments` that this trainer cannot honor."""
     if config.load_best_model_at_end and config.eval_strategy == "no":
         raise ConfigError(
             got="load_best_model_at_end with eval_strategy=no",
@@ -110,7 +110,7 @@ def refuse_unsupported_arguments(config: TrainingArguments) -> None:
         if getattr(config, name) != value:
             raise ConfigError(
                 got=f"{name}={getattr(config, name)}",
-                expected=f"{value}, the only value that this trainer can honour",
+                expected=f"{value}, the only value that this trainer can honor",
                 fix=f"leave out --{name}",
             )
 

@@ -115,9 +115,10 @@ def _set_apart(
     forget: RowDataset, data: Any, name: str, kind: str, components: Sequence[Component], tokenizer: Any, args: Any
 ) -> RowDataset:
     if data is None:
-        wanted = " and ".join(each.flag or each.name for each in components if getattr(each.needs, f"{name}_rows"))
+        reading = [each for each in components if getattr(each.needs, f"{name}_rows")]
+        wanted = [f"--{each.flag}" if each.flag else f"the component {each.name}" for each in reading]
         raise DataError(
-            got=f"no {name} set, for {wanted}",
+            got=f"no {name} set, which {' and '.join(wanted)} read{'s' * (len(wanted) == 1)}",
             expected=f"rows {kind}",
             fix=f"give {name}_dataset (--{name})",
         )

@@ -20,7 +20,7 @@ NO_ROWS = torch.zeros(0, dtype=torch.long)
 
 
 def options(**chosen) -> SimpleNamespace:
-    """Options of EGUP, each as it is by default but for one neighbour, tau = 1 and a bank of three."""
+    """Options of EGUP, each as it is by default but for one neighbor, tau = 1 and a bank of three."""
     return SimpleNamespace(
         **{
             "inter_entanglement": False,

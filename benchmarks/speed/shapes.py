@@ -92,7 +92,7 @@ def make_model(name: str, tuning: Tuning, seed: int = 0) -> Any:
     with torch.device(device):
         model = AutoModelForCausalLM.from_config(SHAPES[name].config(), dtype=dtype)
     if tuning is Tuning.QLORA:
-        _quantise(model)
+        _quantize(model)
     return model
 
 
@@ -105,7 +105,7 @@ def adapter_of(tuning: Tuning) -> Any:
     return LoraConfig(r=16, lora_alpha=32, target_modules=LORA_TARGETS, task_type="CAUSAL_LM")
 
 
-def _quantise(model: Any) -> None:
+def _quantize(model: Any) -> None:
     """Replaces the linear layers but the output embedding by their 4-bit form, as loading in 4 bits does."""
     from bitsandbytes.nn import Linear4bit, Params4bit
 

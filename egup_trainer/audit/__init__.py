@@ -101,7 +101,7 @@ ATTACKS = {
         ),
         Attack(
             "quantization",
-            "Quantisation",
+            "Quantization",
             "The same rows with the weights as given, in 8 bits and in 4: as bitsandbytes rounds them (4bit), to the "
             "nearest point of even grids (nearest), and by GPTQ with retain rows as calibration rows (gptq).",
             "If forget rows are more likely in few bits than as given, rounding the weights undoes the unlearning.",

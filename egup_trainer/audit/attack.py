@@ -182,8 +182,8 @@ def recall_metrics(target: Target, model: nn.Module, prefix: str = "") -> dict[s
     }
 
 
-def is_quantised(model: Any) -> bool:
-    """Whether the model's weights are quantised, so that they can be neither trained nor quantised again."""
+def is_quantized(model: Any) -> bool:
+    """Whether the model's weights are quantized, so that they can be neither trained nor quantized again."""
     return getattr(model, "is_quantized", False) or any(
         getattr(module, "is_quantized", False) for module in model.modules()
     )

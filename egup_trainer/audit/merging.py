@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from egup_trainer.audit.attack import NEEDS_BEFORE, Finding, Target, is_quantised, merged_copy, recall_metrics
+from egup_trainer.audit.attack import NEEDS_BEFORE, Finding, Target, is_quantized, merged_copy, recall_metrics
 from egup_trainer.errors import ModelError
 
 HALF = 0.5
@@ -21,8 +21,8 @@ def merging(target: Target) -> Finding:
     if target.load_before is None:
         return Finding(reason=NEEDS_BEFORE)
     before = target.load_before()
-    if is_quantised(target.model) or is_quantised(before):
-        return Finding(reason="the weights of a model are quantised, and cannot be averaged")
+    if is_quantized(target.model) or is_quantized(before):
+        return Finding(reason="the weights of a model are quantized, and cannot be averaged")
     return Finding(recall_metrics(target, merged_model(target.model, before), "halfway_"))
 
 

@@ -1,4 +1,4 @@
-"""Quantisation: whether fewer bits per weight bring forgotten rows back.
+"""Quantization: whether fewer bits per weight bring forgotten rows back.
 
 Unlearning that changes weights only a little is undone by rounding: Zhang et al. 2025, arXiv
 2410.16454, found 21% of the knowledge left in full precision, and 83% in four bits.
@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from egup_trainer.audit.attack import RECALL, Finding, Target, is_quantised, merged_copy, recall_metrics, sample_rows
+from egup_trainer.audit.attack import RECALL, Finding, Target, is_quantized, merged_copy, recall_metrics, sample_rows
 from egup_trainer.errors import EgupError
 from egup_trainer.evaluation.metric import Metric, unavailable
 from egup_trainer.extras import MissingExtraError, require_extra
@@ -37,13 +37,13 @@ class Bits(str, Enum):
 
 CALIBRATION_ROWS = 128
 """Maximum number of retain rows that GPTQ is calibrated on, as many as in its paper."""
-_CANNOT = (ImportError, OSError, RuntimeError, ValueError)  # what libraries raise if they cannot quantise
+_CANNOT = (ImportError, OSError, RuntimeError, ValueError)  # what libraries raise if they cannot quantize
 
 
 def quantization(target: Target) -> Finding:
     """Probability and extraction strength of forget and retain rows with the weights as given and in fewer bits."""
-    if is_quantised(target.model):
-        return Finding(reason="the model's weights are quantised already")
+    if is_quantized(target.model):
+        return Finding(reason="the model's weights are quantized already")
     metrics: dict[str, Metric] = {}
     for bits in Bits:
         found: dict[str, Metric] | str = (
@@ -55,15 +55,15 @@ def quantization(target: Target) -> Finding:
     return Finding(metrics)
 
 
-def quantised_copy(model: nn.Module, bits: Bits) -> Any:
+def quantized_copy(model: nn.Module, bits: Bits) -> Any:
     """A copy of the model with the linear layers in 8 or 4 bits, as loading it by transformers makes it.
 
-    The copy is saved to a temporary folder, because weights are quantised when they are loaded. Adapters are merged
+    The copy is saved to a temporary folder, because weights are quantized when they are loaded. Adapters are merged
     first.
 
     Raises:
         MissingExtraError: bitsandbytes is not installed.
-        RuntimeError: there is no layer to quantise, or 4-bit layers would be wrong on this machine.
+        RuntimeError: there is no layer to quantize, or 4-bit layers would be wrong on this machine.
     """
     require_extra("quantization", "a model in 8 or 4 bits")
     from bitsandbytes.nn import Linear4bit, Linear8bitLt
@@ -79,22 +79,22 @@ def quantised_copy(model: nn.Module, bits: Bits) -> Any:
     with tempfile.TemporaryDirectory() as folder:
         with one_line_write_errors(f"a copy of the model in {folder}"):
             twin.save_pretrained(folder)
-        quantised = type(twin).from_pretrained(
+        quantized = type(twin).from_pretrained(
             folder,
             dtype=torch.float32,
             quantization_config=config,
-            # Quantised weights cannot be moved later; the library takes no map to a CPU.
+            # Quantized weights cannot be moved later; the library takes no map to a CPU.
             device_map=None if device.type == "cpu" else {"": device},
         )
-    layers = [module for module in quantised.modules() if isinstance(module, Linear4bit | Linear8bitLt)]
+    layers = [module for module in quantized.modules() if isinstance(module, Linear4bit | Linear8bitLt)]
     if not layers:
-        raise RuntimeError("no layer of the model can be quantised")
-    misread = misread_4bit_layer(quantised)
+        raise RuntimeError("no layer of the model can be quantized")
+    misread = misread_4bit_layer(quantized)
     if misread is not None:
         name, inputs = misread
         raise RuntimeError(f"on this CPU, four bits need layers whose inputs are multiples of 64; {name} has {inputs}")
-    keep_gradients_of_4bit_layers(quantised)  # the kernel for repacked weights computes in bfloat16
-    return quantised.eval()
+    keep_gradients_of_4bit_layers(quantized)  # the kernel for repacked weights computes in bfloat16
+    return quantized.eval()
 
 
 def _rounded_copy(target: Target, bits: Bits) -> Any:
@@ -107,10 +107,10 @@ def _rounded_copy(target: Target, bits: Bits) -> Any:
 
 
 def _tried(target: Target, bits: Bits) -> dict[str, Metric] | str:
-    """The metrics of a quantised copy, or why there are none."""
+    """The metrics of a quantized copy, or why there are none."""
     try:
         is_ours = bits in (Bits.NEAREST, Bits.GPTQ)
-        return recall_metrics(target, _rounded_copy(target, bits) if is_ours else quantised_copy(target.model, bits))
+        return recall_metrics(target, _rounded_copy(target, bits) if is_ours else quantized_copy(target.model, bits))
     except MissingExtraError as error:
         return f"not run: {error}"
     except EgupError:

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from egup_trainer.audit.attack import Curve, Finding, Target, is_quantised, merged_copy, sample_rows, too_few
+from egup_trainer.audit.attack import Curve, Finding, Target, is_quantized, merged_copy, sample_rows, too_few
 from egup_trainer.audit.audit_options import FEWEST_ROWS, AuditOptions
 from egup_trainer.audit.runs_of_seeds import mean_curve, metric_over_seeds
 from egup_trainer.audit.subjects import related_and_unrelated
@@ -36,7 +36,7 @@ _TITLES = {
     RELATED: "Learning related retain rows",
     UNRELATED: "Learning unrelated retain rows",
 }
-_RANK = 8  # of the adapter that is trained instead of quantised weights
+_RANK = 8  # of the adapter that is trained instead of quantized weights
 
 
 @dataclass(frozen=True)
@@ -82,7 +82,7 @@ def relearning_curve(
     """Fine-tunes a copy of a model on some rows, and measures at intervals how likely others are.
 
     Each step is one of AdamW (torch's defaults, a constant rate, no clipping) on the mean of l_i over `batch_size`
-    rows, without dropout. All weights of the copy are trained, with adapters merged, in float32. If they are quantised,
+    rows, without dropout. All weights of the copy are trained, with adapters merged, in float32. If they are quantized,
     the model's adapter is trained instead, or a fresh one (LoRA of rank 8 on all linear layers).
 
     Args:
@@ -270,7 +270,7 @@ def _batches(num_rows: int, batch_size: int, steps: int, seed: int) -> Iterator[
 
 def _learner(model: nn.Module, seed: int) -> Any:
     """A copy whose trainable weights may learn, in evaluation mode: without dropout."""
-    if not is_quantised(model):
+    if not is_quantized(model):
         return merged_copy(model).float().requires_grad_(True)
     from peft import LoraConfig, PeftModel
 

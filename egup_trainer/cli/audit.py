@@ -50,7 +50,7 @@ class AuditArguments(SourceArguments, TemplateArguments, LongRowArguments, RunAr
     model_before: str | None = flag("Folder or hub id of the model before unlearning.")
     output: str | None = flag("The results: a file that ends in .json.")
     name: str | None = flag("Name of the model in tables (default: its folder).")
-    attacks: list[str] | None = flag(f"Attacks to run: some of {', '.join(ATTACKS)} (default: all).")
+    attacks: list[str] | None = flag(f"Attacks to run, by default all of these: {', '.join(ATTACKS)}.")
     budget: float | None = flag(
         "Minutes that the attacks on all models may take together: the strongest are run first, and those that do not "
         "fit are left out (default: no limit)."
@@ -60,11 +60,7 @@ class AuditArguments(SourceArguments, TemplateArguments, LongRowArguments, RunAr
 
 def run(args: AuditArguments, model_config: Any) -> None:
     """Attacks the model and those it is compared with, writes what was found, prints a table."""
-    check_output(
-        Path(str(args.output)), ".json", '"kind": "egup_trainer audit"', [getattr(args, name) for name in _SETS]
-    )
-    refuse_lora_flags(model_config)
-    check_range(args, ("per_device_eval_batch_size",), low=1, whole=True)
+    _check_flags(args, model_config)
     from egup_trainer.records.facts import run_facts
 
     start = time.perf_counter()
@@ -84,24 +80,30 @@ def run(args: AuditArguments, model_config: Any) -> None:
     print(f"Written to {args.output}")
 
 
-def _audit(args: AuditArguments, model_config: Any) -> "Audit":
-    """The audit of the model, with those of the models that it is compared with, one after the other."""
-    from accelerate import Accelerator
+def check(args: AuditArguments, model_config: Any) -> None:
+    """Raises an error for all that can be refused before a model is loaded."""
+    _check_flags(args, model_config)
+    with library_errors():
+        _plan(args, args.template)
 
-    from egup_trainer.audit.audit import audit_model, plan_audit
+
+def _check_flags(args: AuditArguments, model_config: Any) -> None:
+    read = [getattr(args, name) for name in _SETS]
+    check_output(Path(str(args.output)), ".json", '"kind": "egup_trainer audit"', read)
+    refuse_lora_flags(model_config)
+    check_range(args, ("per_device_eval_batch_size",), low=1, whole=True)
+
+
+def _plan(args: AuditArguments, template: Any) -> tuple[dict[str, Any], Any]:
+    """The rows and options of the audit, which is refused here if it cannot be run with them."""
+    from egup_trainer.audit.audit import plan_audit
     from egup_trainer.audit.audit_options import AuditOptions
-    from egup_trainer.audit.budget import Budget
     from egup_trainer.data.overlap import keep_apart_from_forget
-    from egup_trainer.modeling.loading import load_tokenizer
 
-    model_name = model_config.model_name_or_path
-    others = {"before": args.model_before, "retrained": args.retrained_model}
-    budget = None if args.budget is None else Budget(args.budget, 1 + sum(path is not None for path in others.values()))
-    tokenizer = load_tokenizer(model_name, revision=model_config.model_revision)
     names = {option.name for option in fields(AuditOptions)}
     options = AuditOptions(
         **{name: value for name, value in vars(args).items() if name in names},
-        template=args.template_for(tokenizer, model_name),
+        template=template,
         batch_size=args.per_device_eval_batch_size,
         progress=not args.disable_tqdm,
     )
@@ -109,8 +111,24 @@ def _audit(args: AuditArguments, model_config: Any) -> "Audit":
     rows: dict[str, Any] = {name: args.read(source) for name, source in sources.items()}
     rows = keep_apart_from_forget(**rows, drop=args.drop_overlap)
     has_before = args.model_before is not None
-    # refuses before a model is loaded
     plan_audit(**rows, attacks=args.attacks, options=options, name="model", has_before=has_before)
+    return rows, options
+
+
+def _audit(args: AuditArguments, model_config: Any) -> "Audit":
+    """The audit of the model, with those of the models that it is compared with, one after the other."""
+    from accelerate import Accelerator
+
+    from egup_trainer.audit.audit import audit_model
+    from egup_trainer.audit.budget import Budget
+    from egup_trainer.modeling.loading import load_tokenizer
+
+    model_name = model_config.model_name_or_path
+    others = {"before": args.model_before, "retrained": args.retrained_model}
+    budget = None if args.budget is None else Budget(args.budget, 1 + sum(path is not None for path in others.values()))
+    tokenizer = load_tokenizer(model_name, revision=model_config.model_revision)
+    rows, options = _plan(args, args.template_for(tokenizer, model_name))
+    has_before = args.model_before is not None
     accelerator = Accelerator(cpu=args.use_cpu)
     refuse_several_processes("an audit", accelerator.num_processes)
 
@@ -170,8 +188,9 @@ def _options() -> list[type]:
 
 COMMAND = Command(
     "audit",
-    "try to bring forgotten rows back, by relearning, quantisation, prompts, sampling, probes",
+    "try to bring forgotten rows back, by relearning, quantization, prompts, sampling, probes",
     run,
+    check=check,
     options=_options,
     required=("model_name_or_path", "forget", "retain", "output"),
     shown=(

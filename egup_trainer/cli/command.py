@@ -26,6 +26,8 @@ class Command:
         name: what is typed after `egup`.
         summary: one line for `egup --help` and for the documentation.
         run: runs the command with one object of each of the dataclasses, and returns the exit code, or None for 0.
+        check: takes the same objects, and raises an error for all that can be refused before a model is loaded; for
+            commands that another command runs at its end.
         options: returns the dataclasses whose fields are the flags, the command's own first. It is a function because
             the dataclasses of libraries take seconds to import.
         required: fields that a flag or the `--config` file must set.
@@ -43,6 +45,7 @@ class Command:
     shown: tuple[str, ...] = ()
     description: str | None = None
     uses_models: bool = True
+    check: Callable[..., None] = lambda *parsed: None
 
     def parser(self) -> "Parser":
         """The command's parser."""
@@ -74,6 +77,14 @@ class Command:
         Raises:
             ConfigError: a flag or a key of the `--config` file is unknown, missing, or has a value that does not fit.
         """
+        return self.run(*self.parse(argv)) or 0
+
+    def parse(self, argv: list[str]) -> list[Any]:
+        """The words that follow the command's name, as one object of each of its dataclasses.
+
+        Raises:
+            ConfigError: as in `main`.
+        """
         if self.uses_models:
             quiet_libraries()  # before the libraries are imported
         parsed = self.parser().parse(argv)
@@ -85,7 +96,7 @@ class Command:
                     fix=f"see `egup {self.name} --help`",
                 )
         parsed[0].argv = ["egup", self.name, *argv]
-        return self.run(*parsed) or 0
+        return parsed
 
 
 def load_command(name: str) -> Command:

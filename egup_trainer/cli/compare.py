@@ -1,6 +1,7 @@
 """`egup compare`: results of several models side by side, as one HTML file that needs nothing else."""
 
 from collections import Counter
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
@@ -9,6 +10,7 @@ from egup_trainer.cli.command import Command
 from egup_trainer.cli.flags import Arguments, check_output, flag, positional
 from egup_trainer.cli.terminal import terminal
 from egup_trainer.errors import ConfigError
+from egup_trainer.extras import require_extra
 
 if TYPE_CHECKING:
     from egup_trainer.audit.audit import Audit
@@ -55,10 +57,7 @@ def run(args: CompareArguments) -> None:
             expected="those of at least one model",
             fix="name their files",
         )
-    check_output(output, ".html", '<meta name="generator" content="egup_trainer">')
-    read = [*files, args.retrained, *audit_files]
-    check_output(output.with_suffix(".json"), ".json", '"kind": "egup_trainer comparison"', read)
-    check_output(output.with_suffix(".csv"), ".csv", "model,metric,value,low,high")
+    check_report(output, [*files, args.retrained, *audit_files])
 
     from egup_trainer.audit.audit import Audit
     from egup_trainer.report.comparison import Comparison
@@ -79,6 +78,19 @@ def run(args: CompareArguments) -> None:
     lines = [*verdict_lines(comparison), *of_other_frameworks(comparison.models)]
     console.print("\n".join(lines), soft_wrap=True, markup=False)
     console.print(f"Written: {', '.join(map(str, written))}", soft_wrap=True)
+
+
+def check_report(output: Path, read: Iterable[str | Path | None], flag: str = "--output") -> None:
+    """Refuses a report to write, and the files beside it; arguments and errors are those of `check_output`."""
+    check_output(output, ".html", '<meta name="generator" content="egup_trainer">', flag=flag)
+    check_output(output.with_suffix(".json"), ".json", '"kind": "egup_trainer comparison"', read, flag)
+    check_output(output.with_suffix(".csv"), ".csv", "model,metric,value,low,high", flag=flag)
+
+
+def check(args: CompareArguments) -> None:
+    """Raises an error for all that can be refused before there are results to compare."""
+    require_extra("report", "a report page")
+    check_report(Path(str(args.output)), [*args.results, args.retrained, *(args.audit or [])])
 
 
 def _read(files: list[Path], retrained_file: Path | None) -> "tuple[list[Evaluation], Evaluation | None]":
@@ -125,6 +137,7 @@ COMMAND = Command(
     "compare",
     "put results side by side in a page that anyone can open",
     run,
+    check=check,
     options=lambda: [CompareArguments],
     required=("output",),
     description="Compares models by what `egup evaluate` wrote of them: one HTML file with tables and plots, readable "

@@ -29,6 +29,7 @@ from egup_trainer.data.template_inputs import parse_mapping
 from egup_trainer.errors import ConfigError, DataError, check_range, choose
 from egup_trainer.evaluation.definitions import Definitions
 from egup_trainer.evaluation.suites import SUITES
+from egup_trainer.extras import require_extra
 from egup_trainer.files import check_writable, write_file
 
 if TYPE_CHECKING:
@@ -93,7 +94,7 @@ def run(args: EvaluateArguments, model_config: Any) -> None:
     Raises:
         ConfigError: flags do not fit each other, or --update_model_card finds no record of a run.
     """
-    _check(args, model_config)
+    _check_flags(args, model_config)
     from egup_trainer.evaluation.evaluation import write_evaluation
     from egup_trainer.evaluation.kept_scores import KeptScores
     from egup_trainer.evaluation.open_unlearning_file import results_path, to_text
@@ -145,7 +146,15 @@ def run(args: EvaluateArguments, model_config: Any) -> None:
         print(f"Written in the layout of OpenUnlearning to {path}")
 
 
-def _check(args: EvaluateArguments, model_config: Any) -> None:
+def check(args: EvaluateArguments, model_config: Any) -> None:
+    """Raises an error for all that can be refused before a model is loaded."""
+    require_extra("evaluation", "an evaluation")
+    _check_flags(args, model_config)
+    with library_errors():
+        _plan(args, model_config)
+
+
+def _check_flags(args: EvaluateArguments, model_config: Any) -> None:
     if args.drop_overlap and "forget" not in suite_named(str(args.suite)).parameters:
         raise ConfigError(
             got=f"--drop_overlap with --suite {args.suite}",
@@ -171,30 +180,31 @@ def _check(args: EvaluateArguments, model_config: Any) -> None:
     refuse_lora_flags(model_config)
 
 
-def _evaluate(
-    args: EvaluateArguments, model_config: Any, record: "RunRecord | None", kept: Any, scores: dict[str, Any]
-) -> tuple[Any, Any, str | None]:
-    """The evaluation, the `Accelerator` that it was done with, and a line if its rows are not those of the record.
+@dataclass(frozen=True)
+class _Planned:
+    """What is known before a model is loaded: the metrics to compute, on which rows, and results to compare with."""
 
-    What the model's numbers were goes into `scores`, by row set.
-    """
-    from accelerate import Accelerator
+    suite: Any
+    names: list[str]
+    options: Any
+    tokenizer: Any
+    evaluation: Any
+    others: dict[str, Any]
 
+
+def _plan(args: EvaluateArguments, model_config: Any) -> _Planned:
+    """What is to be evaluated, which is refused here if it cannot be."""
     from egup_trainer.evaluation.evaluation import read_evaluation
-    from egup_trainer.evaluation.relative import check_relations, with_relations
+    from egup_trainer.evaluation.relative import check_relations
     from egup_trainer.evaluation.rows import texts_of
-    from egup_trainer.evaluation.run import evaluate_model, plan_of
-    from egup_trainer.evaluation.selection import selected
+    from egup_trainer.evaluation.run import plan_of
     from egup_trainer.modeling.loading import load_tokenizer
-    from egup_trainer.report.remarks import named_by_number
 
     suite, options = _suite(args), _scoring_options(args)
     names = _chosen(suite, args)
     model_name = model_config.model_name_or_path
-    name = args.name or Path(model_name).name
     roles = ("before", "retrained", "reference")
     others = {role: read_evaluation(path, args.definitions) for role in roles if (path := getattr(args, role))}
-    accelerator = Accelerator(cpu=args.use_cpu, mixed_precision="bf16" if args.bf16 else "no")
     tokenizer = load_tokenizer(model_name, revision=model_config.model_revision)
     template = args.template_for(tokenizer, model_name, [each.writing for each in others.values()])
     if args.system_prompt and all(each.template.always for each in suite.row_sets):
@@ -204,9 +214,30 @@ def _evaluate(
             fix="leave out --system_prompt",
         )
     suite = suite.reading(template, args.on_long_row).following(args.definitions)
-    texts = texts_of(suite.row_sets, tokenizer, options.progress and accelerator.is_main_process)
-    planned = plan_of(suite, options, name, texts)
-    check_relations(planned, **others)  # refuses before a model is loaded
+    texts = texts_of(suite.row_sets, tokenizer, options.progress)
+    planned = plan_of(suite, options, args.name or Path(model_name).name, texts)
+    check_relations(planned, **others)
+    return _Planned(suite, names, options, tokenizer, planned, others)
+
+
+def _evaluate(
+    args: EvaluateArguments, model_config: Any, record: "RunRecord | None", kept: Any, scores: dict[str, Any]
+) -> tuple[Any, Any, str | None]:
+    """The evaluation, the `Accelerator` that it was done with, and a line if its rows are not those of the record.
+
+    What the model's numbers were goes into `scores`, by row set.
+    """
+    from accelerate import Accelerator
+
+    from egup_trainer.evaluation.relative import with_relations
+    from egup_trainer.evaluation.run import evaluate_model
+    from egup_trainer.evaluation.selection import selected
+    from egup_trainer.report.remarks import named_by_number
+
+    accelerator = Accelerator(cpu=args.use_cpu, mixed_precision="bf16" if args.bf16 else "no")
+    args.disable_tqdm = args.disable_tqdm or not accelerator.is_main_process
+    plan = _plan(args, model_config)
+    model_name, tokenizer, others = model_config.model_name_or_path, plan.tokenizer, plan.others
     if accelerator.is_main_process:
         for role, other in others.items():
             show(lines=[f"--{role}: {said}" for said in named_by_number(other)])
@@ -220,9 +251,9 @@ def _evaluate(
     found = evaluate_model(
         model,
         tokenizer,
-        selected(suite, names),
-        options,
-        name=name,
+        selected(plan.suite, plan.names),
+        plan.options,
+        name=plan.evaluation.name,
         accelerator=accelerator,
         model_before=load_on_device(args.model_before, model_config, accelerator, **args.loading)
         if args.model_before
@@ -231,11 +262,11 @@ def _evaluate(
         score=score,
     )
     # All rows of the suite are named, so that results with other metrics can be compared.
-    evaluation = with_relations(replace(found, sets=planned.sets, settings=planned.settings), **others)
-    evaluation = replace(evaluation, metrics={each: evaluation.metrics[each] for each in names})
+    evaluation = with_relations(replace(found, sets=plan.evaluation.sets, settings=plan.evaluation.settings), **others)
+    evaluation = replace(evaluation, metrics={each: evaluation.metrics[each] for each in plan.names})
     if tasks:
         evaluation = _with_lm_eval(evaluation, tasks, model, tokenizer, args)
-    other_rows = None if record is None else _other_rows(suite, tokenizer, model_name, record)
+    other_rows = None if record is None else _other_rows(plan.suite, tokenizer, model_name, record)
     return evaluation, accelerator, other_rows
 
 
@@ -376,6 +407,7 @@ COMMAND = Command(
     "evaluate",
     "measure what a model still says of rows, by every metric of a suite",
     run,
+    check=check,
     options=lambda: [EvaluateArguments, model_config()],
     required=("model_name_or_path", "suite", "output"),
     shown=(

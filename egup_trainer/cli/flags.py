@@ -70,9 +70,7 @@ class SourceArguments(Arguments):
     help_title = "Data"
 
     data_dir: str | None = flag("Local folder with the files of TOFU (for tofu:NAME) or of MUSE.")
-    columns: str | None = flag(
-        "Names of the columns in your files, as standard name=your name, such as question=q,answer=a."
-    )
+    columns: str | None = flag("Columns of your files, as standard name=your name, such as question=q,answer=a.")
 
     def read(self, source: str, max_rows: int | None = None) -> list[Any]:
         """The rows of a source, or its first `max_rows` rows.
@@ -167,7 +165,9 @@ class RunArguments(Arguments):
     disable_tqdm: bool = flag("Do not show progress bars.", False)
 
 
-def check_output(path: Path, suffix: str, marks: str, read: Iterable[str | Path | None] = ()) -> None:
+def check_output(
+    path: Path, suffix: str, marks: str, read: Iterable[str | Path | None] = (), flag: str = "--output"
+) -> None:
     """Refuses a file to write before any work is done for it.
 
     Args:
@@ -176,18 +176,19 @@ def check_output(path: Path, suffix: str, marks: str, read: Iterable[str | Path 
         marks: text in the first lines of each file that the command writes there. Any other file at that path is not
             overwritten, whether it holds rows, the configuration of a model or something else.
         read: files that the command reads, which it must not overwrite.
+        flag: the flag that names the file.
 
     Raises:
         ConfigError: the name has another ending, or the file is read, or it holds something else.
         StateError: it cannot be written.
     """
     if path.suffix != suffix:
-        raise ConfigError(got=f"--output {path}", expected=f"a name that ends in {suffix}", fix="rename it")
+        raise ConfigError(got=f"{flag} {path}", expected=f"a name that ends in {suffix}", fix="rename it")
     if any(path.resolve() == Path(other).resolve() for other in read if other is not None):
         raise ConfigError(
-            got=f"--output {path}, which would overwrite a file that the command reads",
+            got=f"{flag} {path}, which would overwrite a file that the command reads",
             expected="another file",
-            fix="choose another --output",
+            fix=f"choose another {flag}",
         )
     check_writable(path)
     with one_line_write_errors(path):
@@ -197,9 +198,9 @@ def check_output(path: Path, suffix: str, marks: str, read: Iterable[str | Path 
                 head = file.read(_HEAD_BYTES)
     if head and marks.encode() not in head:
         raise ConfigError(
-            got=f"--output {path}, which would overwrite a file that this command did not write",
+            got=f"{flag} {path}, which would overwrite a file that this command did not write",
             expected="a new file, or one with earlier results of the same command",
-            fix="choose another --output",
+            fix=f"choose another {flag}",
         )
 
 

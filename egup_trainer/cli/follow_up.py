@@ -4,13 +4,16 @@ Start-up takes seconds, most of them for imports, and is paid once. Each step pr
 """
 
 import shlex
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
 from egup_trainer.cli.command import load_command
-from egup_trainer.cli.flags import check_output, refuse_alone, refuse_several_processes
-from egup_trainer.cli.suites import SUITE_FLAGS
+from egup_trainer.cli.compare import check_report
+from egup_trainer.cli.flags import refuse_alone, refuse_several_processes
+from egup_trainer.cli.proxy import AUTO
+from egup_trainer.cli.suites import SUITE_FLAGS, suite_named
+from egup_trainer.errors import EgupError
 
 FOLDER = "_evaluation"
 """Folder below the output folder with the results of each step."""
@@ -23,56 +26,98 @@ _LOADING = ("dtype", "attn_implementation", "load_in_8bit", "load_in_4bit", "bnb
 _CUSTOM = "custom"
 
 
-def check_follow_up(args: Any, config: Any) -> None:
-    """Raises `ConfigError` for flags of the steps that cannot work, before any work is done for them.
+def check_follow_up(args: Any, config: Any, model_config: Any) -> None:
+    """Raises an error for whatever would end one of the steps, as far as it can be known before the model is trained.
 
     Args:
         args: the `RowArguments` of `egup unlearn`.
         config: its `EGUPConfig`.
+        model_config: TRL's `ModelConfig`.
+
+    Raises:
+        ConfigError: flags do not fit each other, or a step's own check refuses them, or an extra is missing.
+        DataError: rows or results cannot be read.
+        StateError: a file cannot be written.
     """
-    if args.evaluate is not None and args.report is None:
-        refuse_alone("evaluate", "report")
+    if args.evaluate is not None:
+        suite_named(args.evaluate, "evaluate")
+        if args.report is None:
+            refuse_alone("evaluate", "report")
     if args.report is None and not args.audit:
         return
     refuse_several_processes("--report or --audit", config.world_size)
     if args.report is not None:
-        check_output(Path(args.report), ".html", '<meta name="generator" content="egup_trainer">')
+        check_report(Path(args.report), [args.forget, args.retain, args.proxy, args.retrained], "--report")
+    given = replace(args, proxy=None) if args.proxy == AUTO else args  # the proxies are still to be written
+    steps = dict(reversed(_steps(given, config, model_config)))  # of two evaluations the first: both have the same rows
+    for name, words in steps.items():
+        command = load_command(name)
+        try:
+            command.check(*command.parse(words))
+        except EgupError as error:
+            asked = "--audit" if name == "audit" else "--report"
+            raise type(error)(
+                got=f"{error.got} (`egup {name}`, which {asked} runs)", expected=error.expected, fix=error.fix
+            ) from error
 
 
 def follow_up(args: Any, config: Any, model_config: Any) -> None:
-    """Evaluates the model before and after, audits it and writes the report, as far as the flags ask for it."""
+    """Evaluates the model before and after, audits it and writes the report, as far as the flags ask for it.
+
+    If a step fails, the commands of the later ones are printed, so that no flag has to be looked up.
+    """
+    steps = _steps(args, config, model_config)
+    if steps:
+        (Path(config.output_dir) / FOLDER).mkdir(parents=True, exist_ok=True)
+    for number, (name, words) in enumerate(steps, start=1):
+        print(f"\n{_shown(name, words)}")
+        try:
+            load_command(name).main(words)
+        except BaseException:
+            for later in steps[number:]:
+                print(f"Not run: {_shown(*later)}")
+            raise
+
+
+def _steps(args: Any, config: Any, model_config: Any) -> list[tuple[str, list[str]]]:
+    """The commands of the steps by name, each with the words that follow it."""
     folder = Path(config.output_dir) / FOLDER
     before, after, audit = (folder / f"{name}.json" for name in ("before", "after", "audit"))
-    if args.report is not None or args.audit:
-        folder.mkdir(parents=True, exist_ok=True)
     shared = _words({name: getattr(args, name, getattr(config, name, None)) for name in _SHARED})
     batch = ["--per_device_eval_batch_size", str(config.per_device_eval_batch_size)]
     loading = _words({name: getattr(model_config, name) for name in _LOADING})
     holdout = args.holdout or args.proxy
     rows = _words({"forget": args.forget, "retain": args.retain, "holdout": holdout, "neighbor": args.neighbor})
+    retrained = _words({"retrained": args.retrained})
     models = {before: model_config.model_name_or_path, after: config.output_dir}
+    steps = []
     if args.report is not None:
         suite = args.evaluate or _CUSTOM
-        of_suite = rows if suite == _CUSTOM else _words({name: getattr(args, name) for name in SUITE_FLAGS})
+        of_suite = [*rows, *retrained]
+        if suite != _CUSTOM:
+            of_suite = _words({name: getattr(args, name) for name in SUITE_FLAGS})
         for output, model in models.items():
             beside = _words({"before": str(before) if output == after else None})
             words = ["--model_name_or_path", str(model), "--suite", suite, "--output", str(output)]
-            _run("evaluate", [*words, "--name", output.stem, *of_suite, *beside, *shared, *loading, *batch])
+            words += ["--name", output.stem, *of_suite, *beside, *shared, *loading, *batch]
+            steps.append(("evaluate", words))
     if args.audit:
         words = ["--model_name_or_path", str(config.output_dir), "--model_before", str(models[before])]
-        _run("audit", [*words, *rows, "--output", str(audit), "--name", after.stem, *shared, *loading, *batch])
+        words += [*rows, "--output", str(audit), "--name", after.stem, *shared, *loading, *batch]
+        steps.append(("audit", words))
     if args.report is not None:
-        words = [str(before), str(after), *_words({"retrained": args.retrained}), "--output", args.report]
-        _run("compare", [*words, *_words({"audit": str(audit) if args.audit else None})])
+        words = [str(before), str(after), *retrained, "--output", args.report]
+        steps.append(("compare", [*words, *_words({"audit": str(audit) if args.audit else None})]))
+    return [(name, _needed(words, _defaults(name))) for name, words in steps]
 
 
-def _run(name: str, words: list[str]) -> None:
-    """Runs another command with those of the flags that it has and whose values are not its defaults."""
-    command = load_command(name)
-    defaults = {each.name: each.default for options in command.options() for each in fields(options)}
-    words = _needed(words, defaults)
-    print(f"\n$ egup {name} {shlex.join(words)}")
-    command.main(words)
+def _defaults(name: str) -> dict[str, Any]:
+    """The defaults of a command's flags."""
+    return {each.name: each.default for options in load_command(name).options() for each in fields(options)}
+
+
+def _shown(name: str, words: list[str]) -> str:
+    return f"$ egup {name} {shlex.join(words)}"
 
 
 def _words(values: dict[str, Any]) -> list[str]:

@@ -49,7 +49,7 @@ class ShortHelpFormatter(HelpFormatter):
         text, default, value = whole.partition(" (default: ")
         first = re.split(r"(?<=\.) (?=[A-Z])", text, maxsplit=1)[0]
         if len(first) > _LONG:
-            first = re.split("[:;] ", first, maxsplit=1)[0] + "."
+            first = re.split("[:;] ", first, maxsplit=1)[0].removesuffix(".") + "."
         return first + (REQUIRED if text.endswith(REQUIRED) else "") + default + value
 
 

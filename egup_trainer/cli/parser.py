@@ -3,6 +3,7 @@
 import argparse
 from collections.abc import Collection
 from contextlib import suppress
+from pathlib import Path
 from typing import Any, NoReturn, get_type_hints
 
 from trl import TrlParser
@@ -13,6 +14,9 @@ from egup_trainer.errors import ConfigError, did_you_mean
 
 _TRUTH_VALUES = {"true", "false", "yes", "no", "t", "f", "y", "n", "1", "0"}
 """What TRL's parser reads as the value of a switch."""
+_SWITCH = "string_to_bool"
+_KINDS = {"int": "a whole number", "float": "a number", _SWITCH: "true or false"}
+"""What a flag takes, by the name of the function that reads its value: TRL's parsers wrap it, but keep its name."""
 
 
 class Parser(TrlParser):
@@ -29,7 +33,9 @@ class Parser(TrlParser):
     """Names of the flags on the help's first screen; None for all."""
 
     def add_argument(self, *names: str, positional: bool | str = False, **kwargs: Any) -> argparse.Action:
-        """Adds a flag or a positional argument."""
+        """Adds a flag or a positional argument; a flag that takes a truth value is a switch, which needs no value."""
+        if getattr(kwargs.get("type"), "__name__", None) == _SWITCH:
+            kwargs |= {"nargs": "?", "const": True}
         if positional is True:
             kwargs.pop("required", None)
             return super().add_argument(names[0].removeprefix("--"), **kwargs)
@@ -50,6 +56,8 @@ class Parser(TrlParser):
         if argv[-1:] == ["--config"]:
             raise ConfigError(got="--config without a file", expected="--config FILE.yaml", fix="name the file")
         argv = [part for word in argv for part in (word.split("=", 1) if word.startswith("--config=") else [word])]
+        if "--config" in argv:
+            _check_readable(argv[argv.index("--config") + 1])
         argv = self._with_values_of_switches(argv)
         try:
             with library_errors():
@@ -83,11 +91,26 @@ class Parser(TrlParser):
 
     def error(self, message: str) -> NoReturn:
         """Raises `ConfigError` with the message of argparse."""
-        raise ConfigError(got=message, expected="flags as shown by --help", fix=f"see `{self.prog} --help`")
+        got = f"flags that cannot be read ({message})"
+        raise ConfigError(got=got, expected="flags as shown by --help", fix=f"see `{self.prog} --help`")
+
+    def _get_value(self, action: argparse.Action, arg_string: str) -> Any:
+        try:
+            return super()._get_value(action, arg_string)
+        except argparse.ArgumentError as error:
+            name = _name_of(action)
+            raise ConfigError(got=f"{name} {arg_string!r}", expected=_taken_by(action), fix=f"change {name}") from error
+
+    def _match_argument(self, action: argparse.Action, arg_strings_pattern: str) -> int:
+        try:
+            return super()._match_argument(action, arg_strings_pattern)
+        except argparse.ArgumentError as error:
+            name = _name_of(action)
+            raise ConfigError(got=f"{name} without a value", expected=_taken_by(action), fix=f"set {name}") from error
 
     def _check_value(self, action: argparse.Action, value: Any) -> None:
         if action.choices is not None and value not in action.choices:
-            choices, name = [str(choice) for choice in action.choices], (action.option_strings or [action.dest])[0]
+            choices, name = [str(choice) for choice in action.choices], _name_of(action)
             raise ConfigError(
                 got=f"the invalid choice: {value!r} for {name}",
                 expected=f"one of {', '.join(choices)}",
@@ -121,6 +144,30 @@ class Parser(TrlParser):
         return ConfigError(
             got=error.got, expected="valid flags", fix=f"change or leave out {' or '.join(dict.fromkeys(found))}"
         )
+
+
+def _name_of(action: argparse.Action) -> str:
+    return (action.option_strings or [action.dest])[0]
+
+
+def _taken_by(action: argparse.Action) -> str:
+    """What a flag takes, in words."""
+    if action.choices is not None:
+        return f"one of {', '.join(map(str, action.choices))}"
+    return _KINDS.get(getattr(action.type, "__name__", ""), "a value")
+
+
+def _check_readable(path: str) -> None:
+    """Raises `ConfigError` if a `--config` file cannot be read as text."""
+    try:
+        Path(path).read_text(encoding="utf-8")
+    except (OSError, UnicodeError) as error:
+        why = error.strerror if isinstance(error, OSError) else "it is not UTF-8"
+        raise ConfigError(
+            got=f"--config {path}, which cannot be read ({why})",
+            expected="a YAML file with lines such as `objective: npo`",
+            fix="check the path",
+        ) from error
 
 
 def _as_on_the_command_line(name: str, value: Any, types: dict[str, str]) -> Any:

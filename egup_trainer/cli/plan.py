@@ -81,7 +81,7 @@ def _lines(job: Any, plan: Any, measured: Any, plan_args: PlanArguments) -> list
         f"Weights that train: {plan.trained:,} of {plan.total:,} ({plan.trained / plan.total:.2%})",
         f"Largest micro-batch: {plan.rows} rows, {plan.positions:,} tokens read, {plan.answers:,} of them in answers",
         f"Optimizer steps: {plan.steps:,}",
-        f"Peak: {_gb(plan.peak)} GB on {job.machine.name}, {_gb(memory)} GB: {verdict}"
+        f"Peak: {_gb(plan.peak)} GB; {_gb(memory)} GB are free on {job.machine.name}: {verdict}"
         f" (an estimate that may be off by {MARGIN:.0%})",
     ]
     if not plan.optimizer_is_known:

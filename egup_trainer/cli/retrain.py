@@ -7,7 +7,7 @@ from typing import Any
 from egup_trainer.cli.command import Command, model_config
 from egup_trainer.cli.flags import SOURCE, SourceArguments, flag
 from egup_trainer.cli.library_errors import library_errors
-from egup_trainer.cli.unlearn import check_model_flags, output_folder, print_summary, resume_from
+from egup_trainer.cli.unlearn import begin_output, check_model_flags, output_folder, print_summary, resume_from
 
 
 @dataclass
@@ -48,7 +48,6 @@ def run(args: RetrainArguments, config: Any, model_config: Any) -> None:
 def _make_trainer(args: RetrainArguments, config: Any, model_config: Any) -> Any:
     from egup_trainer.data.overlap import keep_apart
     from egup_trainer.modeling.loading import lora_config, model_init_kwargs
-    from egup_trainer.output_folder import mark_unfinished
     from egup_trainer.preparation import prepare_dataset, prepare_tokenizer
     from egup_trainer.retraining import Retrainer
 
@@ -67,8 +66,7 @@ def _make_trainer(args: RetrainArguments, config: Any, model_config: Any) -> Any
         )
     with library_errors():
         trainer = Retrainer(model, config, rows, tokenizer, eval_rows, lora_config(model_config))
-    if config.should_save:
-        mark_unfinished(config.output_dir)
+    begin_output(config)
     return trainer
 
 

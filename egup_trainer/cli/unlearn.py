@@ -39,16 +39,9 @@ _WITHOUT_PROXIES = "npo"
 _OTHER_VERDICT = 3
 """Exit code of a run whose forget rows are not forgotten, or whose model is harmed."""
 
-_LESS, _MORE = (
-    "  Try --strength gentle, or give more retain rows.",
-    "  Try --strength thorough, or more --num_train_epochs.",
-)
-_ADVICE = {
-    Status.NOT_FORGOTTEN: [_MORE],
-    Status.PARTLY_FORGOTTEN: [_MORE],
-    Status.OVER_FORGOTTEN: [_LESS],
-    Status.MODEL_HARMED: [_LESS],
-}
+_FORGETS_MORE = {Status.NOT_FORGOTTEN: True, Status.PARTLY_FORGOTTEN: True}
+_FORGETS_MORE |= {Status.OVER_FORGOTTEN: False, Status.MODEL_HARMED: False}
+"""Whether the next run should forget more or less, by the verdict of this one."""
 
 
 @dataclass
@@ -61,8 +54,8 @@ class EvalArguments(SuiteArguments):
         "its metrics can be --metric_for_best_model."
     )
     report: str | None = flag(
-        "Also evaluate the model before and after, on the forget, retain and proxy rows or on --evaluate SUITE, and "
-        "write the report of `egup compare` to this .html file."
+        "Also write the report of `egup compare` to this .html file: the model is evaluated before and after, on the "
+        "forget, retain and proxy rows or on --evaluate SUITE."
     )
     evaluate: str | None = flag("Suite of --report: custom (the run's own rows) by default.")
     audit: bool = flag("Also try to bring the forgotten rows back, as `egup audit` does.", False)
@@ -75,8 +68,8 @@ class MergeArguments(Arguments):
     help_title = "Model and LoRA"
 
     merge: bool = flag(
-        "Also write adapter and base model as one stand-alone model to OUTPUT_DIR/merged, in the type of --dtype, and "
-        "measure its files again: as they are, and in 4 bits.",
+        "Also merge the adapter into its base model, in OUTPUT_DIR/merged. The merged model has the type of --dtype, "
+        "and its files are measured again: as they are, and in 4 bits.",
         False,
     )
 
@@ -90,8 +83,8 @@ class RowArguments(EvalArguments, MergeArguments):
     forget: str | None = flag(f"Rows to forget: {SOURCE}.")
     retain: str | None = flag("Source of rows to keep.")
     proxy: str | None = flag(
-        "Source of rows of the same kind that the model has never seen, or auto to have the model write them, which is "
-        "also done where an objective needs proxies and none are given."
+        "Source of rows of the same kind that the model has never seen, or auto to have the model write them. It also "
+        "writes them where an objective needs proxies and none are given."
     )
     earlier_forget: list[str] | None = flag(
         "For a model that was unlearned before: sources of the rows of its earlier requests, to see whether they come "
@@ -113,7 +106,7 @@ def run(row_args: RowArguments, config: Any, model_config: Any) -> int:
         0 if the rows are forgotten or no verdict was asked for, 3 otherwise.
     """
     check_flags(row_args, config, model_config)
-    resume = resume_from(config)
+    resume, objective = resume_from(config), config.objective
     with output_folder(config, resume):
         outcome = _unlearn(row_args, config, model_config, resume)
     if outcome is None:  # not the first process
@@ -123,12 +116,42 @@ def run(row_args: RowArguments, config: Any, model_config: Any) -> int:
         lines.append(f"Merged model in {Path(config.output_dir) / MERGED}")
     lines += lines_on_earlier(model_config.model_name_or_path, outcome.probability)
     if verdict is not None:
-        lines += [*verdict.lines, *_ADVICE.get(verdict.status, [])]
-    follow_up(row_args, config, model_config)
+        lines += [*verdict.lines, *next_step(verdict.status, row_args, config)]
+    if config.objective != objective:
+        lines.append(_without_proxies(config.objective))
     print_summary(outcome.probability, lines)
-    if outcome.failure is not None:
-        raise outcome.failure
+    try:
+        follow_up(row_args, config, model_config)
+    finally:
+        if outcome.failure is not None:
+            raise outcome.failure
     return 0 if verdict is None or verdict.status is Status.FORGOTTEN else _OTHER_VERDICT
+
+
+def next_step(status: Status, row_args: RowArguments, config: Any) -> list[str]:
+    """What to try after a verdict, as a line; none where nothing is to be changed."""
+    if status is Status.UNKNOWN and row_args.proxy is None:
+        return ["  Give --proxy: rows of the same kind that the model has never seen."]
+    if status not in _FORGETS_MORE:
+        return []
+    more = _FORGETS_MORE[status]
+    tried: list[str] = []
+    if not config.auto:
+        tried.append(f"a {'higher' if more else 'lower'} --learning_rate than {config.learning_rate:g}")
+    else:
+        strengths = list(type(config.strength))[:: 1 if more else -1]
+        tried += [f"--strength {each.value}" for each in strengths[strengths.index(config.strength) + 1 :][:1]]
+    if more or not tried:
+        tried.append(f"{'more' if more else 'fewer'} --num_train_epochs than {config.num_train_epochs:g}")
+    return [f"  Try {', or '.join(tried)}{'' if more else ', or give more retain rows'}."]
+
+
+def _without_proxies(objective: str) -> str:
+    """What to say of a run whose model could not write the proxies that it needs."""
+    return (
+        f"Without proxies, the rows were unlearned with {objective}, which cannot know how far to go. Better: --proxy, "
+        "rows of the same kind that the model never saw, or --proxy_model, the model before it learned the rows."
+    )
 
 
 @contextmanager
@@ -144,6 +167,15 @@ def output_folder(config: Any, resume: Any) -> Iterator[None]:
         if not resumes and not config.overwrite_output_dir:
             refuse_finished(config.output_dir)
         yield
+
+
+def begin_output(config: Any) -> None:
+    """Marks the output folder as one without a whole model yet, and says where it is, also if no flag named it."""
+    from egup_trainer.output_folder import mark_unfinished
+
+    if config.should_save:
+        mark_unfinished(config.output_dir)
+        show(lines=[f"Output folder: {config.output_dir}"])
 
 
 @dataclass
@@ -171,11 +203,10 @@ def _unlearn(row_args: RowArguments, config: Any, model_config: Any, resume: Any
     """
     from accelerate import PartialState
 
-    from egup_trainer.output_folder import appearing_together, mark_unfinished
+    from egup_trainer.output_folder import appearing_together
 
     trainer, sources = _make_trainer(row_args, config, model_config)
-    if config.should_save:
-        mark_unfinished(config.output_dir)
+    begin_output(config)
     start = time.perf_counter()
     trainer.train(resume_from_checkpoint=resume)
     lines, measuring = _closing_lines(trainer, time.perf_counter() - start), trainer.measuring
@@ -218,7 +249,7 @@ def _merge_and_measure(config: Any, tokenizer: Any, datasets: dict[str, Any]) ->
     """
     import gc
 
-    from egup_trainer.audit.quantization import Bits, quantised_copy
+    from egup_trainer.audit.quantization import Bits, quantized_copy
     from egup_trainer.modeling.loading import load_model
     from egup_trainer.modeling.merging import save_merged
     from egup_trainer.modeling.probability import probabilities_of
@@ -231,7 +262,7 @@ def _merge_and_measure(config: Any, tokenizer: Any, datasets: dict[str, Any]) ->
     measure = {"seed": config.seed, "batch_size": config.per_device_eval_batch_size}
     found: dict[str, Any] = {MERGED: probabilities_of(model, tokenizer, datasets, **measure)}
     try:
-        found[IN_4BIT] = probabilities_of(quantised_copy(model, Bits.FOUR), tokenizer, datasets, **measure)
+        found[IN_4BIT] = probabilities_of(quantized_copy(model, Bits.FOUR), tokenizer, datasets, **measure)
     except (ImportError, ModelError, RuntimeError, ValueError) as error:
         found[IN_4BIT] = f"not measured: {error}"
     return found
@@ -251,7 +282,7 @@ def check_flags(row_args: RowArguments, config: Any, model_config: Any) -> None:
         )
     check_model_flags(config, model_config, *filter(None, [config.proxy_model]))
     refuse_to_evaluate_nothing(config, has_rows=bool(row_args.eval or row_args.eval_suite))
-    check_follow_up(row_args, config)
+    check_follow_up(row_args, config, model_config)
     if config.push_to_hub:
         _check_hub(config)
     try_setup(config)
@@ -273,7 +304,7 @@ def check_model_flags(config: Any, model_config: Any, *other_models: str) -> Non
             if getattr(model_config, name):
                 raise ConfigError(
                     got=f"--{name} without an adapter",
-                    expected="an adapter to train, since quantised weights cannot be trained",
+                    expected="an adapter to train, since quantized weights cannot be trained",
                     fix="add --use_peft",
                 )
     check_output_dir(config.output_dir)
@@ -333,10 +364,12 @@ def _make_trainer(row_args: RowArguments, config: Any, model_config: Any) -> tup
     if suite is not None and "eval_dataset" not in rows:  # a Trainer evaluates only with rows of its own
         chosen = next((each for each in suite.row_sets if each.name == "retain"), suite.row_sets[0])
         rows["eval_dataset"] = [Row(row.prompt, row.answer) for row in chosen.rows]
+    earlier = read_earlier(model, row_args.earlier_forget, rows, config, row_args)
+    if writes_proxies(row_args, config):  # which takes long: what is wrong with the other rows is found before
+        rows |= _prepared(rows, tokenizer, config)
     row_args.proxy = _proxies(row_args, config, model_config)
     if row_args.proxy is not None:
         rows["proxy_dataset"] = row_args.read(row_args.proxy)
-    earlier = read_earlier(model, row_args.earlier_forget, rows, config, row_args)
     adapter = lora_config(model_config)
     with library_errors():
         trainer = EGUPTrainer(model, config, processing_class=tokenizer, peft_config=adapter, **rows)
@@ -349,6 +382,19 @@ def _make_trainer(row_args: RowArguments, config: Any, model_config: Any) -> tup
     if not config.verdict:
         trainer.add_callback(measuring)
     return trainer, sources
+
+
+def _prepared(rows: dict[str, Any], tokenizer: Any, config: Any) -> dict[str, Any]:
+    """Forget and retain rows, tokenized and checked as the trainer does once it has proxies."""
+    from egup_trainer.losses.registry import make_forget_loss
+    from egup_trainer.preparation import prepare_rows
+    from egup_trainer.trainer import make_components
+
+    components = make_components(config, make_forget_loss(config), has_proxies=True)
+    ready = [each for each in components if not each.needs.proxy_rows]
+    found = prepare_rows(rows["forget_dataset"], rows.get("retain_dataset"), None, ready, tokenizer, config)
+    prepared = {"forget_dataset": found.forget, "retain_dataset": found.retain}
+    return {name: each for name, each in prepared.items() if each is not None}
 
 
 def _proxies(row_args: RowArguments, config: Any, model_config: Any) -> str | None:
@@ -364,12 +410,7 @@ def _proxies(row_args: RowArguments, config: Any, model_config: Any) -> str | No
             raise
         config.objective = _WITHOUT_PROXIES
         config.adopt(make_forget_loss(config))
-        said = (
-            f"No --proxy was given, and the model cannot write any ({error.got}): unlearning with {_WITHOUT_PROXIES}, "
-            "which cannot know how far to go. Better: --proxy, rows of the same kind that the model never saw, or "
-            "--proxy_model, the model before it learned the rows."
-        )
-        show(lines=[said])
+        show(lines=[f"No --proxy was given, and the model cannot write any ({error.got})."])
         return None
 
 
@@ -380,13 +421,13 @@ def _suite(row_args: RowArguments, config: Any) -> Any:
             if getattr(row_args, name) is not None and row_args.report is None:
                 refuse_alone(name, "eval_suite")
         return None
+    spec = suite_named(row_args.eval_suite, "eval_suite")
     if config.eval_strategy.value == "no":
         raise ConfigError(
             got=f"eval_suite={row_args.eval_suite} with eval_strategy=no",
             expected="steps or epoch",
             fix="set --eval_strategy steps --eval_steps N",
         )
-    spec = suite_named(row_args.eval_suite, "eval_suite")
     is_own = "forget" in spec.parameters  # other suites have rows of their own
     suite = make_suite(
         spec,
@@ -459,9 +500,9 @@ def print_summary(found: dict[str, Any], lines: list[str]) -> None:
 
 
 SHOWN = (
-    *("retain", "proxy", "objective", "strength", "learning_rate", "num_train_epochs", "verdict", "stop_at_boundary"),
-    *("eval_suite", "use_peft", "lora_r", "load_in_4bit", "merge"),
-    *("output_dir", "per_device_train_batch_size", "use_cpu", "resume_from_checkpoint"),
+    *("retain", "proxy", "proxy_model", "columns", "drop_overlap", "report", "audit", "verdict"),
+    *("objective", "strength", "learning_rate", "num_train_epochs", "use_peft", "lora_r", "load_in_4bit", "merge"),
+    *("output_dir", "overwrite_output_dir", "per_device_train_batch_size", "use_cpu", "resume_from_checkpoint"),
 )
 """Flags on the first screen of the help."""
 

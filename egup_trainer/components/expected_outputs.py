@@ -53,9 +53,9 @@ class ExpectedOutputOptions(OptionGroup):
 
     proxy_model: str | None = option(
         None,
-        "A model that never saw the forget rows, such as the base model before fine-tuning, from which the expected "
-        "outputs are read instead of from the outputs for proxies: a path or hub id, or adapter_off for the model "
-        "below the adapter. Proxies, if given, then set how likely answer tokens are to be.",
+        "A model that never saw the forget rows, such as the base model before fine-tuning: a path or hub id, or "
+        "adapter_off for the model below the adapter. The expected outputs are read from it instead of from the "
+        "outputs for proxies; proxies, if given, then set how likely answer tokens are to be.",
     )
     expected_top_k: int = option(
         64, "Most likely tokens that are kept of each expected output, the answer's among them; 2 or more."

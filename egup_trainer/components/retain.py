@@ -55,6 +55,7 @@ class RetainObjective(Component):
     """
 
     name = "retain"
+    flag = "retain_loss"
 
     def __init__(
         self, loss: RetainLoss, weight: float = 1.0, constraint: RetainConstraint | None = None, top_k: int = 0

@@ -58,7 +58,7 @@ class StopAtBoundary(BoundaryMeasure):
         retain_rise: most that the mean l of the retain sample may have risen, nats per token.
     """
 
-    name = "stop_at_boundary"
+    name = flag = "stop_at_boundary"
 
     def __init__(self, retain_rise: float = 0.1):
         self.retain_rise = retain_rise

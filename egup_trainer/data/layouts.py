@@ -208,11 +208,10 @@ def _prompt_and_answers(record: Mapping, where: str) -> tuple:
     if "text" in record:
         return (), _text(record["text"], "text", where)
     columns = ", ".join(sorted(map(safe_name, record))) or "none"
-    raise DataError(
-        got=f"the columns {columns} in {where}",
-        expected=_LAYOUTS,
-        fix="rename the columns, or say which is which, for example --columns question=NAME,answer=NAME",
-    )
+    fix = "rename the columns, or say which is which, for example --columns question=NAME,answer=NAME"
+    if where.endswith(".csv"):
+        fix = f"if the first line is a row, put a line of names above it, such as question,answer; else {fix}"
+    raise DataError(got=f"the columns {columns} in {where}", expected=_LAYOUTS, fix=fix)
 
 
 def _pair(record: Mapping, prompt_column: str, answer_column: str, where: str) -> tuple:

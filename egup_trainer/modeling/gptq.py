@@ -135,7 +135,7 @@ def gptq_copy(model: nn.Module, rows: Sequence[Tensor], **options: Any) -> Any:
         for layer in decoder_layers(twin)
     ]
     if not any(layers):
-        raise RuntimeError("no layer of the model can be quantised")
+        raise RuntimeError("no layer of the model can be quantized")
     device = next(twin.parameters()).device
     for parts in layers:
         for name, hessian in _hessians(twin, parts, [row.to(device) for row in rows]).items():

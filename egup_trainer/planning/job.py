@@ -25,7 +25,7 @@ class Machine:
     Args:
         is_gpu: whether the model is on a GPU.
         memory: bytes that the run may take there.
-        name: how to call it.
+        name: what it is called.
     """
 
     is_gpu: bool
@@ -36,15 +36,15 @@ class Machine:
     def of(cls, use_cpu: bool, memory_gb: float | None = None) -> "Machine":
         """This machine, or one with `memory_gb` (10^9 bytes): a GPU, unless `use_cpu`."""
         if memory_gb is not None:
-            return cls(not use_cpu, int(memory_gb * 1e9), f"a {'machine' if use_cpu else 'GPU'} of {memory_gb:g} GB")
+            return cls(not use_cpu, int(memory_gb * 1e9), f"the planned {'machine' if use_cpu else 'GPU'}")
         if torch.cuda.is_available() and not use_cpu:
-            return cls(True, torch.cuda.mem_get_info()[0], f"{torch.cuda.get_device_name()}, of which is free")
+            return cls(True, torch.cuda.mem_get_info()[0], torch.cuda.get_device_name())
         free = psutil.virtual_memory().available
         limit, used = _CGROUP / "memory.max", _CGROUP / "memory.current"
         if limit.is_file() and limit.read_text().strip() != "max":  # of this container
             free = max(min(free, int(limit.read_text()) - int(used.read_text())), 0)
         # The run can have what this process holds, too, once it ends.
-        return cls(False, free + resident_memory(), "this machine without a GPU, of which is free")
+        return cls(False, free + resident_memory(), "this machine without a GPU")
 
 
 def resident_memory() -> int:

@@ -8,7 +8,7 @@ from egup_trainer.audit.audit import Audit
 from egup_trainer.audit.worst import BroughtBack, brought_back
 from egup_trainer.report.comparison import Comparison, Model
 from egup_trainer.report.numbers import format_number
-from egup_trainer.report.remarks import of_other_frameworks, on_rows, quantised
+from egup_trainer.report.remarks import of_other_frameworks, on_rows, quantized
 from egup_trainer.report.single_rows import single_rows
 from egup_trainer.report.verdict import Judgment
 from egup_trainer.verdict import Status, harm_absent, harm_done, neighbors
@@ -94,7 +94,7 @@ def _unharmed(judged: Judgment) -> list[str]:
 
 
 def _brought_back(model: Model, audit: Audit | None) -> Answer:
-    rounded = quantised(model.evaluation)
+    rounded = quantized(model.evaluation)
     if audit is None:
         return Answer("Not tested.", rounded)
     found = brought_back(audit)

@@ -13,7 +13,7 @@ from egup_trainer.report.numbers import format_number
 
 def remarks(comparison: Comparison) -> dict[str, list[str]]:
     """What a reader must not miss about the runs, in sentences, by the name of each method that needs any."""
-    found = {model.name: [*on_rows(model.evaluation), *quantised(model.evaluation)] for model in comparison.methods}
+    found = {model.name: [*on_rows(model.evaluation), *quantized(model.evaluation)] for model in comparison.methods}
     others = [model for model in comparison.models if model.name not in found]
     found |= {model.name: named_by_number(model.evaluation) for model in others}
     return {name: said for name, said in found.items() if said}
@@ -70,20 +70,20 @@ def _exchanged(evaluation: Evaluation) -> list[str]:
     return ["The rows have no wrong answers of their own: those of other rows to questions of the same kind serve."]
 
 
-def quantised(evaluation: Evaluation) -> list[str]:
-    """Whether quantisation to 4 bits brings back what was forgotten, as the run tried it; empty if it did not."""
+def quantized(evaluation: Evaluation) -> list[str]:
+    """Whether quantization to 4 bits brings back what was forgotten, as the run tried it; empty if it did not."""
     measured = _dict(_record(evaluation), "probability")
     merged, quantized, before = (_probability(measured, when, "forget") for when in (MERGED, IN_4BIT, BEFORE))
     if merged is None:
         return []
     if quantized is None:
         why = measured.get(IN_4BIT)
-        return [f"Whether quantisation to 4 bits brings back what was forgotten is not known ({why})."]
-    numbers = f"forget probability {format_number(quantized)} in 4 bits, {format_number(merged)} before quantisation"
+        return [f"Whether quantization to 4 bits brings back what was forgotten is not known ({why})."]
+    numbers = f"forget probability {format_number(quantized)} in 4 bits, {format_number(merged)} before quantization"
     if before is None or before <= merged:
-        return [f"Quantised: {numbers}."]
+        return [f"Quantized: {numbers}."]
     back = (quantized - merged) / (before - merged)
-    return [f"Quantised: {numbers}; {max(back, 0.0):.0%} of what unlearning removed is back."]
+    return [f"Quantized: {numbers}; {max(back, 0.0):.0%} of what unlearning removed is back."]
 
 
 def _record(evaluation: Evaluation) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from fixtures_evaluation import with_adapter
 
 from egup_trainer.audit.attack import NEEDS_BEFORE, NEEDS_RETRAINED, Finding
 from egup_trainer.audit.depth import depth, depth_scores, layer_drops
-from egup_trainer.audit.quantization import Bits, quantised_copy
+from egup_trainer.audit.quantization import Bits, quantized_copy
 from egup_trainer.data.tokenization import tokenize
 from egup_trainer.modeling.forward import decoder_layers
 
@@ -156,9 +156,9 @@ def test_adapters_are_patched_as_they_are(before, found, tokenizer):
 def test_four_bits_can_be_patched_into_four_bits(tokenizer):
     pytest.importorskip("bitsandbytes")
     whole = taught(tokenizer, FORGET, model=wide_model(tokenizer))
-    few, rows = quantised_copy(whole, Bits.FOUR), dataset(FORGET[:3], tokenizer)
+    few, rows = quantized_copy(whole, Bits.FOUR), dataset(FORGET[:3], tokenizer)
     assert np.abs(layer_drops(few, few, tokenizer, rows, 3)).max() < 1e-4
-    fresh = layer_drops(quantised_copy(wide_model(tokenizer), Bits.FOUR), few, tokenizer, rows, 3)
+    fresh = layer_drops(quantized_copy(wide_model(tokenizer), Bits.FOUR), few, tokenizer, rows, 3)
     assert fresh.mean() > 1
 
 

@@ -75,7 +75,7 @@ def test_models_without_a_halfway_are_refused_or_told(tokenizer, make_model):
     with pytest.raises(ModelError) as error:
         attack(make_model(), make_model("gpt2"), tokenizer)
     assert error.value.got.startswith("a model before unlearning without the weights model.")
-    quantised = make_model()
-    quantised.is_quantized = True
-    found = merging(replace(target(make_model(), tokenizer), load_before=lambda: quantised))
-    assert found == Finding(reason="the weights of a model are quantised, and cannot be averaged")
+    quantized = make_model()
+    quantized.is_quantized = True
+    found = merging(replace(target(make_model(), tokenizer), load_before=lambda: quantized))
+    assert found == Finding(reason="the weights of a model are quantized, and cannot be averaged")

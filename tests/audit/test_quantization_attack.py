@@ -9,7 +9,7 @@ from transformers import BitsAndBytesConfig
 
 from egup_trainer.audit import quantization as module
 from egup_trainer.audit.attack import Finding
-from egup_trainer.audit.quantization import Bits, quantised_copy
+from egup_trainer.audit.quantization import Bits, quantized_copy
 from egup_trainer.audit.relearning import relearning_curve
 from egup_trainer.data.collator import RowCollator
 from egup_trainer.modeling import loading
@@ -36,9 +36,9 @@ def knowing(tokenizer):
 
 
 @pytest.mark.parametrize("bits", KINDS)
-def test_linear_layers_are_quantised_and_the_answer_is_near(bits, knowing):
+def test_linear_layers_are_quantized_and_the_answer_is_near(bits, knowing):
     before = weights_of(knowing)
-    copy = quantised_copy(knowing, bits)
+    copy = quantized_copy(knowing, bits)
     assert isinstance(copy.model.layers[0].mlp.up_proj, KINDS[bits])
     away = (logits_of(copy) - logits_of(knowing)).abs().max() / logits_of(knowing).abs().max()
     assert 0 < away < {Bits.FOUR: 1, Bits.EIGHT: 0.1}[bits]
@@ -46,7 +46,7 @@ def test_linear_layers_are_quantised_and_the_answer_is_near(bits, knowing):
 
 
 def test_four_bits_are_nf4_in_blocks_of_64(knowing):
-    copy = quantised_copy(knowing, Bits.FOUR)
+    copy = quantized_copy(knowing, Bits.FOUR)
     layer, weight = copy.model.layers[1].mlp.up_proj, knowing.model.layers[1].mlp.up_proj.weight.detach()
     found = bitsandbytes.functional.dequantize_4bit(layer.weight.data, layer.weight.quant_state)
     levels = bitsandbytes.functional.get_4bit_type("nf4", device="cpu")
@@ -58,7 +58,7 @@ def test_four_bits_are_nf4_in_blocks_of_64(knowing):
 
 def test_an_adapter_is_merged_before(tokenizer):
     model = with_adapter(make_tiny_model(tokenizer))
-    copy = quantised_copy(model, Bits.EIGHT)
+    copy = quantized_copy(model, Bits.EIGHT)
     assert (logits_of(copy) - logits_of(model)).abs().max() < 0.1 * logits_of(model).abs().max()
     assert model.peft_config.keys() == {"default"}
 
@@ -72,7 +72,7 @@ def test_numbers_are_those_of_the_copies(knowing, tokenizer):
         "given_retain_extraction_strength",
     ]
     assert len(found.metrics) == 20
-    for bits, model in ((Bits.GIVEN, knowing), (Bits.FOUR, quantised_copy(knowing, Bits.FOUR))):
+    for bits, model in ((Bits.GIVEN, knowing), (Bits.FOUR, quantized_copy(knowing, Bits.FOUR))):
         losses = [
             model(
                 input_ids=torch.from_numpy(row.input_ids).long()[None],
@@ -87,14 +87,14 @@ def test_numbers_are_those_of_the_copies(knowing, tokenizer):
 
 
 def test_a_kind_that_cannot_run_has_a_reason_and_no_number(knowing, tokenizer, monkeypatch):
-    real = quantised_copy
+    real = quantized_copy
 
     def refuse(model, bits):
         if bits is Bits.EIGHT:
             raise RuntimeError("no kernel\nfor this machine")
         return real(model, bits)
 
-    monkeypatch.setattr(module, "quantised_copy", refuse)
+    monkeypatch.setattr(module, "quantized_copy", refuse)
     found = attack(knowing, tokenizer).metrics
     assert (found["8bit_forget_probability"].value, found["8bit_forget_probability"].reason) == (
         None,
@@ -143,8 +143,8 @@ def test_a_change_of_less_than_half_a_grid_step_is_undone(knowing, tokenizer):
 
 def test_a_model_without_such_layers_is_said_to_have_none(knowing, monkeypatch):
     monkeypatch.setattr(type(knowing), "from_pretrained", lambda folder, **options: knowing)
-    with pytest.raises(RuntimeError, match="no layer of the model can be quantised"):
-        quantised_copy(knowing, Bits.FOUR)
+    with pytest.raises(RuntimeError, match="no layer of the model can be quantized"):
+        quantized_copy(knowing, Bits.FOUR)
 
 
 @pytest.fixture
@@ -154,11 +154,11 @@ def four_bit(knowing, tmp_path):
     return load_model(str(tmp_path), quantization_config=config)
 
 
-def test_quantised_weights_are_not_quantised_again(four_bit, tokenizer):
-    assert attack(four_bit, tokenizer) == Finding(reason="the model's weights are quantised already")
+def test_quantized_weights_are_not_quantized_again(four_bit, tokenizer):
+    assert attack(four_bit, tokenizer) == Finding(reason="the model's weights are quantized already")
 
 
-def test_a_fresh_adapter_learns_in_the_place_of_quantised_weights(four_bit, tokenizer):
+def test_a_fresh_adapter_learns_in_the_place_of_quantized_weights(four_bit, tokenizer):
     before = {name: weight.clone() for name, weight in four_bit.named_parameters()}
     few, others = dataset(HOLDOUT[:4], tokenizer), dataset(FORGET, tokenizer)
     curves = [relearning_curve(four_bit, tokenizer, few, few, 8, 1e-2, 4, seed, 8) for seed in (0, 0, 1)]

@@ -23,7 +23,7 @@ from fixtures_evaluation import with_adapter
 
 from egup_trainer.audit.attack import NEEDS_RETRAINED, Finding, given_and_held_back
 from egup_trainer.audit.held_back import over_holdout
-from egup_trainer.audit.quantization import Bits, quantised_copy
+from egup_trainer.audit.quantization import Bits, quantized_copy
 from egup_trainer.audit.soft_prompts import NUM_VECTORS, RATE, SoftPrompt, soft_prompts
 from egup_trainer.data.schema import Row
 
@@ -134,7 +134,7 @@ def test_half_precision_leaves_the_vectors_in_float32(tokenizer):
 def test_adapters_and_four_bits_can_be_attacked(tokenizer, kind):
     if kind == "4bit":
         pytest.importorskip("bitsandbytes")
-        model = quantised_copy(wide_model(tokenizer), Bits.FOUR)
+        model = quantized_copy(wide_model(tokenizer), Bits.FOUR)
     else:
         model = with_adapter(make_tiny_model(tokenizer))
     prompt, rows = prompt_on(model, tokenizer, FORGET[:4])

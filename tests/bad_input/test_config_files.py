@@ -32,7 +32,7 @@ REFUSED = [  # content, and what the message names
     ("objective: [npo", "not YAML (line 1)"),
     ("a: 1\nobjective: npo: 2", "not YAML (line 2)"),
     ("objective: \x00npo", "not YAML"),
-    ("user_marker: Zoë".encode("latin-1"), "'utf-8' codec"),
+    ("user_marker: Zoë".encode("latin-1"), "not UTF-8"),
     ("env: A=1", "`env` field"),
     ("1: 2", "keywords must be strings"),
 ]
@@ -48,8 +48,10 @@ def test_a_file_that_cannot_be_used_is_refused(no_weights, tmp_path, capsys, cas
 def test_a_file_that_is_not_there_is_refused(no_weights, tmp_path, capsys):
     words = whole_words(no_weights, tmp_path, "--config")
     assert_refused(words, tmp_path, capsys, "--config without a file")
-    assert_refused([*words, str(tmp_path / "no.yaml")], tmp_path, capsys, "No such file or directory")
-    assert_refused([*words, str(tmp_path)], tmp_path, capsys, "Is a directory")
+    assert_refused([*words, str(tmp_path / "no.yaml")], tmp_path, capsys, f"--config {tmp_path / 'no.yaml'}, which")
+    assert_refused(
+        [*words, str(tmp_path)], tmp_path, capsys, "cannot be read (Is a directory); a YAML file", "the path"
+    )
     config = write(tmp_path / "run.yaml", "eval: 3")
     assert_refused([*words, str(config)], tmp_path, capsys, "no readable file at 3", error=DataError)
 

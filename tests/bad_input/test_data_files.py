@@ -43,6 +43,7 @@ def messages(**message) -> str:
     return json.dumps({"messages": [message]})
 
 
+NO_HEADER = "if the first line is a row, put a line of names above it, such as question,answer; else rename the columns"
 REFUSED = {  # the file's name, its content, and what the message names besides the file
     "latin-1": ("a.jsonl", ACCENTED.encode("latin-1"), "UTF-8 (at byte"),
     "latin-1 csv": ("a.csv", "question,answer\nZoë,é\n".encode("latin-1"), "UTF-8 (at byte 18)"),
@@ -65,6 +66,8 @@ REFUSED = {  # the file's name, its content, and what the message names besides 
     "null for a row": ("a.jsonl", "null\n", "NoneType at line 1"),
     "missing column": ("a.jsonl", one() + json.dumps({"question": SECRET}), "columns question in row 2"),
     "bars": ("a.csv", "question|answer\na|b\n", "(not a name) in row 0"),
+    "no header": ("a.csv", f'"{SECRET}?","a b"\n"c?","d e"\n', "(not a name), (not a name) in row 0", NO_HEADER),
+    "no header, one-word cells": ("a.csv", "a,b\nc,d\n", "the columns a, b in row 0", NO_HEADER),
     "a key twice": ("a.jsonl", LINES + '{"question": "a", "answer": "b", "answer": "c"}', "answer twice"),
     "a column named twice, capitals apart": ("a.csv", "question,Answer,answer\na,b,c\n", "2 columns"),
     "a list that NumPy wrote": ("a.jsonl", one(perturbed_answer="['a' 'b']"), "perturbed_answer in row 1"),

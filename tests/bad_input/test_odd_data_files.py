@@ -67,7 +67,7 @@ def test_a_huge_text_is_split_and_scored_whole(no_weights, tmp_path, capsys):
     )
     samples = int(found[1])
     assert samples > 20
-    assert samples == math.ceil((samples * float(found[2]) - samples) / 511)  # neighbours share one token
+    assert samples == math.ceil((samples * float(found[2]) - samples) / 511)  # neighbors share one token
 
 
 def test_a_huge_answer_is_cut_and_said_to_be(no_weights, tmp_path, capsys):

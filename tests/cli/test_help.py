@@ -2,6 +2,7 @@
 
 import argparse
 import re
+from pathlib import Path
 
 import pytest
 
@@ -123,7 +124,7 @@ def test_unlearning_fits_on_a_screen_with_the_trainers_own_flags_last(capsys):
     text = printed(capsys, "unlearn", "--help")
     assert text.startswith("usage: egup unlearn --model_name_or_path PATH --forget FORGET [flags]\n")
     assert len(text.splitlines()) <= SCREEN
-    assert groups(text) == ["Data", "Evaluation", "Model and LoRA", "Method", "Stopping", "Trainer", "Help"]
+    assert groups(text) == ["Data", "Evaluation", "Model and LoRA", "Method", "Trainer", "Help"]
     whole = printed(capsys, "unlearn", "--help_all")
     assert groups(whole)[-2:] == ["Trainer", "Help"]
     assert set(groups(text)) < set(groups(whole))
@@ -165,3 +166,19 @@ def test_a_group_is_not_an_argparse_group_that_could_change_parsing():
     parser = load_command("unlearn").parser()
     assert isinstance(parser, argparse.ArgumentParser)
     assert len(parser._action_groups) == 2
+
+
+def test_every_flag_that_takes_a_truth_value_is_a_switch():
+    for words, value in (([], True), (["true"], True), (["false"], False)):
+        _, config, _ = load_command("unlearn").parser().parse(["--use_cpu", "--disable_tqdm", *words, "--auto", *words])
+        assert (config.disable_tqdm, config.auto) == (value, value)
+
+
+def test_the_first_screen_has_what_the_readme_names_and_no_sentence_ends_twice(capsys):
+    shown = printed(capsys, "unlearn", "--help")
+    readme = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
+    commands = re.findall(r"egup unlearn\b.+?(?:`|\n\n)", readme, re.DOTALL)
+    flags = {flag for command in commands for flag in re.findall(r"--\w+", command)} | {"--proxy_model"}
+    assert {"--report", "--audit", "--proxy_model"} <= flags <= set(named(shown))
+    for command in COMMANDS:
+        assert ".." not in printed(capsys, command, "--help").replace("...", "")

@@ -45,7 +45,7 @@ def test_what_is_merged_later_is_what_the_run_would_have_merged(folder, tmp_path
     assert {path.name for path in later.iterdir()} == {path.name for path in at_once.iterdir()}
     expected, found = load_file(at_once / "model.safetensors"), load_file(later / "model.safetensors")
     assert found.keys() == expected.keys()
-    assert all(torch.equal(found[name], expected[name]) for name in expected)  # dequantised without a flag
+    assert all(torch.equal(found[name], expected[name]) for name in expected)  # dequantized without a flag
     assert is_merged(later)
     assert read_ledger(later) == read_ledger(at_once)
     assert (later / "README.md").read_text() == (at_once / "README.md").read_text()

@@ -46,7 +46,7 @@ def folder(tokenizer, tmp_path_factory):
     folder = tmp_path_factory.mktemp("merge")
     write_rows(folder)
     save(wide_model(tokenizer), tokenizer, folder / "model")
-    assert unlearn(folder, "quantised", *LORA, "--load_in_4bit", "--merge") == 0
+    assert unlearn(folder, "quantized", *LORA, "--load_in_4bit", "--merge") == 0
     assert unlearn(folder, "adapter", *LORA) == 0
     assert unlearn(folder, "whole") == 0
     return folder
@@ -62,11 +62,11 @@ def probability(folder, model, tokenizer, name):
 
 
 def test_the_merged_model_stands_alone_in_float32_and_says_what_the_adapter_says(folder, tokenizer):
-    found = record(folder, "quantised/unlearning.json")["probability"]
-    merged = AutoModelForCausalLM.from_pretrained(folder / "quantised" / "merged")
+    found = record(folder, "quantized/unlearning.json")["probability"]
+    merged = AutoModelForCausalLM.from_pretrained(folder / "quantized" / "merged")
     assert type(merged).__name__ == "LlamaForCausalLM"
     assert {weight.dtype for weight in merged.parameters()} == {torch.float32}
-    assert not (folder / "quantised" / "merged" / "adapter_config.json").exists()
+    assert not (folder / "quantized" / "merged" / "adapter_config.json").exists()
     for name in SPANS:
         assert probability(folder, merged, tokenizer, name) == found["merged"][name]
         assert found["merged"][name] == pytest.approx(found["after"][name], rel=1e-5)
@@ -85,7 +85,7 @@ def test_a_merged_weight_is_the_sum_by_hand(folder):
 
 
 def test_the_merged_model_is_measured_in_four_bits_too(folder):
-    found = record(folder, "quantised/unlearning.json")["probability"]
+    found = record(folder, "quantized/unlearning.json")["probability"]
     assert found["merged, in 4 bits"].keys() == SPANS.keys()
     assert all(0 < value < 1 for value in found["merged, in 4 bits"].values())
     assert found["merged, in 4 bits"] != found["merged"]
@@ -101,7 +101,7 @@ def test_the_table_has_a_column_for_each_measurement(folder, capsys):
 
 
 def test_the_card_of_a_merged_model_calls_it_one(folder):
-    card = (folder / "quantised" / "merged" / "README.md").read_text(encoding="utf-8")
+    card = (folder / "quantized" / "merged" / "README.md").read_text(encoding="utf-8")
     assert "library_name: transformers" in card
     assert "This is an adapter merged into `model` after unlearning" in card
 
@@ -123,9 +123,9 @@ def test_the_whole_record_repeats_a_run_and_is_the_users_alone(folder):
     [
         ("whole", "whole", ()),
         ("adapter", "adapter", ()),
-        ("quantised", "quantised", ()),
-        ("quantised", "quantised", ("--load_in_4bit",)),
-        ("quantised", "quantised/merged", ()),
+        ("quantized", "quantized", ()),
+        ("quantized", "quantized", ("--load_in_4bit",)),
+        ("quantized", "quantized/merged", ()),
     ],
 )
 def test_a_model_gives_the_numbers_of_its_run(folder, capsys, run, model, flags):
@@ -203,9 +203,9 @@ def test_a_template_that_reads_the_rows_otherwise_is_a_difference_of_files(folde
 
 
 def test_an_adapter_and_a_merged_model_have_files_of_their_own(folder, tmp_path, capsys):
-    shutil.copytree(folder / "quantised" / "merged", tmp_path / "merged")
+    shutil.copytree(folder / "quantized" / "merged", tmp_path / "merged")
     edit_weights(tmp_path / "merged" / "model.safetensors", lambda weights: weights["lm_head.weight"][-1].add_(1e-7))
-    assert verify(folder, "quantised", tmp_path / "merged") == 1
+    assert verify(folder, "quantized", tmp_path / "merged") == 1
     assert capsys.readouterr().out.startswith("Files changed: model.safetensors.\n")
 
 
@@ -269,7 +269,7 @@ def test_a_sample_is_drawn_with_the_seed():
 
 def test_no_file_that_a_run_leaves_holds_a_row(folder):
     texts = [row[key].encode() for span in SPANS.values() for row in qa_rows(*span) for key in ("question", "answer")]
-    files = [path for run in ("quantised", "whole") for path in (folder / run).rglob("*") if path.is_file()]
+    files = [path for run in ("quantized", "whole") for path in (folder / run).rglob("*") if path.is_file()]
     assert len(files) > 20
     assert [str(path) for path in files if any(text in path.read_bytes() for text in texts)] == []
 

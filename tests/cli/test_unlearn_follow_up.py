@@ -1,11 +1,18 @@
 """egup unlearn with a verdict, a report and an audit, in one process."""
 
 import json
+from dataclasses import replace
 
 import pytest
-from fixtures_cli import assert_refused, save, unlearn, whole_words, write_rows
+from fixtures_cli import ROWS, assert_refused, json_lines, save, unlearn, whole_words, write, write_rows
 
+from egup_trainer.cli import evaluate
+from egup_trainer.cli.unlearn import RowArguments, next_step
+from egup_trainer.config import EGUPConfig
+from egup_trainer.errors import ConfigError, DataError, StateError
+from egup_trainer.extras import EXTRAS, MissingExtraError
 from egup_trainer.records.schema import LEDGER_NAME
+from egup_trainer.verdict import Status
 
 
 @pytest.fixture(scope="module")
@@ -21,7 +28,8 @@ def test_a_run_that_forgets_nothing_ends_with_another_code_and_says_so(known, tm
     assert unlearn(model, tmp_path / "out", **rows, verdict=True, learning_rate=1e-7) == 3
     printed = " ".join(capsys.readouterr().out.split())
     assert "Verdict: NOT FORGOTTEN Forget rows differ from rows never seen: probability 0.88, before 0.88;" in printed
-    assert "Try --strength thorough, or more --num_train_epochs." in printed
+    assert "Try a higher --learning_rate than 1e-07, or more --num_train_epochs than 1." in printed
+    assert f"Output folder: {tmp_path / 'out'} " in printed
     record = json.loads((tmp_path / "out" / "unlearning.json").read_text())
     assert record["verdict"]["status"] == "NOT FORGOTTEN"
     assert "**NOT FORGOTTEN**" in (tmp_path / "out" / "README.md").read_text()
@@ -49,12 +57,116 @@ def test_report_and_audit_are_those_of_the_other_commands(known, tmp_path, capsy
     assert "Fine-tuned again" in report.read_text() or "relearn" in report.read_text().lower()
 
 
+def test_a_step_that_fails_hides_neither_the_verdict_nor_the_steps_after_it(known, tmp_path, capsys, monkeypatch):
+    model, rows = known
+
+    def fail(*parsed):
+        raise StateError(got="a full disk", expected="space", fix="delete something")
+
+    monkeypatch.setattr(evaluate, "COMMAND", replace(evaluate.COMMAND, run=fail))
+    flags = {**rows, "verdict": True, "learning_rate": 1e-7, "report": tmp_path / "report.html"}
+    assert unlearn(model, tmp_path / "out", **flags) == 2
+    printed = capsys.readouterr()
+    shown = [line for line in printed.out.splitlines() if line.startswith(("Verdict", "$ egup", "Not run: $ egup"))]
+    words = [" ".join(line.replace(str(tmp_path), "").split()[:4]) for line in shown]
+    assert words[0] == "Verdict: NOT FORGOTTEN"
+    assert words[1].startswith("$ egup evaluate")
+    assert [line.split()[4] for line in shown[2:]] == ["evaluate", "compare"]
+    assert printed.err.endswith("\negup unlearn: error: Got a full disk, but expected space. Delete something.\n")
+
+
+REFUSED = [  # flags, and what the message says
+    (["--evaluate", "tofu"], "--evaluate without --report; both flags or neither; set --report"),
+    (
+        ["--report", "r.html", "--evaluate", "cusom"],
+        "evaluate='cusom'; one of tofu, muse, wmdp, rwku, custom; did you mean custom?",
+    ),
+    (["--report", "report.pdf"], "--report report.pdf; a name that ends in .html; rename it"),
+    (
+        ["--report", "r.html", "--evaluate", "wmdp"],
+        "suite wmdp without --wmdp_subject (`egup evaluate`, which --report runs); a value, since --wmdp_subject",
+    ),
+    (
+        ["--report", "r.html", "--retrained", "no.json"],
+        "no readable file at no.json (`egup evaluate`, which --report runs)",
+    ),
+    (["--report", "r.html", "--max_new_tokens", "0"], "max_new_tokens=0 (`egup evaluate`, which --report runs)"),
+    (["--audit", "--max_new_tokens", "0"], "max_new_tokens=0 (`egup audit`, which --audit runs)"),
+]
+
+
 @pytest.mark.parametrize(
-    ("flags", "got"),
+    ("flags", "said"), REFUSED, ids=lambda each: " ".join(each)[:30] if isinstance(each, list) else ""
+)
+def test_flags_that_cannot_work_are_refused_before_a_model_is_loaded(flags, said, no_weights, tmp_path, capsys):
+    error = DataError if "no.json" in said else ConfigError
+    assert_refused(whole_words(no_weights, tmp_path, *flags), tmp_path, capsys, said, error=error)
+
+
+def test_a_missing_extra_is_refused_before_a_model_is_loaded(no_weights, tmp_path, capsys, monkeypatch):
+    monkeypatch.setitem(EXTRAS, "report", ("no_such_module",))
+    words = whole_words(no_weights, tmp_path, "--report", tmp_path / "report.html")
+    said = (
+        "a report page without no_such_module (`egup compare`, which --report runs); the packages of the extra [report]"
+    )
+    assert_refused(words, tmp_path, capsys, said, error=MissingExtraError)
+
+
+def test_an_audit_without_rows_to_keep_is_refused_before_a_model_is_loaded(no_weights, tmp_path, capsys):
+    words = whole_words(
+        no_weights, tmp_path, "--audit", "--objective", "grad_ascent", "--no_proxy_constraint", retain=None
+    )
+    said = (
+        "no --retain (`egup audit`, which --audit runs); a value, since --retain is required; see `egup audit --help`"
+    )
+    assert_refused(words, tmp_path, capsys, said)
+
+
+@pytest.mark.parametrize("source", [None, "auto"])
+def test_rows_are_compared_before_the_model_writes_proxies(source, no_weights, tmp_path, capsys):
+    retain = write(tmp_path / "retain.jsonl", json_lines([*ROWS["retain"], ROWS["forget"][3]]))
+    said = "a row in both sets: row 3 of the forget set is row 12 of the retain set"
+    words = whole_words(no_weights, tmp_path, retain=retain, proxy=source)
+    assert_refused(words, tmp_path, capsys, said, error=DataError)
+
+
+@pytest.mark.parametrize(
+    ("status", "options", "advice"),
     [
-        (["--evaluate", "tofu"], "--evaluate"),
-        (["--report", "report.pdf"], "report.pdf"),
+        (Status.NOT_FORGOTTEN, {}, "Try --strength thorough, or more --num_train_epochs than 20."),
+        (
+            Status.PARTLY_FORGOTTEN,
+            {"strength": "gentle"},
+            "Try --strength balanced, or more --num_train_epochs than 20.",
+        ),
+        (Status.NOT_FORGOTTEN, {"strength": "thorough"}, "Try more --num_train_epochs than 20."),
+        (
+            Status.NOT_FORGOTTEN,
+            {"learning_rate": 2e-5},
+            "Try a higher --learning_rate than 2e-05, or more --num_train_epochs than 20.",
+        ),
+        (Status.MODEL_HARMED, {}, "Try --strength gentle, or give more retain rows."),
+        (Status.OVER_FORGOTTEN, {"strength": "thorough"}, "Try --strength balanced, or give more retain rows."),
+        (
+            Status.OVER_FORGOTTEN,
+            {"strength": "gentle"},
+            "Try fewer --num_train_epochs than 20, or give more retain rows.",
+        ),
+        (
+            Status.MODEL_HARMED,
+            {"learning_rate": 2e-5},
+            "Try a lower --learning_rate than 2e-05, or give more retain rows.",
+        ),
     ],
 )
-def test_flags_that_cannot_work_are_refused_before_a_model_is_loaded(flags, got, no_weights, tmp_path, capsys):
-    assert_refused(whole_words(no_weights, tmp_path, *flags), tmp_path, capsys, got)
+def test_the_next_step_is_one_that_was_not_taken(status, options, advice):
+    config = EGUPConfig(output_dir="out", use_cpu=True, num_train_epochs=20, **options)
+    assert next_step(status, RowArguments(proxy="p.jsonl"), config) == [f"  {advice}"]
+
+
+def test_where_nothing_can_be_said_the_next_step_is_to_give_rows_never_seen():
+    config = EGUPConfig(output_dir="out", use_cpu=True)
+    given = RowArguments(proxy="p.jsonl")
+    said = "  Give --proxy: rows of the same kind that the model has never seen."
+    assert next_step(Status.UNKNOWN, RowArguments(), config) == [said]
+    assert next_step(Status.UNKNOWN, given, config) == next_step(Status.FORGOTTEN, given, config) == []

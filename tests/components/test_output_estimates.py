@@ -79,7 +79,7 @@ def test_nearest_outputs_by_hand():
     )
 
 
-def test_one_neighbour_is_the_output_itself():
+def test_one_neighbor_is_the_output_itself():
     nearest = NearestOutputs(STATES, OUTPUTS, vocabulary=4, neighbors=1)
     found = nearest.logps(torch.tensor([[0.1, 3.0], [-0.1, 3.0]])).exp()
     assert found[0].tolist() == pytest.approx(FIRST, rel=1e-5)

@@ -143,7 +143,7 @@ def four_bit(tokenizer, tmp_path):
     return load_model(str(tmp_path), quantization_config=quantization)
 
 
-def dequantised(model, tokenizer):
+def dequantized(model, tokenizer):
     """The same model with 4-bit weights written out in float32; these require no gradient."""
     from bitsandbytes.functional import dequantize_4bit
     from bitsandbytes.nn import Linear4bit
@@ -162,7 +162,7 @@ def test_of_4_bit_weights_the_norm_is_that_over_the_others(four_bit, tokenizer):
     linear = {name for name, parameter in four_bit.named_parameters() if not parameter.is_floating_point()}
     assert len(linear) == 7 * 3
     scores = score(four_bit, tokenizer)
-    twin = dequantised(four_bit, tokenizer)
+    twin = dequantized(four_bit, tokenizer)
     for name, parameter in list(twin.named_parameters()):  # what is whole numbers in the other counts nowhere
         if name in linear:
             parent, _, leaf = name.rpartition(".")

@@ -112,5 +112,5 @@ def test_a_model_without_linear_layers_is_refused(tokenizer):
     model = make_tiny_model(tokenizer)
     for layer in model.model.layers:
         layer.self_attn, layer.mlp = torch.nn.Identity(), torch.nn.Identity()
-    with pytest.raises(RuntimeError, match="no layer of the model can be quantised"):
+    with pytest.raises(RuntimeError, match="no layer of the model can be quantized"):
         gptq_copy(model, [])

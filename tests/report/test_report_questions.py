@@ -126,9 +126,9 @@ def test_attacks_that_do_not_show_it_leave_it_open():
     )
 
 
-def test_what_quantisation_brings_back_belongs_to_the_third_question():
+def test_what_quantization_brings_back_belongs_to_the_third_question():
     run = {"unlearning": {"probability": {"merged": {"forget": 0.1}, "merged, in 4 bits": {"forget": 0.3}}}}
     models = [make_evaluation("before"), replace(make_evaluation("egup_clreg"), run=run)]
     assert asked(models)[2].answers["egup_clreg"].said == [
-        "Quantised: forget probability 0.300 in 4 bits, 0.100 before quantisation."
+        "Quantized: forget probability 0.300 in 4 bits, 0.100 before quantization."
     ]

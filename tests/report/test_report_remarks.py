@@ -1,4 +1,4 @@
-"""What a reader must not miss about a run: what it did not do, and what quantisation brings back."""
+"""What a reader must not miss about a run: what it did not do, and what quantization brings back."""
 
 from dataclasses import replace
 
@@ -10,7 +10,7 @@ from egup_trainer.report.comparison import Comparison
 from egup_trainer.report.page import render_page
 from egup_trainer.report.remarks import remarks
 
-IN_4_BITS = "Quantised: forget probability 0.300 in 4 bits, 0.100 before quantisation"
+IN_4_BITS = "Quantized: forget probability 0.300 in 4 bits, 0.100 before quantization"
 
 
 def said_of(training=(), probability=None):
@@ -46,7 +46,7 @@ def test_a_run_in_which_almost_nothing_moved(share, said):
         ({"merged": {"forget": 0.1}, "merged, in 4 bits": {"forget": 0.3}}, [f"{IN_4_BITS}."]),  # a resumed run
         (
             {"merged": {"forget": 0.1}, "merged, in 4 bits": "no kernel"},
-            ["Whether quantisation to 4 bits brings back what was forgotten is not known (no kernel)."],
+            ["Whether quantization to 4 bits brings back what was forgotten is not known (no kernel)."],
         ),
         ({"before": {"forget": 0.9}, "after": {"forget": 0.1}}, []),  # not merged
         ({"at the checkpoint": {"retain": 0.9}, "after": {"retain": 0.1}}, []),

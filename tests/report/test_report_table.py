@@ -123,7 +123,7 @@ def test_rows_stand_in_sections_in_the_order_of_reading():
         "Fluency": ["fluency_perplexity"],
         "Benchmarks": ["lm_eval_arc_easy_acc"],
         "Relearning": ["relearning_forget_speed"],
-        "Quantisation": ["quantization_4bit_forget_probability"],
+        "Quantization": ["quantization_4bit_forget_probability"],
         "Merging": ["merging_halfway_forget_probability"],
         "Prompts": ["prompts_plain_rouge"],
         "Depth": ["depth_score"],

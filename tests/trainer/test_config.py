@@ -6,6 +6,7 @@ from trl import ModelConfig, TrlParser
 from egup_trainer import EGUPConfig, UnlearnConfig
 from egup_trainer.components.proxy_constraint import ProxyForm
 from egup_trainer.errors import ConfigError
+from egup_trainer.retraining import RetrainConfig
 
 
 @pytest.mark.parametrize(
@@ -134,3 +135,44 @@ def test_every_field_of_ours_has_a_help_text_without_a_bare_percent_sign():
         text = ours[name].metadata["help"]
         assert text.endswith(".")
         assert "%" not in text
+
+
+@pytest.mark.parametrize(
+    ("kind", "options", "message"),
+    [
+        (
+            EGUPConfig,
+            {"clreg_weigth": 0.1},
+            "Got the unknown option clreg_weigth, but expected an option of EGUPConfig. Did you mean clreg_weight?",
+        ),
+        (
+            UnlearnConfig,
+            {"learning_rat": 1e-4},
+            "Got the unknown option learning_rat, but expected an option of UnlearnConfig. Did you mean learning_rate?",
+        ),
+        (
+            UnlearnConfig,
+            {"clreg_weight": 0.1},
+            "Got the unknown option clreg_weight, but expected an option of UnlearnConfig. Leave it out.",
+        ),
+        (
+            RetrainConfig,
+            {"num_train_epoch": 3},
+            "Got the unknown option num_train_epoch, but expected an option of RetrainConfig. "
+            "Did you mean num_train_epochs?",
+        ),
+    ],
+)
+def test_an_option_that_does_not_exist_is_named_with_what_may_be_meant(kind, options, message, tmp_path):
+    with pytest.raises(ConfigError) as error:
+        kind(output_dir=str(tmp_path), use_cpu=True, **options)
+    assert str(error.value) == message
+
+
+def test_a_subclass_may_take_options_of_its_own(tmp_path):
+    class Mine(UnlearnConfig):
+        def __init__(self, *, mine: int = 0, **options):
+            super().__init__(**options)
+            self.mine = mine
+
+    assert Mine(output_dir=str(tmp_path), use_cpu=True, mine=3).mine == 3

@@ -101,7 +101,7 @@ def test_new_results_go_into_the_card_of_a_saved_model(make_trainer):
     assert card_of(trainer).data.license == "mit"
 
 
-def test_the_arguments_are_those_of_trainer_and_are_honoured(make_trainer):
+def test_the_arguments_are_those_of_trainer_and_are_honored(make_trainer):
     own, theirs = (inspect.signature(kind.create_model_card) for kind in (UnlearnTrainer, Trainer))
     assert list(own.parameters) == list(theirs.parameters)
     trainer = make_trainer()

@@ -95,4 +95,4 @@ def test_a_resumed_run_stops_where_an_uninterrupted_one_does(make_trainer, tmp_p
 def test_without_proxies_there_is_nothing_to_look_like(make_trainer):
     with pytest.raises(DataError) as error:
         make_trainer(proxies=False, stop_at_boundary=True)
-    assert error.value.got == "no proxy set, for stop_at_boundary"
+    assert error.value.got == "no proxy set, which --stop_at_boundary reads"

@@ -195,13 +195,13 @@ def test_four_bit_lora_learns_on_the_cpu(make_trainer, make_model, tmp_path):
     config.hidden_size, config.intermediate_size, config.head_dim = 64, 128, 16  # blocks of 64 weights
     torch.manual_seed(0)
     AutoModelForCausalLM.from_config(config).save_pretrained(tmp_path / "base")
-    quantised = BitsAndBytesConfig(
+    quantized = BitsAndBytesConfig(
         load_in_4bit=True,
         bnb_4bit_quant_type="nf4",
         bnb_4bit_use_double_quant=True,
         bnb_4bit_compute_dtype=torch.float32,
     )
-    model = load_model(str(tmp_path / "base"), quantization_config=quantised)
+    model = load_model(str(tmp_path / "base"), quantization_config=quantized)
     trainer = make_trainer(
         model,
         peft_config=LoraConfig(**LORA),
@@ -384,7 +384,7 @@ def test_gradient_ascent_needs_no_retain_rows(make_model, tokenizer, config):
         (
             {"retain_dataset": None},
             DataError,
-            "no retain set, for retain and features",
+            "no retain set, which --retain_loss and the component features read",
         ),
         (
             {"retain_dataset": [*qa_rows(20, 22), qa_rows(3, 4)[0]]},

@@ -8,7 +8,7 @@ import torch
 from conftest import make_tiny_model, qa_rows
 from peft import LoraConfig, get_peft_model
 
-from egup_trainer.audit.quantization import Bits, quantised_copy
+from egup_trainer.audit.quantization import Bits, quantized_copy
 from egup_trainer.data.collator import RowCollator
 from egup_trainer.data.sources import load_rows
 from egup_trainer.data.tokenization import tokenize
@@ -146,10 +146,10 @@ def test_an_adapter_that_is_not_loaded(judge, taught, tokenizer):
     assert judge(model.unload().requires_grad_(True)).status is Status.NOT_FORGOTTEN
 
 
-def test_rows_that_quantisation_brings_back(judge, taught, tokenizer):
+def test_rows_that_quantization_brings_back(judge, taught, tokenizer):
     model = train(taught(), tokenizer, RETAIN, down=FORGET, steps=4, rate=1e-4)
-    quantised = get_peft_model(quantised_copy(model, Bits.EIGHT), LoraConfig(r=4, target_modules="all-linear"))
-    assert judge(quantised).status is Status.NOT_FORGOTTEN  # a new adapter changes nothing; a trainer wants one
+    quantized = get_peft_model(quantized_copy(model, Bits.EIGHT), LoraConfig(r=4, target_modules="all-linear"))
+    assert judge(quantized).status is Status.NOT_FORGOTTEN  # a new adapter changes nothing; a trainer wants one
 
 
 def test_rows_that_the_model_never_knew(make_trainer, make_model):

@@ -67,7 +67,7 @@ SUITES = {
         ),
         SuiteSpec(
             "rwku",
-            "RWKU's probes of what a model knows of famous people, and of their neighbours",
+            "RWKU's probes of what a model knows of famous people, and of their neighbors",
             flags={"rwku_subject": "rwku: the person to be forgotten (default: all)."},
             set_titles={
                 "forget_level1": "fill in the blank",

@@ -1,4 +1,4 @@
-"""RWKU: what a model knows of famous people and of their neighbours (Jin et al. 2024, arXiv 2406.10890).
+"""RWKU: what a model knows of famous people and of their neighbors (Jin et al. 2024, arXiv 2406.10890).
 
 The rows are laid out as on the hub (jinzhuoran/RWKU): configs forget_level1 (fill in the blank), forget_level2
 (questions), forget_level3 (adversarial questions), neighbor_level1 and neighbor_level2, each with the split test;
@@ -39,7 +39,7 @@ def rwku_suite(
     max_length: int = MAX_LENGTH,
     max_new_tokens: int = 32,
 ) -> Suite:
-    """The RWKU suite: ROUGE-L recall and probability of the answers, for what is to be forgotten and its neighbours.
+    """The RWKU suite: ROUGE-L recall and probability of the answers, for what is to be forgotten and its neighbors.
 
     The prompts are the benchmark's, in the model's chat template. The benchmark also begins the answer with "Answer:",
     which is left out here (**ours**).
