@@ -13,7 +13,7 @@ from egup_trainer.config_checks import (
     default_to_non_reentrant_checkpointing,
     refuse_reentrant_checkpointing,
 )
-from egup_trainer.data.rendering import Template, check_date, today
+from egup_trainer.data.rendering import Template, check_date
 from egup_trainer.data.schema import OnLongRow
 from egup_trainer.data.template_inputs import TemplateInputs, parse_template_kwargs
 from egup_trainer.errors import ConfigError, check_range, choose, did_you_mean
@@ -54,8 +54,12 @@ class RowTrainingConfig(OptionGroup, TrainingArguments):
         "What becomes of a row with a prompt that is longer than max_length: window (several samples, which together "
         "score each answer token once), cut (what does not fit is left out) or error.",
     )
-    user_marker: str = option("Question: ", "Text before a user turn, for tokenizers without a chat template.")
-    assistant_marker: str = option("\nAnswer: ", "Text before the answer, for tokenizers without a chat template.")
+    user_marker: str | None = option(
+        None, "Text before a user turn, instead of a chat template. By default the chat template, or else 'Question: '."
+    )
+    assistant_marker: str | None = option(
+        None, "Text before the answer, instead of a chat template. By default the chat template, or else '\\nAnswer: '."
+    )
     template_date: str | None = option(
         None,
         "Date as YYYY-MM-DD that a chat template writes where it asks for today's. By default that of the checkpoint "
@@ -148,7 +152,7 @@ class RowTrainingConfig(OptionGroup, TrainingArguments):
     @property
     def template(self) -> Template:
         """How prompts are written."""
-        markers = Template(self.user_marker, self.assistant_marker, date=self.template_date or today())
+        markers = Template.marked(self.user_marker, self.assistant_marker, self.template_date)
         return TemplateInputs.of(self).apply(markers)
 
 

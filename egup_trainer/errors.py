@@ -58,6 +58,10 @@ class TooFewPositionsError(ModelError):
     """A text is longer than a model can read."""
 
 
+class LostAnswerError(ModelError):
+    """A chat template does not write an answer as it is."""
+
+
 class TooFewProxiesError(ModelError):
     """A model is too weak to write rows that could serve as proxies."""
 

@@ -31,6 +31,7 @@ from egup_trainer.modeling.loading import (
     add_adapter,
     base_folder,
     check_4bit_layers,
+    check_peft_config,
     keep_gradients_of_4bit_layers,
     load_model,
     load_tokenizer,
@@ -217,15 +218,17 @@ def prepare_model(
     Raises:
         ModelError: it cannot be loaded, its 4-bit weights would be read wrongly, the adapter does not fit it, or it
             cannot read the rows.
-        ConfigError: the output would be written over the model.
+        ConfigError: the output would be written over the model, or `peft_config` does not describe an adapter for it.
     """
+    if peft_config is not None:
+        check_peft_config(peft_config)
     if isinstance(model, str | Path):
         check_output_folder(Path(model), Path(args.output_dir))
         model = load_model(str(model), **(args.model_init_kwargs or {}))
     else:
         check_4bit_layers(model)
     rows = [row for each in row_sets if each is not None for row in each.rows]
-    check_token_ids(model, rows, "the forget and retain sets")
+    check_token_ids(model, [row.input_ids for row in rows], "the forget and retain sets")
     check_positions(model, max(map(len, rows), default=0), "a row", "lower --max_length")
     if peft_config is not None:
         if args.disable_dropout:
@@ -349,14 +352,22 @@ def prepare_tokenizer(tokenizer: Any, model: Any, args: Any) -> Any:
 
     Raises:
         ModelError: there is none.
-        ConfigError: `template_date` is set, and the chat template writes no date; or it does not read one of
-            `template_kwargs`.
+        ConfigError: `model` is none; `template_date` is set, and the chat template writes no date; or it does not read
+            one of `template_kwargs`.
     """
+    if not isinstance(model, str | Path | nn.Module):
+        what = f"the class {model.__name__}" if isinstance(model, type) else f"a {type(model).__name__}"
+        raise ConfigError(
+            got=f"{what} as model",
+            expected="a model, or its folder or hub id",
+            fix="load it: AutoModelForCausalLM.from_pretrained(...)",
+        )
     tokenizer = tokenizer or tokenizer_of(model, args)
     source = source_of(model)
     folders = [*_checkpoints(args), *([] if source is None else [source])]
     recorded = [TemplateInputs.of(recorded_options(folder)) for folder in folders]
-    for name, value in vars(choose_inputs(tokenizer, TemplateInputs.of(args), recorded)).items():
+    reader = None if args.template.always else tokenizer
+    for name, value in vars(choose_inputs(reader, TemplateInputs.of(args), recorded)).items():
         setattr(args, name, value)
     return tokenizer
 

@@ -111,7 +111,7 @@ class Target:
             numbers=numbers,
             on_long_row=self.options.on_long_row,
         )
-        check_token_ids(self.model, dataset.rows, f"the {name}")
+        check_token_ids(self.model, [row.input_ids for row in dataset.rows], f"the {name}")
         return dataset
 
     def excess(self, attack: str, name: str, metric: Metric) -> Metric:

@@ -46,7 +46,7 @@ def depth(target: Target) -> Finding:
         mine, theirs = (f"{layers} layers of width {width}" for layers, width in shapes)
         return Finding(reason=f"the model has {mine}, and the model before unlearning {theirs}")
     rows = target.tokenized(target.forget, "forget set")
-    check_token_ids(before, rows.rows, "the forget set")
+    check_token_ids(before, [row.input_ids for row in rows.rows], "the forget set")
     options = target.options
     drops = layer_drops(
         target.model, before, target.tokenizer, rows, options.batch_size, options.title("Patching layers")

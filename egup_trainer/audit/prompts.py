@@ -11,7 +11,7 @@ from enum import Enum
 import numpy as np
 
 from egup_trainer.audit.attack import NO_QUESTION, Finding, Target
-from egup_trainer.data.schema import Message, Row
+from egup_trainer.data.schema import WRITTEN, Message, Row
 from egup_trainer.errors import EgupError
 from egup_trainer.evaluation.metric import Metric, mean_metric
 from egup_trainer.evaluation.metrics.rouge import NO_WORDS, rouge_score
@@ -30,6 +30,8 @@ GIVEN_SHARE = 0.25
 """Share of the answer's tokens that the model is given to continue from."""
 NUM_EXAMPLES = 3
 """Number of other forget rows that are shown before a question, with their answers."""
+
+_ASKING = ("user", WRITTEN)
 
 
 class PromptKind(str, Enum):
@@ -105,23 +107,25 @@ def asked_otherwise(rows: list[Row], kind: PromptKind, seed: int) -> list[tuple[
 
 
 def last_question(row: Row) -> str | None:
-    """The last user turn."""
-    return next((turn.content for turn in reversed(row.prompt) if turn.role == "user"), None)
+    """The last user turn, or the prompt that is written out."""
+    return next((turn.content for turn in reversed(row.prompt) if turn.role in _ASKING), None)
 
 
 def with_question(row: Row, question: str) -> Row:
-    """The row with another last user turn, and its first answer alone."""
-    last = max(index for index, turn in enumerate(row.prompt) if turn.role == "user")
-    turns = (*row.prompt[:last], Message("user", question), *row.prompt[last + 1 :])
+    """The row with another question, see `last_question`, and its first answer alone."""
+    last = max(index for index, turn in enumerate(row.prompt) if turn.role in _ASKING)
+    turns = (*row.prompt[:last], replace(row.prompt[last], content=question), *row.prompt[last + 1 :])
     return Row(turns, row.answer)
 
 
 def example_turns(rows: list[Row], sample: int, seed: int) -> list[Message]:
-    """Questions and answers of other rows as turns, sampled by the seed and the row."""
+    """Questions and answers of other rows as turns, or written out like the row; sampled by the seed and the row."""
     others = [index for index, row in enumerate(rows) if index != sample and last_question(row) is not None]
     shown = np.random.default_rng([seed, sample]).permutation(others)[:NUM_EXAMPLES].tolist()
-    turns = ((Message("user", last_question(rows[i]) or ""), Message("assistant", rows[i].answer)) for i in shown)
-    return [turn for pair in turns for turn in pair]
+    pairs = [(last_question(rows[i]) or "", rows[i].answer) for i in shown]
+    if not rows[sample].has_turns:
+        return [Message(WRITTEN, f"{question}{answer}\n\n") for question, answer in pairs]
+    return [turn for pair in pairs for turn in map(Message, ("user", "assistant"), pair)]
 
 
 _Found = tuple[dict[int, float], dict[int, float]]  # probability and ROUGE by sample

@@ -146,6 +146,7 @@ def combinations_of(rows: Sequence[Row], sample: int, seed: int, forms: Sequence
     ]
     shown = example_turns(list(rows), sample, seed)
     found = []
+    forms = forms if row.has_turns else forms[:1]  # what is written out has one form
     ways = product(forms, (False, True) if shown else (False,), wordings, (None, *range(len(PREFIXES))))
     for form, examples, (wording, number, text), prefix in ways:
         asked = with_question(row, text if prefix is None else PREFIXES[prefix] + text)
@@ -163,7 +164,7 @@ def templates_of(target: Target) -> dict[Form, Template]:
     if target.tokenizer.chat_template and not template.always:
         found[Form.MARKERS] = replace(template, always=True)
         thinking = replace(template, thinks=True)
-        sample = next((Row(row.prompt, row.answer) for row in target.forget if row.prompt), None)
+        sample = next((Row(row.prompt, row.answer) for row in target.forget if row.has_turns), None)
         try:
             texts = {_before_answer(target.tokenizer, each, sample) for each in (template, thinking) if sample}
         except TemplateError:  # such as one that has no prompt for generation

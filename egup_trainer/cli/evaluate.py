@@ -207,7 +207,7 @@ def _plan(args: EvaluateArguments, model_config: Any) -> _Planned:
     others = {role: read_evaluation(path, args.definitions) for role in roles if (path := getattr(args, role))}
     tokenizer = load_tokenizer(model_name, revision=model_config.model_revision)
     template = args.template_for(tokenizer, model_name, [each.writing for each in others.values()])
-    if args.system_prompt and all(each.template.always for each in suite.row_sets):
+    if args.system_prompt and not any(each.template.closed for each in suite.row_sets):
         raise ConfigError(
             got=f"--system_prompt with --suite {args.suite}, whose prompts are written out in its benchmark",
             expected="a suite of questions and answers, such as tofu or custom",

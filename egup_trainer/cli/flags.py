@@ -91,8 +91,12 @@ class TemplateArguments(Arguments):
 
     help_title = "Format of rows"
 
-    user_marker: str = flag("Text before the question, for a tokenizer without a chat template.", "Question: ")
-    assistant_marker: str = flag("Text before the answer, for a tokenizer without a chat template.", "\nAnswer: ")
+    user_marker: str | None = flag(
+        "Text before the question, instead of a chat template. By default the chat template, or else 'Question: '."
+    )
+    assistant_marker: str | None = flag(
+        "Text before the answer, instead of a chat template. By default the chat template, or else '\\nAnswer: '."
+    )
     template_date: str | None = flag(
         "Date (YYYY-MM-DD) that a chat template writes as today's. By default the date of the results to compare "
         "with, else the date in the record of the model, else today's."
@@ -109,9 +113,9 @@ class TemplateArguments(Arguments):
     @property
     def template(self) -> Any:
         """How rows are written, as a `Template`, as far as it is known without the tokenizer."""
-        from egup_trainer.data.rendering import Template, today
+        from egup_trainer.data.rendering import Template
 
-        markers = Template(self.user_marker, self.assistant_marker, date=self.template_date or today())
+        markers = Template.marked(self.user_marker, self.assistant_marker, self.template_date)
         return self._inputs.apply(markers)
 
     def template_for(self, tokenizer: Any, model: str, recorded: Iterable[Any] = ()) -> Any:
@@ -130,7 +134,8 @@ class TemplateArguments(Arguments):
         from egup_trainer.records.io import recorded_options
 
         earlier = [TemplateInputs.of(each) for each in (*recorded, recorded_options(model))]
-        return choose_inputs(tokenizer, self._inputs, earlier).apply(self.template)
+        template = self.template
+        return choose_inputs(None if template.always else tokenizer, self._inputs, earlier).apply(template)
 
     @property
     def _inputs(self) -> Any:

@@ -2,25 +2,16 @@
 
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import groupby
 from typing import Any
 
 from egup_trainer.cli.command import Command
 from egup_trainer.cli.flags import SOURCE, LongRowArguments, SourceArguments, TemplateArguments, flag
-from egup_trainer.errors import ConfigError, DataError, check_range
+from egup_trainer.errors import ConfigError, DataError, ModelError, check_range
 
 MOST_SCORED = 64
 """Rows of which it is measured how well the model knows them."""
-
-MARKERS = (
-    ("Question: ", "\nAnswer: "),
-    ("Q: ", "\nA: "),
-    ("User: ", "\nAssistant: "),
-    ("### Instruction:\n", "\n\n### Response:\n"),
-    ("", "\n"),
-)
-"""Markers of user and assistant turns that models are often trained with."""
 
 LIKELIER = 1.2
 """How much likelier rows must be in another format for it to be named."""
@@ -56,12 +47,13 @@ def run(args: InspectArguments) -> None:
     tokenizer = load_tokenizer(model)
     rows = args.read(str(args.forget), args.max_rows + 1)  # one more tells whether these are all
     are_all = len(rows) <= args.max_rows
+    template = args.template_for(tokenizer, model)
     dataset = tokenize(
         rows[: args.max_rows],
         tokenizer,
         name="forget set",
         max_length=args.max_length,
-        template=args.template_for(tokenizer, model),
+        template=template,
         progress=True,
         on_long_row=args.on_long_row,
     )
@@ -75,49 +67,56 @@ def run(args: InspectArguments) -> None:
     count = str(len(rows)) if are_all else f"the first {args.max_rows} (see --max_rows)"
     lengths = [len(sample) for sample in samples]
     scored = [int(sample.is_scored[1:].sum()) for sample in samples]
-    markers = "chat template" if tokenizer.chat_template else "plain markers (the tokenizer has no chat template)"
     print(f"rows: {count}   samples: {len(samples)}   rows cut: {dataset.cut}   in windows: {dataset.in_windows}")
     print(f"tokens per sample: mean {sum(lengths) / len(lengths):.1f}, max {max(lengths)}")
     print(f"scored tokens per sample: mean {sum(scored) / len(scored):.1f}, min {min(scored)}, max {max(scored)}")
-    print(f"written by: {markers}")
+    print(f"written by: {_writer(rows[: args.max_rows], template, tokenizer)}")
     if args.score:
-        _print_scores(args, rows[:MOST_SCORED], tokenizer)
+        _print_scores(args, rows[:MOST_SCORED], template, tokenizer)
     _print_sample(samples[args.index], args.index, tokenizer)
 
 
-def _print_scores(args: InspectArguments, rows: Sequence[Any], tokenizer: Any) -> None:
+def _writer(rows: Sequence[Any], template: Any, tokenizer: Any) -> str:
+    """What writes the rows, or most of them."""
+    if not any(row.has_turns for row in rows):
+        return "nothing (the rows are written out)"
+    if template.always or not tokenizer.chat_template:
+        return f"plain markers ({'as given' if template.always else 'the tokenizer has no chat template'})"
+    return "chat template"
+
+
+def _print_scores(args: InspectArguments, rows: Sequence[Any], own: Any, tokenizer: Any) -> None:
     """How well the model knows the rows; which other format it knows them better in, if there is one."""
     import torch
     from accelerate import PartialState
 
+    from egup_trainer.cli.formats import other_formats
     from egup_trainer.data.collator import RowCollator
     from egup_trainer.data.tokenization import tokenize
     from egup_trainer.modeling.forward import AnswerReader
     from egup_trainer.modeling.loading import load_model
     from egup_trainer.modeling.scan import score_rows
 
-    name = str(args.model_name_or_path)
-    model = load_model(name).to(PartialState(cpu=args.use_cpu).device)
-    reader, collator, own = AnswerReader(model), RowCollator(tokenizer), args.template_for(tokenizer, name)
+    model = load_model(str(args.model_name_or_path)).to(PartialState(cpu=args.use_cpu).device)
+    reader, collator = AnswerReader(model), RowCollator(tokenizer)
 
-    def probabilities(template: Any) -> Any:
+    def probabilities(written: Sequence[Any], template: Any) -> Any:
         options = {"max_length": args.max_length, "template": template, "on_long_row": args.on_long_row}
-        dataset = tokenize(rows, tokenizer, name="forget set", **options)
+        dataset = tokenize(written, tokenizer, name="forget set", **options)
         found = score_rows(model, reader, dataset, collator, batch_size=8)
         return found.nll_of(torch.tensor(dataset.owners)).neg().exp()
 
-    here = probabilities(own)
+    here = probabilities(rows, own)
     known = int((here > 0.5).sum())
     print(f"probability of the answers: {here.mean():.3g}, above one half in {known} of {len(here)} rows")
-    there = {}
-    for user, assistant in MARKERS:
-        with suppress(DataError):  # the other markers leave too little of max_length
-            there[user, assistant] = probabilities(replace(own, user=user, assistant=assistant, always=True)).mean()
-    best = max(there, key=there.__getitem__, default=None)
-    if best is not None and there[best] > LIKELIER * here.mean():
+    best, best_format = LIKELIER * here.mean(), None
+    for each in other_formats(rows, own, bool(tokenizer.chat_template)):
+        with suppress(DataError, ModelError):  # too little of max_length is left, or the chat template refuses it
+            if (there := probabilities(each.rows, each.template).mean()) > best:
+                best, best_format = there, each
+    if best_format is not None:
         print(
-            f"They are likelier ({there[best]:.3g}) after the markers {best[0]!r} and {best[1]!r}: if the model was "
-            "trained like that, name them (--user_marker, --assistant_marker)"
+            f"They are likelier ({best:.3g}) {best_format.name}: if the model was trained like that, {best_format.fix}"
         )
 
 

@@ -138,7 +138,7 @@ def _measure(args: VerifyArguments, model_config: Any, run: Run, mixed_precision
 def _read_rows(args: VerifyArguments, run: Run, tokenizer: Any) -> dict[str, Any]:
     """The rows of the run, tokenized; other rows are refused."""
     from egup_trainer.data.overlap import keep_apart
-    from egup_trainer.data.rendering import Template, today
+    from egup_trainer.data.rendering import Template
     from egup_trainer.data.schema import OnLongRow
     from egup_trainer.data.template_inputs import TemplateInputs
     from egup_trainer.data.tokenization import tokenize
@@ -147,7 +147,7 @@ def _read_rows(args: VerifyArguments, run: Run, tokenizer: Any) -> dict[str, Any
 
     reading, datasets = run.reading, dict[str, Any]()
     args = replace(args, data_dir=args.data_dir or run.data_dir, columns=args.columns or run.columns)
-    markers = Template(reading.user_marker, reading.assistant_marker, date=reading.template_date or today())
+    markers = Template.marked(reading.user_marker, reading.assistant_marker, reading.template_date)
     template = TemplateInputs.of(reading).apply(markers)
 
     def read(source: str, name: str) -> Any:

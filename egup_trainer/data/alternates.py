@@ -73,7 +73,10 @@ def _choose(answers: Sequence[str], seed: int, number: int, row: Row, objective:
             fix="give a column alternate_answer (or perturbed_answer), have the model write it "
             "(`egup proxy --kind alternate`), or use --objective dpo",
         )
-    return answers[int(np.random.default_rng([seed, _STREAM, number]).integers(len(answers)))]
+    chosen = answers[int(np.random.default_rng([seed, _STREAM, number]).integers(len(answers)))]
+    if row.has_turns or chosen[:1].isspace():
+        return chosen
+    return row.answer[: len(row.answer) - len(row.answer.lstrip())] + chosen  # after a prompt that is written out
 
 
 def check_alternates(forget: RowDataset, objective: str) -> None:

@@ -8,7 +8,8 @@ from collections.abc import Mapping
 from difflib import get_close_matches
 from typing import Any
 
-from egup_trainer.data.schema import Message, Row
+from egup_trainer.data.rendering import WRITE_OUT
+from egup_trainer.data.schema import WRITTEN, Message, Row
 from egup_trainer.errors import ConfigError, DataError, did_you_mean
 
 logger = logging.getLogger(__name__)
@@ -34,6 +35,9 @@ _ROLE_OF = {  # ShareGPT and related formats have several names for the two side
     "human": "user",
     **dict.fromkeys(("gpt", "chatgpt", "bing", "bard", "model"), "assistant"),
 }
+_UNREAD_KEYS = ("tool_calls", "function_call", "reasoning_content", "reasoning", "thinking")
+_UNREAD_COLUMNS = ("tools", "functions", "chat_template_kwargs")
+"""Parts of a turn, and of a conversation, that chat templates write and that a `Row` cannot hold."""
 _LIST_START = re.compile(r"\s*\[\s*([\[\]{\"']|null)")
 _SIMILARITY = 0.85
 """From which similarity on an unread column is reported as nearly an optional one, see `difflib`."""
@@ -197,18 +201,21 @@ def to_row(record: Mapping, source: str, number: int) -> Row:
 def _prompt_and_answers(record: Mapping, where: str) -> tuple:
     """The turns before the answer, the answer, and further correct answers."""
     if "messages" in record:
-        return _dialogue(record["messages"], where)
+        return _dialogue(record, record["messages"], where)
     for prompt_column, answer_column in PAIRS:
         if prompt_column in record and answer_column in record:
             return _pair(record, prompt_column, answer_column, where)
     if "conversations" in record:
-        return _dialogue(record["conversations"], where, _system(record, where))
+        return _dialogue(record, record["conversations"], where, _system(record, where))
     if all(column in record for column in ALPACA):
         return _alpaca(record, where)
     if "text" in record:
         return (), _text(record["text"], "text", where)
     columns = ", ".join(sorted(map(safe_name, record))) or "none"
-    fix = "rename the columns, or say which is which, for example --columns question=NAME,answer=NAME"
+    fix = (
+        "rename the columns, or say which is which: --columns question=NAME,answer=NAME, or in Python "
+        'load_rows(SOURCE, columns={"question": "NAME", "answer": "NAME"})'
+    )
     if where.endswith(".csv"):
         fix = f"if the first line is a row, put a line of names above it, such as question,answer; else {fix}"
     raise DataError(got=f"the columns {columns} in {where}", expected=_LAYOUTS, fix=fix)
@@ -217,10 +224,11 @@ def _prompt_and_answers(record: Mapping, where: str) -> tuple:
 def _pair(record: Mapping, prompt_column: str, answer_column: str, where: str) -> tuple:
     turns, reply = _turn_list(record[prompt_column]), _turn_list(record[answer_column])
     if turns is not None and reply is not None:
-        return _dialogue([*turns, *reply], where)
+        return _dialogue(record, [*turns, *reply], where)
     answer = _plain(record[answer_column])
     answers = answer if isinstance(answer, list) and answer else [answer]
-    question = Message("user", _text(record[prompt_column], prompt_column, where))
+    role = WRITTEN if prompt_column == "prompt" else "user"
+    question = Message(role, _text(record[prompt_column], prompt_column, where))
     return (question,), *(_text(each, answer_column, where) for each in answers)
 
 
@@ -247,8 +255,9 @@ def _system(record: Mapping, where: str) -> list[Message]:
     return [] if _is_blank(value) else [Message("system", _text(value, "system", where))]
 
 
-def _dialogue(messages: object, where: str, before: list[Message] | None = None) -> tuple:
+def _dialogue(record: Mapping, messages: object, where: str, before: list[Message] | None = None) -> tuple:
     """All turns but the last, and the last, which is the answer."""
+    _refuse_unread(record, _UNREAD_COLUMNS, where)
     messages = _listed(messages)
     if not isinstance(messages, list) or not messages:
         raise DataError(
@@ -275,9 +284,33 @@ def _turn(message: object, where: str) -> Message:
         raise DataError(
             got=f"a message of role {safe_name(role)} in {where}",
             expected=f"a role among {', '.join(_ROLES)}",
-            fix="repair that row",
+            fix=f"repair that row, or {WRITE_OUT}",
         )
-    return Message(_ROLE_OF[str(role).lower()], _text(turn.get(text_key), text_key, where))
+    _refuse_unread(turn, _UNREAD_KEYS, where)
+    return Message(_ROLE_OF[str(role).lower()], _text(_joined(turn.get(text_key), where), text_key, where))
+
+
+def _refuse_unread(record: Mapping, names: tuple[str, ...], where: str) -> None:
+    """Raises `DataError` for what would be neither forgotten nor measured."""
+    found = [name for name in names if not _is_blank(record.get(name)) and _plain(record[name]) not in ([], {})]
+    if found:
+        raise DataError(got=f"{', '.join(found)} in {where}", expected="turns that hold only text", fix=WRITE_OUT)
+
+
+def _joined(content: object, where: str) -> object:
+    """The text of a content that is a list of text parts; any other content unchanged."""
+    parts = _plain(content)
+    if not isinstance(parts, list) or not parts:
+        return content
+    texts = [part.get("text") if isinstance(part, Mapping) and part.get("type") == "text" else None for part in parts]
+    if not all(isinstance(text, str) for text in texts):
+        kinds = {safe_name(part.get("type") if isinstance(part, Mapping) else type(part).__name__) for part in parts}
+        raise DataError(
+            got=f"a content of parts of the type {', '.join(sorted(kinds))} in {where}",
+            expected='text, or parts of the type text: [{"type": "text", "text": "..."}]',
+            fix="remove that row, or its other parts",
+        )
+    return "".join(map(str, texts))
 
 
 def _texts(record: Mapping, column: str, where: str) -> tuple[str, ...]:

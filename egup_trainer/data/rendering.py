@@ -19,8 +19,8 @@ from pathlib import Path
 from string import ascii_letters
 from typing import Any
 
-from egup_trainer.data.schema import Message, Row
-from egup_trainer.errors import ConfigError, ModelError
+from egup_trainer.data.schema import WRITTEN, Message, Row
+from egup_trainer.errors import ConfigError, LostAnswerError, ModelError
 
 MAX_SECONDS, MAX_BYTES = 10, 2**30
 """Limits of one rendering: seconds of computing, and bytes of memory."""
@@ -30,9 +30,8 @@ _PATIENCE = 60.0
 """Seconds to wait for a process that does not even compute, such as on a suspended machine."""
 
 _SENTINEL = "EgupTrainerAnswerPlace"
-USE_MARKERS = (
-    "remove it for plain markers (chat_template.jinja in the tokenizer's folder, or tokenizer.chat_template = None)"
-)
+USE_MARKERS = "write rows with plain markers instead (--user_marker, --assistant_marker)"
+WRITE_OUT = "write that row out as the model reads it, as prompt and completion (docs/data.md shows how)"
 Turns = list[dict[str, str]]
 RESERVED = frozenset(
     (
@@ -56,7 +55,7 @@ class Template:
     Args:
         user: marker before a user turn.
         assistant: marker before an assistant turn, including the scored answer.
-        always: use the markers even if the tokenizer has a chat template.
+        always: use the markers even if the tokenizer has a chat template. A prompt that is written out gets neither.
         date: the day, as YYYY-MM-DD, that a chat template writes where it asks for today's date. A model gives other
             numbers on another day, so it stays the day on which the template was made.
         closed: whether an end-of-sequence token is appended to an answer that follows the markers. A plain text never
@@ -88,9 +87,17 @@ class Template:
         check_date(self.date)
         check_template_kwargs(self.kwargs)
 
+    @classmethod
+    def marked(cls, user: str | None, assistant: str | None, date: str | None) -> "Template":
+        """The template with the markers that were given; if there are any, they are used instead of a chat template."""
+        given: dict[str, Any] = {
+            name: value for name, value in (("user", user), ("assistant", assistant)) if value is not None
+        }
+        return cls(**given, always=bool(given), date=date or today())
+
     def with_system_turn(self, row: Row) -> Row:
-        """The row with the system prompt as its first turn, if there is one and the row has no system turn."""
-        if not self.system_prompt or not row.prompt or any(turn.role == "system" for turn in row.prompt):
+        """The row with the system prompt as its first turn, if there is one and the row has turns, but none of it."""
+        if not self.system_prompt or not row.has_turns or any(turn.role == "system" for turn in row.prompt):
             return row
         return replace(row, prompt=(Message("system", self.system_prompt), *row.prompt))
 
@@ -98,9 +105,9 @@ class Template:
         """The prompt's text, up to and including the marker before the answer ("" for a plain-text row)."""
         text = ""
         for message in prompt:
-            marker = {"user": self.user, "assistant": self.assistant, "system": ""}[message.role]
-            text += marker + message.content + ("" if message.role == "user" else "\n")
-        return text + self.assistant if prompt else ""
+            marker = {"user": self.user, "assistant": self.assistant}.get(message.role, "")
+            text += marker + message.content + ("\n" if message.role in ("system", "assistant") else "")
+        return text + self.assistant if prompt and prompt[-1].role != WRITTEN else text
 
 
 def check_date(value: str | None) -> None:
@@ -223,18 +230,30 @@ class Renderer:
                 limits.
             jinja2.TemplateError: the chat template refuses the row.
         """
-        given, row = row, self.template.with_system_turn(row)
-        if row.prompt and self.tokenizer.chat_template and not self.template.always:
-            rendered = self._chat_row(row)
-            if row is not given and str(self.template.system_prompt).strip() not in rendered.text:
-                raise ModelError(
-                    got="system_prompt for a chat template that leaves out system turns",
-                    expected="a template that writes them",
-                    fix="leave out --system_prompt, or put its text into the questions",
-                )
-            return rendered
+        if row.has_turns and self.tokenizer.chat_template and not self.template.always:
+            asked = self.template.with_system_turn(row)
+            return self._chat_row(row) if asked is row else self._with_system_turn(asked, row)
+        row = self.template.with_system_turn(row)
         prompt = self.template.render(row.prompt)
         return RenderedRow(prompt + row.answer, len(prompt), len(prompt) + len(row.answer), is_chat=False)
+
+    def _with_system_turn(self, asked: Row, row: Row) -> RenderedRow:
+        """A row that is given a system turn, which the template must write."""
+        from jinja2 import TemplateError
+
+        what = "leaves out"
+        try:
+            rendered = self._chat_row(asked)
+            if str(self.template.system_prompt).strip() in rendered.text:
+                return rendered
+        except TemplateError:
+            self._chat_row(row)  # raises the error if it is not the system turn that is refused
+            what = "refuses"
+        raise ModelError(
+            got=f"system_prompt for a chat template that {what} system turns",
+            expected="a template that writes them",
+            fix="leave out --system_prompt, or put its text into the questions",
+        )
 
     def _chat_row(self, row: Row) -> RenderedRow:
         """A second rendering with a sentinel as the answer shows what the template writes before and after an answer.
@@ -253,10 +272,10 @@ class Renderer:
                     prompt = self.chat(turns, add_generation_prompt=True, enable_thinking=True)
                     text, start, body = prompt + text[start:], len(prompt), prompt + body[start:]
                 return RenderedRow(text, start, len(body), is_chat=True)
-        raise ModelError(
+        raise LostAnswerError(
             got="a chat template whose text does not hold the answer",
             expected="a template that writes the last assistant turn as it is",
-            fix=f"repair the template, or {USE_MARKERS}",
+            fix=f"{WRITE_OUT}; or repair the template",
         )
 
     def chat(self, turns: Turns, **options: Any) -> str:

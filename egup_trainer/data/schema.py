@@ -24,12 +24,16 @@ class OnLongRow(str, Enum):
     WINDOW = "window"
 
 
+WRITTEN = "written"
+"""Role of a prompt that is written out: the answer follows its last character, without template or markers."""
+
+
 @dataclass(frozen=True)
 class Message:
-    """One turn of a conversation.
+    """One turn of a conversation, or a prompt that is written out.
 
     Args:
-        role: "system", "user" or "assistant".
+        role: "system", "user" or "assistant"; `WRITTEN` for a prompt that is written out.
         content: the text of the turn.
     """
 
@@ -41,7 +45,8 @@ class Message:
 class Row:
     """One sample: the turns before the answer, and the answer that is scored.
 
-    A question/answer row has one user turn, a chat row has all turns but the last, and a plain-text row has none.
+    A question/answer row has one user turn, a chat row has all turns but the last, a prompt/completion row has a prompt
+    that is written out, and a plain-text row has none.
 
     Args:
         prompt: turns that the model is given. They are never scored.
@@ -62,6 +67,11 @@ class Row:
     alternates: tuple[str, ...] = ()
     paraphrased_questions: tuple[str, ...] = ()
     translated_questions: tuple[str, ...] = ()
+
+    @property
+    def has_turns(self) -> bool:
+        """Whether it has a prompt that a chat template or markers are to write."""
+        return bool(self.prompt) and self.prompt[-1].role != WRITTEN
 
 
 @dataclass(frozen=True)

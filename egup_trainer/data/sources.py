@@ -14,7 +14,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from egup_trainer.data.layouts import ColumnNames, safe_name, to_row
+from egup_trainer.data.layouts import LAYOUT_COLUMNS, ColumnNames, safe_name, to_row
 from egup_trainer.data.schema import Row
 from egup_trainer.errors import DataError
 
@@ -51,7 +51,7 @@ def load_rows(
             - a path to a `.json`/`.jsonl`, `.csv` or `.parquet` file or to a folder of `datasets.save_to_disk`;
             - `tofu:NAME`, such as `tofu:forget10`: the file `NAME.json` in `data_dir`, or else the copy on the hub;
             - a hub id, `owner/name[:config[:split]]` (split "train" unless named);
-            - a `datasets.Dataset`, or any iterable of mappings or of `Row`.
+            - a `datasets.Dataset`, a pandas `DataFrame`, or any iterable of mappings or of `Row`.
         data_dir: local folder with the TOFU files, for `tofu:` sources.
         columns: the source's own name of a column by the name under which it is read, as in `{"question": "q"}`. The
             TOFU files are read as they are.
@@ -101,15 +101,22 @@ def iter_rows(
 def records_of(data: Iterable[Any]) -> Iterator[Any]:
     """The items of the data; those of a `datasets.Dataset` as Python's own values, whatever its format is.
 
+    Those of a pandas `DataFrame` are its rows.
+
     Raises:
-        DataError: the data is a mapping, such as a `DatasetDict`.
+        DataError: the data is a mapping, such as a `DatasetDict`, one row, or a dict of columns.
     """
     if isinstance(data, Mapping):
+        has_columns = not {"input_ids", *LAYOUT_COLUMNS}.isdisjoint(data)
         raise DataError(
             got=f"a {type(data).__name__} with the keys {', '.join(map(safe_name, data))}",
             expected="one set of rows",
-            fix="name one of its splits",
+            fix="give a list of rows ([row]), or datasets.Dataset.from_dict(columns)"
+            if has_columns
+            else "name one of its splits",
         )
+    if hasattr(data, "iterrows"):  # a pandas.DataFrame, whose items are the names of its columns
+        return iter(data.to_dict("records"))  # type: ignore[attr-defined]
     form = getattr(data, "format", None)
     if isinstance(form, dict) and form.get("type") not in (None, "custom"):  # custom: the user's own transform
         data = data.with_format(None, columns=form["columns"])  # type: ignore[attr-defined]

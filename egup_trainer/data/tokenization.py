@@ -14,7 +14,7 @@ from torch.utils.data import Dataset
 
 from egup_trainer.data.rendering import USE_MARKERS, Renderer, Template
 from egup_trainer.data.schema import IGNORE_INDEX, NO_SOURCE, Message, OnLongRow, Row, RowSource, TokenizedRow
-from egup_trainer.errors import DataError, ModelError
+from egup_trainer.errors import DataError, LostAnswerError, ModelError
 
 
 class RowDataset(Dataset):
@@ -123,11 +123,13 @@ def tokenize(
 
 @contextmanager
 def refused_by_template(where: str) -> Iterator[None]:
-    """Raises `DataError` for a row that the chat template refuses; `where` says which row it is."""
+    """Names the row, `where`, that the chat template refuses (`DataError`) or whose answer it loses."""
     from jinja2 import TemplateError
 
     try:
         yield
+    except LostAnswerError as error:
+        raise LostAnswerError(got=f"{error.got} of {where}", expected=error.expected, fix=error.fix) from error
     except TemplateError as error:
         raise DataError(
             got=f"{where}, which the chat template refuses",
@@ -178,7 +180,8 @@ class _RowEncoder:
     def encode(self, row: Row) -> TokenizedRow:
         """The row's tokens, up to the one that closes its answer."""
         tokenizer, text = self.renderer.tokenizer, self.renderer.row(row)
-        encoded = tokenizer(text.text, add_special_tokens=not text.is_chat, return_offsets_mapping=True)
+        has_start = text.is_chat or (bool(tokenizer.bos_token) and text.text.startswith(tokenizer.bos_token))
+        encoded = tokenizer(text.text, add_special_tokens=not has_start, return_offsets_mapping=True)
         ids = np.asarray(encoded["input_ids"], dtype=np.int32)
         starts, ends = np.asarray(encoded["offset_mapping"], dtype=np.int64).reshape(-1, 2).T
         # The offsets of a token of spaces may be empty, and a control token may take in the spaces before it.

@@ -122,10 +122,10 @@ class Writing:
         """How a tokenizer renders row sets."""
         template = getattr(tokenizer, "chat_template", None)
         digest = hashlib.sha256(str(template).encode()).hexdigest()[:16] if template else None
-        first = next((each.template for each in row_sets if not each.template.always), None)
+        first = next((each.template for each in row_sets if each.template.closed), None)
         if first is None:
             return cls(chat_template=digest)
-        date = first.date if writes_date(tokenizer) else None
+        date = first.date if writes_date(tokenizer) and not first.always else None
         return cls(date, digest, first.system_prompt, dict(first.kwargs) or None)
 
 

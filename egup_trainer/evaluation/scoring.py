@@ -74,7 +74,7 @@ def score_sets(
 def _score(scoring: "_Scoring", row_sets: list[RowSet]) -> dict[str, SetScores]:
     texts, dataset = scoring.read.texts, scoring.read.dataset
     check_positions(scoring.bare, max(map(len, dataset.rows)), "a text", "lower --max_length")
-    check_token_ids(scoring.bare, dataset.rows, "the rows")
+    check_token_ids(scoring.bare, [row.input_ids for row in dataset.rows], "the rows")
     members = _answers(texts, [each for each in row_sets if each.with_membership])
     featured = _answers(texts, [each for each in row_sets if each.with_features])
     norms, numbers = scoring.numbers(members, featured)

@@ -68,8 +68,9 @@ def their_text(row: Row, number: int, renderer: Renderer, *, max_length: int, co
 def _ids(row: Row, renderer: Renderer, max_length: int, continues: bool) -> tuple[list[int], list[int]]:
     """Ids of the whole text, and of its prompt alone."""
     tokenizer, template = renderer.tokenizer, renderer.template
+    renderer.row(row)  # refuses a chat template that leaves out the answer or the system prompt
     row = template.with_system_turn(row)
-    if row.prompt and tokenizer.chat_template and not template.always:
+    if row.has_turns and tokenizer.chat_template and not template.always:
         turns = [{"role": turn.role, "content": turn.content} for turn in row.prompt]
         whole = renderer.chat([*turns, {"role": "assistant", "content": row.answer}])
         asked = renderer.chat(turns, add_generation_prompt=True)

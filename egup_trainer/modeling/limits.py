@@ -3,9 +3,9 @@
 from collections.abc import Iterable
 from typing import Any
 
+import numpy as np
 from torch import Tensor, nn
 
-from egup_trainer.data.schema import TokenizedRow
 from egup_trainer.errors import ModelError, NumberError, TooFewPositionsError
 from egup_trainer.modeling.offloading import iter_tensors
 
@@ -42,18 +42,23 @@ def check_positions(model: Any, needed: int, what: str, fix: str) -> None:
         )
 
 
-def check_token_ids(model: Any, rows: Iterable[TokenizedRow], what: str) -> None:
-    """Raises `ModelError` if rows hold a token that the model does not know: the tokenizer is not the model's own.
+def check_token_ids(model: Any, texts: Iterable[np.ndarray], what: str) -> None:
+    """Raises `ModelError` as `check_known_ids` does, for a model."""
+    check_known_ids(model.get_input_embeddings(), texts, what)
+
+
+def check_known_ids(embedding: Any, texts: Iterable[np.ndarray], what: str) -> None:
+    """Raises `ModelError` if texts hold a token that the model does not know: the tokenizer is not the model's own.
 
     Only tokens in use count: some tokenizers have tokens that no text contains and no model knows.
 
     Args:
-        model: the model.
-        rows: tokenized rows.
-        what: what the rows are, for the message.
+        embedding: the model's input embeddings.
+        texts: token ids of each text.
+        what: what the texts are, for the message.
     """
-    known = getattr(model.get_input_embeddings(), "num_embeddings", None)
-    largest = max((int(row.input_ids.max()) for row in rows), default=0)
+    known = getattr(embedding, "num_embeddings", None)
+    largest = max((int(ids.max()) for ids in texts if len(ids)), default=0)
     if known is not None and largest >= known:
         raise ModelError(
             got=f"token {largest} in {what} for a model of {known} tokens",

@@ -9,7 +9,7 @@ from pathlib import Path
 from pickle import UnpicklingError  # noqa: TID251  what torch raises where it refuses to unpickle
 from typing import Any
 
-from egup_trainer.errors import ModelError, first_line
+from egup_trainer.errors import ConfigError, ModelError, check_range, did_you_mean, first_line
 from egup_trainer.extras import require_extra
 from egup_trainer.files import refuse_unfinished
 from egup_trainer.modeling.base_weights import weights_digest
@@ -29,6 +29,7 @@ _MODEL = "causal language model"
 _TOKENIZER = "tokenizer_config.json"
 _RECORD = "unlearning.json"
 """The record of a run beside its model; `egup_trainer.records.schema` has the same name."""
+_HUB_SECONDS = 10
 _PLAIN_NAME = re.compile(r"[\w.]+")
 
 
@@ -43,9 +44,17 @@ def load_tokenizer(name_or_path: str, *, trust_remote_code: bool = False, revisi
     folder = Path(name_or_path)
     if is_adapter(name_or_path) and not (folder / _TOKENIZER).is_file() and (folder.parent / _TOKENIZER).is_file():
         name_or_path = str(folder.parent)
-    return _load(
+    tokenizer = _load(
         AutoTokenizer.from_pretrained, "tokenizer", name_or_path, trust_remote_code=trust_remote_code, revision=revision
     )
+    files, folder = ["tokenizer.json", *tokenizer.vocab_files_names.values()], Path(name_or_path)
+    if folder.is_dir() and not any((folder / name).is_file() for name in files):  # transformers makes an empty one
+        raise ModelError(
+            got=f"no tokenizer in {name_or_path}",
+            expected="a folder with the model's tokenizer (tokenizer.json)",
+            fix="save the tokenizer of the model that it was made from there (tokenizer.save_pretrained)",
+        )
+    return tokenizer
 
 
 def load_model(name_or_path: str, **model_init_kwargs: Any) -> Any:
@@ -333,6 +342,26 @@ def keep_gradients_of_4bit_layers(model: Any) -> None:
         module.support_avx512bf16_for_cpu = False
 
 
+def check_peft_config(peft_config: Any) -> None:
+    """Raises `ConfigError` for a description of an adapter that is none, or is not one for a causal language model."""
+    from peft import LoraConfig, PeftConfig
+
+    if not isinstance(peft_config, PeftConfig):
+        raise ConfigError(
+            got=f"a {type(peft_config).__name__} as peft_config",
+            expected="a PeftConfig",
+            fix="make one: peft.LoraConfig(r=8, target_modules='all-linear')",
+        )
+    task = getattr(peft_config.task_type, "value", peft_config.task_type)
+    if task not in (None, "CAUSAL_LM"):
+        raise ConfigError(got=f"lora_task_type={task}", expected="CAUSAL_LM", fix="leave out --lora_task_type")
+    if isinstance(peft_config, LoraConfig):
+        check_range(peft_config, ("lora_alpha",), low=0, low_is_allowed=False)
+        if not 0 <= peft_config.lora_dropout < 1:
+            got = f"lora_dropout={peft_config.lora_dropout}"
+            raise ConfigError(got=got, expected="a number from 0 to below 1", fix="set --lora_dropout")
+
+
 def add_adapter(model: Any, peft_config: Any, revision: str | None = None) -> Any:
     """`model` with a fresh adapter; the base weights are frozen.
 
@@ -360,6 +389,7 @@ def add_adapter(model: Any, peft_config: Any, revision: str | None = None) -> An
         # PEFT takes a string as a pattern of the full name, and TRL turns a list of one name into a string.
         peft_config.target_modules = [target]
     try:
+        _refuse_missing_targets(model, peft_config)
         with stand_ins(model):
             adapted = get_peft_model(model, peft_config, revision=revision)
     except (*_FILE_ERRORS, re.error) as error:
@@ -371,6 +401,15 @@ def add_adapter(model: Any, peft_config: Any, revision: str | None = None) -> An
             fix="choose another kind of adapter, or load the model without device_map",
         )
     return adapted
+
+
+def _refuse_missing_targets(model: Any, peft_config: Any) -> None:
+    """Raises `ValueError` if one of several target modules is missing: PEFT is content with any of them."""
+    targets = getattr(peft_config, "target_modules", None)
+    names = [f".{name}" for name, _ in model.named_modules()]
+    for target in sorted(targets) if isinstance(targets, list | set | tuple) else ():
+        if not any(name.endswith(f".{target}") for name in names):
+            raise ValueError(f"Target module {target} is not in the model")
 
 
 def _misfit(model: Any, error: Exception) -> ModelError:
@@ -389,8 +428,7 @@ def _misfit(model: Any, error: Exception) -> ModelError:
 
 
 def _load(from_pretrained: Callable[..., Any], what: str, name_or_path: str, **kwargs: Any) -> Any:
-    if name_or_path.startswith((".", "/")) and not Path(name_or_path).is_dir():
-        raise ModelError(got=f"no folder at {name_or_path}", expected=f"a saved {what}", fix="check the path")
+    _refuse_missing_folder(name_or_path, what, kwargs.get("revision"))
     refuse_unfinished(name_or_path)
     from huggingface_hub.errors import StrictDataclassError
     from safetensors import SafetensorError
@@ -413,6 +451,31 @@ def _load(from_pretrained: Callable[..., Any], what: str, name_or_path: str, **k
             expected=f"a local folder or hub id of {_with_article(what)}",
             fix="check the name, the files and the network",
         ) from error
+
+
+def _refuse_missing_folder(name: str, what: str, revision: str | None) -> None:
+    """Raises `ModelError` for what is neither a folder nor on the hub, which transformers would ask again and again."""
+    path = Path(name)
+    is_path = name.startswith((".", "/"))
+    if path.is_dir() or (not is_path and _is_on_hub(name, revision)):
+        return
+    folders = [each.name for each in path.parent.iterdir() if each.is_dir()] if path.parent.is_dir() else []
+    raise ModelError(
+        got=f"no folder at {name}" + ("" if is_path else ", and no model of that name on the hub, or no way to it"),
+        expected=f"a saved {what}",
+        fix=did_you_mean(path.name, folders, "check the path" if is_path else "check the name and the network"),
+    )
+
+
+def _is_on_hub(name: str, revision: str | None) -> bool:
+    """Whether a model lies in the cache of the hub's client, or can be reached there."""
+    from huggingface_hub import HfApi, try_to_load_from_cache
+
+    try:
+        files = (try_to_load_from_cache(name, file, revision=revision) for file in ("config.json", _TOKENIZER))
+        return any(isinstance(file, str) for file in files) or bool(HfApi().model_info(name, timeout=_HUB_SECONDS))
+    except Exception:  # the client has no common base for "no such name", "not there" and "no network"
+        return False
 
 
 def _with_article(what: str) -> str:

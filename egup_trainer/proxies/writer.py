@@ -20,6 +20,7 @@ from egup_trainer.files import append_to_file, one_line_write_errors, write_file
 from egup_trainer.modeling.generation import Sampling, generate
 from egup_trainer.modeling.scan import scan_fingerprint
 from egup_trainer.proxies.filters import Rejection
+from egup_trainer.proxies.frame import Frame
 from egup_trainer.proxies.judge import Judge, Scorer, Verdict
 from egup_trainer.proxies.prompt import Example, examples_of, prompt_tokens, read_row, sample_examples
 from egup_trainer.proxies.settings import ProxySettings, digest_of_rows, new_tokens_for
@@ -235,7 +236,8 @@ def record_of(row: Row) -> dict[str, Any]:
     if not row.prompt:
         return {"text": row.answer, **given}
     if len(row.prompt) == 1:
-        return {"question": row.prompt[0].content, "answer": row.answer, **given}
+        names = ("question", "answer") if row.has_turns else ("prompt", "completion")
+        return dict(zip(names, (row.prompt[0].content, row.answer), strict=True)) | given
     turns = [{"role": message.role, "content": message.content} for message in row.prompt]
     return {"messages": [*turns, {"role": "assistant", "content": row.answer}], **given}
 
@@ -306,6 +308,10 @@ def write_proxies(
     writer = writer or Writer(model, tokenizer, name, template)
     forget = load_rows(forget_rows)
     retain = [] if retain_rows is None else load_rows(retain_rows)
+    frame = Frame.of(forget)
+    if frame is not None:
+        forget, retain = ([frame.take_off(row) for row in rows] for rows in (forget, retain))
+        template = frame.template(template)
     examples = examples_of(forget)
     digest = _digest(model, tokenizer, writer, template, forget, retain, settings)
     log = _find_log(output, digest, replace_other)
@@ -313,7 +319,7 @@ def write_proxies(
         judge = Judge(forget, retain, Scorer(model, tokenizer, template, settings, batch_size), progress)
         log = log or AttemptLog.start(attempts_path(output), digest, judge.forget_nll)
         _attempt(log, judge, writer, examples, settings, batch_size, progress)
-    return _finish(log, output, writer, settings)
+    return _finish(log, output, writer, settings, frame)
 
 
 def _digest(
@@ -411,10 +417,12 @@ def _is_short(verdicts: Sequence[Verdict], settings: ProxySettings) -> bool:
     return kept < settings.num_rows and len(verdicts) < settings.budget
 
 
-def _finish(log: AttemptLog, output: Path, writer: Writer, settings: ProxySettings) -> Proxies:
+def _finish(log: AttemptLog, output: Path, writer: Writer, settings: ProxySettings, frame: Frame | None) -> Proxies:
     """Writes rows and numbers, and refuses too few rows."""
     verdicts = list(_until(log.verdicts[: settings.budget], settings.num_rows))
     kept = [(verdict.row, verdict.attempt) for verdict in verdicts if verdict.row is not None]
+    if frame is not None:
+        kept = [(frame.put_on(row), attempt) for row, attempt in kept]
     origin = {"writer": writer.name, "seed": settings.seed, "digest": log.digest}
     quality = Quality.of(
         verdicts,

@@ -136,8 +136,8 @@ class Reading:
 
     max_length: int
     on_long_row: str
-    user_marker: str
-    assistant_marker: str
+    user_marker: str | None
+    assistant_marker: str | None
     template_date: str | None
     seed: int
     drop_overlap: bool

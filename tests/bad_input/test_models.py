@@ -7,6 +7,7 @@ import pytest
 import torch
 from conftest import make_tiny_model
 from fixtures_cli import (
+    ROWS,
     assert_refused,
     save,
     smaller_vocabulary,
@@ -26,6 +27,7 @@ from transformers import (
     T5ForConditionalGeneration,
 )
 
+from egup_trainer.cli.main import main
 from egup_trainer.errors import ConfigError, DataError, ModelError, TooFewPositionsError
 
 pytestmark = pytest.mark.usefixtures("fresh_accelerate")
@@ -245,13 +247,23 @@ def test_what_a_model_cannot_be_measured_by_is_refused(good_model, tmp_path, cap
     assert_refused(words, tmp_path, capsys, *named, error=error)
 
 
-@pytest.mark.parametrize("command", ["evaluate", "audit"])
+@pytest.mark.parametrize("command", ["evaluate", "audit", "chat"])
 def test_the_other_commands_refuse_the_tokenizer_of_another_model(folder, tmp_path, capsys, command):
     smaller_vocabulary(folder)
     words = [command, "--model_name_or_path", str(folder), "--use_cpu", "--output", str(tmp_path / "o.json")]
     words += [*source_flags(tmp_path, proxy=None), "--disable_tqdm", "--max_new_tokens", "4"]
     words += ["--suite", "custom"] if command == "evaluate" else ["--attacks", "sampling"]
+    if command == "chat":
+        question = ROWS["forget"][0]["question"]
+        words = ["chat", str(folder), str(folder), "--use_cpu", "--max_new_tokens", "4", "--question", question]
     assert_refused(words, tmp_path, capsys, "300 tokens", "tokenizer", error=ModelError)
+
+
+def test_inspect_names_the_tokenizer_of_another_model(folder, tmp_path, capsys):
+    smaller_vocabulary(folder)
+    sources = source_flags(tmp_path, proxy=None)[:2]
+    assert main(["inspect", "--model_name_or_path", str(folder), *sources, "--use_cpu"]) == 2
+    assert "in the rows for a model of 300 tokens, but expected the model's own tokenizer" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

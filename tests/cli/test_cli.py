@@ -12,7 +12,7 @@ import pytest
 import torch
 import transformers
 from conftest import qa_rows
-from fixtures_cli import egup, save, unlearn, write, write_rows
+from fixtures_cli import egup, save, tokenizer_with, unlearn, write, write_rows
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from egup_trainer import EGUPConfig, UnlearnConfig, UnlearnTrainer
@@ -212,6 +212,40 @@ def test_inspect_says_how_well_a_model_knows_the_rows_and_in_which_format(taught
     printed = capsys.readouterr().out
     assert "They are likelier (0.88" in printed
     assert r"after the markers 'Question: ' and '\nAnswer: '" in printed
+
+
+def test_inspect_compares_written_rows_and_a_chat_template_with_the_markers(taught, tokenizer, tmp_path, capsys):
+    model = save(taught(), tokenizer, tmp_path / "model")
+    rows = qa_rows(0, 10)
+    right = [{"prompt": f"Question: {row['question']}\nAnswer:", "completion": f" {row['answer']}"} for row in rows]
+    bare = [{"prompt": row["question"], "completion": row["answer"]} for row in rows]
+    paths = write_rows(tmp_path, right=right, bare=bare, questions=rows)
+
+    def printed(**flags):
+        assert egup("inspect", model_name_or_path=model, use_cpu=True, **flags) == 0
+        return capsys.readouterr().out
+
+    found = printed(forget=paths["right"])
+    assert "written by: nothing (the rows are written out)" in found
+    assert "above one half in 10 of 10 rows" in found
+    assert "likelier" not in found
+    columns, markers = (
+        "name the columns (--columns question=prompt,answer=completion)",
+        "--user_marker, --assistant_marker",
+    )
+    assert (
+        r"after the markers 'Question: ' and '\nAnswer: ': if the model was trained like that, "
+        f"{columns} and name the markers ({markers})"
+    ) in printed(forget=paths["bare"])
+    advised = {"columns": "question=prompt,answer=completion", "assistant_marker": "\nAnswer: "}
+    assert "above one half in 10 of 10 rows" in printed(forget=paths["bare"], **advised)
+    tokenizer_with(model, chat_template="{% for m in messages %}[{{ m.role }}]{{ m.content }}{% endfor %}")
+    found = printed(forget=paths["questions"])
+    assert "written by: chat template" in found
+    assert rf"'\nAnswer: ': if the model was trained like that, name them ({markers})" in found
+    found = printed(forget=paths["questions"], user_marker="Question: ")
+    assert "written by: plain markers (as given)" in found
+    assert "above one half in 10 of 10 rows" in found
 
 
 def test_inspect_shows_the_cut(model, rows, capsys):

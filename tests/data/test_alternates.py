@@ -3,7 +3,7 @@
 import pytest
 
 from egup_trainer.data.alternates import REFUSALS, alternates_for, check_alternates, read_refusals, refusals_for
-from egup_trainer.data.schema import Message, Row
+from egup_trainer.data.schema import WRITTEN, Message, Row
 from egup_trainer.data.tokenization import from_token_columns, tokenize
 from egup_trainer.errors import DataError
 
@@ -23,6 +23,12 @@ def test_a_refusal_is_chosen_by_seed_and_row_alone():
     assert chosen != refusals_for(ROWS, REFUSALS, seed=5)
     assert len(set(chosen)) > 15
     assert set(chosen) <= set(REFUSALS)
+
+
+def test_a_refusal_after_a_prompt_that_is_written_out_begins_as_the_answer_does():
+    rows = [Row((Message(WRITTEN, "Ada lives in"),), " Aren."), Row((Message(WRITTEN, "Ada lives in "),), "Aren.")]
+    assert refusals_for(rows, ["I pass."], seed=0) == [" I pass.", "I pass."]
+    assert refusals_for(rows[:1], ["\nNo."], seed=0) == ["\nNo."]
 
 
 def test_alternates_come_before_perturbed_answers():

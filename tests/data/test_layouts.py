@@ -10,13 +10,15 @@ import pytest
 import torch
 
 from egup_trainer.data.layouts import parse_columns, to_row
-from egup_trainer.data.schema import Message, Row
+from egup_trainer.data.schema import WRITTEN, Message, Row
 from egup_trainer.data.sources import load_rows
 from egup_trainer.errors import DataError, EgupError
 
 SECRET = "XYZZYSECRET"  # occurs only in rows: no message may repeat it
 USER, ASSISTANT = {"role": "user", "content": "q"}, {"role": "assistant", "content": "a"}
 SYSTEM = {"role": "system", "content": "s"}
+Q = (Message("user", "q"),)
+CALL = {"function": {"name": "look_up", "arguments": {"town": SECRET}}}
 LAYOUTS = {
     "question": {"question": "q", "answer": "a"},
     "prompt": {"prompt": "q", "completion": "a"},
@@ -87,12 +89,9 @@ KINDS = [in_jsonl, in_csv, in_parquet, in_folder, in_pandas_csv, from_pandas, *m
 @pytest.mark.parametrize("write", KINDS)
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_every_layout_reads_every_column_from_every_kind_of_file(tmp_path, layout, write):
-    prompt = () if layout == "text" else (Message("user", "q"),)
+    prompt = {"text": (), "prompt": (Message(WRITTEN, "q"),)}.get(layout, Q)
     rows = load_rows(write([{**LAYOUTS[layout], **OPTIONAL}] * 2, tmp_path))
     assert rows == [Row(prompt, "a", **READ)] * 2
-
-
-Q = (Message("user", "q"),)
 
 
 @pytest.mark.parametrize(
@@ -104,8 +103,17 @@ Q = (Message("user", "q"),)
         ({"question": "q", "answer": "a", "perturbed_answer": []}, Row(Q, "a")),
         ({"question": "q", "answer": ["a", "b", "c"]}, Row(Q, "a", alternatives=("b", "c"))),
         ({"question": "q", "answer": ["a"]}, Row(Q, "a")),
-        ({"prompt": "q", "completion": ["a", "b"], "perturbed_answer": ["w"]}, Row(Q, "a", None, ("w",), ("b",))),
+        (
+            {"prompt": "q", "completion": ["a", "b"], "perturbed_answer": ["w"]},
+            Row((Message(WRITTEN, "q"),), "a", None, ("w",), ("b",)),
+        ),
         ({"question": "q", "text": "t"}, Row((), "t")),
+        # Datasets write the keys that other turns have as null.
+        ({"messages": [USER, ASSISTANT | {"tool_calls": None, "reasoning_content": ""}], "tools": []}, Row(Q, "a")),
+        (
+            {"messages": [USER | {"content": [{"type": "text", "text": t} for t in "q "]}, ASSISTANT]},
+            Row((Message("user", "q "),), "a"),
+        ),
         ({"messages": [USER, ASSISTANT], "text": "t"}, Row(Q, "a")),
         (
             {"messages": [SYSTEM, USER, ASSISTANT, {"role": "user", "content": "q2"}, ASSISTANT | {"content": "a2"}]},
@@ -163,6 +171,44 @@ def test_a_bad_row_is_named_by_number_and_never_quoted(record, got):
     assert caught.value.got.startswith(got)
     assert "row 7 of f" in caught.value.got
     assert SECRET not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("record", "got"),
+    [
+        ({"messages": [USER, ASSISTANT], "tools": [CALL]}, "tools in row 7 of f"),
+        ({"messages": [USER, ASSISTANT | {"content": None, "tool_calls": [CALL]}]}, "tool_calls in row 7 of f"),
+        ({"messages": [USER, ASSISTANT | {"reasoning_content": SECRET}]}, "reasoning_content in row 7 of f"),
+        ({"messages": [USER, ASSISTANT | {"thinking": SECRET}, USER, ASSISTANT]}, "thinking in row 7 of f"),
+        ({"prompt": [USER], "completion": [ASSISTANT | {"tool_calls": [CALL]}]}, "tool_calls in row 7 of f"),
+        ({"conversations": LAYOUTS["ShareGPT"]["conversations"], "tools": SECRET}, "tools in row 7 of f"),
+        ({"messages": [USER, ASSISTANT], "chat_template_kwargs": {"a": 1}}, "chat_template_kwargs in row 7 of f"),
+    ],
+)
+def test_what_no_row_can_hold_of_a_chat_is_refused(record, got):
+    with pytest.raises(DataError) as caught:
+        to_row(record, "f", 7)
+    assert str(caught.value) == (
+        f"Got {got}, but expected turns that hold only text. Write that row out as the model reads it, as prompt and "
+        "completion (docs/data.md shows how)."
+    )
+
+
+@pytest.mark.parametrize(
+    ("part", "types"),
+    [
+        ({"type": "image_url", "image_url": SECRET}, "image_url, text"),
+        (SECRET, "str, text"),
+        ({"type": "text", "text": None}, "text"),
+    ],
+)
+def test_parts_of_a_content_that_are_not_text_are_refused(part, types):
+    with pytest.raises(DataError) as caught:
+        to_row({"messages": [USER | {"content": [{"type": "text", "text": SECRET}, part]}, ASSISTANT]}, "f", 7)
+    assert str(caught.value) == (
+        f"Got a content of parts of the type {types} in row 7 of f, but expected text, or parts of the type text: "
+        '[{"type": "text", "text": "..."}]. Remove that row, or its other parts.'
+    )
 
 
 @pytest.mark.parametrize("blank", ["", " ", None, float("nan"), np.nan, pandas.NA, pandas.NaT])

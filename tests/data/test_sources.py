@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 
 import datasets
+import pandas
 import pyarrow
 import pyarrow.parquet
 import pytest
@@ -196,7 +197,7 @@ def test_a_part_of_a_file_is_decoded_alone(tmp_path, monkeypatch):
 # What may be named
 
 
-@pytest.mark.parametrize("kind", [list, iter, datasets.Dataset.from_list])
+@pytest.mark.parametrize("kind", [list, iter, datasets.Dataset.from_list, pandas.DataFrame])
 def test_any_iterable_of_mappings_serves(kind):
     rows = kind([{"question": "q1", "answer": "a1"}, {"question": "q2", "answer": "a2"}])
     assert load_rows(rows) == [Row((Message("user", "q1"),), "a1"), Row((Message("user", "q2"),), "a2")]
@@ -208,6 +209,12 @@ def test_what_is_not_a_set_of_rows_is_refused(write):
     assert error_of(load_rows, path).got == f"no rows in {path}"
     rows = datasets.Dataset.from_list([{"text": SECRET}])
     assert "train, test" in error_of(load_rows, datasets.DatasetDict(train=rows, test=rows)).got
+    row = {"question": SECRET, "answer": SECRET}
+    for data in (row, {name: [value] for name, value in row.items()}):
+        assert str(error_of(load_rows, data)) == (
+            "Got a dict with the keys question, answer, but expected one set of rows. Give a list of rows ([row]), or "
+            "datasets.Dataset.from_dict(columns)."
+        )
     for text in (SECRET, f"the text of a question and its answer {SECRET}"):
         assert "a str" in error_of(load_rows, [text]).got
 

@@ -8,7 +8,7 @@ import pytest
 from transformers import PreTrainedTokenizerBase
 
 from egup_trainer.data.rendering import RESERVED, Renderer, Template
-from egup_trainer.data.schema import Message, Row
+from egup_trainer.data.schema import WRITTEN, Message, Row
 from egup_trainer.data.template_inputs import TemplateInputs, choose_inputs, parse_template_kwargs
 from egup_trainer.data.tokenization import tokenize
 from egup_trainer.errors import ConfigError, ModelError
@@ -72,6 +72,29 @@ def test_markers_write_the_system_prompt_on_a_line_of_its_own(written):
     assert (text, answer) == ("Be kind.\nQ: Who? A: Ada.", "Ada.")
 
 
+def test_given_markers_win_over_a_chat_template(written):
+    assert written(ROW, Template.marked(None, None, None))[0] == "<user>Who?<eos><assistant>Ada.<eos>"
+    assert written(ROW, Template.marked("Q: ", None, None)) == ("Q: Who?\nAnswer: Ada.", "Ada.")
+    assert written(ROW, Template.marked("", "", None)) == ("Who?Ada.", "Ada.")
+
+
+@pytest.mark.parametrize("template", [Template(), Template("Q: ", "A: ", system_prompt="Be kind.", always=True)])
+def test_a_prompt_that_is_written_out_gets_no_template_no_markers_and_no_system_turn(written, template):
+    row = Row((Message(WRITTEN, "Ada was born in"),), " Aren.")
+    for chat_template in (TURNS, None):
+        assert written(row, template, chat_template) == ("Ada was born in Aren.", " Aren.")
+
+
+def test_an_answer_that_is_written_out_ends_with_one_end_of_sequence(tokenizer):
+    chatty = copy.deepcopy(tokenizer)
+    chatty.chat_template = TURNS
+    for prompt, answer in (("Where does Ada live?", " In Aren."), ("<user>Who?<eos><assistant>", "Ada.<eos>")):
+        [row] = tokenize([Row((Message(WRITTEN, prompt),), answer)], chatty, name="row").rows
+        text = prompt + answer.removesuffix("<eos>") + "<eos>"
+        assert row.input_ids.tolist() == tokenizer(text)["input_ids"]
+        assert tokenizer.decode(row.labels[row.is_scored]).lstrip() == answer.removesuffix("<eos>").lstrip() + "<eos>"
+
+
 def test_variables_do_not_replace_what_the_caller_sets(tokenizer):
     chatty = copy.deepcopy(tokenizer)
     chatty.chat_template = TURNS
@@ -98,6 +121,12 @@ def test_a_template_that_drops_system_turns_is_refused(written, refused):
     dropping = TURNS.replace("messages %}", "messages if m.role != 'system' %}")
     error = refused(ModelError, written, ROW, Template(system_prompt="Be kind."), dropping)
     assert error.got == "system_prompt for a chat template that leaves out system turns"
+    refusing = "{% if messages[0].role == 'system' %}{{ raise_exception('No system') }}{% endif %}" + TURNS
+    error = refused(ModelError, written, ROW, Template(system_prompt="Be kind."), refusing)
+    assert str(error) == (
+        "Got system_prompt for a chat template that refuses system turns, but expected a template that writes them. "
+        "Leave out --system_prompt, or put its text into the questions."
+    )
     assert written(OWN, Template(system_prompt="Be kind."), dropping)[1] == "Ada."  # the row's own is the row's matter
 
 

@@ -481,7 +481,9 @@ def test_rows_and_tokenizers_that_cannot_be_used_are_refused(tokenizer, words):
     assert refused(DataError, Row((), SECRET), words) == "no answer token in row 1 of the forget set, of 1 tokens"
     dropping = copy.deepcopy(tokenizer)
     for dropping.chat_template in (USER_ALONE, "[x]" + USER_ALONE, USER_ALONE + "[assistant]"):
-        assert refused(ModelError, qa("q", SECRET), dropping) == ("a chat template whose text does not hold the answer")
+        assert refused(ModelError, qa("q", SECRET), dropping) == (
+            "a chat template whose text does not hold the answer of row 0 of the forget set"
+        )
     rows = tokenize([qa("w1", "w2", "w3"), qa("w1", f"w3 {SECRET}")], words, name="forget set")
     assert error_of(DataError, check_paraphrases, rows).got == "no paraphrased_answer in row 1 of the forget set"
 

@@ -31,7 +31,7 @@ def test_an_option_is_shown_with_type_default_and_help():
     table = options_table(EGUPConfig)
     assert "| `proxy_form` | `effort or penalty` | `effort` | How the boundary acts" in table
     assert "| `cache_dim` | `int or none` | `none` | Project cached features" in table
-    assert r"| `assistant_marker` | `str` | `'\nAnswer: '` | Text before the answer" in options_table(UnlearnConfig)
+    assert r"| `assistant_marker` | `str or none` | `none` | Text before the answer" in options_table(UnlearnConfig)
 
 
 @pytest.mark.parametrize("config", [ProxySettings, AuditOptions], ids=lambda each: each.__name__)

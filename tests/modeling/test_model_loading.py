@@ -10,7 +10,7 @@ from transformers import MixtralConfig, MixtralForCausalLM
 
 from egup_trainer.errors import ConfigError, ModelError
 from egup_trainer.modeling.base_weights import weights_digest
-from egup_trainer.modeling.loading import add_adapter, load_model, load_tokenizer, model_init_kwargs
+from egup_trainer.modeling.loading import add_adapter, check_peft_config, load_model, load_tokenizer, model_init_kwargs
 from egup_trainer.modeling.trainable import mlp_output, train_matching, train_mlp_alone
 from egup_trainer.records.schema import RECORD_NAME
 
@@ -85,7 +85,54 @@ def test_the_tokenizer_of_a_folder(tokenizer, tmp_path):
     assert loaded("Where does Ada live?").input_ids == tokenizer("Where does Ada live?").input_ids
 
 
+def test_a_folder_without_a_tokenizer_and_a_misspelt_folder_are_named(saved, tmp_path, monkeypatch):
+    folder = tmp_path / "gpt2"  # of which transformers makes a tokenizer without tokens
+    folder.mkdir()
+    (folder / "config.json").write_text('{"model_type": "gpt2"}')
+    with pytest.raises(ModelError) as caught:
+        load_tokenizer(str(folder))
+    assert str(caught.value) == (
+        f"Got no tokenizer in {folder}, but expected a folder with the model's tokenizer (tokenizer.json). Save the "
+        "tokenizer of the model that it was made from there (tokenizer.save_pretrained)."
+    )
+    monkeypatch.chdir(tmp_path)
+    no_way = ", and no model of that name on the hub, or no way to it"
+    for name, got, fix in (
+        ("modell", f"modell{no_way}", "Did you mean model?"),
+        ("xyz/abc", f"xyz/abc{no_way}", "Check the name and the network."),
+        ("./modell", "./modell", "Did you mean model?"),
+    ):
+        with pytest.raises(ModelError) as caught:
+            load_model(name)
+        assert str(caught.value) == f"Got no folder at {got}, but expected a saved causal language model. {fix}"
+
+
 # Adapters
+
+
+@pytest.mark.parametrize(
+    ("peft_config", "message"),
+    [
+        (
+            {"r": 8},
+            "Got a dict as peft_config, but expected a PeftConfig. Make one: "
+            "peft.LoraConfig(r=8, target_modules='all-linear').",
+        ),
+        (
+            LoraConfig(task_type="SEQ_CLS"),
+            "Got lora_task_type=SEQ_CLS, but expected CAUSAL_LM. Leave out --lora_task_type.",
+        ),
+        (LoraConfig(lora_alpha=-3), "Got lora_alpha=-3, but expected a number above 0. Set --lora_alpha."),
+        (
+            LoraConfig(lora_dropout=3),
+            "Got lora_dropout=3, but expected a number from 0 to below 1. Set --lora_dropout.",
+        ),
+    ],
+)
+def test_what_describes_no_adapter_is_refused(peft_config, message):
+    with pytest.raises(ConfigError) as caught:
+        check_peft_config(peft_config)
+    assert str(caught.value) == message
 
 
 def test_a_fresh_adapter_changes_nothing_and_freezes_the_rest(saved):
@@ -113,6 +160,7 @@ MIXTRAL = MixtralConfig(
 @pytest.mark.parametrize(
     ("options", "expected", "fix"),
     [
+        ({"target_modules": ["q_proj", "c_attn"]}, "down_proj gate_proj k_proj lm_head o_proj q_proj", "--lora_target"),
         ({"target_modules": ["no_such_layer"]}, "down_proj gate_proj k_proj lm_head o_proj q_proj", "--lora_target"),
         ({"target_modules": "all-linear", "lora_dropout": 0.05}, "without dropout", "--lora_dropout 0"),
         ({"target_modules": ["q_proj"], "r": 0}, "options that", "change them"),

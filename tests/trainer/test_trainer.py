@@ -422,6 +422,16 @@ def test_bad_input_is_refused_before_anything_is_made(make_model, tokenizer, con
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.parametrize(("model", "what"), [(AutoModelForCausalLM, "the class AutoModelForCausalLM"), ({}, "a dict")])
+def test_what_is_no_model_is_refused(tokenizer, config, model, what):
+    with pytest.raises(ConfigError) as raised:
+        EGUPTrainer(model, config(), qa_rows(0, 8), qa_rows(20, 28), processing_class=tokenizer)
+    assert str(raised.value) == (
+        f"Got {what} as model, but expected a model, or its folder or hub id. "
+        "Load it: AutoModelForCausalLM.from_pretrained(...)."
+    )
+
+
 def test_dropout_is_switched_off_of_both_kinds(make_model):
     gpt2, llama = make_model("gpt2"), make_model("llama")
     gpt2.transformer.drop.p = 0.3

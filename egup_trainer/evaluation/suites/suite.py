@@ -74,7 +74,7 @@ class Suite:
         row_sets = [
             replace(
                 each,
-                template=each.template if each.template.always else replace(each.template, **given),
+                template=replace(each.template, **given) if each.template.closed else each.template,
                 on_long_row=on_long_row,
             )
             for each in self.row_sets
