@@ -130,6 +130,8 @@ def run(row_args: RowArguments, config: Any, model_config: Any) -> int:
 
 def next_step(status: Status, row_args: RowArguments, config: Any) -> list[str]:
     """What to try after a verdict, as a line; none where nothing is to be changed."""
+    from egup_trainer.components.auto import Strength
+
     if status is Status.UNKNOWN and row_args.proxy is None:
         return ["  Give --proxy: rows of the same kind that the model has never seen."]
     if status not in _FORGETS_MORE:
@@ -139,7 +141,7 @@ def next_step(status: Status, row_args: RowArguments, config: Any) -> list[str]:
     if not config.auto:
         tried.append(f"a {'higher' if more else 'lower'} --learning_rate than {config.learning_rate:g}")
     else:
-        strengths = list(type(config.strength))[:: 1 if more else -1]
+        strengths = list(Strength)[:: 1 if more else -1]
         tried += [f"--strength {each.value}" for each in strengths[strengths.index(config.strength) + 1 :][:1]]
     if more or not tried:
         tried.append(f"{'more' if more else 'fewer'} --num_train_epochs than {config.num_train_epochs:g}")
