@@ -28,11 +28,10 @@ from egup_trainer.components.expected_outputs import ExpectedOutputs
 from egup_trainer.components.feature_table import TableStorage
 from egup_trainer.components.features import FeatureMemory
 from egup_trainer.components.forget import ForgetObjective
-from egup_trainer.components.known_proxies import refuse_unknown_rows
 from egup_trainer.components.proxy_constraint import ProxyConstraint
 from egup_trainer.components.range_test import range_test
 from egup_trainer.components.retain import RetainObjective
-from egup_trainer.components.scanning import ScanRequest, merge_requests, run_scan
+from egup_trainer.components.scanning import merge_requests, run_scan
 from egup_trainer.components.self_samples import sample_answers
 from egup_trainer.components.step import Collected, FinishedStep, Step, StepCounts, mean_and_range
 from egup_trainer.components.step_log import POSITIONS, StepLog
@@ -400,18 +399,10 @@ class UnlearnTrainer(SearchingTrainer):
     # Before the first step
 
     def begin_training(self) -> None:
-        """Runs the scan before the first step, but not if the run was resumed or `train` is called again.
-
-        Raises:
-            DataError: a verdict is asked for, and the model does not know the forget rows.
-        """
+        """Runs the scan before the first step, but not if the run was resumed or `train` is called again."""
         if not self._has_started:
-            judged: dict[str, ScanRequest] = {}
-            if self.args.verdict and self.proxy_rows is not None:
-                sets = {"forget": self.train_dataset.forget, "proxy": self.proxy_rows}
-                judged = {name: ScanRequest(rows, torch.arange(len(rows))) for name, rows in sets.items()}
             scan = run_scan(
-                merge_requests([judged, *(component.scan() for component in self.components)]),
+                merge_requests(component.scan() for component in self.components),
                 model=self.model_wrapped,
                 reader=self.reader,
                 collator=self.data_collator,
@@ -422,8 +413,6 @@ class UnlearnTrainer(SearchingTrainer):
             )
             for component in self.components:
                 component.start(scan)
-            if judged:
-                refuse_unknown_rows(scan["forget"].mean_nll[: len(self.forget_rows)], scan["proxy"].mean_nll)
             self._has_started = True
         self.step_log = StepLog()
 

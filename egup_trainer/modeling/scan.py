@@ -113,7 +113,7 @@ def score_rows(
     Raises:
         ModelError: a row has a token that the model lacks.
     """
-    check_known_ids(reader.embedding, [row.input_ids for row in dataset.rows], "the rows")
+    check_known_ids(getattr(reader, "embedding", None), [row.input_ids for row in dataset.rows], "the rows")
     wanted = torch.arange(len(dataset)) if ids is None else ids
     offsets = TokenOffsets.of(dataset, wanted.tolist()) if top_k or estimate else None
     reads: dict[str, Any] = {
