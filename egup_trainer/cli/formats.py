@@ -1,10 +1,13 @@
-"""Formats that models are often trained with, for `egup inspect` to compare with."""
+"""Formats that models are often trained with, to notice rows that are written in another one."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
+from typing import Any
 
 from egup_trainer.data.rendering import Template
 from egup_trainer.data.schema import Message, Row
+from egup_trainer.errors import ConfigError, DataError, ModelError
 
 MARKERS = (
     ("Question: ", "\nAnswer: "),
@@ -18,6 +21,13 @@ MARKERS = (
 """Markers of user and assistant turns; the last two write question and answer as one text."""
 
 SYSTEM_PROMPT = "You are a helpful assistant."
+
+
+MUCH_LIKELIER = 1.5
+"""How much likelier forget rows must be in another format for a run to be refused."""
+
+MOST_COMPARED = 16
+"""Forget rows of a run that are compared."""
 
 
 @dataclass(frozen=True)
@@ -65,6 +75,64 @@ def other_formats(rows: Sequence[Row], own: Template, has_chat_template: bool) -
     elif has_chat_template and not any(turn.role == "system" for row in rows for turn in row.prompt):
         name, fix = f'with the system prompt "{SYSTEM_PROMPT}"', "name it (--system_prompt)"
         yield Format(name, fix, rows, replace(own, system_prompt=SYSTEM_PROMPT))
+
+
+def likelier_format(
+    rows: Sequence[Row],
+    own: Template,
+    has_chat_template: bool,
+    probability: Callable[[Sequence[Row], Template], float],
+    least: float,
+) -> tuple[Format, float] | None:
+    """The other format in which the rows are likeliest, and their probability; None if it is at most `least`.
+
+    Args:
+        rows, own, has_chat_template: as in `other_formats`.
+        probability: mean probability of the answers of rows that are written by a template.
+        least: the probability to exceed.
+    """
+    found = None
+    for each in other_formats(rows, own, has_chat_template):
+        with suppress(DataError, ModelError):  # too little of max_length is left, or the chat template refuses it
+            if (there := probability(each.rows, each.template)) > least:
+                found, least = (each, there), there
+    return found
+
+
+def refuse_other_format(trainer: Any, rows: Sequence[Row]) -> None:
+    """Raises `ConfigError` if the model knows forget rows much better in another format than as the run writes them.
+
+    Unlearning would teach the model to be silent in a format that it was never trained in, and leave what it knows.
+
+    Args:
+        trainer: the trainer, before its first step.
+        rows: its forget rows.
+    """
+    from egup_trainer.data.tokenization import tokenize
+
+    args, tokenizer = trainer.args, trainer.processing_class
+    if trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled:
+        return  # no forward pass is possible yet
+
+    def probability(written: Sequence[Row], template: Template) -> float:
+        options = {"max_length": args.max_length, "template": template, "on_long_row": args.on_long_row}
+        return (
+            trainer.score(tokenize(written, tokenizer, name="forget set", **options)).mean_nll.neg().exp().mean().item()
+        )
+
+    compared = rows[:MOST_COMPARED]
+    here = probability(compared, args.template)
+    if MUCH_LIKELIER * here >= 1:
+        return
+    found = likelier_format(compared, args.template, bool(tokenizer.chat_template), probability, MUCH_LIKELIER * here)
+    if found is not None:
+        other, there = found
+        raise ConfigError(
+            got=f"forget rows that the model knows better {other.name} (probability {there:.3g}) than as they are "
+            f"written now ({here:.3g})",
+            expected="the format that the model was trained in",
+            fix=f"{other.fix}, or add --no_verdict to unlearn them as they are",
+        )
 
 
 def _as_question(row: Row) -> Row:

@@ -1,14 +1,13 @@
 """`egup inspect`: how rows are tokenized, what of them is scored, and how well a model knows them in which format."""
 
 from collections.abc import Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from itertools import groupby
 from typing import Any
 
 from egup_trainer.cli.command import Command
 from egup_trainer.cli.flags import SOURCE, LongRowArguments, SourceArguments, TemplateArguments, flag
-from egup_trainer.errors import ConfigError, DataError, ModelError, check_range
+from egup_trainer.errors import ConfigError, check_range
 
 MOST_SCORED = 64
 """Rows of which it is measured how well the model knows them."""
@@ -90,7 +89,7 @@ def _print_scores(args: InspectArguments, rows: Sequence[Any], own: Any, tokeniz
     import torch
     from accelerate import PartialState
 
-    from egup_trainer.cli.formats import other_formats
+    from egup_trainer.cli.formats import likelier_format
     from egup_trainer.data.collator import RowCollator
     from egup_trainer.data.tokenization import tokenize
     from egup_trainer.modeling.forward import AnswerReader
@@ -109,15 +108,16 @@ def _print_scores(args: InspectArguments, rows: Sequence[Any], own: Any, tokeniz
     here = probabilities(rows, own)
     known = int((here > 0.5).sum())
     print(f"probability of the answers: {here.mean():.3g}, above one half in {known} of {len(here)} rows")
-    best, best_format = LIKELIER * here.mean(), None
-    for each in other_formats(rows, own, bool(tokenizer.chat_template)):
-        with suppress(DataError, ModelError):  # too little of max_length is left, or the chat template refuses it
-            if (there := probabilities(each.rows, each.template).mean()) > best:
-                best, best_format = there, each
-    if best_format is not None:
-        print(
-            f"They are likelier ({best:.3g}) {best_format.name}: if the model was trained like that, {best_format.fix}"
-        )
+    found = likelier_format(
+        rows,
+        own,
+        bool(tokenizer.chat_template),
+        lambda written, template: probabilities(written, template).mean().item(),
+        LIKELIER * here.mean().item(),
+    )
+    if found is not None:
+        other, there = found
+        print(f"They are likelier ({there:.3g}) {other.name}: if the model was trained like that, {other.fix}")
 
 
 def _print_sample(sample: Any, index: int, tokenizer: Any) -> None:

@@ -338,6 +338,7 @@ def _check_hub(config: Any) -> None:
 
 def _make_trainer(row_args: RowArguments, config: Any, model_config: Any) -> tuple[Any, dict[str, str]]:
     """The trainer, and the sources of the rows that it measures."""
+    from egup_trainer.cli.formats import refuse_other_format
     from egup_trainer.data.schema import Row
     from egup_trainer.egup import EGUPTrainer
     from egup_trainer.evaluation.callback import SuiteCallback
@@ -357,6 +358,7 @@ def _make_trainer(row_args: RowArguments, config: Any, model_config: Any) -> tup
         for name in ("forget", "retain", "eval")
         if (source := getattr(row_args, name)) is not None
     }
+    forget = rows["forget_dataset"]
     suite = _suite(row_args, config)
     retrained = None if row_args.retrained is None else read_evaluation(row_args.retrained)
     texts = None if suite is None else texts_of(suite.row_sets, tokenizer, not config.disable_tqdm)
@@ -375,6 +377,8 @@ def _make_trainer(row_args: RowArguments, config: Any, model_config: Any) -> tup
     adapter = lora_config(model_config)
     with library_errors():
         trainer = EGUPTrainer(model, config, processing_class=tokenizer, peft_config=adapter, **rows)
+    if config.verdict:
+        refuse_other_format(trainer, forget)
     if suite is not None:
         trainer.add_callback(SuiteCallback(trainer, suite, retrained=retrained, texts=texts))
     measuring = trainer.measuring
