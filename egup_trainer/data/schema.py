@@ -127,9 +127,10 @@ class TokenizedRow:
         return self.labels != IGNORE_INDEX
 
     def after(self, example: "TokenizedRow") -> "TokenizedRow":
-        """The tokens of another row and of this one, of which those of this one are scored."""
+        """The tokens of another row and of this one, of which those are scored that are scored in this one alone."""
         input_ids = np.concatenate([example.input_ids, self.input_ids])
         labels = np.concatenate([np.full_like(example.labels, IGNORE_INDEX), self.labels])
+        labels[len(example)] = IGNORE_INDEX  # alone, nothing predicts the first token of a plain text
         return TokenizedRow(input_ids, labels, is_closed=self.is_closed, source=self.source)
 
     def key(self) -> bytes:

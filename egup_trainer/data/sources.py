@@ -77,7 +77,11 @@ def iter_rows(
     columns: Mapping[str, str] | None = None,
     max_rows: int | None = None,
 ) -> Iterator[Row]:
-    """The rows of `load_rows`, one at a time, so that their texts need not all be in memory."""
+    """The rows of `load_rows`, one at a time, so that their texts need not all be in memory.
+
+    Raises:
+        DataError: as in `load_rows`.
+    """
     is_named = isinstance(source, str | Path)
     name = str(source) if is_named else "the given data set"
     records = _records(name, data_dir) if is_named else records_of(source)  # type: ignore[arg-type]

@@ -123,7 +123,12 @@ def tokenize(
 
 @contextmanager
 def refused_by_template(where: str) -> Iterator[None]:
-    """Names the row, `where`, that the chat template refuses (`DataError`) or whose answer it loses."""
+    """Names the row, `where`, that the chat template refuses or whose answer it loses.
+
+    Raises:
+        DataError: the chat template refuses the row.
+        LostAnswerError: it does not write the answer as it is.
+    """
     from jinja2 import TemplateError
 
     try:

@@ -33,7 +33,7 @@ NUMBERS = {
     "max_length": [*COUNT, "7"],
     "cache_dim": [*COUNT, "1"],
     "expected_top_k": [*COUNT, "1"],
-    "inter_clip_min": SHARE,
+    **dict.fromkeys(["inter_clip_min", "example_share"], SHARE),
     "inter_clip_max": ["nan", "inf", "-1", "0.9"],
     **dict.fromkeys(["rmu_layer", "feature_layer"], LAYER),
 }

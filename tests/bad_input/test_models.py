@@ -28,7 +28,7 @@ from transformers import (
 )
 
 from egup_trainer.cli.main import main
-from egup_trainer.errors import ConfigError, DataError, ModelError, TooFewPositionsError
+from egup_trainer.errors import ConfigError, DataError, LostAnswerError, ModelError, TooFewPositionsError
 
 pytestmark = pytest.mark.usefixtures("fresh_accelerate")
 
@@ -279,5 +279,5 @@ def test_inspect_names_the_tokenizer_of_another_model(folder, tmp_path, capsys):
 def test_a_chat_template_that_fails_is_refused(folder, tmp_path, capsys, template, named):
     tokenizer_with(folder, chat_template=template)
     words = whole_words(folder, tmp_path)
-    error = ModelError if named == "answer" else DataError
+    error = LostAnswerError if named == "answer" else DataError
     assert_refused(words, tmp_path, capsys, "chat template", named, error=error)

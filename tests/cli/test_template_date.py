@@ -19,8 +19,7 @@ def on(monkeypatch):
     """on("2026-11-28"): sets the day on which commands run."""
 
     def set_day(day):
-        for module in ("data.rendering", "base_config"):
-            monkeypatch.setattr(f"egup_trainer.{module}.today", lambda: day)
+        monkeypatch.setattr("egup_trainer.data.rendering.today", lambda: day)
 
     return set_day
 

@@ -137,6 +137,11 @@ def test_a_share_of_the_forget_rows_is_read_after_the_retain_row_and_scored_alon
         assert len(example) == 2  # the retain row stays as it is
 
 
+def test_the_first_token_of_a_plain_text_is_not_scored_after_an_example_either():
+    text, example = (TokenizedRow(np.array(ids), np.array(ids)) for ids in ([7, 8, 9], [5, 6]))
+    assert text.after(example).labels.tolist() == [IGNORE_INDEX, IGNORE_INDEX, IGNORE_INDEX, 8, 9]
+
+
 @pytest.mark.parametrize(
     ("share", "max_length", "with_retain"), [(0.0, None, True), (1.0, 3, True), (1.0, None, False)]
 )
