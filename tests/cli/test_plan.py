@@ -58,7 +58,7 @@ def test_without_measured_steps_no_time_is_said(plan, capsys):
 def test_another_machine_is_asked_for_and_what_is_nearest_is_said(plan, capsys):
     assert plan("--memory_gb", "0.01") == 0
     printed = capsys.readouterr().out
-    assert "a machine of 0.01 GB, 0.010 GB: does not fit" in printed
+    assert "0.010 GB are free on the planned machine: does not fit" in " ".join(printed.split())
     assert "The nearest changes" in printed
     assert "Time: not measured" in printed
 

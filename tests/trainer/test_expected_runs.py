@@ -160,7 +160,9 @@ def test_what_is_kept_of_100_000_rows(monkeypatch):
     labels = ids.copy()
     labels[:4] = -100
     rows = RowDataset([TokenizedRow(ids, labels)] * count)
-    component = ExpectedOutputs(SimpleNamespace(proxy_model=None, expected_top_k=k), has_proxies=True)
+    component = ExpectedOutputs(
+        SimpleNamespace(proxy_model=None, expected_top_k=k, example_share=None), has_proxies=True
+    )
     component.run = SimpleNamespace(forget_rows=rows)
     made = TopKLogProbs(torch.zeros(count * answers, k, dtype=torch.int32), torch.zeros(count * answers, k + 1))
     component.load_state_dict(dict(vars(made)))
