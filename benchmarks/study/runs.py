@@ -1,5 +1,6 @@
 """What a piece of the study does: unlearn with a method, and tell what the model then is worth."""
 
+from collections.abc import Callable
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -35,7 +36,15 @@ RELEARNED_ROWS = 6
 MAX_NEW_TOKENS = 60
 
 
-def unlearn(folder: Path, options: dict[str, Any], learning_rate: float, seed: int, rows: Rows, scans: Path) -> Any:
+def unlearn(
+    folder: Path,
+    options: dict[str, Any],
+    learning_rate: float,
+    seed: int,
+    rows: Rows,
+    scans: Path,
+    make_trainer: Callable[..., EGUPTrainer] = EGUPTrainer,
+) -> EGUPTrainer:
     """A trainer that has unlearned the forget rows, starting from the model in `folder`.
 
     Args:
@@ -45,6 +54,7 @@ def unlearn(folder: Path, options: dict[str, Any], learning_rate: float, seed: i
         seed: of the training.
         rows: the seed's rows.
         scans: folder that keeps scans for other runs from the same model.
+        make_trainer: its class, or a subclass.
     """
     tokenizer = load_tokenizer(str(folder))
     datasets = {f"{name}_dataset": getattr(rows, name) for name in ("forget", "retain", "proxy")}
@@ -60,10 +70,9 @@ def unlearn(folder: Path, options: dict[str, Any], learning_rate: float, seed: i
             seed=seed,
             scan_cache_dir=str(scans),
             verdict=False,
-            **UNLEARNING,
-            **options,
+            **{**UNLEARNING, **options},
         )
-        trainer = EGUPTrainer(load_model(str(folder)), args, processing_class=tokenizer, **datasets)
+        trainer = make_trainer(load_model(str(folder)), args, processing_class=tokenizer, **datasets)
         trainer.train()
     return trainer
 
@@ -94,7 +103,7 @@ def relearn(model: Any, tokenizer: Any, rows: Rows, seed: int) -> Curve:
 def nlls(model: Any, tokenizer: Any, rows: Rows) -> dict[str, list[float]]:
     """l of each forget, retain and proxy row."""
     datasets = tokenized(rows, tokenizer)
-    return {name: _nll(model, dataset, tokenizer).tolist() for name, dataset in datasets.items()}
+    return {name: nll(model, dataset, tokenizer).tolist() for name, dataset in datasets.items()}
 
 
 def wordings(model: Any, tokenizer: Any, rows: Rows) -> dict[str, float]:
@@ -110,11 +119,12 @@ def wordings(model: Any, tokenizer: Any, rows: Rows) -> dict[str, float]:
         asked = [
             Row(row.prompt, answers[place * times + i]) for place, row in enumerate(rows.forget) for i in range(times)
         ]
-        found[f"l_{name}"] = float(_nll(model, tokenize(asked, tokenizer, name=name), tokenizer).mean())
+        found[f"l_{name}"] = float(nll(model, tokenize(asked, tokenizer, name=name), tokenizer).mean())
     return found
 
 
-def _nll(model: Any, rows: RowDataset, tokenizer: Any) -> Any:
+def nll(model: Any, rows: RowDataset, tokenizer: Any) -> Any:
+    """l of each row, shape (N,), nats per token."""
     return score_rows(model, AnswerReader(model), rows, RowCollator(tokenizer), batch_size=32).mean_nll
 
 

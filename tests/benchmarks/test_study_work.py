@@ -4,11 +4,11 @@ import json
 
 import pytest
 from conftest import SHARED
+from fixtures_study import make_study_small
 
-from benchmarks.study import plan, runs, summary, work, world
+from benchmarks.study import plan, runs, summary, work
 from benchmarks.study.plan import GRID, Record, RunSpec, Task, model_line
 from benchmarks.study.work import Place
-from egup_trainer.demo.twins import ModelSize, Schedule
 from egup_trainer.errors import StateError
 from egup_trainer.evaluation.evaluation import read_evaluation
 
@@ -18,22 +18,7 @@ def place(tofu, tmp_path, monkeypatch):
     """An author of each kind, a model that learns next to nothing, and an empty folder of results."""
     tofu("full")  # skips where the rows are not at hand
     monkeypatch.setattr(plan, "RESULTS", tmp_path / "results")
-    for name, value in {
-        "BASE_AUTHORS": range(20, 22),
-        "NUM_FORGET": 1,
-        "NUM_RETAIN": 1,
-        "NUM_PROXY": 1,
-        "NUM_HOLDOUT": 1,
-        "NUM_JUDGED": 1,
-        "NUM_REQUESTS": 2,
-        "SIZE": ModelSize(hidden=32, layers=2, heads=2, vocabulary=400),
-        "LANGUAGE": Schedule(epochs=1, learning_rate=2e-3, batch_size=16),
-        "LEARNING": Schedule(epochs=2, learning_rate=2e-3, batch_size=8),
-    }.items():
-        monkeypatch.setattr(world, name, value)
-    monkeypatch.setattr(runs, "UNLEARNING", {**runs.UNLEARNING, "num_train_epochs": 1, "warmup_steps": 1})
-    monkeypatch.setattr(runs, "RELEARNING", {**runs.RELEARNING, "steps": 2, "every": 1})
-    monkeypatch.setattr(runs, "MAX_NEW_TOKENS", 6)
+    make_study_small(monkeypatch)
     # The others are 0 for a model that knows nothing, before unlearning, too.
     monkeypatch.setattr(summary, "GAP_METRICS", ("forget_probability", "forget_truth_ratio"))
     return Place(str(SHARED / "data" / "tofu"), tmp_path / "work")
