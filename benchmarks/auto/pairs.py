@@ -1,6 +1,7 @@
 """Ten pairs of a model and data: before unlearning, retrained, and their rows.
 
-The defaults of auto were chosen on other seeds (11 to 16) of six of them; these seeds are to be looked at once.
+The defaults of auto were chosen on other seeds (11 to 16) of six of them, and changed once more after seeds 31 to 33, 36
+and 37 of five had been looked at. These seeds are to be looked at once.
 """
 
 import json
@@ -171,16 +172,16 @@ def _special(tokenizer: Any) -> dict[str, Any]:
 SMALL = Schedule(epochs=5, learning_rate=2e-4, batch_size=4)
 LORA = ["--use_peft", "--lora_target_modules", "all-linear"]
 PAIRS = {
-    "Llama, people": Pair(llama, people, 31),
-    "GPT-2, people": Pair(gpt2, people, 32),
-    "Qwen 3, people": Pair(qwen3, people, 33),
-    "GPT-2, TOFU": Pair(gpt2, authors, 34),
-    "Llama 5M, TOFU": Pair(llama_5m, authors, 35),
-    "Qwen 3, customers": Pair(qwen3, customers, 36),
-    "Llama, chats": Pair(llama, chats, 37, Schedule(epochs=40, learning_rate=2e-3)),
-    "Llama, plain text": Pair(llama, texts, 38, Schedule(epochs=40, learning_rate=2e-3)),
-    "SmolLM2, LoRA, TOFU": Pair(None, few_authors, 39, SMALL, [*LORA, "--per_device_train_batch_size", "4"]),
-    "SmolLM2, TOFU": Pair(None, few_authors, 40, SMALL, ["--per_device_train_batch_size", "4"]),
+    "Llama, people": Pair(llama, people, 41),
+    "GPT-2, people": Pair(gpt2, people, 42),
+    "Qwen 3, people": Pair(qwen3, people, 43),
+    "GPT-2, TOFU": Pair(gpt2, authors, 44),
+    "Llama 5M, TOFU": Pair(llama_5m, authors, 45),
+    "Qwen 3, customers": Pair(qwen3, customers, 46),
+    "Llama, chats": Pair(llama, chats, 47, Schedule(epochs=40, learning_rate=2e-3)),
+    "Llama, plain text": Pair(llama, texts, 48, Schedule(epochs=40, learning_rate=2e-3)),
+    "SmolLM2, LoRA, TOFU": Pair(None, few_authors, 49, SMALL, [*LORA, "--per_device_train_batch_size", "4"]),
+    "SmolLM2, TOFU": Pair(None, few_authors, 50, SMALL, ["--per_device_train_batch_size", "4"]),
 }
 
 

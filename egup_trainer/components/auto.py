@@ -11,6 +11,7 @@ from torch import Tensor
 
 from egup_trainer.components.component import Component, ComponentOptions, Needs
 from egup_trainer.components.expected_outputs import ExpectedOutputs
+from egup_trainer.components.output_estimates import match_quantiles
 from egup_trainer.components.retain import RetainObjective
 from egup_trainer.components.scanning import ScanRequest
 from egup_trainer.errors import ConfigError, choose
@@ -47,7 +48,7 @@ LEAST_RISE = 0.1
 is then tried out."""
 
 PART_OF_GAP = 0.5
-"""How much of what forget rows lack of rows never seen is added to their expected l at the end of an epoch."""
+"""How much of what a forget row lacks of rows never seen is added to its expected l at the end of an epoch."""
 
 RISE_WITHOUT_TARGET = 2.0
 """How far forget rows are to rise if nothing shows what the model says of rows never seen, nats per token."""
@@ -141,9 +142,9 @@ class Auto(Component):
       distinguished from rows never seen (the p-value of a Kolmogorov-Smirnov test of their l is above 0.05);
     - it is doubled if the forget rows have come less than half as far as they should have by then, after a tenth of the
       steps at the earliest;
-    - in the second half of the run, expected outputs are moved (`ExpectedOutputs.scale_nll`) by half of the difference
-      of the mean l of forget rows and proxies, as long as the two can be distinguished. The rows stay behind what is
-      expected of them, and what the model says of proxies changes as the retain rows are trained.
+    - in the second half of the run, what is expected of each forget row is moved (`ExpectedOutputs.scale_nll`) by half
+      of what its l lacks of the l of the proxy with its rank. Rows stay behind what is expected of them, and what the
+      model says of proxies changes as the retain rows are trained.
 
     Rows never seen are the proxies, or else the forget rows under the proxy model.
 
@@ -163,6 +164,7 @@ class Auto(Component):
         self.needs = Needs(retain_rows=True, proxy_rows=has_proxies)
         self.rate, self._start, self._factor, self._end = 0.0, 0.0, 1.0, 0.0
         self._last_rise, self._retain_factor = 0.0, 1.0
+        self._lacking: Tensor | None = None
 
     def scan(self) -> dict[str, ScanRequest]:
         forget = self.run.forget_rows
@@ -240,8 +242,8 @@ class Auto(Component):
         if step >= end:
             control.should_training_stop = True
             return
-        if step >= HALFWAY * self._num_steps and found.get("boundary_p", 1.0) <= LEVEL:
-            self._move_expected_outputs(found["unseen_gap"])
+        if step >= HALFWAY * self._num_steps:
+            self._move_expected_outputs()
         is_recovering, self._last_rise = found["retain_rise"] < self._last_rise, found["retain_rise"]
         if found["retain_rise"] > self._effort.retain_rise:
             if not is_recovering:
@@ -272,13 +274,18 @@ class Auto(Component):
         if never_seen is not None:
             found["unseen_gap"] = (forget.mean() - never_seen.mean()).item()
             found["boundary_p"] = ks_p_value(forget.tolist(), never_seen.tolist())
+            self._lacking = match_quantiles(forget, never_seen) - forget  # (N_f,), nats per token
         return found
 
-    def _move_expected_outputs(self, gap: float) -> None:
-        """Moves the mean l that is expected of forget rows by `PART_OF_GAP` of what they lack of the proxies."""
+    def _move_expected_outputs(self) -> None:
+        """Moves the l that is expected of each forget row by `PART_OF_GAP` of what it lacks of the proxies.
+
+        The row with the n-th smallest l should have the quantile (n - 1) / (N - 1) of the proxies' l. Without proxies
+        nothing is moved: the expected outputs are then those of a model that never changes.
+        """
         found = [each for each in self.run.components if isinstance(each, ExpectedOutputs)]
-        if found and self._has_proxies:  # without proxies the expected outputs are those of a model that never changes
-            found[0].scale_nll(1 - PART_OF_GAP * gap / found[0].mean_nll().mean().item())
+        if found and self._has_proxies and self._lacking is not None:
+            found[0].scale_nll(1 + PART_OF_GAP * self._lacking / found[0].mean_nll())
 
     def _weigh_retain_rows(self, factor: float) -> None:
         """The retain objective counts `factor` times as much as at first."""

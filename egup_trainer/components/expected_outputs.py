@@ -181,7 +181,7 @@ class ExpectedOutputs(Component):
             source = self._estimate(scan[self.name])
         table = required(source.top_k_logps, "top_k_logps")
         if proxies is not None:
-            tokens = self._given_tokens
+            tokens = TokenOffsets.of(self.run.forget_rows, range(given)).total
             seen = required(proxies.top_k_logps, "top_k_logps").logps[:, 0]
             logps = table.logps[:, 0]
             table = with_answer_logps(table, torch.cat([match_quantiles(logps[:tokens], seen), logps[tokens:]]))
@@ -218,19 +218,22 @@ class ExpectedOutputs(Component):
         of_rows = [self._tokens.of_rows(torch.tensor([row])) for row in given]
         return torch.stack([-self.table.logps[tokens, 0].mean() for tokens in of_rows])
 
-    def scale_nll(self, factor: float) -> None:
-        """Multiplies -log q_t(v) of the answer tokens of all given rows; the other tokens share the rest as before.
+    def scale_nll(self, factors: Tensor) -> None:
+        """Multiplies -log q_t(v) of the answer tokens of each given row; the other tokens share the rest as before.
 
         With a factor above 1, unlikely tokens become more unlikely, and likely ones stay likely.
+
+        Args:
+            factors: of each given row, shape (N_f,); at least a half and at most 2 at a time.
         """
-        logps, given = self.table.logps[:, 0].clone(), self._given_tokens
-        logps[:given] *= factor
+        logps, counts = self.table.logps[:, 0].clone(), self._given_counts
+        logps[: int(counts.sum())] *= factors.clamp(0.5, 2.0).repeat_interleave(counts)
         self.load_state_dict(vars(with_answer_logps(self.table, logps)))
 
     @property
-    def _given_tokens(self) -> int:
-        """How many answer tokens the given rows have; those of answers of the model's own come after them."""
-        return TokenOffsets.of(self.run.forget_rows, range(len(self.run.forget_rows) - self.run.own_answers)).total
+    def _given_counts(self) -> Tensor:
+        """How many answer tokens each given row has, (N_f,); those of answers of the model's own come after them."""
+        return self._tokens.counts[: len(self.run.forget_rows) - self.run.own_answers]
 
     def observe(self, step: Step) -> None:
         expected = self.of(step)

@@ -80,7 +80,7 @@ class TokenOffsets:
     """
 
     def __init__(self, counts: Tensor):
-        self._counts, self._starts = counts, counts.cumsum(0) - counts
+        self.counts, self._starts = counts, counts.cumsum(0) - counts
 
     @classmethod
     def of(cls, dataset: RowDataset, ids: Iterable[int] | None = None) -> "TokenOffsets":
@@ -91,7 +91,7 @@ class TokenOffsets:
     @property
     def total(self) -> int:
         """Number of answer tokens of all rows."""
-        return int(self._counts.sum())
+        return int(self.counts.sum())
 
     def of_rows(self, rows: Tensor) -> Tensor:
         """Indices of the tokens of some rows, in the order of the rows: (B,) -> (N,).
@@ -100,14 +100,14 @@ class TokenOffsets:
             >>> TokenOffsets(torch.tensor([2, 1, 3])).of_rows(torch.tensor([2, 0]))
             tensor([3, 4, 5, 0, 1])
         """
-        device, rows = rows.device, rows.to(self._counts.device)
-        counts = self._counts[rows]
+        device, rows = rows.device, rows.to(self.counts.device)
+        counts = self.counts[rows]
         firsts = (self._starts[rows] - (counts.cumsum(0) - counts)).repeat_interleave(counts)
         return (firsts + torch.arange(len(firsts), device=firsts.device)).to(device)
 
     def to(self, device: torch.device) -> "TokenOffsets":
         """A copy on a device."""
-        return TokenOffsets(self._counts.to(device))
+        return TokenOffsets(self.counts.to(device))
 
 
 def top_k_bytes(tokens: int, k: int) -> int:

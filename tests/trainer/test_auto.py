@@ -121,25 +121,25 @@ def test_a_run_at_the_boundary_ends_after_as_many_steps_again(make_trainer, monk
     assert rates(trainer)[4:] == pytest.approx([1e-4 * (1 - 3 / 27) * (1 - step / 3) for step in (1, 2)])
 
 
-def test_expected_outputs_move_by_half_of_what_forget_rows_lack(make_trainer, monkeypatch):
-    shown = [  # forget rows are 1 nat likelier, and once cannot be told from proxies
-        {"retain_rise": 0.0, "unseen_gap": -1.0, "boundary_p": p} for p in (0.0, 0.04, 0.06, 0.0)
-    ]
+def test_expected_outputs_move_by_half_of_what_each_forget_row_lacks(make_trainer, monkeypatch):
     options = {"num_train_epochs": 4, "objective": "proxy_kl", "inter_entanglement": False, "intra_entanglement": False}
-    trainer = with_numbers(make_trainer, monkeypatch, shown, **options)
-    expected, seen = trainer.component(ExpectedOutputs), []
-    weigh = ExpectedOutputs.scale_nll
+    trainer = with_numbers(make_trainer, monkeypatch, [{"retain_rise": 0.0}] * 4, **options)
+    expected, moved = trainer.component(ExpectedOutputs), []
+    lacking = torch.linspace(-0.5, 0.5, len(trainer.forget_rows))
+    trainer.component(Auto)._lacking = lacking
+    scale = ExpectedOutputs.scale_nll
 
-    def note(self, factor):
-        before = self.mean_nll().mean().item()
-        weigh(self, factor)
-        seen.append(self.mean_nll().mean().item() - before)
+    def note(self, factors):
+        before = self.mean_nll()
+        scale(self, factors)
+        moved.append(self.mean_nll() - before)
 
     monkeypatch.setattr(ExpectedOutputs, "scale_nll", note)
-    monkeypatch.setattr(trainer.component(Auto), "_restart", lambda *args: None)
     trainer.train()
-    assert seen == pytest.approx([0.5], abs=1e-5)  # neither in the first half, nor at the boundary, nor at the end
-    assert expected.table.logps.exp().sum(dim=-1) == pytest.approx(1.0)
+    assert len(moved) == 2  # neither in the first half nor at the end
+    for each in moved:
+        torch.testing.assert_close(each, 0.5 * lacking, atol=1e-5, rtol=0)
+    assert expected.table.logps.exp().sum(dim=-1).tolist() == pytest.approx([1.0] * len(expected.table.ids), abs=1e-5)
 
 
 def test_what_forget_rows_lack_of_proxies_is_measured(make_trainer, taught):
@@ -148,6 +148,11 @@ def test_what_forget_rows_lack_of_proxies_is_measured(make_trainer, taught):
     forget, proxies = (trainer.score(rows).mean_nll.mean().item() for rows in (trainer.forget_rows, trainer.proxy_rows))
     assert forget < proxies - 0.5
     assert logged(trainer, "unseen_gap") == [pytest.approx(forget - proxies, abs=1e-4)]
+    rows, unseen = (trainer.score(each).mean_nll for each in (trainer.forget_rows, trainer.proxy_rows))
+    as_unlikely = rows + trainer.component(Auto)._lacking
+    assert as_unlikely.argsort().tolist() == rows.argsort().tolist()
+    ends = [each.item() for each in (as_unlikely.min(), as_unlikely.max())]
+    assert ends == pytest.approx([unseen.min().item(), unseen.max().item()], abs=1e-3)
 
 
 def test_a_given_learning_rate_is_kept_and_no_range_test_made(make_trainer, monkeypatch):
