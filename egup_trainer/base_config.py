@@ -28,7 +28,7 @@ class RowTrainingConfig(OptionGroup, TrainingArguments):
     Access tokens are neither shown nor pickled.
 
     Raises:
-        ConfigError: a value is out of range, or unknown, or there is no such option.
+        ConfigError: a value is out of range, or unknown, or names no option.
     """
 
     help_title = "Method"

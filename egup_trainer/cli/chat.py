@@ -76,8 +76,10 @@ class _Speaker:
     def answer(self, question: str) -> str:
         """What it writes after the question, as an evaluation would have it write."""
         from egup_trainer.modeling.generation import generate
+        from egup_trainer.modeling.limits import check_token_ids
 
         asked = [self._prompt(question)]
+        check_token_ids(self.model, asked, "the question")
         return generate(self.model, self.tokenizer, asked, max_new_tokens=self.max_new_tokens, batch_size=1)[0]
 
     def _prompt(self, question: str) -> "np.ndarray":

@@ -93,6 +93,7 @@ def _print_scores(args: InspectArguments, rows: Sequence[Any], own: Any, tokeniz
     from egup_trainer.data.collator import RowCollator
     from egup_trainer.data.tokenization import tokenize
     from egup_trainer.modeling.forward import AnswerReader
+    from egup_trainer.modeling.limits import check_token_ids
     from egup_trainer.modeling.loading import load_model
     from egup_trainer.modeling.scan import score_rows
 
@@ -102,6 +103,7 @@ def _print_scores(args: InspectArguments, rows: Sequence[Any], own: Any, tokeniz
     def probabilities(written: Sequence[Any], template: Any) -> Any:
         options = {"max_length": args.max_length, "template": template, "on_long_row": args.on_long_row}
         dataset = tokenize(written, tokenizer, name="forget set", **options)
+        check_token_ids(model, [row.input_ids for row in dataset.rows], "the forget set")
         found = score_rows(model, reader, dataset, collator, batch_size=8)
         return found.nll_of(torch.tensor(dataset.owners)).neg().exp()
 

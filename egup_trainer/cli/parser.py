@@ -1,8 +1,8 @@
 """The parser of all commands: TRL's, with errors that fit on one line and a checked `--config` file."""
 
 import argparse
-from collections.abc import Collection
-from contextlib import suppress
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, NoReturn, get_type_hints
 
@@ -95,18 +95,12 @@ class Parser(TrlParser):
         raise ConfigError(got=got, expected="flags as shown by --help", fix=f"see `{self.prog} --help`")
 
     def _get_value(self, action: argparse.Action, arg_string: str) -> Any:
-        try:
+        with _one_sentence(action, repr(arg_string), "change"):
             return super()._get_value(action, arg_string)
-        except argparse.ArgumentError as error:
-            name = _name_of(action)
-            raise ConfigError(got=f"{name} {arg_string!r}", expected=_taken_by(action), fix=f"change {name}") from error
 
     def _match_argument(self, action: argparse.Action, arg_strings_pattern: str) -> int:
-        try:
+        with _one_sentence(action, "without a value", "set"):
             return super()._match_argument(action, arg_strings_pattern)
-        except argparse.ArgumentError as error:
-            name = _name_of(action)
-            raise ConfigError(got=f"{name} without a value", expected=_taken_by(action), fix=f"set {name}") from error
 
     def _check_value(self, action: argparse.Action, value: Any) -> None:
         if action.choices is not None and value not in action.choices:
@@ -144,6 +138,16 @@ class Parser(TrlParser):
         return ConfigError(
             got=error.got, expected="valid flags", fix=f"change or leave out {' or '.join(dict.fromkeys(found))}"
         )
+
+
+@contextmanager
+def _one_sentence(action: argparse.Action, given: str, remedy: str) -> Iterator[None]:
+    """Raises argparse's error about a flag as a `ConfigError`."""
+    try:
+        yield
+    except argparse.ArgumentError as error:
+        name = _name_of(action)
+        raise ConfigError(got=f"{name} {given}", expected=_taken_by(action), fix=f"{remedy} {name}") from error
 
 
 def _name_of(action: argparse.Action) -> str:

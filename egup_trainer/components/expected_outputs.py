@@ -106,8 +106,7 @@ class ExpectedOutputs(Component):
 
     Raises:
         ConfigError: there are no proxies and no proxy model, or rows are to be read after examples although features
-            are read; from `attach`, if `proxy_model` is adapter_off and the
-            model has no adapter.
+            are read; from `attach`, if `proxy_model` is adapter_off and the model has no adapter.
         DataError: from `start`, if the model finds the proxies as likely as the forget rows, or if the proxy model
             finds the forget rows as likely as the model does.
 

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from egup_trainer.data.tokenization import end_tokens
 from egup_trainer.modeling.batches import autocast_of, device_of, evaluation_mode, iter_indices, merge_processes
-from egup_trainer.modeling.limits import check_positions, check_token_ids
+from egup_trainer.modeling.limits import check_positions
 from egup_trainer.modeling.trials import differs
 
 logger = logging.getLogger(__name__)
@@ -96,13 +96,12 @@ def continuations(
         fix: what to do if the model has too few positions, for the message.
 
     Raises:
-        ModelError: the model has fewer positions than a prompt and its new tokens need, or lacks a token of a prompt.
+        TooFewPositionsError: the model has fewer positions than a prompt and its new tokens need.
     """
     if not prompts:
         return []
     needed = max(map(len, prompts)) + max_new_tokens
     check_positions(model, needed, "prompt and new tokens", fix)
-    check_token_ids(model, prompts, "the prompts")
     device, ends = device_of(model, accelerator), end_tokens(tokenizer)
     padding = next((token for token in (*ends, tokenizer.pad_token_id) if token is not None), 0)
     _warn_of_other_ends(model, ends)

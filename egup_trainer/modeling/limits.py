@@ -43,23 +43,18 @@ def check_positions(model: Any, needed: int, what: str, fix: str) -> None:
 
 
 def check_token_ids(model: Any, texts: Iterable[np.ndarray], what: str) -> None:
-    """Raises `ModelError` as `check_known_ids` does, for a model."""
-    check_known_ids(getattr(model, "get_input_embeddings", lambda: None)(), texts, what)
-
-
-def check_known_ids(embedding: Any, texts: Iterable[np.ndarray], what: str) -> None:
     """Raises `ModelError` if texts hold a token that the model does not know: the tokenizer is not the model's own.
 
     Only tokens in use count: some tokenizers have tokens that no text contains and no model knows.
 
     Args:
-        embedding: the model's input embeddings.
+        model: the model.
         texts: token ids of each text.
         what: what the texts are, for the message.
     """
-    known = getattr(embedding, "num_embeddings", None)
+    known = model.get_input_embeddings().num_embeddings
     largest = max((int(ids.max()) for ids in texts if len(ids)), default=0)
-    if known is not None and largest >= known:
+    if largest >= known:
         raise ModelError(
             got=f"token {largest} in {what} for a model of {known} tokens",
             expected="the model's own tokenizer",

@@ -27,6 +27,7 @@ _FILE_ERRORS = (
 )
 _MODEL = "causal language model"
 _TOKENIZER = "tokenizer_config.json"
+_IN_MODEL_REPOSITORIES = ("config.json", "adapter_config.json", _TOKENIZER)
 _RECORD = "unlearning.json"
 """The record of a run beside its model; `egup_trainer.records.schema` has the same name."""
 _HUB_SECONDS = 10
@@ -472,8 +473,8 @@ def _is_on_hub(name: str, revision: str | None) -> bool:
     from huggingface_hub import HfApi, try_to_load_from_cache
 
     try:
-        files = (try_to_load_from_cache(name, file, revision=revision) for file in ("config.json", _TOKENIZER))
-        return any(isinstance(file, str) for file in files) or bool(HfApi().model_info(name, timeout=_HUB_SECONDS))
+        cached = (try_to_load_from_cache(name, file, revision=revision) for file in _IN_MODEL_REPOSITORIES)
+        return any(isinstance(file, str) for file in cached) or bool(HfApi().model_info(name, timeout=_HUB_SECONDS))
     except Exception:  # the client has no common base for "no such name", "not there" and "no network"
         return False
 

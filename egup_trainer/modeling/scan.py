@@ -18,7 +18,6 @@ from egup_trainer.errors import StateError
 from egup_trainer.files import one_line_write_errors, write_file_with
 from egup_trainer.modeling.batches import autocast_of, iter_batches, merge_processes
 from egup_trainer.modeling.forward import AnswerReader
-from egup_trainer.modeling.limits import check_known_ids
 from egup_trainer.modeling.offloading import iter_tensors
 from egup_trainer.modeling.outputs import AnswerOutputs, required
 from egup_trainer.modeling.top_k_logps import TokenOffsets, TopKLogProbs
@@ -109,11 +108,7 @@ def score_rows(
         with_states: whether to read the hidden states where answer tokens are predicted; with `top_k`.
         estimate: makes other top-k log-probabilities of a batch, from its states, in place of the model's own.
         description: title of the progress bar, or None for no bar.
-
-    Raises:
-        ModelError: a row has a token that the model lacks.
     """
-    check_known_ids(getattr(reader, "embedding", None), [row.input_ids for row in dataset.rows], "the rows")
     wanted = torch.arange(len(dataset)) if ids is None else ids
     offsets = TokenOffsets.of(dataset, wanted.tolist()) if top_k or estimate else None
     reads: dict[str, Any] = {

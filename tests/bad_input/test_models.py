@@ -263,7 +263,8 @@ def test_inspect_names_the_tokenizer_of_another_model(folder, tmp_path, capsys):
     smaller_vocabulary(folder)
     sources = source_flags(tmp_path, proxy=None)[:2]
     assert main(["inspect", "--model_name_or_path", str(folder), *sources, "--use_cpu"]) == 2
-    assert "in the rows for a model of 300 tokens, but expected the model's own tokenizer" in capsys.readouterr().err
+    error = capsys.readouterr().err
+    assert "in the forget set for a model of 300 tokens, but expected the model's own tokenizer" in error
 
 
 @pytest.mark.parametrize(

@@ -29,7 +29,7 @@ class TruthRatioForm(Enum):
 @set_metric(
     "truth_ratio",
     label="Truth ratio",
-    meaning="Likelihood of wrong over right answers, R: min(R, 1/R) on forget rows, else max(0, 1 - R).",
+    meaning="With R = likelihood of wrong answers / right answer: min(R, 1/R) on forget rows, max(0, 1 - R) elsewhere.",
     direction=Direction.HIGHER,
     roles=_ROLES,
     needs=_NEEDS,
