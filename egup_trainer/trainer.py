@@ -539,7 +539,9 @@ class UnlearnTrainer(SearchingTrainer):
         """Logs as `Trainer` does; training logs also have the value of each term, and what components measured."""
         if "loss" in logs and self.is_in_train:
             logs = {**logs, **self.step_log.flush(self.accelerator)}
+        is_due = self.control.should_log and "loss" not in logs
         super().log(logs, start_time)
+        self.control.should_log = is_due  # what a component logs at the end of a step does not replace the step's log
 
     # Checkpoints
 

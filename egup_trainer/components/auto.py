@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from egup_trainer.components.component import Component, ComponentOptions, Needs
+from egup_trainer.components.component import Component, ComponentOptions, Needs, ends_epoch
 from egup_trainer.components.expected_outputs import ExpectedOutputs
 from egup_trainer.components.output_estimates import match_quantiles
 from egup_trainer.components.retain import RetainObjective
@@ -234,8 +234,10 @@ class Auto(Component):
         moved = best.moved * halfway / best.forget_rise
         return 2 * self._effort.path * moved / self._num_steps
 
-    def on_epoch_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Measures, logs, and adapts what is left of the run."""
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Measures, logs, and adapts what is left of the run at the end of each epoch."""
+        if not ends_epoch(state):
+            return
         found = self.measure()
         self.run.log(dict(found))
         step, end = float(state.global_step), self._end

@@ -249,6 +249,18 @@ class ComponentOptions(OptionGroup):
         raise NotImplementedError
 
 
+def ends_epoch(state: Any) -> bool:
+    """Whether the step that just ended was the last of its epoch or of the run.
+
+    What changes the rest of a run is done in `on_step_end` then, not in `on_epoch_end`, which comes after the step's
+    checkpoint has been written: a run that resumed from it would go on without the change.
+
+    Args:
+        state: the `TrainerState`.
+    """
+    return bool(state.epoch == int(state.epoch) or state.global_step >= state.max_steps)
+
+
 def components_of(config: Any, loss: ForgetLoss, has_proxies: bool = True) -> list[Component]:
     """The components that a configuration asks for, in the order of its base classes, the last base first."""
     groups = [

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from egup_trainer.components.boundary_measure import BoundaryMeasure
-from egup_trainer.components.component import Component, ComponentOptions
+from egup_trainer.components.component import Component, ComponentOptions, ends_epoch
 from egup_trainer.data.tokenization import RowDataset
 from egup_trainer.errors import DataError, check_range
 from egup_trainer.losses.base import ForgetLoss
@@ -75,17 +75,15 @@ class StopAtBoundary(BoundaryMeasure):
         """Stops a resumed run that was interrupted between its last checkpoint and its end."""
         if self._may_be_over:
             self._may_be_over = False
-            known = [row for row in state.log_history if row["step"] == state.global_step and "boundary_p" in row]
-            self._stop_if_at_boundary(known[-1] if known else self._measure(), control)
+            [*_, known] = (row for row in state.log_history if "boundary_p" in row)
+            self._stop_if_at_boundary(known, control)
 
-    def on_epoch_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Measures, logs, and stops training if the forget rows are at the boundary."""
-        self._stop_if_at_boundary(self._measure(), control)
-
-    def _measure(self) -> dict[str, float]:
-        found = {"boundary_p": ks_p_value(*self.measure_sides()), "retain_rise": self.measure_retain_rise()}
-        self.run.log(dict(found))
-        return found
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Measures and logs at the end of an epoch, and stops training if the forget rows are at the boundary."""
+        if ends_epoch(state):
+            found = {"boundary_p": ks_p_value(*self.measure_sides()), "retain_rise": self.measure_retain_rise()}
+            self.run.log(dict(found))
+            self._stop_if_at_boundary(found, control)
 
     def _stop_if_at_boundary(self, found: dict[str, float], control: Any) -> None:
         if found["boundary_p"] > LEVEL and found["retain_rise"] <= self.retain_rise:

@@ -222,7 +222,7 @@ def test_a_single_retain_row_is_neither_related_nor_unrelated(make_model, tokeni
 def test_what_is_hidden_comes_back_even_from_retain_rows(make_model, tokenizer):
     """From rows that only share the answers' style, which a model that never saw the forget rows learns, too."""
     knowing = taught(tokenizer, [*FORGET, *RETAIN])
-    options = replace(QUICK, relearn_steps=20, relearn_every=20)
+    options = replace(QUICK, relearn_steps=40, relearn_every=40)
     models = {"hiding": shut_at_its_output(knowing, tokenizer, FORGET), "never": taught(tokenizer, RETAIN)}
     found = {name: relearning(replace(target(each, tokenizer), options=options)) for name, each in models.items()}
     ends = {name: {kind: each.metrics[f"{kind}_end"].value for kind in KINDS} for name, each in found.items()}

@@ -1,6 +1,7 @@
 """The command line: what it makes and what it prints."""
 
 import json
+import re
 import shutil
 import socket
 import subprocess
@@ -205,12 +206,12 @@ def test_inspect_says_how_well_a_model_knows_the_rows_and_in_which_format(taught
     flags = {"model_name_or_path": tmp_path / "model", "forget": rows["forget"], "use_cpu": True}
     assert egup("inspect", **flags) == 0
     printed = capsys.readouterr().out
-    assert "probability of the answers: 0.88" in printed
-    assert "above one half in 10 of 10 rows" in printed
+    known = re.search(r"probability of the answers: (\S+), above one half in 10 of 10 rows", printed)[1]
+    assert float(known) > 0.8
     assert "likelier" not in printed
     assert egup("inspect", **flags, user_marker="Ask ", assistant_marker=" Tell ") == 0
     printed = capsys.readouterr().out
-    assert "They are likelier (0.88" in printed
+    assert f"They are likelier ({known})" in printed
     assert r"after the markers 'Question: ' and '\nAnswer: '" in printed
 
 

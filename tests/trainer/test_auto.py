@@ -177,13 +177,15 @@ def test_twice_the_strength_is_twice_the_learning_rate(make_trainer, monkeypatch
     assert chosen[Strength.THOROUGH] == pytest.approx(4 * chosen[Strength.GENTLE])
 
 
-def test_a_resumed_run_ends_with_the_same_weights(make_trainer, tmp_path):
-    options = {"auto": True, "num_train_epochs": 3, "save_strategy": "steps", "save_steps": 4, "logging_steps": 1}
+@pytest.mark.parametrize("step", [4, 6])  # within an epoch of three steps, and at the end of one
+def test_a_resumed_run_ends_with_the_same_weights(make_trainer, tmp_path, step):
+    options = {"auto": True, "objective": "proxy_kl", "num_train_epochs": 3, "logging_steps": 1}
+    options |= {"save_strategy": "steps", "save_steps": step}
     whole = make_trainer(**options, output_dir=str(tmp_path / "whole"))
     chosen = whole.component(Auto)
     whole.train()
     again = make_trainer(**options, output_dir=str(tmp_path / "again"))
-    again.train(resume_from_checkpoint=f"{whole.args.output_dir}/checkpoint-4")
+    again.train(resume_from_checkpoint=f"{whole.args.output_dir}/checkpoint-{step}")
     assert again.component(Auto).rate == chosen.rate
     assert furthest(weights_of(whole), weights_of(again)) == 0
 
