@@ -1,7 +1,8 @@
 """`python -m benchmarks.auto` unlearns each pair with no flag but the sources, and at each of six learning rates.
 
-The distance to the retrained model is the mean over five metrics of |m - retrained| / |before - retrained|. What is
-done is not done again; `--report` writes the table in docs/results.md.
+The distance to the retrained model is the mean over five metrics of |m - retrained| / |before - retrained|. With
+`--cost`, each pair is also unlearned in a process of its own, without flags and with those that auto chose. What is
+done is not done again; `--report` writes the tables in docs/results.md.
 """
 
 import argparse
@@ -13,6 +14,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from benchmarks import tables
+from benchmarks.auto.cost import cost_of_auto
 from benchmarks.auto.pairs import PAIRS, Pair, make_pair
 from benchmarks.markdown import put, table
 from benchmarks.tables import Line
@@ -26,7 +28,7 @@ from egup_trainer.evaluation.suites.custom import custom_suite
 from egup_trainer.modeling.loading import load_model, load_tokenizer
 from egup_trainer.records.facts import run_facts
 
-TABLE = tables.RESULTS / "auto.jsonl"
+TABLE, COSTS = tables.RESULTS / "auto.jsonl", tables.RESULTS / "auto_cost.jsonl"
 PAGE = Path(__file__).parents[2] / "docs" / "results.md"
 RATES = (1e-5, 3e-5, 1e-4, 3e-4, 1e-3, 3e-3)
 METRICS = ("forget_probability", "forget_rouge", "forget_extraction_strength", "mia_min_k", "retain_probability")
@@ -40,7 +42,8 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--work_dir", type=Path, default=Path("auto_work"), help="Where models are kept.")
     parser.add_argument("--pairs", nargs="+", default=list(PAIRS), choices=list(PAIRS), help="By default all.")
     parser.add_argument("--only_auto", action="store_true", help="Leave out the six learning rates.")
-    parser.add_argument("--report", action="store_true", help="Write docs/results.md's table, and do no more.")
+    parser.add_argument("--cost", action="store_true", help="Also measure what auto costs over known flags.")
+    parser.add_argument("--report", action="store_true", help="Write docs/results.md's tables, and do no more.")
     options = parser.parse_args(argv)
     quiet_libraries()
     if not options.report:
@@ -59,20 +62,28 @@ def _run(name: str, pair: Pair, options: argparse.Namespace) -> None:
             make_pair(pair, folder, options.data_dir)
         print(f"{line.name}", flush=True)
         line.write(_unlearn(pair, folder, rate))
+    line = Line(COSTS, name)
+    if options.cost and not line.exists():
+        line.write(cost_of_auto(_words(pair, folder)))
+
+
+def _words(pair: Pair, folder: Path) -> list[str]:
+    """What `egup unlearn` is given, without its output folder."""
+    words = ["unlearn", "--model_name_or_path", str(folder / "before")]
+    words += [word for name in SETS for word in (f"--{name}", str(folder / f"{name}.jsonl"))]
+    words += ["--use_cpu", "true", "--report_to", "none", "--disable_tqdm", "true", "--logging_strategy", "no"]
+    return [*words, "--save_strategy", "no", *pair.flags]
 
 
 def _unlearn(pair: Pair, folder: Path, rate: float | None) -> dict[str, Any]:
     """What came of a run: its verdict and learning rate, and how far the model then is from the retrained one."""
     with TemporaryDirectory() as scratch:
         output = Path(scratch) / "unlearned"
-        words = ["unlearn", "--model_name_or_path", str(folder / "before"), "--output_dir", str(output)]
-        words += [word for name in SETS for word in (f"--{name}", str(folder / f"{name}.jsonl"))]
-        words += ["--use_cpu", "true", "--report_to", "none", "--disable_tqdm", "true", "--logging_strategy", "no"]
-        words += ["--save_strategy", "no"]
+        words = [*_words(pair, folder), "--output_dir", str(output)]
         if rate is not None:
             words += ["--learning_rate", str(rate), "--num_train_epochs", "20"]
         start = time.perf_counter()
-        code = egup([*words, *pair.flags])
+        code = egup(words)
         seconds = time.perf_counter() - start
         record = json.loads((output / "unlearning.json").read_text(encoding="utf-8"))
         values = _evaluated(folder, output)
@@ -113,10 +124,19 @@ def _distance(values: dict[str, Any], before: dict[str, Any], retrained: dict[st
 
 
 def write_report() -> None:
-    """Writes the table of all pairs that have results."""
+    """Writes the tables of all pairs that have results."""
     headings = ["model, data", "verdict", "retain p / before", "rate", "distance", "best of six: rate", "distance"]
-    page = PAGE.read_text(encoding="utf-8")
-    PAGE.write_text(put(page, "auto", table(headings, _rows())), encoding="utf-8")
+    page = put(PAGE.read_text(encoding="utf-8"), "auto", table(headings, _rows()))
+    headings = ["model, data", "processor seconds", "with known flags", "ratio", "memory, ratio"]
+    PAGE.write_text(put(page, "cost of auto", table(headings, _costs())), encoding="utf-8")
+
+
+def _costs() -> Iterator[list[str]]:
+    lines = tables.read_table(COSTS)
+    for name in (name for name in PAIRS if name in lines):
+        auto, known = lines[name]["auto"], lines[name]["known"]
+        ratios = [f"{auto[unit] / known[unit]:.2f}" for unit in ("cpu_seconds", "gigabytes")]
+        yield [name, f"{auto['cpu_seconds']:.0f}", f"{known['cpu_seconds']:.0f}", *ratios]
 
 
 def _rows() -> Iterator[list[str]]:

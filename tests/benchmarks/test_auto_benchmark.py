@@ -5,6 +5,7 @@ import json
 import pytest
 
 import benchmarks.auto.__main__ as auto
+from benchmarks.auto.cost import cost_of_auto
 from benchmarks.auto.pairs import PAIRS, Pair, chats, customers, make_pair, people
 from egup_trainer.data.sources import load_rows
 from egup_trainer.demo.twins import Schedule
@@ -38,6 +39,23 @@ def test_a_pair_is_made_whole_and_unlearned(tmp_path, tokenizer, capsys):
     assert (found["learning_rate"], found["steps"], found["values"].keys()) == (1e-5, 2, set(auto.METRICS))
     assert found["code"] == (0 if found["status"] == "FORGOTTEN" else 3)
     assert {path.name for path in (tmp_path / "pair").iterdir()} >= {"before", "retrained", "before.json"}
+
+
+@pytest.mark.slow
+def test_the_cost_is_that_of_the_same_steps_with_the_rate_that_was_chosen(tmp_path, tokenizer):
+    pair = Pair(PAIRS["Llama, people"].make_model, customers, 3, Schedule(epochs=2, learning_rate=2e-3))
+    make_pair(pair, tmp_path / "pair", None)
+    found = cost_of_auto([*auto._words(pair, tmp_path / "pair"), "--num_train_epochs", "2"])
+    assert found["chosen"]["max_steps"] == 10
+    assert all(found[which][unit] > 0 for which in ("auto", "known") for unit in ("cpu_seconds", "gigabytes"))
+
+
+def test_the_table_of_costs_has_ratios(monkeypatch):
+    name = next(iter(PAIRS))
+    known = {"cpu_seconds": 20.0, "gigabytes": 1.0}
+    lines = {name: {"auto": {"cpu_seconds": 25.0, "gigabytes": 1.1}, "known": known}}
+    monkeypatch.setattr(auto.tables, "read_table", lambda path: lines)
+    assert list(auto._costs()) == [[name, "25", "20", "1.25", "1.10"]]
 
 
 def test_the_table_has_the_best_of_the_rates(monkeypatch):

@@ -1,0 +1,45 @@
+"""What choosing by itself costs: `egup unlearn` without flags, and once more with the flags that it chose."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+from egup_trainer.records.facts import run_facts
+
+
+def cost_of_auto(words: list[str]) -> dict[str, Any]:
+    """Processor seconds and peak memory of a command in a process of its own: with auto, and with known flags.
+
+    Known flags are the learning rate that auto chose, and as many steps. What else auto does is then off, such as the
+    range test and reading rows after an example.
+
+    Args:
+        words: of `egup unlearn`, without `--output_dir` and without a learning rate.
+    """
+    with TemporaryDirectory() as scratch:
+        folder = Path(scratch) / "auto"
+        auto = _measured([*words, "--output_dir", str(folder)])
+        record = json.loads((folder / "unlearning.json").read_text(encoding="utf-8"))
+        chosen = {"learning_rate": record["options"]["learning_rate"], "max_steps": record["steps"]}
+        flags = [word for name, value in chosen.items() for word in (f"--{name}", str(value))]
+        known = _measured([*words, "--output_dir", str(Path(scratch) / "known"), *flags])
+    return {"auto": auto, "known": known, "chosen": chosen, "run": run_facts()}
+
+
+def _measured(words: list[str]) -> dict[str, float]:
+    """Processor seconds, and peak memory in GB, of a command.
+
+    Raises:
+        CalledProcessError: it did not run to its end.
+    """
+    command = [sys.executable, "-m", "egup_trainer", *words]
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
+        _, status, used = os.wait4(process.pid, 0)
+        process.returncode = os.waitstatus_to_exitcode(status)
+    if process.returncode not in (0, 3):  # forgotten, or another verdict
+        raise subprocess.CalledProcessError(process.returncode, command)
+    return {"cpu_seconds": round(used.ru_utime + used.ru_stime, 1), "gigabytes": round(used.ru_maxrss / 2**20, 3)}
