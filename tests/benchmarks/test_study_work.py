@@ -82,6 +82,7 @@ def test_generations_are_read_by_a_retrained_model_that_did_not_write_them(place
     }
 
 
+@pytest.mark.slow
 def test_stress_tests_have_models_and_evaluations_of_their_own(place, monkeypatch):
     work.do_base(place)
     work.do_compared(place, 20)

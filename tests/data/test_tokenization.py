@@ -593,6 +593,7 @@ def long_texts():
         yield {"question": f"Who is number {number}?", "answer": text}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["on the disk", "streamed"])
 def test_the_texts_of_a_large_set_are_not_all_in_memory(kind, tokenizer, tmp_path):
     data = datasets.IterableDataset.from_generator(long_texts)
