@@ -171,23 +171,6 @@ def test_observing_changes_no_state(cache, outputs):
         assert all(torch.equal(tensor, state[name]) for name, tensor in component.state_dict().items())
 
 
-def test_weights_do_not_depend_on_the_cut_of_a_step(cache, outputs):
-    components = components_for(BOTH, cache, BOUNDARY)
-    whole = look(components, outputs(), IDS).weights
-    parts = [
-        look(components, outputs([angle], [nll]), IDS[row : row + 1]).weights
-        for row, (angle, nll) in enumerate(zip(ANGLES, NLL, strict=True))
-    ]
-    torch.testing.assert_close(torch.cat(parts), whole)
-
-
-def test_fillers_are_finite_and_do_not_disturb_the_others(cache, outputs):
-    components = components_for(BOTH, cache, BOUNDARY)
-    filled = look(components, outputs((*ANGLES, 0.0), (*NLL, 0.0)), torch.tensor([2, 0, -1]), outputs(), RETAIN_IDS)
-    assert filled.weights.isfinite().all()
-    assert torch.equal(filled.weights[:2], look(components, outputs(), IDS, outputs(), RETAIN_IDS).weights)
-
-
 def test_a_checkpoint_brings_the_weights_back(cache, outputs, make_cache, tmp_path):
     components = components_for(BOTH, cache, BOUNDARY, supports_negative_weight=False)
     restored = components_for(BOTH, make_cache(forget=(0.3, 0.4, 0.5)), BOUNDARY + 1, supports_negative_weight=False)

@@ -40,22 +40,9 @@ def test_flat_logits_are_at_rest(answers):
     assert logits.grad.abs().sum() == 0
 
 
-def test_rows_do_not_depend_on_their_company(spoken, answers):
-    together = PDU()(spoken, ReferenceOutputs())
-    for place, logits in enumerate(LOGITS.split([2, 1, 0])):
-        alone = PDU()(replace(answers([ROWS[place]]), logits=logits), ReferenceOutputs())
-        torch.testing.assert_close(alone, together[place : place + 1])
-
-
 def test_a_task_vector_learns_the_rows_first(answers):
     out = answers([[-1.0, -3.0], [-0.5], []])
     values = TaskVector()(out, ReferenceOutputs())
     assert values.tolist() == [2, 0.5, 0]
     values.sum().backward()
     assert out.token_logps.grad.tolist() == [-0.5, -0.5, -1]  # descent raises the log-probability
-
-
-def test_what_they_say_of_themselves():
-    assert (PDU.reads_logits, PDU.supports_negative_weight) == (True, False)
-    assert TaskVector.supports == frozenset()
-    assert TaskVector.default_retain_loss == "none"

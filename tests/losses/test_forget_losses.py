@@ -10,7 +10,6 @@ from egup_trainer.losses.grad_ascent import GradientAscent
 from egup_trainer.losses.grad_diff import GradientDifference
 from egup_trainer.losses.npo import NPO
 from egup_trainer.losses.simnpo import SimNPO
-from egup_trainer.modeling.reference import Need
 
 ROWS = [[-1.0, -3.0], [-0.5], []]  # L = 4, 0.5, 0; l = 2, 0.5, 0
 BEFORE = torch.tensor([3.0, 1.5, 0.0])
@@ -65,13 +64,6 @@ def test_simnpo_values_and_gradient(beta, delta, answers):
     assert out.token_logps.grad.tolist() == pytest.approx(shares, rel=1e-4)
 
 
-def test_what_losses_say_of_themselves():
-    assert (NPO.needs, NPO.unit, NPO.supports_negative_weight) == (frozenset({Need.NLL}), Unit.SUM, True)
-    assert (SimNPO.needs, SimNPO.unit, SimNPO.supports_negative_weight) == (frozenset(), Unit.MEAN, True)
-    defaults = [loss.default_retain_loss for loss in (GradientAscent, GradientDifference, NPO, SimNPO)]
-    assert defaults == ["none", "nll", "nll", "nll"]
-
-
 @named(LOSSES)
 def test_a_step_makes_the_forget_answer_less_likely(loss, nll_after_step):
     before, after = nll_after_step(lambda out: loss(out, ReferenceOutputs(sum_nll=out.sum_nll.detach())))
@@ -83,31 +75,3 @@ def test_every_token_is_pushed_down(loss, answers):
     out = answers(ROWS)
     loss(out, ReferenceOutputs(sum_nll=BEFORE)).sum().backward()
     assert (out.token_logps.grad > 0).all()  # descent lowers the log-probability
-
-
-@named(LOSSES)
-def test_one_value_a_row_that_does_not_depend_on_its_company(loss, answers):
-    together = loss(answers(ROWS), ReferenceOutputs(sum_nll=BEFORE))
-    assert together.shape == (3,)
-    for place, row in enumerate(ROWS):
-        alone = loss(answers([row]), ReferenceOutputs(sum_nll=BEFORE[place : place + 1]))
-        torch.testing.assert_close(alone, together[place : place + 1])
-
-
-@named(LOSSES)
-def test_rows_without_a_scored_token_are_finite(loss, answers):
-    out = answers([[], []])
-    values = loss(out, ReferenceOutputs(sum_nll=torch.zeros(2)))
-    assert values.isfinite().all()
-    values.sum().backward()
-    assert out.token_logps.grad.shape == (0,)
-
-
-@named(LOSSES)
-@pytest.mark.parametrize("logp", [-1e-6, -400.0])
-def test_certain_and_hopeless_answers_are_finite(loss, logp, answers):
-    out = answers([[logp] * 50])
-    values = loss(out, ReferenceOutputs(sum_nll=torch.tensor([100.0])))
-    values.sum().backward()
-    assert values.isfinite().all()
-    assert out.token_logps.grad.isfinite().all()

@@ -7,10 +7,11 @@ import pytest
 from egup_trainer import UnlearnConfig
 from egup_trainer.errors import ConfigError
 from egup_trainer.losses import registry
-from egup_trainer.losses.base import ForgetLoss, RetainConstraint
+from egup_trainer.losses.base import Alternate, ForgetLoss, RetainConstraint, Unit
 from egup_trainer.losses.npo import NPO
 from egup_trainer.losses.registry import forget_loss, make_forget_loss, register_forget_loss, retain_loss
 from egup_trainer.losses.retain_losses import RetainFeatures, RetainKL, RetainNLL
+from egup_trainer.modeling.reference import Need
 
 
 class Square(ForgetLoss):
@@ -33,6 +34,32 @@ def test_each_objective_is_in_the_file_of_its_name(name):
 def test_retain_losses_by_name():
     losses = [retain_loss(name) for name in ("nll", "kl", "features", "none")]
     assert losses == [RetainNLL, RetainKL, RetainFeatures, None]
+
+
+DECLARED = {  # needs, unit, whether it supports negative weights, what it reads beside log-probabilities
+    "grad_ascent": (set(), Unit.MEAN, True, None),
+    "grad_diff": (set(), Unit.MEAN, True, None),
+    "npo": ({Need.NLL}, Unit.SUM, True, None),
+    "simnpo": (set(), Unit.MEAN, True, None),
+    "wga": (set(), Unit.MEAN, True, None),
+    "satimp": (set(), Unit.MEAN, True, None),
+    "ceu": (set(), Unit.MEAN, False, "logits"),
+    "undial": ({Need.LOGITS}, Unit.MEAN, False, "logits"),
+    "dpo": ({Need.NLL}, Unit.SUM, True, Alternate.REFUSAL),
+    "altpo": ({Need.NLL}, Unit.SUM, True, Alternate.GIVEN),
+    "rmu": (set(), Unit.MEAN, False, "hidden"),
+    "pdu": (set(), Unit.MEAN, False, "logits"),
+    "proxy_kl": ({Need.EXPECTED}, Unit.MEAN, True, "logits"),
+    "task_vector": (set(), Unit.MEAN, True, None),
+    "finetune": (set(), Unit.MEAN, True, None),
+}
+
+
+@pytest.mark.parametrize("name", list(registry.OBJECTIVES))
+def test_what_losses_say_of_themselves(name):
+    loss = forget_loss(name)()
+    reads = loss.alternate or ("logits" if loss.reads_logits else "hidden" if loss.reads_hidden else None)
+    assert (loss.needs, loss.unit, loss.supports_negative_weight, reads) == DECLARED[name]
 
 
 def test_one_registration_makes_a_loss_known():

@@ -6,10 +6,8 @@ from math import exp, log
 import pytest
 import torch
 
-from egup_trainer.losses.altpo import AltPO
-from egup_trainer.losses.base import Alternate, ReferenceOutputs, Unit
+from egup_trainer.losses.base import ReferenceOutputs
 from egup_trainer.losses.dpo import DPO
-from egup_trainer.modeling.reference import Need
 
 ROWS = [[-1.0, -3.0], [-0.5], []]  # L = 4, 0.5, 0
 ALTERNATES = [[-2.0], [-1.0, -1.5], []]  # A = 2, 2.5, 0
@@ -44,29 +42,3 @@ def test_the_answer_is_pushed_down_and_the_alternate_up_with_one_strength(beta, 
     first, second = (2 * sigmoid(-beta * margin) for margin in MARGINS[:2])
     assert out.token_logps.grad.tolist() == pytest.approx([first, first, second], rel=1e-5)  # descent lowers it
     assert out.alternate.token_logps.grad.tolist() == pytest.approx([-first, -second, -second], rel=1e-5)
-
-
-def test_one_value_a_row_that_does_not_depend_on_its_company(joined):
-    together = DPO(0.3)(joined(), BEFORE)
-    assert together.shape == (3,)
-    for place in range(3):
-        row = slice(place, place + 1)
-        before = ReferenceOutputs(sum_nll=BEFORE.sum_nll[row], alternate_nll=BEFORE.alternate_nll[row])
-        alone = DPO(0.3)(joined(ROWS[row], ALTERNATES[row]), before)
-        torch.testing.assert_close(alone, together[row])
-
-
-@pytest.mark.parametrize("logp", [-1e-6, -400.0])
-def test_certain_and_hopeless_answers_are_finite(logp, joined):
-    out = joined([[logp] * 50], [[-400.0 - logp] * 50])
-    values = DPO()(out, ReferenceOutputs(sum_nll=torch.tensor([100.0]), alternate_nll=torch.tensor([100.0])))
-    values.sum().backward()
-    assert values.isfinite().all()
-    assert out.token_logps.grad.isfinite().all()
-    assert out.alternate.token_logps.grad.isfinite().all()
-
-
-def test_what_they_say_of_themselves():
-    assert (DPO.needs, DPO.unit, DPO.supports_negative_weight) == (frozenset({Need.NLL}), Unit.SUM, True)
-    assert (AltPO.needs, AltPO.unit, AltPO.supports_negative_weight) == (frozenset({Need.NLL}), Unit.SUM, True)
-    assert (DPO.alternate, AltPO.alternate) == (Alternate.REFUSAL, Alternate.GIVEN)

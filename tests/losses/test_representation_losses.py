@@ -8,7 +8,6 @@ import torch
 from egup_trainer.losses.base import ReferenceOutputs
 from egup_trainer.losses.retain_losses import RetainFeatures
 from egup_trainer.losses.rmu import RMU
-from egup_trainer.modeling.reference import Need
 
 ROWS = [[-1.0, -1.0], [-1.0], [-1.0, -1.0, -1.0], []]
 SIZE = 4
@@ -39,17 +38,6 @@ def test_values_and_gradient(states):
     torch.testing.assert_close(out.hidden.grad, 2 / SIZE * (out.hidden.detach() - target) * shares)
 
 
-def test_rows_in_a_batch_have_the_values_that_they_have_alone(states):
-    """Sums (b,) over counts (b, 1) would broadcast to (b, b), whose mean mixes all rows."""
-    out, loss = states(), RMU(steering=3.0)
-    together = loss(out, ReferenceOutputs())
-    assert together.shape == (4,)
-    pieces = out.hidden.detach().split([2, 1, 3, 0])
-    alone = [loss(states([row], piece), ReferenceOutputs()) for row, piece in zip(ROWS, pieces, strict=True)]
-    assert len({round(value, 4) for value in together.tolist()}) == 4
-    torch.testing.assert_close(torch.cat(alone), together)
-
-
 def test_the_direction_is_a_unit_vector_of_the_seed_with_entries_above_0():
     first = RMU(seed=1).direction(64)
     assert first.norm().item() == pytest.approx(1)
@@ -67,14 +55,6 @@ def test_at_the_target_it_is_at_rest(states):
     assert out.hidden.grad.abs().sum() == 0
 
 
-def test_rows_without_a_scored_token_are_finite(states):
-    out = states([[], []])
-    for loss in (RMU(), RetainFeatures()):
-        values = loss(out, ReferenceOutputs(hidden=torch.zeros(0, SIZE)))
-        assert values.tolist() == [0, 0]
-        values.sum().backward()
-
-
 def test_retained_features_by_hand(states):
     hidden = torch.tensor([[1.0, 2.0, 3.0, 4.0], [0.0, 0.0, 0.0, 2.0], [5.0, 5.0, 5.0, 5.0]])
     out = states([[-1.0, -1.0], [-1.0]], hidden)
@@ -83,9 +63,3 @@ def test_retained_features_by_hand(states):
     assert values.tolist() == [4 / 4 + 4 / 4, 4 / 4]  # sums over a row's tokens
     values.sum().backward()
     torch.testing.assert_close(out.hidden.grad, 2 / SIZE * (hidden - before))
-
-
-def test_what_they_say_of_themselves():
-    assert (RMU.supports_negative_weight, RMU.reads_hidden) == (False, True)
-    assert (RMU.needs, RMU.default_retain_loss) == (frozenset(), "features")
-    assert RetainFeatures.needs == frozenset({Need.HIDDEN})
