@@ -15,7 +15,7 @@ from egup_trainer.errors import check_layer, check_range
 from egup_trainer.evaluation.gradient_norms import gradient_norms
 from egup_trainer.evaluation.rows import RowSet, Text, TextKind, Texts, texts_of
 from egup_trainer.evaluation.scores import SampleScores, SetScores
-from egup_trainer.evaluation.token_numbers import GatheredNumbers, TokenNumbers
+from egup_trainer.evaluation.token_numbers import TokenNumbers
 from egup_trainer.modeling.batches import autocast_of, device_of, is_first, iter_batches, merge_processes
 from egup_trainer.modeling.forward import AnswerReader
 from egup_trainer.modeling.generation import generate
@@ -67,21 +67,14 @@ def score_sets(
     Raises:
         DataError, ModelError: a row cannot be tokenized, or the model is not a causal language model.
     """
-    found = texts or texts_of(row_sets, tokenizer, options.progress and is_first(accelerator))
-    return _score(_Scoring(model, tokenizer, options, accelerator, found), row_sets)
-
-
-def _score(scoring: "_Scoring", row_sets: list[RowSet]) -> dict[str, SetScores]:
-    texts, dataset = scoring.read.texts, scoring.read.dataset
-    check_positions(scoring.bare, max(map(len, dataset.rows)), "a text", "lower --max_length")
-    check_token_ids(scoring.bare, [row.input_ids for row in dataset.rows], "the rows")
-    members = _answers(texts, [each for each in row_sets if each.with_membership])
-    featured = _answers(texts, [each for each in row_sets if each.with_features])
+    read = texts or texts_of(row_sets, tokenizer, options.progress and is_first(accelerator))
+    scoring = _Scoring(model, tokenizer, options, accelerator, read)
+    check_positions(scoring.bare, max(map(len, read.dataset.rows)), "a text", "lower --max_length")
+    check_token_ids(scoring.bare, [row.input_ids for row in read.dataset.rows], "the rows")
+    members = _answers(read.texts, [each for each in row_sets if each.with_membership])
+    featured = _answers(read.texts, [each for each in row_sets if each.with_features])
     norms, numbers = scoring.numbers(members, featured)
-    return {
-        row_set.name: _collect(row_set, scoring.read, numbers, norms, scoring.generations(row_set))
-        for row_set in row_sets
-    }
+    return {each.name: _collect(each, read, numbers, norms, scoring.generations(each)) for each in row_sets}
 
 
 def _answers(texts: list[Text], row_sets: list[RowSet]) -> list[Text]:
@@ -114,7 +107,7 @@ class _Scoring:
         """The model inside what wraps it for training."""
         return self.accelerator.unwrap_model(self.model) if self.accelerator else self.model
 
-    def numbers(self, members: list[Text], featured: list[Text]) -> tuple[dict[Text, float], GatheredNumbers]:
+    def numbers(self, members: list[Text], featured: list[Text]) -> tuple[dict[Text, float], TokenNumbers]:
         """Gradient norms of members and non-members, if requested, and the numbers of all tokens."""
         is_member, is_featured = self._pieces_of(members), self._pieces_of(featured)
         collator, reader = RowCollator(self.tokenizer), AnswerReader(self.bare, self.options.feature_layer)
@@ -202,7 +195,7 @@ class _Scoring:
 def _collect(
     row_set: RowSet,
     read: Texts,
-    numbers: GatheredNumbers,
+    numbers: TokenNumbers,
     norms: dict[Text, float],
     generations: dict[int, str],
 ) -> SetScores:

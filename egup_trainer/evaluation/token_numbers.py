@@ -62,9 +62,9 @@ class TokenNumbers:
             self._keep_features(samples, outputs.features.detach())
 
     def _keep_features(self, samples: Tensor, features: Tensor) -> None:
-        slots = self.wants_features.long().cumsum(0) - 1
         wanted = self.wants_features[samples]
-        required(self._features, "features")[slots[samples[wanted]]] = features[: len(samples)][wanted]
+        slots = self._feature_slots[samples[wanted]]
+        required(self._features, "features")[slots] = features[: len(samples)][wanted]
 
     def drop_not_finite(self, accelerator: object, ids: Tensor) -> Tensor:
         """Which of the samples `ids` have numbers that are not finite on any process; these are dropped on all."""
@@ -72,7 +72,6 @@ class TokenNumbers:
         is_broken = torch.zeros(len(self.counts), device=owners.device)
         for values in self._flat.values():
             is_broken[owners[~values.isfinite()]] = 1
-        slots = self.wants_features.long().cumsum(0) - 1
         if self._features is not None:
             is_broken[self.wants_features.clone()] += (~self._features.isfinite().all(dim=1)).float()
         found = merge_processes({"": is_broken}, accelerator)[""] > 0
@@ -81,50 +80,35 @@ class TokenNumbers:
         for values in self._flat.values():
             values[dropped[owners]] = 0
         if self._features is not None:
-            self._features[slots[dropped & self.wants_features]] = 0
+            self._features[self._feature_slots[dropped & self.wants_features]] = 0
         return broken
 
-    def gather(self, accelerator: object) -> "GatheredNumbers":
-        """The numbers of all processes, on the CPU."""
+    def gather(self, accelerator: object) -> "TokenNumbers":
+        """Itself with the numbers of all processes, on the CPU."""
         features = {} if self._features is None else {"features": self._features}
         merged = merge_processes({**self._flat, **features}, accelerator)
-        flat = {name: merged[name].double().numpy() for name in self._flat}
-        slots = self.wants_features.long().cumsum(0).cpu() - 1
-        return GatheredNumbers(
-            flat, self.starts, self.counts, self.is_closed, self.wants_z.cpu(), slots, merged.get("features")
-        )
-
-
-class GatheredNumbers:
-    """The numbers of all processes, read text by text."""
-
-    def __init__(
-        self,
-        flat: dict[str, np.ndarray],
-        starts: Tensor,
-        counts: Tensor,
-        is_closed: list[bool],
-        has_z: Tensor,
-        feature_slots: Tensor,
-        features: Tensor | None,
-    ):
-        self._flat, self._starts, self._counts, self._has_z = flat, starts, counts, has_z
-        self._is_closed = is_closed
-        self._feature_slots, self._features = feature_slots, features
+        self._flat, self._features = {name: merged[name].double() for name in self._flat}, merged.get("features")
+        self.wants_z, self.wants_features = self.wants_z.cpu(), self.wants_features.cpu()
+        return self
 
     def text(self, pieces: tuple[int, ...]) -> TextScores:
-        """Numbers of the text that consists of the given samples."""
-        slices = [slice(int(self._starts[piece]), int(self._starts[piece] + self._counts[piece])) for piece in pieces]
-        logps, greedy_match, z = (np.concatenate([self._flat[name][part] for part in slices]) for name in self._flat)
+        """Numbers of the text that consists of the given samples; once all are gathered."""
+        slices = [slice(int(self.starts[piece]), int(self.starts[piece] + self.counts[piece])) for piece in pieces]
+        logps, greedy_match, z = (torch.cat([each[part] for part in slices]).numpy() for each in self._flat.values())
         return TextScores(
-            logps, greedy_match.astype(bool), z if self._has_z[pieces[0]] else None, self._is_closed[pieces[-1]]
+            logps, greedy_match.astype(bool), z if self.wants_z[pieces[0]] else None, self.is_closed[pieces[-1]]
         )
 
     def features(self, pieces: tuple[int, ...]) -> np.ndarray:
-        """Mean hidden state over the answer tokens of a text, shape (d,)."""
-        weights = self._counts[list(pieces)].float()
+        """Mean hidden state over the answer tokens of a text, shape (d,); once all are gathered."""
+        weights = self.counts[list(pieces)].float()
         rows = required(self._features, "features")[self._feature_slots[list(pieces)]]  # (P, d)
         return (weights @ rows / weights.sum()).numpy()
+
+    @property
+    def _feature_slots(self) -> Tensor:
+        """Where the features of each sample that wants them are, (S,)."""
+        return self.wants_features.long().cumsum(0) - 1
 
 
 def standardise(token_logps: Tensor, logits: Tensor) -> Tensor:
