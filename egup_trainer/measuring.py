@@ -5,7 +5,6 @@ from dataclasses import asdict, replace
 from importlib.util import find_spec
 from typing import Any
 
-import torch
 from transformers import TrainerCallback
 from transformers.trainer_callback import ExportableState
 
@@ -15,7 +14,7 @@ from egup_trainer.data.tokenization import RowDataset
 from egup_trainer.errors import TooFewPositionsError
 from egup_trainer.modeling.generation import generate
 from egup_trainer.modeling.limits import check_positions
-from egup_trainer.modeling.probability import sample_ids
+from egup_trainer.modeling.probability import sample_ids, sample_of
 from egup_trainer.records.judgments import AFTER, BEFORE
 from egup_trainer.verdict import Measures, SetMeasures, Verdict, verdict
 
@@ -104,10 +103,10 @@ class Measuring(TrainerCallback, ExportableState):
         return found
 
     def _nll(self, rows: RowDataset, description: str) -> list[float]:
-        args, owners = self.trainer.args, torch.tensor(rows.owners)
-        ids = torch.isin(owners, sample_ids(int(owners.max()) + 1, args.seed)).nonzero().flatten()
+        args = self.trainer.args
+        ids, owners = sample_of(rows, args.seed)
         scores = self.trainer.score(rows, ids, description=None if args.disable_tqdm else description)
-        return scores.nll_of(owners[ids]).tolist()
+        return scores.nll_of(owners).tolist()
 
     def _after_example(self, rows: RowDataset) -> RowDataset | None:
         """Rows with the shortest retain row and its answer before them; None if the model cannot read so much."""

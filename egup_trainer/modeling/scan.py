@@ -68,10 +68,6 @@ class RowScores:
         nll, tokens = (zeros.index_add(0, indices, each.float()) for each in (self.sum_nll, self.num_tokens))
         return nll / tokens.clamp_min(1)
 
-    def probability_of(self, owners: Tensor) -> float:
-        """Mean over rows of exp(-l_i), where each sample is a part of the row `owners` names, shape (N,)."""
-        return self.nll_of(owners).neg().exp().mean().item()
-
 
 @torch.no_grad()
 def score_rows(
@@ -109,81 +105,83 @@ def score_rows(
         estimate: makes other top-k log-probabilities of a batch, from its states, in place of the model's own.
         description: title of the progress bar, or None for no bar.
     """
-    wanted = torch.arange(len(dataset)) if ids is None else ids
-    offsets = TokenOffsets.of(dataset, wanted.tolist()) if top_k or estimate else None
     reads: dict[str, Any] = {
         "with_features": with_features,
         "keep_logits": top_k > 0,
         "with_states": with_states or estimate is not None,
     }
-    results: dict[str, Tensor] = {}
 
-    def store(name: str, values: Tensor, at: Tensor, size: int) -> None:
-        whole = results.setdefault(name, values.new_zeros(size, *values.shape[1:]))
-        whole[at] = values[: len(at)]
+    def numbers_of(outputs: AnswerOutputs) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        """What is kept of each row of a batch, and of each of its answer tokens, by name."""
+        of_rows = {"sum_nll": outputs.sum_nll, "num_tokens": outputs.num_tokens}
+        if outputs.features is not None:
+            features = outputs.features
+            of_rows["features"] = features if projection is None else features @ projection.to(features.device)
+        if not (top_k or estimate):
+            return of_rows, {}
+        first = required(outputs.token_ids, "token_ids") if answer_first else None
+        found = estimate(outputs) if estimate else TopKLogProbs.of(required(outputs.logits, "logits"), top_k, first)
+        return of_rows, vars(found) | ({"states": required(outputs.states, "states")} if with_states else {})
+
+    read = partial(_read, model, reader, dataset, collator, accelerator, reads, numbers_of)
+    wanted = torch.arange(len(dataset)) if ids is None else ids
+    of_rows, of_tokens = read(wanted, batch_size, description)
+    lost = ~of_rows["sum_nll"].isfinite()
+    if "features" in of_rows:
+        lost |= ~of_rows["features"].isfinite().all(dim=1)
+    if batch_size > 1 and lost.any():
+        # One such row spoils others: in a line that they share, and through padding, where a weight of 0 times NaN is
+        # NaN. Each is therefore scored again, alone.
+        rows = lost.nonzero().flatten()
+        again, again_of_tokens = read(wanted[rows], 1)
+        for name, values in again.items():
+            of_rows[name][rows] = values
+        for name, values in again_of_tokens.items():
+            of_tokens[name][TokenOffsets.of(dataset, wanted.tolist()).of_rows(rows)] = values
+    tokens = TopKLogProbs(of_tokens["ids"], of_tokens["logps"]) if of_tokens else None
+    return RowScores(
+        of_rows["sum_nll"],
+        of_rows["num_tokens"],
+        of_rows.get("features", torch.zeros(len(wanted), 0)),
+        tokens,
+        of_tokens.get("states"),
+    )
+
+
+def _read(
+    model: nn.Module,
+    reader: AnswerReader,
+    dataset: RowDataset,
+    collator: RowCollator,
+    accelerator: Accelerator | None,
+    reads: dict[str, Any],
+    numbers_of: Callable[[AnswerOutputs], tuple[dict[str, Tensor], dict[str, Tensor]]],
+    ids: Tensor,
+    batch_size: int,
+    description: str | None = None,
+) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """`numbers_of` all rows `ids`: of the rows, and of their answer tokens, row after row; on every process."""
+    of_rows: dict[str, Tensor] = {}
+    of_tokens: dict[str, Tensor] = {}
+    offsets: TokenOffsets | None = None
+
+    def store(into: dict[str, Tensor], numbers: dict[str, Tensor], at: Tensor, size: int) -> None:
+        for name, values in numbers.items():
+            whole = into.setdefault(name, values.new_zeros(size, *values.shape[1:]))
+            whole[at] = values[: len(at)]
 
     for rows, batch in iter_batches(
-        model, dataset, wanted, collator, batch_size=batch_size, accelerator=accelerator, description=description
+        model, dataset, ids, collator, batch_size=batch_size, accelerator=accelerator, description=description
     ):
         with autocast_of(accelerator):
             outputs = reader(model, **batch, **reads)
-        store("sum_nll", outputs.sum_nll, rows, len(wanted))
-        store("num_tokens", outputs.num_tokens, rows, len(wanted))
-        if outputs.features is not None:
-            features = outputs.features
-            if projection is not None:
-                features = features @ projection.to(features.device)
-            store("features", features, rows, len(wanted))
-        if offsets is not None:
-            found = estimate(outputs) if estimate else _own_top_k(outputs, top_k, answer_first)
-            for name, values in _token_tables(found, outputs.states if with_states else None).items():
-                store(name, values, offsets.of_rows(rows), offsets.total)
+        numbers, tables = numbers_of(outputs)
         del outputs  # before the next forward pass
-    merged = merge_processes(results, accelerator)
-    if batch_size > 1:
-        options: dict[str, Any] = {
-            "with_features": with_features,
-            "projection": projection,
-            "top_k": top_k,
-            "answer_first": answer_first,
-            "with_states": with_states,
-            "estimate": estimate,
-        }
-        alone = partial(score_rows, model, reader, dataset, collator, batch_size=1, accelerator=accelerator, **options)
-        _score_lost_rows_alone(merged, offsets, wanted, alone)
-    tokens = TopKLogProbs(**{name: merged.pop(name) for name in ("ids", "logps")}) if offsets else None
-    return RowScores(**{"features": torch.zeros(len(wanted), 0), **merged}, top_k_logps=tokens)
-
-
-def _score_lost_rows_alone(
-    merged: dict[str, Tensor], offsets: TokenOffsets | None, wanted: Tensor, score: Callable[..., RowScores]
-) -> None:
-    """Scores the rows without finite numbers again, each alone, and stores the results.
-
-    One such row spoils others: in a line that they share, and through padding, where a weight of 0 times NaN is NaN.
-    """
-    lost = ~merged["sum_nll"].isfinite()
-    if "features" in merged:
-        lost |= ~merged["features"].isfinite().all(dim=1)
-    if not lost.any():
-        return
-    rows = lost.nonzero().flatten()
-    again = score(ids=wanted[rows])
-    for name in merged.keys() & {"sum_nll", "features"}:
-        merged[name][rows] = getattr(again, name)
-    if offsets is not None:
-        for name, value in _token_tables(again.top_k_logps, again.states).items():
-            merged[name][offsets.of_rows(rows)] = value
-
-
-def _own_top_k(outputs: AnswerOutputs, top_k: int, answer_first: bool) -> TopKLogProbs:
-    first = required(outputs.token_ids, "token_ids") if answer_first else None
-    return TopKLogProbs.of(required(outputs.logits, "logits"), top_k, first)
-
-
-def _token_tables(top_k_logps: TopKLogProbs | None, states: Tensor | None) -> dict[str, Tensor]:
-    """The values of single answer tokens, by name."""
-    return {**(vars(top_k_logps) if top_k_logps else {}), **({} if states is None else {"states": states})}
+        store(of_rows, numbers, rows, len(ids))
+        if tables:
+            offsets = offsets or TokenOffsets.of(dataset, ids.tolist())
+            store(of_tokens, tables, offsets.of_rows(rows), offsets.total)
+    return merge_processes(of_rows, accelerator), merge_processes(of_tokens, accelerator)
 
 
 def scan_fingerprint(model: nn.Module, datasets: list[tuple[RowDataset, Tensor]], settings: dict[str, Any]) -> str:

@@ -79,7 +79,7 @@ def test_probability_is_the_mean_over_rows():
     scores = RowScores(torch.tensor([0.0, 4.0, 1.0]), torch.tensor([3.0, 2.0, 2.0]), torch.zeros(3, 0))
     assert scores.probability == pytest.approx((1 + 2.718281828**-2 + 2.718281828**-0.5) / 3)
     # The last two samples are parts of one row: 5 nats for 4 tokens.
-    assert scores.probability_of(torch.tensor([7, 9, 9])) == pytest.approx((1 + 2.718281828**-1.25) / 2)
+    assert scores.nll_of(torch.tensor([7, 9, 9])).tolist() == pytest.approx([0, 1.25])
 
 
 # The fingerprint
