@@ -8,7 +8,6 @@ from typing import Any
 from transformers import TrainerCallback
 from transformers.trainer_callback import ExportableState
 
-from egup_trainer.components.self_samples import first_samples, prompt_of
 from egup_trainer.data.names import names_in
 from egup_trainer.data.tokenization import RowDataset
 from egup_trainer.errors import TooFewPositionsError
@@ -125,7 +124,7 @@ class Measuring(TrainerCallback, ExportableState):
         if not self.with_answers or self.without:
             return [], [], []
         trainer, rows, tokenizer = self.trainer, self.datasets[name], self.trainer.processing_class
-        asked = [index for index in first_samples(rows) if len(prompt_of(rows.rows[index])) > 1]
+        asked = [index for index in rows.first_samples if len(rows.rows[index].prompt) > 1]
         chosen = [rows.rows[asked[place]] for place in sample_ids(len(asked), trainer.args.seed, MOST_QUESTIONS)]
         if not chosen:
             return [], [], []
@@ -133,14 +132,14 @@ class Measuring(TrainerCallback, ExportableState):
         written = generate(
             trainer.accelerator.unwrap_model(trainer.model),
             tokenizer,
-            [prompt_of(row) for row in chosen],
+            [row.prompt for row in chosen],
             max_new_tokens=min(max(map(len, right)), MOST_TOKENS),
             batch_size=trainer.args.per_device_eval_batch_size,
             accelerator=trainer.accelerator,
             description=None if trainer.args.disable_tqdm else f"Answering {name} questions {when} unlearning",
         )
         decode = [tokenizer.decode(tokens, skip_special_tokens=True).strip() for tokens in right]
-        questions = [tokenizer.decode(prompt_of(row), skip_special_tokens=True) for row in chosen]
+        questions = [tokenizer.decode(row.prompt, skip_special_tokens=True) for row in chosen]
         return questions, decode, written
 
 

@@ -219,8 +219,7 @@ class UnlearnTrainer(SearchingTrainer):
         # Rows come first: bad input must be refused before a model is loaded or a folder is made.
         rows = prepare_rows(forget_dataset, retain_dataset, proxy_dataset, self.components, tokenizer, args)
         self.forget_rows, self.retain_rows, self.proxy_rows = rows.forget, rows.retain, rows.proxy
-        pairs = self._pairs_of(self.forget_rows, args)
-        self.pair_sampler = make_pair_sampler(pairs, args.train_batch_size, args)
+        pairs = self._pair(self.forget_rows, args)
         args.num_train_epochs = epochs_of(args, ceil(len(self.pair_sampler) / args.gradient_accumulation_steps))
         if eval_dataset is None and model_init is not None:
             eval_dataset = self.retain_rows
@@ -242,14 +241,19 @@ class UnlearnTrainer(SearchingTrainer):
             optimizers=optimizers,
         )
         self.model_init = model_init  # type: ignore[assignment]
-        if args.torch_compile:
+        self._set_up_run(loss)
+
+    def _set_up_run(self, loss: ForgetLoss) -> None:
+        """What needs the model on its device, where it is now, unless FSDP or DeepSpeed is going to move it."""
+        if self.args.torch_compile:
             compile_for_all_lengths()
-        # The model is on its device now, unless FSDP or DeepSpeed is going to move it.
-        check_training(self.model, args.disable_dropout)
+        check_training(self.model, self.args.disable_dropout)
         if can_run(self.model):
             self.reader.try_out(self.model)
-        if args.self_samples:
-            self._add_own_answers()
+        if self.args.self_samples:
+            answers = sample_answers(self)
+            logger.info("Forgets %d answers of the model's own beside the %d rows", len(answers), len(self.forget_rows))
+            self.train_dataset = self._pair(RowDataset([*self.forget_rows.rows, *answers]), self.args)
         # compute_loss divides by the counts of the whole step; Trainer must neither count nor divide itself.
         self.model_accepts_loss_kwargs = self.loss_is_scaled_for_ga = False
         self.reference = Reference(self._choose_reference(), self.model, self.reader)
@@ -283,32 +287,11 @@ class UnlearnTrainer(SearchingTrainer):
         """What became of the forget rows, once `train` has ended; None with `verdict=False`."""
         return self.measuring.verdict
 
-    def _pairs_of(self, forget: RowDataset, args: UnlearnConfig) -> PairDataset:
-        return PairDataset(forget, self.retain_rows, self.needs.example_share, args.max_length)
-
-    def _add_own_answers(self) -> None:
-        """Adds the model's own answers to the forget questions to the rows that are trained on."""
-        if self.is_fsdp_enabled or self.is_deepspeed_enabled:
-            raise ConfigError(
-                got=f"self_samples={self.args.self_samples} with FSDP or DeepSpeed",
-                expected="whole weights on the device of each process, which write the answers before training",
-                fix="train with DDP or on one GPU, or leave out --self_samples",
-            )
-        answers = sample_answers(
-            self.model,
-            self.processing_class,
-            self.forget_rows,
-            self.args.self_samples,
-            max_length=self.args.max_length,
-            seed=self.args.seed,
-            batch_size=self.args.per_device_eval_batch_size,
-            accelerator=self.accelerator,
-            folder=self.scan_folder,
-            progress=not self.args.disable_tqdm,
-        )
-        logger.info("Forgets %d answers of the model's own beside the %d rows", len(answers), len(self.forget_rows))
-        self.train_dataset = self._pairs_of(RowDataset([*self.forget_rows.rows, *answers]), self.args)
-        self.pair_sampler = make_pair_sampler(self.train_dataset, self.args.train_batch_size, self.args)
+    def _pair(self, forget: RowDataset, args: UnlearnConfig) -> PairDataset:
+        """The pairs of forget and retain rows, whose sampler the trainer keeps."""
+        pairs = PairDataset(forget, self.retain_rows, self.needs.example_share, args.max_length)
+        self.pair_sampler = make_pair_sampler(pairs, args.train_batch_size, args)
+        return pairs
 
     @property
     def own_answers(self) -> int:

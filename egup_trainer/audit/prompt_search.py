@@ -141,10 +141,8 @@ class PromptSearch:
 
     def _written(self, tasks: list[str], number: int) -> list[str]:
         """What the model writes for each task, as phrases that end in a space; nothing if there is no room for it."""
-        asking = [Row((Message("user", task),), "x") for task in tasks]
-        rows = self._target.tokenized(asking, "tasks").rows
-        firsts = {row.source.number: row for row in reversed(rows)}
-        prompts = [firsts[i].input_ids[: int(firsts[i].is_scored.argmax())] for i in sorted(firsts)]
+        asking = self._target.tokenized([Row((Message("user", task),), "x") for task in tasks], "tasks")
+        prompts = [asking.rows[index].prompt for index in asking.first_samples]
         if self._limit is not None and max(map(len, prompts)) + MAX_NEW_TOKENS > self._limit:
             return []
         options = self._target.options

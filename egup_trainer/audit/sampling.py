@@ -21,9 +21,8 @@ def sampling(target: Target) -> Finding:
     asked = [sample for sample, row in enumerate(target.forget) if row.prompt]
     if not asked:
         return Finding(reason=NO_QUESTION)
-    tokenized = target.tokenized([target.forget[sample] for sample in asked], "forget set", asked).rows
-    firsts = {asked[row.source.number]: row for row in reversed(tokenized)}
-    prompts = [firsts[sample].input_ids[: int(firsts[sample].is_scored.argmax())] for sample in asked]
+    tokenized = target.tokenized([target.forget[sample] for sample in asked], "forget set", asked)
+    prompts = [tokenized.rows[index].prompt for index in tokenized.first_samples]
     shared: dict[str, Any] = {"max_new_tokens": options.max_new_tokens, "batch_size": options.batch_size}
     greedy = generate(
         target.model, target.tokenizer, prompts, description=options.title("Generating greedily"), **shared

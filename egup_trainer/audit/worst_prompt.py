@@ -202,12 +202,11 @@ def ask(target: Target, name: str) -> dict[int, list[Answered]]:
             batch_size=options.batch_size,
             description=options.title(f"Asking {name} rows ({form.value})"),
         )
-        firsts = {row.source.number: row for row in reversed(kept.rows)}
-        nll = scores.nll_of(torch.tensor([row.source.number for row in kept.rows]))
-        for number, value in zip(sorted(firsts), nll.neg().exp().tolist(), strict=True):
-            sample, asking, _ = asked[number]
-            prompt = firsts[number].input_ids[: int(firsts[number].is_scored.argmax())]
-            found.setdefault(sample, []).append(Answered(asking, value, prompt))
+        nll = scores.nll_of(torch.tensor(kept.owners))
+        for index, value in zip(kept.first_samples, nll.neg().exp().tolist(), strict=True):
+            row = kept.rows[index]
+            sample, asking, _ = asked[row.source.number]
+            found.setdefault(sample, []).append(Answered(asking, value, row.prompt))
     return {
         sample: finite_ones
         for sample, answered in sorted(found.items())

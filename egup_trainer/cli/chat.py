@@ -83,13 +83,12 @@ class _Speaker:
         return generate(self.model, self.tokenizer, asked, max_new_tokens=self.max_new_tokens, batch_size=1)[0]
 
     def _prompt(self, question: str) -> "np.ndarray":
-        from egup_trainer.components.self_samples import prompt_of
         from egup_trainer.data.schema import Message, Row
         from egup_trainer.data.tokenization import tokenize
 
         row = Row((Message("user", question),), _ANY_ANSWER)
         [tokenized] = tokenize([row], self.tokenizer, name="question", template=self.template).rows
-        ids = prompt_of(tokenized)
+        ids = tokenized.prompt
         # Most words take in the space before them: a token of spaces would stand before no answer of a row.
         while len(ids) > 1 and not self.tokenizer.decode(ids[-1:]).strip(" "):
             ids = ids[:-1]

@@ -5,7 +5,6 @@ A fact can be told in many wordings, and the rows have one of them.
 
 from collections.abc import Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,101 +13,67 @@ from torch import Tensor
 
 from egup_trainer.components.scanning import found_on_all_processes
 from egup_trainer.data.schema import IGNORE_INDEX, TokenizedRow
-from egup_trainer.data.tokenization import RowDataset
 from egup_trainer.data.words import words_of
-from egup_trainer.errors import DataError
+from egup_trainer.errors import ConfigError, DataError
 from egup_trainer.modeling.generation import Continuation, Sampling, continuations
 from egup_trainer.modeling.scan import load_scan, save_scan, scan_fingerprint
 
-_FIX = "lower --max_length, or leave out --self_samples"
 
-
-def sample_answers(
-    model: Any,
-    tokenizer: Any,
-    rows: RowDataset,
-    count: int,
-    *,
-    max_length: int,
-    seed: int,
-    batch_size: int,
-    accelerator: Any,
-    folder: Path,
-    progress: bool,
-) -> list[TokenizedRow]:
-    """Further rows: `count` answers of the model to the question of each row, the same on every process.
+def sample_answers(trainer: Any) -> list[TokenizedRow]:
+    """Further forget rows: k answers of the model to the question of each row, the same on every process.
 
     Each is sampled at temperature 1 by (seed, row, number of the answer) alone, and has at most as many tokens as the
     longest answer of the rows. Answers with the words of the row's own answer, or of an earlier one to the same
     question, are left out, and so are those without a token. Plain texts have no question, and a question that
-    leaves too little of `max_length` is not asked. The answers are kept in `folder`, by the fingerprint of weights,
+    leaves too little of `max_length` is not asked. The answers are kept beside the scan, by the fingerprint of weights,
     rows and settings.
 
     Args:
-        model: the bare model before unlearning, on its device.
-        tokenizer: its tokenizer.
-        rows: the forget rows.
-        count: answers for each question, k.
-        max_length: maximum number of tokens per row.
-        seed: of the run.
-        batch_size: questions per batch.
-        accelerator: the `Accelerator` of the run.
-        folder: where the scan is kept, too.
-        progress: whether to show a progress bar.
+        trainer: an `UnlearnTrainer`, whose model is as before unlearning; k is its option `self_samples`.
 
     Raises:
+        ConfigError: the weights are spread over processes.
         DataError: no row has a question that leaves enough of `max_length`.
         StateError: a file of that name holds something else.
     """
+    args, rows, accelerator = trainer.args, trainer.forget_rows, trainer.accelerator
+    if trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled:
+        raise ConfigError(
+            got=f"self_samples={args.self_samples} with FSDP or DeepSpeed",
+            expected="whole weights on the device of each process, which write the answers before training",
+            fix="train with DDP or on one GPU, or leave out --self_samples",
+        )
     longest = max(int(row.is_scored.sum()) for row in rows.rows)
-    asked = [index for index in first_samples(rows) if 1 < len(prompt_of(rows.rows[index])) <= max_length - longest]
+    most = args.max_length - longest
+    asked = [index for index in rows.first_samples if 1 < len(rows.rows[index].prompt) <= most]
     if not asked:
         raise DataError(
-            got=f"self_samples for {len(rows)} forget rows without a question of at most {max_length - longest} tokens",
+            got=f"self_samples for {len(rows)} forget rows without a question of at most {most} tokens",
             expected="questions for the model to answer",
             fix="give rows with a question or prompt, raise --max_length, or leave out --self_samples",
         )
-    prompts = [prompt_of(rows.rows[index]) for index in asked for _ in range(count)]
-    seeds = [(seed, index, number) for index in asked for number in range(count)]
+    seeds = [(args.seed, index, number) for index in asked for number in range(args.self_samples)]
+    asking = [rows.rows[index] for _, index, _ in seeds]
     settings = {"self_samples": seeds, "longest": longest, "mixed_precision": str(accelerator.mixed_precision)}
-    fingerprint = scan_fingerprint(model, [(rows, torch.tensor(asked))], settings)
-    path = folder / f"answers-{fingerprint[:16]}.safetensors"
+    fingerprint = scan_fingerprint(trainer.model, [(rows, torch.tensor(asked))], settings)
+    path = trainer.scan_folder / f"answers-{fingerprint[:16]}.safetensors"
     if found_on_all_processes(path, accelerator):
         written = _unpack(load_scan(path, fingerprint))
     else:
         written = continuations(
-            model,
-            tokenizer,
-            prompts,
+            trainer.model,
+            trainer.processing_class,
+            [row.prompt for row in asking],
             max_new_tokens=longest,
             sampling=Sampling(seeds),
-            batch_size=batch_size,
+            batch_size=args.per_device_eval_batch_size,
             accelerator=accelerator,
-            description="Sampling answers to forget questions" if progress else None,
-            fix=_FIX,
+            description=None if args.disable_tqdm else "Sampling answers to forget questions",
+            fix="lower --max_length, or leave out --self_samples",
         )
         if accelerator.is_main_process:
             save_scan(path, _pack(written, longest), fingerprint)
-    return own_answers([rows.rows[index] for index in asked for _ in range(count)], written, tokenizer)
-
-
-def first_samples(rows: RowDataset) -> list[int]:
-    """The first sample of each row: a long row makes several."""
-    firsts: dict[int, int] = {}
-    for index, owner in enumerate(rows.owners):
-        firsts.setdefault(owner, index)
-    return list(firsts.values())
-
-
-def prompt_of(row: TokenizedRow) -> np.ndarray:
-    """The tokens before the answer, (n,); at most a start of sequence for a plain text, scored from its start.
-
-    Example:
-        >>> row = TokenizedRow(np.array([5, 6, 7]), np.array([IGNORE_INDEX, 6, 7]))
-        >>> prompt_of(row).tolist()
-        [5]
-    """
-    return row.input_ids[: int(row.is_scored.argmax())]
+    return own_answers(asking, written, trainer.processing_class)
 
 
 def own_answers(rows: Sequence[TokenizedRow], written: Sequence[Continuation], tokenizer: Any) -> list[TokenizedRow]:
@@ -116,7 +81,7 @@ def own_answers(rows: Sequence[TokenizedRow], written: Sequence[Continuation], t
 
     def key(row: TokenizedRow, tokens: list[int]) -> tuple[bytes, Any]:
         text = tokenizer.decode(tokens, skip_special_tokens=True).strip()
-        return prompt_of(row).tobytes(), tuple(words_of(text)) or text
+        return row.prompt.tobytes(), tuple(words_of(text)) or text
 
     known = {key(row, row.input_ids[row.is_scored].tolist()) for row in rows}
     samples = []
@@ -132,11 +97,10 @@ def _with_answer(row: TokenizedRow, answer: Continuation) -> TokenizedRow:
     """The row with another answer. Its end is scored if that of the row is."""
     is_closed = row.is_closed and answer.end is not None
     tokens = np.array([*answer.tokens, *([answer.end] if is_closed else [])], dtype=np.int32)
-    prompt = prompt_of(row)
     return replace(
         row,
-        input_ids=np.concatenate([prompt, tokens]),
-        labels=np.concatenate([np.full_like(prompt, IGNORE_INDEX), tokens]),
+        input_ids=np.concatenate([row.prompt, tokens]),
+        labels=np.concatenate([np.full_like(row.prompt, IGNORE_INDEX), tokens]),
         truncated=False,
         is_closed=is_closed,
     )

@@ -126,6 +126,16 @@ class TokenizedRow:
         """Which tokens are labelled, bool, shape (T,)."""
         return self.labels != IGNORE_INDEX
 
+    @property
+    def prompt(self) -> np.ndarray:
+        """The tokens before the answer, (n,); at most a start of sequence for a plain text, scored from its start.
+
+        Example:
+            >>> TokenizedRow(np.array([5, 6, 7]), np.array([IGNORE_INDEX, 6, 7])).prompt.tolist()
+            [5]
+        """
+        return self.input_ids[: int(self.is_scored.argmax())]
+
     def after(self, example: "TokenizedRow") -> "TokenizedRow":
         """The tokens of another row and of this one, of which those are scored that are scored in this one alone."""
         input_ids = np.concatenate([example.input_ids, self.input_ids])

@@ -37,6 +37,14 @@ class RowDataset(Dataset):
         return [indices[key] for key in keys]
 
     @property
+    def first_samples(self) -> list[int]:
+        """The first sample of each row: a long row makes several."""
+        firsts: dict[int, int] = {}
+        for index, owner in enumerate(self.owners):
+            firsts.setdefault(owner, index)
+        return list(firsts.values())
+
+    @property
     def cut(self) -> int:
         """How many rows were cut, or have a paraphrase or an alternate answer that was."""
         parts = [[row, row.paraphrase, row.alternate] for row in self.rows]

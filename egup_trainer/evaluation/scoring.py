@@ -168,8 +168,7 @@ class _Scoring:
         for text in _answers(self.read.texts, [row_set]):
             if row_set.rows[text.sample].prompt:
                 answered, theirs = self.dataset.rows[text.pieces[0]], self.read.theirs.get((row_set.name, text.sample))
-                own = answered.input_ids[: int(answered.is_scored.argmax())]
-                prompts[text.sample] = own if theirs is None else theirs.prompt
+                prompts[text.sample] = answered.prompt if theirs is None else theirs.prompt
         written = generate(
             self.bare,
             self.tokenizer,

@@ -27,10 +27,6 @@ def answers_of(trainer) -> list[TokenizedRow]:
     return trainer.train_dataset.forget.rows[len(trainer.forget_rows) :]
 
 
-def prompt_of(row) -> list[int]:
-    return row.input_ids[: int(row.is_scored.argmax())].tolist()
-
-
 def keys_of(trainer) -> list[bytes]:
     return [row.key() for row in trainer.train_dataset.forget.rows]
 
@@ -79,8 +75,8 @@ def test_own_answers_follow_the_rows_and_are_new(make_trainer, taught, tokenizer
     assert 5 < len(answers) == trainer.own_answers <= 30
     assert len(trainer.forget_rows) == 10
     assert len(set(keys_of(trainer))) == 10 + len(answers)
-    questions = {tuple(prompt_of(each)) for each in trainer.forget_rows.rows}
-    assert {tuple(prompt_of(each)) for each in answers} <= questions
+    questions = {tuple(each.prompt) for each in trainer.forget_rows.rows}
+    assert {tuple(each.prompt) for each in answers} <= questions
     longest = max(each.is_scored.sum() for each in trainer.forget_rows.rows)
     assert all(0 < each.is_scored.sum() <= longest for each in answers)
     closed = [each for each in answers if each.is_closed]
@@ -206,6 +202,6 @@ def test_weights_that_are_not_here_are_refused(make_trainer):
     trainer = make_trainer()
     trainer.is_fsdp_enabled = True
     with pytest.raises(ConfigError) as caught:
-        trainer._add_own_answers()
+        self_samples.sample_answers(trainer)
     assert "FSDP" in caught.value.got
     assert "--self_samples" in caught.value.fix
