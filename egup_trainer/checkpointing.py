@@ -202,7 +202,13 @@ class CheckpointingTrainer(Trainer):
             found = last_complete(Path(self.args.output_dir), (STATE_NAME,), warn=self.is_world_process_zero())
         else:
             found = Path(str(wanted))
-            refuse_incomplete(found)
+            lacking = missing_from(found)
+            if lacking:
+                raise StateError(
+                    got=f"the incomplete checkpoint {found}: {lacking}",
+                    expected="all files that its run wrote",
+                    fix="resume from another one, or from the last complete one (--resume_from_checkpoint true)",
+                )
         if found is not None and self.is_world_process_zero():
             refuse_other_conditions(found, self.conditions)
         return found
@@ -239,7 +245,9 @@ class CheckpointingTrainer(Trainer):
         """Writes a checkpoint into a staging folder, renames it, removes old ones, and pushes it to the hub."""
         folder = Path(self._get_output_dir(trial))
         name = f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}"
-        self._clear(folder / STAGING)
+        if self.args.should_save:  # removes what an interrupted run left behind
+            shutil.rmtree(folder / STAGING, ignore_errors=True)
+        self.accelerator.wait_for_everyone()
         self._is_saving = True
         try:
             super()._save_checkpoint(model, trial)
@@ -267,12 +275,6 @@ class CheckpointingTrainer(Trainer):
                 write_secrets(stage, self.secrets)
             self.saved_to.add(folder.resolve())
         super()._push_from_checkpoint(checkpoint_folder)
-
-    def _clear(self, staging: Path) -> None:
-        """Removes what an interrupted run left behind."""
-        if self.args.should_save:
-            shutil.rmtree(staging, ignore_errors=True)
-        self.accelerator.wait_for_everyone()
 
     def _publish(self, folder: Path, name: str) -> None:
         staged, final, state = folder / STAGING / name, folder / name, self.state
@@ -327,7 +329,8 @@ def missing_from(folder: Path, needed: Iterable[str] = ()) -> str | None:
         needed: files that it must have, even if its list does not name them.
     """
     try:
-        listed = {name: (int(size), str(digest)) for name, (size, digest) in _read_list(folder).items()}
+        facts = json.loads((folder / LIST_NAME).read_text(encoding="utf-8"))
+        listed = {name: (int(size), str(digest)) for name, (size, digest) in facts.items()}
     except (OSError, ValueError, TypeError, AttributeError):
         return f"{LIST_NAME} is missing or incomplete"
     for name in {**dict.fromkeys(needed), **listed}:
@@ -341,29 +344,10 @@ def missing_from(folder: Path, needed: Iterable[str] = ()) -> str | None:
     return f"{changed[0]} has changed since it was written" if changed else None
 
 
-def _read_list(folder: Path) -> Any:
-    return json.loads((folder / LIST_NAME).read_text(encoding="utf-8"))
-
-
 def _facts_of(files: list[Path]) -> list[tuple[int, str]]:
     """Size and SHA-256 of each file, read in several threads."""
     with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
-        return list(pool.map(_size_and_digest, files))
-
-
-def _size_and_digest(path: Path) -> tuple[int, str]:
-    return path.stat().st_size, file_digest(path)
-
-
-def refuse_incomplete(folder: Path) -> None:
-    """Raises `StateError` if a checkpoint is incomplete."""
-    lacking = missing_from(folder)
-    if lacking:
-        raise StateError(
-            got=f"the incomplete checkpoint {folder}: {lacking}",
-            expected="all files that its run wrote",
-            fix="resume from another one, or from the last complete one (--resume_from_checkpoint true)",
-        )
+        return list(pool.map(lambda path: (path.stat().st_size, file_digest(path)), files))
 
 
 def last_complete(folder: Path, needed: Iterable[str] = (), warn: bool = True) -> Path | None:

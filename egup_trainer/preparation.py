@@ -26,7 +26,7 @@ from egup_trainer.data.template_inputs import TemplateInputs, choose_inputs
 from egup_trainer.data.tokenization import RowDataset, check_paraphrases, from_token_columns, tokenize
 from egup_trainer.errors import ConfigError, DataError, ModelError
 from egup_trainer.losses.base import Alternate, ForgetLoss
-from egup_trainer.modeling.limits import check_positions, check_token_ids
+from egup_trainer.modeling.limits import check_positions, check_token_ids, without_adapters
 from egup_trainer.modeling.loading import (
     add_adapter,
     base_folder,
@@ -95,10 +95,13 @@ def prepare_rows(
         args: an `UnlearnConfig`.
 
     Raises:
-        DataError: rows are missing, malformed, or in both the forget set and another set.
+        DataError: rows are missing, malformed, or in both the forget set and another set, or a forget row can have no
+            alternate answer of the kind that the objective reads, or the file of refusals cannot be used.
     """
     needs = reduce(or_, (component.needs for component in components), Needs())
-    forget_rows = prepare_forget_set(forget, tokenizer, args, needs.alternate)
+    forget_rows = prepare_dataset(forget, "forget set", tokenizer, args, _alternates_for(needs.alternate, args))
+    if needs.alternate is not None:
+        check_alternates(forget_rows, args.objective)
     if needs.positives == ClregPositives.PARAPHRASE.value:
         check_paraphrases(forget_rows)
     proxy_rows = None
@@ -125,18 +128,6 @@ def _set_apart(
         )
     rows = prepare_dataset(data, f"{name} set", tokenizer, args)
     return keep_apart(forget, "forget set", rows, f"{name} set", drop=args.drop_overlap)
-
-
-def prepare_forget_set(data: Any, tokenizer: Any, args: Any, alternate: Alternate | None = None) -> RowDataset:
-    """The rows to forget, tokenized, each with the alternate answer that the objective reads, if it reads one.
-
-    Raises:
-        DataError: as in `prepare_dataset`, or a row can have no such answer, or the file of refusals cannot be used.
-    """
-    rows = prepare_dataset(data, "forget set", tokenizer, args, _alternates_for(alternate, args))
-    if alternate is not None:
-        check_alternates(rows, args.objective)
-    return rows
 
 
 def _alternates_for(wanted: Alternate | None, args: Any) -> Alternates | None:
@@ -319,7 +310,7 @@ def disable_dropout(model: Any) -> None:
             module.p = 0.0
         _set_chances_to_0(vars(module))
         config = vars(module).get("config")
-        if config is not None and module is not model and module is not _without_adapters(model):
+        if config is not None and module is not model and module is not without_adapters(model):
             if id(config) not in quiet:
                 quiet[id(config)] = copy(config)
                 _set_chances_to_0(vars(quiet[id(config)]))
@@ -334,10 +325,6 @@ def _set_chances_to_0(values: dict[str, Any]) -> None:
                 values[name] = 0.0
             elif isinstance(value, dict):
                 values[name] = {key: 0.0 if isinstance(each, float) else each for key, each in value.items()}
-
-
-def _without_adapters(model: Any) -> Any:
-    return model.get_base_model() if hasattr(model, "get_base_model") else model
 
 
 def source_of(model: Any) -> str | None:

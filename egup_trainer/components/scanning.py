@@ -86,16 +86,7 @@ def run_scan(
 
     def scan() -> dict[str, RowScores]:
         return {
-            name: score(
-                request.dataset,
-                ids=request.ids,
-                with_features=request.with_features,
-                projection=request.projection,
-                top_k=request.top_k,
-                answer_first=request.answer_first,
-                with_states=request.with_states,
-                description=f"Scanning {name} rows" if progress else None,
-            )
+            name: score(**vars(request), description=f"Scanning {name} rows" if progress else None)
             for name, request in requests.items()
         }
 
@@ -104,17 +95,7 @@ def run_scan(
         return scan()
     settings = {
         "layer": reader.layer_index,
-        "read": [
-            (
-                name,
-                request.with_features,
-                request.top_k,
-                request.answer_first,
-                request.with_states,
-                _described(request.projection),
-            )
-            for name, request in sorted(requests.items())
-        ],
+        "read": [_described(*each) for each in sorted(requests.items())],
         "mixed_precision": str(accelerator.mixed_precision),
     }
     rows = [(request.dataset, request.ids) for _, request in sorted(requests.items())]
@@ -133,8 +114,10 @@ def is_spread_over_processes(model: Any) -> bool:
     return any(hasattr(parameter, "ds_id") or hasattr(parameter, "to_local") for parameter in model.parameters())
 
 
-def _described(projection: Tensor | None) -> tuple[Any, ...] | None:
-    return None if projection is None else (*projection.shape, bit_sum(projection))
+def _described(name: str, request: ScanRequest) -> tuple[Any, ...]:
+    """What is read, for the fingerprint."""
+    projection = None if request.projection is None else (*request.projection.shape, bit_sum(request.projection))
+    return name, request.with_features, request.top_k, request.answer_first, request.with_states, projection
 
 
 def found_on_all_processes(path: Path, accelerator: Any) -> bool:

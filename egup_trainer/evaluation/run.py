@@ -79,17 +79,15 @@ def evaluate_model(
 def plan_of(suite: Suite, options: ScoringOptions, name: str, texts: Texts) -> Evaluation:
     """An evaluation without results yet: what the model `name` will be evaluated on, and how."""
     require_extra("evaluation", "an evaluation")
-    facts = {each.name: facts_of(each, texts) for each in suite.row_sets}
+    facts = {
+        each.name: SetFacts(
+            len(each.rows), each.fingerprint, texts.fingerprint(each.name), **texts.long_rows(each.name)
+        )
+        for each in suite.row_sets
+    }
     settings = {f"{each.name} {key}": value for each in suite.row_sets for key, value in each.settings.items()}
     settings["feature_layer"] = options.feature_layer
     return Evaluation(name, suite.name, suite.split, facts, metrics={}, settings=settings, writing=texts.writing)
-
-
-def facts_of(row_set: RowSet, texts: Texts) -> SetFacts:
-    """Number of rows, and fingerprints of their texts and of their tokens."""
-    return SetFacts(
-        len(row_set.rows), row_set.fingerprint, texts.fingerprint(row_set.name), **texts.long_rows(row_set.name)
-    )
 
 
 def compute(suite: Suite, scores: Scores, progress: bool = False) -> dict[str, Metric]:

@@ -16,6 +16,11 @@ def virtual_tokens(model: Any) -> int:
     return max((config.num_virtual_tokens for config in configs if config.is_prompt_learning), default=0)
 
 
+def without_adapters(model: Any) -> Any:
+    """The model below its adapters; the model itself if it has none."""
+    return model.get_base_model() if hasattr(model, "get_base_model") else model
+
+
 def num_positions(model: Any) -> int | None:
     """Number of tokens that the model can read at once; None if it sets no limit."""
     positions = getattr(model.config.get_text_config(), "max_position_embeddings", None)

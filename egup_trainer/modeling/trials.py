@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from egup_trainer.errors import ModelError, first_line
 from egup_trainer.modeling.batches import device_of, evaluation_mode
+from egup_trainer.modeling.limits import without_adapters
 from egup_trainer.modeling.offloading import is_offloaded, refuse_offloaded
 
 _LENGTH = 8
@@ -140,7 +141,7 @@ def _logits(model: Callable[..., Any], bare: Any, ids: Tensor) -> Tensor:
 
 
 def _name(model: Any) -> str:
-    return type(model.get_base_model() if hasattr(model, "get_base_model") else model).__name__
+    return type(without_adapters(model)).__name__
 
 
 def _refuse_frozen(model: Any) -> None:

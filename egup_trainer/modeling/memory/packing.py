@@ -11,11 +11,11 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from egup_trainer.errors import ModelError
 from egup_trainer.modeling.batches import evaluation_mode
-from egup_trainer.modeling.limits import virtual_tokens
+from egup_trainer.modeling.limits import virtual_tokens, without_adapters
 from egup_trainer.modeling.trials import is_fake
 
 _WIDTHS = (1, 2, 3, 4)
@@ -115,7 +115,7 @@ class Packer:
             self._packs = can and (is_fake(self._bare) or self._separates_rows(model, input_ids.device))
             if self.padding_free and not self._packs:
                 raise ModelError(
-                    got=f"padding_free with {type(_without_adapters(self._bare)).__name__}",
+                    got=f"padding_free with {type(without_adapters(self._bare)).__name__}",
                     expected="a model that separates the rows of a line by their position ids",
                     fix="leave out --padding_free",
                 )
@@ -126,7 +126,7 @@ class Packer:
 
         PEFT takes none if an adapter has virtual tokens, which would be put before the first row of a line alone.
         """
-        bare: Any = _without_adapters(self._bare)
+        bare: Any = without_adapters(self._bare)
         # Chunks are counted along a line in transformers 5.17, whatever rows it holds.
         chunks = getattr(bare.config.get_text_config(), "attention_chunk_size", None)
         counts_alone = chunks is None and not virtual_tokens(self._bare)
@@ -187,7 +187,3 @@ def fill_lines(lengths: Sequence[int], width: int) -> list[list[int]]:
         lines[line].append(row)
         room[line] -= lengths[row]
     return lines
-
-
-def _without_adapters(model: Any) -> nn.Module:
-    return model.get_base_model() if hasattr(model, "get_base_model") else model
