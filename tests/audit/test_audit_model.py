@@ -16,7 +16,7 @@ from fixtures_audit import (
     weights_of,
 )
 
-from egup_trainer import Audit, AuditOptions, audit_model
+from egup_trainer import Audit, audit_model
 from egup_trainer.audit import ATTACKS, attacks_named
 from egup_trainer.audit.attack import Finding, sample_rows
 from egup_trainer.audit.audit import check_same_audit
@@ -129,41 +129,6 @@ def test_audits_of_other_rows_or_options_are_refused(model, tokenizer):
     with pytest.raises(DataError) as error:
         check_same_audit(other, replace(other, settings={"seed": 1}), "b.json")
     assert (error.value.got, error.value.expected) == ("b.json with seed 1", "seed 0, that of other")
-
-
-@pytest.mark.parametrize(
-    ("option", "value"),
-    [
-        ("relearn_steps", 0),
-        ("relearn_every", 1.5),
-        ("relearn_seeds", 0),
-        ("soft_prompt_steps", 0),
-        ("search_rounds", 0),
-        ("num_samples", 0),
-        ("seed", -1),
-    ],
-)
-def test_options_out_of_range_are_refused(option, value):
-    with pytest.raises(ConfigError) as error:
-        AuditOptions(**{option: value})
-    assert error.value.got == f"{option}={value}"
-
-
-@pytest.mark.parametrize(
-    ("option", "value", "named"),
-    [("relearn_sizes", [4, 0], 0), ("relearn_sizes", [], None), ("relearn_learning_rates", [1e-4, -1.0], -1.0)],
-)
-def test_lists_with_a_value_out_of_range_are_refused(option, value, named):
-    with pytest.raises(ConfigError) as error:
-        AuditOptions(**{option: value})
-    assert error.value.got == f"{option}={named}"
-
-
-def test_a_size_that_leaves_no_row_to_measure_is_refused_before_an_attack(model, tokenizer):
-    options = replace(QUICK, relearn_sizes=[4, 8])
-    with pytest.raises(ConfigError) as error:
-        audit_model(model, tokenizer, FORGET, RETAIN, options=options)
-    assert error.value.got == "relearn_sizes=8 with 8 forget rows"
 
 
 def test_attacks_stand_in_their_own_order_each_once():

@@ -5,9 +5,7 @@ import torch
 from fixtures_components import options
 from fixtures_trainer import furthest, weights_of
 
-from egup_trainer import EGUPConfig
 from egup_trainer.components.proxy_constraint import ProxyConstraint
-from egup_trainer.errors import ConfigError
 from egup_trainer.losses.grad_diff import GradientDifference
 
 
@@ -77,9 +75,3 @@ def test_a_resumed_run_goes_on_with_the_lambda_that_it_had(make_trainer, tmp_pat
     resumed.train(resume_from_checkpoint=str(tmp_path / "whole" / "checkpoint-4"))
     assert furthest(weights_of(whole), weights_of(resumed)) == 0
     assert logged(resumed, "proxy_lambda") == logged(whole, "proxy_lambda")
-
-
-def test_a_rate_without_the_constraint_would_do_nothing(tmp_path):
-    with pytest.raises(ConfigError) as error:
-        EGUPConfig(output_dir=str(tmp_path), proxy_constraint=False, proxy_dual_rate=0.1, report_to="none")
-    assert "proxy_dual_rate=0.1" in error.value.got

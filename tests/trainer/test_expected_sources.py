@@ -164,14 +164,6 @@ def test_a_model_that_is_not_there_is_refused(make_trainer):
 # Options that nothing reads
 
 
-@pytest.mark.parametrize(("option", "value"), [("proxy_model", "base"), ("expected_top_k", 7)])
-def test_an_option_that_nothing_reads_is_refused(make_trainer, option, value):
-    with pytest.raises(ConfigError) as caught:
-        make_trainer(objective="npo", **{option: value})
-    assert caught.value.got == f"{option}={value} with objective=npo"
-    assert "proxy_kl" in caught.value.fix
-
-
 @pytest.mark.parametrize(
     ("option", "value", "shown"),
     [

@@ -6,7 +6,6 @@ from fixtures_trainer import boundary_of, furthest, weights_of
 from transformers import TrainerCallback
 
 from egup_trainer.components.proxy_constraint import ProxyConstraint, proxy_boundary
-from egup_trainer.errors import ConfigError
 
 
 class Watch(TrainerCallback):
@@ -50,9 +49,3 @@ def test_a_resumed_run_has_the_same_boundary(make_trainer, make_model, tmp_path,
     resumed.train(resume_from_checkpoint=str(tmp_path / "out" / f"checkpoint-{step}"))
     assert torch.equal(boundary_of(whole), boundary_of(resumed))
     assert furthest(weights_of(whole), weights_of(resumed)) == 0
-
-
-def test_a_boundary_cannot_follow_where_there_is_none(config):
-    with pytest.raises(ConfigError) as error:
-        config(proxy_reference="current", proxy_constraint=False)
-    assert "proxy_reference=current" in error.value.got
