@@ -300,10 +300,8 @@ def remove_old(folder: Path, step: int, limit: int | None, best: str | None) -> 
     """Removes the checkpoints of a run with the fewest steps; the times when they were written do not matter.
 
     Args:
-        folder: the output folder.
         step: the step of the last checkpoint. Checkpoints with more steps belong to another run and are kept.
         limit: how many are kept. The last one and the best one are always kept.
-        best: the best checkpoint.
     """
     if not limit or limit < 0:
         return
@@ -354,7 +352,6 @@ def last_complete(folder: Path, needed: Iterable[str] = (), warn: bool = True) -
     """The complete checkpoint with the most steps; None if there are no checkpoints at all.
 
     Args:
-        folder: an output folder.
         needed: files that a checkpoint must have.
         warn: whether to log the checkpoints that are skipped, and that there is none.
 

@@ -97,7 +97,6 @@ def file_digest(path: str | Path, progress: Callable[[int], object] | None = Non
     """SHA-256 of a file, as hexadecimal digits.
 
     Args:
-        path: The file.
         progress: Called after each block with the number of bytes that were read.
     """
     digest = hashlib.sha256()
@@ -130,9 +129,6 @@ def refuse_unfinished(folder: str | Path) -> None:
 @contextmanager
 def one_line_write_errors(what: str | Path) -> Iterator[None]:
     """Turns errors of the file system, including those of safetensors and `torch.save`, into a `StateError`.
-
-    Args:
-        what: What is being written, for the message.
 
     Raises:
         StateError: The block raised an error of the file system.

@@ -126,7 +126,6 @@ def appearing_together(
     beside them. If an error ends the block, `output` is as it was.
 
     Args:
-        output: the folder of the model.
         writes: whether this process is the one that writes.
         wait: waits for the other processes, once the folder is made.
         is_again: whether the model there was saved by this run as well. The record and ledger of another run are kept.

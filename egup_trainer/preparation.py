@@ -90,8 +90,6 @@ def prepare_rows(
 
     Args:
         forget, retain, proxy: anything that `prepare_dataset` takes.
-        components: the components of the run.
-        tokenizer: the tokenizer of the model.
         args: an `UnlearnConfig`.
 
     Raises:
@@ -144,7 +142,6 @@ def prepare_dataset(
 
     Args:
         data: a `RowDataset`, a source of `load_rows`, or records that hold `input_ids` and `labels` already.
-        name: what the rows are, for messages.
         args: an `UnlearnConfig`.
         alternates: chooses the alternate answers, if rows are to have them.
 
@@ -243,8 +240,6 @@ def refuse_other_vocabulary(name: str, other: Any, model: Any, tokenizer: Any) -
 
     Args:
         name: path or hub id of the other model. If a tokenizer lies there, it must give common tokens the same ids.
-        other, model: the models.
-        tokenizer: the tokenizer of `model`.
     """
     sizes = [each.config.get_text_config().vocab_size for each in (other, model)]
     try:
@@ -266,7 +261,6 @@ def check_output_folder(model: Path, output: Path) -> None:
 
     Args:
         model: folder of the model or of an adapter. The base model of an adapter is protected as well.
-        output: the output folder.
     """
     target = output.resolve()
     for each in (model, *base_folder(model)):

@@ -63,9 +63,7 @@ class Retrainer(CheckpointingTrainer):
 
     Args:
         model: a model that never saw the forget rows, or a path or hub id of it.
-        args: the configuration.
         rows: the tokenized sets: "retain", which is learned; "forget", if given, is only measured, before and after.
-        tokenizer: of the model.
         eval_dataset: tokenized rows to report `eval_loss` on.
         peft_config: if given, a new adapter of this kind is trained instead of the weights.
 

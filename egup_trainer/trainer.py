@@ -87,9 +87,6 @@ def make_components(
     """The components of a run, in the order in which they act.
 
     Args:
-        args: the configuration.
-        loss: the forget loss.
-        has_proxies: whether proxy rows are given.
         own: the user's own components, which act last.
 
     Raises:

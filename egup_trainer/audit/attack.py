@@ -62,9 +62,7 @@ class Target:
 
     Args:
         model: the model; no attack changes its weights.
-        tokenizer: the model's tokenizer.
         sets: the rows "forget", "retain" and, if available, "holdout".
-        options: how attacks are run.
         before: what the same attacks found in the initial model, by attack.
         retrained: what the same attacks found in the retrained model, by attack.
         load_before: returns the initial model itself; None if there is none.
@@ -117,11 +115,6 @@ class Target:
     def excess(self, attack: str, name: str, metric: Metric) -> Metric:
         """Mean over forget rows of a metric minus that of the retrained model on the same row, with its interval.
 
-        Args:
-            attack: the attack that the metric is of.
-            name: of the metric.
-            metric: what was found in the model under attack.
-
         Example:
             >>> # target.excess("worst_prompt", "worst_probability", metrics["worst_probability"])
         """
@@ -168,9 +161,7 @@ def recall_metrics(target: Target, model: nn.Module, prefix: str = "") -> dict[s
     """Probability and extraction strength of forget and retain rows under a model that was made from the target's.
 
     Args:
-        target: has the rows.
         model: is read in the place of the target's model.
-        prefix: what the names of the numbers begin with.
     """
     scores = target.score(target.row_set("forget"), target.row_set("retain"), model=model)
     return {

@@ -88,13 +88,7 @@ class Audit:
 
 
 def check_same_audit(audit: Audit, other: Audit, other_name: str) -> None:
-    """Raises `DataError` if two audits differ in rows or settings.
-
-    Args:
-        audit: of the model in question.
-        other: what it is compared with.
-        other_name: how the user gave it.
-    """
+    """Raises `DataError` if two audits differ in rows or settings."""
     refuse_differences(
         (audit.name, _identity(audit)),
         (other_name, _identity(other)),

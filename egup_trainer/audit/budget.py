@@ -47,12 +47,7 @@ class Budget:
         self._models_begun += 1
 
     def run(self, attack: str, attempt: Callable[[], Finding]) -> Finding:
-        """What an attack finds, or why there was no time for it.
-
-        Args:
-            attack: its name.
-            attempt: runs it.
-        """
+        """What an attack finds, or why there was no time for it."""
         reason = self._reason_on_first(attack) if self._models_begun == 1 else self._reason_on_others(attack)
         if reason is not None:
             return Finding(reason=reason)

@@ -68,10 +68,8 @@ def layer_drops(
     Args:
         source: the model that hidden states are taken from; of the same depth and width as `before`.
         before: the model that reads the rows.
-        tokenizer: gives the padding id.
         rows: the rows; the pieces of a long text are joined again.
         batch_size: rows per forward pass, of which there is one of `source` and one of `before` for each layer.
-        description: title of the progress bar, or None for no bar.
 
     Returns:
         drop_l of each row, nats per token, shape (R, L). Below 0 where the states of `source` are better.

@@ -24,12 +24,7 @@ class Prompted:
     attacked: Probabilities
 
     def metrics(self, target: Target, attack: str) -> dict[str, Metric]:
-        """The metrics of an attack of this kind, with intervals over rows.
-
-        Args:
-            target: the model under attack.
-            attack: the attack's name.
-        """
+        """The metrics of an attack of this kind, with intervals over rows."""
         num_rows = len(self.plain[HELD_BACK])
         plain, attacked = (_mean(each[HELD_BACK], num_rows) for each in (self.plain, self.attacked))
         gains = {row: value - self.plain[HELD_BACK][row] for row, value in self.attacked[HELD_BACK].items()}

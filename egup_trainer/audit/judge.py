@@ -22,8 +22,6 @@ class Judge:
 
     Args:
         name_or_path: folder or hub id of the model.
-        device: where it runs.
-        batch_size: texts in a forward pass.
 
     Raises:
         ModelError: it cannot be loaded, or it is a classifier of other things.
@@ -39,13 +37,7 @@ class Judge:
 
     @torch.no_grad()
     def __call__(self, questions: Sequence[str], answers: Sequence[str], texts: Sequence[str]) -> list[float]:
-        """How much of each answer the text of the same index tells.
-
-        Args:
-            questions: what was asked.
-            answers: what is right.
-            texts: what was written.
-        """
+        """How much of each answer the text of the same index tells."""
         found: list[float] = []
         for start in range(0, len(texts), self._batch_size):
             part = slice(start, start + self._batch_size)

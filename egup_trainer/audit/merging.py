@@ -31,9 +31,7 @@ def merged_model(model: nn.Module, other: nn.Module, share: float = HALF) -> Any
     """A copy of a model with the weights (1 - share) W + share W_other, in float32, with adapters merged before.
 
     Args:
-        model: the model.
         other: a model with the same weights by name; neither model is changed.
-        share: of the other model.
 
     Raises:
         ModelError: the weights of the two have other names or shapes.

@@ -74,7 +74,6 @@ class PromptSearch:
     """Phrases before the question, of which the likeliest survive each round.
 
     Args:
-        target: the model under attack.
         given: the rows that phrases are selected on.
 
     Example:
@@ -164,8 +163,6 @@ def mutations(phrases: Sequence[str], count: int, generator: np.random.Generator
 
     Args:
         phrases: what they are made from; there is none without any.
-        count: how many.
-        generator: the source of randomness.
 
     Example:
         >>> mutations([], 3, np.random.default_rng(0))

@@ -85,7 +85,6 @@ def asked_otherwise(rows: list[Row], kind: PromptKind, seed: int) -> list[tuple[
     Args:
         rows: the rows; those without a question are left out.
         kind: any but `BEGUN`, whose question is the plain one.
-        seed: of the choice of examples.
     """
     variants = []
     for sample, row in enumerate(rows):

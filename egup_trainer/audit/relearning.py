@@ -44,8 +44,6 @@ class Setting:
     """How many rows are relearned, and how fast.
 
     Args:
-        size: number of rows.
-        rate: learning rate.
         suffix: what the names of its numbers have after their kind; empty for the first setting.
     """
 
@@ -87,15 +85,12 @@ def relearning_curve(
 
     Args:
         model: the model; it is not changed.
-        tokenizer: gives the padding id.
         train_rows: rows to train on; epochs follow each other without a gap, each in an order sampled by the seed.
-        measured_rows: rows to measure.
         steps: optimizer steps.
         learning_rate: of AdamW.
         batch_size: rows per step, at most as many as there are, and per forward pass.
         seed: of the order, and of a fresh adapter.
         every: steps between two points.
-        description: title of the progress bar, or None for no bar.
 
     Returns:
         (step, mean over the measured rows of exp(-l_i)) before the first step, after every `every` steps, and after the

@@ -71,7 +71,6 @@ class SoftPrompt:
     as they are: no gradient of theirs is computed.
 
     Args:
-        target: the model under attack.
         given: the rows to train on.
 
     Raises:

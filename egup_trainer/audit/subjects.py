@@ -20,8 +20,6 @@ def related_and_unrelated(forget: Sequence[Row], retain: Sequence[Row], count: i
     all models that are compared are trained on the same rows.
 
     Args:
-        forget: the forget rows.
-        retain: the retain rows.
         count: rows that are wanted of each kind.
 
     Returns:

@@ -19,8 +19,6 @@ class BroughtBack:
     """A number of an attack that says how much of the forget rows came back, from 0 (nothing) to 1.
 
     Args:
-        attack: the attack.
-        number: its number.
         metric: the number of the audited model.
         retrained: its value in the retrained model; None without one.
         before: its value in the model before unlearning; None without one, or beside a retrained model.

@@ -83,7 +83,6 @@ class Answered:
     """What a model makes of a row that is asked in one way.
 
     Args:
-        asking: the way.
         probability: exp(-l_i) of the answer.
         prompt: the prompt's token ids.
     """
@@ -125,9 +124,6 @@ def combinations_of(rows: Sequence[Row], sample: int, seed: int, forms: Sequence
 
     Args:
         rows: the row's set, from which examples are taken.
-        sample: index of the row.
-        seed: of the choice of examples.
-        forms: ways of writing a prompt.
 
     Example:
         >>> from egup_trainer.data.schema import Message

@@ -148,10 +148,6 @@ class Auto(Component):
 
     Rows never seen are the proxies, or else the forget rows under the proxy model.
 
-    Args:
-        strength: how hard to try.
-        has_proxies: whether proxies are given.
-
     Attributes:
         rate: the learning rate at the first step; 0 before the range test.
     """

@@ -142,9 +142,6 @@ class CLReg(Component):
 
     The terms are clreg_weight * sum_i contrast_i / B_f over the B_f forget rows of a step, and clreg_weight *
     clreg_retain_anchor * the mean of the anchor loss over the step's retain rows that the scan has seen.
-
-    Args:
-        options: the options of the regularizer.
     """
 
     name = "clreg"

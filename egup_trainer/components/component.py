@@ -67,16 +67,13 @@ class Run:
     Args:
         forget_rows, retain_rows, proxy_rows: the tokenized sets; None if a set was not given.
         device: where the step's tensors are.
-        seed: the seed of the run.
         bank_size: how many retain rows the scan reads.
         model: the model, without what wraps it for training.
         embedding: the token embeddings of the model.
-        reference: the model before unlearning.
         storage: where large per-sample tables are kept.
         score: scores the rows of a set under the model as it is now, or under another one.
         load: loads another model, by its path or hub id, in the precision and on the device of this one.
         try_rates: makes a range test: `range_test` of the run's trainer.
-        log: logs values by name.
         components: all components of the run, in the order in which they act.
         own_answers: how many of the forget rows, the last ones, are answers of the model's own (`self_samples`).
     """
@@ -240,12 +237,7 @@ class ComponentOptions(OptionGroup):
     """Options of a component, and how it is made. A configuration that inherits from them has the component."""
 
     def make_component(self, loss: ForgetLoss, has_proxies: bool) -> Component | None:
-        """The component, or None if it is switched off.
-
-        Args:
-            loss: the forget loss of the run.
-            has_proxies: whether proxy rows are given.
-        """
+        """The component, or None if it is switched off."""
         raise NotImplementedError
 
 

@@ -33,7 +33,6 @@ class EmbeddingCache:
         retain_slot: index of each retain row in `retain_initial`, -1 if the scan did not see it, shape (N_r,).
         center: the feature space's centre, shape (k,).
         projection: the feature space's projection, shape (d, k), or (0, k) for none.
-        bank_size: most features in the bank, M.
     """
 
     initial: FeatureTable
@@ -67,10 +66,7 @@ class EmbeddingCache:
             forget_features: projected hidden states of all forget rows, shape (N_f, k).
             retain_features: the same of the scanned retain rows, shape (R, k).
             retain_ids: ids of these, shape (R,).
-            num_retain: rows in the retain set.
-            space: maps hidden states to phi.
             neighbors: k of the inter-sample entanglement, or None for that with the centroid.
-            bank_size: most features in the bank, M.
             storage: where phi of the samples is kept; by default on the device of the features.
         """
         forget, bank = space.normalize(forget_features), space.normalize(retain_features)

@@ -100,8 +100,6 @@ class ExpectedOutputs(Component):
     and so are less than ten tensors of 64 MB, however long the rows are.
 
     Args:
-        options: a configuration with `ExpectedOutputOptions`.
-        has_proxies: whether proxy rows are given.
         reads_features: whether a component of the run reads features, which are those of rows in their usual prompt.
 
     Raises:
@@ -278,7 +276,6 @@ def _refuse_knowing_model(name: str, forget_nll: Tensor, source_nll: Tensor) -> 
     """Raises `DataError` for a proxy model that finds the forget rows as likely as the model does, or is the model.
 
     Args:
-        name: of the proxy model.
         forget_nll, source_nll: l_i of the forget rows under the model and the proxy model, (N_f,), nats per token.
     """
     forget, source = ((-nll).exp().mean().item() for nll in (forget_nll, source_nll))

@@ -20,7 +20,6 @@ class TableStorage:
     """Where per-sample tables are kept.
 
     Args:
-        device: the device of small tables.
         folder: where the file of a large table is made, which is mapped into memory. The file has no name and is gone
             when the run ends, however it ends.
     """

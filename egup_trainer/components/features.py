@@ -64,9 +64,6 @@ class FeatureMemory(Component):
     The trainer adds it when a component needs features. It observes, for each forget row, the entanglement e_i with the
     retain bank and the drift d_i, which are logged.
 
-    Args:
-        options: the options of the features.
-
     Attributes:
         cache: the features of all samples across steps, once the run has started.
     """

@@ -71,12 +71,7 @@ class InterSampleOptions(ComponentOptions):
 
 
 class InterSampleEntanglement(Component):
-    """Weights each forget sample by `inter_sample_weights` of its entanglement with the retain bank (EGUP).
-
-    Args:
-        temperature: tau, in standard deviations.
-        clip: smallest and largest weight.
-    """
+    """Weights each forget sample by `inter_sample_weights` of its entanglement with the retain bank (EGUP)."""
 
     name = "inter_entanglement"
     needs = Needs(features=True)

@@ -49,11 +49,7 @@ class IntraSampleOptions(ComponentOptions):
 
 
 class IntraSampleEntanglement(Component):
-    """Weights each forget sample by `intra_sample_weights` of how far its features have drifted (EGUP).
-
-    Args:
-        temperature: tau_drift, in units of 1 - cosine.
-    """
+    """Weights each forget sample by `intra_sample_weights` of how far its features have drifted (EGUP)."""
 
     name = "intra_entanglement"
     needs = Needs(features=True)

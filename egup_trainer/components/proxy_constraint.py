@@ -199,7 +199,6 @@ class ProxyConstraint(Component):
 
     Args:
         options: the options of the constraint. If `proxy_constraint` is off, only the loss is fitted.
-        loss: the forget loss.
 
     Attributes:
         boundary: b_i of each forget row, shape (N_f,), nats per token, once the run has started.

@@ -38,7 +38,6 @@ def range_test(trainer: Any, rates: Sequence[float], is_enough: Callable[[Trial]
 
     Args:
         trainer: an `UnlearnTrainer` that is about to train.
-        rates: the rising learning rates.
         is_enough: whether what a forward pass shows ends the test.
 
     Raises:

@@ -109,7 +109,6 @@ class Collected:
     """What the micro-batches of one optimizer step leave behind on this process.
 
     Args:
-        counts: the counts of the whole step.
         rows: by name, one value per row, for each micro-batch.
         summaries: how the rows of a name are logged; those without a summary are not logged.
         sums: by name, the sum of the shares of all micro-batches.
@@ -207,8 +206,6 @@ class FinishedStep:
     """An optimizer step that was taken, over all micro-batches and processes; the same on every process.
 
     Args:
-        collected: what this process has collected.
-        accelerator: the accelerator of the run.
         epoch: the epochs trained so far, with a fraction.
 
     Attributes:

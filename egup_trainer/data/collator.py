@@ -88,8 +88,6 @@ class PairCollator:
     and the lengths of these say where a part ends.
 
     Args:
-        rows: pads the joined rows.
-        with_retain: whether pairs have a retain row.
         positives: the second view: None, "views" (the same row; noise is added in the model) or "paraphrase", which
             each forget row must have.
         with_alternates: whether the batch holds the forget rows' alternate answers, which each row must have.

@@ -67,13 +67,7 @@ def with_exchanged_answers(sets: Mapping[str, list[Row]], count: int = NUM_WRONG
 
 @dataclass(frozen=True)
 class _Question:
-    """What the likeness of rows is judged by.
-
-    Args:
-        text: the last turn before the answer.
-        words: its words.
-        answer: words of the answer.
-    """
+    """What the likeness of rows is judged by."""
 
     text: str
     words: frozenset[str]

@@ -76,7 +76,6 @@ class ColumnNames:
     """Renames the columns of one source to the names under which they are read.
 
     Args:
-        source: name of the source, for messages.
         columns: the source's own name of a column by the name under which it is read.
     """
 

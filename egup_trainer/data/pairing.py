@@ -27,7 +27,6 @@ class PairDataset(Dataset):
     """Forget rows paired with retain rows. Items are indexed by a `Pair`; the length is that of the forget set.
 
     Args:
-        forget: the forget set.
         retain: the retain set, or None to train only on forget rows.
         example_share: share of the pairs, from 0 to 1, whose forget row is read after the retain row. Which ones they
             are depends on the two ids alone.
@@ -122,10 +121,7 @@ class PairBatchSampler(Sampler[list[Pair]]):
     nothing.
 
     Args:
-        num_forget: number of rows in the forget set.
         num_retain: number of rows in the retain set; 0 if there is none.
-        batch_size: number of pairs per batch on one rank.
-        seed: seed of all orders.
         rank, world_size: which part of the pairs this rank takes.
         drop_last: whether to leave out the end of an epoch that does not fill a batch on every rank.
         lengths: if given, each step takes rows of similar length, see `group_by_length`.
@@ -192,7 +188,6 @@ def make_pair_sampler(dataset: PairDataset, batch_size: int, args: Any) -> PairB
     """The sampler of this process.
 
     Args:
-        dataset: the pairs.
         batch_size: number of pairs per batch on one process.
         args: an `UnlearnConfig`.
 

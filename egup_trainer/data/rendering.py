@@ -142,7 +142,6 @@ def choose_date(tokenizer: Any, given: str | None, recorded: Iterable[str | None
     """The date that the chat template is to write, the same on every process; None if the template writes no date.
 
     Args:
-        tokenizer: the tokenizer.
         given: what the user asked for (`template_date`).
         recorded: dates of earlier results and runs, of which the first is used if none was given; today's is the last
             resort.
@@ -191,7 +190,6 @@ class RenderedRow:
     Args:
         text: prompt, answer and whatever the template writes around them.
         start, end: the answer is `text[start:end]`.
-        is_chat: whether the chat template wrote it.
     """
 
     text: str

@@ -45,8 +45,6 @@ def choose_inputs(tokenizer: Any, given: TemplateInputs, recorded: Iterable[Temp
     """The inputs of a tokenizer's chat template.
 
     Args:
-        tokenizer: the tokenizer.
-        given: what the user asked for.
         recorded: of earlier results and runs; each input is taken from the first that knows it, unless it was given.
 
     Raises:
@@ -90,7 +88,6 @@ def parse_mapping(name: str, value: Any, example: str) -> dict[str, Any]:
 
     Args:
         name: the option, for the message.
-        value: its value.
         example: a mapping as JSON, for the message.
 
     Raises:

@@ -96,12 +96,10 @@ def tokenize(
     unless `on_long_row` says otherwise: see `fit`.
 
     Args:
-        rows: typed rows.
         tokenizer: a fast `PreTrainedTokenizerBase`.
         name: what the rows are ("forget set", ...), for messages.
         max_length: maximum number of tokens per sample; None for no limit.
         template: markers for tokenizers without a chat template.
-        progress: whether to show a progress bar.
         numbers: the rows' numbers in messages; by default their indices.
         alternates: for each row an answer that the objective prefers to the row's own, tokenized with its prompt.
         on_long_row: what to do with a row that has a prompt and is longer than `max_length`.
@@ -156,7 +154,6 @@ class _RowEncoder:
     """Turns one prompt with one answer into tokens, of which the answer is scored.
 
     Args:
-        renderer: writes rows as text.
         control_tokens: ids of tokens that do not stand for a piece of text, such as the end of a turn.
     """
 
@@ -257,10 +254,8 @@ def fit(
     in windows, since there is one for each sample: what does not fit of it is left out, too.
 
     Args:
-        row: the whole row.
         max_length: maximum number of tokens per sample; None for no limit.
         on_long_row: what to do with a longer row.
-        where: which row it is, for messages.
         is_plain: whether it is a plain text, which is split into pieces that overlap by one token.
 
     Raises:

@@ -36,8 +36,6 @@ def read_results(
     """Reads what `to_json` wrote.
 
     Args:
-        path: the file.
-        results: the dataclass.
         kind, version: those of the file.
         command: the command of `egup` that writes such files.
         required: keys that the file must have.

@@ -26,7 +26,6 @@ class SetFacts:
     """Facts of a row set: the number of its rows, and fingerprints by which two sets can be compared.
 
     Args:
-        num_rows: number of rows.
         fingerprint: of the rows' texts; None in results of another framework, which name no rows.
         tokens: fingerprint of the tokens that the model reads; None if no tokenizer was given.
         cut: number of rows that were longer than `max_length` and were cut.

@@ -139,7 +139,6 @@ def bootstrap_interval(statistic: Callable[..., np.ndarray], *samples: np.ndarra
     """95% percentile interval over 1,000 resamples, with a fixed seed; None if a set has fewer than two samples.
 
     Args:
-        statistic: takes one array per set, and `axis`.
         samples: one array of numbers for each set, resampled independently.
 
     Example:

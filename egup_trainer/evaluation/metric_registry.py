@@ -81,7 +81,6 @@ class Measured:
     Args:
         metrics: computed so far, by name.
         features: by row set; see `SetScores`.
-        num_rows: rows of each set.
         sets: scores by row set; empty for results that were read back from a file.
     """
 
@@ -97,9 +96,7 @@ class MetricSpec:
 
     Args:
         name: of the metric; for a set metric the name of the set comes before it in results.
-        label: its name in tables.
         meaning: one line for readers of the report.
-        direction: which way is good.
         compute: from `SetScores`, or from `Measured` and, if `other` is given, that of the other model or None.
         section: part of the table; None for a set metric, which appears with its set.
         roles: of the sets that a set metric is computed on, unless the set names its metrics.
@@ -135,7 +132,6 @@ class MetricText:
 
     Args:
         section: the part of the table where it appears.
-        label: its name in the table.
         term: its name in the list of meanings; metrics of several row sets share one.
         meaning: one line; empty for a metric that was not declared.
     """

@@ -88,7 +88,6 @@ def from_document(document: Mapping[str, Any], path: Path, definitions: Definiti
     """The results in such a file, under our names.
 
     Args:
-        document: from `find_document`.
         path: where it was; its folder is the name of the model.
         definitions: those that the metrics are to follow. With `Definitions.OURS`, a metric that OpenUnlearning defines
             in another way has no value, but a reason; ROUGE of MUSE is computed from the generations in the file.

@@ -34,10 +34,8 @@ class RowSet:
         name: "forget", "retain", ...
         rows: the rows; a row's index is its sample id.
         template: markers for the prompt.
-        max_length: maximum number of tokens in a text.
         on_long_row: what to do with a longer text that has a prompt.
         generation: how generations are made; None for no generations.
-        with_features: whether the answers' features are read.
         with_membership: whether the numbers of membership inference are computed.
         use: what the set is measured for.
         exchanged: whether the wrong answers are those of other rows.
@@ -89,9 +87,6 @@ class Text:
     """A text that is scored: a row's prompt with one of its answers, in one piece or, if long, in several.
 
     Args:
-        row_set: name of the set.
-        sample: id of the row in it.
-        kind: what the answer is.
         pieces: indices of its tokenized pieces in the data set of all texts.
     """
 
@@ -134,9 +129,6 @@ class Texts:
     """All texts of row sets, tokenized.
 
     Args:
-        texts: the texts.
-        dataset: their pieces.
-        writing: what they were rendered with.
         theirs: first answers as OpenUnlearning reads them, by row set and sample, of the sets that follow its
             definitions.
     """

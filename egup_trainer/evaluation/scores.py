@@ -37,7 +37,6 @@ class SetUse:
     Args:
         role: what the rows are to the model.
         metrics: names of the set metrics to compute; None for all that fit the role.
-        rouge: form of ROUGE.
         fluency: whether the set's generations are what fluency is measured on.
         perplexity: whether those generations are also read by the model before unlearning.
         definitions: whose definitions tokens and metrics follow.
@@ -125,8 +124,6 @@ class SetScores:
     """Numbers of one row set.
 
     Args:
-        name: of the set.
-        samples: by sample id.
         features: mean hidden state over each answer's tokens, shape (N, d), float32, in the order of `samples`; None
             if not requested.
         use: what the set is measured for.

@@ -58,8 +58,6 @@ def score_sets(
 
     Args:
         model: the model, possibly wrapped for training.
-        tokenizer: the model's tokenizer.
-        row_sets: what to score.
         accelerator: the `Accelerator` of a run on several processes, or None for one process. Every process ends with
             all results.
         texts: of the row sets from `texts_of`, if you have them.

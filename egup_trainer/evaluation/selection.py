@@ -17,7 +17,6 @@ def chosen_metrics(suite: Suite, names: Iterable[str] | None, with_generations: 
     """The metrics to compute, with those that they build on, in the suite's order.
 
     Args:
-        suite: the suite.
         names: of the metrics; None for all.
         with_generations: whether the model may write; if not, all metrics that need it are left out.
 
@@ -57,12 +56,7 @@ def reads(names: Iterable[str], what: Reads) -> bool:
 
 
 def selected(suite: Suite, names: Collection[str]) -> Suite:
-    """The suite with these metrics alone, and of its rows what they read; rows of its own are not changed.
-
-    Args:
-        suite: the suite.
-        names: from `chosen_metrics`.
-    """
+    """The suite with these metrics alone, and of its rows what they read; rows of its own are not changed."""
     if list(names) == metric_names(suite):
         return suite
     row_sets = [part for each in suite.row_sets if (part := _part(each, names)) is not None]

@@ -37,12 +37,10 @@ def their_text(row: Row, number: int, renderer: Renderer, *, max_length: int, co
     """Tokenizes a row with one answer.
 
     Args:
-        row: prompt and answer.
         number: of the row in its set.
         renderer: has tokenizer and template.
         max_length: maximum number of tokens of a text that no chat template writes; of an answer that is not closed.
         continues: whether the last character of the prompt is a space that belongs to neither prompt nor answer.
-        where: which row it is, for messages.
 
     Raises:
         DataError: no token of the answer is scored, or the chat template refuses the row.

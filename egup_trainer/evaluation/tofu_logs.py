@@ -59,7 +59,6 @@ def forget_quality_from_tofu_logs(log: Mapping[str, Any], retrained_log: Mapping
     """p-value of the Kolmogorov-Smirnov test between the truth ratios on the forget rows of two logs.
 
     Args:
-        log: of the model.
         retrained_log: of the model trained without the forget set.
 
     Raises:

@@ -17,10 +17,8 @@ class TokenNumbers:
     """Log-probability, greedy match and, for some samples, z of each answer token, and features of some samples.
 
     Args:
-        dataset: the samples.
         wants_z: which samples get z, bool, shape (S,).
         wants_features: which samples' features are kept, bool, shape (S,).
-        device: where numbers are kept until they are gathered.
     """
 
     def __init__(self, dataset: RowDataset, wants_z: Tensor, wants_features: Tensor, device: torch.device):

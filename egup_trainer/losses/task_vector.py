@@ -103,10 +103,6 @@ class NegateTaskVector(TrainerCallback):
     The weights that the trainer is made with are theta_0: a resumed run is made with the same model, and loads what it
     has learned from the checkpoint. Checkpoints hold the model that learned the rows, before negation.
 
-    Args:
-        trainer: the trainer before training.
-        scale: how far to move back, as a multiple of what was learned.
-
     Raises:
         ConfigError: weights are spread over processes.
         ModelError: the adapter is not a fresh LoRA adapter.
@@ -143,9 +139,7 @@ def negate(model: nn.Module, start: dict[str, Tensor], scale: float) -> None:
     """Sets the weights of a trained model to start - scale * (weight - start), those of LoRA's product to that product.
 
     Args:
-        model: the bare model after training.
         start: the weights that were trained, by name, as they were before.
-        scale: how far to move back.
     """
     for name, weight in model.named_parameters():
         if name not in start or ".lora_A." in name or ".lora_embedding_A." in name:

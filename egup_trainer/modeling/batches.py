@@ -28,12 +28,8 @@ def iter_batches(
 
     Args:
         model: the model that the caller runs on each batch.
-        dataset: the rows.
         ids: which rows, shape (N,).
-        collator: pads the rows.
-        batch_size: rows per batch.
         accelerator: the `Accelerator` of a run on several processes, or None for one process.
-        description: title of the progress bar, or None for no bar.
 
     Yields:
         Indices into `ids` of the batch's rows, shape (B,), and the batch. Every process gets equally many batches: the

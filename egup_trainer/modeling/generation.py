@@ -86,13 +86,10 @@ def continuations(
 
     Args:
         model: the bare model.
-        tokenizer: has the tokens that end a text.
         prompts: token ids of each prompt, at least one.
         max_new_tokens: maximum number of tokens per prompt.
         sampling: how tokens are sampled, or None for greedy search.
-        batch_size: prompts per batch.
         accelerator: the `Accelerator` of a run on several processes, or None for one process.
-        description: title of the progress bar, or None for no bar.
         fix: what to do if the model has too few positions, for the message.
 
     Raises:
@@ -131,8 +128,6 @@ class _Sampler:
 
     Args:
         indices: of the batch's prompts among those that `sampling` has seeds for.
-        width: number of tokens of the padded prompts.
-        length: maximum number of new tokens.
     """
 
     def __init__(self, sampling: Sampling, indices: list[int], width: int, length: int):

@@ -25,7 +25,6 @@ def round_to_grid(columns: Tensor, grid: tuple[Tensor, Tensor], bits: int = BITS
     Args:
         columns: weights w, shape (O, k).
         grid: scale and zero of each row, each of shape (O, 1), as `grid_of` returns them.
-        bits: the grid has 2^bits points.
 
     Example:
         >>> round_to_grid(torch.tensor([[0.4, 14.6]]), (torch.ones(1, 1), torch.zeros(1, 1)))
@@ -60,7 +59,6 @@ def round_to_nearest(weight: Tensor, bits: int = BITS, group: int = GROUP) -> Te
 
     Args:
         weight: W, shape (O, I).
-        bits: bits per weight.
         group: inputs that share a grid; the last group may be smaller.
 
     Example:
@@ -81,7 +79,6 @@ def gptq_round(
     Args:
         weight: W, shape (O, I), float32.
         hessian: H = X X^T of the layer's inputs, shape (I, I).
-        bits: bits per weight.
         group: inputs that share a grid; the last group may be smaller.
         damping: added to the diagonal, as a share of its mean.
 

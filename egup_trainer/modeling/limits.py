@@ -30,14 +30,7 @@ def num_positions(model: Any) -> int | None:
 
 
 def check_positions(model: Any, needed: int, what: str, fix: str) -> None:
-    """Raises `TooFewPositionsError` if the model has fewer positions than needed.
-
-    Args:
-        model: the model.
-        needed: number of tokens.
-        what: what the tokens are, for the message.
-        fix: what to do, for the message.
-    """
+    """Raises `TooFewPositionsError` if the model has fewer positions than needed."""
     positions = num_positions(model)
     if positions is not None and needed > positions:
         raise TooFewPositionsError(
@@ -51,11 +44,6 @@ def check_token_ids(model: Any, texts: Iterable[np.ndarray], what: str) -> None:
     """Raises `ModelError` if texts hold a token that the model does not know: the tokenizer is not the model's own.
 
     Only tokens in use count: some tokenizers have tokens that no text contains and no model knows.
-
-    Args:
-        model: the model.
-        texts: token ids of each text.
-        what: what the texts are, for the message.
     """
     known = model.get_input_embeddings().num_embeddings
     largest = max((int(ids.max()) for ids in texts if len(ids)), default=0)
@@ -71,7 +59,6 @@ def refuse_infinite_weights(model: nn.Module, state_dict: dict[str, Any] | None 
     """Raises `NumberError` if a weight is not a finite number: such a model has not forgotten, it is broken.
 
     Args:
-        model: the model.
         state_dict: its weights if an engine has gathered them; by default those that the model holds.
     """
     weights = {name for name, _ in model.named_parameters()}

@@ -367,7 +367,6 @@ def add_adapter(model: Any, peft_config: Any, revision: str | None = None) -> An
     """`model` with a fresh adapter; the base weights are frozen.
 
     Args:
-        model: the model.
         peft_config: kind and sizes of the adapter; not changed.
         revision: of the model on the hub, which the saved adapter will name.
 

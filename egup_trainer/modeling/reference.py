@@ -58,7 +58,6 @@ def choose_reference(needs: frozenset[Need], model: nn.Module, top_k_bytes: floa
     """The kind of reference that serves `needs` with the least memory.
 
     Args:
-        needs: what the losses need.
         model: the bare model before its first step.
         top_k_bytes: size of the top-k log-probabilities of all rows that need them; infinite if they may not be used.
     """
@@ -104,7 +103,6 @@ class Reference:
     Args:
         kind: with `ADAPTER_OFF` or `FROZEN_COPY` the reference can be run; the other kinds hold no model.
         model: the bare model before its first step.
-        reader: the reader of `model`.
     """
 
     def __init__(self, kind: ReferenceKind, model: Any, reader: AnswerReader):

@@ -92,9 +92,6 @@ def score_rows(
     Args:
         model: the model, as wrapped for training if it is.
         reader: the reader of the bare model inside.
-        dataset: the rows.
-        collator: pads the rows.
-        batch_size: rows per forward pass.
         accelerator: the `Accelerator` of a run on several processes, or None for one process.
         ids: which rows, shape (N,); all by default.
         with_features: whether to read features.
@@ -103,7 +100,6 @@ def score_rows(
         answer_first: whether the answer token itself is kept, too, before the others.
         with_states: whether to read the hidden states where answer tokens are predicted; with `top_k`.
         estimate: makes other top-k log-probabilities of a batch, from its states, in place of the model's own.
-        description: title of the progress bar, or None for no bar.
     """
     reads: dict[str, Any] = {
         "with_features": with_features,

@@ -31,7 +31,6 @@ class TopKLogProbs:
 
         Args:
             logits: shape (N, V), or log-probabilities.
-            k: how many tokens are kept.
             first: a token for each position that is kept, too, and comes first, shape (N,).
 
         Example:

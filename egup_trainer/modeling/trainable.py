@@ -33,7 +33,6 @@ def train_matching(model: nn.Module, pattern: str) -> None:
 
     Args:
         model: a bare model without adapters.
-        pattern: the regular expression.
 
     Raises:
         ConfigError: no name matches, or the model has an adapter, which says what is trained.

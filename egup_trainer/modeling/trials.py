@@ -62,7 +62,6 @@ def check_causal(model: Callable[..., Any], bare: Any) -> None:
 
     Args:
         model: what is called, which may be wrapped. Every process calls it equally often.
-        bare: the model inside.
     """
     ids = _rows(bare, device_of(bare, None))
     other = ids.clone()

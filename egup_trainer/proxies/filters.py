@@ -51,12 +51,7 @@ def text_of(row: Row) -> str:
 
 
 class TextFilters:
-    """All filters that only read the text.
-
-    Args:
-        forget: the forget rows.
-        retain: the retain rows, if there are any.
-    """
+    """All filters that only read the text."""
 
     def __init__(self, forget: Sequence[Row], retain: Sequence[Row] = ()):
         examples = examples_of(forget)
@@ -209,11 +204,7 @@ class Words:
 
 
 class Kept:
-    """The proxies so far. The next one must not have the question of one of them, nor nearly its words.
-
-    Args:
-        max_rouge: highest ROUGE-L to one of them.
-    """
+    """The proxies so far. The next one must not have the question of one of them, nor nearly its words."""
 
     def __init__(self, max_rouge: float):
         self.max_rouge = max_rouge
@@ -245,9 +236,6 @@ class NearestText:
 
     ROUGE-L (F) is 2 LCS / (m + n) for m and n words. The longest common subsequence has at most as many words as the
     texts share, which an index counts at once; ROUGE-L is only computed where that bound is high enough.
-
-    Args:
-        texts: the texts to compare with.
     """
 
     def __init__(self, texts: Iterable[str] = ()):
@@ -272,7 +260,6 @@ class NearestText:
         """Highest ROUGE-L (F) to any text, 0 to 1; 0 if there is none.
 
         Args:
-            text: what to compare.
             without: index of a text to leave out, such as the text itself.
         """
         return max((self._rouge_of(words, without) for words in _windows(text)), default=0.0)

@@ -28,7 +28,6 @@ class Verdict:
     """The result of an attempt.
 
     Args:
-        attempt: its number.
         rejection: why it is not a proxy, or None.
         row: the proxy, or None: rejected texts may be forget rows, so they are stored nowhere.
         nll: l of the proxy under the initial model, nats per token, or None.
@@ -42,15 +41,7 @@ class Verdict:
 
 @dataclass(frozen=True)
 class Scorer:
-    """Computes l and pooled features of rows under a model.
-
-    Args:
-        model: the initial model.
-        tokenizer: its tokenizer.
-        template: how rows are written for it.
-        settings: layer and length.
-        batch_size: number of rows per forward pass.
-    """
+    """Computes l and pooled features of rows under a model."""
 
     model: Any
     tokenizer: Any
@@ -85,14 +76,7 @@ class Scorer:
 
 
 class Judge:
-    """Judges attempts in their order: each must differ from the proxies before it.
-
-    Args:
-        forget: the forget rows.
-        retain: the retain rows, if there are any.
-        scorer: scores rows.
-        progress: whether to show progress bars.
-    """
+    """Judges attempts in their order: each must differ from the proxies before it."""
 
     def __init__(self, forget: Sequence[Row], retain: Sequence[Row], scorer: Scorer, progress: bool):
         self.scorer = scorer
@@ -109,12 +93,7 @@ class Judge:
         self.max_cosine = near_duplicate_cosine(self.known[: len(features)])
 
     def __call__(self, first_attempt: int, rows: Sequence[Row | None]) -> list[Verdict]:
-        """Verdicts on consecutive attempts.
-
-        Args:
-            first_attempt: number of the first.
-            rows: what was read from each, or None.
-        """
+        """Verdicts on consecutive attempts."""
         rejections = [self.filters.rejection(row) for row in rows]
         readable = [row for row, rejection in zip(rows, rejections) if row is not None and rejection is None]
         scored: list[tuple[float, bool]] = []

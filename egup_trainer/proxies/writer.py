@@ -33,8 +33,6 @@ class Writer:
     """A model that writes rows.
 
     Args:
-        model: a causal language model.
-        tokenizer: its tokenizer.
         name: its name in the files.
         template: has the date that its chat template writes.
     """
@@ -70,9 +68,6 @@ class Quality:
 
     Args:
         writer: name of the model that wrote.
-        asked_for: number of rows wanted.
-        attempts: number of texts written.
-        kept: number of proxies among them.
         rejected: number of attempts by the reason for their rejection.
         proxy_nll: mean l of the proxies under the initial model, nats per token; None without proxies.
         forget_nll: mean l of the forget rows under it, nats per token.
@@ -153,11 +148,9 @@ class AttemptLog:
     """A JSON Lines file: first the digest of the run, then one line per attempt. It has no rejected texts.
 
     Args:
-        path: the file.
         digest: of settings, rows and weights.
         forget_nll: mean l of the forget rows, see `Quality`.
         size: of the file, in bytes.
-        verdicts: on the attempts in the file.
     """
 
     path: Path

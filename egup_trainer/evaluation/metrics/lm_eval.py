@@ -43,13 +43,11 @@ def lm_eval_metrics(
 
     Args:
         model: a causal language model on its device, with or without adapters.
-        tokenizer: the model's tokenizer.
         tasks: names of tasks, groups and tags, or the tasks that `load_tasks` returned for them.
         include_path: folder with your own tasks, for names.
         batch_size: requests in a forward pass.
         limit: maximum number of documents per task, or a share of them if below 1.
         mixed_precision_dtype: autocast the forward pass to it, such as "bfloat16"; log-softmax stays in float32.
-        progress: whether to show progress bars.
 
     Returns:
         Metrics by name: `lm_eval_TASK_METRIC`, followed by `_FILTER` if the task filters the model's output. A group
@@ -91,7 +89,6 @@ def load_tasks(names: Sequence[str], include_path: str | Path | None = None, *, 
     Args:
         names: of tasks, groups and tags.
         include_path: folder with your own tasks, as YAML files; they take precedence over those of the harness.
-        progress: whether to show progress bars.
 
     Raises:
         ConfigError: the harness is not installed, the folder does not exist, a name is unknown, or a task would run

@@ -51,7 +51,6 @@ class Suite:
 
     Args:
         name: of the suite, such as "tofu".
-        split: which part of the suite, or None.
         row_sets: what the model is run on.
         plan: from the scores by row set to how each metric is computed; by default all declared metrics.
     """
