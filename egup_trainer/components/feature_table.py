@@ -61,14 +61,6 @@ class FeatureTable:
             table[rows] = features[rows]
         return table
 
-    def __len__(self) -> int:
-        return len(self.codes)
-
-    @property
-    def shape(self) -> torch.Size:
-        """(N, k)."""
-        return self.codes.shape
-
     def __getitem__(self, ids: Tensor) -> Tensor:
         """phi of samples (B,): (B, k), float32, on the device of `ids`."""
         return normalize(self.codes[ids.to(self.codes.device)].to(ids.device).float(), dim=-1)

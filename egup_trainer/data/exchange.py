@@ -56,18 +56,19 @@ def with_exchanged_answers(sets: Mapping[str, list[Row]], count: int = NUM_WRONG
     rows = [row for name in order for row in sets[name]]
     if any(row.perturbed for row in rows):
         return dict(sets)
-    questions = [_Question.of(row) for row in rows]
+    questions = {index: each for index, row in enumerate(rows) if (each := _Question.of(row)) is not None}
     num_givers = sum(len(sets[name]) for name in order if name in GIVERS)
-    givers = [index for index, each in enumerate(questions[:num_givers]) if each is not None]
+    givers = [index for index in questions if index < num_givers]
     givers = [givers[place] for place in _spread(len(givers), MOST_GIVERS)]
-    wrong = iter(_wrong_answers(rows, questions, givers, num_givers, count))
-    found = {name: [replace(row, perturbed=next(wrong)) for row in sets[name]] for name in order}
+    wrong = _wrong_answers(rows, questions, givers, num_givers, count) if givers else {}
+    changed = iter([replace(row, perturbed=wrong.get(index, ())) for index, row in enumerate(rows)])
+    found = {name: [next(changed) for _ in sets[name]] for name in order}
     return {name: found[name] for name in sets}
 
 
 @dataclass(frozen=True)
 class _Question:
-    """What the likeness of rows is judged by."""
+    """What the likeness of rows is judged by: the last turn before the answer, its words, and those of the answer."""
 
     text: str
     words: frozenset[str]
@@ -84,13 +85,10 @@ class _Question:
 
 
 def _wrong_answers(
-    rows: Sequence[Row], questions: Sequence[_Question | None], givers: Sequence[int], size: int, count: int
-) -> list[tuple[str, ...]]:
-    """The wrong answers of each row, where the first `size` rows are those that the givers are taken from."""
-    asked = [index for index, each in enumerate(questions) if each is not None]
-    found: list[tuple[str, ...]] = [()] * len(rows)
-    if not givers:
-        return found
+    rows: Sequence[Row], questions: Mapping[int, _Question], givers: Sequence[int], size: int, count: int
+) -> dict[int, tuple[str, ...]]:
+    """The wrong answers of rows by index, where the first `size` rows are those that the givers are taken from."""
+    asked, found = list(questions), {}
     shares = _Likeness([questions[index] for index in givers])
     for start in range(0, len(asked), _AT_ONCE):
         part = asked[start : start + _AT_ONCE]
@@ -103,7 +101,7 @@ def _wrong_answers(
 
 
 def _first_wrong(
-    rows: Sequence[Row], questions: Sequence[_Question | None], index: int, order: Sequence[int], count: int
+    rows: Sequence[Row], questions: Mapping[int, _Question], index: int, order: Sequence[int], count: int
 ) -> tuple[str, ...]:
     """The first answers of other rows that are wrong for this one, each once."""
     ours, row = questions[index], rows[index]
@@ -111,7 +109,7 @@ def _first_wrong(
     found: list[str] = []
     for other in order:
         theirs = questions[other]
-        if ours is None or theirs is None or theirs.words == ours.words:
+        if theirs.words == ours.words:
             continue  # the same question again, whose answer is right
         text = _with_our_names(rows[other].answer, theirs.text, ours.text)
         words = tuple(words_of(text))
@@ -130,33 +128,30 @@ class _Likeness:
     and m words; w is the number of givers' questions with a word, at least 1.
     """
 
-    def __init__(self, givers: Sequence[_Question | None]):
-        counts = Counter(word for each in givers if each is not None for word in each.words)
+    def __init__(self, givers: Sequence[_Question]):
+        counts = Counter(word for each in givers for word in each.words)
         self.weights = np.array(list(counts.values()), dtype=np.float64)
         self.columns = {word: column for column, word in enumerate(counts)}
         self.lengths = _lengths(givers)
         self.matrix = self._matrix(givers)
         self.sums = self.matrix @ self.weights
 
-    def of(self, questions: Sequence[_Question | None]) -> np.ndarray:
+    def of(self, questions: Sequence[_Question]) -> np.ndarray:
         """s of each question with each giver, shape (questions, givers)."""
         matrix = self._matrix(questions)
         common = (matrix.multiply(self.weights) @ self.matrix.T).toarray()
-        unknown = [
-            sum(word not in self.columns for word in each.words) if each is not None else 0 for each in questions
-        ]
+        unknown = [sum(word not in self.columns for word in each.words) for each in questions]
         sums = matrix @ self.weights + np.array(unknown, dtype=np.float64)
         lengths = _lengths(questions)[:, None]
         ratio = np.minimum(lengths, self.lengths) / np.maximum(lengths, self.lengths)
         return common / (sums[:, None] + self.sums - common) * ratio
 
-    def _matrix(self, questions: Sequence[_Question | None]) -> Any:
+    def _matrix(self, questions: Sequence[_Question]) -> Any:
         from scipy.sparse import csr_matrix
 
         places = [
             (place, self.columns[word])
             for place, each in enumerate(questions)
-            if each is not None
             for word in each.words
             if word in self.columns
         ]
@@ -164,8 +159,8 @@ class _Likeness:
         return csr_matrix((np.ones(len(places)), (rows, columns)), shape=(len(questions), len(self.columns)))
 
 
-def _lengths(questions: Sequence[_Question | None]) -> np.ndarray:
-    return np.array([1 if each is None else len(each.answer) for each in questions], dtype=np.float64)
+def _lengths(questions: Sequence[_Question]) -> np.ndarray:
+    return np.array([len(each.answer) for each in questions], dtype=np.float64)
 
 
 def _with_our_names(answer: str, their_question: str, our_question: str) -> str:

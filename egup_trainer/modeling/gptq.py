@@ -54,20 +54,6 @@ def grid_of(group: Tensor, bits: int = BITS) -> tuple[Tensor, Tensor]:
     return scale, (-low / scale).round()
 
 
-def round_to_nearest(weight: Tensor, bits: int = BITS, group: int = GROUP) -> Tensor:
-    """Each weight rounded by itself, on the same grids as those of `gptq_round` before any column is changed.
-
-    Args:
-        weight: W, shape (O, I).
-        group: inputs that share a grid; the last group may be smaller.
-
-    Example:
-        >>> round_to_nearest(torch.tensor([[0.0, 7.4, 15.0]]))
-        tensor([[ 0.,  7., 15.]])
-    """
-    return torch.cat([round_to_grid(part, grid_of(part, bits), bits) for part in weight.split(group, dim=1)], dim=1)
-
-
 def gptq_round(
     weight: Tensor, hessian: Tensor, bits: int = BITS, group: int = GROUP, damping: float = DAMPING
 ) -> Tensor:
@@ -83,12 +69,12 @@ def gptq_round(
         damping: added to the diagonal, as a share of its mean.
 
     Returns:
-        The rounded weights, shape (O, I), float32. With inputs that are not correlated, those of `round_to_nearest`.
+        The rounded weights, shape (O, I), float32. With inputs that are not correlated, each is the nearest point of
+        its group's grid.
 
     Example:
-        >>> weight = torch.tensor([[0.0, 7.4, 15.0]])
-        >>> torch.equal(gptq_round(weight, torch.eye(3)), round_to_nearest(weight))
-        True
+        >>> gptq_round(torch.tensor([[0.0, 7.4, 15.0]]), torch.eye(3))
+        tensor([[ 0.,  7., 15.]])
     """
     left, rounded = weight.float().clone(), torch.empty_like(weight, dtype=torch.float32)
     damped = hessian.double().clone()

@@ -1,10 +1,8 @@
 """Alternate answers that a model writes to the forget questions: plausible, and with other facts (AltPO)."""
 
-import json
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 from egup_trainer.data.alternates import refuse_plain_text
 from egup_trainer.data.rendering import Renderer
@@ -17,7 +15,7 @@ from egup_trainer.modeling.generation import Sampling, generate
 from egup_trainer.proxies.filters import Language, Lengths, is_echo
 from egup_trainer.proxies.prompt import alternate_tokens, examples_of, read_alternate
 from egup_trainer.proxies.settings import ATTEMPTS_PER_ROW, ProxySettings, new_tokens_for
-from egup_trainer.proxies.writer import Writer, record_of
+from egup_trainer.proxies.writer import Writer, line_of, record_of
 
 
 def write_alternates(
@@ -71,7 +69,7 @@ def write_alternates(
                 found[number] = text
     rows = [replace(row, alternates=(found[n],) if n in found else ()) for n, row in enumerate(rows)]
     origin = {"writer": writer.name, "seed": settings.seed}
-    write_file(Path(output), "".join(_line({**record_of(row), **origin}) for row in rows))
+    write_file(Path(output), "".join(line_of({**record_of(row), **origin}) for row in rows))
     if len(found) < len(rows):
         raise TooFewProxiesError(
             got=f"no usable alternate answer for {len(rows) - len(found)} of {len(rows)} rows by {writer.name}, the "
@@ -113,7 +111,3 @@ def is_alternate(row: Row, text: str) -> bool:
     """
     asked, stated, written = (set(words_of(each)) for each in (row.prompt[-1].content, row.answer, text))
     return bool(written) and not is_echo(replace(row, answer=text)) and not (stated - asked or stated) <= written
-
-
-def _line(record: dict[str, Any]) -> str:
-    return json.dumps(record, ensure_ascii=False) + "\n"

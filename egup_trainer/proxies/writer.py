@@ -162,7 +162,7 @@ class AttemptLog:
     @classmethod
     def start(cls, path: Path, digest: str, forget_nll: float) -> "AttemptLog":
         """A new file, which replaces any other."""
-        head = _line({"digest": digest, "forget_nll": forget_nll}).encode("utf-8")
+        head = line_of({"digest": digest, "forget_nll": forget_nll}).encode("utf-8")
         write_file(path, head)
         return cls(path, digest, forget_nll, len(head))
 
@@ -202,7 +202,7 @@ class AttemptLog:
                 expected="one run at a time",
                 fix="wait for the other run to end, or choose another --output",
             )
-        self.size = append_to_file(self.path, "".join(_line(_verdict_record(verdict)) for verdict in verdicts))
+        self.size = append_to_file(self.path, "".join(line_of(_verdict_record(verdict)) for verdict in verdicts))
         self.verdicts += verdicts
 
 
@@ -248,7 +248,8 @@ def _verdict_from(record: dict[str, Any]) -> Verdict:
     return Verdict(number, None, to_row(record["row"], "the attempts", number), record["nll"])
 
 
-def _line(record: dict[str, Any]) -> str:
+def line_of(record: dict[str, Any]) -> str:
+    """A line of a JSON Lines file."""
     return json.dumps(record, ensure_ascii=False) + "\n"
 
 
@@ -424,7 +425,7 @@ def _finish(log: AttemptLog, output: Path, writer: Writer, settings: ProxySettin
         forget_nll=log.forget_nll,
         digest=log.digest,
     )
-    text = "".join(_line({**record_of(row), **origin, "attempt": attempt}) for row, attempt in kept)
+    text = "".join(line_of({**record_of(row), **origin, "attempt": attempt}) for row, attempt in kept)
     write_files({output: text, quality_path(output): quality.to_json()})
     if quality.kept < settings.min_rows:
         commonest = max(quality.rejected, key=quality.rejected.__getitem__)

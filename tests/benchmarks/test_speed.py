@@ -124,6 +124,6 @@ def test_shapes_are_what_they_are_called():
 def test_the_run_with_many_rows_has_everything_on(tmp_path):
     trainer = scale.make_trainer(40, steps=3, folder=tmp_path, callbacks=[])
     trainer.train()
-    assert cache_of(trainer).initial.shape == (40, 64)
+    assert cache_of(trainer).initial.codes.shape == (40, 64)
     assert boundary_of(trainer).shape == (40,)
     assert trainer.args.clreg_weight > 0

@@ -226,7 +226,7 @@ def test_drift_is_measured_from_where_it_is_told(make_trainer, reference, same):
 def test_projected_cache_has_the_dimensions_asked_for(make_trainer):
     trainer = make_trainer(cache_dim=6)
     trainer.train()
-    assert cache_of(trainer).initial.shape == cache_of(trainer).latest.shape == (10, 6)
+    assert cache_of(trainer).initial.codes.shape == cache_of(trainer).latest.codes.shape == (10, 6)
     assert cache_of(trainer).bank.shape == (13 + 2 * 10, 6)
 
 
