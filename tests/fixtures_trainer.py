@@ -119,6 +119,40 @@ def furthest(first: dict, second: dict) -> float:
     return max((first[name] - second[name]).abs().max().item() for name in first)
 
 
+def whole_and_resumed(make, tmp_path, step: int, **options):
+    """A run, and another one from its checkpoint of `step`, by `make(**options)`: they end with the same weights."""
+    options |= {"save_strategy": "steps", "save_steps": step}
+    whole = make(output_dir=str(tmp_path / "whole"), **options)
+    whole.train()
+    resumed = make(output_dir=str(tmp_path / "resumed"), **options)
+    resumed.train(resume_from_checkpoint=str(tmp_path / "whole" / f"checkpoint-{step}"))
+    assert resumed.state.global_step == whole.state.global_step > step
+    assert furthest(weights_of(whole), weights_of(resumed)) == 0
+    return whole, resumed
+
+
+CUTS = [(8, 1), (4, 2), (2, 4), (1, 8)]
+"""Ways to cut a step of 8 rows: rows of a batch, batches of a step."""
+
+
+def runs_of_any_cut(make, cuts=CUTS, moved=1e-4, apart=1e-6, **options) -> list:
+    """Runs by `make(**options)`, one for each cut: each moves the weights by `moved` and ends within `apart`."""
+    runs = []
+    for batch, accumulation in cuts:
+        trainer = make(per_device_train_batch_size=batch, gradient_accumulation_steps=accumulation, **options)
+        start = weights_of(trainer)
+        trainer.train()
+        assert furthest(start, weights_of(trainer)) > moved
+        runs.append(trainer)
+    assert max(furthest(weights_of(runs[0]), weights_of(other)) for other in runs[1:]) < apart
+    return runs
+
+
+def logged(trainer, name: str) -> list:
+    """What a run logged by this name."""
+    return [row[name] for row in trainer.state.log_history if name in row]
+
+
 def cache_of(trainer):
     """The features of all samples, as a trainer remembers them."""
     return trainer.component(FeatureMemory).cache

@@ -12,7 +12,7 @@ from types import MethodType
 import pytest
 import torch
 from conftest import qa_rows
-from fixtures_trainer import TRIAL, furthest, reference_nll, weights_of
+from fixtures_trainer import TRIAL, furthest, logged, reference_nll, weights_of
 from peft import LoraConfig
 
 from egup_trainer import EGUPTrainer, UnlearnConfig, UnlearnTrainer
@@ -24,10 +24,6 @@ from egup_trainer.modeling.loading import add_adapter
 from egup_trainer.modeling.reference import Reference, ReferenceKind
 
 SGD = {"objective": "grad_diff", "optim": "sgd", "learning_rate": 0.2}
-
-
-def logged(trainer, name):
-    return [row[name] for row in trainer.state.log_history if name in row]
 
 
 # 2. Updates that round to nothing; more in tests/trainer/test_movement.py

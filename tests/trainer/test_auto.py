@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from fixtures_trainer import furthest, weights_of
+from fixtures_trainer import furthest, logged, weights_of, whole_and_resumed
 
 from egup_trainer.components import auto
 from egup_trainer.components.auto import Auto, Strength
@@ -11,10 +11,6 @@ from egup_trainer.components.retain import RetainObjective
 from egup_trainer.errors import ConfigError
 
 STILL = {"boundary_p": 0.0, "unseen_gap": 0.0, "forget_progress": 1.0}
-
-
-def logged(trainer, name):
-    return [row[name] for row in trainer.state.log_history if name in row]
 
 
 def rates(trainer):
@@ -179,15 +175,9 @@ def test_twice_the_strength_is_twice_the_learning_rate(make_trainer, monkeypatch
 
 @pytest.mark.parametrize("step", [4, 6])  # within an epoch of three steps, and at the end of one
 def test_a_resumed_run_ends_with_the_same_weights(make_trainer, tmp_path, step):
-    options = {"auto": True, "objective": "proxy_kl", "num_train_epochs": 3, "logging_steps": 1}
-    options |= {"save_strategy": "steps", "save_steps": step}
-    whole = make_trainer(**options, output_dir=str(tmp_path / "whole"))
-    chosen = whole.component(Auto)
-    whole.train()
-    again = make_trainer(**options, output_dir=str(tmp_path / "again"))
-    again.train(resume_from_checkpoint=f"{whole.args.output_dir}/checkpoint-{step}")
-    assert again.component(Auto).rate == chosen.rate
-    assert furthest(weights_of(whole), weights_of(again)) == 0
+    options = {"auto": True, "objective": "proxy_kl", "num_train_epochs": 3}
+    whole, resumed = whole_and_resumed(make_trainer, tmp_path, step, **options)
+    assert resumed.component(Auto).rate == whole.component(Auto).rate
 
 
 def test_strength_alone_is_refused(make_trainer):

@@ -4,6 +4,7 @@ from itertools import product
 
 import pytest
 import torch
+from fixtures_trainer import logged
 
 EVERYTHING = {"clreg_weight": 0.5, "inter_neighbors": 2, "optim": "sgd", "max_grad_norm": 0.0, "num_train_epochs": 1}
 TOLERANCE = {"float32": 2e-5, "bf16": 0.03}
@@ -23,7 +24,7 @@ def losses(make_trainer, compiled, checkpointing, precision, accumulation):
     )
     trainer.train()
     assert (type(trainer.model_wrapped).__name__ == "OptimizedModule") is compiled
-    return [row["loss"] for row in trainer.state.log_history if "loss" in row]
+    return logged(trainer, "loss")
 
 
 @pytest.fixture(scope="module")

@@ -3,7 +3,7 @@
 import pytest
 import torch
 from fixtures_components import options
-from fixtures_trainer import furthest, weights_of
+from fixtures_trainer import furthest, logged, runs_of_any_cut, weights_of, whole_and_resumed
 
 from egup_trainer.components.proxy_constraint import ProxyConstraint
 from egup_trainer.losses.grad_diff import GradientDifference
@@ -11,10 +11,6 @@ from egup_trainer.losses.grad_diff import GradientDifference
 
 def constraint(rate, start=2.0):
     return ProxyConstraint(options(proxy_lambda=start, proxy_dual_rate=rate), GradientDifference())
-
-
-def logged(trainer, name):
-    return [row[name] for row in trainer.state.log_history if name in row]
 
 
 def test_lambda_rises_past_the_boundary_and_falls_before_it():
@@ -52,26 +48,11 @@ def test_a_learned_lambda_is_the_one_that_weighs(make_trainer):
 
 
 def test_a_step_may_be_cut_in_any_way(make_trainer):
-    runs = []
-    for batch, accumulation in ((4, 1), (1, 4)):
-        trainer = make_trainer(
-            proxy_dual_rate=0.5,
-            optim="sgd",
-            learning_rate=0.05,
-            per_device_train_batch_size=batch,
-            gradient_accumulation_steps=accumulation,
-        )
-        trainer.train()
-        runs.append((weights_of(trainer), logged(trainer, "proxy_lambda")))
-    assert furthest(runs[0][0], runs[1][0]) < 1e-6
-    assert runs[0][1] == pytest.approx(runs[1][1], abs=1e-5)
+    options = {"proxy_dual_rate": 0.5, "optim": "sgd", "learning_rate": 0.05}
+    first, second = runs_of_any_cut(make_trainer, [(4, 1), (1, 4)], **options)
+    assert logged(first, "proxy_lambda") == pytest.approx(logged(second, "proxy_lambda"), abs=1e-5)
 
 
 def test_a_resumed_run_goes_on_with_the_lambda_that_it_had(make_trainer, tmp_path):
-    options = {"proxy_dual_rate": 0.5, "num_train_epochs": 3, "save_strategy": "steps", "save_steps": 4}
-    whole = make_trainer(**options, output_dir=str(tmp_path / "whole"))
-    whole.train()
-    resumed = make_trainer(**options, output_dir=str(tmp_path / "resumed"))
-    resumed.train(resume_from_checkpoint=str(tmp_path / "whole" / "checkpoint-4"))
-    assert furthest(weights_of(whole), weights_of(resumed)) == 0
+    whole, resumed = whole_and_resumed(make_trainer, tmp_path, 4, proxy_dual_rate=0.5, num_train_epochs=3)
     assert logged(resumed, "proxy_lambda") == logged(whole, "proxy_lambda")

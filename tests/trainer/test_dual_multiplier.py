@@ -1,21 +1,11 @@
 """PDU in a run: the multiplier by hand, its warm-up, its log, and that a resumed run goes on with it."""
 
-from pathlib import Path
-
 import pytest
-from fixtures_trainer import furthest, weights_of
-from test_trainer import StopAt
+from fixtures_trainer import logged, whole_and_resumed
 
-from egup_trainer.checkpointing import write_list
 from egup_trainer.components.retain import RetainObjective
-from egup_trainer.conditions import STATE_NAME
-from egup_trainer.errors import StateError
 
 PDU = {"objective": "pdu", "pdu_dual_start": 2.0, "pdu_dual_rate": 0.3, "pdu_retain_eps": 1.0}
-
-
-def logged(trainer, name):
-    return [row[name] for row in trainer.state.log_history if name in row]
 
 
 def test_the_multiplier_follows_the_retain_loss_of_whole_steps(make_trainer):
@@ -55,24 +45,5 @@ def test_it_stays_as_it_is_through_the_warm_up(make_trainer):
 @pytest.mark.parametrize("trainer_of", ["make_trainer", "make_plain_trainer"])
 def test_a_resumed_run_goes_on_with_the_multiplier(request, trainer_of, tmp_path):
     make = request.getfixturevalue(trainer_of)
-    options = {**PDU, "save_strategy": "steps", "save_steps": 1}
-    whole = make(output_dir=str(tmp_path / "whole"), **options)
-    whole.train()
-    cut = make(output_dir=str(tmp_path / "cut"), **options)
-    cut.add_callback(StopAt(4))
-    cut.train()
-    resumed = make(output_dir=str(tmp_path / "cut"), **options)
-    resumed.train(resume_from_checkpoint=str(tmp_path / "cut" / "checkpoint-4"))
-    assert furthest(weights_of(whole), weights_of(resumed)) == 0
+    whole, resumed = whole_and_resumed(make, tmp_path, 4, **PDU)
     assert resumed.component(RetainObjective).multiplier == whole.component(RetainObjective).multiplier
-
-
-def test_a_checkpoint_without_the_multiplier_is_refused(make_plain_trainer):
-    trainer = make_plain_trainer(**PDU, save_strategy="steps", save_steps=3, max_steps=3)
-    trainer.train()
-    checkpoint = f"{trainer.args.output_dir}/checkpoint-3"
-    Path(checkpoint, STATE_NAME).unlink()
-    write_list(Path(checkpoint))  # as if it had been saved without
-    with pytest.raises(StateError) as caught:
-        make_plain_trainer(**PDU).train(resume_from_checkpoint=checkpoint)
-    assert caught.value.got == f"the checkpoint {checkpoint} without egup_state.safetensors"

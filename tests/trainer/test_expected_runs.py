@@ -6,7 +6,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 from conftest import make_tiny_model, qa_rows
-from fixtures_trainer import furthest, weights_of
+from fixtures_trainer import CUTS, furthest, runs_of_any_cut, weights_of
 from peft import LoraConfig, get_peft_model
 from safetensors import safe_open
 
@@ -24,7 +24,7 @@ from egup_trainer.records.schema import ADAPTER_OFF
 
 PLAIN = {"objective": "proxy_kl", "inter_entanglement": False, "intra_entanglement": False}
 SGD = {**PLAIN, "optim": "sgd", "learning_rate": 0.02, "max_grad_norm": 0.0}
-CUTS = [(8, 1), (4, 2), (2, 4)]
+APART = {"moved": 1e-3, "apart": 1e-5}
 
 
 @pytest.fixture
@@ -39,26 +39,13 @@ def table_of(trainer):
     return trainer.component(ExpectedOutputs).table
 
 
-def ends(make, cuts=CUTS, **options):
-    """Weights at the end of runs whose steps of 8 rows are cut in these ways; each run moves the weights."""
-    found = []
-    for batch, accumulation in cuts:
-        trainer = make(per_device_train_batch_size=batch, gradient_accumulation_steps=accumulation, **options)
-        before = weights_of(trainer)
-        trainer.train()
-        found.append(weights_of(trainer))
-        assert furthest(before, found[-1]) > 1e-3
-    return found
-
-
 # Cuts
 
 
 @pytest.mark.parametrize("source", ["proxies", "a proxy model", "both"])
 def test_a_step_may_be_cut_in_any_way(make_trainer, never_saw, source):
     options = {} if source == "proxies" else {"proxy_model": never_saw}
-    found = ends(make_trainer, proxies=source != "a proxy model", **SGD, **options)
-    assert max(furthest(found[0], other) for other in found[1:]) < 1e-5
+    runs_of_any_cut(make_trainer, CUTS[:3], **APART, proxies=source != "a proxy model", **SGD, **options)
 
 
 def test_a_step_of_an_adapter_may_be_cut_in_any_way(make_model, make_trainer):
@@ -70,8 +57,7 @@ def test_a_step_of_an_adapter_may_be_cut_in_any_way(make_model, make_trainer):
                 weight.data.normal_(std=0.5)
         return make_trainer(model, proxies=False, proxy_model=ADAPTER_OFF, **options)
 
-    found = ends(make, **{**SGD, "learning_rate": 0.2})
-    assert max(furthest(found[0], other) for other in found[1:]) < 1e-5
+    runs_of_any_cut(make, CUTS[:3], **APART, **{**SGD, "learning_rate": 0.2})
 
 
 def test_a_step_on_4_bits_may_be_cut_in_any_way(make_trainer, tokenizer, tmp_path, never_saw):
@@ -93,8 +79,7 @@ def test_a_step_on_4_bits_may_be_cut_in_any_way(make_trainer, tokenizer, tmp_pat
         return make_trainer(model, peft_config=lora, **options)
 
     for source in ({}, {"proxies": False, "proxy_model": never_saw}):
-        found = ends(make, CUTS[:2], **{**SGD, "learning_rate": 0.5}, **source)
-        assert furthest(*found) < 1e-5
+        runs_of_any_cut(make, CUTS[:2], **APART, **{**SGD, "learning_rate": 0.5}, **source)
 
 
 def test_rows_that_share_lines_end_as_padded_ones(make_trainer):

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from fixtures_trainer import furthest, weights_of
+from fixtures_trainer import furthest, logged, weights_of
 from peft import LoraConfig
 from test_objectives import UNWEIGHTED
 
@@ -44,7 +44,7 @@ def test_an_adapter_trains_all_its_weights_up_to_the_layer(make_trainer):
     assert trainer.reference.kind is ReferenceKind.ADAPTER_OFF
     assert names == {name for name, _ in trainer.model.named_parameters() if "lora_" in name}
     assert len(names) == 2 * 7 * 3
-    kept = [row["loss_retain"] for row in trainer.state.log_history if "loss_retain" in row]
+    kept = logged(trainer, "loss_retain")
     assert kept[0] == pytest.approx(0, abs=1e-9)  # measured from the model without its adapter
     assert kept[-1] > 1e-6
 

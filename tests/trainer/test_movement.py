@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from fixtures_trainer import weights_of
+from fixtures_trainer import logged, weights_of
 from peft import LoraConfig
 from safetensors.torch import load_file
 from torch import nn
@@ -13,10 +13,6 @@ from egup_trainer.callbacks.movement import MOST_ENTRIES, WeightSample, sample_w
 from egup_trainer.modeling.loading import add_adapter
 
 LORA = {"r": 4, "target_modules": "all-linear", "task_type": "CAUSAL_LM"}
-
-
-def logged(trainer):
-    return [row["weights_unmoved"] for row in trainer.state.log_history if "weights_unmoved" in row]
 
 
 def message(share, kind):
@@ -34,7 +30,7 @@ def test_bfloat16_weights_hardly_move_at_a_small_learning_rate(make_plain_traine
     trainer = make_plain_trainer(make_model().to(torch.bfloat16), learning_rate=1e-6)
     start = weights_of(trainer)
     trainer.train()
-    (share,) = logged(trainer)
+    (share,) = logged(trainer, "weights_unmoved")
     trained = {name: weight for name, weight in start.items() if "embed" not in name and "lm_head" not in name}
     moved = sum((weights_of(trainer)[name] != weight).sum().item() for name, weight in trained.items())
     assert share == pytest.approx(1 - moved / sum(weight.numel() for weight in trained.values()))
@@ -46,14 +42,14 @@ def test_bfloat16_weights_hardly_move_at_a_small_learning_rate(make_plain_traine
 def test_float32_weights_move(make_plain_trainer, caplog, autocast):
     trainer = make_plain_trainer(learning_rate=1e-6, bf16=autocast)
     trainer.train()
-    assert 0 <= logged(trainer)[0] < 0.1
+    assert 0 <= logged(trainer, "weights_unmoved")[0] < 0.1
     assert warnings_of(caplog) == []
 
 
 def test_without_a_learning_rate_nothing_moves(make_plain_trainer, caplog):
     trainer = make_plain_trainer(learning_rate=0.0)
     trainer.train()
-    assert logged(trainer) == [1.0]
+    assert logged(trainer, "weights_unmoved") == [1.0]
     assert warnings_of(caplog) == [message("100.0%", "float32")]
 
 
@@ -66,14 +62,14 @@ def test_only_the_first_process_warns(make_plain_trainer, caplog, monkeypatch):
     watch.on_train_begin(trainer.args, trainer.state, trainer.control)
     trainer.state.global_step += 1
     watch.on_log(trainer.args, trainer.state, trainer.control, logs={"train_runtime": 1.0})
-    assert logged(trainer) == [1.0, 1.0]
+    assert logged(trainer, "weights_unmoved") == [1.0, 1.0]
     assert warnings_of(caplog) == []
 
 
 def test_an_adapter_moves_and_the_frozen_weights_below_it_do_not_count(make_trainer, caplog):
     trainer = make_trainer(peft_config=LoraConfig(**LORA))
     trainer.train()
-    assert logged(trainer)[0] < 0.1
+    assert logged(trainer, "weights_unmoved")[0] < 0.1
     assert warnings_of(caplog) == []
     sampled = {id(sample.weight) for sample in sample_weights(trainer.model, seed=0)}
     names = {name for name, weight in trainer.model.named_parameters() if id(weight) in sampled}
@@ -126,7 +122,7 @@ def test_a_resumed_run_counts_from_its_checkpoint(make_trainer, monkeypatch):
     assert len(seen) == len(names) - 2
     for sample in seen:
         assert torch.equal(sample.values, saved[names[id(sample.weight)]].flatten()[sample.places])
-    assert logged(resumed)[0] < 0.1
+    assert logged(resumed, "weights_unmoved")[0] < 0.1
 
 
 def test_a_run_that_had_ended_says_nothing_when_it_is_resumed(make_trainer, caplog):
@@ -134,7 +130,7 @@ def test_a_run_that_had_ended_says_nothing_when_it_is_resumed(make_trainer, capl
     make_trainer(**options).train()
     resumed = make_trainer(**options)
     resumed.train(resume_from_checkpoint=True)
-    assert logged(resumed) == []
+    assert logged(resumed, "weights_unmoved") == []
     assert warnings_of(caplog) == []
 
 
@@ -142,7 +138,7 @@ def test_weights_that_are_spread_over_processes_are_let_be(make_trainer, monkeyp
     monkeypatch.setattr(movement, "is_spread_over_processes", lambda model: True)
     trainer = make_trainer()
     trainer.train()
-    assert logged(trainer) == []
+    assert logged(trainer, "weights_unmoved") == []
 
 
 class Tracker(TrainerCallback):

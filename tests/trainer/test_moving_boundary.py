@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from fixtures_trainer import boundary_of, furthest, weights_of
+from fixtures_trainer import boundary_of, whole_and_resumed
 from transformers import TrainerCallback
 
 from egup_trainer.components.proxy_constraint import ProxyConstraint, proxy_boundary
@@ -40,12 +40,8 @@ def test_the_boundary_follows_the_model_if_asked_to(make_trainer, match, referen
 
 
 @pytest.mark.parametrize("step", [1, 3, 4])
-def test_a_resumed_run_has_the_same_boundary(make_trainer, make_model, tmp_path, step):
+def test_a_resumed_run_has_the_same_boundary(make_trainer, tmp_path, step):
     """Within an epoch of three steps, at its end, and after it."""
     options = {"proxy_reference": "current", "objective": "grad_diff", "num_train_epochs": 3}
-    whole = make_trainer(model=make_model(), **options, save_strategy="steps", save_steps=step)
-    whole.train()
-    resumed = make_trainer(model=make_model(), **options, save_strategy="steps", save_steps=step)
-    resumed.train(resume_from_checkpoint=str(tmp_path / "out" / f"checkpoint-{step}"))
+    whole, resumed = whole_and_resumed(make_trainer, tmp_path, step, **options)
     assert torch.equal(boundary_of(whole), boundary_of(resumed))
-    assert furthest(weights_of(whole), weights_of(resumed)) == 0

@@ -2,7 +2,7 @@
 
 import pytest
 from conftest import qa_rows
-from fixtures_trainer import furthest, weights_of
+from fixtures_trainer import logged, runs_of_any_cut
 
 from egup_trainer.losses.registry import OBJECTIVES
 
@@ -35,17 +35,7 @@ def test_a_step_may_be_cut_in_any_way(make_trainer, objective):
         "learning_rate": 0.05,
         **own,
     }
-    runs = []
-    for batch, accumulation in ((8, 1), (2, 4), (1, 8)):
-        trainer = make_trainer(
-            per_device_train_batch_size=batch, gradient_accumulation_steps=accumulation, num_train_epochs=1, **options
-        )
-        start = weights_of(trainer)
-        trainer.train()
-        assert furthest(start, weights_of(trainer)) > 1e-4
-        runs.append(weights_of(trainer))
-    assert furthest(runs[0], runs[1]) < 1e-6
-    assert furthest(runs[0], runs[2]) < 1e-6
+    runs_of_any_cut(make_trainer, [(8, 1), (2, 4), (1, 8)], num_train_epochs=1, **options)
 
 
 @pytest.mark.parametrize("objective", FORGETTING)
@@ -65,9 +55,7 @@ def test_fine_tuning_learns_the_retain_rows_alone(make_trainer):
     before = trainer.score(trainer.retain_rows).mean_nll.mean()
     trainer.train()
     assert trainer.score(trainer.retain_rows).mean_nll.mean() < before - 0.5
-    logged = [row["loss_forget"] for row in trainer.state.log_history if "loss_forget" in row]
-    assert logged
-    assert set(logged) == {0.0}
+    assert set(logged(trainer, "loss_forget")) == {0.0}
 
 
 @pytest.mark.parametrize("objective", ["ceu", "undial", "rmu", "pdu"])
@@ -76,8 +64,7 @@ def test_efforts_below_0_count_as_0_where_a_pull_back_has_no_meaning(make_traine
         taught(), objective=objective, num_train_epochs=4, learning_rate=5e-2, **OWN.get(objective, {})
     )
     trainer.train()
-    weights = [row["weight_min"] for row in trainer.state.log_history if "weight_min" in row]
-    assert min(weights) == 0.0
+    assert min(logged(trainer, "weight_min")) == 0.0
 
 
 @pytest.mark.parametrize("objective", ["dpo", "altpo"])
@@ -86,4 +73,4 @@ def test_a_row_past_its_boundary_is_pulled_back_where_that_is_sound(make_trainer
         taught(), objective=objective, num_train_epochs=4, learning_rate=5e-2, **OWN.get(objective, {})
     )
     trainer.train()
-    assert min(row["weight_min"] for row in trainer.state.log_history if "weight_min" in row) < 0
+    assert min(logged(trainer, "weight_min")) < 0

@@ -3,7 +3,7 @@
 import pytest
 import torch
 from conftest import qa_rows
-from fixtures_trainer import furthest, weights_of
+from fixtures_trainer import furthest, weights_of, whole_and_resumed
 
 from egup_trainer import Component, EGUPTrainer, ForgetLoss, UnlearnConfig, UnlearnTrainer
 from egup_trainer.components.component import Needs
@@ -61,8 +61,7 @@ def make(make_model, tokenizer, config):
 
 
 def test_an_own_component_weighs_adds_a_term_is_logged_recorded_and_resumed(make, tmp_path):
-    whole = make(own=[Shorter()], save_strategy="steps", save_steps=2)
-    whole.train()
+    whole, resumed = whole_and_resumed(lambda **options: make(own=[Shorter()], **options), tmp_path, 2)
     logs = [row for row in whole.state.log_history if "loss" in row]
     assert all(row["loss_constant"] == pytest.approx(3) for row in logs)
     assert all(row["weight_max"] < 1 for row in logs)
@@ -70,10 +69,7 @@ def test_an_own_component_weighs_adds_a_term_is_logged_recorded_and_resumed(make
     record = make_record(whole)
     assert record["components"] == ["shorter"]
     assert "other components: shorter" in str(model_card(record, None, "mine"))
-    resumed = make(own=[Shorter()], save_strategy="steps", save_steps=2)
-    resumed.train(resume_from_checkpoint=str(tmp_path / "out" / "checkpoint-2"))
     assert resumed.component(Shorter).count == 20
-    assert furthest(weights_of(whole), weights_of(resumed)) == 0
 
 
 def test_an_own_loss_does_what_the_same_weights_do(make):

@@ -6,11 +6,10 @@ from pathlib import Path
 import pytest
 import torch
 from conftest import qa_rows
-from fixtures_trainer import TRIAL, furthest, reference_nll, weights_of
+from fixtures_trainer import TRIAL, furthest, reference_nll, weights_of, whole_and_resumed
 from peft import LoraConfig
 from test_objectives import ALTERNATES
 from test_step import OFF, plain_nll
-from test_trainer import StopAt
 
 from egup_trainer import EGUPTrainer
 from egup_trainer.data.alternates import REFUSALS, refusals_for
@@ -81,14 +80,8 @@ def test_views_have_their_noise_and_alternates_none(make_trainer):
 @each_run
 @pytest.mark.parametrize("step", [2, 3])
 def test_a_resumed_run_ends_where_an_uninterrupted_one_does(make_trainer, tmp_path, objective, step):
-    options = {"objective": objective, "clreg_weight": 0.1, "save_strategy": "steps", "save_steps": 1}
-    options |= RUNS[objective]
-    whole = make_trainer(output_dir=str(tmp_path / "whole"), **options)
-    whole.train()
-    make_trainer(output_dir=str(tmp_path / "cut"), callbacks=[StopAt(step)], **options).train()
-    resumed = make_trainer(output_dir=str(tmp_path / "cut"), **options)
-    resumed.train(resume_from_checkpoint=str(tmp_path / "cut" / f"checkpoint-{step}"))
-    assert furthest(weights_of(whole), weights_of(resumed)) == 0
+    options = {"objective": objective, "clreg_weight": 0.1, **RUNS[objective]}
+    whole, resumed = whole_and_resumed(make_trainer, tmp_path, step, **options)
     assert torch.equal(reference_nll(whole)["alternate_nll"], reference_nll(resumed)["alternate_nll"])
 
 

@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 from conftest import qa_rows
-from fixtures_trainer import TRIAL, boundary_of, cache_of, furthest, weights_of
+from fixtures_trainer import CUTS, TRIAL, boundary_of, cache_of, furthest, logged, runs_of_any_cut, weights_of
 
 from egup_trainer.data.collator import RowCollator
 from egup_trainer.modeling.reference import ReferenceKind
@@ -85,7 +85,7 @@ def test_npo_step_follows_the_hand_written_gradient_with_egup_weights(make_model
     assert furthest(weights_of(trainer), expected) < 1e-6
 
 
-CUTS = [(8, 1), (4, 2), (2, 4), (1, 8)]
+SGD = {"optim": "sgd", "learning_rate": 0.2}
 
 
 @pytest.mark.parametrize(
@@ -94,81 +94,34 @@ CUTS = [(8, 1), (4, 2), (2, 4), (1, 8)]
 )
 def test_the_result_does_not_depend_on_how_a_step_is_cut(make_trainer, objective, form):
     """Batch x accumulation, with a ragged last step, all of EGUP and CLReg on; plain SGD, so nothing hides an error."""
-    results = []
-    for batch, accumulation in CUTS:
-        trainer = make_trainer(
-            objective=objective,
-            proxy_form=form,
-            per_device_train_batch_size=batch,
-            gradient_accumulation_steps=accumulation,
-            optim="sgd",
-            learning_rate=0.2,
-            num_train_epochs=3,
-            **ALL_ON,
-        )
-        start = weights_of(trainer)
-        trainer.train()
+    options = {"objective": objective, "proxy_form": form, "num_train_epochs": 3, **SGD, **ALL_ON}
+    histories = []
+    for trainer in runs_of_any_cut(make_trainer, moved=1e-2, **options):
         assert trainer.state.global_step == 6
-        assert furthest(start, weights_of(trainer)) > 1e-2
-        results.append((weights_of(trainer), [row for row in trainer.state.log_history if "loss" in row]))
-    for weights, history in results[1:]:
-        assert furthest(results[0][0], weights) < 1e-6
-        for ours, first in zip(history, results[0][1], strict=True):
+        histories.append([row for row in trainer.state.log_history if "loss" in row])
+    for history in histories[1:]:
+        for ours, first in zip(history, histories[0], strict=True):
             for key in ("loss", "loss_forget", "loss_clreg", "weight_max", "drift", "entanglement", "grad_norm"):
                 assert ours[key] == pytest.approx(first[key], rel=1e-3, abs=1e-4)
 
 
-@pytest.mark.parametrize("objective", ["grad_diff", "npo"])
-def test_with_adam_too_the_result_does_not_depend_on_the_cut(make_trainer, objective):
-    results = []
-    for batch, accumulation in CUTS[:3]:
-        trainer = make_trainer(
-            objective=objective,
-            per_device_train_batch_size=batch,
-            gradient_accumulation_steps=accumulation,
-            learning_rate=1e-3,
-            **ALL_ON,
-        )
-        trainer.train()
-        results.append(weights_of(trainer))
-    assert max(furthest(results[0], weights) for weights in results[1:]) < 1e-5
+PARAPHRASED = [{**row, "paraphrased_answer": "In short: " + row["answer"]} for row in qa_rows(0, 10)]
 
 
-def test_weights_by_the_retain_centroid_do_not_depend_on_the_cut(make_trainer):
-    results = []
-    for batch, accumulation in CUTS[:3]:
-        trainer = make_trainer(
-            inter_match="centroid",
-            inter_temperature=1.0,
-            per_device_train_batch_size=batch,
-            gradient_accumulation_steps=accumulation,
-            optim="sgd",
-            learning_rate=0.2,
-        )
-        trainer.train()
-        results.append(weights_of(trainer))
-    assert max(furthest(results[0], weights) for weights in results[1:]) < 1e-5
-
-
-@pytest.mark.parametrize("positives", ["views", "paraphrase"])
-def test_second_views_do_not_depend_on_the_cut_either(make_trainer, positives, monkeypatch):
-    import conftest
-
-    rows = [{**row, "paraphrased_answer": "In short: " + row["answer"]} for row in qa_rows(0, 10)]
-    monkeypatch.setattr("fixtures_trainer.qa_rows", lambda a, b: rows if a == 0 else conftest.qa_rows(a, b))
-    results = []
-    for batch in (4, 2):
-        trainer = make_trainer(
-            clreg_positives=positives,
-            clreg_weight=1.0,
-            per_device_train_batch_size=batch,
-            gradient_accumulation_steps=4 // batch,
-            learning_rate=1e-3,
-        )
-        trainer.train()
-        results.append(weights_of(trainer))
-        assert trainer.state.log_history[0]["loss_clreg"] > 0
-    assert furthest(*results) < 1e-5
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"objective": "grad_diff", **ALL_ON},
+        {"objective": "npo", **ALL_ON},
+        {"inter_match": "centroid", "inter_temperature": 1.0, "clreg_weight": 0.1, **SGD},
+        {"clreg_positives": "views", "clreg_weight": 1.0},
+        {"clreg_positives": "paraphrase", "clreg_weight": 1.0, "forget": PARAPHRASED},
+    ],
+    ids=["grad_diff by Adam", "npo by Adam", "centroid", "views", "paraphrases"],
+)
+def test_nor_does_it_with_adam_a_centroid_or_second_views(make_trainer, options):
+    first, *_ = runs_of_any_cut(make_trainer, CUTS[:3], apart=1e-5, **{"learning_rate": 1e-3, **options})
+    assert min(logged(first, "loss_clreg")) > 0
 
 
 def test_npo_keeps_no_second_model_and_runs_one_forward_pass_a_step(make_trainer, make_model):

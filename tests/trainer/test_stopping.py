@@ -2,17 +2,13 @@
 
 import pytest
 import torch
-from fixtures_trainer import furthest, weights_of
+from fixtures_trainer import furthest, logged, weights_of, whole_and_resumed
 
 from egup_trainer.components import stop_at_boundary
 from egup_trainer.errors import DataError
 from egup_trainer.modeling.ks_test import ks_p_value
 
 OFF = {"inter_entanglement": False, "intra_entanglement": False, "proxy_constraint": False}
-
-
-def logged(trainer, name):
-    return [row[name] for row in trainer.state.log_history if name in row]
 
 
 def test_two_sets_far_apart_are_told_apart():
@@ -76,19 +72,8 @@ def test_proxies_that_only_tell_when_to_stop_change_nothing_else(make_trainer):
 
 
 def test_a_resumed_run_stops_where_an_uninterrupted_one_does(make_trainer, tmp_path):
-    options = {
-        "stop_at_boundary": True,
-        "stop_retain_rise": 0.05,
-        "num_train_epochs": 4,
-        "save_strategy": "steps",
-        "save_steps": 2,
-    }
-    whole = make_trainer(**options, output_dir=str(tmp_path / "whole"))
-    whole.train()
-    resumed = make_trainer(**options, output_dir=str(tmp_path / "resumed"))
-    resumed.train(resume_from_checkpoint=str(tmp_path / "whole" / "checkpoint-2"))
-    assert resumed.state.global_step == whole.state.global_step
-    assert furthest(weights_of(whole), weights_of(resumed)) == 0
+    options = {"stop_at_boundary": True, "stop_retain_rise": 0.05, "num_train_epochs": 4}
+    whole, resumed = whole_and_resumed(make_trainer, tmp_path, 2, **options)
     assert logged(resumed, "retain_rise") == logged(whole, "retain_rise")
 
 

@@ -5,7 +5,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from fixtures_trainer import furthest, weights_of
+from fixtures_trainer import furthest, logged, weights_of
 from peft import LoraConfig, PeftModel
 from test_objectives import UNWEIGHTED
 from test_trainer import StopAt
@@ -47,7 +47,7 @@ def test_rows_are_learned_and_then_forgotten(make_trainer):
     trainer = make_trainer(num_train_epochs=3, **TASK)
     before = trainer.score(trainer.forget_rows).mean_nll.mean()
     trainer.train()
-    learned = [row["forget_nll"] for row in trainer.state.log_history if "forget_nll" in row]
+    learned = logged(trainer, "forget_nll")
     assert learned[-1] < learned[0] - 0.3
     assert trainer.score(trainer.forget_rows).mean_nll.mean() > before + 0.3
 

@@ -8,7 +8,16 @@ import pytest
 import torch
 from conftest import qa_rows
 from datasets import Dataset
-from fixtures_trainer import TRIAL, boundary_of, cache_of, furthest, reference_nll, weights_of
+from fixtures_trainer import (
+    TRIAL,
+    boundary_of,
+    cache_of,
+    furthest,
+    logged,
+    reference_nll,
+    weights_of,
+    whole_and_resumed,
+)
 from peft import LoraConfig, PeftModel
 from transformers import AutoModelForCausalLM, BitsAndBytesConfig, TrainerCallback, TrainingArguments
 
@@ -46,14 +55,8 @@ class StopAt(TrainerCallback):
     ids=str,
 )
 def test_a_resumed_run_ends_where_an_uninterrupted_one_does(make_trainer, tmp_path, step, other):
-    options = {**EVERYTHING, **other, "save_strategy": "steps", "save_steps": 1, "num_train_epochs": 3}
-    whole = make_trainer(output_dir=str(tmp_path / "whole"), **options)
-    whole.train()
-    make_trainer(output_dir=str(tmp_path / "cut"), callbacks=[StopAt(step)], **options).train()
-    resumed = make_trainer(output_dir=str(tmp_path / "cut"), **options)
-    resumed.train(resume_from_checkpoint=str(tmp_path / "cut" / f"checkpoint-{step}"))
-    assert resumed.state.global_step == whole.state.global_step == 9
-    assert furthest(weights_of(whole), weights_of(resumed)) == 0
+    whole, resumed = whole_and_resumed(make_trainer, tmp_path, step, **EVERYTHING, **other, num_train_epochs=3)
+    assert whole.state.global_step == 9
     for name, tensor in whole.training_state().items():
         assert torch.equal(tensor, resumed.training_state()[name]), name
 
@@ -129,7 +132,7 @@ def test_the_kl_reference_of_a_fresh_adapter_is_the_adapter_switched_off(make_tr
     trainer = make_trainer(peft_config=LoraConfig(**LORA), objective="grad_diff", retain_loss="kl")
     trainer.train()
     assert trainer.reference.kind is ReferenceKind.ADAPTER_OFF
-    kept = [row["loss_retain"] for row in trainer.state.log_history if "loss_retain" in row]
+    kept = logged(trainer, "loss_retain")
     assert kept[0] == pytest.approx(0, abs=1e-6)
     assert kept[-1] > 1e-4
 
@@ -137,19 +140,14 @@ def test_the_kl_reference_of_a_fresh_adapter_is_the_adapter_switched_off(make_tr
 def test_the_kl_reference_of_a_full_model_is_its_most_likely_tokens(make_trainer, tmp_path, caplog):
     caplog.set_level("INFO", "egup_trainer")
     options = {"objective": "grad_diff", "retain_loss": "kl", "kl_top_k": 4, "logging_steps": 1}
-    options |= {"save_strategy": "steps", "save_steps": 3}
-    trainer = make_trainer(output_dir=str(tmp_path / "whole"), **options)
-    trainer.train()
+    trainer, _ = whole_and_resumed(make_trainer, tmp_path, 3, **options)
     assert trainer.reference.kind is ReferenceKind.TOP_K
     assert "The reference model is kept as: likely_tokens" in caplog.text
     assert trainer.reference.frozen_copy is None
     assert trainer.component(RetainObjective).top_k_logps.ids.shape[1] == 4
-    kept = [row["loss_retain"] for row in trainer.state.log_history if "loss_retain" in row]
+    kept = logged(trainer, "loss_retain")
     assert kept[0] == pytest.approx(0, abs=1e-6)
     assert kept[-1] > 1e-4
-    resumed = make_trainer(output_dir=str(tmp_path / "resumed"), **options)
-    resumed.train(resume_from_checkpoint=str(tmp_path / "whole" / "checkpoint-3"))
-    assert furthest(weights_of(trainer), weights_of(resumed)) == 0
 
 
 def test_with_all_tokens_kept_a_run_is_that_with_a_copy(make_trainer):
@@ -262,7 +260,7 @@ def test_compute_metrics_and_callbacks_are_those_of_a_trainer(make_model, tokeni
     )
     trainer.train()
     assert [step for step, _ in seen] == [1, 2]
-    assert [row["eval_accuracy"] for row in trainer.state.log_history if "eval_accuracy" in row] == [a for _, a in seen]
+    assert logged(trainer, "eval_accuracy") == [a for _, a in seen]
     right = total = 0
     for _, row in map(trainer.eval_dataset.__getitem__, range(7)):  # each row alone, without padding
         ids = torch.from_numpy(row.input_ids).long()[None]
