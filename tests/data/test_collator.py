@@ -73,21 +73,6 @@ def test_forget_rows_come_before_retain_rows():
     }
 
 
-def test_parts_that_a_batch_lacks_take_no_rows():
-    batch = PairCollator(RowCollator(None), with_retain=False, positives="views")([[(4, FIRST)], [(2, SECOND)]])
-    assert parts_of(batch) == {Part.FORGET: slice(0, 2), Part.POSITIVE: slice(2, 4)}
-    assert parts_of(batch)["positive_ids"] == slice(2, 4)
-    assert batch["input_ids"].tolist() == [[5, 6, 7], [8, 9, 0]] * 2
-    assert "retain_ids" not in batch
-
-
-def test_a_second_view_repeats_each_forget_row_after_the_retain_rows():
-    batch = PairCollator(RowCollator(None), positives="views")(PAIRS)
-    assert batch["input_ids"].tolist() == [[5, 6, 7], [8, 9, 0], [8, 9, 0], [4, 0, 0], [5, 6, 7], [8, 9, 0]]
-    assert torch.equal(batch["labels"][4:], batch["labels"][:2])
-    assert batch["positive_ids"].tolist() == batch["forget_ids"].tolist() == [4, 2]
-
-
 def test_paraphrases_and_alternates_replace_the_answers_of_their_forget_rows():
     """In the order of `Part`; a filler stands for itself, and a row without one is refused."""
     others = {

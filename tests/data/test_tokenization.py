@@ -349,15 +349,6 @@ UNICODE = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size
 STRIPPED = UNICODE.map(str.strip).filter(bool)  # templates differ in what they do to white space around an answer
 
 
-@settings(max_examples=150, deadline=None)
-@given(question=UNICODE, answer=UNICODE)
-def test_the_scored_tokens_spell_the_answer_and_its_end(tokenizer, trimming, question, answer):
-    for each in (tokenizer, trimming):
-        sample = one(each, qa(question, answer), template=LINE)
-        assert scored(each, sample) == answer + "<eos>"
-        assert decoded(each, sample.input_ids) == f"{question}\n{answer}<eos>"
-
-
 @settings(max_examples=100, deadline=None)
 @given(question=UNICODE, answer=UNICODE)
 def test_at_a_seam_inside_a_token_no_more_than_that_token_is_scored_beside_the_answer(tokenizer, question, answer):
@@ -410,23 +401,6 @@ def test_real_tofu_rows(tofu, tokenizer, chat):
 # Lengths
 
 
-@pytest.mark.parametrize(
-    ("max_length", "labels", "truncated"),
-    [
-        (None, [-100, -100, 3, 4, 5, 10], False),
-        (7, [-100, -100, 3, 4, 5, 10], False),
-        (6, [-100, -100, 3, 4, 5, 10], False),
-        (5, [-100, -100, 3, 4, 5], True),
-        (3, [-100, -100, 3], True),
-    ],
-)
-def test_a_longer_row_is_cut_at_its_end(words, max_length, labels, truncated):
-    sample = one(words, qa("w1 w2", "w3 w4 w5"), max_length=max_length, template=SHORT, on_long_row=OnLongRow.CUT)
-    assert sample.labels.tolist() == labels
-    assert sample.input_ids.tolist() == [1, 2, 3, 4, 5, 10][: len(labels)]
-    assert sample.truncated is truncated
-
-
 @pytest.mark.parametrize(("max_length", "number", "tokens"), [(1, 0, 4), (2, 1, 5)])
 def test_a_cut_that_leaves_no_answer_is_refused(words, max_length, number, tokens):
     rows = [qa("w1", f"w2 {SECRET}"), qa("w1 w2", f"w3 {SECRET}")]
@@ -434,21 +408,6 @@ def test_a_cut_that_leaves_no_answer_is_refused(words, max_length, number, token
     error = error_of(DataError, tokenize, rows, words, name="forget set", **options)
     kept = f"of whose {tokens} tokens {max_length} are kept"
     assert error.got == f"no answer token in row {number} of the forget set, {kept}"
-
-
-@pytest.mark.parametrize(
-    ("answer", "paraphrase", "labels"),
-    [
-        ("w3 w4 w5", "w6", [-100, -100, 6, 10]),
-        ("w3 w4 w5", "w6 w7 w8", [-100, -100, 6, 7]),
-        ("w3", "w6 w7 w8", [-100, -100, 6, 7]),  # the row itself fits
-    ],
-)
-def test_a_paraphrase_is_cut_to_the_maximum_length_too(words, answer, paraphrase, labels):
-    options = {"max_length": 4, "template": SHORT, "on_long_row": OnLongRow.CUT}
-    sample = one(words, qa("w1 w2", answer, paraphrase), **options)
-    assert sample.paraphrase.labels.tolist() == labels
-    assert sample.paraphrase.truncated is (len(labels) < len(paraphrase.split()) + 3)
 
 
 @settings(max_examples=100, deadline=None)

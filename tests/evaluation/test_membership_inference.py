@@ -14,7 +14,6 @@ from egup_trainer.evaluation.metrics.membership_inference import (
     attack,
     gradnorm,
     loss,
-    lowest_mean,
     min_k,
     min_k_plus_plus,
     privleak,
@@ -63,14 +62,6 @@ def test_the_numbers_of_a_row_by_hand():
     assert min_k(row) == pytest.approx((3 + 4) * log(2) / 2)  # int(.4 * 5) = 2 tokens
     assert min_k_plus_plus(row) == pytest.approx((2 + 1) / 2)
     assert gradnorm(row) == 2.5
-
-
-@pytest.mark.parametrize(("count", "lowest"), [(1, 1), (2, 1), (4, 1), (5, 2), (7, 2), (8, 3), (10, 4), (100, 40)])
-def test_min_k_reads_the_lowest_two_fifths_and_at_least_one(count, lowest):
-    values = -np.random.default_rng(0).permutation(np.arange(1.0, count + 1))  # -1 to -count
-    before = values.copy()
-    assert lowest_mean(values) == pytest.approx(sum(range(count - lowest + 1, count + 1)) / lowest)
-    assert (values == before).all()
 
 
 @each_attack

@@ -59,23 +59,6 @@ def test_finite_keeps_plain_numbers_by_sample():
     assert {type(value) for value in kept.values()} == {float}
 
 
-@pytest.mark.parametrize(
-    ("low", "high", "expected"),
-    [
-        ([1, 2], [3, 4], 1.0),
-        ([3, 4], [1, 2], 0.0),
-        ([1, 2], [1, 2], 0.5),
-        ([5, 5, 5], [5], 0.5),
-        ([1, 2], [2, 3], 7 / 8),  # three pairs won, one tied
-        ([1, 4], [2, 3, 3], 3 / 6),
-        ([0], [0, 1], 3 / 4),
-        ([-1e9, 0], [1e-9], 1.0),
-    ],
-)
-def test_area_under_the_curve_by_hand(low, high, expected):
-    assert area_under_curve(np.array(low, float), np.array(high, float)) == pytest.approx(expected)
-
-
 @given(numbers, numbers)
 def test_area_under_the_curve_is_the_share_of_pairs_won(low, high):
     pairs = [(a < b) + (a == b) / 2 for a in low for b in high]
