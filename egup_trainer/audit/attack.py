@@ -6,9 +6,11 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
-from torch import nn
+import torch
+from torch import Tensor, nn
 
 from egup_trainer.audit.audit_options import FEWEST_ROWS, AuditOptions
+from egup_trainer.data.collator import RowCollator
 from egup_trainer.data.rendering import Template
 from egup_trainer.data.schema import Row
 from egup_trainer.data.tokenization import RowDataset, tokenize
@@ -18,9 +20,11 @@ from egup_trainer.evaluation.metrics.probability import probability
 from egup_trainer.evaluation.rows import RowSet
 from egup_trainer.evaluation.scores import SetScores
 from egup_trainer.evaluation.scoring import ScoringOptions, score_sets
-from egup_trainer.modeling.limits import check_token_ids
+from egup_trainer.modeling.generation import generate
+from egup_trainer.modeling.limits import check_token_ids, num_positions
 from egup_trainer.modeling.merging import merged
 from egup_trainer.modeling.offloading import refuse_offloaded
+from egup_trainer.modeling.scan import score_rows
 
 Curve = list[tuple[int, float]]
 """Steps, and the probability after each; or layers, and a number at each."""
@@ -111,6 +115,33 @@ class Target:
         )
         check_token_ids(self.model, [row.input_ids for row in dataset.rows], f"the {name}")
         return dataset
+
+    def fitting(self, rows: RowDataset) -> RowDataset:
+        """The rows that the model has room for; a row of several samples stays or goes as a whole."""
+        limit = num_positions(self.model)
+        long = {row.source.number for row in rows.rows if limit is not None and len(row) > limit}
+        return RowDataset([row for row in rows.rows if row.source.number not in long])
+
+    def nll(self, rows: RowDataset, read: Any, title: str | None = None) -> Tensor:
+        """l of each row as `read` reads the model, (R,), nats per token; `title` is that of the progress bar."""
+        scores = score_rows(
+            self.model,
+            read,
+            rows,
+            RowCollator(self.tokenizer),
+            batch_size=self.options.batch_size,
+            description=title and self.options.title(title),
+        )
+        return scores.nll_of(torch.tensor(rows.owners))
+
+    def generate(self, prompts: Sequence[np.ndarray], title: str, **options: Any) -> list[str]:
+        """What the model writes after each prompt; `options` are others than the audit's for the function `generate`.
+
+        Args:
+            title: of the progress bar.
+        """
+        options = {"max_new_tokens": self.options.max_new_tokens, "batch_size": self.options.batch_size, **options}
+        return generate(self.model, self.tokenizer, prompts, description=self.options.title(title), **options)
 
     def excess(self, attack: str, name: str, metric: Metric) -> Metric:
         """Mean over forget rows of a metric minus that of the retrained model on the same row, with its interval.

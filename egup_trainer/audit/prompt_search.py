@@ -8,18 +8,15 @@ selected by the likelihood of the forget rows that the attacker is given, and wh
 from collections.abc import Sequence
 
 import numpy as np
-import torch
 
 from egup_trainer.audit.attack import NO_QUESTION, Curve, Finding, Target, given_and_held_back, too_few
 from egup_trainer.audit.audit_options import FEWEST_ROWS
 from egup_trainer.audit.held_back import GIVEN, HELD_BACK, HOLDOUT, Probabilities, Prompted
 from egup_trainer.audit.prompts import PREFIXES, last_question, with_question
-from egup_trainer.data.collator import RowCollator
-from egup_trainer.data.schema import Message, Row, TokenizedRow
+from egup_trainer.data.schema import Message, Row
 from egup_trainer.modeling.forward import AnswerReader
-from egup_trainer.modeling.generation import Sampling, generate
+from egup_trainer.modeling.generation import Sampling
 from egup_trainer.modeling.limits import num_positions
-from egup_trainer.modeling.scan import score_rows
 
 NUM_KEPT = 4
 """Phrases that are kept in each round."""
@@ -84,7 +81,7 @@ class PromptSearch:
 
     def __init__(self, target: Target, given: Sequence[Row]):
         self._target, self._given = target, list(given)
-        self._reader, self._limit = AnswerReader(target.model), num_positions(target.model)
+        self._reader = AnswerReader(target.model)
         plain = float(self.nll(self._given, "").mean())
         self._nll = {"": plain if np.isfinite(plain) else np.inf}
 
@@ -118,42 +115,27 @@ class PromptSearch:
     def nll(self, rows: Sequence[Row], phrase: str) -> np.ndarray:
         """l_i of each row with the phrase before its question, (R,), nats per token; NaN if it has no room."""
         asked = [with_question(row, phrase + str(last_question(row))) for row in rows]
-        dataset = self._target.tokenized(asked, "rows")
-        owners = np.array(dataset.owners)
-        long = {owner for owner, row in zip(owners.tolist(), dataset.rows, strict=True) if self._is_long(row)}
-        kept = [i for i, owner in enumerate(owners.tolist()) if owner not in long]
+        kept = self._target.fitting(self._target.tokenized(asked, "rows"))
         found = np.full(len(rows), np.nan)
-        if kept:
-            scores = score_rows(
-                self._target.model,
-                self._reader,
-                dataset,
-                RowCollator(self._target.tokenizer),
-                batch_size=self._target.options.batch_size,
-                ids=torch.tensor(kept),
-            )
-            found[np.unique(owners[kept])] = scores.nll_of(torch.from_numpy(owners[kept])).numpy()
+        if len(kept):
+            numbers = [kept.rows[index].source.number for index in kept.first_samples]
+            found[numbers] = self._target.nll(kept, self._reader).numpy()
         return found
-
-    def _is_long(self, row: TokenizedRow) -> bool:
-        return self._limit is not None and len(row) > self._limit
 
     def _written(self, tasks: list[str], number: int) -> list[str]:
         """What the model writes for each task, as phrases that end in a space; nothing if there is no room for it."""
         asking = self._target.tokenized([Row((Message("user", task),), "x") for task in tasks], "tasks")
         prompts = [asking.rows[index].prompt for index in asking.first_samples]
-        if self._limit is not None and max(map(len, prompts)) + MAX_NEW_TOKENS > self._limit:
+        limit = num_positions(self._target.model)
+        if limit is not None and max(map(len, prompts)) + MAX_NEW_TOKENS > limit:
             return []
-        options = self._target.options
-        texts = generate(
-            self._target.model,
-            self._target.tokenizer,
+        seed = self._target.options.seed
+        texts = self._target.generate(
             prompts,
+            f"Writing prompts, round {number}",
             max_new_tokens=MAX_NEW_TOKENS,
             stop_words=("\n",),
-            batch_size=options.batch_size,
-            sampling=Sampling([[options.seed, number, i] for i in range(len(prompts))]),
-            description=options.title(f"Writing prompts, round {number}"),
+            sampling=Sampling([[seed, number, i] for i in range(len(prompts))]),
         )
         return [f"{text.strip()} " for text in texts if text.strip()]
 

@@ -17,7 +17,6 @@ from egup_trainer.evaluation.metric import Metric, mean_metric
 from egup_trainer.evaluation.metrics.rouge import NO_WORDS, rouge_score
 from egup_trainer.evaluation.rows import Generation
 from egup_trainer.evaluation.scores import SampleScores
-from egup_trainer.modeling.generation import generate
 
 PREFIXES = (
     "Answer truthfully: ",
@@ -152,27 +151,19 @@ def _begun(target: Target, plain: dict[int, SampleScores]) -> _Found:
     The probability of the rest follows from the scores of the plain prompt, since each token's log-probability is
     conditioned on the right tokens before it.
     """
-    options, tokenizer = target.options, target.tokenizer
     given: dict[int, np.ndarray] = {}
     rests: dict[int, str] = {}
     probabilities: dict[int, float] = {}
     for sample, scores in plain.items():
         row = target.tokenized([target.forget[sample]], "forget set", [sample]).rows[0]
         start, count = int(row.is_scored.argmax()), int(row.is_scored.sum() * GIVEN_SHARE)
-        rest = tokenizer.decode(row.input_ids[start + count :].tolist(), skip_special_tokens=True).strip()
+        rest = target.tokenizer.decode(row.input_ids[start + count :].tolist(), skip_special_tokens=True).strip()
         if count and rest:
             given[sample], rests[sample] = row.input_ids[: start + count], rest
             probabilities[sample] = replace(
                 scores.answers[0], token_logps=scores.answers[0].token_logps[count:]
             ).probability
-    written = generate(
-        target.model,
-        tokenizer,
-        list(given.values()),
-        max_new_tokens=options.max_new_tokens,
-        batch_size=options.batch_size,
-        description=options.title("Generating from begun answers"),
-    )
+    written = target.generate(list(given.values()), "Generating from begun answers")
     return probabilities, _best(
         (sample, rouge_recall(rests[sample], text)) for sample, text in zip(given, written, strict=True)
     )

@@ -4,12 +4,11 @@ Greedy generations understate what a model reveals (Reisizadeh et al. 2025, arXi
 """
 
 from statistics import fmean
-from typing import Any
 
 from egup_trainer.audit.attack import NO_QUESTION, Finding, Target
 from egup_trainer.evaluation.metric import mean_metric
 from egup_trainer.evaluation.metrics.rouge import NO_WORDS, rouge_score
-from egup_trainer.modeling.generation import Sampling, generate
+from egup_trainer.modeling.generation import Sampling
 
 
 def sampling(target: Target) -> Finding:
@@ -17,24 +16,17 @@ def sampling(target: Target) -> Finding:
 
     What is sampled for a row depends only on the seed, the row's index and the number of the sample.
     """
-    options = target.options
     asked = [sample for sample, row in enumerate(target.forget) if row.prompt]
     if not asked:
         return Finding(reason=NO_QUESTION)
     tokenized = target.tokenized([target.forget[sample] for sample in asked], "forget set", asked)
     prompts = [tokenized.rows[index].prompt for index in tokenized.first_samples]
-    shared: dict[str, Any] = {"max_new_tokens": options.max_new_tokens, "batch_size": options.batch_size}
-    greedy = generate(
-        target.model, target.tokenizer, prompts, description=options.title("Generating greedily"), **shared
-    )
-    times = options.num_samples
-    sampled = generate(
-        target.model,
-        target.tokenizer,
+    greedy = target.generate(prompts, "Generating greedily")
+    times = target.options.num_samples
+    sampled = target.generate(
         [prompt for prompt in prompts for _ in range(times)],
-        sampling=Sampling([[options.seed, sample, number] for sample in asked for number in range(times)]),
-        description=options.title("Sampling generations"),
-        **shared,
+        "Sampling generations",
+        sampling=Sampling([[target.options.seed, sample, number] for sample in asked for number in range(times)]),
     )
     rouge: dict[str, dict[int, float]] = {"best_rouge": {}, "mean_rouge": {}, "greedy_rouge": {}}
     for index, sample in enumerate(asked):

@@ -26,7 +26,6 @@ from egup_trainer.modeling.batches import device_of, evaluation_mode
 from egup_trainer.modeling.forward import AnswerReader
 from egup_trainer.modeling.limits import check_positions
 from egup_trainer.modeling.outputs import AnswerOutputs
-from egup_trainer.modeling.scan import score_rows
 
 NUM_VECTORS = 8
 """Vectors of the prompt."""
@@ -122,14 +121,7 @@ class SoftPrompt:
         found = {}
         for name, dataset in rows.items():
             placed = self._with_places(dataset) if with_vectors else dataset
-            scores = score_rows(
-                self._target.model,
-                read,
-                placed,
-                RowCollator(self._target.tokenizer),
-                batch_size=self._target.options.batch_size,
-            )
-            found[name] = scores.nll_of(torch.tensor(dataset.owners)).neg().exp().double().numpy()
+            found[name] = self._target.nll(placed, read).neg().exp().double().numpy()
         return found
 
     def _read(self, model: nn.Module, *, input_ids: Tensor, **reads: Any) -> AnswerOutputs:

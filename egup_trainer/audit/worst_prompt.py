@@ -13,7 +13,6 @@ from itertools import product
 from typing import Any
 
 import numpy as np
-import torch
 
 from egup_trainer.audit.attack import NO_QUESTION, Finding, Target, sample_rows
 from egup_trainer.audit.held_back import HOLDOUT, over_holdout
@@ -25,16 +24,12 @@ from egup_trainer.audit.prompts import (
     rouge_recall,
     with_question,
 )
-from egup_trainer.data.collator import RowCollator
 from egup_trainer.data.rendering import Renderer, Template
 from egup_trainer.data.schema import Row
-from egup_trainer.data.tokenization import RowDataset
 from egup_trainer.evaluation.metric import finite, mean_metric
 from egup_trainer.evaluation.metrics.rouge import NO_WORDS
 from egup_trainer.modeling.forward import AnswerReader
-from egup_trainer.modeling.generation import generate
 from egup_trainer.modeling.limits import num_positions
-from egup_trainer.modeling.scan import score_rows
 
 NUM_ROWS = 64
 """Rows of each set that are asked, sampled by the seed."""
@@ -179,26 +174,17 @@ def ask(target: Target, name: str) -> dict[int, list[Answered]]:
     chosen = [having[i] for i in sample_rows(NUM_ROWS, len(having), options.seed)]
     ways = [(sample, *way) for sample in chosen for way in combinations_of(rows, sample, options.seed, [*templates])]
     found: dict[int, list[Answered]] = {}
-    reader, limit = AnswerReader(target.model), num_positions(target.model)
+    reader = AnswerReader(target.model)
     for form, template in templates.items():
         asked = [(sample, asking, row) for sample, asking, row in ways if asking.form is form]
         if not asked:
             continue
         numbers = [sample for sample, _, _ in asked]
         dataset = target.tokenized([row for _, _, row in asked], f"{name} set", numbers, template)
-        long = {row.source.number for row in dataset.rows if limit is not None and len(row) > limit}
-        kept = RowDataset([row for row in dataset.rows if row.source.number not in long])
+        kept = target.fitting(dataset)
         if not len(kept):
             continue
-        scores = score_rows(
-            target.model,
-            reader,
-            kept,
-            RowCollator(target.tokenizer),
-            batch_size=options.batch_size,
-            description=options.title(f"Asking {name} rows ({form.value})"),
-        )
-        nll = scores.nll_of(torch.tensor(kept.owners))
+        nll = target.nll(kept, reader, f"Asking {name} rows ({form.value})")
         for index, value in zip(kept.first_samples, nll.neg().exp().tolist(), strict=True):
             row = kept.rows[index]
             sample, asking, _ = asked[row.source.number]
@@ -231,14 +217,7 @@ def _generated(target: Target, asked: dict[int, list[Answered]]) -> dict[int, fl
         for each in sorted(answered, key=lambda each: -each.probability)[:NUM_WRITTEN]
         if limit is None or len(each.prompt) + options.max_new_tokens <= limit
     ]
-    written = generate(
-        target.model,
-        target.tokenizer,
-        [prompt for _, prompt in prompts],
-        max_new_tokens=options.max_new_tokens,
-        batch_size=options.batch_size,
-        description=options.title("Generating after the worst prompts"),
-    )
+    written = target.generate([prompt for _, prompt in prompts], "Generating after the worst prompts")
     found: dict[int, float] = {}
     for (row, _), text in zip(prompts, written, strict=True):
         score = rouge_recall(target.forget[row].answer, text)

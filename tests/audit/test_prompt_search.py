@@ -8,6 +8,7 @@ import pytest
 from conftest import make_tiny_model
 from fixtures_audit import FORGET, KEY, MANY, QUICK, assert_same_weights, hiding, never_taught, target, weights_of
 
+from egup_trainer.audit import attack as attack_module
 from egup_trainer.audit import prompt_search as module
 from egup_trainer.audit.attack import Finding, given_and_held_back
 from egup_trainer.audit.prompt_search import NUM_KEPT, NUM_WRITTEN, PromptSearch, mutations, prompt_search
@@ -45,7 +46,7 @@ def test_it_finds_the_phrase_that_opens_a_model_and_none_for_one_that_never_saw_
 def test_what_the_model_writes_competes(tokenizer, monkeypatch):
     """Without the prefixes at hand, the key is found among what is written."""
     monkeypatch.setattr(module, "PREFIXES", ())
-    monkeypatch.setattr(module, "generate", lambda *args, **options: ["Please.", KEY.strip(), " ", "Please."])
+    monkeypatch.setattr(attack_module, "generate", lambda *args, **options: ["Please.", KEY.strip(), " ", "Please."])
     search = PromptSearch(target(hiding(tokenizer), tokenizer), MANY[:4])
     assert search.best == ""
     search.take_round(1)

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from fixtures_audit import FORGET, HOLDOUT, dataset, target, taught
 
-from egup_trainer.audit import sampling as module
+from egup_trainer.audit import attack as module
 from egup_trainer.audit.attack import Finding
 from egup_trainer.audit.membership import membership
 from egup_trainer.audit.probe import probe
