@@ -120,13 +120,9 @@ class CheckpointingTrainer(Trainer):
 
     def _refuse_finished(self) -> None:
         """Stops all processes if the output folder holds a finished model that this trainer has not saved."""
-        refusal = None
-        if self.args.should_save and Path(self.args.output_dir).resolve() not in self.saved_to:
-            try:
+        with self._stopping_together(is_taken(self.args.output_dir)):
+            if self.args.should_save and Path(self.args.output_dir).resolve() not in self.saved_to:
                 refuse_finished(self.args.output_dir)
-            except StateError as error:
-                refusal = error
-        self._stop_together(refusal, is_taken(self.args.output_dir))
 
     def _hold_until_saved(self) -> None:
         """Locks the output folder from `train` until `save_model`, or until the trainer is deleted."""
@@ -176,14 +172,11 @@ class CheckpointingTrainer(Trainer):
 
         One process per machine reads the files.
         """
-        found, refusal, steps = None, None, _NOT_READ
-        if self.is_local_process_zero():
-            try:
+        steps = _NOT_READ
+        with self._stopping_together(_is_refused(wanted)):
+            if self.is_local_process_zero():
                 found = self._find(wanted)
                 steps = _NONE if found is None else _steps_of(found)
-            except StateError as error:
-                refusal = error
-        self._stop_together(refusal, _is_refused(wanted))
         if wanted is not True:
             return str(wanted)
         known = self.accelerator.gather(torch.tensor([steps], device=self.accelerator.device))
@@ -213,8 +206,14 @@ class CheckpointingTrainer(Trainer):
             refuse_other_conditions(found, self.conditions)
         return found
 
-    def _stop_together(self, refusal: StateError | None, otherwise: StateError) -> None:
+    @contextmanager
+    def _stopping_together(self, otherwise: StateError) -> Iterator[None]:
         """Raises on every process if one of them must stop: its own error there, and `otherwise` on the others."""
+        refusal = None
+        try:
+            yield
+        except StateError as error:
+            refusal = error
         refused = torch.tensor([refusal is not None], device=self.accelerator.device)
         if self.accelerator.gather(refused).any():
             raise refusal or otherwise
@@ -223,12 +222,8 @@ class CheckpointingTrainer(Trainer):
     def _alone(self) -> Iterator[None]:
         """Locks the output folder, or raises on every process."""
         with ExitStack() as held:
-            refusal = None
-            try:
+            with self._stopping_together(is_taken(self.args.output_dir)):
                 held.enter_context(alone_in(self.args.output_dir) if self.args.should_save else nullcontext())
-            except StateError as error:
-                refusal = error
-            self._stop_together(refusal, is_taken(self.args.output_dir))
             yield
 
     def _run_epoch(self, *args: Any, **kwargs: Any) -> None:

@@ -2,7 +2,6 @@
 
 from collections.abc import Collection, Iterable
 from dataclasses import replace
-from functools import partial
 
 from egup_trainer.errors import ConfigError, did_you_mean
 from egup_trainer.evaluation.metric_registry import MetricSpec, Reads, declaration_of
@@ -60,11 +59,11 @@ def selected(suite: Suite, names: Collection[str]) -> Suite:
     if list(names) == metric_names(suite):
         return suite
     row_sets = [part for each in suite.row_sets if (part := _part(each, names)) is not None]
-    return replace(suite, row_sets=row_sets, plan=partial(_plan_of, suite, names))
 
+    def plan(scores: Scores) -> Plan:
+        return {name: number for name, number in suite.plan(scores).items() if name in names}
 
-def _plan_of(suite: Suite, names: Collection[str], scores: Scores) -> Plan:
-    return {name: number for name, number in suite.plan(scores).items() if name in names}
+    return replace(suite, row_sets=row_sets, plan=plan)
 
 
 def _bases(suite: Suite, name: str) -> set[str]:
