@@ -26,7 +26,7 @@ from transformers import (
 
 settings.register_profile("repeatable", derandomize=True, deadline=None)
 settings.load_profile("repeatable")
-pytest_plugins = ["fixtures_cli", "fixtures_browser", "fixtures_trainer"]
+pytest_plugins = ["fixtures_cli", "fixtures_browser", "fixtures_evaluation", "fixtures_trainer"]
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 torch.set_num_threads(1)  # tiny models: more threads only get in each other's way

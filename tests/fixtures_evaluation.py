@@ -3,6 +3,7 @@
 import copy
 
 import numpy as np
+import pytest
 import torch
 from conftest import make_tiny_model, qa_rows
 from peft import LoraConfig
@@ -25,6 +26,12 @@ def lively_model(tokenizer, name: str = "llama", seed: int = 0, positions: int =
         if parameter.dim() > 1:
             parameter.data.normal_(std=0.15, generator=generator)
     return model.eval()
+
+
+@pytest.fixture
+def model(tokenizer):
+    """A lively model, in place of which a test file may have one of its own."""
+    return lively_model(tokenizer)
 
 
 def taught_model(tokenizer, name: str = "llama", positions: int = 128):

@@ -4,16 +4,13 @@ from math import exp, log
 
 import pytest
 import torch
+from scipy.special import expit as sigmoid
 
 from egup_trainer.components.proxy_constraint import nearest_proxies, proxy_boundary, proxy_effort, proxy_penalty
 
 BOUNDARY = torch.tensor([2.0, 2.0, 2.0, 2.0, 3.0])
 NLL = [0.1, 1.9, 2.0, 2.3, 2.3]
 GAPS = [-1.9, -0.1, 0.0, 0.3, -0.7]
-
-
-def sigmoid(value):
-    return 1 / (1 + exp(-value))
 
 
 def test_boundary_is_the_mean_over_a_samples_proxies():

@@ -6,6 +6,7 @@ import pytest
 import torch
 from fixtures_components import components_for, look, options
 from safetensors.torch import load_file, save_file
+from scipy.special import expit as sigmoid
 
 from egup_trainer.components.embedding_cache import EmbeddingCache
 from egup_trainer.components.feature_space import FeatureSpace, InterMatch
@@ -38,10 +39,6 @@ def outputs(units):
         return AnswerOutputs(logps, rows, torch.full((len(nlls),), 2.0), units(*angles).mul(7).requires_grad_())
 
     return make
-
-
-def sigmoid(value):
-    return 1 / (1 + exp(-value))
 
 
 ENTANGLEMENT = [cos(2.3 - 1.5), cos(0.5 - 0.1)]

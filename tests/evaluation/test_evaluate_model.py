@@ -10,7 +10,6 @@ import torch
 from conftest import qa_rows
 from fixtures_evaluation import (
     chat_tokenizer,
-    lively_model,
     plain_numbers,
     question,
     samples_of,
@@ -33,11 +32,6 @@ from egup_trainer.evaluation.suites.suite import Suite
 
 QUIET = ScoringOptions(batch_size=3, progress=False)
 GENERATE = "egup_trainer.evaluation.scoring.generate"
-
-
-@pytest.fixture
-def model(tokenizer):
-    return lively_model(tokenizer)
 
 
 @pytest.fixture

@@ -31,11 +31,6 @@ NEW = 8
 
 
 @pytest.fixture
-def model(tokenizer):
-    return lively_model(tokenizer)
-
-
-@pytest.fixture
 def prompts(tokenizer):
     """Token ids of prompts of many lengths."""
     found = [np.array(tokenizer(text)["input_ids"], dtype=np.int32) for text in TEXTS]

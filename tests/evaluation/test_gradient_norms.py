@@ -20,11 +20,6 @@ from egup_trainer.modeling.loading import load_model
 
 
 @pytest.fixture
-def model(tokenizer):
-    return lively_model(tokenizer)
-
-
-@pytest.fixture
 def lora(tokenizer):
     """A model whose adapter has learned something; base weights are frozen."""
     return with_adapter(lively_model(tokenizer), std=0.1)

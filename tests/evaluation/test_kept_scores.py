@@ -16,11 +16,6 @@ from egup_trainer.evaluation.scoring import ScoringOptions, score_sets
 OPTIONS = ScoringOptions(progress=False)
 
 
-@pytest.fixture(scope="module")
-def model(tokenizer):
-    return lively_model(tokenizer)
-
-
 def killed_after(monkeypatch, count):
     """Lets so many row sets be scored; the process ends at the next one."""
     scored = []

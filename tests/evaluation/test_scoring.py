@@ -37,11 +37,6 @@ def options(batch_size=3, **more):
     return ScoringOptions(batch_size=batch_size, progress=False, **more)
 
 
-@pytest.fixture
-def model(tokenizer):
-    return lively_model(tokenizer)
-
-
 def single(row, text):
     """The row of one answer that a text of `row` is."""
     return Row(row.prompt, text)

@@ -2,7 +2,7 @@
 
 import pytest
 from conftest import qa_rows
-from fixtures_evaluation import lively_model, question
+from fixtures_evaluation import question
 
 from egup_trainer.errors import ConfigError
 from egup_trainer.evaluation.metric_registry import declared_metrics
@@ -28,11 +28,6 @@ def rows(start, stop):
 @pytest.fixture
 def suite():
     return custom_suite(rows(0, 5), rows(20, 26), rows(40, 44), max_new_tokens=4)
-
-
-@pytest.fixture(scope="module")
-def model(tokenizer):
-    return lively_model(tokenizer)
 
 
 def read(suite, names):

@@ -1,9 +1,10 @@
 """Each forget loss: values by hand, the direction of its gradient, rows without a scored token."""
 
-from math import exp, log
+from math import log
 
 import pytest
 import torch
+from scipy.special import expit as sigmoid
 
 from egup_trainer.losses.base import ReferenceOutputs, Unit
 from egup_trainer.losses.grad_ascent import GradientAscent
@@ -14,10 +15,6 @@ from egup_trainer.losses.simnpo import SimNPO
 ROWS = [[-1.0, -3.0], [-0.5], []]  # L = 4, 0.5, 0; l = 2, 0.5, 0
 BEFORE = torch.tensor([3.0, 1.5, 0.0])
 LOSSES = [GradientAscent(), GradientDifference(), NPO(0.1), NPO(2.0), SimNPO(), SimNPO(2.0, 0.5)]
-
-
-def sigmoid(value):
-    return 1 / (1 + exp(-value))
 
 
 def named(losses):

@@ -1,10 +1,11 @@
 """DPO and AltPO: values by hand, where both pulls go, and that only rows and their own alternates meet."""
 
 from dataclasses import replace
-from math import exp, log
+from math import log
 
 import pytest
 import torch
+from scipy.special import expit as sigmoid
 
 from egup_trainer.losses.base import ReferenceOutputs
 from egup_trainer.losses.dpo import DPO
@@ -13,10 +14,6 @@ ROWS = [[-1.0, -3.0], [-0.5], []]  # L = 4, 0.5, 0
 ALTERNATES = [[-2.0], [-1.0, -1.5], []]  # A = 2, 2.5, 0
 BEFORE = ReferenceOutputs(sum_nll=torch.tensor([3.0, 1.5, 0.0]), alternate_nll=torch.tensor([2.5, 2.0, 0.0]))
 MARGINS = [(4 - 3) - (2 - 2.5), (0.5 - 1.5) - (2.5 - 2.0), 0]
-
-
-def sigmoid(value):
-    return 1 / (1 + exp(-value))
 
 
 @pytest.fixture
