@@ -30,10 +30,7 @@ from egup_trainer.audit.relearning import (
 )
 from egup_trainer.audit.runs_of_seeds import interval_over_seeds
 from egup_trainer.audit.subjects import related_and_unrelated
-from egup_trainer.data.collator import RowCollator
 from egup_trainer.data.schema import Row
-from egup_trainer.modeling.forward import AnswerReader
-from egup_trainer.modeling.scan import score_rows
 
 KINDS = ("forget", "related", "unrelated")
 
@@ -78,12 +75,6 @@ def test_the_curve_is_that_of_plain_adamw_steps(make_model, tokenizer):
     assert [value for _, value in found] == pytest.approx([value for _, value in expected], rel=1e-4)
 
 
-def test_the_curve_begins_where_score_rows_is(knowing, tokenizer):
-    rows = dataset(FORGET[4:], tokenizer)
-    scores = score_rows(knowing, AnswerReader(knowing), rows, RowCollator(tokenizer), batch_size=4)
-    assert curve_of(knowing, tokenizer)[0] == (0, scores.probability)
-
-
 def test_who_knows_nothing_starts_low_and_who_knows_starts_high(make_model, knowing, tokenizer):
     low = curve_of(make_model(), tokenizer, measured=FORGET[:4], steps=30)
     assert low[0][1] < 0.01
@@ -126,24 +117,6 @@ def test_dropout_is_off(tokenizer):
     model = make_tiny_model(tokenizer, "gpt2").train()
     assert curve_of(model, tokenizer) == curve_of(model, tokenizer)
     assert model.training
-
-
-@pytest.mark.parametrize(
-    ("curve", "expected"),
-    [
-        ([(0, 0.2), (5, 0.2)], 0.2),
-        ([(0, 0.0), (10, 1.0)], 0.5),
-        ([(0, 0.0), (2, 0.5), (3, 0.5)], (0.5 + 0.5) / 3),
-    ],
-)
-def test_speed_is_the_area_over_the_length(curve, expected):
-    assert relearning_speed(curve) == pytest.approx(expected)
-
-
-def test_steps_to_reach_counts_measured_steps():
-    assert steps_to_reach([(0, 0.1), (2, 0.4), (4, 0.6)], 0.5) == 4
-    assert steps_to_reach([(0, 0.5)], 0.5) == 0
-    assert steps_to_reach([(0, 0.1), (2, 0.4)], 0.5) is None
 
 
 def test_a_finding_tells_rows_held_back_from_rows_learned_again(make_model, tokenizer):

@@ -24,13 +24,20 @@ BRIEF, MOOD = "<system>Be kind.<eos>", {"mood": "calm"}
 
 
 @pytest.fixture
-def written(tokenizer):
+def chat(tokenizer):
+    """The tokenizer with that chat template."""
+    chatty = copy.deepcopy(tokenizer)
+    chatty.chat_template = TURNS
+    return chatty
+
+
+@pytest.fixture
+def written(chat):
     """written(row, template, chat_template): the row's text and its answer."""
 
     def write(row, template, chat_template=TURNS):
-        chatty = copy.deepcopy(tokenizer)
-        chatty.chat_template = chat_template
-        with Renderer(chatty, template) as renderer:
+        chat.chat_template = chat_template
+        with Renderer(chat, template) as renderer:
             found = renderer.row(row)
         return found.text, found.text[found.start : found.end]
 
@@ -85,30 +92,24 @@ def test_a_prompt_that_is_written_out_gets_no_template_no_markers_and_no_system_
         assert written(row, template, chat_template) == ("Ada was born in Aren.", " Aren.")
 
 
-def test_an_answer_that_is_written_out_ends_with_one_end_of_sequence(tokenizer):
-    chatty = copy.deepcopy(tokenizer)
-    chatty.chat_template = TURNS
+def test_an_answer_that_is_written_out_ends_with_one_end_of_sequence(chat, tokenizer):
     for prompt, answer in (("Where does Ada live?", " In Aren."), ("<user>Who?<eos><assistant>", "Ada.<eos>")):
-        [row] = tokenize([Row((Message(WRITTEN, prompt),), answer)], chatty, name="row").rows
+        [row] = tokenize([Row((Message(WRITTEN, prompt),), answer)], chat, name="row").rows
         text = prompt + answer.removesuffix("<eos>") + "<eos>"
         assert row.input_ids.tolist() == tokenizer(text)["input_ids"]
         assert tokenizer.decode(row.labels[row.is_scored]).lstrip() == answer.removesuffix("<eos>").lstrip() + "<eos>"
 
 
-def test_variables_do_not_replace_what_the_caller_sets(tokenizer):
-    chatty = copy.deepcopy(tokenizer)
-    chatty.chat_template = TURNS
-    with Renderer(chatty, Template(kwargs=MOOD)) as renderer:
+def test_variables_do_not_replace_what_the_caller_sets(chat):
+    with Renderer(chat, Template(kwargs=MOOD)) as renderer:
         turns = [{"role": "user", "content": "Who?"}]
         assert renderer.chat(turns, add_generation_prompt=True) == "[calm]<user>Who?<eos><assistant>"
         assert renderer.chat(turns, mood="cross") == "[cross]<user>Who?<eos>"
 
 
-def test_only_the_answer_is_scored_after_a_system_prompt(tokenizer):
-    chatty = copy.deepcopy(tokenizer)
-    chatty.chat_template = TURNS
+def test_only_the_answer_is_scored_after_a_system_prompt(chat, tokenizer):
     without, with_prompt = (
-        tokenize([ROW], chatty, name="row", template=template).rows[0]
+        tokenize([ROW], chat, name="row", template=template).rows[0]
         for template in (Template(), Template(system_prompt="Be kind.", kwargs=MOOD))
     )
     assert with_prompt.labels[with_prompt.is_scored].tolist() == without.labels[without.is_scored].tolist()
@@ -159,13 +160,6 @@ def test_all_arguments_of_transformers_are_known():
 
 
 # Which value is taken
-
-
-@pytest.fixture
-def chat(tokenizer):
-    chatty = copy.deepcopy(tokenizer)
-    chatty.chat_template = TURNS
-    return chatty
 
 
 def test_what_is_given_wins_then_results_then_the_record(chat):

@@ -49,34 +49,6 @@ def test_a_saved_adapter_is_loaded_with_its_base_and_continues_learning(saved, w
     assert trained(loaded) == [name for name, _ in loaded.named_parameters() if "lora_" in name]
 
 
-@pytest.mark.parametrize("load", [load_model, load_tokenizer])
-@pytest.mark.parametrize("name", ["./no/such/folder", "/no/such/folder", "no-such-owner/no-such-model"])
-def test_a_missing_folder_or_hub_id_is_named(load, name, monkeypatch):
-    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-    with pytest.raises(ModelError) as caught:
-        load(name)
-    assert name in caught.value.got
-    assert "\n" not in str(caught.value)
-
-
-CONFIGS = {"encoder-decoder": {"model_type": "t5"}, "empty": {}, "unknown": {"model_type": "no-such-type"}}
-
-
-@pytest.mark.parametrize("damage", [*CONFIGS, "missing", "cut short", "no bytes"])
-def test_what_is_not_a_model_is_named_in_one_line(damage, saved, tmp_path):
-    weights = tmp_path / "model" / "model.safetensors"
-    if damage in CONFIGS:
-        (tmp_path / "model" / "config.json").write_text(json.dumps(CONFIGS[damage]))
-    elif damage == "missing":
-        weights.unlink()
-    else:
-        weights.write_bytes(weights.read_bytes()[:-100] if damage == "cut short" else b"")
-    with pytest.raises(ModelError) as caught:
-        load_model(saved[1])
-    assert caught.value.got.startswith(f"{saved[1]}, from which no causal language model could be loaded (")
-    assert "\n" not in str(caught.value)
-
-
 def test_the_tokenizer_of_a_folder(tokenizer, tmp_path):
     with pytest.raises(ModelError, match="from which no tokenizer could be loaded"):
         load_tokenizer(str(tmp_path))

@@ -63,13 +63,7 @@ def test_a_resumed_run_ends_where_an_uninterrupted_one_does(make_trainer, tmp_pa
 
 def test_a_cache_in_a_file_is_resumed_too(make_trainer, tmp_path, monkeypatch):
     monkeypatch.setattr("egup_trainer.components.feature_table._IN_MEMORY", 0)
-    options = {**EVERYTHING, "clreg_positives": "forget", "save_strategy": "steps", "save_steps": 1}
-    whole = make_trainer(output_dir=str(tmp_path / "whole"), **options)
-    whole.train()
-    make_trainer(output_dir=str(tmp_path / "cut"), callbacks=[StopAt(3)], **options).train()
-    resumed = make_trainer(output_dir=str(tmp_path / "cut"), **options)
-    resumed.train(resume_from_checkpoint=True)
-    assert furthest(weights_of(whole), weights_of(resumed)) == 0
+    whole, resumed = whole_and_resumed(make_trainer, tmp_path, 3, **{**EVERYTHING, "clreg_positives": "forget"})
     for trainer in (whole, resumed):
         assert cache_of(trainer).latest.codes.dtype == torch.int8
     assert torch.equal(cache_of(whole).latest.codes, cache_of(resumed).latest.codes)
