@@ -5,11 +5,10 @@ import math
 import pytest
 import torch
 from conftest import qa_rows
-from fixtures_trainer import furthest, weights_of
+from fixtures_trainer import whole_and_resumed
 
 from egup_trainer import EGUPTrainer
 from egup_trainer.components.proxy_constraint import ProxyConstraint, proxy_effort
-from egup_trainer.data.collator import RowCollator
 from egup_trainer.errors import ConfigError, DataError
 from egup_trainer.losses.base import ReferenceOutputs
 from egup_trainer.losses.npo import NPO
@@ -43,9 +42,9 @@ def test_the_pull_is_that_of_gradient_difference_and_halves_at_the_boundary():
     ],
 )
 def test_the_constraint_leaves_half_of_itself_at_the_boundary_where_the_pull_fades_itself(
-    make_trainer, options, strength
+    make_trainer, taught, options, strength
 ):
-    trainer = known_trainer(make_trainer, **options)
+    trainer = make_trainer(taught(), **options)
     trainer.begin_training()
     assert trainer.args.proxy_lambda == strength
     constraint = trainer.component(ProxyConstraint)
@@ -64,23 +63,9 @@ def test_rows_beyond_the_boundary_are_refused():
     assert "2.5 nats less likely" in error.value.got
 
 
-def known_trainer(make_trainer, **options):
-    """A trainer whose model has learned the forget rows, so that there is something to forget."""
-    learned = make_trainer(proxies=False)
-    model = learned.model
-    optimizer = torch.optim.Adam(model.parameters(), lr=1e-2)
-    batch = RowCollator(learned.processing_class)([learned.forget_rows[index] for index in range(10)])
-    for _ in range(30):
-        optimizer.zero_grad()
-        outputs = learned.reader(model, batch["input_ids"], batch["attention_mask"], batch["labels"])
-        outputs.mean_nll.mean().backward()
-        optimizer.step()
-    return make_trainer(model=model, **options)
-
-
 @pytest.mark.parametrize("proxy_constraint", [True, False])
-def test_beta_follows_from_the_rows_of_the_scan(make_trainer, proxy_constraint):
-    trainer = known_trainer(make_trainer, **AUTO, proxy_match="mean", proxy_constraint=proxy_constraint)
+def test_beta_follows_from_the_rows_of_the_scan(make_trainer, taught, proxy_constraint):
+    trainer = make_trainer(taught(), **AUTO, proxy_match="mean", proxy_constraint=proxy_constraint)
     forget, proxies = (trainer.score(rows) for rows in (trainer.forget_rows, trainer.proxy_rows))
     needed = (forget.num_tokens * proxies.mean_nll.mean() - forget.sum_nll).mean().item()
     trainer.train()
@@ -89,16 +74,9 @@ def test_beta_follows_from_the_rows_of_the_scan(make_trainer, proxy_constraint):
     assert trainer.component(ProxyConstraint).is_on is proxy_constraint
 
 
-def test_a_resumed_run_keeps_its_beta(make_trainer, tmp_path):
-    options = {**AUTO, "save_strategy": "steps", "save_steps": 2}
-    whole = known_trainer(make_trainer, **options)
-    start = {name: value.clone() for name, value in whole.model.state_dict().items()}
-    whole.train()
-    resumed = make_trainer(**options)
-    resumed.model.load_state_dict(start)
-    resumed.train(resume_from_checkpoint=str(tmp_path / "out" / "checkpoint-2"))
+def test_a_resumed_run_keeps_its_beta(make_trainer, taught, tmp_path):
+    whole, resumed = whole_and_resumed(lambda **options: make_trainer(taught(), **options), tmp_path, 2, **AUTO)
     assert resumed.forget_loss.beta == whole.forget_loss.beta
-    assert furthest(weights_of(whole), weights_of(resumed)) == 0
 
 
 def test_without_proxies_it_is_refused(make_trainer, make_plain_trainer):
