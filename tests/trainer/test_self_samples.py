@@ -177,8 +177,7 @@ def test_stopping_and_the_record_see_the_given_rows(make_trainer, taught, monkey
     plain = trainer.score
     stop = next(each for each in trainer.components if each.name == "stop_at_boundary")
     object.__setattr__(stop.run, "score", lambda rows, ids=None: seen.append((rows, ids)) or plain(rows, ids))
-    object.__setattr__(stop.run, "log", lambda values: None)
-    stop._measure()
+    stop.measure_sides()
     assert seen[0][0] is trainer.train_dataset.forget
     assert torch.equal(seen[0][1], torch.arange(10))
     record = make_record(trainer)
