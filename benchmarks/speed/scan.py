@@ -40,13 +40,16 @@ def compare_scan(shape: str, rows: SpeedRows, rounds: int) -> dict[str, Any]:
     model = model.to(accelerator.device).eval()
     reader, collator = AnswerReader(model), RowCollator(rows.tokenizer)
     sets = {"forget": rows.forget, "retain": rows.retain, "proxy": rows.proxy}
+    features: dict[str, Any] = {
+        "with_features": True,
+        "projection": random_projection(model.config.hidden_size, DIMENSIONS, seed=0),
+    }
     requests = {
-        name: ScanRequest(each, torch.arange(len(each)), with_features=True, top_k=TOP_K * (name == "retain"))
+        name: ScanRequest(each, torch.arange(len(each)), top_k=TOP_K * (name == "retain"), **features)
         for name, each in sets.items()
     }
     options = {"batch_size": BATCH, "accelerator": accelerator, "collator": collator}
-    projection = random_projection(model.config.hidden_size, DIMENSIONS, seed=0)
-    scan = partial(run_scan, requests, model=model, reader=reader, projection=projection, progress=False, **options)
+    scan = partial(run_scan, requests, model=model, reader=reader, progress=False, **options)
     found: dict[str, list[float]] = {"forward": [], "scan": [], "reused": []}
     for _ in range(rounds):
         found["forward"].append(

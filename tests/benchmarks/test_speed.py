@@ -9,7 +9,7 @@ from conftest import SHARED, make_tiny_model
 from fixtures_trainer import boundary_of, cache_of
 from transformers import TrainerCallback
 
-from benchmarks.speed import contenders, measure, report, rows, scale
+from benchmarks.speed import contenders, measure, report, rows, scale, scan
 from benchmarks.speed.measure import Case, StepClock, ratio
 from benchmarks.speed.shapes import SHAPES, Tuning
 from benchmarks.tables import Line
@@ -127,3 +127,12 @@ def test_the_run_with_many_rows_has_everything_on(tmp_path):
     assert cache_of(trainer).initial.codes.shape == (40, 64)
     assert boundary_of(trainer).shape == (40,)
     assert trainer.args.clreg_weight > 0
+
+
+@needs_tofu
+def test_the_scan_is_compared_with_the_forward_passes_over_its_rows(monkeypatch, four_pairs):
+    monkeypatch.setattr(scan, "make_model", lambda name, tuning: make_tiny_model(four_pairs.tokenizer))
+    monkeypatch.setattr(scan, "DIMENSIONS", 2)
+    times = scan.compare_scan("tiny", four_pairs, rounds=1)
+    assert all(len(times["seconds"][name]) == 1 for name in ("forward", "scan", "reused"))
+    assert times["scan_over_forward"] > times["reused_over_forward"] > 0
