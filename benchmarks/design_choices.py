@@ -25,7 +25,7 @@ DEMO = METHODS["egup_clreg"]
 class ClampedNPO(NPO):
     """NPO that does not accept negative efforts: the reading of method.md that was measured and not taken."""
 
-    pulls_back = False
+    supports_negative_weight = False
 
 
 VARIANTS = {

@@ -11,15 +11,9 @@ from dataclasses import replace
 from rich.console import Console
 
 from benchmarks.tables import RESULTS, Line
+from benchmarks.tofu_small import BOTH_ENTANGLEMENTS
 from egup_trainer.cli.terminal import quiet_libraries
-from egup_trainer.demo.experiment import (
-    BOTH_ENTANGLEMENTS,
-    demo_experiment,
-    measure,
-    prepare,
-    results_document,
-    train_all,
-)
+from egup_trainer.demo.experiment import demo_experiment, measure, prepare, results_document, train_all
 from egup_trainer.evaluation.metric import Metric
 from egup_trainer.records.facts import run_facts
 
