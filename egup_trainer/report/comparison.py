@@ -102,29 +102,18 @@ class Comparison:
         return tuple(model for model in self.models if model.role is Role.METHOD)
 
 
-@dataclass(frozen=True)
-class Fact:
-    """A fact of the runs: its name, and its value by model name, "-" for a model that lacks it."""
+def fact_groups(comparison: Comparison) -> dict[str, dict[str, dict[str, str]]]:
+    """Facts by group, by name, then by model, "-" for a model that lacks it.
 
-    name: str
-    values: dict[str, str]
-
-    @property
-    def in_common(self) -> str | None:
-        """The value, if all models have the same."""
-        return next(iter(self.values.values())) if len(set(self.values.values())) == 1 else None
-
-
-def fact_groups(comparison: Comparison) -> dict[str, list[Fact]]:
-    """Facts by group: "run" and "rows", then a group for each fact that contains facts, such as versions."""
+    The groups are "run" and "rows", then one for each fact that contains facts, such as versions.
+    """
     found = {model.name: _facts_of(model) for model in comparison.models}
-    groups: dict[str, list[Fact]] = {}
+    groups: dict[str, dict[str, dict[str, str]]] = {}
     for group in dict.fromkeys(group for facts in found.values() for group in facts):
         names = dict.fromkeys(name for facts in found.values() for name in facts.get(group, {}))
-        groups[group] = [
-            Fact(name, {model: facts.get(group, {}).get(name, _ABSENT) for model, facts in found.items()})
-            for name in names
-        ]
+        groups[group] = {
+            name: {model: facts.get(group, {}).get(name, _ABSENT) for model, facts in found.items()} for name in names
+        }
     return groups
 
 

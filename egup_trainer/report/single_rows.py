@@ -1,6 +1,5 @@
 """The forget rows that a mean hides: those that are still known, and those without a number."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 from egup_trainer.report.comparison import Comparison, Model
@@ -61,7 +60,7 @@ def single_rows(comparison: Comparison) -> dict[str, SingleRows]:
 
 
 def _single_rows(model: Model, comparison: Comparison) -> SingleRows | None:
-    metric = _first(_FORGETTING, model)
+    metric = next((name for name in _FORGETTING if model.value(name) is not None), None)
     if metric is None:
         return None
     found = model.evaluation.metrics[metric]
@@ -82,7 +81,3 @@ def _single_rows(model: Model, comparison: Comparison) -> SingleRows | None:
         [sample for sample in range(num_rows) if sample not in values] if found.num_skipped else [],
         num_rows,
     )
-
-
-def _first(names: Sequence[str], model: Model) -> str | None:
-    return next((name for name in names if model.value(name) is not None), None)

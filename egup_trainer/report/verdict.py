@@ -1,13 +1,17 @@
 """The verdict on each method of a comparison, from the evaluations of the models."""
 
+import sys
 from dataclasses import dataclass, replace
+from math import log
 
+from egup_trainer.evaluation.evaluation import Evaluation
 from egup_trainer.report.comparison import Comparison, Model
-from egup_trainer.report.measures import FORGET, RETAIN, UNSEEN, measures_of
 from egup_trainer.report.numbers import listed
-from egup_trainer.verdict import Measures, Status, Verdict, verdict
+from egup_trainer.verdict import Measures, SetMeasures, Status, Verdict, verdict
 
 NO_GUARANTEE = "Approximate unlearning: no formal guarantee."
+FORGET, RETAIN, UNSEEN, NEIGHBOR = "forget", "retain", "holdout", "neighbor"
+"""Names of the row sets that are judged, in results."""
 
 
 @dataclass(frozen=True)
@@ -60,6 +64,26 @@ def _judgment(model: Model, before: Model | None, retrained: Model | None) -> Ju
     if retrained is not None and aim is None:
         more.append("The retrained model has no probabilities of forget answers: rows never seen are the yardstick.")
     return Judgment(replace(found, remarks=[*found.remarks, *more]), start, after, aim)
+
+
+def measures_of(evaluation: Evaluation) -> Measures | None:
+    """What was measured of forget, retain, holdout and neighbor rows; None without probabilities of forget answers.
+
+    The holdout rows are those that no model saw. l of a row is -log of the probability of its answer; a probability
+    that is too small for a float counts as the smallest one. A set without probabilities is None. Repetition is that of
+    the generations whose fluency was measured: those of forget rows.
+    """
+    forget, *others = (_set_measures(evaluation, name) for name in (FORGET, RETAIN, UNSEEN, NEIGHBOR))
+    return None if forget is None else Measures(forget, *others)
+
+
+def _set_measures(evaluation: Evaluation, name: str) -> SetMeasures | None:
+    likely = evaluation.values_of(f"{name}_probability", name).values()
+    if not likely:
+        return None
+    rouge = evaluation.values_of(f"{name}_rouge", name).values()
+    repetition = evaluation.values_of("fluency_repetition", name).values()
+    return SetMeasures([-log(max(value, sys.float_info.min)) for value in likely], list(rouge), list(repetition))
 
 
 def _unknown(reason: str) -> Judgment:

@@ -182,15 +182,13 @@ def test_facts_in_common_stand_once():
     evaluations, retrained = make_evaluations()
     groups = fact_groups(Comparison.of(evaluations, retrained))
     assert list(groups) == ["run", "rows", "versions", "machine"]
-    common = {fact.name: fact.in_common for facts in groups.values() for fact in facts}
-    assert common["suite"] == "tofu"
-    assert common["forget"] == "60"
-    assert common["torch"] == "2.13.0"
-    assert common["seed"] == "0"
-    assert common["command"] is None
+    values = {name: set(by_model.values()) for facts in groups.values() for name, by_model in facts.items()}
+    common = {"suite": {"tofu"}, "forget": {"60"}, "torch": {"2.13.0"}, "seed": {"0"}}
+    assert {name: values[name] for name in common} == common
+    assert len(values["command"]) == 4
     other = replace(retrained, name="other", run={"seed": None, "machine": {"gpus": {"first": "A"}, "flags": ["x", 1]}})
     groups = fact_groups(Comparison.of([retrained], other))
-    by_name = {fact.name: fact.values for facts in groups.values() for fact in facts}
+    by_name = {name: by_model for facts in groups.values() for name, by_model in facts.items()}
     assert by_name["seed"] == {"retrained": "0", "other": "-"}
     assert by_name["gpus: first"] == {"retrained": "-", "other": "A"}
     assert by_name["flags"] == {"retrained": "-", "other": "x 1"}
