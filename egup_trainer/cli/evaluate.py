@@ -198,9 +198,17 @@ def _plan(args: EvaluateArguments, model_config: Any) -> _Planned:
     from egup_trainer.evaluation.relative import check_relations
     from egup_trainer.evaluation.rows import texts_of
     from egup_trainer.evaluation.run import plan_of
+    from egup_trainer.evaluation.scoring import ScoringOptions
     from egup_trainer.modeling.loading import load_tokenizer
 
-    suite, options = _suite(args), _scoring_options(args)
+    how = {name: getattr(args, name) for name in ("forget", "retain", "template", "max_length", "drop_overlap")}
+    suite = make_suite(suite_named(str(args.suite)), args, **how)
+    options = ScoringOptions(
+        batch_size=args.per_device_eval_batch_size,
+        feature_layer=args.feature_layer,
+        with_gradient_norms=args.gradient_norms,
+        progress=not args.disable_tqdm,
+    )
     names = _chosen(suite, args)
     model_name = model_config.model_name_or_path
     roles = ("before", "retrained", "reference")
@@ -268,29 +276,6 @@ def _evaluate(
         evaluation = _with_lm_eval(evaluation, tasks, model, tokenizer, args)
     other_rows = None if record is None else _other_rows(plan.suite, tokenizer, model_name, record)
     return evaluation, accelerator, other_rows
-
-
-def _suite(args: EvaluateArguments) -> Any:
-    return make_suite(
-        suite_named(str(args.suite)),
-        args,
-        forget=args.forget,
-        retain=args.retain,
-        template=args.template,
-        max_length=args.max_length,
-        drop_overlap=args.drop_overlap,
-    )
-
-
-def _scoring_options(args: EvaluateArguments) -> Any:
-    from egup_trainer.evaluation.scoring import ScoringOptions
-
-    return ScoringOptions(
-        batch_size=args.per_device_eval_batch_size,
-        feature_layer=args.feature_layer,
-        with_gradient_norms=args.gradient_norms,
-        progress=not args.disable_tqdm,
-    )
 
 
 def _chosen(suite: Any, args: EvaluateArguments) -> list[str]:
@@ -411,27 +396,8 @@ COMMAND = Command(
     options=lambda: [EvaluateArguments, model_config()],
     required=("model_name_or_path", "suite", "output"),
     shown=(
-        *(
-            "forget",
-            "retain",
-            "holdout",
-            "neighbor",
-            "retrained",
-            "before",
-            "name",
-            "metrics",
-            "skip_generation",
-            "columns",
-        ),
-        *(
-            "max_new_tokens",
-            "show_examples",
-            "update_model_card",
-            "per_device_eval_batch_size",
-            "bf16",
-            "use_cpu",
-            "load_in_4bit",
-            "dtype",
-        ),
+        *("forget", "retain", "holdout", "neighbor", "retrained", "before", "name", "metrics", "skip_generation"),
+        *("columns", "max_new_tokens", "show_examples", "update_model_card", "per_device_eval_batch_size", "bf16"),
+        *("use_cpu", "load_in_4bit", "dtype"),
     ),
 )

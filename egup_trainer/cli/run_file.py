@@ -13,18 +13,11 @@ from egup_trainer.records.schema import LEDGER_NAME, RECORD_NAME, Reading, Reque
 
 LOADING = ("dtype", "load_in_4bit", "load_in_8bit", "bnb_4bit_quant_type", "use_bnb_nested_quant")
 """Flags that decide which weights a model has."""
-MODEL_FILES: tuple[str, ...] = (
-    "*config.json",
-    "*token*.json",
-    "vocab*",
-    "merges.txt",
-    "*.model",
-    "*.tiktoken",
-    "*.jinja",
-    "*.py",
+MODEL_FILES = (
+    *("*config.json", "*token*.json", "vocab*", "merges.txt", "*.model", "*.tiktoken", "*.jinja", "*.py"),
+    *("chat_template*", "additional_chat_templates/*", "model*.safetensors*", "pytorch_model*.bin*"),
+    *("adapter_model.*", "*/adapter_*", RECORD_NAME, LEDGER_NAME),
 )
-MODEL_FILES += ("chat_template*", "additional_chat_templates/*", "model*.safetensors*", "pytorch_model*.bin*")
-MODEL_FILES += ("adapter_model.*", "*/adapter_*", RECORD_NAME, LEDGER_NAME)
 """What transformers and PEFT read of a model's folder, and what tells of its requests."""
 
 
@@ -39,13 +32,7 @@ def write_records(
 ) -> None:
     """Completes the records beside the saved models, and writes the whole one.
 
-    Args:
-        args: of the run.
-        probability: of each set of rows, by when it was measured.
-        datasets: the rows, by set.
-        model_config: TRL's `ModelConfig` of the run.
-        sources: where the rows came from, by set.
-        row_args: the words of the command, and the flags `data_dir` and `columns`.
+    `probability` is by when it was measured; `datasets` and their `sources` are by set of rows.
     """
     from egup_trainer.records.facts import facts_of_rows, run_facts
 
@@ -78,14 +65,7 @@ def write_records(
 
 
 def write_merged_records(record: Any, requests: list[Request], folder: Path, name: str) -> None:
-    """Writes record, ledger and card beside a merged model.
-
-    Args:
-        record: of the run that trained the adapter.
-        requests: its ledger.
-        folder: of the merged model.
-        name: of the model in its card.
-    """
+    """Writes record, ledger and card beside a merged model; both are those of the run that trained the adapter."""
     from egup_trainer.records.card import model_card, write_model_card
 
     merged = record | {"is_merged": True}
