@@ -56,14 +56,7 @@ def run(args: ChatArguments, model_config: Any) -> None:
 
 
 class _Speaker:
-    """A model that answers questions.
-
-    Args:
-        name: its folder or hub id.
-        args: how questions are written, and how long answers may be.
-        model_config: how it is loaded.
-        accelerator: has the device.
-    """
+    """A model that answers questions."""
 
     def __init__(self, name: str, args: ChatArguments, model_config: Any, accelerator: Any):
         from egup_trainer.modeling.loading import load_tokenizer

@@ -118,11 +118,6 @@ def auto_proxies(row_args: Any, config: Any, model_config: Any) -> str:
     """Path of proxies that the model writes below the output folder; those of an equal run are used again.
 
     Only the first process writes; the others wait for it.
-
-    Args:
-        row_args: of `egup unlearn`, with its sources of rows.
-        config: an `EGUPConfig`.
-        model_config: TRL's `ModelConfig`.
     """
     from accelerate import PartialState
 

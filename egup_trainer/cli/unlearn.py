@@ -293,10 +293,7 @@ def check_flags(row_args: RowArguments, config: Any, model_config: Any) -> None:
 def check_model_flags(config: Any, model_config: Any, *other_models: str) -> None:
     """Raises `ConfigError` for a model that cannot be trained as the flags ask, or an output folder in its way.
 
-    Args:
-        config: has `output_dir`.
-        model_config: TRL's `ModelConfig`.
-        other_models: folders or hub ids of further models that are read.
+    The output folder may not lie in the way of `other_models` that are read, either.
     """
     from egup_trainer.modeling.loading import is_adapter
     from egup_trainer.preparation import check_output_folder, refuse_detours

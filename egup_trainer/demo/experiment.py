@@ -118,13 +118,7 @@ def prepare(experiment: Experiment) -> Prepared:
 
 
 def train_all(experiment: Experiment, prepared: Prepared, say: Callable[[str], None]) -> Iterator[Trained]:
-    """The models, one after the other: before, each method, retrained.
-
-    Args:
-        experiment: what is trained.
-        prepared: its tokenizer and rows.
-        say: called with a line that says what happens next.
-    """
+    """The models, one after the other: before, each method, retrained; `say` is told what happens next."""
     tokenizer, rows, seed = prepared.tokenizer, prepared.rows, experiment.seed
     with TemporaryDirectory() as folder:
         say(f"Training a small model on all {len(rows['forget']) + len(rows['retain'])} rows")
@@ -169,12 +163,6 @@ def evaluate_all(
     """Trains all models, and evaluates each on all metrics of its rows; the results are also written to the folder.
 
     The results hold a few generations: the people are invented, so their rows may be shown.
-
-    Args:
-        experiment: what is trained.
-        folder: where the results go, one file per model.
-        facts: facts of the run, stored with the results.
-        say: called with a line that says what happens next.
 
     Returns:
         What `measure` would return for each model, and the evaluations.

@@ -76,13 +76,7 @@ class Job:
 
 
 def make_job(row_args: Any, args: Any, model_config: Any, stand_in: bool = False) -> Job:
-    """Reads and tokenizes the rows as the run would.
-
-    Args:
-        row_args: which rows, and `memory_gb`.
-        args: an `EGUPConfig`.
-        model_config: TRL's `ModelConfig`.
-        stand_in: whether the forget rows stand in for proxies that are still to be written.
+    """Reads and tokenizes the rows as the run would; with `stand_in`, forget rows in place of proxies to be written.
 
     Raises:
         DataError: rows cannot be read, or are missing.

@@ -35,10 +35,7 @@ class AuditSection:
 def audit_section(audits: Sequence[Audit], comparison: Comparison) -> AuditSection | None:
     """The section of the given audits, in which models look as in the rest of the report; None without audits.
 
-    Args:
-        audits: one of each unlearned model; the retrained and the initial model are those of the first audit that has
-            them.
-        comparison: the rest of the report.
+    The retrained and the initial model are those of the first audit that has them.
 
     Raises:
         ConfigError: two models have the same name.

@@ -161,12 +161,7 @@ def _ends(curve: Curve) -> str:
 
 
 def relearning_curves(findings: Mapping[str, Finding], look_of: dict[str, Look]) -> Gallery:
-    """A plot for each kind of relearning, and for each number of rows and learning rate, with a curve for each model.
-
-    Args:
-        findings: what relearning found, by model.
-        look_of: looks of the models.
-    """
+    """A plot for each kind of relearning, number of rows and learning rate, with a curve for each model."""
     names = dict.fromkeys(name for found in findings.values() for name in found.curves)
     plots = []
     for kind, (title, remark) in _RELEARNING.items():

@@ -100,15 +100,7 @@ class Gallery:
 
 
 def draw(title: str, alt: str, paint: Paint, size: tuple[float, float] = FULL, remark: str = "") -> Plot:
-    """Draws a plot as SVG.
-
-    Args:
-        title: title of the plot, shown beside it.
-        alt: what the plot shows, in words.
-        paint: draws on the axes.
-        size: width and height in inches.
-        remark: shown beside the title.
-    """
+    """Draws a plot of that size in inches as SVG; title and remark are shown beside it, `alt` says it in words."""
     image = base64.b64encode(render(paint, "svg", size)).decode()
     return Plot(title, f"data:image/svg+xml;base64,{image}", alt, remark)
 
@@ -127,12 +119,7 @@ def render(paint: Paint, kind: Literal["svg", "png"], size: tuple[float, float] 
 
 
 def add_legend(axes: "Axes", handles: dict[str, Any]) -> None:
-    """Adds a legend above the axes, where it covers nothing.
-
-    Args:
-        axes: axes of a figure with constrained layout.
-        handles: matplotlib handles by model, or by what else they stand for.
-    """
+    """Adds a legend above the axes, where it covers nothing: matplotlib's handles by what they stand for."""
     figure: Any = axes.figure
     figure.set_figheight(figure.get_figheight() + _LEGEND_ROW * max(0, len(handles) - 4) / 2)
     figure.legend(list(handles.values()), list(map(_legend_text, handles)), loc="outside upper left", ncols=2)
