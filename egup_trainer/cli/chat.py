@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from egup_trainer.cli.command import Command, model_config
+from egup_trainer.cli.command import Command, library_errors, model_config
 from egup_trainer.cli.flags import (
     TemplateArguments,
     flag,
@@ -14,7 +14,6 @@ from egup_trainer.cli.flags import (
     refuse_lora_flags,
     refuse_several_processes,
 )
-from egup_trainer.cli.library_errors import library_errors
 from egup_trainer.cli.terminal import make_table, show
 from egup_trainer.errors import ConfigError, check_range
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from egup_trainer import __version__
-from egup_trainer.cli.command import Command, model_config
+from egup_trainer.cli.command import Command, library_errors, model_config
 from egup_trainer.cli.flags import (
     SOURCE,
     LongRowArguments,
@@ -21,7 +21,6 @@ from egup_trainer.cli.flags import (
     refuse_lora_flags,
     refuse_several_processes,
 )
-from egup_trainer.cli.library_errors import library_errors
 from egup_trainer.cli.suites import SuiteArguments, make_suite, suite_named
 from egup_trainer.cli.terminal import make_table, show
 from egup_trainer.data.schema import MAX_LENGTH

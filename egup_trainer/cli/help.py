@@ -107,20 +107,16 @@ def declaration(parser: argparse.ArgumentParser, action: argparse.Action) -> tup
     return None
 
 
-def _is_shown(action: argparse.Action, names: Collection[str] | None) -> bool:
-    """Positional arguments are on every screen."""
-    return names is None or not action.option_strings or action.dest in names
-
-
 def _groups(parser: argparse.ArgumentParser, names: Collection[str] | None) -> dict[str, list[argparse.Action]]:
     """The actions to show, by the title of their group; the Trainer's own come last, but for the help itself."""
     found: list[tuple[bool, tuple[int, int], str, argparse.Action]] = []
     about_help = []
     for action in parser._actions:
         declared = declaration(parser, action)
+        is_shown = names is None or not action.option_strings or action.dest in names  # without a name: on every screen
         if declared is None:
             about_help.append(action)
-        elif not isinstance(action, argparse._StoreFalseAction) and _is_shown(action, names):
+        elif is_shown and not isinstance(action, argparse._StoreFalseAction):
             place, owner = declared
             title = _TITLES_OF_LIBRARIES.get(owner.__name__) or owner.help_title  # type: ignore[attr-defined]
             found.append((title == _LAST, place, title, action))

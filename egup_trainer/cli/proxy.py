@@ -6,7 +6,7 @@ from enum import Enum
 from pathlib import Path
 from typing import Any
 
-from egup_trainer.cli.command import Command, model_config
+from egup_trainer.cli.command import Command, library_errors, model_config
 from egup_trainer.cli.flags import (
     SOURCE,
     RunArguments,
@@ -19,7 +19,6 @@ from egup_trainer.cli.flags import (
     refuse_several_processes,
     with_flags_of,
 )
-from egup_trainer.cli.library_errors import library_errors
 from egup_trainer.cli.terminal import show
 from egup_trainer.errors import ConfigError, check_range, choose
 

@@ -8,11 +8,10 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from egup_trainer.cli.command import Command, model_config
+from egup_trainer.cli.command import Command, library_errors, model_config
 from egup_trainer.cli.earlier import lines_on_earlier, read_earlier
 from egup_trainer.cli.flags import SOURCE, Arguments, check_output_dir, flag, refuse_alone
 from egup_trainer.cli.follow_up import check_follow_up, follow_up
-from egup_trainer.cli.library_errors import library_errors
 from egup_trainer.cli.proxy import AUTO, auto_proxies, writes_proxies
 from egup_trainer.cli.run_file import write_records
 from egup_trainer.cli.suites import SUITE_FLAGS, SuiteArguments, make_suite, suite_named
@@ -182,13 +181,9 @@ def begin_output(config: Any) -> None:
 
 @dataclass
 class Outcome:
-    """What came of a run.
+    """What came of a run: lines to close with, and the failure that kept the model from being merged.
 
-    Args:
-        probability: of each set of rows, by when it was measured; a text where it could not be.
-        verdict: what became of the forget rows; None if that was not asked for.
-        lines: to close with.
-        failure: the error that kept the model from being merged.
+    `probability` is of each set of rows, by when it was measured; a text where it could not be.
     """
 
     probability: dict[str, Any]

@@ -41,13 +41,15 @@ def named_by_number(evaluation: Evaluation) -> list[str]:
 
 def on_rows(evaluation: Evaluation) -> list[str]:
     """Whether almost nothing changed, whether rows were cut and are known, and whose the wrong answers are."""
-    share = unmoved_share(evaluation.training)
-    said = [] if share is None else [_unmoved(share)]
-    return said + _cut_rows(evaluation) + _exchanged(evaluation) + named_by_number(evaluation)
-
-
-def _unmoved(share: float) -> str:
-    return f"Training did not change {share:.1%} of the trainable weights: almost nothing changed."
+    said, share = [], unmoved_share(evaluation.training)
+    if share is not None:
+        said.append(f"Training did not change {share:.1%} of the trainable weights: almost nothing changed.")
+    said += _cut_rows(evaluation)
+    if EXCHANGED in evaluation.settings.values():
+        said.append(
+            "The rows have no wrong answers of their own: those of other rows to questions of the same kind serve."
+        )
+    return said + named_by_number(evaluation)
 
 
 def _cut_rows(evaluation: Evaluation) -> list[str]:
@@ -62,12 +64,6 @@ def _cut_rows(evaluation: Evaluation) -> list[str]:
         for name, (cut, rows) in counts.items()
         if cut
     ]
-
-
-def _exchanged(evaluation: Evaluation) -> list[str]:
-    if EXCHANGED not in evaluation.settings.values():
-        return []
-    return ["The rows have no wrong answers of their own: those of other rows to questions of the same kind serve."]
 
 
 def quantized(evaluation: Evaluation) -> list[str]:
