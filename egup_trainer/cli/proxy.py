@@ -120,10 +120,8 @@ def auto_proxies(row_args: Any, config: Any, model_config: Any) -> str:
     """
     from accelerate import PartialState
 
-    from egup_trainer.preparation import check_output_folder
     from egup_trainer.proxies.settings import ProxySettings
 
-    check_output_folder(Path(model_config.model_name_or_path), Path(config.output_dir))
     output = Path(config.output_dir) / "_proxy" / "proxies.jsonl"
     state = PartialState()
     with state.main_process_first(), library_errors():

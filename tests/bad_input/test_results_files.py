@@ -2,6 +2,8 @@
 
 import json
 from dataclasses import replace
+from functools import reduce
+from operator import delitem, getitem, setitem
 
 import pytest
 from fixtures_audit import invented_audit
@@ -40,25 +42,12 @@ def compare(tmp_path, *words):
 def put(*keys_and_value):
     """A change of a document: the value, put where the keys lead."""
     *keys, last, value = keys_and_value
-
-    def change(document):
-        for key in keys:
-            document = document[key]
-        document[last] = value
-
-    return change
+    return lambda document: setitem(reduce(getitem, keys, document), last, value)
 
 
 def drop(*keys):
     """A change of a document: the entry that the keys lead to is gone."""
-    *keys, last = keys
-
-    def change(document):
-        for key in keys:
-            document = document[key]
-        del document[last]
-
-    return change
+    return lambda document: delitem(reduce(getitem, keys[:-1], document), keys[-1])
 
 
 METRIC = ("metrics", "forget_probability")

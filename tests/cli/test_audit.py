@@ -137,9 +137,3 @@ def test_compare_takes_audits(folders, rows, tmp_path, capsys):
     metrics = json.loads((tmp_path / "report.json").read_text())["metrics"]
     assert list(metrics["relearning_forget_speed"]) == ["a", "b"]  # two of one name are distinguished by their files
     assert_refused([*words, "--output", str(tmp_path / "a.html")], tmp_path, capsys, f"--output {tmp_path}/a.json")
-
-
-def test_rows_are_not_overwritten(rows, tmp_path, capsys):
-    words = ["audit", "--model_name_or_path", str(tmp_path), "--forget", str(tmp_path / "a.json")]
-    words += ["--retain", str(rows["retain"]), "--output", str(tmp_path / "a.json")]
-    assert_refused(words, tmp_path, capsys, f"--output {tmp_path}/a.json", "overwrite")

@@ -225,26 +225,6 @@ def test_muse_from_a_folder(folder, tokenizer, tmp_path, capsys):
     assert not any(title in printed.err for title in ("Scoring", "Generating", "Computing"))
 
 
-def test_tofu_from_a_folder(tokenizer, tmp_path):
-    """On the first rows of each file."""
-    names = ("forget05_perturbed", "retain_perturbed", "real_authors_perturbed", "world_facts_perturbed")
-    for name in names:
-        path = SHARED / "data" / "tofu" / f"{name}.json"
-        if not path.is_file():
-            pytest.skip(f"the TOFU rows are not at {path.parent}")
-        (tmp_path / path.name).write_text("\n".join(path.read_text(encoding="utf-8").splitlines()[:3]))
-    model = save(lively_model(tokenizer, positions=1024), tokenizer, tmp_path / "model")
-    flags = {"suite": "tofu", "forget_split": "forget05", "data_dir": tmp_path, "max_new_tokens": 4}
-    assert run(model, {"holdout": "tofu:retain_perturbed"}, tmp_path / "r.json", **flags) == 0
-    found = read_evaluation(tmp_path / "r.json")
-    assert (found.suite, found.split) == ("tofu", "forget05")
-    assert {name: facts.num_rows for name, facts in found.sets.items()} == dict.fromkeys(
-        ("forget", "retain", "real_authors", "world_facts", "holdout"), 3
-    )
-    assert found.values["model_utility"] is not None
-    assert found.values["mia_loss"] is not None
-
-
 # Other models' results
 
 
@@ -274,16 +254,6 @@ def test_other_models_results_give_the_metrics_that_need_them(folder, perturbed,
     ours, retrained = 1 - found["mia_min_k"], 1 - theirs["mia_min_k"]
     assert found["privleak"] == pytest.approx(100 * (ours - retrained) / (retrained + 1e-10))
     assert 0 < found["entanglement_retain_shift"] < 2
-
-
-def test_results_of_the_model_itself_show_no_difference(folder, perturbed, tmp_path):
-    assert run(folder, perturbed, tmp_path / "first.json") == 0
-    results = dict.fromkeys(("retrained", "before", "reference"), tmp_path / "first.json")
-    assert run(folder, perturbed, tmp_path / "r.json", **results) == 0
-    found = values_of(tmp_path / "r.json")
-    assert (found["forget_quality"], found["privleak"], found["mia_reference"]) == (1.0, 0.0, 0.5)
-    assert found["entanglement_retain_shift"] == pytest.approx(0, abs=1e-6)
-    assert found["entanglement_retain_cka"] == pytest.approx(1)
 
 
 # A part of the metrics
@@ -413,12 +383,3 @@ def test_an_output_that_cannot_be_written_is_refused_before_a_model_is_loaded(
     monkeypatch.setattr(evaluate, "load_on_device", lambda *args: pytest.fail("a model was loaded"))
     words = ["evaluate", "--model_name_or_path", str(folder), "--suite", "custom", "--forget", str(rows["forget"])]
     assert_refused([*words, "--output", str(tmp_path / output)], tmp_path, capsys, output, error=StateError)
-
-
-def test_results_that_are_read_are_not_overwritten(folder, rows, tmp_path, capsys):
-    assert run(folder, rows, tmp_path / "r.json") == 0
-    before = (tmp_path / "r.json").read_bytes()
-    words = ["evaluate", "--model_name_or_path", str(folder), "--suite", "custom", "--forget", str(rows["forget"])]
-    words += ["--output", str(tmp_path / "r.json"), "--retrained", str(tmp_path / "r.json")]
-    assert_refused(words, tmp_path, capsys, f"--output {tmp_path}/r.json")
-    assert (tmp_path / "r.json").read_bytes() == before

@@ -1,6 +1,5 @@
 """`egup COMMAND --help`: the flags that people need on one screen, in groups; `--help_all`: every flag once."""
 
-import argparse
 import re
 from pathlib import Path
 
@@ -160,12 +159,6 @@ def test_the_parser_still_takes_every_spelling():
     words = ["unlearn", "--model-name-or-path", "m", "--forget", "f", "--output_dir", "o", "--no_verdict", "--use_cpu"]
     rows, config, model = load_command("unlearn").parser().parse(words[1:])
     assert (rows.forget, config.verdict, model.model_name_or_path) == ("f", False, "m")
-
-
-def test_a_group_is_not_an_argparse_group_that_could_change_parsing():
-    parser = load_command("unlearn").parser()
-    assert isinstance(parser, argparse.ArgumentParser)
-    assert len(parser._action_groups) == 2
 
 
 def test_every_flag_that_takes_a_truth_value_is_a_switch():

@@ -9,7 +9,7 @@ import pytest
 import torch
 from conftest import qa_rows
 from fixtures_audit import wide_model
-from fixtures_cli import assert_refused, egup, save, write, write_rows
+from fixtures_cli import assert_refused, egup, save, write_rows
 from peft import LoraConfig
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
@@ -73,17 +73,6 @@ def test_the_merged_model_stands_alone_in_float32_and_says_what_the_adapter_says
     assert abs(found["after"]["forget"] - found["before"]["forget"]) > 0.01 * found["before"]["forget"]
 
 
-def test_a_merged_weight_is_the_sum_by_hand(folder):
-    adapter = load_model(str(folder / "adapter"))
-    layer = adapter.base_model.model.model.layers[0].mlp.up_proj
-    low, high = layer.lora_A["default"].weight, layer.lora_B["default"].weight
-    expected = layer.base_layer.weight + layer.scaling["default"] * high @ low
-    save_merged(folder / "adapter", folder / "by_hand")
-    merged = AutoModelForCausalLM.from_pretrained(folder / "by_hand").model.layers[0].mlp.up_proj.weight
-    torch.testing.assert_close(merged, expected, rtol=0, atol=1e-7)
-    assert (merged - layer.base_layer.weight).abs().max() > 1e-4
-
-
 def test_the_merged_model_is_measured_in_four_bits_too(folder):
     found = record(folder, "quantized/unlearning.json")["probability"]
     assert found["merged, in 4 bits"].keys() == SPANS.keys()
@@ -98,12 +87,6 @@ def test_the_table_has_a_column_for_each_measurement(folder, capsys):
     headings = ["rows", "before", "after", "merged", "merged, in 4 bits"]
     assert [cell.strip() for cell in head.strip("┃").split("┃")] == headings
     assert f"Merged model in {folder / 'shown' / 'merged'}" in printed.splitlines()
-
-
-def test_the_card_of_a_merged_model_calls_it_one(folder):
-    card = (folder / "quantized" / "merged" / "README.md").read_text(encoding="utf-8")
-    assert "library_name: transformers" in card
-    assert "This is an adapter merged into `model` after unlearning" in card
 
 
 def test_the_whole_record_repeats_a_run_and_is_the_users_alone(folder):
@@ -246,20 +229,6 @@ def test_an_adapter_that_was_not_merged_is_asked_for(folder, capsys):
     assert "expected the adapter's folder as --model" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize(
-    ("text", "says"),
-    [
-        ("{", "not a complete JSON file"),
-        ("[]", "not a JSON object"),
-        (json.dumps({"schema_version": 1, "rows": {}}), "whose adapter is missing"),
-    ],
-)
-def test_what_is_no_record_is_refused(folder, tmp_path, capsys, text, says):
-    path = write(tmp_path / "_run.json", text)
-    words = ["verify", str(path), "--model", str(folder / "whole")]
-    assert_refused(words, tmp_path, capsys, path, says, error=DataError)
-
-
 def test_a_sample_is_drawn_with_the_seed():
     first, again, other = (sample_ids(1000, seed=seed).tolist() for seed in (1, 1, 2))
     assert sample_ids(3, seed=1).tolist() == [0, 1, 2]
@@ -290,14 +259,6 @@ def test_tied_embeddings_are_parted_if_an_adapter_changes_one(make_model, tmp_pa
     with torch.no_grad():
         torch.testing.assert_close(merged(ids).logits, adapted(ids).logits, rtol=0, atol=1e-5)
         assert (merged(ids).logits - tied(ids).logits).abs().max() > 1e-2
-
-
-def test_a_token_is_in_no_record(folder):
-    assert unlearn(folder, "secret", "--hub_token", "hf_secret", *LORA, "--merge") == 0
-    assert record(folder, "secret/_run.json")["command"].count("--hub_token '***'") == 1
-    files = [path for path in (folder / "secret").rglob("*.json") if path.is_file()]
-    assert not [path for path in files if b"hf_secret" in path.read_bytes()]
-    assert not (folder / "secret" / "merged" / "_run.json").exists()
 
 
 def test_a_config_file_is_in_the_record_but_for_its_tokens(folder):

@@ -37,11 +37,6 @@ def test_a_run_that_forgets_nothing_ends_with_another_code_and_says_so(known, tm
     assert json.loads(line)["status"] == "NOT FORGOTTEN"
 
 
-def test_without_a_verdict_the_code_is_0(known, tmp_path):
-    model, rows = known
-    assert unlearn(model, tmp_path / "out", **rows, verdict=False, learning_rate=1e-7) == 0
-
-
 def test_report_and_audit_are_those_of_the_other_commands(known, tmp_path, capsys):
     model, rows = known
     report, more = tmp_path / "report.html", ["--audit", "--max_new_tokens", "8"]

@@ -12,7 +12,7 @@ from egup_trainer.errors import ConfigError
 from egup_trainer.evaluation.evaluation import Evaluation, SetFacts
 from egup_trainer.evaluation.metric import Metric, unavailable
 from egup_trainer.evaluation.metric_registry import declared_metrics
-from egup_trainer.report.comparison import Comparison, Role
+from egup_trainer.report.comparison import Comparison
 from egup_trainer.report.page import to_csv, to_json
 from egup_trainer.report.table import Goal, describe, main_table, sections, table_parts
 
@@ -155,13 +155,6 @@ def test_the_label_of_a_metric_of_a_row_set_names_the_set():
     assert describe("forget_truth_ratio").label == "Truth ratio"
     knowledge = describe("retain_knowmem_rouge")
     assert (knowledge.section, knowledge.label, knowledge.term) == ("Retain set", "ROUGE-L, knowledge", "ROUGE-L")
-
-
-def test_roles_follow_from_the_order_and_one_alone_is_a_method():
-    comparison = Comparison.of([model("x"), model("y"), model("z")], model("r"))
-    assert [each.role for each in comparison.models] == [Role.BEFORE, Role.METHOD, Role.METHOD, Role.RETRAINED]
-    alone = Comparison.of([model("x")], None)
-    assert (alone.before, alone.retrained, [each.name for each in alone.methods]) == (None, None, ["x"])
 
 
 @pytest.mark.parametrize(
