@@ -79,10 +79,8 @@ class WatchMovement(TrainerCallback):
 
     def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **kwargs: Any) -> None:
         """Measures after the last step, where Trainer sums up the run: in `on_train_end` trackers may have closed."""
-        if self._samples and "train_runtime" in logs and state.global_step != self._first_step:
-            self._measure(state)
-
-    def _measure(self, state: Any) -> None:
+        if not self._samples or "train_runtime" not in logs or state.global_step == self._first_step:
+            return
         share = share_unmoved(self._samples)
         if share > UNMOVED_ABOVE and state.is_world_process_zero:
             kinds = ", ".join(sorted({str(sample.weight.dtype).removeprefix("torch.") for sample in self._samples}))

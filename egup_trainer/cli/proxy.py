@@ -26,10 +26,6 @@ AUTO = "auto"
 """The source `--proxy auto` of `egup unlearn`: the model writes its proxies itself."""
 
 
-_BY_OUTPUTS = "proxy_kl"
-"""The objective that needs proxies or a proxy model."""
-
-
 class Kind(str, Enum):
     """What `egup proxy` writes."""
 
@@ -109,7 +105,7 @@ def run(args: ProxyArguments, model_config: Any) -> None:
 
 def writes_proxies(row_args: Any, config: Any) -> bool:
     """Whether `egup unlearn` has the model write proxies: as asked for, or as its objective needs them."""
-    is_needed = config.objective == _BY_OUTPUTS and config.proxy_model is None
+    is_needed = config.objective == "proxy_kl" and config.proxy_model is None
     return row_args.proxy == AUTO or (row_args.proxy is None and is_needed)
 
 

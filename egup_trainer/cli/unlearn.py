@@ -117,7 +117,11 @@ def run(row_args: RowArguments, config: Any, model_config: Any) -> int:
     if verdict is not None:
         lines += [*verdict.lines, *next_step(verdict.status, row_args, config)]
     if config.objective != objective:
-        lines.append(_without_proxies(config.objective))
+        lines.append(
+            f"Without proxies, the rows were unlearned with {config.objective}, which cannot know how far to go. "
+            "Better: --proxy, rows of the same kind that the model never saw, or --proxy_model, the model before it "
+            "learned the rows."
+        )
     print_summary(outcome.probability, lines)
     try:
         follow_up(row_args, config, model_config)
@@ -145,14 +149,6 @@ def next_step(status: Status, row_args: RowArguments, config: Any) -> list[str]:
     if more or not tried:
         tried.append(f"{'more' if more else 'fewer'} --num_train_epochs than {config.num_train_epochs:g}")
     return [f"  Try {', or '.join(tried)}{'' if more else ', or give more retain rows'}."]
-
-
-def _without_proxies(objective: str) -> str:
-    """What to say of a run whose model could not write the proxies that it needs."""
-    return (
-        f"Without proxies, the rows were unlearned with {objective}, which cannot know how far to go. Better: --proxy, "
-        "rows of the same kind that the model never saw, or --proxy_model, the model before it learned the rows."
-    )
 
 
 @contextmanager

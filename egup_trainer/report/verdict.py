@@ -16,14 +16,7 @@ FORGET, RETAIN, UNSEEN, NEIGHBOR = "forget", "retain", "holdout", "neighbor"
 
 @dataclass(frozen=True)
 class Judgment:
-    """The verdict on a method, and what it rests on.
-
-    Args:
-        verdict: the verdict.
-        before: what was measured of the model before unlearning; None if that cannot be compared.
-        after: the same of the method.
-        retrained: the same of the retrained model, if there is one.
-    """
+    """The verdict on a method, and the measures that it rests on; None for what cannot be compared."""
 
     verdict: Verdict
     before: Measures | None = None
@@ -54,7 +47,9 @@ def _judgment(model: Model, before: Model | None, retrained: Model | None) -> Ju
     start, after = (measures_of(each.evaluation) for each in (before, model))
     for each, measured in ((before, start), (model, after)):
         if measured is None:
-            return _unknown(f"No probabilities of forget answers were measured of {each.name}{_reason(each)}.")
+            metric = each.evaluation.metrics.get(f"{FORGET}_probability")
+            why = f" ({metric.reason})" if metric is not None and metric.reason else ""
+            return _unknown(f"No probabilities of forget answers were measured of {each.name}{why}.")
     lost = _rows_without_a_number(before, model)
     if lost or start is None or after is None:
         return _unknown(lost)
@@ -88,11 +83,6 @@ def _set_measures(evaluation: Evaluation, name: str) -> SetMeasures | None:
 
 def _unknown(reason: str) -> Judgment:
     return Judgment(Verdict(Status.UNKNOWN, [reason]))
-
-
-def _reason(model: Model) -> str:
-    found = model.evaluation.metrics.get(f"{FORGET}_probability")
-    return f" ({found.reason})" if found is not None and found.reason else ""
 
 
 def _rows_without_a_number(before: Model, model: Model) -> str:
