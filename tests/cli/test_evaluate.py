@@ -309,17 +309,9 @@ def test_generations_can_be_skipped(folder, rows, tmp_path, monkeypatch):
 def test_a_choice_without_effect_is_refused_before_a_model_is_loaded(
     no_weights, rows, tmp_path, capsys, words, message
 ):
-    base = [
-        "evaluate",
-        "--model_name_or_path",
-        str(no_weights),
-        "--suite",
-        "custom",
-        "--output",
-        str(tmp_path / "r.json"),
-    ]
-    sources = [word for name, path in rows.items() for word in (f"--{name}", str(path))]
-    assert_refused([*base, *sources, *words], tmp_path, capsys, message)
+    base = ["evaluate", "--model_name_or_path", str(no_weights), "--suite", "custom"]
+    base += [word for name, path in rows.items() for word in (f"--{name}", str(path))]
+    assert_refused([*base, "--output", str(tmp_path / "r.json"), *words], tmp_path, capsys, message)
 
 
 def test_a_killed_evaluation_goes_on_and_gives_the_same_results(folder, rows, tmp_path, capsys, monkeypatch):

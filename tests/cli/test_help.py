@@ -136,19 +136,9 @@ def test_a_flag_stands_in_the_group_of_the_class_that_declares_it(capsys):
     text = printed(capsys, "unlearn", "--help_all")
     parts = re.split(r"^(\w.*):\n", text, flags=re.MULTILINE)
     group_of = {flag: title for title, part in zip(parts[1::2], parts[2::2], strict=True) for flag in named(part)}
-    expected = {
-        "--stop_retain_rise": "Stopping",
-        "--clreg_weight": "CLReg",
-        "--columns": "Data",
-        "--lora_r": "Model and LoRA",
-    }
-    expected |= {
-        "--proxy_lambda": "EGUP",
-        "--npo_beta": "Method",
-        "--merge": "Model and LoRA",
-        "--eval_suite": "Evaluation",
-    }
-    assert {flag: group_of[flag] for flag in expected} == expected
+    expected = {"stop_retain_rise": "Stopping", "clreg_weight": "CLReg", "columns": "Data", "lora_r": "Model and LoRA"}
+    expected |= {"proxy_lambda": "EGUP", "npo_beta": "Method", "merge": "Model and LoRA", "eval_suite": "Evaluation"}
+    assert {flag: group_of[f"--{flag}"] for flag in expected} == expected
 
 
 def test_values_of_choices_are_shown_as_they_are_typed(capsys):

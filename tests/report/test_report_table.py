@@ -167,24 +167,13 @@ def test_no_results_and_two_models_of_one_name_are_refused(evaluations, retraine
     assert error.value.got == got
 
 
-@pytest.mark.parametrize(
-    ("name", "written"),
-    [
-        ("=HYPERLINK(1)", "'=HYPERLINK(1)"),
-        ("+1", "'+1"),
-        ("-1", "'-1"),
-        ("@SUM(A1)", "'@SUM(A1)"),
-        ("  =1", "  '=1"),
-        ("\t=1", "\t'=1"),
-        ("a;=1", "a;'=1"),
-        ("\uff1d1", "'\uff1d1"),
-        ("a=1-b", "a=1-b"),
-    ],
-)
-def test_no_name_is_a_formula_in_the_csv(name, written):
-    text = to_csv(rows_of(Comparison.of([model(name, forget_rouge=Metric(-0.5, False))], None)))
-    (line,) = csv.DictReader(io.StringIO(text))
-    assert (line["model"], line["value"]) == (written, "-0.5")
+def test_no_name_is_a_formula_in_the_csv():
+    written = {"=HYPERLINK(1)": "'=HYPERLINK(1)", "+1": "'+1", "-1": "'-1", "@SUM(A1)": "'@SUM(A1)", "  =1": "  '=1"}
+    written |= {"\t=1": "\t'=1", "a;=1": "a;'=1", "\uff1d1": "'\uff1d1", "a=1-b": "a=1-b"}
+    models = [model(name, forget_rouge=Metric(-0.5, False)) for name in written]
+    lines = list(csv.DictReader(io.StringIO(to_csv(rows_of(Comparison.of(models, None))))))
+    assert [line["model"] for line in lines] == list(written.values())
+    assert {line["value"] for line in lines} == {"-0.5"}
 
 
 def test_the_csv_has_a_line_a_model_and_metric():
