@@ -26,8 +26,7 @@ class Command:
     """A command of `egup`.
 
     Args:
-        name: what is typed after `egup`.
-        summary: one line for `egup --help` and for the documentation.
+        name, summary: what is typed after `egup`, and one line for `egup --help` and for the documentation.
         run: runs the command with one object of each of the dataclasses, and returns the exit code, or None for 0.
         check: takes the same objects, and raises an error for all that can be refused before a model is loaded; for
             commands that another command runs at its end.

@@ -32,13 +32,7 @@ MOST_COMPARED = 16
 
 @dataclass(frozen=True)
 class Format:
-    """A way of writing rows.
-
-    Args:
-        name: what it is, after "They are likelier".
-        fix: how to have rows written like that, after "if the model was trained like that".
-        rows, template: what is written, and how.
-    """
+    """A way of writing rows: its name goes on "They are likelier", its fix "if the model was trained like that"."""
 
     name: str
     fix: str

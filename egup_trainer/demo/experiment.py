@@ -71,14 +71,7 @@ class Experiment:
 
 @dataclass(frozen=True)
 class Trained:
-    """A model of the experiment.
-
-    Args:
-        name: "before", a method's name, or "retrained".
-        model: the trained model; later trainings do not change it.
-        seconds: duration of its training.
-        log_history: what the training of a method logged; empty for the other models.
-    """
+    """A model ("before", a method's name, or "retrained"), and what the training of a method logged."""
 
     name: str
     model: Any

@@ -13,15 +13,9 @@ from egup_trainer.report.table import Parts, table_parts
 
 @dataclass(frozen=True)
 class AuditSection:
-    """What a report shows of audits.
+    """What a report shows of the audits of unlearned models: all audited models side by side, their table and curves.
 
-    Args:
-        audits: those of the unlearned models.
-        comparison: the audited models side by side.
-        parts: the table of metrics, with a part per attack.
-        curves: plots of relearning.
-        not_run: attacks that were not run on any model, with the reason.
-        looks: looks of the models, by name.
+    `not_run` names attacks that were not run on any model, with the reason.
     """
 
     audits: tuple[Audit, ...]

@@ -6,11 +6,11 @@ import stat
 import numpy as np
 import pytest
 from accelerate.state import AcceleratorState
-from conftest import SHARED, qa_rows
+from conftest import qa_rows
 from fixtures_audit import wide_model
-from fixtures_cli import assert_refused, egup, save, write, write_rows
+from fixtures_cli import assert_refused, egup, save, write_rows
 from fixtures_evaluation import lively_model, with_adapter
-from fixtures_muse import EXAMPLES, write_muse
+from fixtures_muse import write_muse
 from fixtures_records import RECORD
 
 from egup_trainer.cli import evaluate
@@ -144,15 +144,6 @@ def test_what_training_left_beside_the_model_is_kept_with_the_results(folder, ro
     found = read_evaluation(tmp_path / "r.json")
     assert found.training == [{"loss": 0.5, "step": 1}]
     assert found.run["unlearning"] == RECORD
-
-
-def test_flags_may_stand_in_a_file(folder, rows, tmp_path):
-    lines = {"suite": "custom", "forget": rows["forget"], "output": str(tmp_path / "r.json"), "max_new_tokens": 2}
-    lines |= {"model_name_or_path": folder, "use_cpu": True, "show_examples": 1}
-    config = write(tmp_path / "run.yaml", "".join(f"{name}: {value}\n" for name, value in lines.items()))
-    assert egup("evaluate", config=config, name="by flag") == 0
-    found = read_evaluation(tmp_path / "r.json")
-    assert (found.name, len(found.examples["forget"])) == ("by flag", 1)
 
 
 # Kinds of models
@@ -332,29 +323,6 @@ def test_a_killed_evaluation_goes_on_and_gives_the_same_results(folder, rows, tm
 
 
 # What is refused
-
-
-def test_flags_that_a_suite_does_not_read_are_refused(rows, tmp_path, capsys):
-    """Whoever gives them believes that they count."""
-    words = ["evaluate", "--model_name_or_path", str(tmp_path / "absent"), "--output", str(tmp_path / "r.json")]
-    muse = ["--suite", "muse", "--muse_corpus", "news", "--data_dir", str(write_muse(tmp_path / "muse"))]
-    tofu = ["--suite", "tofu", "--forget_split", "forget01", "--data_dir", str(SHARED / "data" / "tofu")]
-    for suite, flag in ((tofu, "forget"), (tofu, "retain"), (muse, "forget"), (muse, "retain"), (muse, "holdout")):
-        assert_refused(
-            [*words, *suite, f"--{flag}", str(rows["forget"])], tmp_path, capsys, f"--{flag}", f"suite {suite[1]}"
-        )
-    assert_refused([*words, *muse, "--max_new_tokens", "3"], tmp_path, capsys, "--max_new_tokens", "suite muse")
-    assert_refused([*words, "--suite", "muse", "--muse_corpus", "films"], tmp_path, capsys, "muse_corpus='films'")
-
-
-def test_a_suite_whose_files_are_missing_or_short_is_refused(tmp_path, capsys):
-    write_muse(tmp_path / "short", knowmem__forget_qa_icl=EXAMPLES[:3])
-    words = ["evaluate", "--model_name_or_path", str(tmp_path / "absent"), "--output", str(tmp_path / "r.json")]
-    words += ["--suite", "muse", "--muse_corpus", "news", "--data_dir"]
-    assert_refused([*words, str(tmp_path / "short")], tmp_path, capsys, "3 rows in forget_qa_icl", error=DataError)
-    assert_refused(
-        [*words, str(tmp_path / "no")], tmp_path, capsys, f"{tmp_path}/no/knowmem", "--data_dir", error=DataError
-    )
 
 
 @pytest.mark.parametrize("text", ["{", "[]", '{"epoch": 1}', '{"log_history": 3}'])

@@ -24,7 +24,6 @@ class Page(HTMLParser):
         super().__init__()
         self.tags, self.addresses, self.images, self.open = [], [], [], []
         self.sections: dict[str, str] = {}
-        self.links: list[str] = []
         self.bold: list[str] = []
         self.feed(html)
         self.close()

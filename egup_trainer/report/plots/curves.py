@@ -60,12 +60,9 @@ _RELEARNING_CAPTION = (
 
 @dataclass(frozen=True)
 class Curve:
-    """A logged term of a run; NaN where the logged number is not finite.
+    """A logged term by optimizer step; NaN where the logged number is not finite.
 
-    Args:
-        steps: optimizer steps.
-        values: the term at those steps.
-        band: its lower and upper bound at those steps, by the names they were logged under; empty if there are none.
+    The band has its lower and upper bound, by the names they were logged under; it is empty if there are none.
     """
 
     steps: list[float]
