@@ -35,13 +35,7 @@ class Goal(str, Enum):
 
 @dataclass(frozen=True)
 class Cell:
-    """A metric of a model.
-
-    Args:
-        metric: the metric.
-        distance: |value - the retrained model's value|, if both exist.
-        best: whether no other method comes closer to the goal.
-    """
+    """A metric of a model, its distance to that of the retrained model, and whether no other method is better."""
 
     metric: Metric
     distance: float | None

@@ -96,16 +96,6 @@ def test_all_attacks_by_default_and_what_lacks_rows_is_told(folders, rows, tmp_p
     )
 
 
-def test_depth_is_measured_beside_the_model_before(folders, rows, tmp_path):
-    flags = {"retrained_model": folders["never"], "model_before": folders["before"], "attacks": ["depth"]}
-    assert run(folders["never"], rows, tmp_path / "a.json", **flags) == 0
-    found = Audit.read(tmp_path / "a.json")
-    assert found.value("depth", "score") == pytest.approx(1)
-    assert found.value("depth", "drop") == found.retrained.value("depth", "drop") > 1
-    assert run(folders["before"], rows, tmp_path / "b.json", **flags) == 0
-    assert Audit.read(tmp_path / "b.json").value("depth", "score") == pytest.approx(0)
-
-
 def test_holdout_rows_let_the_others_run(folders, rows, tmp_path):
     assert run(folders["before"], rows, tmp_path / "a.json", without=(), attacks=["membership", "probe"]) == 0
     assert Audit.read(tmp_path / "a.json").value("membership", "loss") == 1.0
