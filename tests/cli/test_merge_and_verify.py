@@ -1,4 +1,4 @@
-"""`egup unlearn --merge` and `egup verify`: a stand-alone model, its numbers, and a record that can be checked."""
+"""`egup unlearn --merge`, `egup verify` and `egup merge`: a stand-alone model, its numbers, a record to check."""
 
 import hashlib
 import json
@@ -10,6 +10,7 @@ import torch
 from conftest import qa_rows
 from fixtures_audit import wide_model
 from fixtures_cli import assert_refused, egup, save, write_rows
+from fixtures_evaluation import with_adapter
 from peft import LoraConfig
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
@@ -17,12 +18,12 @@ from transformers import AutoModelForCausalLM
 from egup_trainer.cli.command import load_command
 from egup_trainer.data.sources import load_rows
 from egup_trainer.data.tokenization import tokenize
-from egup_trainer.errors import DataError
+from egup_trainer.errors import DataError, StateError
 from egup_trainer.modeling.loading import add_adapter, load_model, load_tokenizer
 from egup_trainer.modeling.merging import save_merged
 from egup_trainer.modeling.probability import probabilities_of, sample_ids
 from egup_trainer.records.facts import fingerprint
-from egup_trainer.records.io import read_ledger
+from egup_trainer.records.io import is_merged, read_ledger
 
 SPANS = {"forget": (0, 8), "retain": (20, 32), "proxy": (40, 46)}
 LORA = ("--use_peft", "--lora_r", "4", "--lora_target_modules", "all-linear")
@@ -42,13 +43,17 @@ def verify(folder, record, model, *words, **flags):
 
 @pytest.fixture(scope="module")
 def folder(tokenizer, tmp_path_factory):
-    """Rows, a model, and what three runs made of it: 4-bit with an adapter merged, an adapter, all weights."""
+    """Rows, a model, and what three runs made of it: 4-bit with an adapter merged, an adapter, all weights.
+
+    Also "plain", an adapter of the model that has no record.
+    """
     folder = tmp_path_factory.mktemp("merge")
     write_rows(folder)
     save(wide_model(tokenizer), tokenizer, folder / "model")
     assert unlearn(folder, "quantized", *LORA, "--load_in_4bit", "--merge") == 0
     assert unlearn(folder, "adapter", *LORA) == 0
     assert unlearn(folder, "whole") == 0
+    save(with_adapter(load_model(str(folder / "model"))), tokenizer, folder / "plain")
     return folder
 
 
@@ -342,3 +347,61 @@ def test_a_resumed_run_tells_what_was_measured_before_its_first_step(folder):
     assert first.keys() == {"before", "after"}
     assert unlearn(folder, "fresh", "--resume_from_checkpoint", "true") == 0
     assert record(folder, "fresh/unlearning.json")["probability"] == first
+
+
+# egup merge
+
+
+def files_of(folder):
+    return {path.name: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def test_what_is_merged_later_is_what_the_run_would_have_merged(folder, tmp_path, capsys):
+    pytest.importorskip("bitsandbytes")
+    before = files_of(folder / "quantized")
+    assert egup("merge", model_name_or_path=folder / "quantized", output_dir=tmp_path / "later") == 0
+    assert f"Merged model in {tmp_path / 'later'}" in capsys.readouterr().out
+    at_once, later = folder / "quantized" / "merged", tmp_path / "later"
+    assert {path.name for path in later.iterdir()} == {path.name for path in at_once.iterdir()}
+    expected, found = load_file(at_once / "model.safetensors"), load_file(later / "model.safetensors")
+    assert found.keys() == expected.keys()
+    assert all(torch.equal(found[name], expected[name]) for name in expected)  # dequantized without a flag
+    assert is_merged(later)
+    assert read_ledger(later) == read_ledger(at_once)
+    assert (later / "README.md").read_text() == (at_once / "README.md").read_text()
+    assert files_of(folder / "quantized") == before
+
+
+def test_an_adapter_without_a_record_is_merged_into_its_own_folder_by_hand_computed_sums(folder, tokenizer):
+    adapted = load_model(str(folder / "plain"))
+    layer = adapted.base_model.model.model.layers[0].mlp.up_proj
+    low, high = layer.lora_A["default"].weight, layer.lora_B["default"].weight
+    expected = layer.base_layer.weight + layer.scaling["default"] * high @ low
+    assert egup("merge", model_name_or_path=folder / "plain") == 0
+    merged = AutoModelForCausalLM.from_pretrained(folder / "plain" / "merged")
+    torch.testing.assert_close(merged.model.layers[0].mlp.up_proj.weight, expected, rtol=0, atol=1e-6)
+    names = {path.name for path in (folder / "plain" / "merged").iterdir()}
+    assert {"config.json", "model.safetensors", "tokenizer.json"} <= names
+    assert not names & {"unlearning.json", "README.md", "adapter_config.json", "_unfinished"}
+
+
+def test_a_type_can_be_chosen_and_a_finished_model_is_replaced_on_demand_alone(folder, tmp_path, capsys):
+    output = tmp_path / "out"
+    words = {"model_name_or_path": folder / "plain", "output_dir": output}
+    assert egup("merge", **words, dtype="bfloat16") == 0
+    assert json.loads((output / "config.json").read_text())["dtype"] == "bfloat16"
+    again = ["merge", "--model_name_or_path", str(folder / "plain"), "--output_dir", str(output)]
+    assert_refused(again, output, capsys, "holds a finished model", "--overwrite_output_dir", error=StateError)
+    assert egup("merge", "--overwrite_output_dir", **words) == 0
+    assert {each.dtype for each in load_file(output / "model.safetensors").values()} == {torch.float32}
+
+
+def test_what_cannot_be_merged_or_would_replace_a_model_is_refused(folder, tmp_path, capsys):
+    words = ["merge", "--model_name_or_path"]
+    whole = f"--model_name_or_path {folder / 'model'}, which is not the folder of an adapter"
+    assert_refused([*words, str(folder / "model")], tmp_path, capsys, whole, "--use_peft")
+    own = [*words, str(folder / "plain"), "--output_dir", str(folder / "plain")]
+    assert_refused(own, tmp_path, capsys, f"--output_dir {folder / 'plain'}, the folder of the adapter")
+    base = [*words, str(folder / "plain"), "--output_dir", str(folder / "model" / "x")]
+    assert_refused(base, tmp_path, capsys, f"the output folder {folder / 'model' / 'x'}", "folders apart")
+    assert_refused([*words, str(folder / "plain"), "--lora_r", "8"], tmp_path, capsys, "--lora_r")
