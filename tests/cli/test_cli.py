@@ -1,7 +1,6 @@
 """The command line: what it makes and what it prints."""
 
 import json
-import shutil
 import socket
 import subprocess
 import sys
@@ -34,14 +33,12 @@ def model(make_model, tokenizer, tmp_path):
     return save(make_model(), tokenizer, tmp_path / "model")
 
 
-def test_help_comes_without_torch_in_under_two_seconds_and_names_every_command():
+def test_help_comes_in_under_two_seconds_and_names_every_command():
     start = time.perf_counter()
     run = subprocess.run([sys.executable, "-m", "egup_trainer.cli.main", "--help"], capture_output=True, text=True)
     assert time.perf_counter() - start < 2
     assert run.returncode == 0
     assert all(f"  {name} " in run.stdout and load_command(name).summary in run.stdout for name in COMMANDS)
-    code = "import sys; from egup_trainer.cli.main import main; main(['--help']); sys.exit('torch' in sys.modules)"
-    assert subprocess.run([sys.executable, "-c", code], stdout=subprocess.DEVNULL).returncode == 0
 
 
 def test_every_command_file_declares_its_own_name():
@@ -71,18 +68,6 @@ def test_unlearn_with_lora_and_a_yaml_file_saves_an_adapter(model, rows, tmp_pat
     adapter = json.loads((tmp_path / "out" / "adapter_config.json").read_text())
     assert (adapter["r"], set(adapter["target_modules"])) == (2, {"q_proj", "v_proj"})
     assert (tmp_path / "out" / "adapter_model.safetensors").is_file()
-
-
-def test_unlearn_resumes(model, rows, tmp_path):
-    flags = {**rows, "save_strategy": "steps", "save_steps": 1, "num_train_epochs": 2}
-    assert unlearn(model, tmp_path / "whole", **flags) == 0
-    shutil.copytree(tmp_path / "whole", tmp_path / "cut")
-    (tmp_path / "cut" / "model.safetensors").unlink()
-    for checkpoint in (tmp_path / "cut").glob("checkpoint-[3-9]"):
-        shutil.rmtree(checkpoint)
-    assert unlearn(model, tmp_path / "cut", **flags, resume_from_checkpoint=True) == 0
-    whole, cut = (AutoModelForCausalLM.from_pretrained(tmp_path / name).state_dict() for name in ("whole", "cut"))
-    assert all(torch.equal(whole[name], cut[name]) for name in whole)
 
 
 def test_to_resume_without_a_checkpoint_starts_at_the_beginning_and_says_so(model, rows, tmp_path, caplog):

@@ -16,12 +16,14 @@ from fixtures_records import RECORD
 from egup_trainer.cli import evaluate
 from egup_trainer.data.rendering import Template
 from egup_trainer.data.sources import load_rows
+from egup_trainer.data.tokenization import tokenize
 from egup_trainer.errors import DataError, StateError
 from egup_trainer.evaluation.evaluation import read_evaluation
 from egup_trainer.evaluation.run import evaluate_model
 from egup_trainer.evaluation.scoring import ScoringOptions
 from egup_trainer.evaluation.suites.custom import custom_suite
 from egup_trainer.modeling.loading import load_model
+from egup_trainer.records.facts import facts_of_rows
 from egup_trainer.records.schema import RECORD_NAME
 
 pytestmark = pytest.mark.usefixtures("fresh_accelerate")
@@ -320,6 +322,30 @@ def test_a_killed_evaluation_goes_on_and_gives_the_same_results(folder, rows, tm
     assert "Scores of forget, retain, holdout rows are those of the same evaluation, which was interrupted" in printed
     assert values_of(tmp_path / "r.json") == values_of(tmp_path / "whole.json")
     assert not kept & {path.name for path in tmp_path.iterdir()}
+
+
+# Other rows than those of the model's record
+
+
+SECRET, RECORDED = "5" * 64, load_rows(qa_rows(0, 6))
+
+
+@pytest.mark.parametrize(
+    ("rows", "has_secret", "said"),
+    [
+        (RECORDED[:4], True, None),
+        (RECORDED[:3], False, "4 forget rows, but 3 were evaluated"),
+        (RECORDED[2:], True, "their fingerprints differ"),
+        (RECORDED[2:], False, None),  # without the secret, as many rows cannot be told apart
+    ],
+)
+def test_other_rows_are_told_by_their_number_or_their_fingerprint(tokenizer, tmp_path, rows, has_secret, said):
+    if has_secret:
+        (tmp_path / "_run.json").write_text(json.dumps({"secrets": [SECRET]}))
+    facts = facts_of_rows(tokenize(RECORDED[:4], tokenizer, name="rows"), SECRET)
+    found = evaluate._other_rows(custom_suite(rows), tokenizer, str(tmp_path), {"rows": {"forget": facts}})
+    assert (found is None) == (said is None)
+    assert (said or "") in (found or "")
 
 
 # What is refused

@@ -1,4 +1,4 @@
-"""egup unlearn with a verdict, a report and an audit, in one process."""
+"""egup unlearn with a verdict, a report and an audit, in one process; and what it refuses before it trains."""
 
 import json
 from dataclasses import replace
@@ -136,3 +136,30 @@ def test_where_nothing_can_be_said_the_next_step_is_to_give_rows_never_seen():
     said = "  Give --proxy: rows of the same kind that the model has never seen."
     assert next_step(Status.UNKNOWN, RowArguments(), config) == [said]
     assert next_step(Status.UNKNOWN, given, config) == next_step(Status.FORGOTTEN, given, config) == []
+
+
+# A format that the model was not trained in
+
+
+OTHER = {"user_marker": "Ask ", "assistant_marker": " Tell ", "learning_rate": 1e-3}
+
+
+def test_a_run_in_another_format_is_refused_and_says_which_is_right(known, tmp_path, capsys):
+    model, rows = known
+    assert unlearn(model, tmp_path / "out", **rows, **OTHER, verdict=True) == 2
+    said = " ".join(capsys.readouterr().err.split())
+    assert "Got forget rows that the model knows better after the markers 'Question: ' and '\\nAnswer: '" in said
+    assert "the format that the model was trained in. Name them (--user_marker, --assistant_marker)," in said
+    assert said.endswith("or add --no_verdict to unlearn them as they are.")
+    assert not (tmp_path / "out").exists()
+
+
+def test_such_a_run_is_possible_without_a_verdict(known, tmp_path):
+    model, rows = known
+    assert unlearn(model, tmp_path / "out", **rows, **OTHER, verdict=False) == 0
+
+
+def test_a_run_in_the_right_format_reads_the_rows_once(known, tmp_path, monkeypatch):
+    model, rows = known
+    monkeypatch.setattr("egup_trainer.cli.formats.other_formats", lambda *args: pytest.fail("compared"))
+    assert unlearn(model, tmp_path / "out", **rows, verdict=True, learning_rate=1e-3) in (0, 3)

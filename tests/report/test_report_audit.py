@@ -44,24 +44,8 @@ def test_models_stand_in_the_order_of_columns_and_look_as_elsewhere(audits, eval
     ]
     assert {name: found.looks[name] for name in looks(comparison)} == looks(comparison)
     assert found.not_run == {"probe": "needs rows that no model saw (--holdout)"}
-
-
-def test_the_nearest_to_the_retrained_model_is_best(audits, evaluations):
-    parts = audit_section(audits, Comparison.of(evaluations, None)).parts
-    assert list(parts) == ["Relearning", "Sampling"]
-    speed, steps = parts["Relearning"]
-    assert (speed.metric, speed.text.label, speed.goal.value) == (
-        "relearning_forget_speed",
-        "held-back forget rows, others relearned, speed",
-        "≈",
-    )
-    assert [(name, cell.metric.value, cell.best) for name, cell in speed.cells.items()] == [
-        ("before", 0.45, False),
-        ("egup_clreg", 0.1, True),
-        ("gradient_difference", 0.3, False),
-        ("retrained", 0.05, False),
-    ]
-    assert {cell.metric.reason for cell in steps.cells.values()} == {"not reached in 4 steps"}
+    cells = found.parts["Relearning"][0].cells
+    assert [name for name, cell in cells.items() if cell.best] == ["egup_clreg"]  # the nearest to the retrained model
 
 
 def test_the_page_shows_curves_table_and_what_was_not_run(audits, evaluations):
