@@ -110,14 +110,6 @@ def test_the_model_before_is_merged_with_each_model(folders, rows, tmp_path):
     assert values[1] < values[0] / 2
 
 
-def test_the_same_command_writes_the_same_numbers(folders, rows, tmp_path):
-    documents = []
-    for name in ("a.json", "b.json"):
-        assert run(folders["before"], rows, tmp_path / name, attacks=["sampling", "prompts", "relearning"]) == 0
-        documents.append({**json.loads((tmp_path / name).read_text()), "run": None})
-    assert documents[0] == documents[1]
-
-
 def test_compare_takes_audits(folders, rows, tmp_path, capsys):
     assert run(folders["unlearned"], rows, tmp_path / "a.json", attacks="relearning") == 0
     assert run(folders["before"], rows, tmp_path / "b.json", attacks="relearning", name="unlearned") == 0

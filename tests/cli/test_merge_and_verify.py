@@ -1,6 +1,5 @@
 """`egup unlearn --merge`, `egup verify` and `egup merge`: a stand-alone model, its numbers, a record to check."""
 
-import hashlib
 import json
 import re
 import shutil
@@ -19,10 +18,9 @@ from egup_trainer.cli.command import load_command
 from egup_trainer.data.sources import load_rows
 from egup_trainer.data.tokenization import tokenize
 from egup_trainer.errors import DataError, StateError
-from egup_trainer.modeling.loading import add_adapter, load_model, load_tokenizer
+from egup_trainer.modeling.loading import add_adapter, load_model
 from egup_trainer.modeling.merging import save_merged
 from egup_trainer.modeling.probability import probabilities_of, sample_ids
-from egup_trainer.records.facts import fingerprint
 from egup_trainer.records.io import is_merged, read_ledger
 
 SPANS = {"forget": (0, 8), "retain": (20, 32), "proxy": (40, 46)}
@@ -203,19 +201,6 @@ def test_the_record_may_stand_anywhere_among_the_flags(index):
     words.insert(index, "_run.json")
     args, _ = load_command("verify").parser().parse(words)
     assert (args.record, args.model, args.use_cpu, args.disable_tqdm) == ("_run.json", "whole", True, True)
-
-
-def test_nobody_finds_a_published_fingerprint_by_guessing(folder):
-    run = record(folder, "whole/_run.json")
-    secret, expected = run["secrets"][0], run["rows"]["forget"]["fingerprint"]
-    rows = tokenize(load_rows(str(folder / "forget.jsonl")), load_tokenizer(str(folder / "whole")), name="forget")
-    assert fingerprint(rows, secret) == expected
-    assert record(folder, "whole/unlearning.json")["rows"]["forget"]["fingerprint"] == expected
-    known = b"".join(row.source.key for row in rows.rows)
-    assert expected != hashlib.sha256(known).hexdigest()[:16]
-    published = [path for path in (folder / "whole").rglob("*") if path.is_file() and not path.name.startswith("_")]
-    assert len(published) > 5
-    assert not [path.name for path in published if secret.encode() in path.read_bytes()]
 
 
 def test_rows_elsewhere_are_found_and_other_rows_are_refused(folder, tmp_path, capsys):
