@@ -126,10 +126,12 @@ def run(args: EvaluateArguments, model_config: Any) -> None:
         **({} if record is None else {"unlearning": record}),
         **({} if other_rows is None else {"other_rows": other_rows}),
     )
+    output = Path(str(args.output))
+    theirs = results_path(output, evaluation.suite) if args.definitions is Definitions.OPEN_UNLEARNING else None
     try:
-        write_evaluation(Path(str(args.output)), replace(evaluation, run=facts, training=training))
-        if args.definitions is Definitions.OPEN_UNLEARNING:
-            write_file(results_path(Path(str(args.output)), evaluation.suite), to_text(evaluation, scores))
+        write_evaluation(output, replace(evaluation, run=facts, training=training))
+        if theirs is not None:
+            write_file(theirs, to_text(evaluation, scores))
         kept.remove()
         if args.update_model_card:
             update_metrics(folder, evaluation.values)
@@ -140,9 +142,8 @@ def run(args: EvaluateArguments, model_config: Any) -> None:
     if kept.found:
         print(f"Scores of {', '.join(kept.found)} rows are those of the same evaluation, which was interrupted")
     print(f"Written to {args.output}")
-    if args.definitions is Definitions.OPEN_UNLEARNING:
-        path = results_path(Path(str(args.output)), evaluation.suite)
-        print(f"Written in the layout of OpenUnlearning to {path}")
+    if theirs is not None:
+        print(f"Written in the layout of OpenUnlearning to {theirs}")
 
 
 def check(args: EvaluateArguments, model_config: Any) -> None:

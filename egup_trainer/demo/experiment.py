@@ -42,14 +42,8 @@ _BATCH_SIZE = 32
 class Experiment:
     """Rows, model, schedules, and the methods to compare.
 
-    Args:
-        forget, retain, proxy: records. The models learn forget and retain rows, their twin only the retain rows.
-        holdout: records that neither a model nor a method sees.
-        size: shape of the models.
-        learning: how rows are learned.
-        unlearning: how rows are unlearned, the same for all methods.
-        methods: `EGUPConfig` options by the name of the method; they replace those of `unlearning`.
-        seed: seed of weights, orders and samples.
+    The models learn forget and retain rows, their twin only the retain rows; neither a model nor a method sees those of
+    `holdout`. The `EGUPConfig` options of a method replace those of `unlearning`, which all methods share.
     """
 
     forget: list[dict]

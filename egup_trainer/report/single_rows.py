@@ -15,11 +15,9 @@ class SingleRows:
 
     Args:
         metric: what is read of each row.
-        yardstick: whose highest value counts, in words; None if there is nothing to compare with.
-        highest: that value; None without a yardstick.
+        yardstick, highest: whose highest value counts, in words, and the value; None without anything to compare with.
         above: values above it by sample id, the highest first.
-        skipped: sample ids of the rows without a number.
-        num_rows: number of rows of the set.
+        skipped, num_rows: ids of the samples without a number, and how many samples there are.
     """
 
     metric: str
