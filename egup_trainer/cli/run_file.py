@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from egup_trainer.files import file_digest
-from egup_trainer.records.io import add_to_record, read_ledger, read_secrets, write_ledger, write_record, write_run
+from egup_trainer.records.io import read_ledger, read_record, read_secrets, write_ledger, write_record, write_run
 from egup_trainer.records.judgments import AFTER, MERGED
 from egup_trainer.records.redaction import HIDDEN, credentials_in, is_credential, without_credentials
 from egup_trainer.records.schema import LEDGER_NAME, RECORD_NAME, Reading, Request, RowFacts
@@ -42,7 +42,8 @@ def write_records(
     for number, request in enumerate(requests, start=1):
         if (name := earlier_name(number)) in facts:
             facts[name]["fingerprint"] = request.fingerprint
-    record = add_to_record(folder, probability=probability, rows=facts)
+    record: Any = {**(read_record(folder) or {}), "probability": probability, "rows": facts}
+    write_record(record, folder)
     requests = _with_probabilities(requests, probability, facts)
     write_ledger(folder, requests)
     if MERGED in probability:

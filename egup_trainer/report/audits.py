@@ -42,7 +42,7 @@ def audit_section(audits: Sequence[Audit], comparison: Comparison) -> AuditSecti
     before = [(audit.before, Role.BEFORE) for audit in audits if audit.before is not None]
     retrained = [(audit.retrained, Role.RETRAINED) for audit in audits if audit.retrained is not None]
     shown = [*before[:1], *((audit, Role.METHOD) for audit in audits), *retrained[:1]]
-    found = Comparison.checked([Model(_as_evaluation(audit), role) for audit, role in shown])
+    found = Comparison(tuple(Model(_as_evaluation(audit), role) for audit, role in shown))
     look_of = looks(found) | looks(comparison)
     relearned = {audit.name: audit.findings["relearning"] for audit, _ in shown if "relearning" in audit.findings}
     findings = [each for audit, _ in shown for each in audit.findings.items()]

@@ -55,9 +55,18 @@ class Comparison:
 
     Args:
         models: at least one method, at most one initial model, at most one retrained model; their names differ.
+
+    Raises:
+        ConfigError: two have the same name.
     """
 
     models: tuple[Model, ...]
+
+    def __post_init__(self) -> None:
+        names = [model.name for model in self.models]
+        twice = next((name for name in names if names.count(name) > 1), None)
+        if twice is not None:
+            raise ConfigError(got=f"two models named {twice}", expected="a name for each", fix="rename one of them")
 
     @classmethod
     def of(cls, evaluations: Sequence[Evaluation], retrained: Evaluation | None) -> "Comparison":
@@ -71,19 +80,6 @@ class Comparison:
         first = Role.METHOD if len(evaluations) == 1 else Role.BEFORE
         models = [Model(evaluations[0], first), *(Model(evaluation, Role.METHOD) for evaluation in evaluations[1:])]
         models += [] if retrained is None else [Model(retrained, Role.RETRAINED)]
-        return cls.checked(models)
-
-    @classmethod
-    def checked(cls, models: Sequence[Model]) -> "Comparison":
-        """The comparison of models whose roles are known.
-
-        Raises:
-            ConfigError: two have the same name.
-        """
-        names = [model.name for model in models]
-        twice = next((name for name in names if names.count(name) > 1), None)
-        if twice is not None:
-            raise ConfigError(got=f"two models named {twice}", expected="a name for each", fix="rename one of them")
         return cls(tuple(models))
 
     @property

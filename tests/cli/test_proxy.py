@@ -11,6 +11,7 @@ from fixtures_proxies import people_rows, writing_model
 
 from egup_trainer import load_rows
 from egup_trainer.cli import proxy
+from egup_trainer.proxies.filters import Rejection
 from egup_trainer.proxies.writer import Writer, record_of
 
 pytestmark = pytest.mark.usefixtures("fresh_accelerate")
@@ -48,18 +49,8 @@ def test_proxies_are_written_and_spoken_of(folder, sources, tmp_path, capsys):
     numbers = json.loads((tmp_path / "below" / "proxies.quality.json").read_text())
     cells = [[cell.strip() for cell in line.strip("│").split("│")] for line in streams.out.splitlines() if "│" in line]
     assert cells[:3] == [["asked for", "3"], ["attempts", str(numbers["attempts"])], ["kept", "3"]]
-    assert [cell[0] for cell in cells[3:]] == [
-        "rejected: not in the format",
-        "rejected: too short or too long",
-        "rejected: answer and question say the same",
-        "rejected: another script or language",
-        "rejected: a name of the forget rows",
-        "rejected: the words of a forget or retain row",
-        "rejected: the features of a forget or retain row",
-        "rejected: similar to an earlier proxy",
-        "mean l of the proxies",
-        "mean l of the forget rows",
-    ]
+    rejected = [f"rejected: {each.value}" for each in Rejection]
+    assert [cell[0] for cell in cells[3:]] == [*rejected, "mean l of the proxies", "mean l of the forget rows"]
     assert cells[-1][1] == f"{numbers['forget_nll']:.2f}"
     assert f"Written to {output}" in streams.out
     said = streams.out + streams.err
