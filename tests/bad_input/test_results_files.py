@@ -190,7 +190,8 @@ def test_unlearn_refuses_bad_results_before_a_model_is_loaded(no_weights, result
         (["--retr", "x.json"], ["--retr"]),
         (["--audit"], ["--audit"]),
         (["--output", "report.pdf"], ["--output report.pdf", ".html"]),
-        (["--output", "egup_clreg.html"], ["--output egup_clreg.json", "overwrite"]),
+        (["--output", "egup_clreg.html"], ["--output egup_clreg.json", "overwrite a file that the command reads"]),
+        (["--output", "x.html", "--retrained", "x.json"], ["--output x.json", "overwrite"]),
         (["--retrained", "egup_clreg.json"], ["--retrained"]),
     ],
 )
