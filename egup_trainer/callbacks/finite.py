@@ -18,12 +18,7 @@ def refuse_infinite_terms(
     """Raises `NumberError` if a term of a micro-batch's loss is not finite.
 
     It names the terms, and the samples whose log-likelihood is not finite; if there are none, all samples of the
-    micro-batch.
-
-    Args:
-        terms: the named terms, shape () each.
-        parts: the outputs of the model for each part of the batch.
-        inputs: the batch, which has the sample ids of each part.
+    micro-batch, whose ids are among its `inputs`.
     """
     if torch.stack(list(terms.values())).isfinite().all():
         return
@@ -37,11 +32,8 @@ def refuse_infinite_terms(
 def refuse_infinite_gradient(model: nn.Module, samples: dict[Part, Tensor]) -> None:
     """Raises `NumberError` if a gradient is not finite.
 
-    It cannot name the weight: clipping has already divided all gradients by their norm.
-
-    Args:
-        model: the model before the optimizer's step. Gradients that DeepSpeed holds are not checked.
-        samples: ids of the step's samples.
+    It cannot name the weight: clipping has already divided all gradients by their norm. Gradients that DeepSpeed holds
+    are not checked.
     """
     gradients = [weight.grad for weight in model.parameters() if weight.grad is not None]
     norm: Any = torch.nn.utils.get_total_norm(gradients)

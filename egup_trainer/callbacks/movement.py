@@ -19,13 +19,7 @@ MOST_ENTRIES = 4096
 
 @dataclass(frozen=True)
 class WeightSample:
-    """Entries of a weight as they were.
-
-    Args:
-        weight: the weight itself, of any shape.
-        places: which of its entries, shape (n,), int64.
-        values: the entries, shape (n,), on the CPU.
-    """
+    """Entries of a weight as they were: `values`, at these `places` of the flattened weight, shape (n,) each."""
 
     weight: nn.Parameter
     places: Tensor
@@ -50,10 +44,6 @@ def sample_weights(model: nn.Module, seed: int) -> list[WeightSample]:
 
     Rows of an embedding whose tokens (or positions) never occur do not move in any run, and would hide the rest. A
     vocabulary's output embedding is left out with them: the two are often one, and its rows hardly move either.
-
-    Args:
-        model: the bare model, with or without adapters.
-        seed: seed of the choice of entries.
     """
     tables = [module for module in model.modules() if isinstance(module, nn.Embedding)]
     tables += [model.get_input_embeddings(), model.get_output_embeddings()]  # type: ignore[operator]
@@ -74,9 +64,6 @@ class WatchMovement(TrainerCallback):
 
     Above 0.9 it warns. Counted from where `train` began: after a resume that is the checkpoint, not the model before
     unlearning. It is not logged if weights are spread over processes (FSDP, ZeRO-3), nor if no step was taken.
-
-    Args:
-        trainer: the trainer whose model is watched.
     """
 
     def __init__(self, trainer: Any):
@@ -92,10 +79,8 @@ class WatchMovement(TrainerCallback):
 
     def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **kwargs: Any) -> None:
         """Measures after the last step, where Trainer sums up the run: in `on_train_end` trackers may have closed."""
-        if self._samples and "train_runtime" in logs and state.global_step != self._first_step:
-            self._measure(state)
-
-    def _measure(self, state: Any) -> None:
+        if not self._samples or "train_runtime" not in logs or state.global_step == self._first_step:
+            return
         share = share_unmoved(self._samples)
         if share > UNMOVED_ABOVE and state.is_world_process_zero:
             kinds = ", ".join(sorted({str(sample.weight.dtype).removeprefix("torch.") for sample in self._samples}))

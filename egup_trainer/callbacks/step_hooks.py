@@ -9,11 +9,7 @@ from egup_trainer.callbacks.finite import refuse_infinite_gradient
 
 
 class StepHooks(TrainerCallback):
-    """Lets a trainer scan before the first step and commit after each step.
-
-    Args:
-        trainer: an `UnlearnTrainer`.
-    """
+    """Lets a trainer scan before the first step and commit after each step."""
 
     def __init__(self, trainer: Any):
         self.trainer = trainer

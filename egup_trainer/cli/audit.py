@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from egup_trainer.audit import ATTACKS
-from egup_trainer.cli.command import Command, model_config
+from egup_trainer.cli.command import Command, library_errors, model_config
 from egup_trainer.cli.flags import (
     SOURCE,
     LongRowArguments,
@@ -22,7 +22,6 @@ from egup_trainer.cli.flags import (
     refuse_several_processes,
     with_flags_of,
 )
-from egup_trainer.cli.library_errors import library_errors
 from egup_trainer.cli.terminal import make_table, show
 from egup_trainer.errors import check_range
 

@@ -3,9 +3,9 @@
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from egup_trainer.cli.command import Command, model_config
+from egup_trainer.cli.command import Command, library_errors, model_config
 from egup_trainer.cli.flags import (
     TemplateArguments,
     flag,
@@ -14,12 +14,8 @@ from egup_trainer.cli.flags import (
     refuse_lora_flags,
     refuse_several_processes,
 )
-from egup_trainer.cli.library_errors import library_errors
 from egup_trainer.cli.terminal import make_table, show
 from egup_trainer.errors import ConfigError, check_range
-
-if TYPE_CHECKING:
-    import numpy as np
 
 _ANY_ANSWER = "Yes."  # stands where a row has its answer; what is before it is the prompt
 
@@ -56,14 +52,7 @@ def run(args: ChatArguments, model_config: Any) -> None:
 
 
 class _Speaker:
-    """A model that answers questions.
-
-    Args:
-        name: its folder or hub id.
-        args: how questions are written, and how long answers may be.
-        model_config: how it is loaded.
-        accelerator: has the device.
-    """
+    """A model that answers questions."""
 
     def __init__(self, name: str, args: ChatArguments, model_config: Any, accelerator: Any):
         from egup_trainer.modeling.loading import load_tokenizer
@@ -75,16 +64,10 @@ class _Speaker:
 
     def answer(self, question: str) -> str:
         """What it writes after the question, as an evaluation would have it write."""
-        from egup_trainer.modeling.generation import generate
-        from egup_trainer.modeling.limits import check_token_ids
-
-        asked = [self._prompt(question)]
-        check_token_ids(self.model, asked, "the question")
-        return generate(self.model, self.tokenizer, asked, max_new_tokens=self.max_new_tokens, batch_size=1)[0]
-
-    def _prompt(self, question: str) -> "np.ndarray":
         from egup_trainer.data.schema import Message, Row
         from egup_trainer.data.tokenization import tokenize
+        from egup_trainer.modeling.generation import generate
+        from egup_trainer.modeling.limits import check_token_ids
 
         row = Row((Message("user", question),), _ANY_ANSWER)
         [tokenized] = tokenize([row], self.tokenizer, name="question", template=self.template).rows
@@ -92,7 +75,8 @@ class _Speaker:
         # Most words take in the space before them: a token of spaces would stand before no answer of a row.
         while len(ids) > 1 and not self.tokenizer.decode(ids[-1:]).strip(" "):
             ids = ids[:-1]
-        return ids
+        check_token_ids(self.model, [ids], "the question")
+        return generate(self.model, self.tokenizer, [ids], max_new_tokens=self.max_new_tokens, batch_size=1)[0]
 
 
 def _questions() -> Iterator[str]:

@@ -1,12 +1,13 @@
 """What a command of `egup` is: a summary, its flags as dataclasses, and the function that runs it."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from egup_trainer.cli.terminal import quiet_libraries
-from egup_trainer.errors import ConfigError
+from egup_trainer.errors import ConfigError, EgupError, first_line
 
 if TYPE_CHECKING:
     from egup_trainer.cli.parser import Parser
@@ -16,6 +17,8 @@ COMMANDS = (
     *("ledger", "compare", "inspect", "env", "completion", "demo"),
 )
 """Names of all commands, in the order of `egup --help`. `egup_trainer.cli.NAME` declares each one as `COMMAND`."""
+OF_LIBRARIES = (ValueError, TypeError, OSError, ImportError)
+"""What libraries raise about options."""
 
 
 @dataclass(frozen=True)
@@ -23,8 +26,7 @@ class Command:
     """A command of `egup`.
 
     Args:
-        name: what is typed after `egup`.
-        summary: one line for `egup --help` and for the documentation.
+        name, summary: what is typed after `egup`, and one line for `egup --help` and for the documentation.
         run: runs the command with one object of each of the dataclasses, and returns the exit code, or None for 0.
         check: takes the same objects, and raises an error for all that can be refused before a model is loaded; for
             commands that another command runs at its end.
@@ -113,3 +115,25 @@ def model_config() -> Any:
     from trl import ModelConfig
 
     return ModelConfig
+
+
+@contextmanager
+def library_errors() -> Iterator[None]:
+    """Raises `ConfigError` for the errors that libraries raise about options."""
+    from yaml import YAMLError
+
+    try:
+        yield
+    except EgupError:
+        raise
+    except YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        raise ConfigError(
+            got=f"a --config file that is not YAML{'' if mark is None else f' (line {mark.line + 1})'}",
+            expected="lines such as `objective: npo`",
+            fix="repair the file",
+        ) from error
+    except OF_LIBRARIES as error:
+        raise ConfigError(
+            got=f"options that cannot be used ({first_line(error)})", expected="valid flags", fix="change them"
+        ) from error

@@ -14,12 +14,8 @@ def read_earlier(
 ) -> dict[str, tuple[str, Any]]:
     """Source and tokenized rows of the model's earlier requests, by `earlier_name`.
 
-    Args:
-        model: folder or hub id of the model to unlearn.
-        given: `--earlier_forget`; by default the sources that the record beside the model names, if they still exist.
-        rows: the rows of this run; its retain rows are tokenized in place.
-        config: the run's `EGUPConfig`.
-        row_args: how rows are read.
+    They are those of `given` (--earlier_forget), or of the sources that the record beside the model names, if they
+    still exist. The retain rows among the `rows` of this run are tokenized in place.
 
     Raises:
         ConfigError: rows were given, and the model has no ledger.
@@ -85,12 +81,7 @@ def _recorded_sources(model: str, data_dir: str | None) -> tuple[list[str], str 
 
 
 def lines_on_earlier(model: str, found: dict[str, Any]) -> list[str]:
-    """A line for each earlier request: how the probability of its rows changed, or that they were not found.
-
-    Args:
-        model: folder of the model that was unlearned.
-        found: probabilities by when they were measured, then by set.
-    """
+    """A line for each earlier request of a model: how the probability of its rows changed, or that it lacks them."""
     from egup_trainer.records.io import last_measured, read_ledger
     from egup_trainer.report.numbers import format_number
 

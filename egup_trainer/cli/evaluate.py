@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from egup_trainer import __version__
-from egup_trainer.cli.command import Command, model_config
+from egup_trainer.cli.command import Command, library_errors, model_config
 from egup_trainer.cli.flags import (
     SOURCE,
     LongRowArguments,
@@ -21,7 +21,6 @@ from egup_trainer.cli.flags import (
     refuse_lora_flags,
     refuse_several_processes,
 )
-from egup_trainer.cli.library_errors import library_errors
 from egup_trainer.cli.suites import SuiteArguments, make_suite, suite_named
 from egup_trainer.cli.terminal import make_table, show
 from egup_trainer.data.schema import MAX_LENGTH
@@ -127,10 +126,12 @@ def run(args: EvaluateArguments, model_config: Any) -> None:
         **({} if record is None else {"unlearning": record}),
         **({} if other_rows is None else {"other_rows": other_rows}),
     )
+    output = Path(str(args.output))
+    theirs = results_path(output, evaluation.suite) if args.definitions is Definitions.OPEN_UNLEARNING else None
     try:
-        write_evaluation(Path(str(args.output)), replace(evaluation, run=facts, training=training))
-        if args.definitions is Definitions.OPEN_UNLEARNING:
-            write_file(results_path(Path(str(args.output)), evaluation.suite), to_text(evaluation, scores))
+        write_evaluation(output, replace(evaluation, run=facts, training=training))
+        if theirs is not None:
+            write_file(theirs, to_text(evaluation, scores))
         kept.remove()
         if args.update_model_card:
             update_metrics(folder, evaluation.values)
@@ -141,9 +142,8 @@ def run(args: EvaluateArguments, model_config: Any) -> None:
     if kept.found:
         print(f"Scores of {', '.join(kept.found)} rows are those of the same evaluation, which was interrupted")
     print(f"Written to {args.output}")
-    if args.definitions is Definitions.OPEN_UNLEARNING:
-        path = results_path(Path(str(args.output)), evaluation.suite)
-        print(f"Written in the layout of OpenUnlearning to {path}")
+    if theirs is not None:
+        print(f"Written in the layout of OpenUnlearning to {theirs}")
 
 
 def check(args: EvaluateArguments, model_config: Any) -> None:
@@ -198,9 +198,17 @@ def _plan(args: EvaluateArguments, model_config: Any) -> _Planned:
     from egup_trainer.evaluation.relative import check_relations
     from egup_trainer.evaluation.rows import texts_of
     from egup_trainer.evaluation.run import plan_of
+    from egup_trainer.evaluation.scoring import ScoringOptions
     from egup_trainer.modeling.loading import load_tokenizer
 
-    suite, options = _suite(args), _scoring_options(args)
+    how = {name: getattr(args, name) for name in ("forget", "retain", "template", "max_length", "drop_overlap")}
+    suite = make_suite(suite_named(str(args.suite)), args, **how)
+    options = ScoringOptions(
+        batch_size=args.per_device_eval_batch_size,
+        feature_layer=args.feature_layer,
+        with_gradient_norms=args.gradient_norms,
+        progress=not args.disable_tqdm,
+    )
     names = _chosen(suite, args)
     model_name = model_config.model_name_or_path
     roles = ("before", "retrained", "reference")
@@ -268,29 +276,6 @@ def _evaluate(
         evaluation = _with_lm_eval(evaluation, tasks, model, tokenizer, args)
     other_rows = None if record is None else _other_rows(plan.suite, tokenizer, model_name, record)
     return evaluation, accelerator, other_rows
-
-
-def _suite(args: EvaluateArguments) -> Any:
-    return make_suite(
-        suite_named(str(args.suite)),
-        args,
-        forget=args.forget,
-        retain=args.retain,
-        template=args.template,
-        max_length=args.max_length,
-        drop_overlap=args.drop_overlap,
-    )
-
-
-def _scoring_options(args: EvaluateArguments) -> Any:
-    from egup_trainer.evaluation.scoring import ScoringOptions
-
-    return ScoringOptions(
-        batch_size=args.per_device_eval_batch_size,
-        feature_layer=args.feature_layer,
-        with_gradient_norms=args.gradient_norms,
-        progress=not args.disable_tqdm,
-    )
 
 
 def _chosen(suite: Any, args: EvaluateArguments) -> list[str]:
@@ -411,27 +396,8 @@ COMMAND = Command(
     options=lambda: [EvaluateArguments, model_config()],
     required=("model_name_or_path", "suite", "output"),
     shown=(
-        *(
-            "forget",
-            "retain",
-            "holdout",
-            "neighbor",
-            "retrained",
-            "before",
-            "name",
-            "metrics",
-            "skip_generation",
-            "columns",
-        ),
-        *(
-            "max_new_tokens",
-            "show_examples",
-            "update_model_card",
-            "per_device_eval_batch_size",
-            "bf16",
-            "use_cpu",
-            "load_in_4bit",
-            "dtype",
-        ),
+        *("forget", "retain", "holdout", "neighbor", "retrained", "before", "name", "metrics", "skip_generation"),
+        *("columns", "max_new_tokens", "show_examples", "update_model_card", "per_device_eval_batch_size", "bf16"),
+        *("use_cpu", "load_in_4bit", "dtype"),
     ),
 )

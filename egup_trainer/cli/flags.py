@@ -15,13 +15,7 @@ _HEAD_BYTES = 1 << 16
 
 
 def flag(help: str, default: Any = None, **metadata: Any) -> Any:
-    """A field of a dataclass that is a flag of the same name.
-
-    Args:
-        help: what the flag does.
-        default: its default; `MISSING` for a flag that is required.
-        metadata: further keywords for `Parser.add_argument`.
-    """
+    """A field of a dataclass that is a flag of the same name; `metadata` are keywords for `Parser.add_argument`."""
     return field(default=default, metadata={"help": help, **metadata})
 
 
@@ -34,12 +28,7 @@ def with_flags_of(settings: Any, arguments: Any, title: str) -> Any:
     """The dataclass `arguments` with a flag for each further field of `settings`, explained as in its docstring.
 
     Fields whose default is made by a function are left out, as are those of the Python interface alone: `batch_size`,
-    which is a flag of its own, and `progress`.
-
-    Args:
-        settings: the dataclass with the fields.
-        arguments: the dataclass to add flags to.
-        title: of their group in the help.
+    which is a flag of its own, and `progress`. The help shows them under the `title`.
     """
     described = dict(re.findall(r"^ {8}(\w+): (.+(?:\n {12}.+)*)", settings.__doc__ or "", re.MULTILINE))
     added = [
@@ -119,12 +108,7 @@ class TemplateArguments(Arguments):
         return self._inputs.apply(markers)
 
     def template_for(self, tokenizer: Any, model: str, recorded: Iterable[Any] = ()) -> Any:
-        """How rows are written for a model.
-
-        Args:
-            tokenizer: the tokenizer of the model.
-            model: its folder or hub id.
-            recorded: how the rows of results were written that it is compared with, a `Writing` each.
+        """How rows are written for a model: as a flag, the `recorded` results to compare with, or its record say.
 
         Raises:
             ConfigError: `template_date` is not a date, or `template_kwargs` is no JSON, or the chat template of the
@@ -176,8 +160,7 @@ def check_output(
     """Refuses a file to write before any work is done for it.
 
     Args:
-        path: the file.
-        suffix: what its name must end in.
+        path, suffix: the file, and what its name must end in.
         marks: text in the first lines of each file that the command writes there. Any other file at that path is not
             overwritten, whether it holds rows, the configuration of a model or something else.
         read: files that the command reads, which it must not overwrite.

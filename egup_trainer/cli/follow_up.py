@@ -30,14 +30,10 @@ def check_follow_up(args: Any, config: Any, model_config: Any) -> None:
     """Raises an error for whatever would end one of the steps, as far as it can be known before the model is trained.
 
     Args:
-        args: the `RowArguments` of `egup unlearn`.
-        config: its `EGUPConfig`.
-        model_config: TRL's `ModelConfig`.
+        args, config, model_config: as in `egup unlearn`.
 
     Raises:
-        ConfigError: flags do not fit each other, or a step's own check refuses them, or an extra is missing.
-        DataError: rows or results cannot be read.
-        StateError: a file cannot be written.
+        EgupError: flags do not fit each other, or a step's own check refuses them.
     """
     if args.evaluate is not None:
         suite_named(args.evaluate, "evaluate")
@@ -83,67 +79,44 @@ def _steps(args: Any, config: Any, model_config: Any) -> list[tuple[str, list[st
     """The commands of the steps by name, each with the words that follow it."""
     folder = Path(config.output_dir) / FOLDER
     before, after, audit = (folder / f"{name}.json" for name in ("before", "after", "audit"))
-    shared = _words({name: getattr(args, name, getattr(config, name, None)) for name in _SHARED})
-    batch = ["--per_device_eval_batch_size", str(config.per_device_eval_batch_size)]
-    loading = _words({name: getattr(model_config, name) for name in _LOADING})
-    holdout = args.holdout or args.proxy
-    rows = _words({"forget": args.forget, "retain": args.retain, "holdout": holdout, "neighbor": args.neighbor})
-    retrained = _words({"retrained": args.retrained})
+    shared = {name: getattr(args, name, getattr(config, name, None)) for name in _SHARED}
+    shared |= {name: getattr(model_config, name) for name in _LOADING}
+    shared["per_device_eval_batch_size"] = config.per_device_eval_batch_size
+    rows = {name: getattr(args, name) for name in ("forget", "retain", "holdout", "neighbor")}
+    rows["holdout"] = rows["holdout"] or args.proxy
     models = {before: model_config.model_name_or_path, after: config.output_dir}
     steps = []
     if args.report is not None:
         suite = args.evaluate or _CUSTOM
-        of_suite = [*rows, *retrained]
-        if suite != _CUSTOM:
-            of_suite = _words({name: getattr(args, name) for name in SUITE_FLAGS})
+        of_suite = {name: getattr(args, name) for name in SUITE_FLAGS}
+        if suite == _CUSTOM:
+            of_suite = {**rows, "retrained": args.retrained}
         for output, model in models.items():
-            beside = _words({"before": str(before) if output == after else None})
-            words = ["--model_name_or_path", str(model), "--suite", suite, "--output", str(output)]
-            words += ["--name", output.stem, *of_suite, *beside, *shared, *loading, *batch]
-            steps.append(("evaluate", words))
+            flags = {"model_name_or_path": model, "suite": suite, "output": output, "name": output.stem, **of_suite}
+            flags |= {"before": before if output == after else None, **shared}
+            steps.append(("evaluate", _words("evaluate", flags)))
     if args.audit:
-        words = ["--model_name_or_path", str(config.output_dir), "--model_before", str(models[before])]
-        words += [*rows, "--output", str(audit), "--name", after.stem, *shared, *loading, *batch]
-        steps.append(("audit", words))
+        flags = {"model_name_or_path": config.output_dir, "model_before": models[before], **rows, "output": audit}
+        steps.append(("audit", _words("audit", {**flags, "name": after.stem, **shared})))
     if args.report is not None:
-        words = [str(before), str(after), *retrained, "--output", args.report]
-        steps.append(("compare", [*words, *_words({"audit": str(audit) if args.audit else None})]))
-    return [(name, _needed(words, _defaults(name))) for name, words in steps]
+        flags = {"retrained": args.retrained, "output": args.report, "audit": audit if args.audit else None}
+        steps.append(("compare", [str(before), str(after), *_words("compare", flags)]))
+    return steps
 
 
-def _defaults(name: str) -> dict[str, Any]:
-    """The defaults of a command's flags."""
-    return {each.name: each.default for options in load_command(name).options() for each in fields(options)}
+def _words(command: str, flags: dict[str, Any]) -> list[str]:
+    """Flags as the command line has them, without those that the command does not have, or has anyway by default.
+
+    Example:
+        >>> _words("evaluate", {"retain": "r.jsonl", "use_cpu": True, "columns": None, "show_examples": 0, "seed": 1})
+        ['--retain', 'r.jsonl', '--use_cpu', 'true']
+    """
+    defaults = {each.name: each.default for options in load_command(command).options() for each in fields(options)}
+    texts = {name: "true" if value is True else str(value) for name, value in flags.items()}
+    given = [name for name, value in flags.items() if value is not None and value is not False and name in defaults]
+    needed = [name for name in given if texts[name] != str(defaults[name])]
+    return [word for name in needed for word in (f"--{name}", texts[name])]
 
 
 def _shown(name: str, words: list[str]) -> str:
     return f"$ egup {name} {shlex.join(words)}"
-
-
-def _words(values: dict[str, Any]) -> list[str]:
-    """Flags and their values as the command line has them; switches that are off, and None, are left out.
-
-    Example:
-        >>> _words({"retain": "r.jsonl", "use_cpu": True, "columns": None, "disable_tqdm": False})
-        ['--retain', 'r.jsonl', '--use_cpu', 'true']
-    """
-    given = ((name, value) for name, value in values.items() if value is not None and value is not False)
-    return [word for name, value in given for word in (f"--{name}", "true" if value is True else str(value))]
-
-
-def _needed(words: list[str], defaults: dict[str, Any]) -> list[str]:
-    """The words without flags, each with its value, that a command does not have, or has anyway by default.
-
-    Example:
-        >>> _needed(["a.json", "--columns", "x=y", "--output", "o", "--dtype", "float32"], {"output": None})
-        ['a.json', '--output', 'o']
-        >>> _needed(["--dtype", "float32", "--seed", "1"], {"dtype": "float32", "seed": 0})
-        ['--seed', '1']
-    """
-    first = next((place for place, word in enumerate(words) if word.startswith("--")), len(words))
-    kept = words[:first]
-    for flag, value in zip(words[first::2], words[first + 1 :: 2], strict=True):
-        name = flag.removeprefix("--")
-        if name in defaults and str(defaults[name]) != value:
-            kept += [flag, value]
-    return kept

@@ -32,13 +32,7 @@ MOST_COMPARED = 16
 
 @dataclass(frozen=True)
 class Format:
-    """A way of writing rows.
-
-    Args:
-        name: what it is, after "They are likelier".
-        fix: how to have rows written like that, after "if the model was trained like that".
-        rows, template: what is written, and how.
-    """
+    """A way of writing rows: its name goes on "They are likelier", its fix "if the model was trained like that"."""
 
     name: str
     fix: str
@@ -47,22 +41,15 @@ class Format:
 
 
 def other_formats(rows: Sequence[Row], own: Template, has_chat_template: bool) -> Iterator[Format]:
-    """Formats that the rows could be written in instead; some may write the same.
-
-    Args:
-        rows: the rows.
-        own: how they are written.
-        has_chat_template: whether the tokenizer has a chat template.
-    """
+    """Formats that the rows could be written in instead of by their `own` template; some may write the same."""
     is_written_out = not any(row.has_turns for row in rows)
     columns = ["name the columns (--columns question=prompt,answer=completion)"] if is_written_out else []
     asked = [_as_question(row) for row in rows] if is_written_out else rows
+    markers = f"name {'the markers' if columns else 'them'} (--user_marker, --assistant_marker)"
     for user, assistant in MARKERS:
         yield Format(
             f"after the markers {user!r} and {assistant!r}",
-            " and ".join(
-                [*columns, f"name {'the markers' if columns else 'them'} (--user_marker, --assistant_marker)"]
-            ),
+            " and ".join([*columns, markers]),
             asked,
             replace(own, user=user, assistant=assistant, always=True),
         )
@@ -86,10 +73,7 @@ def likelier_format(
 ) -> tuple[Format, float] | None:
     """The other format in which the rows are likeliest, and their probability; None if it is at most `least`.
 
-    Args:
-        rows, own, has_chat_template: as in `other_formats`.
-        probability: mean probability of the answers of rows that are written by a template.
-        least: the probability to exceed.
+    `probability` gives the mean probability of the answers of rows that are written by a template.
     """
     found = None
     for each in other_formats(rows, own, has_chat_template):
@@ -103,10 +87,6 @@ def refuse_other_format(trainer: Any, rows: Sequence[Row]) -> None:
     """Raises `ConfigError` if the model knows forget rows much better in another format than as the run writes them.
 
     Unlearning would teach the model to be silent in a format that it was never trained in, and leave what it knows.
-
-    Args:
-        trainer: the trainer, before its first step.
-        rows: its forget rows.
     """
     from egup_trainer.data.tokenization import tokenize
 
@@ -116,9 +96,7 @@ def refuse_other_format(trainer: Any, rows: Sequence[Row]) -> None:
 
     def probability(written: Sequence[Row], template: Template) -> float:
         options = {"max_length": args.max_length, "template": template, "on_long_row": args.on_long_row}
-        return (
-            trainer.score(tokenize(written, tokenizer, name="forget set", **options)).mean_nll.neg().exp().mean().item()
-        )
+        return trainer.score(tokenize(written, tokenizer, name="forget set", **options)).probability
 
     compared = rows[:MOST_COMPARED]
     here = probability(compared, args.template)

@@ -76,12 +76,7 @@ def metavar_of(action: argparse.Action) -> str:
 
 
 def help_text(parser: argparse.ArgumentParser, names: Collection[str] | None = None) -> str:
-    """The help of a parser of dataclasses.
-
-    Args:
-        parser: the parser.
-        names: of the flags to show, each with the first sentence of its text; None shows all flags and whole texts.
-    """
+    """The help: of the flags with these names, the first sentence of each text; or of all flags, their whole texts."""
     kind = HelpFormatter if names is None else ShortHelpFormatter
     formatter = kind(parser.prog, max_help_position=32)
     formatter.add_usage(parser.usage, parser._actions, [])
@@ -95,12 +90,7 @@ def help_text(parser: argparse.ArgumentParser, names: Collection[str] | None = N
 
 
 def usage_of(parser: argparse.ArgumentParser, required: Collection[str]) -> str:
-    """The first line of the help: the words that a command needs.
-
-    Args:
-        parser: the parser.
-        required: names of the flags that must be set.
-    """
+    """The first line of the help: the words that a command needs, among them its required flags."""
     formatter = HelpFormatter(parser.prog)
     formatter.add_usage(None, [action for action in parser._actions if not action.option_strings], [], prefix="")
     flags = {action.dest: action for action in parser._actions if action.const is None}
@@ -117,20 +107,16 @@ def declaration(parser: argparse.ArgumentParser, action: argparse.Action) -> tup
     return None
 
 
-def _is_shown(action: argparse.Action, names: Collection[str] | None) -> bool:
-    """Positional arguments are on every screen."""
-    return names is None or not action.option_strings or action.dest in names
-
-
 def _groups(parser: argparse.ArgumentParser, names: Collection[str] | None) -> dict[str, list[argparse.Action]]:
     """The actions to show, by the title of their group; the Trainer's own come last, but for the help itself."""
     found: list[tuple[bool, tuple[int, int], str, argparse.Action]] = []
     about_help = []
     for action in parser._actions:
         declared = declaration(parser, action)
+        is_shown = names is None or not action.option_strings or action.dest in names  # without a name: on every screen
         if declared is None:
             about_help.append(action)
-        elif not isinstance(action, argparse._StoreFalseAction) and _is_shown(action, names):
+        elif is_shown and not isinstance(action, argparse._StoreFalseAction):
             place, owner = declared
             title = _TITLES_OF_LIBRARIES.get(owner.__name__) or owner.help_title  # type: ignore[attr-defined]
             found.append((title == _LAST, place, title, action))

@@ -4,9 +4,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from egup_trainer.cli.command import Command, model_config
+from egup_trainer.cli.command import Command, library_errors, model_config
 from egup_trainer.cli.flags import Arguments, check_output_dir, flag, refuse_lora_flags, refuse_several_processes
-from egup_trainer.cli.library_errors import library_errors
 from egup_trainer.cli.run_file import load_as_recorded, write_merged_records
 from egup_trainer.errors import ConfigError
 from egup_trainer.records.judgments import MERGED

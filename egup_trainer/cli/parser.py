@@ -8,8 +8,8 @@ from typing import Any, NoReturn, get_type_hints
 
 from trl import TrlParser
 
+from egup_trainer.cli.command import OF_LIBRARIES, library_errors
 from egup_trainer.cli.help import help_text
-from egup_trainer.cli.library_errors import OF_LIBRARIES, library_errors
 from egup_trainer.errors import ConfigError, did_you_mean
 
 _TRUTH_VALUES = {"true", "false", "yes", "no", "t", "f", "y", "n", "1", "0"}

@@ -3,9 +3,8 @@
 from dataclasses import dataclass, replace
 from typing import Any
 
-from egup_trainer.cli.command import Command
+from egup_trainer.cli.command import Command, library_errors
 from egup_trainer.cli.flags import flag
-from egup_trainer.cli.library_errors import library_errors
 from egup_trainer.cli.proxy import writes_proxies
 from egup_trainer.cli.terminal import make_table, show
 from egup_trainer.cli.unlearn import SHOWN, RowArguments, check_flags, training_options

@@ -6,7 +6,7 @@ from enum import Enum
 from pathlib import Path
 from typing import Any
 
-from egup_trainer.cli.command import Command, model_config
+from egup_trainer.cli.command import Command, library_errors, model_config
 from egup_trainer.cli.flags import (
     SOURCE,
     RunArguments,
@@ -19,16 +19,11 @@ from egup_trainer.cli.flags import (
     refuse_several_processes,
     with_flags_of,
 )
-from egup_trainer.cli.library_errors import library_errors
 from egup_trainer.cli.terminal import show
 from egup_trainer.errors import ConfigError, check_range, choose
 
 AUTO = "auto"
 """The source `--proxy auto` of `egup unlearn`: the model writes its proxies itself."""
-
-
-_BY_OUTPUTS = "proxy_kl"
-"""The objective that needs proxies or a proxy model."""
 
 
 class Kind(str, Enum):
@@ -110,7 +105,7 @@ def run(args: ProxyArguments, model_config: Any) -> None:
 
 def writes_proxies(row_args: Any, config: Any) -> bool:
     """Whether `egup unlearn` has the model write proxies: as asked for, or as its objective needs them."""
-    is_needed = config.objective == _BY_OUTPUTS and config.proxy_model is None
+    is_needed = config.objective == "proxy_kl" and config.proxy_model is None
     return row_args.proxy == AUTO or (row_args.proxy is None and is_needed)
 
 
@@ -118,18 +113,11 @@ def auto_proxies(row_args: Any, config: Any, model_config: Any) -> str:
     """Path of proxies that the model writes below the output folder; those of an equal run are used again.
 
     Only the first process writes; the others wait for it.
-
-    Args:
-        row_args: of `egup unlearn`, with its sources of rows.
-        config: an `EGUPConfig`.
-        model_config: TRL's `ModelConfig`.
     """
     from accelerate import PartialState
 
-    from egup_trainer.preparation import check_output_folder
     from egup_trainer.proxies.settings import ProxySettings
 
-    check_output_folder(Path(model_config.model_name_or_path), Path(config.output_dir))
     output = Path(config.output_dir) / "_proxy" / "proxies.jsonl"
     state = PartialState()
     with state.main_process_first(), library_errors():

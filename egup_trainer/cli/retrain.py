@@ -4,9 +4,8 @@ import time
 from dataclasses import dataclass
 from typing import Any
 
-from egup_trainer.cli.command import Command, model_config
+from egup_trainer.cli.command import Command, library_errors, model_config
 from egup_trainer.cli.flags import SOURCE, SourceArguments, flag
-from egup_trainer.cli.library_errors import library_errors
 from egup_trainer.cli.unlearn import begin_output, check_model_flags, output_folder, print_summary, resume_from
 
 

@@ -6,25 +6,18 @@ from pathlib import Path
 from typing import Any
 
 from egup_trainer.files import file_digest
-from egup_trainer.records.io import add_to_record, read_ledger, read_secrets, write_ledger, write_record, write_run
+from egup_trainer.records.io import read_ledger, read_record, read_secrets, write_ledger, write_record, write_run
 from egup_trainer.records.judgments import AFTER, MERGED
 from egup_trainer.records.redaction import HIDDEN, credentials_in, is_credential, without_credentials
 from egup_trainer.records.schema import LEDGER_NAME, RECORD_NAME, Reading, Request, RowFacts
 
 LOADING = ("dtype", "load_in_4bit", "load_in_8bit", "bnb_4bit_quant_type", "use_bnb_nested_quant")
 """Flags that decide which weights a model has."""
-MODEL_FILES: tuple[str, ...] = (
-    "*config.json",
-    "*token*.json",
-    "vocab*",
-    "merges.txt",
-    "*.model",
-    "*.tiktoken",
-    "*.jinja",
-    "*.py",
+MODEL_FILES = (
+    *("*config.json", "*token*.json", "vocab*", "merges.txt", "*.model", "*.tiktoken", "*.jinja", "*.py"),
+    *("chat_template*", "additional_chat_templates/*", "model*.safetensors*", "pytorch_model*.bin*"),
+    *("adapter_model.*", "*/adapter_*", RECORD_NAME, LEDGER_NAME),
 )
-MODEL_FILES += ("chat_template*", "additional_chat_templates/*", "model*.safetensors*", "pytorch_model*.bin*")
-MODEL_FILES += ("adapter_model.*", "*/adapter_*", RECORD_NAME, LEDGER_NAME)
 """What transformers and PEFT read of a model's folder, and what tells of its requests."""
 
 
@@ -39,13 +32,7 @@ def write_records(
 ) -> None:
     """Completes the records beside the saved models, and writes the whole one.
 
-    Args:
-        args: of the run.
-        probability: of each set of rows, by when it was measured.
-        datasets: the rows, by set.
-        model_config: TRL's `ModelConfig` of the run.
-        sources: where the rows came from, by set.
-        row_args: the words of the command, and the flags `data_dir` and `columns`.
+    `probability` is by when it was measured; `datasets` and their `sources` are by set of rows.
     """
     from egup_trainer.records.facts import facts_of_rows, run_facts
 
@@ -55,7 +42,8 @@ def write_records(
     for number, request in enumerate(requests, start=1):
         if (name := earlier_name(number)) in facts:
             facts[name]["fingerprint"] = request.fingerprint
-    record = add_to_record(folder, probability=probability, rows=facts)
+    record: Any = {**(read_record(folder) or {}), "probability": probability, "rows": facts}
+    write_record(record, folder)
     requests = _with_probabilities(requests, probability, facts)
     write_ledger(folder, requests)
     if MERGED in probability:
@@ -78,14 +66,7 @@ def write_records(
 
 
 def write_merged_records(record: Any, requests: list[Request], folder: Path, name: str) -> None:
-    """Writes record, ledger and card beside a merged model.
-
-    Args:
-        record: of the run that trained the adapter.
-        requests: its ledger.
-        folder: of the merged model.
-        name: of the model in its card.
-    """
+    """Writes record, ledger and card beside a merged model; both are those of the run that trained the adapter."""
     from egup_trainer.records.card import model_card, write_model_card
 
     merged = record | {"is_merged": True}

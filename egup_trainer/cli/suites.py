@@ -71,12 +71,7 @@ def make_suite(
     max_length: int,
     drop_overlap: bool,
 ) -> Any:
-    """The suite that the flags describe.
-
-    Args:
-        suite: its declaration.
-        args, forget, retain, template, max_length: its rows, and how they are written.
-        drop_overlap: whether rows of the other sets that are also forget rows are left out instead of refused.
+    """The suite that the flags describe; `drop_overlap` leaves out rows that are also forget rows.
 
     Raises:
         ConfigError: a flag that the suite needs is missing, or one is given that it does not read.

@@ -47,13 +47,7 @@ def terminal() -> Any:
 
 
 def make_table(title: str, headings: Sequence[str], left: Collection[str] = ()) -> Any:
-    """An empty table of `rich` with a title above it.
-
-    Args:
-        title: its title.
-        headings: of its columns.
-        left: headings of columns of text, by default the first one; columns of numbers are aligned at the right.
-    """
+    """An empty table of `rich`; `left` names the columns of text, by default the first: others are aligned right."""
     from rich.table import Table
 
     table = Table(title=title, title_justify="left")

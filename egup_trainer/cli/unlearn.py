@@ -8,11 +8,10 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from egup_trainer.cli.command import Command, model_config
+from egup_trainer.cli.command import Command, library_errors, model_config
 from egup_trainer.cli.earlier import lines_on_earlier, read_earlier
 from egup_trainer.cli.flags import SOURCE, Arguments, check_output_dir, flag, refuse_alone
 from egup_trainer.cli.follow_up import check_follow_up, follow_up
-from egup_trainer.cli.library_errors import library_errors
 from egup_trainer.cli.proxy import AUTO, auto_proxies, writes_proxies
 from egup_trainer.cli.run_file import write_records
 from egup_trainer.cli.suites import SUITE_FLAGS, SuiteArguments, make_suite, suite_named
@@ -118,7 +117,11 @@ def run(row_args: RowArguments, config: Any, model_config: Any) -> int:
     if verdict is not None:
         lines += [*verdict.lines, *next_step(verdict.status, row_args, config)]
     if config.objective != objective:
-        lines.append(_without_proxies(config.objective))
+        lines.append(
+            f"Without proxies, the rows were unlearned with {config.objective}, which cannot know how far to go. "
+            "Better: --proxy, rows of the same kind that the model never saw, or --proxy_model, the model before it "
+            "learned the rows."
+        )
     print_summary(outcome.probability, lines)
     try:
         follow_up(row_args, config, model_config)
@@ -148,14 +151,6 @@ def next_step(status: Status, row_args: RowArguments, config: Any) -> list[str]:
     return [f"  Try {', or '.join(tried)}{'' if more else ', or give more retain rows'}."]
 
 
-def _without_proxies(objective: str) -> str:
-    """What to say of a run whose model could not write the proxies that it needs."""
-    return (
-        f"Without proxies, the rows were unlearned with {objective}, which cannot know how far to go. Better: --proxy, "
-        "rows of the same kind that the model never saw, or --proxy_model, the model before it learned the rows."
-    )
-
-
 @contextmanager
 def output_folder(config: Any, resume: Any) -> Iterator[None]:
     """Locks the output folder from before the model is loaded until the last file is in its place."""
@@ -182,13 +177,9 @@ def begin_output(config: Any) -> None:
 
 @dataclass
 class Outcome:
-    """What came of a run.
+    """What came of a run: lines to close with, and the failure that kept the model from being merged.
 
-    Args:
-        probability: of each set of rows, by when it was measured; a text where it could not be.
-        verdict: what became of the forget rows; None if that was not asked for.
-        lines: to close with.
-        failure: the error that kept the model from being merged.
+    `probability` is of each set of rows, by when it was measured; a text where it could not be.
     """
 
     probability: dict[str, Any]
@@ -293,10 +284,7 @@ def check_flags(row_args: RowArguments, config: Any, model_config: Any) -> None:
 def check_model_flags(config: Any, model_config: Any, *other_models: str) -> None:
     """Raises `ConfigError` for a model that cannot be trained as the flags ask, or an output folder in its way.
 
-    Args:
-        config: has `output_dir`.
-        model_config: TRL's `ModelConfig`.
-        other_models: folders or hub ids of further models that are read.
+    The output folder may not lie in the way of `other_models` that are read, either.
     """
     from egup_trainer.modeling.loading import is_adapter
     from egup_trainer.preparation import check_output_folder, refuse_detours

@@ -4,9 +4,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from egup_trainer.cli.command import Command, model_config
+from egup_trainer.cli.command import Command, library_errors, model_config
 from egup_trainer.cli.flags import RunArguments, SourceArguments, flag, load_on_device, refuse_lora_flags
-from egup_trainer.cli.library_errors import library_errors
 from egup_trainer.cli.run_file import MODEL_FILES, digests_of, load_as_recorded
 from egup_trainer.cli.terminal import make_table, show
 from egup_trainer.errors import ConfigError, DataError, check_range, choose

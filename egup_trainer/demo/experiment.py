@@ -42,14 +42,8 @@ _BATCH_SIZE = 32
 class Experiment:
     """Rows, model, schedules, and the methods to compare.
 
-    Args:
-        forget, retain, proxy: records. The models learn forget and retain rows, their twin only the retain rows.
-        holdout: records that neither a model nor a method sees.
-        size: shape of the models.
-        learning: how rows are learned.
-        unlearning: how rows are unlearned, the same for all methods.
-        methods: `EGUPConfig` options by the name of the method; they replace those of `unlearning`.
-        seed: seed of weights, orders and samples.
+    The models learn forget and retain rows, their twin only the retain rows; neither a model nor a method sees those of
+    `holdout`. The `EGUPConfig` options of a method replace those of `unlearning`, which all methods share.
     """
 
     forget: list[dict]
@@ -71,14 +65,7 @@ class Experiment:
 
 @dataclass(frozen=True)
 class Trained:
-    """A model of the experiment.
-
-    Args:
-        name: "before", a method's name, or "retrained".
-        model: the trained model; later trainings do not change it.
-        seconds: duration of its training.
-        log_history: what the training of a method logged; empty for the other models.
-    """
+    """A model ("before", a method's name, or "retrained"), and what the training of a method logged."""
 
     name: str
     model: Any
@@ -118,13 +105,7 @@ def prepare(experiment: Experiment) -> Prepared:
 
 
 def train_all(experiment: Experiment, prepared: Prepared, say: Callable[[str], None]) -> Iterator[Trained]:
-    """The models, one after the other: before, each method, retrained.
-
-    Args:
-        experiment: what is trained.
-        prepared: its tokenizer and rows.
-        say: called with a line that says what happens next.
-    """
+    """The models, one after the other: before, each method, retrained; `say` is told what happens next."""
     tokenizer, rows, seed = prepared.tokenizer, prepared.rows, experiment.seed
     with TemporaryDirectory() as folder:
         say(f"Training a small model on all {len(rows['forget']) + len(rows['retain'])} rows")
@@ -169,12 +150,6 @@ def evaluate_all(
     """Trains all models, and evaluates each on all metrics of its rows; the results are also written to the folder.
 
     The results hold a few generations: the people are invented, so their rows may be shown.
-
-    Args:
-        experiment: what is trained.
-        folder: where the results go, one file per model.
-        facts: facts of the run, stored with the results.
-        say: called with a line that says what happens next.
 
     Returns:
         What `measure` would return for each model, and the evaluations.

@@ -60,13 +60,9 @@ _NUM_PERTURBED = 3
 
 @dataclass(frozen=True)
 class People:
-    """Question/answer rows about four groups of people.
+    """Question/answer rows about people that a model learned and must forget or retain, and about others.
 
-    Args:
-        forget: people that a model learned and must forget.
-        retain: people that it learned and must keep.
-        proxy: people that it never saw, as proxies.
-        holdout: people that it never saw, for evaluation.
+    It never saw those of `proxy` and of `holdout`, which are for evaluation.
     """
 
     forget: list[Record]

@@ -47,13 +47,7 @@ class FakeModel:
 
     @classmethod
     def build(cls, name: str, args: Any, peft_config: Any, loss: ForgetLoss) -> "FakeModel":
-        """Builds the model of a folder or hub id.
-
-        Args:
-            name: a model, or an adapter that is trained further.
-            args: an `UnlearnConfig` with `model_init_kwargs`.
-            peft_config: of a new adapter, or None.
-            loss: the forget loss, which may freeze weights.
+        """Builds the model or adapter of that name, with the adapter of `peft_config` if given.
 
         Raises:
             ModelError: there is no such model, or its memory cannot be counted without its values.

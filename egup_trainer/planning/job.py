@@ -20,13 +20,7 @@ _CGROUP = Path("/sys/fs/cgroup")
 
 @dataclass(frozen=True)
 class Machine:
-    """Where the run would take place.
-
-    Args:
-        is_gpu: whether the model is on a GPU.
-        memory: bytes that the run may take there.
-        name: what it is called.
-    """
+    """Where the run would take place; `memory` is how many bytes it may take there."""
 
     is_gpu: bool
     memory: int
@@ -54,16 +48,9 @@ def resident_memory() -> int:
 
 @dataclass(frozen=True)
 class Job:
-    """What `egup unlearn` would be given.
+    """What `egup unlearn` would be given, and how many bytes its `libraries` take in the process.
 
-    Args:
-        model: folder or hub id.
-        args: an `EGUPConfig` with `model_init_kwargs`.
-        peft_config: of a new adapter, or None.
-        rows: tokenized.
-        tokenizer: the tokenizer of the rows.
-        machine: where the run would take place.
-        libraries: bytes that libraries take in the process.
+    `args` is an `EGUPConfig` with `model_init_kwargs`, and `peft_config` is that of a new adapter.
     """
 
     model: str
@@ -76,13 +63,7 @@ class Job:
 
 
 def make_job(row_args: Any, args: Any, model_config: Any, stand_in: bool = False) -> Job:
-    """Reads and tokenizes the rows as the run would.
-
-    Args:
-        row_args: which rows, and `memory_gb`.
-        args: an `EGUPConfig`.
-        model_config: TRL's `ModelConfig`.
-        stand_in: whether the forget rows stand in for proxies that are still to be written.
+    """Reads and tokenizes the rows as the run would; with `stand_in`, forget rows in place of proxies to be written.
 
     Raises:
         DataError: rows cannot be read, or are missing.

@@ -146,11 +146,7 @@ def make_plan(job: Job) -> Plan:
 class ShapeTrainer(EGUPTrainer):
     """The components and the step of a trainer on a model of fake tensors, without the loop and devices of `Trainer`.
 
-    Args:
-        job: the run.
-        fake: the model of the run.
-        loss: the forget loss of the run.
-        folder: where large tables are mapped from files.
+    Large tables are mapped from files in the `folder`.
 
     Attributes:
         num_steps: number of optimizer steps of the run.
@@ -234,12 +230,9 @@ class ShapeTrainer(EGUPTrainer):
     def _measure_pass(
         self, request: ScanRequest, model: Any = None, estimate: Callable[..., Any] | None = None
     ) -> dict[str, int]:
-        """Bytes by part that the largest forward pass of a scan holds at most besides weights.
+        """Bytes by part that the largest forward pass of a scan, by the run's model or another, holds besides weights.
 
-        Args:
-            request: the rows.
-            model: a model other than the one of the run, or None.
-            estimate: what is made of the outputs, or None.
+        They include what `estimate` makes of the outputs.
         """
         reader = self.reader if model is None else AnswerReader(model, padding_free=self.args.padding_free)
         model = self.model if model is None else model

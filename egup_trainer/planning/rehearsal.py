@@ -112,7 +112,11 @@ def measure_steps(job: Job, steps: int) -> Measured:
         EgupError: as the run itself would.
     """
     pairs = job.args.train_batch_size * job.args.gradient_accumulation_steps * (steps + 1)
-    few: dict[str, Any] = {name: _some(each, pairs) for name, each in vars(job.rows).items()}
+    few: dict[str, Any] = {
+        name: RowDataset(each.rows[:: max(len(each) // pairs, 1)][:pairs])  # evenly spaced
+        for name, each in vars(job.rows).items()
+        if each is not None
+    }
     rows = RowSets(**few)
     clock, loading = _rehearse(replace(job, rows=rows), job.model, steps + 1)
     seconds = (clock.ends[steps] - clock.ends[0]) / steps
@@ -163,11 +167,6 @@ def _rehearse(job: Job, model: Any, steps: int) -> tuple[_Clock, float]:
     if len(clock.ends) < steps:
         raise ConfigError(got=f"{len(clock.ends)} steps", expected=f"{steps}", fix="lower --measure_steps")
     return clock, trainer.loading
-
-
-def _some(rows: RowDataset | None, count: int) -> RowDataset | None:
-    """At most `count` rows, evenly spaced."""
-    return None if rows is None else RowDataset(rows.rows[:: max(len(rows) // count, 1)][:count])
 
 
 def _now() -> float:

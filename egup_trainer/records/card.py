@@ -50,14 +50,7 @@ class CardFacts:
 def model_card(
     record: RunRecord, metrics: Metrics | None, model_name: str, facts: CardFacts | None = None
 ) -> "ModelCard":
-    """The card of a saved model.
-
-    Args:
-        record: record of the run, as `egup_trainer.records.facts.make_record` makes it.
-        metrics: values by name; None or empty if nothing was measured.
-        model_name: title of the card.
-        facts: what the publisher adds.
-    """
+    """The card of a saved model, with the title `model_name`; without `metrics` it says how to measure them."""
     from huggingface_hub import ModelCard
     from jinja2 import Environment, PackageLoader, StrictUndefined
 
@@ -74,7 +67,11 @@ def model_card(
         weights=_weights(record),
         components=record.get("components", []),
         expected=_expected_outputs(record),
-        parts=[_label(name) for name, is_on in record["egup"].items() if is_on],
+        parts=[
+            name.replace("_entanglement", "-sample entanglement").replace("_", " ")
+            for name, is_on in record["egup"].items()
+            if is_on
+        ],
     )
     data = _metadata(record, metrics or {}, model_name, facts)
     return ModelCard(f"---\n{data.to_yaml()}\n---\n{text}\n")
@@ -202,10 +199,6 @@ def _weights(record: RunRecord) -> str:
     adapter = record["adapter"] or {}
     sizes = ", ".join(f"{name} {value}" for name, value in adapter.items() if name not in ("active", "base"))
     return f"an adapter ({sizes})" if sizes else "all weights"
-
-
-def _label(part: str) -> str:
-    return part.replace("_entanglement", "-sample entanglement").replace("_", " ")
 
 
 def _tasks(facts: CardFacts) -> list[str]:

@@ -28,24 +28,12 @@ _ALWAYS_RECORDED = (
     "seed",
 )
 # The record has these under other keys, or they may name a folder of this machine.
-_LEFT_OUT = {"objective", "retain_loss", "clreg_weight", *_EGUP_PARTS}
-_LEFT_OUT |= {
-    "card_author",
-    "idk_answers",
-    "proxy_model",
-    "scan_cache_dir",
-    "model_init_kwargs",
-    "overwrite_output_dir",
-    "verdict",
-}
+_LEFT_OUT = {"objective", "retain_loss", "clreg_weight", *_EGUP_PARTS, "card_author", "idk_answers", "proxy_model"}
+_LEFT_OUT |= {"scan_cache_dir", "model_init_kwargs", "overwrite_output_dir", "verdict"}
 
 
 def make_record(trainer: Any) -> RunRecord:
-    """The record of a run.
-
-    Args:
-        trainer: an `UnlearnTrainer`.
-    """
+    """The record of the run of an `UnlearnTrainer`."""
     args, model = trainer.args, trainer.accelerator.unwrap_model(trainer.model)
     sets = {name: rows for name in _ROW_SETS if (rows := getattr(trainer, f"{name}_rows", None)) is not None}
     active = [component.name for component in trainer.components if component.acts_by]
@@ -54,7 +42,7 @@ def make_record(trainer: Any) -> RunRecord:
         "schema_version": RECORD_SCHEMA,
         "date": datetime.now(timezone.utc).date().isoformat(),
         "author": args.card_author,
-        "model": _initial_model(model),
+        "model": _model_facts(getattr(getattr(model, "config", None), "_name_or_path", None) or None),
         "adapter": _adapter_of(model),
         "trainer": type(trainer).__name__,
         "objective": args.objective,
@@ -98,10 +86,6 @@ def fingerprint(rows: "RowDataset", secret: str) -> str:
 
     It depends neither on batches and padding nor on where long rows were cut. Who has the rows and the secret can
     confirm it; without the secret, even a set of one short row cannot be found by guessing.
-
-    Args:
-        rows: tokenized rows.
-        secret: secret of the run, see `egup_trainer.records.io.read_secrets`.
     """
     return hmac.new(secret.encode(), b"".join(key for _, key in _sources(rows)), hashlib.sha256).hexdigest()[:16]
 
@@ -166,10 +150,6 @@ def _options(args: Any) -> dict[str, Any]:
 
 def _default(option: Field) -> Any:
     return option.default if option.default_factory is MISSING else option.default_factory()
-
-
-def _initial_model(model: Any) -> ModelFacts:
-    return _model_facts(getattr(getattr(model, "config", None), "_name_or_path", None) or None)
 
 
 def _model_facts(name: str | None) -> ModelFacts:

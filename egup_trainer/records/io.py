@@ -68,17 +68,6 @@ def write_record(record: Mapping[str, Any], folder: str | Path) -> None:
     write_file(Path(folder) / RECORD_NAME, to_json(record), private=False)
 
 
-def add_to_record(folder: str | Path, **facts: Any) -> RunRecord:
-    """Adds facts that were found after training to the record in a saved model's folder.
-
-    Returns:
-        The whole record.
-    """
-    record: Any = {**(read_record(folder) or {}), **facts}
-    write_record(record, folder)
-    return record
-
-
 def is_merged(folder: str | Path) -> bool:
     """Whether the folder holds a model that `egup unlearn` merged an adapter into."""
     record = read_record(folder)

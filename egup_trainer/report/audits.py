@@ -8,39 +8,28 @@ from egup_trainer.evaluation.evaluation import Evaluation
 from egup_trainer.report.comparison import Comparison, Model, Role
 from egup_trainer.report.plots.curves import relearning_curves
 from egup_trainer.report.plots.drawing import Gallery, Look, looks
-from egup_trainer.report.table import Part, table_parts
+from egup_trainer.report.table import Parts, table_parts
 
 
 @dataclass(frozen=True)
 class AuditSection:
-    """What a report shows of audits.
+    """What a report shows of the audits of unlearned models: all audited models side by side, their table and curves.
 
-    Args:
-        audits: those of the unlearned models.
-        models: the audited models; the initial model comes first, the retrained model last.
-        parts: the table of metrics, with a part per attack.
-        curves: plots of relearning.
-        not_run: attacks that were not run on any model, with the reason.
-        looks: looks of the models, by name.
-        aim: name of the retrained model, if there is one.
+    `not_run` names attacks that were not run on any model, with the reason.
     """
 
     audits: tuple[Audit, ...]
-    models: tuple[Model, ...]
-    parts: list[Part]
+    comparison: Comparison
+    parts: Parts
     curves: Gallery
     not_run: dict[str, str]
     looks: dict[str, Look]
-    aim: str | None
 
 
 def audit_section(audits: Sequence[Audit], comparison: Comparison) -> AuditSection | None:
     """The section of the given audits, in which models look as in the rest of the report; None without audits.
 
-    Args:
-        audits: one of each unlearned model; the retrained and the initial model are those of the first audit that has
-            them.
-        comparison: the rest of the report.
+    The retrained and the initial model are those of the first audit that has them.
 
     Raises:
         ConfigError: two models have the same name.
@@ -50,21 +39,17 @@ def audit_section(audits: Sequence[Audit], comparison: Comparison) -> AuditSecti
         return None
     for other in audits[1:]:
         check_same_audit(audits[0], other, f"the audit of {other.name}")
-    before = next((audit.before for audit in audits if audit.before is not None), None)
-    retrained = next((audit.retrained for audit in audits if audit.retrained is not None), None)
-    shown = [(audit, Role.METHOD) for audit in audits]
-    shown = shown if before is None else [(before, Role.BEFORE), *shown]
-    shown = shown if retrained is None else [*shown, (retrained, Role.RETRAINED)]
-    found = Comparison.checked([Model(_as_evaluation(audit), role) for audit, role in shown])
+    before = [(audit.before, Role.BEFORE) for audit in audits if audit.before is not None]
+    retrained = [(audit.retrained, Role.RETRAINED) for audit in audits if audit.retrained is not None]
+    shown = [*before[:1], *((audit, Role.METHOD) for audit in audits), *retrained[:1]]
+    found = Comparison(tuple(Model(_as_evaluation(audit), role) for audit, role in shown))
     look_of = looks(found) | looks(comparison)
     relearned = {audit.name: audit.findings["relearning"] for audit, _ in shown if "relearning" in audit.findings}
     findings = [each for audit, _ in shown for each in audit.findings.items()]
     ran = {attack for attack, finding in findings if finding.reason is None}
     not_run = {attack: finding.reason for attack, finding in findings if finding.reason and attack not in ran}
-    aim = None if retrained is None else retrained.name
-    return AuditSection(
-        tuple(audits), found.models, table_parts(found), relearning_curves(relearned, look_of), not_run, look_of, aim
-    )
+    curves = relearning_curves(relearned, look_of)
+    return AuditSection(tuple(audits), found, table_parts(found), curves, not_run, look_of)
 
 
 def _as_evaluation(audit: Audit) -> Evaluation:

@@ -55,9 +55,18 @@ class Comparison:
 
     Args:
         models: at least one method, at most one initial model, at most one retrained model; their names differ.
+
+    Raises:
+        ConfigError: two have the same name.
     """
 
     models: tuple[Model, ...]
+
+    def __post_init__(self) -> None:
+        names = [model.name for model in self.models]
+        twice = next((name for name in names if names.count(name) > 1), None)
+        if twice is not None:
+            raise ConfigError(got=f"two models named {twice}", expected="a name for each", fix="rename one of them")
 
     @classmethod
     def of(cls, evaluations: Sequence[Evaluation], retrained: Evaluation | None) -> "Comparison":
@@ -71,19 +80,6 @@ class Comparison:
         first = Role.METHOD if len(evaluations) == 1 else Role.BEFORE
         models = [Model(evaluations[0], first), *(Model(evaluation, Role.METHOD) for evaluation in evaluations[1:])]
         models += [] if retrained is None else [Model(retrained, Role.RETRAINED)]
-        return cls.checked(models)
-
-    @classmethod
-    def checked(cls, models: Sequence[Model]) -> "Comparison":
-        """The comparison of models whose roles are known.
-
-        Raises:
-            ConfigError: two have the same name.
-        """
-        names = [model.name for model in models]
-        twice = next((name for name in names if names.count(name) > 1), None)
-        if twice is not None:
-            raise ConfigError(got=f"two models named {twice}", expected="a name for each", fix="rename one of them")
         return cls(tuple(models))
 
     @property
@@ -102,29 +98,18 @@ class Comparison:
         return tuple(model for model in self.models if model.role is Role.METHOD)
 
 
-@dataclass(frozen=True)
-class Fact:
-    """A fact of the runs: its name, and its value by model name, "-" for a model that lacks it."""
+def fact_groups(comparison: Comparison) -> dict[str, dict[str, dict[str, str]]]:
+    """Facts by group, by name, then by model, "-" for a model that lacks it.
 
-    name: str
-    values: dict[str, str]
-
-    @property
-    def in_common(self) -> str | None:
-        """The value, if all models have the same."""
-        return next(iter(self.values.values())) if len(set(self.values.values())) == 1 else None
-
-
-def fact_groups(comparison: Comparison) -> dict[str, list[Fact]]:
-    """Facts by group: "run" and "rows", then a group for each fact that contains facts, such as versions."""
+    The groups are "run" and "rows", then one for each fact that contains facts, such as versions.
+    """
     found = {model.name: _facts_of(model) for model in comparison.models}
-    groups: dict[str, list[Fact]] = {}
+    groups: dict[str, dict[str, dict[str, str]]] = {}
     for group in dict.fromkeys(group for facts in found.values() for group in facts):
         names = dict.fromkeys(name for facts in found.values() for name in facts.get(group, {}))
-        groups[group] = [
-            Fact(name, {model: facts.get(group, {}).get(name, _ABSENT) for model, facts in found.items()})
-            for name in names
-        ]
+        groups[group] = {
+            name: {model: facts.get(group, {}).get(name, _ABSENT) for model, facts in found.items()} for name in names
+        }
     return groups
 
 

@@ -7,7 +7,6 @@ import re
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 from egup_trainer.audit.audit import Audit
 from egup_trainer.evaluation.evaluation import Evaluation
@@ -25,10 +24,9 @@ from egup_trainer.report.plots.projections import projections
 from egup_trainer.report.questions import questions
 from egup_trainer.report.remarks import remarks
 from egup_trainer.report.single_rows import single_rows
-from egup_trainer.report.table import Cell, Part, table_parts
+from egup_trainer.report.table import Cell, Parts, Row, table_parts
 from egup_trainer.report.verdict import NO_GUARANTEE, judgments
 
-DEFAULT_TITLE = "Unlearning report"
 SCHEMA_VERSION = 1
 _KIND = "egup_trainer comparison"
 _FIELDS = ("value", "low", "high", "num_samples", "num_skipped", "reason", "distance_to_retrained", "best")
@@ -54,7 +52,7 @@ def write_report(
     *,
     audits: Sequence[Audit] = (),
     show_examples: bool = False,
-    title: str = DEFAULT_TITLE,
+    title: str = "Unlearning report",
 ) -> list[Path]:
     """Writes a comparison as HTML, and its numbers beside it as JSON and CSV: all of them complete, or none.
 
@@ -82,11 +80,11 @@ def write_report(
     require_extra("report", "a report page")
     comparison = Comparison.of(evaluations, retrained)
     parts, audit = table_parts(comparison), audit_section(audits, comparison)
-    numbers = [*parts, *(audit.parts if audit else [])]
+    rows = [row for each in (parts, audit.parts if audit else {}) for part in each.values() for row in part]
     contents = {
         path: render_page(comparison, parts, audit, show_examples=show_examples, title=title),
-        path.with_suffix(".json"): to_json(comparison, numbers, title),
-        path.with_suffix(".csv"): to_csv(numbers),
+        path.with_suffix(".json"): to_json(comparison, rows, title),
+        path.with_suffix(".csv"): to_csv(rows),
     }
     write_files(contents)
     return list(contents)
@@ -94,7 +92,7 @@ def write_report(
 
 def render_page(
     comparison: Comparison,
-    parts: Sequence[Part],
+    parts: Parts,
     audit: AuditSection | None = None,
     *,
     show_examples: bool,
@@ -117,11 +115,9 @@ def render_page(
         known_rows=known_rows(comparison),
         questions=questions(comparison, judged, audit.audits if audit else ()),
         parts=parts,
-        notes=_notes(parts),
-        meanings=_meanings(parts),
+        notes_of=_notes,
+        meanings_of=_meanings,
         audit=audit,
-        audit_notes=_notes(audit.parts) if audit else {},
-        audit_meanings=_meanings(audit.parts) if audit else [],
         tradeoff=tradeoff(comparison),
         truth_ratios=truth_ratios(comparison),
         forget_rows=forget_rows(comparison),
@@ -134,15 +130,15 @@ def render_page(
     )
 
 
-def _notes(parts: Sequence[Part]) -> dict[str, int]:
+def _notes(parts: Parts) -> dict[str, int]:
     """The reasons why values are missing, numbered in the order of the table."""
-    reasons = (cell.metric.reason for part in parts for row in part.rows for cell in row.cells.values())
+    reasons = (cell.metric.reason for part in parts.values() for row in part for cell in row.cells.values())
     return {reason: number for number, reason in enumerate(dict.fromkeys(filter(None, reasons)), start=1)}
 
 
-def _meanings(parts: Sequence[Part]) -> list[MetricText]:
+def _meanings(parts: Parts) -> list[MetricText]:
     """Words for each term of the table once."""
-    texts = {row.text.term: row.text for part in parts for row in part.rows if row.text.meaning}
+    texts = {row.text.term: row.text for part in parts.values() for row in part if row.text.meaning}
     return list(texts.values())
 
 
@@ -157,7 +153,7 @@ def shown_examples(comparison: Comparison) -> list[ShownExample]:
     return list(found.values())
 
 
-def to_json(comparison: Comparison, parts: Sequence[Part], title: str) -> str:
+def to_json(comparison: Comparison, rows: Sequence[Row], title: str) -> str:
     """The table as JSON: metrics by name, cells by model; with the models, their rows and runs. No row's text."""
     models = [
         {
@@ -179,33 +175,28 @@ def to_json(comparison: Comparison, parts: Sequence[Part], title: str) -> str:
         "title": title,
         "note": NO_GUARANTEE,
         "verdict": {name: judgment.verdict.to_dict() for name, judgment in judgments(comparison).items()},
-        "forget_rows": {name: asdict(rows) for name, rows in single_rows(comparison).items()},
+        "forget_rows": {name: asdict(found) for name, found in single_rows(comparison).items()},
         "remarks": remarks(comparison),
         "models": models,
-        "metrics": {
-            row.metric: {name: _values(cell) for name, cell in row.cells.items()} for part in parts for row in part.rows
-        },
+        "metrics": {row.metric: {name: _values(cell) for name, cell in row.cells.items()} for row in rows},
     }
     return json.dumps(document, indent=1, allow_nan=False, ensure_ascii=False) + "\n"
 
 
-def to_csv(parts: Sequence[Part]) -> str:
+def to_csv(rows: Sequence[Row]) -> str:
     """The table as CSV: a line per model and metric; a value that does not exist is empty.
 
     A text that a spreadsheet would take for a formula has a ' before it.
     """
-    text = io.StringIO()
-    writer = csv.DictWriter(text, ("model", "metric", *_FIELDS), lineterminator="\n")
+    written = io.StringIO()
+    writer = csv.DictWriter(written, ("model", "metric", *_FIELDS), lineterminator="\n")
     writer.writeheader()
-    for row in (row for part in parts for row in part.rows):
+    for row in rows:
         for name, cell in row.cells.items():
             line = {"model": name, "metric": row.metric, **_values(cell)}
-            writer.writerow({column: _not_a_formula(value) for column, value in line.items()})
-    return text.getvalue()
-
-
-def _not_a_formula(value: Any) -> Any:
-    return _FORMULA.sub(r"\1'", value) if isinstance(value, str) else value
+            texts = {column: value for column, value in line.items() if isinstance(value, str)}
+            writer.writerow(line | {column: _FORMULA.sub(r"\1'", text) for column, text in texts.items()})
+    return written.getvalue()
 
 
 def _values(cell: Cell) -> dict[str, float | int | str | bool | None]:

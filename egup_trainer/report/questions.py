@@ -62,10 +62,11 @@ def questions(comparison: Comparison, judged: dict[str, Judgment], audits: Seque
 
 
 def _gone(model: Model, judged: Judgment, rows: dict[str, list[str]], compared: list[str]) -> Answer:
-    found = judged.verdict
-    shown = found.reasons[0]  # stands with the verdict
-    said = [reason for reason in found.reasons if reason not in (shown, *_unharmed(judged), *_harm(judged))]
-    remarks = [remark for remark in found.remarks if remark not in _neighbors(judged)]
+    found, of_harm = judged.verdict, list[str]()
+    if judged.before is not None and judged.after is not None:  # these sentences answer the second question
+        of_harm = [said for how in (harm_done, harm_absent, neighbors) for said in how(judged.before, judged.after)]
+    said = [reason for reason in found.reasons[1:] if reason not in of_harm]  # the first stands with the verdict
+    remarks = [remark for remark in found.remarks if remark not in of_harm]
     of_rows = [*rows.get(model.name, []), *on_rows(model.evaluation), *compared]
     return Answer(_GONE[found.status], [*said, *remarks, *of_rows])
 
@@ -73,24 +74,12 @@ def _gone(model: Model, judged: Judgment, rows: dict[str, list[str]], compared: 
 def _harmed(judged: Judgment) -> Answer:
     if judged.before is None or judged.after is None:
         return Answer("Not known.", judged.verdict.reasons)
-    harm, unharmed, beside = _harm(judged), _unharmed(judged), _neighbors(judged)
+    harm, unharmed, beside = (how(judged.before, judged.after) for how in (harm_done, harm_absent, neighbors))
     if harm:
         return Answer("Yes.", [*harm, *beside])
     if not unharmed:
         return Answer("Not known.", ["No rows to keep were measured (--retain of egup evaluate).", *beside])
     return Answer("No.", [*unharmed, *beside])
-
-
-def _harm(judged: Judgment) -> list[str]:
-    return [] if judged.before is None or judged.after is None else harm_done(judged.before, judged.after)
-
-
-def _neighbors(judged: Judgment) -> list[str]:
-    return [] if judged.before is None or judged.after is None else neighbors(judged.before, judged.after)
-
-
-def _unharmed(judged: Judgment) -> list[str]:
-    return [] if judged.before is None or judged.after is None else harm_absent(judged.before, judged.after)
 
 
 def _brought_back(model: Model, audit: Audit | None) -> Answer:

@@ -1,6 +1,6 @@
 """What a reader must not miss about the run that made a model: what it did not do, and what is known besides."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from typing import Any
 
 from egup_trainer.evaluation.definitions import why_not_comparable
@@ -41,21 +41,22 @@ def named_by_number(evaluation: Evaluation) -> list[str]:
 
 def on_rows(evaluation: Evaluation) -> list[str]:
     """Whether almost nothing changed, whether rows were cut and are known, and whose the wrong answers are."""
-    share = unmoved_share(evaluation.training)
-    said = [] if share is None else [_unmoved(share)]
-    return said + _cut_rows(evaluation) + _exchanged(evaluation) + named_by_number(evaluation)
-
-
-def _unmoved(share: float) -> str:
-    return f"Training did not change {share:.1%} of the trainable weights: almost nothing changed."
+    said, share = [], unmoved_share(evaluation.training)
+    if share is not None:
+        said.append(f"Training did not change {share:.1%} of the trainable weights: almost nothing changed.")
+    said += _cut_rows(evaluation)
+    if EXCHANGED in evaluation.settings.values():
+        said.append(
+            "The rows have no wrong answers of their own: those of other rows to questions of the same kind serve."
+        )
+    return said + named_by_number(evaluation)
 
 
 def _cut_rows(evaluation: Evaluation) -> list[str]:
     """How many rows were cut, since the numbers do not hold for the whole rows then."""
     measured = {name: (facts.cut, facts.num_rows) for name, facts in evaluation.sets.items()}
-    trained = {
-        name: (_part(facts, "cut"), _part(facts, "rows")) for name, facts in _dict(_record(evaluation), "rows").items()
-    }
+    recorded = _dict(_dict(evaluation.run, "unlearning"), "rows")
+    trained = {name: (_part(facts, "cut"), _part(facts, "rows")) for name, facts in recorded.items()}
     return [
         f"{cut} of {rows} {name} rows were cut at max_length: what was cut off was not {done}."
         for done, counts in (("measured", measured), ("trained on", trained))
@@ -64,16 +65,11 @@ def _cut_rows(evaluation: Evaluation) -> list[str]:
     ]
 
 
-def _exchanged(evaluation: Evaluation) -> list[str]:
-    if EXCHANGED not in evaluation.settings.values():
-        return []
-    return ["The rows have no wrong answers of their own: those of other rows to questions of the same kind serve."]
-
-
 def quantized(evaluation: Evaluation) -> list[str]:
     """Whether quantization to 4 bits brings back what was forgotten, as the run tried it; empty if it did not."""
-    measured = _dict(_record(evaluation), "probability")
-    merged, quantized, before = (_probability(measured, when, "forget") for when in (MERGED, IN_4BIT, BEFORE))
+    measured = _dict(_dict(evaluation.run, "unlearning"), "probability")
+    found = (_part(measured.get(when), "forget") for when in (MERGED, IN_4BIT, BEFORE))
+    merged, quantized, before = (value if isinstance(value, int | float) else None for value in found)
     if merged is None:
         return []
     if quantized is None:
@@ -86,20 +82,11 @@ def quantized(evaluation: Evaluation) -> list[str]:
     return [f"Quantized: {numbers}; {max(back, 0.0):.0%} of what unlearning removed is back."]
 
 
-def _record(evaluation: Evaluation) -> dict[str, Any]:
-    """The record of the run that the model came from; results may contain anything here."""
-    return _dict(evaluation.run, "unlearning")
-
-
 def _dict(values: Any, name: str) -> dict[str, Any]:
+    """A part of the record of a run, which may contain anything in results."""
     found = _part(values, name)
     return found if isinstance(found, dict) else {}
 
 
 def _part(values: Any, name: str) -> Any:
     return values.get(name) if isinstance(values, dict) else None
-
-
-def _probability(measured: Mapping[str, Any], when: str, rows: str) -> float | None:
-    found = _part(measured.get(when), rows)
-    return found if isinstance(found, int | float) else None

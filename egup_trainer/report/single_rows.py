@@ -1,6 +1,5 @@
 """The forget rows that a mean hides: those that are still known, and those without a number."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 from egup_trainer.report.comparison import Comparison, Model
@@ -16,11 +15,9 @@ class SingleRows:
 
     Args:
         metric: what is read of each row.
-        yardstick: whose highest value counts, in words; None if there is nothing to compare with.
-        highest: that value; None without a yardstick.
+        yardstick, highest: whose highest value counts, in words, and the value; None without anything to compare with.
         above: values above it by sample id, the highest first.
-        skipped: sample ids of the rows without a number.
-        num_rows: number of rows of the set.
+        skipped, num_rows: ids of the samples without a number, and how many samples there are.
     """
 
     metric: str
@@ -61,7 +58,7 @@ def single_rows(comparison: Comparison) -> dict[str, SingleRows]:
 
 
 def _single_rows(model: Model, comparison: Comparison) -> SingleRows | None:
-    metric = _first(_FORGETTING, model)
+    metric = next((name for name in _FORGETTING if model.value(name) is not None), None)
     if metric is None:
         return None
     found = model.evaluation.metrics[metric]
@@ -82,7 +79,3 @@ def _single_rows(model: Model, comparison: Comparison) -> SingleRows | None:
         [sample for sample in range(num_rows) if sample not in values] if found.num_skipped else [],
         num_rows,
     )
-
-
-def _first(names: Sequence[str], model: Model) -> str | None:
-    return next((name for name in names if model.value(name) is not None), None)

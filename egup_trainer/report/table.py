@@ -6,11 +6,15 @@ from enum import Enum
 from rich.table import Table
 from rich.text import Text
 
+from egup_trainer.audit import ATTACKS
+from egup_trainer.evaluation import metric_registry
 from egup_trainer.evaluation.metric import Metric, unavailable
-from egup_trainer.evaluation.metric_registry import MetricText
+from egup_trainer.evaluation.metric_registry import OTHER, MetricText, Section
 from egup_trainer.report.comparison import Comparison
-from egup_trainer.report.labels import describe, reading_order, sections
 from egup_trainer.report.numbers import format_number
+
+Parts = dict[str, list["Row"]]
+"""The rows of a table by section."""
 
 _ON_FORGETTING = ("forget_", "mia_", "privleak")
 _ALWAYS_BETTER = ("forget_quality",)  # a p-value against the retrained model: the higher, the nearer to it
@@ -31,13 +35,7 @@ class Goal(str, Enum):
 
 @dataclass(frozen=True)
 class Cell:
-    """A metric of a model.
-
-    Args:
-        metric: the metric.
-        distance: |value - the retrained model's value|, if both exist.
-        best: whether no other method comes closer to the goal.
-    """
+    """A metric of a model, its distance to that of the retrained model, and whether no other method is better."""
 
     metric: Metric
     distance: float | None
@@ -66,15 +64,26 @@ class Row:
         return counts.pop() if len(counts) == 1 else None
 
 
-@dataclass(frozen=True)
-class Part:
-    """The rows of a section."""
-
-    section: str
-    rows: list[Row]
+def sections() -> list[str]:
+    """Parts of the table, in its order."""
+    return [*(section.value for section in Section), *(attack.title for attack in ATTACKS.values()), OTHER]
 
 
-def table_parts(comparison: Comparison) -> list[Part]:
+def describe(metric: str) -> MetricText:
+    """Words for a metric; a metric that was not declared is listed under its own name.
+
+    Example:
+        >>> describe("sampling_best_rouge").label, describe("mine").section
+        ('best rouge', 'Other')
+    """
+    attack = next((each for name, each in ATTACKS.items() if metric.startswith(f"{name}_")), None)
+    if attack is not None:  # what an attack found is named ATTACK_METRIC
+        label = metric.removeprefix(f"{attack.name}_")
+        return MetricText(attack.title, attack.label(label), attack.title, f"{attack.meaning} {attack.reading}")
+    return metric_registry.describe(metric)
+
+
+def table_parts(comparison: Comparison) -> Parts:
     """The table: the sections that have metrics, with a row per metric and a cell per model.
 
     A metric on forgetting is best nearest to the retrained model, and without one, none is best; other metrics are best
@@ -82,9 +91,15 @@ def table_parts(comparison: Comparison) -> list[Part]:
     nor is a method without a rival.
     """
     metrics = dict.fromkeys(name for model in comparison.models for name in model.evaluation.metrics)
-    rows = [_row(name, comparison) for name in sorted(metrics, key=reading_order)]
-    parts = [Part(section, [row for row in rows if row.text.section == section]) for section in sections()]
-    return [part for part in parts if part.rows]
+    rows = [_row(name, comparison) for name in sorted(metrics, key=_reading_order)]
+    parts = {section: [row for row in rows if row.text.section == section] for section in sections()}
+    return {section: found for section, found in parts.items() if found}
+
+
+def _reading_order(metric: str) -> tuple[int, str, int]:
+    """Sort key of a metric within its section; those of an attack stay as the attack has them."""
+    is_declared = describe(metric).section in list(Section)
+    return metric_registry.reading_order(metric) if is_declared else (0, "", 0)
 
 
 def _row(name: str, comparison: Comparison) -> Row:
@@ -122,9 +137,9 @@ def _best(goal: Goal, values: dict[str, float | None], aim: float | None) -> set
     return {name for name, miss in misses.items() if miss == min(misses.values())}
 
 
-def main_table(parts: list[Part], title: str) -> Table:
+def main_table(parts: Parts, title: str) -> Table:
     """The main metrics for the terminal: a line per model, the best in bold."""
-    rows = {row.metric: row for part in parts for row in part.rows}
+    rows = {row.metric: row for part in parts.values() for row in part}
     shown = [rows[metric] for metric in _MAIN if metric in rows]
     table = Table(title=Text(title), title_justify="left")
     table.add_column("model", overflow="fold")

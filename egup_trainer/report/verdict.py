@@ -1,25 +1,22 @@
 """The verdict on each method of a comparison, from the evaluations of the models."""
 
+import sys
 from dataclasses import dataclass, replace
+from math import log
 
+from egup_trainer.evaluation.evaluation import Evaluation
 from egup_trainer.report.comparison import Comparison, Model
-from egup_trainer.report.measures import FORGET, RETAIN, UNSEEN, measures_of
 from egup_trainer.report.numbers import listed
-from egup_trainer.verdict import Measures, Status, Verdict, verdict
+from egup_trainer.verdict import Measures, SetMeasures, Status, Verdict, verdict
 
 NO_GUARANTEE = "Approximate unlearning: no formal guarantee."
+FORGET, RETAIN, UNSEEN, NEIGHBOR = "forget", "retain", "holdout", "neighbor"
+"""Names of the row sets that are judged, in results."""
 
 
 @dataclass(frozen=True)
 class Judgment:
-    """The verdict on a method, and what it rests on.
-
-    Args:
-        verdict: the verdict.
-        before: what was measured of the model before unlearning; None if that cannot be compared.
-        after: the same of the method.
-        retrained: the same of the retrained model, if there is one.
-    """
+    """The verdict on a method, and the measures that it rests on; None for what cannot be compared."""
 
     verdict: Verdict
     before: Measures | None = None
@@ -50,7 +47,9 @@ def _judgment(model: Model, before: Model | None, retrained: Model | None) -> Ju
     start, after = (measures_of(each.evaluation) for each in (before, model))
     for each, measured in ((before, start), (model, after)):
         if measured is None:
-            return _unknown(f"No probabilities of forget answers were measured of {each.name}{_reason(each)}.")
+            metric = each.evaluation.metrics.get(f"{FORGET}_probability")
+            why = f" ({metric.reason})" if metric is not None and metric.reason else ""
+            return _unknown(f"No probabilities of forget answers were measured of {each.name}{why}.")
     lost = _rows_without_a_number(before, model)
     if lost or start is None or after is None:
         return _unknown(lost)
@@ -62,13 +61,28 @@ def _judgment(model: Model, before: Model | None, retrained: Model | None) -> Ju
     return Judgment(replace(found, remarks=[*found.remarks, *more]), start, after, aim)
 
 
+def measures_of(evaluation: Evaluation) -> Measures | None:
+    """What was measured of forget, retain, holdout and neighbor rows; None without probabilities of forget answers.
+
+    The holdout rows are those that no model saw. l of a row is -log of the probability of its answer; a probability
+    that is too small for a float counts as the smallest one. A set without probabilities is None. Repetition is that of
+    the generations whose fluency was measured: those of forget rows.
+    """
+    forget, *others = (_set_measures(evaluation, name) for name in (FORGET, RETAIN, UNSEEN, NEIGHBOR))
+    return None if forget is None else Measures(forget, *others)
+
+
+def _set_measures(evaluation: Evaluation, name: str) -> SetMeasures | None:
+    likely = evaluation.values_of(f"{name}_probability", name).values()
+    if not likely:
+        return None
+    rouge = evaluation.values_of(f"{name}_rouge", name).values()
+    repetition = evaluation.values_of("fluency_repetition", name).values()
+    return SetMeasures([-log(max(value, sys.float_info.min)) for value in likely], list(rouge), list(repetition))
+
+
 def _unknown(reason: str) -> Judgment:
     return Judgment(Verdict(Status.UNKNOWN, [reason]))
-
-
-def _reason(model: Model) -> str:
-    found = model.evaluation.metrics.get(f"{FORGET}_probability")
-    return f" ({found.reason})" if found is not None and found.reason else ""
 
 
 def _rows_without_a_number(before: Model, model: Model) -> str:

@@ -20,13 +20,6 @@ def folder(good_model, tmp_path):
     return shutil.copytree(good_model, tmp_path / "model")
 
 
-def pickled(folder):
-    """The weights as a pickle, which can run code when it is loaded."""
-    path = folder / "model.safetensors"
-    torch.save(load_file(path), folder / "pytorch_model.bin")
-    path.unlink()
-
-
 def not_finite(folder):
     path = folder / "model.safetensors"
     tensors = load_file(path)
@@ -84,15 +77,6 @@ def parameters_after(code, tmp_path) -> dict[str, torch.Tensor]:
     found = load_file(tmp_path / "out" / "model.safetensors")
     shutil.rmtree(tmp_path / "out")
     return found
-
-
-def test_a_pickle_is_refused_even_if_it_runs_no_code(folder, tmp_path, capsys):
-    pickled(folder)
-    assert unlearn(folder, tmp_path) == 2
-    (line,) = capsys.readouterr().err.splitlines()
-    assert line.startswith(f"egup unlearn: error: Got {folder}, from which no causal language model could be loaded (")
-    assert "safetensors" in line
-    assert not (tmp_path / "out").exists()
 
 
 def test_a_vocabulary_larger_than_the_tokenizers_is_taken(folder, tmp_path, capsys):

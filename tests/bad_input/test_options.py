@@ -15,6 +15,8 @@ SETUP = "with which training cannot be set up"
 UNLEARN = [  # flags, and what the message names
     ("--objectiv npo", "--objectiv", "did you mean --objective?"),
     ("--zzzzzz", "--zzzzzz", "remove it"),
+    ("--epochs 3", "--num_train_epochs"),  # one of its words
+    ("--npo-bet 1", "did you mean --npo_beta?"),
     ("--clreg_weigth=0.1", "--clreg_weigth", "did you mean --clreg_weight?"),
     ("--confg=run.yaml", "--confg"),
     ("--obj npo", "--obj"),

@@ -2,6 +2,8 @@
 
 import json
 from dataclasses import replace
+from functools import reduce
+from operator import delitem, getitem, setitem
 
 import pytest
 from fixtures_audit import invented_audit
@@ -40,25 +42,12 @@ def compare(tmp_path, *words):
 def put(*keys_and_value):
     """A change of a document: the value, put where the keys lead."""
     *keys, last, value = keys_and_value
-
-    def change(document):
-        for key in keys:
-            document = document[key]
-        document[last] = value
-
-    return change
+    return lambda document: setitem(reduce(getitem, keys, document), last, value)
 
 
 def drop(*keys):
     """A change of a document: the entry that the keys lead to is gone."""
-    *keys, last = keys
-
-    def change(document):
-        for key in keys:
-            document = document[key]
-        del document[last]
-
-    return change
+    return lambda document: delitem(reduce(getitem, keys[:-1], document), keys[-1])
 
 
 METRIC = ("metrics", "forget_probability")
@@ -201,7 +190,8 @@ def test_unlearn_refuses_bad_results_before_a_model_is_loaded(no_weights, result
         (["--retr", "x.json"], ["--retr"]),
         (["--audit"], ["--audit"]),
         (["--output", "report.pdf"], ["--output report.pdf", ".html"]),
-        (["--output", "egup_clreg.html"], ["--output egup_clreg.json", "overwrite"]),
+        (["--output", "egup_clreg.html"], ["--output egup_clreg.json", "overwrite a file that the command reads"]),
+        (["--output", "x.html", "--retrained", "x.json"], ["--output x.json", "overwrite"]),
         (["--retrained", "egup_clreg.json"], ["--retrained"]),
     ],
 )

@@ -35,24 +35,12 @@ def model(make_model, tokenizer, tmp_path):
     return save(make_model(), tokenizer, tmp_path / "model")
 
 
-def test_help_comes_without_torch_in_under_two_seconds_and_names_every_command():
+def test_help_comes_in_under_two_seconds_and_names_every_command():
     start = time.perf_counter()
     run = subprocess.run([sys.executable, "-m", "egup_trainer.cli.main", "--help"], capture_output=True, text=True)
     assert time.perf_counter() - start < 2
     assert run.returncode == 0
     assert all(f"  {name} " in run.stdout and load_command(name).summary in run.stdout for name in COMMANDS)
-    code = "import sys; from egup_trainer.cli.main import main; main(['--help']); sys.exit('torch' in sys.modules)"
-    assert subprocess.run([sys.executable, "-c", code], stdout=subprocess.DEVNULL).returncode == 0
-
-
-@pytest.mark.parametrize("command", COMMANDS)
-def test_every_command_explains_its_flags(command, capsys):
-    with pytest.raises(SystemExit) as stop:
-        main([command, "--help"])
-    assert stop.value.code == 0
-    printed = capsys.readouterr().out
-    assert load_command(command).required == () or "Required." in printed
-    assert "--help" in printed
 
 
 def test_every_command_file_declares_its_own_name():
@@ -105,14 +93,6 @@ def test_to_resume_without_a_checkpoint_starts_at_the_beginning_and_says_so(mode
     assert all(torch.equal(one, other) for one, other in zip(plain.parameters(), resumed.parameters(), strict=True))
 
 
-def test_padding_free_reads_false_true_and_nothing():
-    options = [
-        Parser([EGUPConfig]).parse(["--output_dir", "x", *flag])[0]
-        for flag in ([], ["--padding_free", "false"], ["--padding_free", "true"])
-    ]
-    assert [option.padding_free for option in options] == [None, False, True]
-
-
 def test_the_same_seed_gives_the_same_adapter_and_finds_the_scan_again(model, rows, tmp_path):
     """Also in another process: neither an adapter's start nor a scan's name may depend on what a process draws."""
     saved = []
@@ -160,15 +140,6 @@ def test_the_summary_of_a_task_vector_is_of_the_negated_model(model, rows, tmp_p
     sets = str(rows["forget"]), str(rows["retain"])
     judge = UnlearnTrainer(load_model(str(tmp_path / "out")), config, *sets, processing_class=tokenizer)
     assert judge.score(judge.forget_rows).probability == pytest.approx(after, rel=0.05)  # printed in two digits
-
-
-def test_a_failing_command_leaves_with_code_2_and_no_traceback(tmp_path):
-    command = [sys.executable, "-m", "egup_trainer.cli.main", "ledger", str(tmp_path / "nope")]
-    run = subprocess.run(command, capture_output=True, text=True)
-    (line,) = run.stderr.splitlines()
-    assert (run.returncode, run.stdout) == (2, "")
-    assert line.startswith("egup ledger: error: ")
-    assert str(tmp_path / "nope") in line
 
 
 def test_env_names_versions_and_machine_and_nobody(capsys, monkeypatch):

@@ -5,7 +5,6 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from fixtures_cli import assert_refused
 from fixtures_report import examples_of, make_evaluation
 
 from egup_trainer.cli.compare import COMMAND, distinct_names
@@ -102,12 +101,3 @@ def test_examples_are_shown_only_on_demand(results, tmp_path):
     compare(*files, "--show_examples", output)
     assert "They live in Corvo." in output.read_text()
     assert "Corvo" not in output.with_suffix(".json").read_text() + output.with_suffix(".csv").read_text()
-
-
-def test_results_are_never_overwritten(results, tmp_path, capsys):
-    before, retrained = results("before"), results("retrained")
-    old = before.read_text(), retrained.read_text()
-    words = ["compare", str(before), "--retrained", str(retrained), "--output"]
-    for path in (before, retrained):
-        assert_refused([*words, str(path.with_suffix(".html"))], tmp_path, capsys, f"--output {path}", "overwrite")
-    assert (before.read_text(), retrained.read_text()) == old

@@ -51,8 +51,3 @@ def test_flags_and_choices(script, words, expected):
 def test_another_shell(capsys):
     assert main(["completion", "zsh"]) == 0
     assert capsys.readouterr().out.startswith("#compdef egup\n")
-
-
-def test_an_unknown_shell(capsys):
-    assert main(["completion", "bsh"]) == 2
-    assert capsys.readouterr().err.endswith("Did you mean bash?\n")

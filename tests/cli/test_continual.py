@@ -132,10 +132,3 @@ def test_earlier_rows_that_moved_can_be_verified(folder, tmp_path, capsys):
     capsys.readouterr()
     assert main([*words, "--earlier_forget", str(tmp_path / "moved.jsonl")]) == 0
     assert capsys.readouterr().out.splitlines()[-1] == "Numbers equal, within a share of 0.001."
-
-
-def test_a_folder_may_be_named_like_markup(folder, capsys, monkeypatch):
-    monkeypatch.setenv("COLUMNS", "200")
-    shutil.copytree(folder / "two", folder / "out[v2][/x]")
-    assert egup("ledger", folder / "out[v2][/x]") == 0
-    assert "out[v2][/x]" in capsys.readouterr().out

@@ -1,32 +1,24 @@
 """`egup evaluate --lm_eval_tasks`: benchmark numbers among the others, and what is refused before a model is run."""
 
 import json
+from functools import partial
 from types import SimpleNamespace
 
 import pytest
-from conftest import qa_rows
+from fixtures_cli import egup, save, write_rows
 from fixtures_lm_eval import choice_log_probabilities, needs_harness, write_task
 
 from egup_trainer.cli.evaluate import EvaluateArguments, _lm_eval_tasks
-from egup_trainer.cli.main import main
 from egup_trainer.errors import ConfigError
 
 
 @pytest.fixture
 def evaluate(make_model, tokenizer, tmp_path):
     """evaluate(*flags): exit code of `egup evaluate` on a saved tiny model and own rows, in this process."""
-    make_model().save_pretrained(tmp_path / "model")
-    tokenizer.save_pretrained(tmp_path / "model")
-    for name, rows in (("forget", qa_rows(0, 4)), ("retain", qa_rows(20, 24))):
-        (tmp_path / f"{name}.jsonl").write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
-
-    def run(*flags):
-        words = ["evaluate", "--model_name_or_path", str(tmp_path / "model"), "--suite", "custom", "--use_cpu"]
-        words += ["--forget", str(tmp_path / "forget.jsonl"), "--retain", str(tmp_path / "retain.jsonl")]
-        words += ["--output", str(tmp_path / "results.json"), "--max_new_tokens", "8", "--disable_tqdm"]
-        return main([*words, *flags])
-
-    return run
+    model = save(make_model(), tokenizer, tmp_path / "model")
+    flags = {**write_rows(tmp_path, forget=(0, 4), retain=(20, 24)), "output": tmp_path / "results.json"}
+    flags |= {"suite": "custom", "use_cpu": True, "max_new_tokens": 8, "disable_tqdm": True}
+    return partial(egup, "evaluate", model_name_or_path=model, **flags)
 
 
 @needs_harness

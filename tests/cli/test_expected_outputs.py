@@ -5,11 +5,8 @@ import json
 import pytest
 from conftest import make_tiny_model, qa_rows
 from fixtures_cli import egup, save, unlearn, write_rows
-from fixtures_proxies import people_rows, writing_model
 from peft import LoraConfig, get_peft_model
 from safetensors.torch import load_file
-
-from egup_trainer.proxies.writer import record_of
 
 pytestmark = pytest.mark.usefixtures("fresh_accelerate")
 QUICK = {"objective": "proxy_kl", "learning_rate": 1e-3, "logging_steps": 1}
@@ -82,30 +79,6 @@ def test_the_proxy_model_is_never_written_over(folders, rows, capsys):
         assert unlearn(folders["model"], output, **flags) == 2
         assert "expected folders apart" in capsys.readouterr().err
     assert {path.name: path.read_bytes() for path in folders["never_saw"].iterdir()} == before
-
-
-def test_a_run_resumes(folders, rows, tmp_path):
-    flags = {**sources(rows, folders, ["proxy_model"]), **QUICK, "save_strategy": "steps", "save_steps": 1}
-    assert unlearn(folders["model"], tmp_path / "whole", **flags, num_train_epochs=2) == 0
-    checkpoint = tmp_path / "whole" / "checkpoint-2"
-    assert (
-        unlearn(folders["model"], tmp_path / "again", **flags, num_train_epochs=2, resume_from_checkpoint=checkpoint)
-        == 0
-    )
-    whole, again = (load_file(tmp_path / name / "model.safetensors") for name in ("whole", "again"))
-    assert all(whole[name].equal(again[name]) for name in whole)
-
-
-# Proxies that the model writes
-
-
-def test_unlearn_with_proxies_that_the_model_writes(tmp_path, few_rows):
-    folder = save(*writing_model(), tmp_path / "models" / "writer")
-    forget, retain = people_rows()
-    flags = write_rows(tmp_path, forget=[*map(record_of, forget)], retain=[*map(record_of, retain)])
-    assert unlearn(folder, tmp_path / "out", **flags, **QUICK, proxy="auto", max_steps=1, seed=3) == 0
-    record = json.loads((tmp_path / "out" / "unlearning.json").read_text())
-    assert record["expected_outputs"] == {"proxy_model": None, "ranked_by_proxies": True}
 
 
 # egup plan

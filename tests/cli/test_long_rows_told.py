@@ -50,10 +50,3 @@ def test_a_run_and_its_evaluation_agree_on_long_rows_and_count_them(folder, caps
     lacks = "1 of 4 forget rows were cut at max_length: what was cut off was not"
     told = [remark for remark in remarks.get(how, []) if "cut" in remark]
     assert told == ([f"{lacks} measured.", f"{lacks} trained on."] if how == "cut" else [])
-
-
-def test_a_long_row_may_be_refused(folder, capsys):
-    assert evaluate(folder, "model", "x.json", on_long_row="error") == 2
-    says = capsys.readouterr().err
-    assert "tokens in row 0 of the forget set, but expected at most max_length=64" in says
-    assert "Aren" not in says

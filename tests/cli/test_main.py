@@ -8,7 +8,7 @@ import pytest
 
 from egup_trainer.cli import main as command_line
 from egup_trainer.cli.main import main
-from egup_trainer.errors import DataError, did_you_mean
+from egup_trainer.errors import DataError
 
 
 @pytest.fixture
@@ -80,19 +80,3 @@ def test_a_reader_that_goes_is_no_error():
         run.stdout.close()
         said = run.stderr.read()
     assert (run.returncode, said) == (141, "")
-
-
-@pytest.mark.parametrize(
-    ("name", "guess"),
-    [
-        ("--objectiv", "--objective"),  # a letter is missing
-        ("--output", "--output_dir"),  # the beginning
-        ("--epochs", "--num_train_epochs"),  # one of the words
-        ("--npo-bet", "--npo_beta"),  # - for _
-        ("--seeds", "--seed"),
-        ("--x", None),  # nothing is like it, though letters occur elsewhere
-    ],
-)
-def test_what_was_meant(name, guess):
-    known = ["--objective", "--output_dir", "--num_train_epochs", "--npo_beta", "--npo-beta", "--seed", "--max_length"]
-    assert did_you_mean(name, known, "remove it") == ("remove it" if guess is None else f"did you mean {guess}?")

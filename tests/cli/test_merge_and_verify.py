@@ -1,6 +1,5 @@
-"""`egup unlearn --merge` and `egup verify`: a stand-alone model, its numbers, and a record that can be checked."""
+"""`egup unlearn --merge`, `egup verify` and `egup merge`: a stand-alone model, its numbers, a record to check."""
 
-import hashlib
 import json
 import re
 import shutil
@@ -9,7 +8,8 @@ import pytest
 import torch
 from conftest import qa_rows
 from fixtures_audit import wide_model
-from fixtures_cli import assert_refused, egup, save, write, write_rows
+from fixtures_cli import assert_refused, egup, save, write_rows
+from fixtures_evaluation import with_adapter
 from peft import LoraConfig
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
@@ -17,12 +17,11 @@ from transformers import AutoModelForCausalLM
 from egup_trainer.cli.command import load_command
 from egup_trainer.data.sources import load_rows
 from egup_trainer.data.tokenization import tokenize
-from egup_trainer.errors import DataError
-from egup_trainer.modeling.loading import add_adapter, load_model, load_tokenizer
+from egup_trainer.errors import DataError, StateError
+from egup_trainer.modeling.loading import add_adapter, load_model
 from egup_trainer.modeling.merging import save_merged
 from egup_trainer.modeling.probability import probabilities_of, sample_ids
-from egup_trainer.records.facts import fingerprint
-from egup_trainer.records.io import read_ledger
+from egup_trainer.records.io import is_merged, read_ledger
 
 SPANS = {"forget": (0, 8), "retain": (20, 32), "proxy": (40, 46)}
 LORA = ("--use_peft", "--lora_r", "4", "--lora_target_modules", "all-linear")
@@ -42,13 +41,17 @@ def verify(folder, record, model, *words, **flags):
 
 @pytest.fixture(scope="module")
 def folder(tokenizer, tmp_path_factory):
-    """Rows, a model, and what three runs made of it: 4-bit with an adapter merged, an adapter, all weights."""
+    """Rows, a model, and what three runs made of it: 4-bit with an adapter merged, an adapter, all weights.
+
+    Also "plain", an adapter of the model that has no record.
+    """
     folder = tmp_path_factory.mktemp("merge")
     write_rows(folder)
     save(wide_model(tokenizer), tokenizer, folder / "model")
     assert unlearn(folder, "quantized", *LORA, "--load_in_4bit", "--merge") == 0
     assert unlearn(folder, "adapter", *LORA) == 0
     assert unlearn(folder, "whole") == 0
+    save(with_adapter(load_model(str(folder / "model"))), tokenizer, folder / "plain")
     return folder
 
 
@@ -73,17 +76,6 @@ def test_the_merged_model_stands_alone_in_float32_and_says_what_the_adapter_says
     assert abs(found["after"]["forget"] - found["before"]["forget"]) > 0.01 * found["before"]["forget"]
 
 
-def test_a_merged_weight_is_the_sum_by_hand(folder):
-    adapter = load_model(str(folder / "adapter"))
-    layer = adapter.base_model.model.model.layers[0].mlp.up_proj
-    low, high = layer.lora_A["default"].weight, layer.lora_B["default"].weight
-    expected = layer.base_layer.weight + layer.scaling["default"] * high @ low
-    save_merged(folder / "adapter", folder / "by_hand")
-    merged = AutoModelForCausalLM.from_pretrained(folder / "by_hand").model.layers[0].mlp.up_proj.weight
-    torch.testing.assert_close(merged, expected, rtol=0, atol=1e-7)
-    assert (merged - layer.base_layer.weight).abs().max() > 1e-4
-
-
 def test_the_merged_model_is_measured_in_four_bits_too(folder):
     found = record(folder, "quantized/unlearning.json")["probability"]
     assert found["merged, in 4 bits"].keys() == SPANS.keys()
@@ -98,12 +90,6 @@ def test_the_table_has_a_column_for_each_measurement(folder, capsys):
     headings = ["rows", "before", "after", "merged", "merged, in 4 bits"]
     assert [cell.strip() for cell in head.strip("┃").split("┃")] == headings
     assert f"Merged model in {folder / 'shown' / 'merged'}" in printed.splitlines()
-
-
-def test_the_card_of_a_merged_model_calls_it_one(folder):
-    card = (folder / "quantized" / "merged" / "README.md").read_text(encoding="utf-8")
-    assert "library_name: transformers" in card
-    assert "This is an adapter merged into `model` after unlearning" in card
 
 
 def test_the_whole_record_repeats_a_run_and_is_the_users_alone(folder):
@@ -217,19 +203,6 @@ def test_the_record_may_stand_anywhere_among_the_flags(index):
     assert (args.record, args.model, args.use_cpu, args.disable_tqdm) == ("_run.json", "whole", True, True)
 
 
-def test_nobody_finds_a_published_fingerprint_by_guessing(folder):
-    run = record(folder, "whole/_run.json")
-    secret, expected = run["secrets"][0], run["rows"]["forget"]["fingerprint"]
-    rows = tokenize(load_rows(str(folder / "forget.jsonl")), load_tokenizer(str(folder / "whole")), name="forget")
-    assert fingerprint(rows, secret) == expected
-    assert record(folder, "whole/unlearning.json")["rows"]["forget"]["fingerprint"] == expected
-    known = b"".join(row.source.key for row in rows.rows)
-    assert expected != hashlib.sha256(known).hexdigest()[:16]
-    published = [path for path in (folder / "whole").rglob("*") if path.is_file() and not path.name.startswith("_")]
-    assert len(published) > 5
-    assert not [path.name for path in published if secret.encode() in path.read_bytes()]
-
-
 def test_rows_elsewhere_are_found_and_other_rows_are_refused(folder, tmp_path, capsys):
     write_rows(tmp_path)
     assert verify(folder, "whole", "whole", forget=tmp_path / "forget.jsonl") == 0
@@ -244,20 +217,6 @@ def test_rows_elsewhere_are_found_and_other_rows_are_refused(folder, tmp_path, c
 def test_an_adapter_that_was_not_merged_is_asked_for(folder, capsys):
     assert verify(folder, "adapter", "model") == 2
     assert "expected the adapter's folder as --model" in capsys.readouterr().err
-
-
-@pytest.mark.parametrize(
-    ("text", "says"),
-    [
-        ("{", "not a complete JSON file"),
-        ("[]", "not a JSON object"),
-        (json.dumps({"schema_version": 1, "rows": {}}), "whose adapter is missing"),
-    ],
-)
-def test_what_is_no_record_is_refused(folder, tmp_path, capsys, text, says):
-    path = write(tmp_path / "_run.json", text)
-    words = ["verify", str(path), "--model", str(folder / "whole")]
-    assert_refused(words, tmp_path, capsys, path, says, error=DataError)
 
 
 def test_a_sample_is_drawn_with_the_seed():
@@ -290,14 +249,6 @@ def test_tied_embeddings_are_parted_if_an_adapter_changes_one(make_model, tmp_pa
     with torch.no_grad():
         torch.testing.assert_close(merged(ids).logits, adapted(ids).logits, rtol=0, atol=1e-5)
         assert (merged(ids).logits - tied(ids).logits).abs().max() > 1e-2
-
-
-def test_a_token_is_in_no_record(folder):
-    assert unlearn(folder, "secret", "--hub_token", "hf_secret", *LORA, "--merge") == 0
-    assert record(folder, "secret/_run.json")["command"].count("--hub_token '***'") == 1
-    files = [path for path in (folder / "secret").rglob("*.json") if path.is_file()]
-    assert not [path for path in files if b"hf_secret" in path.read_bytes()]
-    assert not (folder / "secret" / "merged" / "_run.json").exists()
 
 
 def test_a_config_file_is_in_the_record_but_for_its_tokens(folder):
@@ -381,3 +332,61 @@ def test_a_resumed_run_tells_what_was_measured_before_its_first_step(folder):
     assert first.keys() == {"before", "after"}
     assert unlearn(folder, "fresh", "--resume_from_checkpoint", "true") == 0
     assert record(folder, "fresh/unlearning.json")["probability"] == first
+
+
+# egup merge
+
+
+def files_of(folder):
+    return {path.name: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def test_what_is_merged_later_is_what_the_run_would_have_merged(folder, tmp_path, capsys):
+    pytest.importorskip("bitsandbytes")
+    before = files_of(folder / "quantized")
+    assert egup("merge", model_name_or_path=folder / "quantized", output_dir=tmp_path / "later") == 0
+    assert f"Merged model in {tmp_path / 'later'}" in capsys.readouterr().out
+    at_once, later = folder / "quantized" / "merged", tmp_path / "later"
+    assert {path.name for path in later.iterdir()} == {path.name for path in at_once.iterdir()}
+    expected, found = load_file(at_once / "model.safetensors"), load_file(later / "model.safetensors")
+    assert found.keys() == expected.keys()
+    assert all(torch.equal(found[name], expected[name]) for name in expected)  # dequantized without a flag
+    assert is_merged(later)
+    assert read_ledger(later) == read_ledger(at_once)
+    assert (later / "README.md").read_text() == (at_once / "README.md").read_text()
+    assert files_of(folder / "quantized") == before
+
+
+def test_an_adapter_without_a_record_is_merged_into_its_own_folder_by_hand_computed_sums(folder, tokenizer):
+    adapted = load_model(str(folder / "plain"))
+    layer = adapted.base_model.model.model.layers[0].mlp.up_proj
+    low, high = layer.lora_A["default"].weight, layer.lora_B["default"].weight
+    expected = layer.base_layer.weight + layer.scaling["default"] * high @ low
+    assert egup("merge", model_name_or_path=folder / "plain") == 0
+    merged = AutoModelForCausalLM.from_pretrained(folder / "plain" / "merged")
+    torch.testing.assert_close(merged.model.layers[0].mlp.up_proj.weight, expected, rtol=0, atol=1e-6)
+    names = {path.name for path in (folder / "plain" / "merged").iterdir()}
+    assert {"config.json", "model.safetensors", "tokenizer.json"} <= names
+    assert not names & {"unlearning.json", "README.md", "adapter_config.json", "_unfinished"}
+
+
+def test_a_type_can_be_chosen_and_a_finished_model_is_replaced_on_demand_alone(folder, tmp_path, capsys):
+    output = tmp_path / "out"
+    words = {"model_name_or_path": folder / "plain", "output_dir": output}
+    assert egup("merge", **words, dtype="bfloat16") == 0
+    assert json.loads((output / "config.json").read_text())["dtype"] == "bfloat16"
+    again = ["merge", "--model_name_or_path", str(folder / "plain"), "--output_dir", str(output)]
+    assert_refused(again, output, capsys, "holds a finished model", "--overwrite_output_dir", error=StateError)
+    assert egup("merge", "--overwrite_output_dir", **words) == 0
+    assert {each.dtype for each in load_file(output / "model.safetensors").values()} == {torch.float32}
+
+
+def test_what_cannot_be_merged_or_would_replace_a_model_is_refused(folder, tmp_path, capsys):
+    words = ["merge", "--model_name_or_path"]
+    whole = f"--model_name_or_path {folder / 'model'}, which is not the folder of an adapter"
+    assert_refused([*words, str(folder / "model")], tmp_path, capsys, whole, "--use_peft")
+    own = [*words, str(folder / "plain"), "--output_dir", str(folder / "plain")]
+    assert_refused(own, tmp_path, capsys, f"--output_dir {folder / 'plain'}, the folder of the adapter")
+    base = [*words, str(folder / "plain"), "--output_dir", str(folder / "model" / "x")]
+    assert_refused(base, tmp_path, capsys, f"the output folder {folder / 'model' / 'x'}", "folders apart")
+    assert_refused([*words, str(folder / "plain"), "--lora_r", "8"], tmp_path, capsys, "--lora_r")

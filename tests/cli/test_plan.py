@@ -1,11 +1,10 @@
 """`egup plan`: the flags of unlearn, a table, nothing written, and what would make a run fit."""
 
-import json
+from functools import partial
 
 import pytest
 from conftest import qa_rows
-
-from egup_trainer.cli.main import main
+from fixtures_cli import egup, write_rows
 
 
 @pytest.fixture
@@ -14,22 +13,9 @@ def plan(base, tmp_path, monkeypatch):
     work = tmp_path / "work"
     work.mkdir()
     monkeypatch.chdir(work)
-    words = ["plan", "--model_name_or_path", str(base), "--use_cpu", "--report_to", "none", "--disable_tqdm", "true"]
-    words += [
-        "--per_device_train_batch_size",
-        "4",
-        "--num_train_epochs",
-        "2",
-        "--dataloader_pin_memory",
-        "false",
-        "--objective",
-        "npo",
-    ]
-    for name, rows in {"forget": (0, 8), "retain": (20, 32), "proxy": (40, 46)}.items():
-        path = tmp_path / f"{name}.jsonl"
-        path.write_text("\n".join(json.dumps(row) for row in qa_rows(*rows)), encoding="utf-8")
-        words += [f"--{name}", str(path)]
-    return lambda *flags: main([*words, *flags])
+    flags = {"model_name_or_path": base, "use_cpu": True, "report_to": "none", "disable_tqdm": True}
+    flags |= {"per_device_train_batch_size": 4, "num_train_epochs": 2, "dataloader_pin_memory": False}
+    return partial(egup, "plan", objective="npo", **flags, **write_rows(tmp_path))
 
 
 def test_it_says_what_a_run_takes_and_writes_nothing(plan, base, tmp_path, capsys):

@@ -1,6 +1,5 @@
 """`egup retrain`: what it learns and what it does not, that it is plain fine-tuning, and what it refuses."""
 
-import json
 import shutil
 
 import pytest
@@ -11,12 +10,10 @@ from fixtures_cli import assert_refused, egup, save, write_rows
 from safetensors.torch import load_file
 from transformers import Trainer, TrainingArguments
 
-from egup_trainer.audit.audit import Audit
 from egup_trainer.data.collator import RowCollator
 from egup_trainer.data.layouts import to_row
 from egup_trainer.data.tokenization import tokenize
 from egup_trainer.errors import DataError, StateError
-from egup_trainer.evaluation.evaluation import read_evaluation
 from egup_trainer.modeling.loading import load_model, load_tokenizer
 from egup_trainer.modeling.probability import probabilities_of
 from egup_trainer.retraining import RetrainConfig
@@ -97,24 +94,6 @@ def test_the_defaults_are_those_of_tofu():
     assert (args.learning_rate, args.weight_decay, *rows_and_passes) == (1e-5, 0.01, 16, 1, 5)
     assert args.get_warmup_steps(50) == 10  # one of five passes
     assert (args.lr_scheduler_type, args.disable_dropout) == ("linear", False)
-
-
-def test_evaluate_compare_and_audit_take_it_as_the_retrained_model(base, retrained, rows, tmp_path):
-    results = {name: tmp_path / f"{name}.json" for name in ("retrained", "unlearned", "audit")}
-    common = {"use_cpu": True, "disable_tqdm": True, **rows}
-    quick = {"suite": "custom", "skip_generation": True, **common}
-    assert egup("evaluate", model_name_or_path=retrained, output=results["retrained"], **quick) == 0
-    beside = {"output": results["unlearned"], "retrained": results["retrained"]}
-    assert egup("evaluate", model_name_or_path=base, **beside, **quick) == 0
-    assert read_evaluation(results["retrained"]).values["retain_probability"] == pytest.approx(
-        learned(retrained)["retain"], rel=1e-4
-    )
-    page = tmp_path / "report.html"
-    assert egup("compare", results["unlearned"], retrained=results["retrained"], output=page) == 0
-    assert "retrained" in [model["role"] for model in json.loads(page.with_suffix(".json").read_text())["models"]]
-    attack = {"attacks": "sampling", "num_samples": 2, "max_new_tokens": 4, "retrained_model": retrained}
-    assert egup("audit", model_name_or_path=base, output=results["audit"], **attack, **common) == 0
-    assert Audit.read(results["audit"]).retrained.name == "retrained"
 
 
 def test_a_resumed_run_ends_with_the_same_weights_and_knows_what_was_measured_before(base, rows, tmp_path, capsys):

@@ -1,4 +1,4 @@
-"""egup unlearn with a verdict, a report and an audit, in one process."""
+"""egup unlearn with a verdict, a report and an audit, in one process; and what it refuses before it trains."""
 
 import json
 from dataclasses import replace
@@ -37,11 +37,6 @@ def test_a_run_that_forgets_nothing_ends_with_another_code_and_says_so(known, tm
     assert json.loads(line)["status"] == "NOT FORGOTTEN"
 
 
-def test_without_a_verdict_the_code_is_0(known, tmp_path):
-    model, rows = known
-    assert unlearn(model, tmp_path / "out", **rows, verdict=False, learning_rate=1e-7) == 0
-
-
 def test_report_and_audit_are_those_of_the_other_commands(known, tmp_path, capsys):
     model, rows = known
     report, more = tmp_path / "report.html", ["--audit", "--max_new_tokens", "8"]
@@ -75,51 +70,38 @@ def test_a_step_that_fails_hides_neither_the_verdict_nor_the_steps_after_it(know
     assert printed.err.endswith("\negup unlearn: error: Got a full disk, but expected space. Delete something.\n")
 
 
+FIXED = {"learning_rate": 2e-5}
 REFUSED = [  # flags, and what the message says
-    (["--evaluate", "tofu"], "--evaluate without --report; both flags or neither; set --report"),
+    ("--evaluate tofu", "--evaluate without --report; both flags or neither; set --report"),
     (
-        ["--report", "r.html", "--evaluate", "cusom"],
+        "--report r.html --evaluate cusom",
         "evaluate='cusom'; one of tofu, muse, wmdp, rwku, custom; did you mean custom?",
     ),
-    (["--report", "report.pdf"], "--report report.pdf; a name that ends in .html; rename it"),
-    (
-        ["--report", "r.html", "--evaluate", "wmdp"],
-        "suite wmdp without --wmdp_subject (`egup evaluate`, which --report runs); a value, since --wmdp_subject",
-    ),
-    (
-        ["--report", "r.html", "--retrained", "no.json"],
-        "no readable file at no.json (`egup evaluate`, which --report runs)",
-    ),
-    (["--report", "r.html", "--max_new_tokens", "0"], "max_new_tokens=0 (`egup evaluate`, which --report runs)"),
-    (["--audit", "--max_new_tokens", "0"], "max_new_tokens=0 (`egup audit`, which --audit runs)"),
+    ("--report report.pdf", "--report report.pdf; a name that ends in .html; rename it"),
+    ("--report r.html --evaluate wmdp", "wmdp without --wmdp_subject (`egup evaluate`, which --report runs); a value"),
+    ("--report r.html --retrained no.json", "no readable file at no.json (`egup evaluate`, which --report runs)"),
+    ("--report r.html --max_new_tokens 0", "max_new_tokens=0 (`egup evaluate`, which --report runs)"),
+    ("--audit --max_new_tokens 0", "max_new_tokens=0 (`egup audit`, which --audit runs)"),
 ]
 
 
-@pytest.mark.parametrize(
-    ("flags", "said"), REFUSED, ids=lambda each: " ".join(each)[:30] if isinstance(each, list) else ""
-)
+@pytest.mark.parametrize(("flags", "said"), REFUSED)
 def test_flags_that_cannot_work_are_refused_before_a_model_is_loaded(flags, said, no_weights, tmp_path, capsys):
     error = DataError if "no.json" in said else ConfigError
-    assert_refused(whole_words(no_weights, tmp_path, *flags), tmp_path, capsys, said, error=error)
+    assert_refused(whole_words(no_weights, tmp_path, *flags.split()), tmp_path, capsys, said, error=error)
 
 
 def test_a_missing_extra_is_refused_before_a_model_is_loaded(no_weights, tmp_path, capsys, monkeypatch):
     monkeypatch.setitem(EXTRAS, "report", ("no_such_module",))
     words = whole_words(no_weights, tmp_path, "--report", tmp_path / "report.html")
-    said = (
-        "a report page without no_such_module (`egup compare`, which --report runs); the packages of the extra [report]"
-    )
-    assert_refused(words, tmp_path, capsys, said, error=MissingExtraError)
+    said = "a report page without no_such_module (`egup compare`, which --report runs)"
+    assert_refused(words, tmp_path, capsys, said, "the packages of the extra [report]", error=MissingExtraError)
 
 
 def test_an_audit_without_rows_to_keep_is_refused_before_a_model_is_loaded(no_weights, tmp_path, capsys):
-    words = whole_words(
-        no_weights, tmp_path, "--audit", "--objective", "grad_ascent", "--no_proxy_constraint", retain=None
-    )
-    said = (
-        "no --retain (`egup audit`, which --audit runs); a value, since --retain is required; see `egup audit --help`"
-    )
-    assert_refused(words, tmp_path, capsys, said)
+    flags = ("--audit", "--objective", "grad_ascent", "--no_proxy_constraint")
+    said = "no --retain (`egup audit`, which --audit runs); a value, since --retain is required"
+    assert_refused(whole_words(no_weights, tmp_path, *flags, retain=None), tmp_path, capsys, said)
 
 
 @pytest.mark.parametrize("source", [None, "auto"])
@@ -133,35 +115,19 @@ def test_rows_are_compared_before_the_model_writes_proxies(source, no_weights, t
 @pytest.mark.parametrize(
     ("status", "options", "advice"),
     [
-        (Status.NOT_FORGOTTEN, {}, "Try --strength thorough, or more --num_train_epochs than 20."),
-        (
-            Status.PARTLY_FORGOTTEN,
-            {"strength": "gentle"},
-            "Try --strength balanced, or more --num_train_epochs than 20.",
-        ),
-        (Status.NOT_FORGOTTEN, {"strength": "thorough"}, "Try more --num_train_epochs than 20."),
-        (
-            Status.NOT_FORGOTTEN,
-            {"learning_rate": 2e-5},
-            "Try a higher --learning_rate than 2e-05, or more --num_train_epochs than 20.",
-        ),
-        (Status.MODEL_HARMED, {}, "Try --strength gentle, or give more retain rows."),
-        (Status.OVER_FORGOTTEN, {"strength": "thorough"}, "Try --strength balanced, or give more retain rows."),
-        (
-            Status.OVER_FORGOTTEN,
-            {"strength": "gentle"},
-            "Try fewer --num_train_epochs than 20, or give more retain rows.",
-        ),
-        (
-            Status.MODEL_HARMED,
-            {"learning_rate": 2e-5},
-            "Try a lower --learning_rate than 2e-05, or give more retain rows.",
-        ),
+        ("NOT FORGOTTEN", {}, "--strength thorough, or more --num_train_epochs than 20"),
+        ("PARTLY FORGOTTEN", {"strength": "gentle"}, "--strength balanced, or more --num_train_epochs than 20"),
+        ("NOT FORGOTTEN", {"strength": "thorough"}, "more --num_train_epochs than 20"),
+        ("NOT FORGOTTEN", FIXED, "a higher --learning_rate than 2e-05, or more --num_train_epochs than 20"),
+        ("MODEL HARMED", {}, "--strength gentle, or give more retain rows"),
+        ("OVER-FORGOTTEN", {"strength": "thorough"}, "--strength balanced, or give more retain rows"),
+        ("OVER-FORGOTTEN", {"strength": "gentle"}, "fewer --num_train_epochs than 20, or give more retain rows"),
+        ("MODEL HARMED", FIXED, "a lower --learning_rate than 2e-05, or give more retain rows"),
     ],
 )
 def test_the_next_step_is_one_that_was_not_taken(status, options, advice):
     config = EGUPConfig(output_dir="out", use_cpu=True, num_train_epochs=20, **options)
-    assert next_step(status, RowArguments(proxy="p.jsonl"), config) == [f"  {advice}"]
+    assert next_step(Status(status), RowArguments(proxy="p.jsonl"), config) == [f"  Try {advice}."]
 
 
 def test_where_nothing_can_be_said_the_next_step_is_to_give_rows_never_seen():
@@ -170,3 +136,30 @@ def test_where_nothing_can_be_said_the_next_step_is_to_give_rows_never_seen():
     said = "  Give --proxy: rows of the same kind that the model has never seen."
     assert next_step(Status.UNKNOWN, RowArguments(), config) == [said]
     assert next_step(Status.UNKNOWN, given, config) == next_step(Status.FORGOTTEN, given, config) == []
+
+
+# A format that the model was not trained in
+
+
+OTHER = {"user_marker": "Ask ", "assistant_marker": " Tell ", "learning_rate": 1e-3}
+
+
+def test_a_run_in_another_format_is_refused_and_says_which_is_right(known, tmp_path, capsys):
+    model, rows = known
+    assert unlearn(model, tmp_path / "out", **rows, **OTHER, verdict=True) == 2
+    said = " ".join(capsys.readouterr().err.split())
+    assert "Got forget rows that the model knows better after the markers 'Question: ' and '\\nAnswer: '" in said
+    assert "the format that the model was trained in. Name them (--user_marker, --assistant_marker)," in said
+    assert said.endswith("or add --no_verdict to unlearn them as they are.")
+    assert not (tmp_path / "out").exists()
+
+
+def test_such_a_run_is_possible_without_a_verdict(known, tmp_path):
+    model, rows = known
+    assert unlearn(model, tmp_path / "out", **rows, **OTHER, verdict=False) == 0
+
+
+def test_a_run_in_the_right_format_reads_the_rows_once(known, tmp_path, monkeypatch):
+    model, rows = known
+    monkeypatch.setattr("egup_trainer.cli.formats.other_formats", lambda *args: pytest.fail("compared"))
+    assert unlearn(model, tmp_path / "out", **rows, verdict=True, learning_rate=1e-3) in (0, 3)

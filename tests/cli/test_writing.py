@@ -185,6 +185,20 @@ def test_a_file_that_the_command_did_not_write_is_not_overwritten(tmp_path, caps
     assert path.read_text() == content
 
 
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["evaluate", "--model_name_or_path", "m", "--suite", "custom", "--retrained", "r.json"],
+        ["audit", "--model_name_or_path", "m", "--forget", "r.json", "--retain", "f"],
+    ],
+)
+def test_a_file_that_the_command_reads_is_not_overwritten(tmp_path, capsys, monkeypatch, words):
+    monkeypatch.chdir(tmp_path)
+    write_evaluation(Path("r.json"), _results("old"))
+    said = "--output r.json, which would overwrite a file that the command reads"
+    assert_refused([*words, "--output", "r.json"], tmp_path, capsys, said)
+
+
 @pytest.mark.parametrize("suffix", [".json", ".csv"])
 def test_files_beside_a_report_are_not_overwritten(tmp_path, capsys, suffix):
     path = tmp_path / f"report{suffix}"

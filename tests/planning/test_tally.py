@@ -6,16 +6,6 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from egup_trainer.planning.tally import Tally
 
 
-def test_the_peak_is_the_largest_sum_of_what_exists_at_once():
-    with Tally() as tally:
-        first = torch.zeros(100)  # 400 bytes
-        second = torch.zeros(50)  # 600 together
-        del first  # 200
-        third = torch.zeros(75)  # 500
-    assert (tally.peak, tally.now) == (600, 500)
-    assert len(second) + len(third) == 125
-
-
 def test_views_and_known_tensors_take_nothing_and_parts_are_told():
     weight = torch.zeros(1000)
     with Tally(known=[weight], part_of=lambda tensor: "wide" if tensor.shape[-1] == 8 else "narrow") as tally:

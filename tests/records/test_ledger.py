@@ -27,9 +27,7 @@ def test_a_folder_without_a_ledger_and_no_folder_have_no_requests(tmp_path):
     assert read_ledger(tmp_path) == read_ledger(None) == read_ledger("owner/name") == []
 
 
-def test_the_last_measurement_of_a_request_is_that_of_the_last_run_that_had_its_rows():
-    third = Request("2026-03-01", 5, "ef", "npo", 5, {}, {"after": 0.3}, {"cd": {"after": 0.25}})
-    assert [last_measured([FIRST, SECOND, third], place) for place in range(3)] == [0.15, 0.25, 0.3]
+def test_a_request_that_no_run_measured_has_no_number():
     assert last_measured([Request("2026-01-01", 3, "ab", "npo", 10, {})], 0) is None
 
 

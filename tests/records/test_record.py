@@ -66,29 +66,6 @@ def test_the_record_of_a_run(make_trainer, base):
     }
 
 
-@pytest.mark.parametrize("source", ["proxies", "model", "both", "hub", "adapter"])
-def test_where_expected_outputs_came_from(make_trainer, base, source):
-    lora = LoraConfig(r=4, target_modules="all-linear", task_type="CAUSAL_LM")
-    options = {
-        "proxies": {},
-        "model": {"proxy_model": str(base), "proxies": False},
-        "both": {"proxy_model": str(base)},
-        "hub": {"proxy_model": "owner/name", "proxies": False},
-        "adapter": {"proxy_model": "adapter_off", "proxies": False, "peft_config": lora},
-    }[source]
-    record = make_record(make_trainer(objective="proxy_kl", expected_top_k=7, **options))
-    local = {"name": "base", "is_local": True}
-    model = {"proxies": None, "model": local, "both": local, "hub": {"name": "owner/name", "is_local": False}}
-    model["adapter"] = {"name": "adapter_off", "is_local": True}
-    facts = {"proxy_model": model[source], "ranked_by_proxies": source in ("proxies", "both")}
-    assert record["expected_outputs"] == facts
-    assert record["options"]["expected_top_k"] == 7
-    assert str(base.parent) not in str(record)
-    assert record["egup"]["proxy_constraint"] is False
-    assert record["reference"] == "cached"
-    assert "expected_outputs" not in make_record(make_trainer())
-
-
 def test_the_record_of_an_adapter_without_proxies(make_trainer):
     lora = LoraConfig(r=4, lora_alpha=6, target_modules="all-linear", task_type="CAUSAL_LM")
     record = make_record(make_trainer(proxies=False, peft_config=lora))

@@ -8,7 +8,6 @@ import pytest
 from fixtures_report import make_evaluation, make_evaluations
 from matplotlib.figure import Figure
 
-from egup_trainer.evaluation.evaluation import Evaluation
 from egup_trainer.report.comparison import Comparison
 from egup_trainer.report.plots import known_rows as module
 from egup_trainer.report.plots.known_rows import known_rows
@@ -83,11 +82,3 @@ def test_the_picture_is_the_same_each_time_and_said_in_words():
         == "A dot is a row. The band is where nine of ten of these rows lie in a model that never saw them."
     )
     assert b"<svg" in base64.b64decode(first.image.partition(",")[2])
-
-
-def test_without_probabilities_there_is_no_picture():
-    found = known_rows(Comparison.of([Evaluation("x", "muse", None, {}, {})], None))
-    assert (found.plots, found.caption) == (
-        (),
-        "No model has probabilities of single forget rows. Evaluate with forget rows.",
-    )

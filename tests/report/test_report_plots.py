@@ -16,6 +16,7 @@ from egup_trainer.report.comparison import Comparison
 from egup_trainer.report.numbers import format_number
 from egup_trainer.report.plots.curves import Curve, read_curves, training_curves
 from egup_trainer.report.plots.drawing import Look, draw, looks
+from egup_trainer.report.plots.known_rows import known_rows
 from egup_trainer.report.plots.outcome import forget_rows, tradeoff, truth_ratios, write_picture
 from egup_trainer.report.plots.projections import projections
 
@@ -205,7 +206,8 @@ def test_fine_tuning_of_the_models_beside_has_plots_of_its_own():
 
 def test_what_cannot_be_drawn_says_why_and_what_to_do():
     nothing = Comparison.of([model("a")], None)
-    for gallery in (tradeoff(nothing), truth_ratios(nothing), forget_rows(nothing), projections(nothing)):
+    for draws in (tradeoff, truth_ratios, forget_rows, projections, known_rows):
+        gallery = draws(nothing)
         assert gallery.plots == ()
         assert gallery.caption.startswith("No ")
         assert "valuate" in gallery.caption

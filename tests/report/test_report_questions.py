@@ -12,6 +12,8 @@ from egup_trainer.report.comparison import Comparison
 from egup_trainer.report.questions import questions
 from egup_trainer.report.verdict import judgments
 
+MODELS = [make_evaluation(name) for name in ("before", "egup_clreg")]
+
 
 def asked(evaluations, retrained=None, audits=()):
     comparison = Comparison.of(evaluations, retrained)
@@ -52,8 +54,7 @@ def test_nothing_is_said_of_harm_where_it_was_not_measured():
         "Not known.",
         ["The model before unlearning was not evaluated. Name its results first."],
     )
-    models = [make_evaluation(name) for name in ("before", "egup_clreg")]
-    models = [replace(each, metrics={k: v for k, v in each.metrics.items() if "retain" not in k}) for each in models]
+    models = [replace(each, metrics={k: v for k, v in each.metrics.items() if "retain" not in k}) for each in MODELS]
     answer = asked(models)[1].answers["egup_clreg"]
     assert (answer.short, answer.said) == ("Not known.", ["No rows to keep were measured (--retain of egup evaluate)."])
 
@@ -75,9 +76,8 @@ def test_without_an_audit_a_command_says_how_to_test(invented):
     ],
 )
 def test_attacks_are_compared_with_those_on_the_retrained_model(level, short):
-    models = [make_evaluation(name) for name in ("before", "egup_clreg")]
     audit = ended_at("another name", level, retrained=ended_at("retrained", 0.1))
-    question = asked(models, None, [audit])[2]
+    question = asked(MODELS, None, [audit])[2]
     assert question.command == ""
     assert question.answers["egup_clreg"].short == short
     assert question.answers["egup_clreg"].said == [
@@ -87,13 +87,12 @@ def test_attacks_are_compared_with_those_on_the_retrained_model(level, short):
 
 
 def test_the_attack_that_got_furthest_is_quoted_first_with_its_interval():
-    models = [make_evaluation(name) for name in ("before", "egup_clreg")]
     ours, theirs = (ended_at(name, level) for name, level in (("egup_clreg", 0.3), ("retrained", 0.2)))
     audits = [
         replace(each, findings={**each.findings, "sampling": Finding({"best_rouge": Metric(value, interval=bounds)})})
         for each, value, bounds in ((ours, 0.75, (0.7, 0.8)), (theirs, 0.5, (0.4, 0.6)))
     ]
-    answer = asked(models, None, [replace(audits[0], retrained=audits[1])])[2].answers["egup_clreg"]
+    answer = asked(MODELS, None, [replace(audits[0], retrained=audits[1])])[2].answers["egup_clreg"]
     assert answer.short == "Yes, more of it than from a model that never saw the rows. Sampling gets furthest."
     assert answer.said[0] == (
         "Sampling: The best of several random answers has this share of the answer's words: 0.750 "
@@ -103,9 +102,8 @@ def test_the_attack_that_got_furthest_is_quoted_first_with_its_interval():
 
 
 def test_without_a_retrained_model_attacks_are_compared_with_the_model_before():
-    models = [make_evaluation(name) for name in ("before", "egup_clreg")]
     audit = ended_at("egup_clreg", 0.3, before=ended_at("before", 0.6))
-    answer = asked(models, None, [audit])[2].answers["egup_clreg"]
+    answer = asked(MODELS, None, [audit])[2].answers["egup_clreg"]
     assert answer.short.startswith("Relearning gets furthest, to 50% of the model before; without a retrained model")
     assert answer.said[0].endswith("the others have probability 0.300; in the model before 0.600.")
 
@@ -119,16 +117,15 @@ def test_attacks_on_one_method_say_nothing_of_another(invented):
 
 
 def test_attacks_that_do_not_show_it_leave_it_open():
-    models = [make_evaluation(name) for name in ("before", "egup_clreg")]
     audit = replace(invented_audit("egup_clreg", 0.2), findings={})
-    assert asked(models, None, [audit])[2].answers["egup_clreg"].short == (
+    assert asked(MODELS, None, [audit])[2].answers["egup_clreg"].short == (
         "Not known: none of the attacks that show it was run."
     )
 
 
 def test_what_quantization_brings_back_belongs_to_the_third_question():
     run = {"unlearning": {"probability": {"merged": {"forget": 0.1}, "merged, in 4 bits": {"forget": 0.3}}}}
-    models = [make_evaluation("before"), replace(make_evaluation("egup_clreg"), run=run)]
+    models = [MODELS[0], replace(MODELS[1], run=run)]
     assert asked(models)[2].answers["egup_clreg"].said == [
         "Quantized: forget probability 0.300 in 4 bits, 0.100 before quantization."
     ]

@@ -59,7 +59,7 @@ def test_how_much_4_bits_bring_back(measured, said):
 def test_a_remark_is_escaped_on_the_page():
     found = {"merged": {"forget": 0.1}, "merged, in 4 bits": "<script>"}
     evaluation = replace(make_evaluation("egup_clreg"), run={"unlearning": {"probability": found}})
-    page = render_page(Comparison.of([evaluation], None), [], show_examples=False, title="x")
+    page = render_page(Comparison.of([evaluation], None), {}, show_examples=False, title="x")
     assert "is not known (&lt;script&gt;)." in page
 
 

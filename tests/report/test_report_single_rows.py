@@ -8,7 +8,6 @@ from egup_trainer.evaluation.metric import Metric, mean_metric
 from egup_trainer.report.comparison import Comparison
 from egup_trainer.report.page import to_json
 from egup_trainer.report.single_rows import single_rows
-from egup_trainer.report.table import table_parts
 
 
 def of_rows(name, values, num_rows=8, **others):
@@ -36,7 +35,7 @@ def test_rows_above_the_retrained_models_own_range_are_named():
         "even": [f"No row is {highest}."],
     }
     comparison = Comparison.of([BEFORE, hidden, even], TWIN)
-    rows = json.loads(to_json(comparison, table_parts(comparison), "Title"))["forget_rows"]["hidden"]
+    rows = json.loads(to_json(comparison, [], "Title"))["forget_rows"]["hidden"]
     assert (rows["above"], rows["highest"], rows["num_rows"]) == ({"5": 0.51, "1": 0.5}, 0.2, 8)
 
 

@@ -12,10 +12,9 @@ from egup_trainer.errors import ConfigError
 from egup_trainer.evaluation.evaluation import Evaluation, SetFacts
 from egup_trainer.evaluation.metric import Metric, unavailable
 from egup_trainer.evaluation.metric_registry import declared_metrics
-from egup_trainer.report.comparison import Comparison, Role
-from egup_trainer.report.labels import describe, sections
+from egup_trainer.report.comparison import Comparison
 from egup_trainer.report.page import to_csv, to_json
-from egup_trainer.report.table import Goal, main_table, table_parts
+from egup_trainer.report.table import Goal, describe, main_table, sections, table_parts
 
 
 def model(name: str, **metrics: Metric) -> Evaluation:
@@ -33,8 +32,12 @@ def models(metric: str, higher_is_better: bool | None, before: float, *methods: 
     return Comparison.of(found, aim)
 
 
+def rows_of(comparison: Comparison) -> list:
+    return [row for part in table_parts(comparison).values() for row in part]
+
+
 def only_row(comparison: Comparison):
-    ((row,),) = (part.rows for part in table_parts(comparison))
+    (row,) = rows_of(comparison)
     return row
 
 
@@ -112,7 +115,7 @@ def test_rows_stand_in_sections_in_the_order_of_reading():
     attacks += ["prompt_search_excess", "worst_prompt_excess"]
     names += [*attacks, "quantization_4bit_forget_probability", "relearning_forget_speed"]
     comparison = Comparison.of([model("a", **{name: Metric(0.5, True) for name in names})], None)
-    parts = {part.section: [row.metric for row in part.rows] for part in table_parts(comparison)}
+    parts = {section: [row.metric for row in part] for section, part in table_parts(comparison).items()}
     assert parts == {
         "Summary": ["model_utility", "forget_quality"],
         "Forget set": ["forget_rouge"],
@@ -154,13 +157,6 @@ def test_the_label_of_a_metric_of_a_row_set_names_the_set():
     assert (knowledge.section, knowledge.label, knowledge.term) == ("Retain set", "ROUGE-L, knowledge", "ROUGE-L")
 
 
-def test_roles_follow_from_the_order_and_one_alone_is_a_method():
-    comparison = Comparison.of([model("x"), model("y"), model("z")], model("r"))
-    assert [each.role for each in comparison.models] == [Role.BEFORE, Role.METHOD, Role.METHOD, Role.RETRAINED]
-    alone = Comparison.of([model("x")], None)
-    assert (alone.before, alone.retrained, [each.name for each in alone.methods]) == (None, None, ["x"])
-
-
 @pytest.mark.parametrize(
     ("evaluations", "retrained", "got"),
     [([], "r", "no results"), (["x", "y"], "x", "two models named x")],
@@ -171,29 +167,18 @@ def test_no_results_and_two_models_of_one_name_are_refused(evaluations, retraine
     assert error.value.got == got
 
 
-@pytest.mark.parametrize(
-    ("name", "written"),
-    [
-        ("=HYPERLINK(1)", "'=HYPERLINK(1)"),
-        ("+1", "'+1"),
-        ("-1", "'-1"),
-        ("@SUM(A1)", "'@SUM(A1)"),
-        ("  =1", "  '=1"),
-        ("\t=1", "\t'=1"),
-        ("a;=1", "a;'=1"),
-        ("\uff1d1", "'\uff1d1"),
-        ("a=1-b", "a=1-b"),
-    ],
-)
-def test_no_name_is_a_formula_in_the_csv(name, written):
-    text = to_csv(table_parts(Comparison.of([model(name, forget_rouge=Metric(-0.5, False))], None)))
-    (line,) = csv.DictReader(io.StringIO(text))
-    assert (line["model"], line["value"]) == (written, "-0.5")
+def test_no_name_is_a_formula_in_the_csv():
+    written = {"=HYPERLINK(1)": "'=HYPERLINK(1)", "+1": "'+1", "-1": "'-1", "@SUM(A1)": "'@SUM(A1)", "  =1": "  '=1"}
+    written |= {"\t=1": "\t'=1", "a;=1": "a;'=1", "\uff1d1": "'\uff1d1", "a=1-b": "a=1-b"}
+    models = [model(name, forget_rouge=Metric(-0.5, False)) for name in written]
+    lines = list(csv.DictReader(io.StringIO(to_csv(rows_of(Comparison.of(models, None))))))
+    assert [line["model"] for line in lines] == list(written.values())
+    assert {line["value"] for line in lines} == {"-0.5"}
 
 
 def test_the_csv_has_a_line_a_model_and_metric():
     comparison = models("forget_rouge", False, 0.5, 0.25, None, retrained=0.125)
-    assert to_csv(table_parts(comparison)) == (
+    assert to_csv(rows_of(comparison)) == (
         "model,metric,value,low,high,num_samples,num_skipped,reason,distance_to_retrained,best\n"
         "before,forget_rouge,0.5,,,0,0,,0.375,False\n"
         "a,forget_rouge,0.25,,,0,0,,0.125,False\n"
@@ -206,8 +191,8 @@ def test_the_csv_has_a_line_a_model_and_metric():
 def test_json_and_csv_hold_the_numbers_of_the_table_and_no_text_of_a_row():
     evaluations, retrained = make_evaluations()
     comparison = Comparison.of(evaluations, retrained)
-    parts = table_parts(comparison)
-    document = json.loads(to_json(comparison, parts, "Title"))
+    rows = rows_of(comparison)
+    document = json.loads(to_json(comparison, rows, "Title"))
     assert (document["kind"], document["schema_version"], document["title"]) == ("egup_trainer comparison", 1, "Title")
     assert document["note"] == "Approximate unlearning: no formal guarantee."
     assert [(each["name"], each["role"]) for each in document["models"]] == [
@@ -221,7 +206,7 @@ def test_json_and_csv_hold_the_numbers_of_the_table_and_no_text_of_a_row():
     metric = evaluations[2].metrics["forget_probability"]
     assert (cell["value"], [cell["low"], cell["high"]]) == (metric.value, list(metric.interval))
     assert cell["best"] is True
-    lines = list(csv.DictReader(io.StringIO(to_csv(parts))))
+    lines = list(csv.DictReader(io.StringIO(to_csv(rows))))
     assert len(lines) == 4 * len(document["metrics"])
     for line in lines:
         cell = document["metrics"][line["metric"]][line["model"]]

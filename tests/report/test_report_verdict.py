@@ -9,8 +9,7 @@ from fixtures_report import make_evaluation, make_evaluations
 from egup_trainer.evaluation.evaluation import Evaluation, SetFacts
 from egup_trainer.evaluation.metric import Metric, mean_metric, unavailable
 from egup_trainer.report.comparison import Comparison
-from egup_trainer.report.measures import measures_of
-from egup_trainer.report.verdict import judgments
+from egup_trainer.report.verdict import judgments, measures_of
 from egup_trainer.verdict import Measures, SetMeasures, Status, verdict
 
 ROWS = 20

@@ -60,12 +60,9 @@ _RELEARNING_CAPTION = (
 
 @dataclass(frozen=True)
 class Curve:
-    """A logged term of a run; NaN where the logged number is not finite.
+    """A logged term by optimizer step; NaN where the logged number is not finite.
 
-    Args:
-        steps: optimizer steps.
-        values: the term at those steps.
-        band: its lower and upper bound at those steps, by the names they were logged under; empty if there are none.
+    The band has its lower and upper bound, by the names they were logged under; it is empty if there are none.
     """
 
     steps: list[float]
@@ -161,12 +158,7 @@ def _ends(curve: Curve) -> str:
 
 
 def relearning_curves(findings: Mapping[str, Finding], look_of: dict[str, Look]) -> Gallery:
-    """A plot for each kind of relearning, and for each number of rows and learning rate, with a curve for each model.
-
-    Args:
-        findings: what relearning found, by model.
-        look_of: looks of the models.
-    """
+    """A plot for each kind of relearning, number of rows and learning rate, with a curve for each model."""
     names = dict.fromkeys(name for found in findings.values() for name in found.curves)
     plots = []
     for kind, (title, remark) in _RELEARNING.items():

@@ -2,7 +2,7 @@
 
 import base64
 import io
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from html import escape
 from typing import TYPE_CHECKING, Any, Literal
@@ -12,9 +12,6 @@ from egup_trainer.report.comparison import Comparison, Role
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.collections import PathCollection
-    from numpy import ndarray
-
-    Numbers = Sequence[float] | ndarray
 
 Paint = Callable[["Axes"], None]
 """Draws on the axes that it is given."""
@@ -100,15 +97,7 @@ class Gallery:
 
 
 def draw(title: str, alt: str, paint: Paint, size: tuple[float, float] = FULL, remark: str = "") -> Plot:
-    """Draws a plot as SVG.
-
-    Args:
-        title: title of the plot, shown beside it.
-        alt: what the plot shows, in words.
-        paint: draws on the axes.
-        size: width and height in inches.
-        remark: shown beside the title.
-    """
+    """Draws a plot of that size in inches as SVG; title and remark are shown beside it, `alt` says it in words."""
     image = base64.b64encode(render(paint, "svg", size)).decode()
     return Plot(title, f"data:image/svg+xml;base64,{image}", alt, remark)
 
@@ -127,12 +116,7 @@ def render(paint: Paint, kind: Literal["svg", "png"], size: tuple[float, float] 
 
 
 def add_legend(axes: "Axes", handles: dict[str, Any]) -> None:
-    """Adds a legend above the axes, where it covers nothing.
-
-    Args:
-        axes: axes of a figure with constrained layout.
-        handles: matplotlib handles by model, or by what else they stand for.
-    """
+    """Adds a legend above the axes, where it covers nothing: matplotlib's handles by what they stand for."""
     figure: Any = axes.figure
     figure.set_figheight(figure.get_figheight() + _LEGEND_ROW * max(0, len(handles) - 4) / 2)
     figure.legend(list(handles.values()), list(map(_legend_text, handles)), loc="outside upper left", ncols=2)
@@ -145,7 +129,7 @@ def _legend_text(name: str) -> str:
     return short.replace("$", r"\$")
 
 
-def points(axes: "Axes", x: "Numbers", y: "Numbers", look: Look, **options: Any) -> "PathCollection":
+def points(axes: "Axes", x: Any, y: Any, look: Look, **options: Any) -> "PathCollection":
     """Draws the points of one model in its look; returns the handle for a legend."""
     settings = {"color": look.color, "marker": look.marker, "rasterized": len(x) > MANY_POINTS, **options}
     return axes.scatter(x, y, **settings)

@@ -5,10 +5,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from egup_trainer.report.comparison import Comparison, Model, Role
-from egup_trainer.report.measures import FORGET, UNSEEN
 from egup_trainer.report.numbers import format_number
 from egup_trainer.report.plots.drawing import MANY_POINTS, Gallery, add_legend, draw
 from egup_trainer.report.plots.outcome import ROW_FLOOR
+from egup_trainer.report.verdict import FORGET, UNSEEN
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

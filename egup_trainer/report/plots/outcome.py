@@ -22,13 +22,9 @@ ROW_FLOOR = 1e-8  # smallest probability of a row that is drawn
 
 @dataclass(frozen=True)
 class _Tradeoff:
-    """A pair of metrics that can stand for forgetting and utility.
+    """Metrics that can stand for forgetting (vertical axis) and utility, the labels of the axes, and a caption.
 
-    Args:
-        forgetting, utility: names of the metrics, drawn on the vertical and the horizontal axis.
-        labels: of the two axes.
-        floor: smaller numbers are drawn here, on a logarithmic axis; None for a linear axis.
-        caption: how to read the plot.
+    Numbers below the `floor` are drawn there, on a logarithmic axis; None for a linear axis.
     """
 
     forgetting: str

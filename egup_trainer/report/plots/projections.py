@@ -9,7 +9,6 @@ from egup_trainer.report.plots.drawing import Gallery, Look, Plot, add_legend, d
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
-    from sklearn.decomposition import PCA
 
 _RETAIN = Look("#b0b0b0", "o")
 _NONE = (
@@ -39,8 +38,11 @@ def projections(comparison: Comparison) -> Gallery:
     rows = {model.name: found for model in comparison.models if (found := _features_of(model)) is not None}
     if not rows:
         return Gallery((), _NONE)
+    from sklearn.decomposition import PCA
+
     first, is_shared = next(iter(rows)), len({features.forget.shape[1] for features in rows.values()}) == 1
-    planes = {name: _fit(rows[first] if is_shared else features) for name, features in rows.items()}
+    joined = {name: (rows[first] if is_shared else features).joined for name, features in rows.items()}
+    planes = {name: PCA(n_components=2, random_state=0).fit(features) for name, features in joined.items()}
     seen = {name: _Features(*map(planes[name].transform, features)) for name, features in rows.items()}
     limits = _limits(np.concatenate([each.joined for each in seen.values()])) if is_shared else {}
     look_of = looks(comparison)
@@ -60,12 +62,6 @@ def _features_of(model: Model) -> _Features | None:
         return None
     features = _Features(*finite)
     return features if len(features.joined) > 2 and features.forget.shape[1] > 1 else None
-
-
-def _fit(features: _Features) -> "PCA":
-    from sklearn.decomposition import PCA
-
-    return PCA(n_components=2, random_state=0).fit(features.joined)
 
 
 def _limits(everything: np.ndarray) -> dict[str, tuple[float, float]]:
