@@ -274,7 +274,7 @@ def _capture(into: list[Tensor]) -> Callable:
     """A forward hook that keeps the output of a module."""
 
     def hook(module: nn.Module, args: Any, output: Any) -> None:
-        into.append(output[0] if isinstance(output, tuple) else output)
+        into.append(output[0] if isinstance(output, tuple | list) else output)
 
     return hook
 

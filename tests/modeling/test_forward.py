@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
+from transformers import OpenAIGPTConfig, OpenAIGPTLMHeadModel
 
 from egup_trainer.data.collator import RowCollator
 from egup_trainer.data.schema import IGNORE_INDEX, TokenizedRow
@@ -328,6 +329,15 @@ def test_no_such_layer(layer):
         layer_index(layer, 8, "rmu_layer")
     assert caught.value.got == f"rmu_layer={layer:g} for a model of 8 layers"
     assert "from -8 to 7" in caught.value.expected
+
+
+def test_layers_that_return_lists_are_read(rows, pad, plain_logps):
+    sizes = {"n_embd": 32, "n_layer": 2, "n_head": 4, "n_positions": 64}
+    model, batch = OpenAIGPTLMHeadModel(OpenAIGPTConfig(vocab_size=256, **sizes)).eval(), pad(rows)
+    out = AnswerReader(model, -1)(model, **batch)
+    states = model.transformer(batch["input_ids"], attention_mask=batch["attention_mask"]).last_hidden_state
+    torch.testing.assert_close(out.features[2], states[2, 6])
+    torch.testing.assert_close(out.token_logps, plain_logps(model, batch)[0], atol=1e-5, rtol=1e-5)
 
 
 @pytest.mark.parametrize("family", FAMILIES)
