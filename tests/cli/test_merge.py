@@ -7,9 +7,11 @@ import torch
 from fixtures_audit import wide_model
 from fixtures_cli import assert_refused, egup, save, write_rows
 from fixtures_evaluation import with_adapter
+from peft import LoraConfig
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
+from egup_trainer import UnlearnConfig, UnlearnTrainer
 from egup_trainer.errors import StateError
 from egup_trainer.modeling.loading import load_model
 from egup_trainer.records.io import is_merged, read_ledger
@@ -63,6 +65,22 @@ def test_an_adapter_without_a_record_is_merged_into_its_own_folder_by_hand_compu
     names = {path.name for path in (folder / "plain" / "merged").iterdir()}
     assert {"config.json", "model.safetensors", "tokenizer.json"} <= names
     assert not names & {"unlearning.json", "README.md", "adapter_config.json", "_unfinished"}
+
+
+def test_the_adapter_of_a_run_in_python_is_merged(folder, tokenizer, config, tmp_path):
+    """Such a run writes no more than the secrets into its private record."""
+    output, rows = tmp_path / "trained", {name: folder / f"{name}.jsonl" for name in ("forget", "retain")}
+    args = config(UnlearnConfig, output_dir=str(output), objective="grad_diff", max_steps=1)
+    sources = {"forget_dataset": str(rows["forget"]), "retain_dataset": str(rows["retain"])}
+    lora = LoraConfig(r=2, target_modules=["q_proj"], task_type="CAUSAL_LM")
+    trainer = UnlearnTrainer(str(folder / "model"), args, **sources, peft_config=lora)
+    trainer.train()
+    trainer.save_model()
+    assert egup("merge", model_name_or_path=output) == 0
+    ids = torch.arange(8)[None]
+    merged = AutoModelForCausalLM.from_pretrained(output / "merged")(input_ids=ids).logits
+    torch.testing.assert_close(merged, trainer.model.eval()(input_ids=ids).logits, atol=1e-5, rtol=1e-5)
+    assert is_merged(output / "merged")
 
 
 def test_a_type_can_be_chosen_and_a_finished_model_is_replaced_on_demand_alone(folder, tmp_path, capsys):
