@@ -18,7 +18,7 @@ from egup_trainer.modeling.base_weights import weights_digest
 _FILE_ERRORS = (
     OSError,
     ValueError,
-    KeyError,
+    LookupError,
     TypeError,
     AttributeError,
     ImportError,
@@ -31,6 +31,11 @@ _IN_MODEL_REPOSITORIES = ("config.json", "adapter_config.json", _TOKENIZER)
 _RECORD = "unlearning.json"
 """The record of a run beside its model; `egup_trainer.records.schema` has the same name."""
 _HUB_SECONDS = 10
+_PARTS = {
+    "target_modules": "Target module",
+    "target_parameters": "Target parameter",
+    "modules_to_save": "Module to save",
+}
 _PLAIN_NAME = re.compile(r"[\w.]+")
 
 
@@ -155,8 +160,10 @@ def _load_first_adapter(path: str, name: str, **kwargs: Any) -> Any:
     _refuse_other_base(path, config.base_model_name_or_path)
     base = _load_whole(config.base_model_name_or_path, **{**kwargs, "revision": config.revision or "main"})
     _grow_embeddings(base, path)
+    has_virtual_tokens = config.is_prompt_learning  # which PEFT trains, but refuses to load so
     with without_device_map(base), stand_ins(base):
-        model = _load(partial(PeftModel.from_pretrained, base), "adapter", path, adapter_name=name, is_trainable=True)
+        load = partial(PeftModel.from_pretrained, base, adapter_name=name, is_trainable=not has_virtual_tokens)
+        model = _load(load, "adapter", path)
     _refuse_missing_adapter_weights(model, path, name)
     return model
 
@@ -389,12 +396,13 @@ def add_adapter(model: Any, peft_config: Any, revision: str | None = None) -> An
     if isinstance(target, str) and target != "all-linear" and _PLAIN_NAME.fullmatch(target):
         # PEFT takes a string as a pattern of the full name, and TRL turns a list of one name into a string.
         peft_config.target_modules = [target]
+    linear = _linear_names(model)  # now, since PEFT may fail with half of the model changed
     try:
-        _refuse_missing_targets(model, peft_config)
+        _refuse_missing_modules(model, peft_config)
         with stand_ins(model):
             adapted = get_peft_model(model, peft_config, revision=revision)
     except (*_FILE_ERRORS, re.error) as error:
-        raise _misfit(model, error) from error
+        raise _misfit(model, linear, error) from error
     if any(weight.requires_grad and not weight.is_meta and weight.isnan().any() for weight in adapted.parameters()):
         raise ModelError(
             got="an adapter that starts from the values of weights that are offloaded, or that are not numbers",
@@ -404,27 +412,33 @@ def add_adapter(model: Any, peft_config: Any, revision: str | None = None) -> An
     return adapted
 
 
-def _refuse_missing_targets(model: Any, peft_config: Any) -> None:
-    """Raises `ValueError` if one of several target modules is missing: PEFT is content with any of them."""
-    targets = getattr(peft_config, "target_modules", None)
-    names = [f".{name}" for name, _ in model.named_modules()]
-    for target in sorted(targets) if isinstance(targets, list | set | tuple) else ():
-        if not any(name.endswith(f".{target}") for name in names):
-            raise ValueError(f"Target module {target} is not in the model")
+def _refuse_missing_modules(model: Any, peft_config: Any) -> None:
+    """Raises `ValueError` if one of several parts to adapt or to save is missing: PEFT is content with any of them."""
+    names = [f".{name}" for name, _ in (*model.named_modules(), *model.named_parameters())]
+    for option, what in _PARTS.items():
+        wanted = getattr(peft_config, option, None)
+        for each in sorted(wanted) if isinstance(wanted, list | set | tuple) else ():
+            if not any(name.endswith(f".{each}") for name in names):
+                raise ValueError(f"{what} {each} is not in the model")
 
 
-def _misfit(model: Any, error: Exception) -> ModelError:
-    """The error for an adapter that PEFT cannot add to the model."""
-    said = first_line(error)
+def _linear_names(model: Any) -> set[str]:
     kinds = ("Linear", "Conv1D")
-    linear = {name.rsplit(".", 1)[-1] for name, part in model.named_modules() if type(part).__name__.startswith(kinds)}
+    return {name.rsplit(".", 1)[-1] for name, part in model.named_modules() if type(part).__name__.startswith(kinds)}
+
+
+def _misfit(model: Any, linear: set[str], error: Exception) -> ModelError:
+    """The error for an adapter that PEFT cannot add to the model, whose linear layers have the names `linear`."""
+    said = first_line(error)
     what = f"a peft_config that does not fit {type(model).__name__} ({said})"
     if "dropout" in said:
         return ModelError(got=what, expected="an adapter without dropout", fix="set --lora_dropout 0")
-    if not said.startswith("Target module") and not isinstance(error, re.error):
+    if not re.search("target.?module", said, re.IGNORECASE) and not isinstance(error, re.error):
         return ModelError(got=what, expected="options that the model and this kind of adapter allow", fix="change them")
-    names = " ".join(sorted(linear))
-    expected = f"target modules that the model has: all-linear, or some of {names}"
+    # Modules that the model has and PEFT refuses are in its message; "all-linear" would include them.
+    refused = set(re.findall(r"'(\w+)'", said)) if "incompatible" in said else set()
+    every = "" if refused else "all-linear, or "
+    expected = f"target modules that the model has: {every}some of {' '.join(sorted(linear - refused))}"
     return ModelError(got=what, expected=expected, fix="set --lora_target_modules")
 
 
