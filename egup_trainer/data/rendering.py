@@ -286,11 +286,19 @@ class Renderer:
             options: of `apply_chat_template`; they go before the template's own `kwargs`.
 
         Raises:
-            ModelError: the template takes too long or too much memory, or writes far more than the turns hold.
+            ModelError: the template takes too long or too much memory, or writes far more than the turns hold, or there
+                are several and no default.
             jinja2.TemplateError: the template refuses the turns, or fails on them.
         """
         from jinja2 import TemplateError
 
+        templates = self.tokenizer.chat_template
+        if isinstance(templates, dict) and "default" not in templates:
+            raise ModelError(
+                got=f"a tokenizer with the chat templates {', '.join(templates)}, and none that is the default",
+                expected="one chat template, or several of which one has the name default",
+                fix=f"set tokenizer.chat_template to one of them and save the tokenizer, or {USE_MARKERS}",
+            )
         options = {**self.template.kwargs, **options}
         if writes_date(self.tokenizer):
             dated = _date_macro(self.template.date) + self.tokenizer.get_chat_template()
