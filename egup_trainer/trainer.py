@@ -55,6 +55,7 @@ from egup_trainer.modeling.scan import RowScores, score_rows
 from egup_trainer.modeling.trials import can_run, check_training
 from egup_trainer.preparation import (
     check_args,
+    check_optimizer,
     check_output_folder,
     prepare_dataset,
     prepare_eval_datasets,
@@ -246,6 +247,7 @@ class UnlearnTrainer(SearchingTrainer):
             compile_for_all_lengths()
         # The model is on its device now, unless FSDP or DeepSpeed is going to move it.
         check_training(self.model, args.disable_dropout)
+        check_optimizer(optimizers[0], self.model)
         if can_run(self.model):
             self.reader.try_out(self.model)
         if args.self_samples:
