@@ -68,7 +68,7 @@ def load_model(name_or_path: str, **model_init_kwargs: Any) -> Any:
 
     Args:
         name_or_path: folder or hub id of a model, or folder of one or more adapters (the base model is loaded, too).
-        model_init_kwargs: for `AutoModelForCausalLM.from_pretrained`.
+        model_init_kwargs: for `from_pretrained` of the class that `auto_class` names.
 
     Raises:
         ModelError: there is no model, it is not a causal language model, weights are missing, or its 4-bit weights
@@ -84,11 +84,30 @@ def load_model(name_or_path: str, **model_init_kwargs: Any) -> Any:
 
 def _load_whole(name_or_path: str, **kwargs: Any) -> Any:
     """A model without missing weights, which transformers would fill with random numbers."""
-    from transformers import AutoModelForCausalLM
+    from transformers import AutoConfig
 
-    model, found = _load(AutoModelForCausalLM.from_pretrained, _MODEL, name_or_path, output_loading_info=True, **kwargs)
+    chosen = {name: kwargs[name] for name in ("trust_remote_code", "revision") if name in kwargs}
+    load = auto_class(_load(AutoConfig.from_pretrained, _MODEL, name_or_path, **chosen)).from_pretrained
+    model, found = _load(load, _MODEL, name_or_path, output_loading_info=True, **kwargs)
     _refuse_missing(found["missing_keys"], _MODEL, name_or_path, model)
     return model
+
+
+def auto_class(config: Any) -> Any:
+    """The class of transformers that makes a model: some that read images are not among the causal language models."""
+    from transformers import (
+        MODEL_FOR_CAUSAL_LM_MAPPING,
+        MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING,
+        AutoModelForCausalLM,
+        AutoModelForImageTextToText,
+    )
+
+    reads_images = type(config) in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING
+    return (
+        AutoModelForImageTextToText
+        if reads_images and type(config) not in MODEL_FOR_CAUSAL_LM_MAPPING
+        else AutoModelForCausalLM
+    )
 
 
 def _load_with_base(path: str, **kwargs: Any) -> Any:

@@ -6,7 +6,16 @@ import pytest
 import torch
 from fixtures_audit import wide_model
 from peft import LoraConfig, PeftModel, PromptTuningConfig, get_peft_model
-from transformers import MambaConfig, MambaForCausalLM, MixtralConfig, MixtralForCausalLM
+from transformers import (
+    CLIPVisionConfig,
+    LlamaConfig,
+    LlavaConfig,
+    LlavaForConditionalGeneration,
+    MambaConfig,
+    MambaForCausalLM,
+    MixtralConfig,
+    MixtralForCausalLM,
+)
 
 from egup_trainer.errors import ConfigError, ModelError
 from egup_trainer.modeling.base_weights import weights_digest
@@ -49,6 +58,16 @@ def test_a_saved_adapter_is_loaded_with_its_base_and_continues_learning(saved, w
     torch.testing.assert_close(loaded(TOKENS).logits, before(TOKENS).logits)
     assert (loaded(TOKENS).logits - model(TOKENS).logits).abs().max() > 1e-3
     assert trained(loaded) == [name for name, _ in loaded.named_parameters() if "lora_" in name]
+
+
+def test_a_model_that_reads_images_is_loaded_though_it_is_no_causal_language_model_by_class(tmp_path):
+    size = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
+    vision = CLIPVisionConfig(**size, image_size=8, patch_size=4, projection_dim=8)
+    model = LlavaForConditionalGeneration(
+        LlavaConfig(text_config=LlamaConfig(vocab_size=32, **size), vision_config=vision)
+    )
+    model.eval().save_pretrained(tmp_path)
+    torch.testing.assert_close(load_model(str(tmp_path))(TOKENS).logits, model(TOKENS).logits)
 
 
 @pytest.mark.parametrize("load", [load_model, load_tokenizer])
