@@ -73,6 +73,20 @@ def test_a_template_beyond_its_limits_is_refused(tokenizer, monkeypatch, name):
     assert children() == before
 
 
+PARTS = (
+    "{% for m in messages %}<{{ m.role }}>{% for part in m.content %}{% if part.type == 'text' %}{{ part.text }}"
+    "{% endif %}{% endfor %}{{ eos_token }}{% endfor %}"
+)
+
+
+def test_a_template_that_reads_parts_alone_is_given_parts(tokenizer):
+    row, texts = Row((Message("system", "S"), Message("user", "Who?")), "Ada"), []
+    for template in (SOUND, PARTS):
+        with Renderer(with_template(tokenizer, template)) as renderer:
+            texts.append((renderer.row(row), renderer.chat(TURNS)))
+    assert texts[0] == texts[1]
+
+
 def test_named_templates_need_a_default(tokenizer):
     named = copy.deepcopy(tokenizer)
     named.chat_template = {"chat": "{{ messages[0].content }}", "tool_use": "{{ tools }}"}
