@@ -132,6 +132,19 @@ def _adapter_facts(path: Path) -> dict[str, Any]:
     return {}
 
 
+def recorded_quantization(adapter: str | Path) -> dict[str, Any]:
+    """The argument of `load_model` that quantizes the base model of an adapter as in the run that trained it.
+
+    It is empty if the weights were not quantized, or if there is no record of the run.
+    """
+    recorded = _adapter_facts(Path(adapter)).get("quantization")
+    if recorded is None:
+        return {}
+    from transformers.quantizers.auto import AutoQuantizationConfig
+
+    return {"quantization_config": AutoQuantizationConfig.from_dict(recorded)}
+
+
 def _refuse_other_base(path: str, base: str) -> None:
     """Raises `ModelError` if the base model of an adapter has other weights than when the adapter was trained."""
     expected, found = _adapter_facts(Path(path)).get("base"), weights_digest(base)

@@ -7,7 +7,7 @@ from torch import OutOfMemoryError, nn
 
 from egup_trainer.errors import ModelError, first_line
 from egup_trainer.modeling.limits import refuse_infinite_weights
-from egup_trainer.modeling.loading import load_model
+from egup_trainer.modeling.loading import load_model, recorded_quantization
 
 
 def save_merged(adapter: str | Path, output: str | Path, **model_init_kwargs: Any) -> None:
@@ -19,7 +19,7 @@ def save_merged(adapter: str | Path, output: str | Path, **model_init_kwargs: An
     Args:
         adapter: folder of the saved adapter, which names its base model.
         output: folder of the model, created if missing.
-        model_init_kwargs: for `load_model`, as in training.
+        model_init_kwargs: for `load_model`, as in training; weights are quantized as the record says without them.
 
     Raises:
         ModelError: the adapter or its base model cannot be loaded, or the adapter cannot be merged.
@@ -30,7 +30,7 @@ def save_merged(adapter: str | Path, output: str | Path, **model_init_kwargs: An
     """
     from peft import PeftModel
 
-    model = load_model(str(adapter), **model_init_kwargs)
+    model = load_model(str(adapter), **{**recorded_quantization(adapter), **model_init_kwargs})
     if getattr(model.get_base_model(), "is_quantized", False):
         model = PeftModel.from_pretrained(model.unload().dequantize(), str(adapter))
     alone = merged(model)
@@ -57,7 +57,12 @@ def merged(model: Any) -> Any:
         return model.merge_and_unload()
     except OutOfMemoryError:
         raise
-    except (AttributeError, NotImplementedError, RuntimeError) as error:  # what PEFT raises for the other kinds
+    except (
+        AttributeError,
+        NotImplementedError,
+        RuntimeError,
+        ValueError,
+    ) as error:  # what PEFT raises for the other kinds
         raise ModelError(
             got=f"an adapter that cannot be merged ({first_line(error)})",
             expected="one that changes weights of the base model and nothing else, such as plain LoRA",

@@ -9,7 +9,7 @@ from fixtures_cli import assert_refused, egup, save, write_rows
 from fixtures_evaluation import with_adapter
 from peft import LoraConfig
 from safetensors.torch import load_file
-from transformers import AutoModelForCausalLM
+from transformers import AutoModelForCausalLM, BitsAndBytesConfig
 
 from egup_trainer import UnlearnConfig, UnlearnTrainer
 from egup_trainer.errors import StateError
@@ -67,13 +67,19 @@ def test_an_adapter_without_a_record_is_merged_into_its_own_folder_by_hand_compu
     assert not names & {"unlearning.json", "README.md", "adapter_config.json", "_unfinished"}
 
 
-def test_the_adapter_of_a_run_in_python_is_merged(folder, tokenizer, config, tmp_path):
+@pytest.mark.parametrize("kind", [None, "fp4", "nf4"])
+def test_the_adapter_of_a_run_in_python_is_merged(folder, config, tmp_path, kind):
     """Such a run writes no more than the secrets into its private record."""
+    model = str(folder / "model")
+    if kind is not None:
+        pytest.importorskip("bitsandbytes")
+        bits = BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type=kind)
+        model = AutoModelForCausalLM.from_pretrained(model, quantization_config=bits, dtype=torch.float32)
     output, rows = tmp_path / "trained", {name: folder / f"{name}.jsonl" for name in ("forget", "retain")}
     args = config(UnlearnConfig, output_dir=str(output), objective="grad_diff", max_steps=1)
     sources = {"forget_dataset": str(rows["forget"]), "retain_dataset": str(rows["retain"])}
     lora = LoraConfig(r=2, target_modules=["q_proj"], task_type="CAUSAL_LM")
-    trainer = UnlearnTrainer(str(folder / "model"), args, **sources, peft_config=lora)
+    trainer = UnlearnTrainer(model, args, **sources, peft_config=lora)
     trainer.train()
     trainer.save_model()
     assert egup("merge", model_name_or_path=output) == 0
