@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from torch import nn
-from transformers import set_seed
+from transformers import PreTrainedModel, PreTrainedTokenizerBase, set_seed
 from transformers.trainer_utils import get_last_checkpoint
 
 from egup_trainer.components.clreg import ClregPositives
@@ -333,17 +333,17 @@ def prepare_tokenizer(tokenizer: Any, model: Any, args: Any) -> Any:
 
     Raises:
         ModelError: there is none.
-        ConfigError: `model` is none; `template_date` is set, and the chat template writes no date; or it does not read
-            one of `template_kwargs`.
+        ConfigError: `model` or `tokenizer` is something else; `template_date` is set, and the chat template writes no
+            date; or it does not read one of `template_kwargs`.
     """
-    if not isinstance(model, str | Path | nn.Module):
-        what = f"the class {model.__name__}" if isinstance(model, type) else f"a {type(model).__name__}"
-        raise ConfigError(
-            got=f"{what} as model",
-            expected="a model, or its folder or hub id",
-            fix="load it: AutoModelForCausalLM.from_pretrained(...)",
-        )
+    check_model(model)
     tokenizer = tokenizer or tokenizer_of(model, args)
+    if not isinstance(tokenizer, PreTrainedTokenizerBase):
+        raise ConfigError(
+            got=f"a {type(tokenizer).__name__} as processing_class",
+            expected="the model's tokenizer",
+            fix="load it: AutoTokenizer.from_pretrained(...), or take that of a processor: processor.tokenizer",
+        )
     source = source_of(model)
     folders = [*_checkpoints(args), *([] if source is None else [source])]
     recorded = [TemplateInputs.of(recorded_options(folder)) for folder in folders]
@@ -351,6 +351,41 @@ def prepare_tokenizer(tokenizer: Any, model: Any, args: Any) -> Any:
     for name, value in vars(choose_inputs(reader, TemplateInputs.of(args), recorded)).items():
         setattr(args, name, value)
     return tokenizer
+
+
+def check_model(model: Any) -> None:
+    """Raises `ConfigError` for what is not a model of transformers, with or without an adapter of PEFT around it."""
+    base = without_adapters(model)
+    if not isinstance(base, str | Path | PreTrainedModel):
+        what = f"the class {model.__name__}" if isinstance(model, type) else f"a {type(model).__name__}"
+        is_wrapper = isinstance(model, nn.Module)
+        raise ConfigError(
+            got=f"{what} as model",
+            expected="a model of transformers, or its folder or hub id",
+            fix="pass the model inside: a run wraps and compiles it by itself (accelerate launch, --torch_compile)"
+            if is_wrapper
+            else "load it: AutoModelForCausalLM.from_pretrained(...)",
+        )
+    if isinstance(model, PreTrainedModel) and "peft_config" in vars(model):
+        raise ConfigError(
+            got=f"a {type(model).__name__} with an adapter inside, as add_adapter and from_pretrained make it",
+            expected="an adapter around the model, which can be switched off, saved and merged",
+            fix="load it with peft.PeftModel.from_pretrained(model, folder, is_trainable=True), or pass a peft_config",
+        )
+
+
+def check_optimizer(optimizer: Any, model: nn.Module) -> None:
+    """Raises `ConfigError` if an optimizer is given and trains no weight of the model."""
+    trained = {id(weight) for weight in model.parameters() if weight.requires_grad}
+    if optimizer is None or any(
+        id(weight) in trained for group in optimizer.param_groups for weight in group["params"]
+    ):
+        return
+    raise ConfigError(
+        got="an optimizer that holds no trainable weight of the model",
+        expected="one that was made from the weights that are trained",
+        fix="load the model, and add its adapter (peft.get_peft_model), before the optimizer is made",
+    )
 
 
 def _checkpoints(args: Any) -> list[str]:

@@ -55,6 +55,7 @@ from egup_trainer.modeling.scan import RowScores, score_rows
 from egup_trainer.modeling.trials import can_run, check_training
 from egup_trainer.preparation import (
     check_args,
+    check_optimizer,
     check_output_folder,
     prepare_dataset,
     prepare_eval_datasets,
@@ -245,6 +246,7 @@ class UnlearnTrainer(SearchingTrainer):
         if self.args.torch_compile:
             compile_for_all_lengths()
         check_training(self.model, self.args.disable_dropout)
+        check_optimizer(self.optimizer, self.model)
         if can_run(self.model):
             self.reader.try_out(self.model)
         if self.args.self_samples:

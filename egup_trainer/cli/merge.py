@@ -35,14 +35,14 @@ def run(args: AdapterArguments, model_config: Any) -> None:
     from egup_trainer.modeling.loading import load_tokenizer, model_init_kwargs
     from egup_trainer.modeling.merging import save_merged
     from egup_trainer.output_folder import alone_in, appearing_together, mark_unfinished, refuse_finished
-    from egup_trainer.records.io import read_ledger, read_record, read_run
+    from egup_trainer.records.io import find_run, read_ledger, read_record
     from egup_trainer.records.schema import RUN_NAME
 
     refuse_several_processes("egup merge", PartialState().num_processes)
     refuse_unfinished(adapter)
     tokenizer, record = load_tokenizer(str(adapter)), read_record(adapter)
-    if (adapter / RUN_NAME).is_file():
-        load_as_recorded(model_config, read_run(adapter / RUN_NAME).loading)
+    if (adapter / RUN_NAME).is_file() and (run := find_run(adapter / RUN_NAME)) is not None:
+        load_as_recorded(model_config, run.loading)
     with alone_in(output):
         if not args.overwrite_output_dir:
             refuse_finished(output)

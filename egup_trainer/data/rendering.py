@@ -32,7 +32,7 @@ _PATIENCE = 60.0
 _SENTINEL = "EgupTrainerAnswerPlace"
 USE_MARKERS = "write rows with plain markers instead (--user_marker, --assistant_marker)"
 WRITE_OUT = "write that row out as the model reads it, as prompt and completion (docs/data.md shows how)"
-Turns = list[dict[str, str]]
+Turns = list[dict[str, Any]]
 RESERVED = frozenset(
     (
         *("conversation", "messages", "chat_template", "add_generation_prompt", "continue_final_message", "tokenize"),
@@ -201,6 +201,8 @@ class RenderedRow:
 class Renderer:
     """Writes rows and conversations as text. Chat templates run in one child process, which starts with the first.
 
+    Some templates, of models that read images, write contents only if these are lists of parts: they are given such.
+
     It is a context manager: the process ends with the block. The process is a fork, so it has the tokenizer as it was
     at the first rendering.
 
@@ -213,6 +215,7 @@ class Renderer:
         self.tokenizer, self.template = tokenizer, template or Template()
         self._pipe: Connection | None = None
         self._child = 0
+        self._takes_parts: bool | None = None  # known after the first rendering
 
     def __enter__(self) -> "Renderer":
         return self
@@ -284,18 +287,29 @@ class Renderer:
             options: of `apply_chat_template`; they go before the template's own `kwargs`.
 
         Raises:
-            ModelError: the template takes too long or too much memory, or writes far more than the turns hold.
+            ModelError: the template takes too long or too much memory, or writes far more than the turns hold, or there
+                are several and no default.
             jinja2.TemplateError: the template refuses the turns, or fails on them.
         """
         from jinja2 import TemplateError
 
+        templates = self.tokenizer.chat_template
+        if isinstance(templates, dict) and "default" not in templates:
+            raise ModelError(
+                got=f"a tokenizer with the chat templates {', '.join(templates)}, and none that is the default",
+                expected="one chat template, or several of which one has the name default",
+                fix=f"set tokenizer.chat_template to one of them and save the tokenizer, or {USE_MARKERS}",
+            )
         options = {**self.template.kwargs, **options}
         if writes_date(self.tokenizer):
             dated = _date_macro(self.template.date) + self.tokenizer.get_chat_template()
             options = {"chat_template": dated, **options}
-        # Without forks, as on Windows, only the length is limited.
-        ask = self._ask if hasattr(os, "fork") else self._answer
-        kind, text = ask(turns, options)
+        if self._takes_parts is None:
+            plain, parts = [{"role": "user", "content": _SENTINEL}], [{"role": "user", "content": _in_parts(_SENTINEL)}]
+            self._takes_parts = not self._writes_sentinel(plain, options) and self._writes_sentinel(parts, options)
+        if self._takes_parts:
+            turns = [{**turn, "content": _in_parts(turn["content"])} for turn in turns]
+        kind, text = self._render(turns, options)
         if kind == "error":
             raise TemplateError(text)
         if kind == "limit":
@@ -306,6 +320,14 @@ class Renderer:
             )
         return text
 
+    def _writes_sentinel(self, turns: Turns, options: dict[str, Any]) -> bool:
+        kind, text = self._render(turns, options)
+        return kind == "text" and _SENTINEL in text
+
+    def _render(self, turns: Turns, options: dict[str, Any]) -> tuple[str, str]:
+        # Without forks, as on Windows, only the length is limited.
+        return (self._ask if hasattr(os, "fork") else self._answer)(turns, options)
+
     def _answer(self, turns: Turns, options: dict[str, Any]) -> tuple[str, str]:
         """ "text" and what the template wrote, "error" and its message, or "limit" and which limit it exceeded."""
         try:
@@ -314,7 +336,7 @@ class Renderer:
             raise
         except Exception as error:  # a template is a program, which can fail in every way
             return "error", f"{type(error).__name__}: {error}"
-        if len(text) > MAX_EXTRA_CHARACTERS + 10 * sum(len(turn["content"]) for turn in turns):
+        if len(text) > MAX_EXTRA_CHARACTERS + 10 * sum(len(str(turn["content"])) for turn in turns):
             return "limit", f"writes {len(text):,} characters for one row"
         return "text", text
 
@@ -382,3 +404,8 @@ class Renderer:
             except MemoryError:
                 answer = "limit", f"takes more than {MAX_BYTES / 1e9:.1f} GB of memory"
             pipe.send(answer)
+
+
+def _in_parts(text: str) -> list[dict[str, str]]:
+    """A content as one part of the type text."""
+    return [{"type": "text", "text": text}]

@@ -423,7 +423,9 @@ def _whole_numbers(record: Mapping, column: str, where: str) -> np.ndarray:
         raise DataError(
             got=f"{'no ' + column if value is None else f'{column} as {kind}{shape}'} in {where}",
             expected="a flat list of whole numbers, one per token",
-            fix="repair that row",
+            fix="add it: labels are the input_ids, with -100 for tokens that are not scored"
+            if value is None
+            else "repair that row",
         )
     return numbers.astype(np.int32)
 

@@ -9,9 +9,11 @@ def compile_for_all_lengths() -> None:
 
     By default PyTorch takes the shapes of tensors that it finds through a module's hooks for constants, and gives up
     after 8 graphs of a function, from which point on the model runs uncompiled. The positions of the answers reach the
-    output embedding through such a hook.
+    output embedding through such a hook. Also by default, a graph that was made without hooks on a module is used when
+    there are some, which then read nothing.
     """
     import torch._dynamo
 
     torch._dynamo.config.force_nn_module_property_static_shapes = False
+    torch._dynamo.config.skip_nnmodule_hook_guards = False
     torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, _MOST_GRAPHS)

@@ -3,7 +3,8 @@
 The vocabulary projection is the largest tensor of a step. It is computed at answer positions only: a hook selects these
 hidden states right before the output embedding. The log-probabilities are computed there, too, and the model goes on
 with the logits of one position. What a model does to its logits afterwards (soft-capping, scaling) is applied to all
-positions and checked at that one. For any other model, its own logits at all answer positions are used.
+positions and checked once at that one, with small and large numbers. For any other model, its own logits at all answer
+positions are used.
 """
 
 from collections.abc import Callable, Iterator
@@ -176,7 +177,9 @@ class AnswerReader:
         """Log-probabilities (N,), and the logits (N, V) if they are to be kept."""
         # DeepSpeed ZeRO-3 gathers weights for the backward pass only where a module's output has a gradient.
         plain = any(hasattr(weight, "ds_id") for weight in self.head.parameters())
-        reading = None if plain or keep_logits or self._transform is None else HeadReading(targets, self._transform)
+        reading = None
+        if not (plain or keep_logits or self._transform is None):
+            reading = HeadReading(targets, self._transform, is_trial=not self._transform_is_known)
         tied = TiedGradient()
         with ExitStack() as wrappers:
             for module in () if plain else (self.embedding, self.head):
@@ -274,7 +277,7 @@ def _capture(into: list[Tensor]) -> Callable:
     """A forward hook that keeps the output of a module."""
 
     def hook(module: nn.Module, args: Any, output: Any) -> None:
-        into.append(output[0] if isinstance(output, tuple) else output)
+        into.append(output[0] if isinstance(output, tuple | list) else output)
 
     return hook
 

@@ -160,17 +160,26 @@ def _greedy(max_new_tokens: int, ends: list[int], padding: int) -> Any:
 def _only_these_settings(model: nn.Module, config: Any) -> Iterator[None]:
     """Replaces the settings that were saved with the model, such as sampling or suppressed tokens.
 
-    If they were given to `generate` as an argument, it would fill in unset values from the model's settings.
+    If they were given to `generate` as an argument, it would fill in unset values from the model's settings. Router
+    logits are left out, since the loss that a mixture of experts computes from them fails after the first new token.
     """
     owners = [module for module in model.modules() if "generation_config" in vars(module)]
     saved = [module.generation_config for module in owners]
+    configs = {
+        id(found): vars(found) for module in model.modules() if (found := vars(module).get("config")) is not None
+    }
+    routed = [values for values in configs.values() if values.get("output_router_logits")]
     for module in owners:
         module.generation_config = config
+    for values in routed:
+        values["output_router_logits"] = False
     try:
         yield
     finally:
         for module, settings in zip(owners, saved, strict=True):
             module.generation_config = settings
+        for values in routed:
+            values["output_router_logits"] = True
 
 
 def _warn_of_other_ends(model: Any, ends: list[int]) -> None:

@@ -18,7 +18,7 @@ from egup_trainer.modeling.base_weights import weights_digest
 _FILE_ERRORS = (
     OSError,
     ValueError,
-    KeyError,
+    LookupError,
     TypeError,
     AttributeError,
     ImportError,
@@ -31,6 +31,11 @@ _IN_MODEL_REPOSITORIES = ("config.json", "adapter_config.json", _TOKENIZER)
 _RECORD = "unlearning.json"
 """The record of a run beside its model; `egup_trainer.records.schema` has the same name."""
 _HUB_SECONDS = 10
+_PARTS = {
+    "target_modules": "Target module",
+    "target_parameters": "Target parameter",
+    "modules_to_save": "Module to save",
+}
 _PLAIN_NAME = re.compile(r"[\w.]+")
 
 
@@ -63,7 +68,7 @@ def load_model(name_or_path: str, **model_init_kwargs: Any) -> Any:
 
     Args:
         name_or_path: folder or hub id of a model, or folder of one or more adapters (the base model is loaded, too).
-        model_init_kwargs: for `AutoModelForCausalLM.from_pretrained`.
+        model_init_kwargs: for `from_pretrained` of the class that `auto_class` names.
 
     Raises:
         ModelError: there is no model, it is not a causal language model, weights are missing, or its 4-bit weights
@@ -79,11 +84,30 @@ def load_model(name_or_path: str, **model_init_kwargs: Any) -> Any:
 
 def _load_whole(name_or_path: str, **kwargs: Any) -> Any:
     """A model without missing weights, which transformers would fill with random numbers."""
-    from transformers import AutoModelForCausalLM
+    from transformers import AutoConfig
 
-    model, found = _load(AutoModelForCausalLM.from_pretrained, _MODEL, name_or_path, output_loading_info=True, **kwargs)
+    chosen = {name: kwargs[name] for name in ("trust_remote_code", "revision") if name in kwargs}
+    load = auto_class(_load(AutoConfig.from_pretrained, _MODEL, name_or_path, **chosen)).from_pretrained
+    model, found = _load(load, _MODEL, name_or_path, output_loading_info=True, **kwargs)
     _refuse_missing(found["missing_keys"], _MODEL, name_or_path, model)
     return model
+
+
+def auto_class(config: Any) -> Any:
+    """The class of transformers that makes a model: some that read images are not among the causal language models."""
+    from transformers import (
+        MODEL_FOR_CAUSAL_LM_MAPPING,
+        MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING,
+        AutoModelForCausalLM,
+        AutoModelForImageTextToText,
+    )
+
+    reads_images = type(config) in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING
+    return (
+        AutoModelForImageTextToText
+        if reads_images and type(config) not in MODEL_FOR_CAUSAL_LM_MAPPING
+        else AutoModelForCausalLM
+    )
 
 
 def _load_with_base(path: str, **kwargs: Any) -> Any:
@@ -106,6 +130,19 @@ def _adapter_facts(path: Path) -> dict[str, Any]:
         except (OSError, ValueError, KeyError, TypeError):
             continue
     return {}
+
+
+def recorded_quantization(adapter: str | Path) -> dict[str, Any]:
+    """The argument of `load_model` that quantizes the base model of an adapter as in the run that trained it.
+
+    It is empty if the weights were not quantized, or if there is no record of the run.
+    """
+    recorded = _adapter_facts(Path(adapter)).get("quantization")
+    if recorded is None:
+        return {}
+    from transformers.quantizers.auto import AutoQuantizationConfig
+
+    return {"quantization_config": AutoQuantizationConfig.from_dict(recorded)}
 
 
 def _refuse_other_base(path: str, base: str) -> None:
@@ -155,8 +192,10 @@ def _load_first_adapter(path: str, name: str, **kwargs: Any) -> Any:
     _refuse_other_base(path, config.base_model_name_or_path)
     base = _load_whole(config.base_model_name_or_path, **{**kwargs, "revision": config.revision or "main"})
     _grow_embeddings(base, path)
+    has_virtual_tokens = config.is_prompt_learning  # which PEFT trains, but refuses to load so
     with without_device_map(base), stand_ins(base):
-        model = _load(partial(PeftModel.from_pretrained, base), "adapter", path, adapter_name=name, is_trainable=True)
+        load = partial(PeftModel.from_pretrained, base, adapter_name=name, is_trainable=not has_virtual_tokens)
+        model = _load(load, "adapter", path)
     _refuse_missing_adapter_weights(model, path, name)
     return model
 
@@ -388,12 +427,13 @@ def add_adapter(model: Any, peft_config: Any, revision: str | None = None) -> An
     if isinstance(target, str) and target != "all-linear" and _PLAIN_NAME.fullmatch(target):
         # PEFT takes a string as a pattern of the full name, and TRL turns a list of one name into a string.
         peft_config.target_modules = [target]
+    linear = _linear_names(model)  # now, since PEFT may fail with half of the model changed
     try:
-        _refuse_missing_targets(model, peft_config)
+        _refuse_missing_modules(model, peft_config)
         with stand_ins(model):
             adapted = get_peft_model(model, peft_config, revision=revision)
     except (*_FILE_ERRORS, re.error) as error:
-        raise _misfit(model, error) from error
+        raise _misfit(model, linear, error) from error
     if any(weight.requires_grad and not weight.is_meta and weight.isnan().any() for weight in adapted.parameters()):
         raise ModelError(
             got="an adapter that starts from the values of weights that are offloaded, or that are not numbers",
@@ -403,27 +443,33 @@ def add_adapter(model: Any, peft_config: Any, revision: str | None = None) -> An
     return adapted
 
 
-def _refuse_missing_targets(model: Any, peft_config: Any) -> None:
-    """Raises `ValueError` if one of several target modules is missing: PEFT is content with any of them."""
-    targets = getattr(peft_config, "target_modules", None)
-    names = [f".{name}" for name, _ in model.named_modules()]
-    for target in sorted(targets) if isinstance(targets, list | set | tuple) else ():
-        if not any(name.endswith(f".{target}") for name in names):
-            raise ValueError(f"Target module {target} is not in the model")
+def _refuse_missing_modules(model: Any, peft_config: Any) -> None:
+    """Raises `ValueError` if one of several parts to adapt or to save is missing: PEFT is content with any of them."""
+    names = [f".{name}" for name, _ in (*model.named_modules(), *model.named_parameters())]
+    for option, what in _PARTS.items():
+        wanted = getattr(peft_config, option, None)
+        for each in sorted(wanted) if isinstance(wanted, list | set | tuple) else ():
+            if not any(name.endswith(f".{each}") for name in names):
+                raise ValueError(f"{what} {each} is not in the model")
 
 
-def _misfit(model: Any, error: Exception) -> ModelError:
-    """The error for an adapter that PEFT cannot add to the model."""
-    said = first_line(error)
+def _linear_names(model: Any) -> set[str]:
     kinds = ("Linear", "Conv1D")
-    linear = {name.rsplit(".", 1)[-1] for name, part in model.named_modules() if type(part).__name__.startswith(kinds)}
+    return {name.rsplit(".", 1)[-1] for name, part in model.named_modules() if type(part).__name__.startswith(kinds)}
+
+
+def _misfit(model: Any, linear: set[str], error: Exception) -> ModelError:
+    """The error for an adapter that PEFT cannot add to the model, whose linear layers have the names `linear`."""
+    said = first_line(error)
     what = f"a peft_config that does not fit {type(model).__name__} ({said})"
     if "dropout" in said:
         return ModelError(got=what, expected="an adapter without dropout", fix="set --lora_dropout 0")
-    if not said.startswith("Target module") and not isinstance(error, re.error):
+    if not re.search("target.?module", said, re.IGNORECASE) and not isinstance(error, re.error):
         return ModelError(got=what, expected="options that the model and this kind of adapter allow", fix="change them")
-    names = " ".join(sorted(linear))
-    expected = f"target modules that the model has: all-linear, or some of {names}"
+    # Modules that the model has and PEFT refuses are in its message; "all-linear" would include them.
+    refused = set(re.findall(r"'(\w+)'", said)) if "incompatible" in said else set()
+    every = "" if refused else "all-linear, or "
+    expected = f"target modules that the model has: {every}some of {' '.join(sorted(linear - refused))}"
     return ModelError(got=what, expected=expected, fix="set --lora_target_modules")
 
 

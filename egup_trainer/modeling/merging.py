@@ -3,10 +3,11 @@
 from pathlib import Path
 from typing import Any
 
-from torch import nn
+from torch import OutOfMemoryError, nn
 
+from egup_trainer.errors import ModelError, first_line
 from egup_trainer.modeling.limits import refuse_infinite_weights
-from egup_trainer.modeling.loading import load_model
+from egup_trainer.modeling.loading import load_model, recorded_quantization
 
 
 def save_merged(adapter: str | Path, output: str | Path, **model_init_kwargs: Any) -> None:
@@ -18,10 +19,10 @@ def save_merged(adapter: str | Path, output: str | Path, **model_init_kwargs: An
     Args:
         adapter: folder of the saved adapter, which names its base model.
         output: folder of the model, created if missing.
-        model_init_kwargs: for `load_model`, as in training.
+        model_init_kwargs: for `load_model`, as in training; weights are quantized as the record says without them.
 
     Raises:
-        ModelError: the adapter or its base model cannot be loaded.
+        ModelError: the adapter or its base model cannot be loaded, or the adapter cannot be merged.
         NumberError: a merged weight is not a finite number.
 
     Example:
@@ -29,7 +30,7 @@ def save_merged(adapter: str | Path, output: str | Path, **model_init_kwargs: An
     """
     from peft import PeftModel
 
-    model = load_model(str(adapter), **model_init_kwargs)
+    model = load_model(str(adapter), **{**recorded_quantization(adapter), **model_init_kwargs})
     if getattr(model.get_base_model(), "is_quantized", False):
         model = PeftModel.from_pretrained(model.unload().dequantize(), str(adapter))
     alone = merged(model)
@@ -41,6 +42,9 @@ def merged(model: Any) -> Any:
     """The base model with its adapters merged into the weights, in place.
 
     If an adapter changes one of two tied embeddings, they are untied first, since the other one did not change.
+
+    Raises:
+        ModelError: the adapter is more than a change of the weights, such as virtual tokens.
     """
     base = model.get_base_model()
     ends = [base.get_input_embeddings(), base.get_output_embeddings()]
@@ -49,4 +53,18 @@ def merged(model: Any) -> Any:
         head = getattr(ends[1], "base_layer", ends[1])
         head.weight = nn.Parameter(weights[1].detach().clone(), requires_grad=False)
         base.config.get_text_config().tie_word_embeddings = base.config.tie_word_embeddings = False
-    return model.merge_and_unload()
+    try:
+        return model.merge_and_unload()
+    except OutOfMemoryError:
+        raise
+    except (
+        AttributeError,
+        NotImplementedError,
+        RuntimeError,
+        ValueError,
+    ) as error:  # what PEFT raises for the other kinds
+        raise ModelError(
+            got=f"an adapter that cannot be merged ({first_line(error)})",
+            expected="one that changes weights of the base model and nothing else, such as plain LoRA",
+            fix="use it beside its base model, without merging",
+        ) from error

@@ -16,7 +16,7 @@ from torch._subclasses.fake_tensor import (
 
 from egup_trainer.errors import ModelError
 from egup_trainer.losses.base import ForgetLoss
-from egup_trainer.modeling.loading import is_adapter, load_config
+from egup_trainer.modeling.loading import auto_class, is_adapter, load_config
 from egup_trainer.planning.sizes import bytes_of_packed
 from egup_trainer.preparation import prepare_model
 
@@ -53,7 +53,6 @@ class FakeModel:
             ModelError: there is no such model, or its memory cannot be counted without its values.
         """
         from peft import PeftConfig
-        from transformers import AutoModelForCausalLM
 
         model_init_kwargs = args.model_init_kwargs or {}
         trust = {"trust_remote_code": model_init_kwargs.get("trust_remote_code", False)}
@@ -68,7 +67,7 @@ class FakeModel:
         quantization = model_init_kwargs.get("quantization_config")
         with torch.device("meta"):  # PEFT cannot add adapters to fake tensors
             dtype = saved if dtype == "auto" else _dtype(dtype)
-            model = AutoModelForCausalLM.from_config(config, dtype=dtype, **trust)
+            model = auto_class(config).from_config(config, dtype=dtype, **trust)
             total, layers = sum(weight.numel() for weight in model.parameters()), _quantized_layers(model, quantization)
             model = prepare_model(model, args, saved_adapter or peft_config, loss=loss)
         if layers and not (saved_adapter or peft_config):

@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 Metrics = Mapping[str, float | None]
 """Values by name; None for a metric that could not be computed."""
 _RESULTS = re.compile(r"^## Results\s*$.*?(?=^## |\Z)", re.MULTILINE | re.DOTALL)
+_NO_SIZES = ("active", "base", "quantization")
+"""What the record of an adapter has besides its type and sizes."""
 
 
 @dataclass(frozen=True)
@@ -197,7 +199,7 @@ def _expected_outputs(record: RunRecord) -> str | None:
 
 def _weights(record: RunRecord) -> str:
     adapter = record["adapter"] or {}
-    sizes = ", ".join(f"{name} {value}" for name, value in adapter.items() if name not in ("active", "base"))
+    sizes = ", ".join(f"{name} {value}" for name, value in adapter.items() if name not in _NO_SIZES)
     return f"an adapter ({sizes})" if sizes else "all weights"
 
 

@@ -179,4 +179,7 @@ def _adapter_of(model: Any) -> dict[str, Any] | None:
     sizes = {name: getattr(config, name) for name in ("r", "lora_alpha") if hasattr(config, name)}
     several = {"active": list(model.active_adapters)} if len(model.peft_config) > 1 else {}
     base = weights_digest(config.base_model_name_or_path or "")
-    return {"type": config.peft_type.value, **sizes, **several, **({} if base is None else {"base": base})}
+    quantization = vars(model.get_base_model().config).get("quantization_config")
+    others = {"base": base, "quantization": quantization and quantization.to_dict()}
+    known = {name: value for name, value in others.items() if value is not None}
+    return {"type": config.peft_type.value, **sizes, **several, **known}

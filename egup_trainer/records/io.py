@@ -84,6 +84,17 @@ def read_run(path: Path) -> Run:
     return _read(path, TypeAdapter(Run), _RUN_EXPECTED, "name such a file")
 
 
+def find_run(path: Path) -> Run | None:
+    """The private record of a run, or None if the run was started in Python, which writes nothing but the secrets.
+
+    Raises:
+        DataError: as in `read_run`.
+    """
+    if "sources" not in _read(path, TypeAdapter(dict[str, Any]), _RUN_EXPECTED, "restore it"):
+        return None
+    return read_run(path)
+
+
 def write_run(run: Mapping[str, Any], folder: str | Path) -> None:
     """Writes the private record of a run into a saved model's folder."""
     write_file(Path(folder) / RUN_NAME, to_json(run))
@@ -95,10 +106,8 @@ def read_sources(path: Path) -> tuple[dict[str, str], str | None]:
     Raises:
         DataError: as in `read_run`.
     """
-    if "sources" not in _read(path, TypeAdapter(dict[str, Any]), _RUN_EXPECTED, "restore it"):
-        return {}, None
-    run = read_run(path)
-    return run.sources, run.columns
+    run = find_run(path)
+    return ({}, None) if run is None else (run.sources, run.columns)
 
 
 def read_secrets(source: str | Path | None) -> list[str]:

@@ -12,8 +12,9 @@ from fixtures_cli import assert_refused, egup, save, write_rows
 from fixtures_evaluation import with_adapter
 from peft import LoraConfig
 from safetensors.torch import load_file, save_file
-from transformers import AutoModelForCausalLM
+from transformers import AutoModelForCausalLM, BitsAndBytesConfig
 
+from egup_trainer import UnlearnConfig, UnlearnTrainer
 from egup_trainer.cli.command import load_command
 from egup_trainer.data.sources import load_rows
 from egup_trainer.data.tokenization import tokenize
@@ -390,3 +391,26 @@ def test_what_cannot_be_merged_or_would_replace_a_model_is_refused(folder, tmp_p
     base = [*words, str(folder / "plain"), "--output_dir", str(folder / "model" / "x")]
     assert_refused(base, tmp_path, capsys, f"the output folder {folder / 'model' / 'x'}", "folders apart")
     assert_refused([*words, str(folder / "plain"), "--lora_r", "8"], tmp_path, capsys, "--lora_r")
+
+
+@pytest.mark.parametrize("kind", [None, "fp4", "nf4"])
+@pytest.mark.usefixtures("fresh_accelerate")
+def test_the_adapter_of_a_run_in_python_is_merged(folder, config, tmp_path, kind):
+    """Such a run writes no more than the secrets into its private record."""
+    model = str(folder / "model")
+    if kind is not None:
+        pytest.importorskip("bitsandbytes")
+        bits = BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type=kind)
+        model = AutoModelForCausalLM.from_pretrained(model, quantization_config=bits, dtype=torch.float32)
+    output, rows = tmp_path / "trained", {name: folder / f"{name}.jsonl" for name in ("forget", "retain")}
+    args = config(UnlearnConfig, output_dir=str(output), objective="grad_diff", max_steps=1)
+    sources = {"forget_dataset": str(rows["forget"]), "retain_dataset": str(rows["retain"])}
+    lora = LoraConfig(r=2, target_modules=["q_proj"], task_type="CAUSAL_LM")
+    trainer = UnlearnTrainer(model, args, **sources, peft_config=lora)
+    trainer.train()
+    trainer.save_model()
+    assert egup("merge", model_name_or_path=output) == 0
+    ids = torch.arange(8)[None]
+    merged = AutoModelForCausalLM.from_pretrained(output / "merged")(input_ids=ids).logits
+    torch.testing.assert_close(merged, trainer.model.eval()(input_ids=ids).logits, atol=1e-5, rtol=1e-5)
+    assert is_merged(output / "merged")

@@ -11,6 +11,7 @@ from jinja2 import TemplateError
 
 from egup_trainer.data import rendering as module
 from egup_trainer.data.rendering import Renderer
+from egup_trainer.data.schema import Message, Row
 from egup_trainer.data.sources import load_rows
 from egup_trainer.data.tokenization import tokenize
 from egup_trainer.errors import DataError, ModelError
@@ -70,6 +71,31 @@ def test_a_template_beyond_its_limits_is_refused(tokenizer, monkeypatch, name):
         with pytest.raises(ModelError, match=says):
             tokenize(ROWS, with_template(tokenizer, written), name="forget set")
     assert children() == before
+
+
+PARTS = (
+    "{% for m in messages %}<{{ m.role }}>{% for part in m.content %}{% if part.type == 'text' %}{{ part.text }}"
+    "{% endif %}{% endfor %}{{ eos_token }}{% endfor %}"
+)
+
+
+def test_a_template_that_reads_parts_alone_is_given_parts(tokenizer):
+    row, texts = Row((Message("system", "S"), Message("user", "Who?")), "Ada"), []
+    for template in (SOUND, PARTS):
+        with Renderer(with_template(tokenizer, template)) as renderer:
+            texts.append((renderer.row(row), renderer.chat(TURNS)))
+    assert texts[0] == texts[1]
+
+
+def test_named_templates_need_a_default(tokenizer):
+    named = copy.deepcopy(tokenizer)
+    named.chat_template = {"chat": "{{ messages[0].content }}", "tool_use": "{{ tools }}"}
+    with Renderer(named) as renderer, pytest.raises(ModelError) as caught:
+        renderer.row(Row((Message("user", "Who?"),), "Ada"))
+    assert caught.value.got == "a tokenizer with the chat templates chat, tool_use, and none that is the default"
+    named.chat_template["default"] = "{% for m in messages %}{{ m.content }}{% endfor %}"
+    with Renderer(named) as renderer:
+        assert renderer.row(Row((Message("user", "Who?"),), "Ada")).text == "Who?Ada"
 
 
 def test_limits_hold_in_a_thread_too(tokenizer, monkeypatch):

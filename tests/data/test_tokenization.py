@@ -481,6 +481,7 @@ def test_bad_token_columns_are_named_by_row(ids, labels, mask, says):
     records = [{"input_ids": [1, 2], "labels": [-100, 2]}, {"input_ids": ids, "labels": labels, "attention_mask": mask}]
     error = error_of(DataError, from_token_columns, records, "retain set")
     assert error.got.startswith(says.format(row="row 1 of the retain set"))
+    assert error.fix.startswith("add it" if ids is None or labels is None else "repair")
 
 
 PADDED = [  # the padding is the token that ends the row, too

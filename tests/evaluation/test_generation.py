@@ -9,7 +9,7 @@ import pytest
 import torch
 from fixtures_evaluation import chat_tokenizer, lively_model, plain_tokens, question, taught_model, with_adapter
 from peft import PromptTuningConfig, get_peft_model
-from transformers import RwkvConfig, RwkvForCausalLM
+from transformers import MixtralConfig, MixtralForCausalLM, RwkvConfig, RwkvForCausalLM
 
 from egup_trainer.data.rendering import Template
 from egup_trainer.data.schema import Message, Row
@@ -70,6 +70,17 @@ def test_padding_changes_nothing(model, tokenizer, prompts):
             other = copy.deepcopy(tokenizer)
             other.padding_side, other.pad_token = side, pad
             assert written(model, other, prompts, batch_size=16) == expected
+
+
+def test_a_mixture_of_experts_that_gives_router_logits_writes(tokenizer, prompts):
+    """With them, transformers computes a loss in each step, and fails after the first new token."""
+    sizes = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4}
+    config = MixtralConfig(vocab_size=len(tokenizer), num_key_value_heads=2, num_local_experts=4, **sizes)
+    model = MixtralForCausalLM(config).eval()
+    expected = written(model, tokenizer, prompts)
+    model.config.output_router_logits = True
+    assert written(model, tokenizer, prompts) == expected
+    assert model.config.output_router_logits
 
 
 def test_an_adapter_is_on_and_the_mode_is_as_it_was(model, tokenizer, prompts):

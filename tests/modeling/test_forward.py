@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
+from transformers import OpenAIGPTConfig, OpenAIGPTLMHeadModel
 
 from egup_trainer.data.collator import RowCollator
 from egup_trainer.data.schema import IGNORE_INDEX, TokenizedRow
@@ -153,18 +154,26 @@ def test_the_logits_are_kept_once_in_their_own_type(family, plain, lively, rows,
     assert kept_logits(model, reader, batch) == pytest.approx(plain, abs=0.05)
 
 
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda logits: logits + torch.arange(logits.shape[-1]) / 2,
+        lambda logits: 30 * torch.tanh(logits / 30),  # which is nearly nothing for logits as small as the first token's
+    ],
+    ids=["shift", "soft cap"],
+)
 def test_a_model_with_another_transform_of_its_logits_is_read_the_plain_way(
-    lively, rows, pad, plain_logps, monkeypatch
+    change, lively, rows, pad, plain_logps, monkeypatch
 ):
     model, batch = lively(), pad(rows)
     whole = model.forward
 
-    def shifted(**options):
+    def changed(**options):
         outputs = whole(**options)
-        outputs.logits = outputs.logits + torch.arange(outputs.logits.shape[-1]) / 50
+        outputs.logits = change(outputs.logits)
         return outputs
 
-    monkeypatch.setattr(model, "forward", shifted)
+    monkeypatch.setattr(model, "forward", changed)
     expected, _ = plain_logps(model, batch)
     expected_gradients = gradients(model, expected.sum())
     reader = AnswerReader(model)
@@ -328,6 +337,15 @@ def test_no_such_layer(layer):
         layer_index(layer, 8, "rmu_layer")
     assert caught.value.got == f"rmu_layer={layer:g} for a model of 8 layers"
     assert "from -8 to 7" in caught.value.expected
+
+
+def test_layers_that_return_lists_are_read(rows, pad, plain_logps):
+    sizes = {"n_embd": 32, "n_layer": 2, "n_head": 4, "n_positions": 64}
+    model, batch = OpenAIGPTLMHeadModel(OpenAIGPTConfig(vocab_size=256, **sizes)).eval(), pad(rows)
+    out = AnswerReader(model, -1)(model, **batch)
+    states = model.transformer(batch["input_ids"], attention_mask=batch["attention_mask"]).last_hidden_state
+    torch.testing.assert_close(out.features[2], states[2, 6])
+    torch.testing.assert_close(out.token_logps, plain_logps(model, batch)[0], atol=1e-5, rtol=1e-5)
 
 
 @pytest.mark.parametrize("family", FAMILIES)

@@ -5,13 +5,24 @@ import json
 import pytest
 import torch
 from fixtures_audit import wide_model
-from peft import LoraConfig, PeftModel, get_peft_model
-from transformers import MixtralConfig, MixtralForCausalLM
+from peft import LoraConfig, PeftModel, PromptTuningConfig, get_peft_model
+from transformers import (
+    CLIPVisionConfig,
+    LlamaConfig,
+    LlavaConfig,
+    LlavaForConditionalGeneration,
+    MambaConfig,
+    MambaForCausalLM,
+    MixtralConfig,
+    MixtralForCausalLM,
+)
 
 from egup_trainer.errors import ConfigError, ModelError
 from egup_trainer.modeling.base_weights import weights_digest
 from egup_trainer.modeling.loading import add_adapter, check_peft_config, load_model, load_tokenizer, model_init_kwargs
+from egup_trainer.modeling.merging import merged
 from egup_trainer.modeling.trainable import mlp_output, train_matching, train_mlp_alone
+from egup_trainer.modeling.trials import check_training
 from egup_trainer.records.schema import RECORD_NAME
 
 TOKENS = torch.tensor([[5, 6, 7, 8]])
@@ -47,6 +58,16 @@ def test_a_saved_adapter_is_loaded_with_its_base_and_continues_learning(saved, w
     torch.testing.assert_close(loaded(TOKENS).logits, before(TOKENS).logits)
     assert (loaded(TOKENS).logits - model(TOKENS).logits).abs().max() > 1e-3
     assert trained(loaded) == [name for name, _ in loaded.named_parameters() if "lora_" in name]
+
+
+def test_a_model_that_reads_images_is_loaded_though_it_is_no_causal_language_model_by_class(tmp_path):
+    size = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
+    vision = CLIPVisionConfig(**size, image_size=8, patch_size=4, projection_dim=8)
+    model = LlavaForConditionalGeneration(
+        LlavaConfig(text_config=LlamaConfig(vocab_size=32, **size), vision_config=vision)
+    )
+    model.eval().save_pretrained(tmp_path)
+    torch.testing.assert_close(load_model(str(tmp_path))(TOKENS).logits, model(TOKENS).logits)
 
 
 def test_the_tokenizer_of_a_folder(tokenizer, tmp_path):
@@ -136,6 +157,10 @@ MIXTRAL = MixtralConfig(
         ({"target_modules": ["no_such_layer"]}, "down_proj gate_proj k_proj lm_head o_proj q_proj", "--lora_target"),
         ({"target_modules": "all-linear", "lora_dropout": 0.05}, "without dropout", "--lora_dropout 0"),
         ({"target_modules": ["q_proj"], "r": 0}, "options that", "change them"),
+        ({"target_modules": ["norm"]}, "all-linear, or some of down_proj gate_proj k_proj lm_head", "--lora_target"),
+        ({"target_modules": ["q_proj"], "modules_to_save": ["lm_head", "head"]}, "options that", "change them"),
+        ({"target_parameters": ["up_proj.weight", "up_proj.wait"]}, "options that", "change them"),
+        ({"target_modules": ["q_proj"], "trainable_token_indices": [999]}, "options that", "change them"),
     ],
 )
 def test_an_adapter_that_does_not_fit_names_the_remedy(options, expected, fix, make_model):
@@ -149,12 +174,32 @@ def test_an_adapter_that_does_not_fit_names_the_remedy(options, expected, fix, m
         add_adapter(model, LoraConfig(**{**options, "lora_dropout": 0}))
 
 
+@pytest.mark.parametrize("targets", [None, "all-linear", ["in_proj", "out_proj"]])
+def test_the_layers_that_peft_allows_are_named(targets):
+    model = MambaForCausalLM(MambaConfig(vocab_size=32, hidden_size=16, num_hidden_layers=1, state_size=4))
+    with pytest.raises(ModelError) as caught:
+        add_adapter(model, LoraConfig(target_modules=targets))
+    allowed = "dt_proj in_proj lm_head x_proj" if targets else "all-linear, or some of dt_proj in_proj"
+    assert allowed in caught.value.expected
+    assert caught.value.fix == "set --lora_target_modules"
+
+
 @pytest.mark.parametrize("name", ["q_proj", "self_attn.q_proj", r".*\.q_proj"])
 def test_one_target_is_a_name_or_a_pattern(name, make_model):
     """TRL turns a list of one name into a string, which PEFT takes as a pattern of the full name."""
     model = add_adapter(make_model(), LoraConfig(target_modules=name))
     layers = make_model().config.num_hidden_layers
     assert sum(each.endswith("q_proj.lora_A.default") for each, _ in model.named_modules()) == layers
+
+
+def test_virtual_tokens_that_were_saved_are_loaded(saved, tmp_path):
+    model = add_adapter(load_model(saved[1]), PromptTuningConfig(num_virtual_tokens=3, task_type="CAUSAL_LM")).eval()
+    model.save_pretrained(tmp_path / "prompt")
+    again, ids = load_model(str(tmp_path / "prompt")).eval(), torch.arange(6)[None]
+    torch.testing.assert_close(again(input_ids=ids).logits, model(input_ids=ids).logits)
+    check_training(again, without_dropout=False)
+    with pytest.raises(ModelError, match="an adapter that cannot be merged"):
+        merged(again)
 
 
 def test_flags_of_trl_become_arguments(saved, tokenizer, tmp_path):

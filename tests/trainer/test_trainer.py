@@ -18,7 +18,8 @@ from fixtures_trainer import (
     weights_of,
     whole_and_resumed,
 )
-from peft import LoraConfig, PeftModel
+from peft import LoraConfig, PeftModel, get_peft_model
+from torch import nn
 from transformers import AutoModelForCausalLM, BitsAndBytesConfig, TrainerCallback, TrainingArguments
 
 from egup_trainer import EGUPTrainer, ForgetLoss, UnlearnConfig, UnlearnTrainer, register_forget_loss
@@ -414,14 +415,49 @@ def test_bad_input_is_refused_before_anything_is_made(make_model, tokenizer, con
     assert not (tmp_path / "out").exists()
 
 
-@pytest.mark.parametrize(("model", "what"), [(AutoModelForCausalLM, "the class AutoModelForCausalLM"), ({}, "a dict")])
-def test_what_is_no_model_is_refused(tokenizer, config, model, what):
+@pytest.mark.parametrize(
+    ("model", "what", "fix"),
+    [
+        (lambda model: AutoModelForCausalLM, "the class AutoModelForCausalLM", "load it: AutoModelForCausalLM"),
+        (lambda model: {}, "a dict", "load it: AutoModelForCausalLM"),
+        (nn.DataParallel, "a DataParallel", "pass the model inside"),
+        (torch.compile, "a OptimizedModule", "pass the model inside"),
+    ],
+)
+def test_what_is_no_model_is_refused(make_model, tokenizer, config, model, what, fix):
     with pytest.raises(ConfigError) as raised:
-        EGUPTrainer(model, config(), qa_rows(0, 8), qa_rows(20, 28), processing_class=tokenizer)
-    assert str(raised.value) == (
-        f"Got {what} as model, but expected a model, or its folder or hub id. "
-        "Load it: AutoModelForCausalLM.from_pretrained(...)."
-    )
+        EGUPTrainer(model(make_model()), config(), qa_rows(0, 8), qa_rows(20, 28), processing_class=tokenizer)
+    assert raised.value.got == f"{what} as model"
+    assert raised.value.expected == "a model of transformers, or its folder or hub id"
+    assert raised.value.fix.startswith(fix)
+
+
+def test_an_adapter_inside_the_model_is_refused(make_model, make_trainer):
+    """As transformers itself adds one, and loads a folder that holds one."""
+    model = make_model()
+    model.add_adapter(LoraConfig(**LORA))
+    with pytest.raises(ConfigError, match="LlamaForCausalLM with an adapter inside"):
+        make_trainer(model)
+    merged = get_peft_model(make_model(), LoraConfig(**LORA)).merge_and_unload()
+    assert make_trainer(merged.requires_grad_(True), max_steps=1).train().global_step == 1
+
+
+@pytest.mark.parametrize("what", ["Tokenizer", "Processor"])
+def test_what_is_no_tokenizer_is_refused(make_model, tokenizer, config, what):
+    given = {"Tokenizer": tokenizer.backend_tokenizer, "Processor": type("Processor", (), {"tokenizer": tokenizer})()}
+    with pytest.raises(ConfigError, match=f"a {what} as processing_class.*processor.tokenizer"):
+        EGUPTrainer(make_model(), config(), qa_rows(0, 8), qa_rows(20, 28), processing_class=given[what])
+
+
+@pytest.mark.parametrize("made_for", ["another model", "the model without its adapter"])
+def test_an_optimizer_of_other_weights_is_refused(make_model, tokenizer, config, made_for):
+    model, lora = make_model(), None
+    optimizer = torch.optim.SGD((make_model() if made_for == "another model" else model).parameters(), lr=0.1)
+    if made_for != "another model":
+        lora = LoraConfig(**LORA)
+    arguments = {"processing_class": tokenizer, "peft_config": lora, "optimizers": (optimizer, None)}
+    with pytest.raises(ConfigError, match="an optimizer that holds no trainable weight of the model"):
+        EGUPTrainer(model, config(), qa_rows(0, 8), qa_rows(20, 28), **arguments)
 
 
 def test_dropout_is_switched_off_of_both_kinds(make_model):

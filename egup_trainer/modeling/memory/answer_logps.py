@@ -19,6 +19,9 @@ _CHUNK = 1 << 22
 _TOLERANCE = 0.02
 """Relative to the largest logit: more than bfloat16 rounds off, less than any other transform changes."""
 
+_LARGEST = 100.0
+"""The largest number that the transform of a model is tried with: a soft cap of 30 hardly changes small ones."""
+
 
 @dataclass(frozen=True)
 class LogitTransform:
@@ -71,13 +74,14 @@ class HeadReading:
     Args:
         targets: the answer tokens, shape (N,).
         transform: what the model will do to the logits.
+        is_trial: whether the model goes on with numbers from -100 to 100 instead, which show what it does to them.
 
     Attributes:
         is_done: whether they are computed; under torch.compile they are not, and all logits pass.
     """
 
-    def __init__(self, targets: Tensor, transform: LogitTransform):
-        self._targets, self._transform = targets, transform
+    def __init__(self, targets: Tensor, transform: LogitTransform, is_trial: bool = False):
+        self._targets, self._transform, self._is_trial = targets, transform, is_trial
         self._logps = self._first = targets.new_zeros(0)
         self.is_done = False
 
@@ -90,6 +94,8 @@ class HeadReading:
         if torch.compiler.is_compiling():
             return raw
         self._logps, first = _AnswerLogps.apply(raw.flatten(0, 1), self._targets.to(raw.device), self._transform)
+        if self._is_trial:  # the difference keeps the graph, on which wrappers rely
+            first = first - first.detach() + torch.linspace(-_LARGEST, _LARGEST, raw.shape[-1]).to(raw)
         self._first, self.is_done = first.detach().flatten(0, 1), True
         return first
 
@@ -102,7 +108,7 @@ class HeadReading:
         return _Through.apply(self._logps, logits)
 
     def explains(self, logits: Tensor) -> bool:
-        """Whether the first token's logits, shape (1, V), are what the transform gives."""
+        """Whether the logits that the model has made of what it went on with, shape (1, V), are the transform's."""
         expected = self._transform(self._first.float())
         scale = expected.abs().max().clamp_min(1e-6)
         return bool((logits.float() - expected).abs().max() <= _TOLERANCE * scale)
