@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from torch import nn
+from torch.optim import Optimizer
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, set_seed
 from transformers.trainer_utils import get_last_checkpoint
 
@@ -216,7 +217,7 @@ def prepare_model(
     else:
         check_4bit_layers(model)
     rows = [row for each in row_sets if each is not None for row in each.rows]
-    check_token_ids(model, [row.input_ids for row in rows], "the forget and retain sets")
+    check_token_ids(model, [row.input_ids for row in rows], "the rows")
     check_positions(model, max(map(len, rows), default=0), "a row", "lower --max_length")
     if peft_config is not None:
         if args.disable_dropout:
@@ -340,7 +341,7 @@ def prepare_tokenizer(tokenizer: Any, model: Any, args: Any) -> Any:
     tokenizer = tokenizer or tokenizer_of(model, args)
     if not isinstance(tokenizer, PreTrainedTokenizerBase):
         raise ConfigError(
-            got=f"a {type(tokenizer).__name__} as processing_class",
+            got=f"an object of class {type(tokenizer).__name__} as processing_class",
             expected="the model's tokenizer",
             fix="load it: AutoTokenizer.from_pretrained(...), or take that of a processor: processor.tokenizer",
         )
@@ -355,20 +356,18 @@ def prepare_tokenizer(tokenizer: Any, model: Any, args: Any) -> Any:
 
 def check_model(model: Any) -> None:
     """Raises `ConfigError` for what is not a model of transformers, with or without an adapter of PEFT around it."""
-    base = without_adapters(model)
-    if not isinstance(base, str | Path | PreTrainedModel):
-        what = f"the class {model.__name__}" if isinstance(model, type) else f"a {type(model).__name__}"
-        is_wrapper = isinstance(model, nn.Module)
-        raise ConfigError(
-            got=f"{what} as model",
-            expected="a model of transformers, or its folder or hub id",
-            fix="pass the model inside: a run wraps and compiles it by itself (accelerate launch, --torch_compile)"
-            if is_wrapper
-            else "load it: AutoModelForCausalLM.from_pretrained(...)",
-        )
+    is_class = isinstance(model, type)
+    if is_class or not isinstance(without_adapters(model), str | Path | PreTrainedModel):
+        from torch._dynamo import OptimizedModule
+
+        fix = "load it: AutoModelForCausalLM.from_pretrained(...)"
+        if isinstance(model, nn.DataParallel | nn.parallel.DistributedDataParallel | OptimizedModule):
+            fix = "pass the model inside: a run wraps and compiles it by itself (accelerate launch, --torch_compile)"
+        what = f"the class {model.__name__}" if is_class else f"an object of class {type(model).__name__}"
+        raise ConfigError(got=f"{what} as model", expected="a model of transformers, or its folder or hub id", fix=fix)
     if isinstance(model, PreTrainedModel) and "peft_config" in vars(model):
         raise ConfigError(
-            got=f"a {type(model).__name__} with an adapter inside, as add_adapter and from_pretrained make it",
+            got=f"{type(model).__name__} with an adapter inside, as add_adapter and from_pretrained make it",
             expected="an adapter around the model, which can be switched off, saved and merged",
             fix="load it with peft.PeftModel.from_pretrained(model, folder, is_trainable=True), or pass a peft_config",
         )
@@ -376,10 +375,10 @@ def check_model(model: Any) -> None:
 
 def check_optimizer(optimizer: Any, model: nn.Module) -> None:
     """Raises `ConfigError` if an optimizer is given and trains no weight of the model."""
+    if not isinstance(optimizer, Optimizer):  # none, or a stand-in such as DeepSpeed's DummyOptim
+        return
     trained = {id(weight) for weight in model.parameters() if weight.requires_grad}
-    if optimizer is None or any(
-        id(weight) in trained for group in optimizer.param_groups for weight in group["params"]
-    ):
+    if any(id(weight) in trained for group in optimizer.param_groups for weight in group["params"]):
         return
     raise ConfigError(
         got="an optimizer that holds no trainable weight of the model",

@@ -225,7 +225,9 @@ class UnlearnTrainer(SearchingTrainer):
         eval_rows = prepare_eval_datasets(eval_dataset, tokenizer, args)
         try_setup(args, own_optimizer=optimizers[0] is not None)
         self.model_source, self.saved_to = source_of(given), set()
-        prepared = prepare_model(given, args, peft_config, (self.forget_rows, self.retain_rows), loss)
+        others = eval_rows.values() if isinstance(eval_rows, dict) else (eval_rows,)
+        row_sets = (self.forget_rows, self.retain_rows, self.proxy_rows, *others)
+        prepared = prepare_model(given, args, peft_config, row_sets, loss)
         self.reader = AnswerReader(prepared, args.feature_layer, args.rmu_layer, args.padding_free)
         super().__init__(
             model=prepared,

@@ -5,7 +5,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
-from tempfile import TemporaryDirectory
+from tempfile import TemporaryDirectory, TemporaryFile
 from typing import Any
 
 from egup_trainer.records.facts import run_facts
@@ -34,12 +34,15 @@ def _measured(words: list[str]) -> dict[str, float]:
     """Processor seconds, and peak memory in GB, of a command.
 
     Raises:
-        CalledProcessError: it did not run to its end.
+        RuntimeError: it did not run to its end.
     """
-    command = [sys.executable, "-m", "egup_trainer", *words]
-    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
-        _, status, used = os.wait4(process.pid, 0)
-        process.returncode = os.waitstatus_to_exitcode(status)
-    if process.returncode not in (0, 3):  # forgotten, or another verdict
-        raise subprocess.CalledProcessError(process.returncode, command)
-    return {"cpu_seconds": round(used.ru_utime + used.ru_stime, 1), "gigabytes": round(used.ru_maxrss / 2**20, 3)}
+    with TemporaryFile("w+") as said:
+        command = [sys.executable, "-m", "egup_trainer", *words]
+        with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=said) as process:
+            _, status, used = os.wait4(process.pid, 0)
+            process.returncode = os.waitstatus_to_exitcode(status)
+        if process.returncode not in (0, 3):  # forgotten, or another verdict
+            said.seek(0)
+            raise RuntimeError(f"{' '.join(command)} ended with {process.returncode}: {said.read()[-2000:]}")
+    kilobytes = used.ru_maxrss * 1024 / 1000  # the system counts in units of 1024 bytes
+    return {"cpu_seconds": round(used.ru_utime + used.ru_stime, 1), "gigabytes": round(kilobytes / 1e6, 3)}

@@ -67,7 +67,6 @@ class _Speaker:
         from egup_trainer.data.schema import Message, Row
         from egup_trainer.data.tokenization import tokenize
         from egup_trainer.modeling.generation import generate
-        from egup_trainer.modeling.limits import check_token_ids
 
         row = Row((Message("user", question),), _ANY_ANSWER)
         [tokenized] = tokenize([row], self.tokenizer, name="question", template=self.template).rows
@@ -75,7 +74,6 @@ class _Speaker:
         # Most words take in the space before them: a token of spaces would stand before no answer of a row.
         while len(ids) > 1 and not self.tokenizer.decode(ids[-1:]).strip(" "):
             ids = ids[:-1]
-        check_token_ids(self.model, [ids], "the question")
         return generate(self.model, self.tokenizer, [ids], max_new_tokens=self.max_new_tokens, batch_size=1)[0]
 
 

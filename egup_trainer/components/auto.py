@@ -207,6 +207,11 @@ class Auto(Component):
         self._set_first_rate(kwargs["optimizer"], kwargs["lr_scheduler"], self.rate / args.learning_rate)
         self.run.log({"auto_learning_rate": self.rate})
 
+    def on_epoch_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Stops a run that is resumed from its end, which may lie before that of its epochs."""
+        if state.global_step >= self._end:
+            control.should_training_stop = True
+
     def _set_first_rate(self, optimizer: Any, scheduler: Any, factor: float) -> None:
         """Sets the learning rates of the first step, which the schedule was asked for before the rate was known."""
         for group in optimizer.param_groups:

@@ -245,7 +245,8 @@ def ends_epoch(state: Any) -> bool:
     """Whether the step that just ended was the last of its epoch or of the run.
 
     What changes the rest of a run is done in `on_step_end` then, not in `on_epoch_end`, which comes after the step's
-    checkpoint has been written: a run that resumed from it would go on without the change.
+    checkpoint has been written: a run that resumed from it would go on without the change. A run that is interrupted
+    within an epoch changes nothing then, so that it can be resumed as if it had not been.
 
     Args:
         state: the `TrainerState`.

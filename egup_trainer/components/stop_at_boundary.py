@@ -75,15 +75,18 @@ class StopAtBoundary(BoundaryMeasure):
         """Stops a resumed run that was interrupted between its last checkpoint and its end."""
         if self._may_be_over:
             self._may_be_over = False
-            [*_, known] = (row for row in state.log_history if "boundary_p" in row)
-            self._stop_if_at_boundary(known, control)
+            logged = [row for row in state.log_history if row["step"] == state.global_step and "boundary_p" in row]
+            self._stop_if_at_boundary(logged[-1] if logged else self._measure(), control)
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Measures and logs at the end of an epoch, and stops training if the forget rows are at the boundary."""
         if ends_epoch(state):
-            found = {"boundary_p": ks_p_value(*self.measure_sides()), "retain_rise": self.measure_retain_rise()}
-            self.run.log(dict(found))
-            self._stop_if_at_boundary(found, control)
+            self._stop_if_at_boundary(self._measure(), control)
+
+    def _measure(self) -> dict[str, float]:
+        found = {"boundary_p": ks_p_value(*self.measure_sides()), "retain_rise": self.measure_retain_rise()}
+        self.run.log(dict(found))
+        return found
 
     def _stop_if_at_boundary(self, found: dict[str, float], control: Any) -> None:
         if found["boundary_p"] > LEVEL and found["retain_rise"] <= self.retain_rise:

@@ -312,12 +312,6 @@ class Renderer:
         kind, text = self._render(turns, options)
         if kind == "error":
             raise TemplateError(text)
-        if kind == "limit":
-            raise ModelError(
-                got=f"a chat template that {text}",
-                expected="one that writes the turns of a row, and little else",
-                fix="repair the tokenizer's chat_template (in chat_template.jinja or tokenizer_config.json)",
-            )
         return text
 
     def _writes_sentinel(self, turns: Turns, options: dict[str, Any]) -> bool:
@@ -325,8 +319,20 @@ class Renderer:
         return kind == "text" and _SENTINEL in text
 
     def _render(self, turns: Turns, options: dict[str, Any]) -> tuple[str, str]:
+        """Whether a text or an error was found, and the text or what the error says.
+
+        Raises:
+            ModelError: the template takes too long or too much memory, or writes far more than the turns hold.
+        """
         # Without forks, as on Windows, only the length is limited.
-        return (self._ask if hasattr(os, "fork") else self._answer)(turns, options)
+        kind, text = (self._ask if hasattr(os, "fork") else self._answer)(turns, options)
+        if kind == "limit":
+            raise ModelError(
+                got=f"a chat template that {text}",
+                expected="one that writes the turns of a row, and little else",
+                fix="repair the tokenizer's chat_template (in chat_template.jinja or tokenizer_config.json)",
+            )
+        return kind, text
 
     def _answer(self, turns: Turns, options: dict[str, Any]) -> tuple[str, str]:
         """ "text" and what the template wrote, "error" and its message, or "limit" and which limit it exceeded."""

@@ -423,8 +423,8 @@ def _whole_numbers(record: Mapping, column: str, where: str) -> np.ndarray:
         raise DataError(
             got=f"{'no ' + column if value is None else f'{column} as {kind}{shape}'} in {where}",
             expected="a flat list of whole numbers, one per token",
-            fix="add it: labels are the input_ids, with -100 for tokens that are not scored"
-            if value is None
+            fix="add them: the input_ids, with -100 for tokens that are not scored"
+            if value is None and column == "labels"
             else "repair that row",
         )
     return numbers.astype(np.int32)

@@ -11,10 +11,11 @@ import numpy as np
 import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
+from transformers import PretrainedConfig
 
 from egup_trainer.data.tokenization import end_tokens
 from egup_trainer.modeling.batches import autocast_of, device_of, evaluation_mode, iter_indices, merge_processes
-from egup_trainer.modeling.limits import check_positions
+from egup_trainer.modeling.limits import check_positions, check_token_ids
 from egup_trainer.modeling.trials import differs
 
 logger = logging.getLogger(__name__)
@@ -93,12 +94,13 @@ def continuations(
         fix: what to do if the model has too few positions, for the message.
 
     Raises:
-        TooFewPositionsError: the model has fewer positions than a prompt and its new tokens need.
+        ModelError: the model has fewer positions than a prompt and its new tokens need, or lacks a token of a prompt.
     """
     if not prompts:
         return []
     needed = max(map(len, prompts)) + max_new_tokens
     check_positions(model, needed, "prompt and new tokens", fix)
+    check_token_ids(model, prompts, "the prompts")
     device, ends = device_of(model, accelerator), end_tokens(tokenizer)
     padding = next((token for token in (*ends, tokenizer.pad_token_id) if token is not None), 0)
     _warn_of_other_ends(model, ends)
@@ -165,21 +167,23 @@ def _only_these_settings(model: nn.Module, config: Any) -> Iterator[None]:
     """
     owners = [module for module in model.modules() if "generation_config" in vars(module)]
     saved = [module.generation_config for module in owners]
-    configs = {
-        id(found): vars(found) for module in model.modules() if (found := vars(module).get("config")) is not None
-    }
-    routed = [values for values in configs.values() if values.get("output_router_logits")]
+    configs = [vars(module).get("config") for module in model.modules()]
+    routed = [each for each in configs if isinstance(each, PretrainedConfig) and _gives_router_logits(each)]
     for module in owners:
         module.generation_config = config
-    for values in routed:
-        values["output_router_logits"] = False
+    for each in routed:
+        each.output_router_logits = False
     try:
         yield
     finally:
         for module, settings in zip(owners, saved, strict=True):
             module.generation_config = settings
-        for values in routed:
-            values["output_router_logits"] = True
+        for each in routed:
+            each.output_router_logits = True
+
+
+def _gives_router_logits(config: PretrainedConfig) -> bool:
+    return vars(config).get("output_router_logits") is True
 
 
 def _warn_of_other_ends(model: Any, ends: list[int]) -> None:

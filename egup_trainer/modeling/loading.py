@@ -28,14 +28,20 @@ _FILE_ERRORS = (
 _MODEL = "causal language model"
 _TOKENIZER = "tokenizer_config.json"
 _IN_MODEL_REPOSITORIES = ("config.json", "adapter_config.json", _TOKENIZER)
+_WHERE = (
+    "revision",
+    "subfolder",
+    "token",
+    "cache_dir",
+    "local_files_only",
+    "force_download",
+    "trust_remote_code",
+    "code_revision",
+)
+"""Options of `from_pretrained` that say where a model's files are."""
 _RECORD = "unlearning.json"
 """The record of a run beside its model; `egup_trainer.records.schema` has the same name."""
 _HUB_SECONDS = 10
-_PARTS = {
-    "target_modules": "Target module",
-    "target_parameters": "Target parameter",
-    "modules_to_save": "Module to save",
-}
 _PLAIN_NAME = re.compile(r"[\w.]+")
 
 
@@ -86,8 +92,11 @@ def _load_whole(name_or_path: str, **kwargs: Any) -> Any:
     """A model without missing weights, which transformers would fill with random numbers."""
     from transformers import AutoConfig
 
-    chosen = {name: kwargs[name] for name in ("trust_remote_code", "revision") if name in kwargs}
-    load = auto_class(_load(AutoConfig.from_pretrained, _MODEL, name_or_path, **chosen)).from_pretrained
+    config = kwargs.get("config")
+    if config is None:
+        where = {name: kwargs[name] for name in _WHERE if name in kwargs}
+        config = _load(AutoConfig.from_pretrained, _MODEL, name_or_path, **where)
+    load = auto_class(config).from_pretrained
     model, found = _load(load, _MODEL, name_or_path, output_loading_info=True, **kwargs)
     _refuse_missing(found["missing_keys"], _MODEL, name_or_path, model)
     return model
@@ -428,8 +437,8 @@ def add_adapter(model: Any, peft_config: Any, revision: str | None = None) -> An
         # PEFT takes a string as a pattern of the full name, and TRL turns a list of one name into a string.
         peft_config.target_modules = [target]
     linear = _linear_names(model)  # now, since PEFT may fail with half of the model changed
+    _refuse_missing_modules(model, peft_config)
     try:
-        _refuse_missing_modules(model, peft_config)
         with stand_ins(model):
             adapted = get_peft_model(model, peft_config, revision=revision)
     except (*_FILE_ERRORS, re.error) as error:
@@ -444,13 +453,19 @@ def add_adapter(model: Any, peft_config: Any, revision: str | None = None) -> An
 
 
 def _refuse_missing_modules(model: Any, peft_config: Any) -> None:
-    """Raises `ValueError` if one of several parts to adapt or to save is missing: PEFT is content with any of them."""
-    names = [f".{name}" for name, _ in (*model.named_modules(), *model.named_parameters())]
-    for option, what in _PARTS.items():
-        wanted = getattr(peft_config, option, None)
+    """Raises `ModelError` if one of several parts to adapt or to save is missing: PEFT is content with any of them."""
+    modules, weights = ([name for name, _ in each] for each in (model.named_modules(), model.named_parameters()))
+    for option, names in (("target_modules", modules), ("target_parameters", weights), ("modules_to_save", modules)):
+        wanted = getattr(peft_config, option, None)  # not every kind of adapter has each of them
+        start = "" if option == "modules_to_save" else "."  # PEFT compares whole names of targets alone
         for each in sorted(wanted) if isinstance(wanted, list | set | tuple) else ():
-            if not any(name.endswith(f".{each}") for name in names):
-                raise ValueError(f"{what} {each} is not in the model")
+            if not any(f".{name}".endswith(f"{start}{each}") for name in names):
+                linear = " ".join(sorted(_linear_names(model)))
+                raise ModelError(
+                    got=f"{each} in {option}, which {type(model).__name__} does not have",
+                    expected=f"names of its parts; its linear layers are {linear}",
+                    fix=f"set {'--lora_target_modules' if option == 'target_modules' else option}",
+                )
 
 
 def _linear_names(model: Any) -> set[str]:

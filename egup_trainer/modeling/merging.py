@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Any
 
-from torch import OutOfMemoryError, nn
+from torch import nn
 
 from egup_trainer.errors import ModelError, first_line
 from egup_trainer.modeling.limits import refuse_infinite_weights
@@ -46,6 +46,8 @@ def merged(model: Any) -> Any:
     Raises:
         ModelError: the adapter is more than a change of the weights, such as virtual tokens.
     """
+    if any(config.is_prompt_learning for config in model.peft_config.values()):
+        raise _cannot_be_merged("its virtual tokens are no change of weights")
     base = model.get_base_model()
     ends = [base.get_input_embeddings(), base.get_output_embeddings()]
     weights = [getattr(end, "base_layer", end).weight for end in ends if end is not None]
@@ -55,16 +57,17 @@ def merged(model: Any) -> Any:
         base.config.get_text_config().tie_word_embeddings = base.config.tie_word_embeddings = False
     try:
         return model.merge_and_unload()
-    except OutOfMemoryError:
-        raise
     except (
-        AttributeError,
         NotImplementedError,
-        RuntimeError,
+        AttributeError,
         ValueError,
-    ) as error:  # what PEFT raises for the other kinds
-        raise ModelError(
-            got=f"an adapter that cannot be merged ({first_line(error)})",
-            expected="one that changes weights of the base model and nothing else, such as plain LoRA",
-            fix="use it beside its base model, without merging",
-        ) from error
+    ) as error:  # what PEFT raises for kinds that it cannot merge
+        raise _cannot_be_merged(first_line(error)) from error
+
+
+def _cannot_be_merged(why: str) -> ModelError:
+    return ModelError(
+        got=f"an adapter that cannot be merged ({why})",
+        expected="one that changes weights of the base model and nothing else, such as plain LoRA",
+        fix="use it beside its base model, without merging",
+    )

@@ -14,6 +14,7 @@ from egup_trainer.data.rendering import Template
 from egup_trainer.data.schema import Row
 from egup_trainer.data.tokenization import tokenize
 from egup_trainer.modeling.forward import AnswerReader
+from egup_trainer.modeling.limits import check_token_ids
 from egup_trainer.modeling.scan import score_rows
 from egup_trainer.proxies.filters import Kept, Rejection, TextFilters
 from egup_trainer.proxies.settings import ProxySettings
@@ -58,6 +59,7 @@ class Scorer:
             max_length=self.settings.max_length,
             template=self.template,
         )
+        check_token_ids(self.model, [row.input_ids for row in dataset.rows], name)
         scores = score_rows(
             self.model,
             AnswerReader(self.model, self.settings.feature_layer),

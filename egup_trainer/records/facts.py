@@ -179,7 +179,14 @@ def _adapter_of(model: Any) -> dict[str, Any] | None:
     sizes = {name: getattr(config, name) for name in ("r", "lora_alpha") if hasattr(config, name)}
     several = {"active": list(model.active_adapters)} if len(model.peft_config) > 1 else {}
     base = weights_digest(config.base_model_name_or_path or "")
-    quantization = vars(model.get_base_model().config).get("quantization_config")
-    others = {"base": base, "quantization": quantization and quantization.to_dict()}
+    others = {"base": base, "quantization": _quantization_of(model.get_base_model())}
     known = {name: value for name, value in others.items() if value is not None}
     return {"type": config.peft_type.value, **sizes, **several, **known}
+
+
+def _quantization_of(model: Any) -> dict[str, Any] | None:
+    """How bitsandbytes quantized a model as it was loaded; None for other models, whose files hold what they need."""
+    from transformers import BitsAndBytesConfig
+
+    config = vars(model.config).get("quantization_config")
+    return config.to_dict() if isinstance(config, BitsAndBytesConfig) else None

@@ -158,8 +158,12 @@ MIXTRAL = MixtralConfig(
         ({"target_modules": "all-linear", "lora_dropout": 0.05}, "without dropout", "--lora_dropout 0"),
         ({"target_modules": ["q_proj"], "r": 0}, "options that", "change them"),
         ({"target_modules": ["norm"]}, "all-linear, or some of down_proj gate_proj k_proj lm_head", "--lora_target"),
-        ({"target_modules": ["q_proj"], "modules_to_save": ["lm_head", "head"]}, "options that", "change them"),
-        ({"target_parameters": ["up_proj.weight", "up_proj.wait"]}, "options that", "change them"),
+        (
+            {"target_modules": ["q_proj"], "modules_to_save": ["lm_head", "heads"]},
+            "names of its parts",
+            "modules_to_save",
+        ),
+        ({"target_parameters": ["up_proj.weight", "up_proj.wait"]}, "names of its parts", "set target_parameters"),
         ({"target_modules": ["q_proj"], "trainable_token_indices": [999]}, "options that", "change them"),
     ],
 )

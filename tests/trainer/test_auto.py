@@ -180,6 +180,18 @@ def test_a_resumed_run_ends_with_the_same_weights(make_trainer, tmp_path, step):
     assert resumed.component(Auto).rate == whole.component(Auto).rate
 
 
+def test_a_run_that_is_resumed_from_where_auto_ended_it_takes_no_step(make_trainer, monkeypatch, tmp_path):
+    options = {"num_train_epochs": 9, "save_strategy": "epoch", "output_dir": str(tmp_path / "out")}
+    there = {"retain_rise": 0.0, "forget_progress": 1.0, "boundary_p": 0.5}
+    monkeypatch.setattr(auto, "LEAST_STEPS", 5)
+    whole = with_numbers(make_trainer, monkeypatch, [there] * 9, **options)
+    whole.train()
+    again = with_numbers(make_trainer, monkeypatch, [there] * 9, **options)
+    again.train(resume_from_checkpoint=f"{whole.args.output_dir}/checkpoint-{whole.state.global_step}")
+    assert again.state.global_step == whole.state.global_step < 27
+    assert furthest(weights_of(whole), weights_of(again)) == 0
+
+
 def test_strength_alone_is_refused(make_trainer):
     with pytest.raises(ConfigError) as caught:
         make_trainer(strength="gentle")

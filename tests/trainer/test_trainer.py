@@ -30,7 +30,7 @@ from egup_trainer.errors import ConfigError, DataError, ModelError, StateError
 from egup_trainer.losses import registry
 from egup_trainer.modeling.loading import load_model
 from egup_trainer.modeling.reference import Need, ReferenceKind
-from egup_trainer.preparation import disable_dropout
+from egup_trainer.preparation import check_optimizer, disable_dropout
 
 LORA = {"r": 4, "target_modules": "all-linear", "task_type": "CAUSAL_LM"}
 EVERYTHING = {"objective": "npo", "clreg_weight": 0.5, "clreg_positives": "views", "drift_reference": "previous"}
@@ -419,9 +419,11 @@ def test_bad_input_is_refused_before_anything_is_made(make_model, tokenizer, con
     ("model", "what", "fix"),
     [
         (lambda model: AutoModelForCausalLM, "the class AutoModelForCausalLM", "load it: AutoModelForCausalLM"),
-        (lambda model: {}, "a dict", "load it: AutoModelForCausalLM"),
-        (nn.DataParallel, "a DataParallel", "pass the model inside"),
-        (torch.compile, "a OptimizedModule", "pass the model inside"),
+        (lambda model: PeftModel, "the class PeftModel", "load it: AutoModelForCausalLM"),
+        (lambda model: {}, "an object of class dict", "load it: AutoModelForCausalLM"),
+        (lambda model: nn.Linear(2, 2), "an object of class Linear", "load it: AutoModelForCausalLM"),
+        (nn.DataParallel, "an object of class DataParallel", "pass the model inside"),
+        (torch.compile, "an object of class OptimizedModule", "pass the model inside"),
     ],
 )
 def test_what_is_no_model_is_refused(make_model, tokenizer, config, model, what, fix):
@@ -445,7 +447,7 @@ def test_an_adapter_inside_the_model_is_refused(make_model, make_trainer):
 @pytest.mark.parametrize("what", ["Tokenizer", "Processor"])
 def test_what_is_no_tokenizer_is_refused(make_model, tokenizer, config, what):
     given = {"Tokenizer": tokenizer.backend_tokenizer, "Processor": type("Processor", (), {"tokenizer": tokenizer})()}
-    with pytest.raises(ConfigError, match=f"a {what} as processing_class.*processor.tokenizer"):
+    with pytest.raises(ConfigError, match=f"an object of class {what} as processing_class.*processor.tokenizer"):
         EGUPTrainer(make_model(), config(), qa_rows(0, 8), qa_rows(20, 28), processing_class=given[what])
 
 
@@ -458,6 +460,26 @@ def test_an_optimizer_of_other_weights_is_refused(make_model, tokenizer, config,
     arguments = {"processing_class": tokenizer, "peft_config": lora, "optimizers": (optimizer, None)}
     with pytest.raises(ConfigError, match="an optimizer that holds no trainable weight of the model"):
         EGUPTrainer(model, config(), qa_rows(0, 8), qa_rows(20, 28), **arguments)
+
+
+def test_a_stand_in_for_an_optimizer_is_left_to_its_engine(make_model):
+    stand_in = type("DummyOptim", (), {})()  # DeepSpeed's holds no groups of weights
+    check_optimizer(stand_in, make_model())
+
+
+def test_an_adapter_of_the_token_embeddings_is_trained(make_model, make_trainer):
+    lora = LoraConfig(**{**LORA, "target_modules": ["q_proj", "embed_tokens"]})
+    trainer = make_trainer(get_peft_model(make_model(), lora), max_steps=1)
+    assert trainer.train().global_step == 1
+
+
+@pytest.mark.parametrize("name", ["proxy_dataset", "eval_dataset"])
+def test_a_token_that_the_model_lacks_is_named_whatever_set_it_is_in(make_model, tokenizer, config, name):
+    model = make_model()
+    unknown = [{"input_ids": [1, len(tokenizer) + 500, 2], "labels": [-100, len(tokenizer) + 500, 2]}]
+    sets = {"forget_dataset": qa_rows(0, 8), "retain_dataset": qa_rows(20, 28), "proxy_dataset": qa_rows(40, 44)}
+    with pytest.raises(ModelError, match=f"token {len(tokenizer) + 500} in the rows"):
+        EGUPTrainer(model, config(), **{**sets, name: unknown}, processing_class=tokenizer)
 
 
 def test_dropout_is_switched_off_of_both_kinds(make_model):
