@@ -125,7 +125,8 @@ def _distance(values: dict[str, Any], before: dict[str, Any], retrained: dict[st
 
 def write_report() -> None:
     """Writes the tables of all pairs that have results."""
-    headings = ["model, data", "verdict", "retain p / before", "rate", "distance", "best of six: rate", "distance"]
+    headings = ["model, data", "verdict", "retain p / before", "rate", "distance"]
+    headings += ["nearest of six rates", "distance", "verdict", "retain p / before"]
     page = put(PAGE.read_text(encoding="utf-8"), "auto", table(headings, _rows()))
     headings = ["model, data", "processor seconds", "with known flags", "ratio", "memory, ratio"]
     PAGE.write_text(put(page, "cost of auto", table(headings, _costs())), encoding="utf-8")
@@ -145,7 +146,14 @@ def _rows() -> Iterator[list[str]]:
         auto = lines[name]
         tried = [lines[f"{name} {rate:g}"] for rate in RATES if f"{name} {rate:g}" in lines]
         best = min(tried, key=lambda line: line["distance"], default=None)
-        beside = ["", ""] if best is None else [f"{best['learning_rate']:.2g}", f"{best['distance']:.2f}"]
+        beside = [""] * 4
+        if best is not None:
+            beside = [
+                f"{best['learning_rate']:.2g}",
+                f"{best['distance']:.2f}",
+                best["status"],
+                f"{best['retained']:.3f}",
+            ]
         numbers = [f"{auto['retained']:.3f}", f"{auto['learning_rate']:.2g}", f"{auto['distance']:.2f}"]
         yield [name, auto["status"], *numbers, *beside]
 

@@ -10,7 +10,7 @@ def compile_for_all_lengths() -> None:
     By default PyTorch takes the shapes of tensors that it finds through a module's hooks for constants, and gives up
     after 8 graphs of a function, from which point on the model runs uncompiled. The positions of the answers reach the
     output embedding through such a hook. Also by default, a graph that was made without hooks on a module is used when
-    there are some, which then read nothing.
+    there are some, which then read nothing; to notice them, the hooks of each module are compared at each call.
     """
     import torch._dynamo
 

@@ -201,7 +201,7 @@ def _load_first_adapter(path: str, name: str, **kwargs: Any) -> Any:
     _refuse_other_base(path, config.base_model_name_or_path)
     base = _load_whole(config.base_model_name_or_path, **{**kwargs, "revision": config.revision or "main"})
     _grow_embeddings(base, path)
-    has_virtual_tokens = config.is_prompt_learning  # which PEFT trains, but refuses to load so
+    has_virtual_tokens = config.is_prompt_learning  # PEFT refuses to load them as trainable
     with without_device_map(base), stand_ins(base):
         load = partial(PeftModel.from_pretrained, base, adapter_name=name, is_trainable=not has_virtual_tokens)
         model = _load(load, "adapter", path)

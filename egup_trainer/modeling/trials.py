@@ -134,7 +134,7 @@ def _logits(model: Callable[..., Any], bare: Any, ids: Tensor) -> Tensor:
         raise ModelError(
             got=f"the model {_name(bare)}, which cannot read rows of tokens ({first_line(error)})",
             expected="a causal language model that needs only the tokens of a text",
-            fix="use another model, or with an adapter another kind or other target modules (--lora_target_modules)",
+            fix="use another model; if it has an adapter, choose another kind or other --lora_target_modules",
         ) from error
     return logits[:, -ids.shape[1] :].float()
 

@@ -64,4 +64,4 @@ def test_the_table_has_the_best_of_the_rates(monkeypatch):
     lines = {name: line, f"{name} 0.001": {**line, "learning_rate": 1e-3, "distance": 0.2}}
     lines[f"{name} 0.003"] = {**line, "learning_rate": 3e-3, "distance": 0.4}
     monkeypatch.setattr(auto.tables, "read_table", lambda path: lines)
-    assert list(auto._rows()) == [[name, "FORGOTTEN", "0.980", "0.0002", "0.30", "0.001", "0.20"]]
+    assert list(auto._rows()) == [[name, "FORGOTTEN", "0.980", "0.0002", "0.30", "0.001", "0.20", "FORGOTTEN", "0.980"]]
