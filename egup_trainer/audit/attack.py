@@ -131,7 +131,7 @@ class Target:
             rows,
             RowCollator(self.tokenizer),
             batch_size=self.options.batch_size,
-            description=title and self.options.title(title),
+            description=None if title is None else self.options.title(title),
         )
         return scores.nll_of(torch.tensor(rows.owners))
 
