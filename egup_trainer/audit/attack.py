@@ -24,6 +24,7 @@ from egup_trainer.modeling.generation import generate
 from egup_trainer.modeling.limits import check_token_ids, num_positions
 from egup_trainer.modeling.merging import merged
 from egup_trainer.modeling.offloading import refuse_offloaded
+from egup_trainer.modeling.outputs import AnswerOutputs
 from egup_trainer.modeling.scan import score_rows
 
 Curve = list[tuple[int, float]]
@@ -122,7 +123,7 @@ class Target:
         long = {row.source.number for row in rows.rows if limit is not None and len(row) > limit}
         return RowDataset([row for row in rows.rows if row.source.number not in long])
 
-    def nll(self, rows: RowDataset, read: Any, title: str | None = None) -> Tensor:
+    def nll(self, rows: RowDataset, read: Callable[..., AnswerOutputs], title: str | None = None) -> Tensor:
         """l of each row as `read` reads the model, (R,), nats per token; `title` is that of the progress bar."""
         scores = score_rows(
             self.model,
@@ -130,7 +131,7 @@ class Target:
             rows,
             RowCollator(self.tokenizer),
             batch_size=self.options.batch_size,
-            description=title and self.options.title(title),
+            description=None if title is None else self.options.title(title),
         )
         return scores.nll_of(torch.tensor(rows.owners))
 

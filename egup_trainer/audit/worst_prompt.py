@@ -131,7 +131,7 @@ def combinations_of(rows: Sequence[Row], sample: int, seed: int, forms: Sequence
     if question is None:
         return []
     wordings = [
-        *((PromptKind.PLAIN, 0, question),),
+        (PromptKind.PLAIN, 0, question),
         *((PromptKind.PARAPHRASED, i, text) for i, text in enumerate(row.paraphrased_questions[:NUM_WORDINGS])),
         *((PromptKind.TRANSLATED, i, text) for i, text in enumerate(row.translated_questions[:NUM_WORDINGS])),
     ]

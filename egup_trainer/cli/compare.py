@@ -4,7 +4,7 @@ from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, TypeVar
 
 from egup_trainer.cli.command import Command
 from egup_trainer.cli.flags import Arguments, check_output, flag, positional
@@ -13,7 +13,10 @@ from egup_trainer.errors import ConfigError
 from egup_trainer.extras import require_extra
 
 if TYPE_CHECKING:
+    from egup_trainer.audit.audit import Audit
     from egup_trainer.evaluation.evaluation import Evaluation
+
+    _Named = TypeVar("_Named", Audit, Evaluation)
 
 
 @dataclass
@@ -109,7 +112,7 @@ def _read(files: list[Path], retrained_file: Path | None) -> "tuple[list[Evaluat
     return related[: len(files)], None if retrained is None else related[-1]
 
 
-def _with_distinct_names(models: list[Any], paths: list[Path]) -> list[Any]:
+def _with_distinct_names(models: "list[_Named]", paths: list[Path]) -> "list[_Named]":
     names = distinct_names([model.name for model in models], paths)
     return [replace(model, name=name) for model, name in zip(models, names, strict=True)]
 

@@ -33,7 +33,9 @@ def check_follow_up(args: Any, config: Any, model_config: Any) -> None:
         args, config, model_config: as in `egup unlearn`.
 
     Raises:
-        EgupError: flags do not fit each other, or a step's own check refuses them.
+        ConfigError: flags do not fit each other, or a step's own check refuses them, or an extra is missing.
+        DataError: rows or results cannot be read.
+        StateError: a file cannot be written.
     """
     if args.evaluate is not None:
         suite_named(args.evaluate, "evaluate")

@@ -32,7 +32,13 @@ MOST_COMPARED = 16
 
 @dataclass(frozen=True)
 class Format:
-    """A way of writing rows: its name goes on "They are likelier", its fix "if the model was trained like that"."""
+    """A way of writing rows.
+
+    Args:
+        name: what it is, after "They are likelier".
+        fix: how to have rows written like that, after "if the model was trained like that".
+        rows, template: what is written, and how.
+    """
 
     name: str
     fix: str

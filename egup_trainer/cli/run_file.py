@@ -14,9 +14,22 @@ from egup_trainer.records.schema import LEDGER_NAME, RECORD_NAME, Reading, Reque
 LOADING = ("dtype", "load_in_4bit", "load_in_8bit", "bnb_4bit_quant_type", "use_bnb_nested_quant")
 """Flags that decide which weights a model has."""
 MODEL_FILES = (
-    *("*config.json", "*token*.json", "vocab*", "merges.txt", "*.model", "*.tiktoken", "*.jinja", "*.py"),
-    *("chat_template*", "additional_chat_templates/*", "model*.safetensors*", "pytorch_model*.bin*"),
-    *("adapter_model.*", "*/adapter_*", RECORD_NAME, LEDGER_NAME),
+    "*config.json",
+    "*token*.json",
+    "vocab*",
+    "merges.txt",
+    "*.model",
+    "*.tiktoken",
+    "*.jinja",
+    "*.py",
+    "chat_template*",
+    "additional_chat_templates/*",
+    "model*.safetensors*",
+    "pytorch_model*.bin*",
+    "adapter_model.*",
+    "*/adapter_*",
+    RECORD_NAME,
+    LEDGER_NAME,
 )
 """What transformers and PEFT read of a model's folder, and what tells of its requests."""
 

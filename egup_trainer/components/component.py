@@ -67,13 +67,16 @@ class Run:
     Args:
         forget_rows, retain_rows, proxy_rows: the tokenized sets; None if a set was not given.
         device: where the step's tensors are.
+        seed: the seed of the run.
         bank_size: how many retain rows the scan reads.
         model: the model, without what wraps it for training.
         embedding: the token embeddings of the model.
+        reference: the model before unlearning.
         storage: where large per-sample tables are kept.
         score: scores the rows of a set under the model as it is now, or under another one.
         load: loads another model, by its path or hub id, in the precision and on the device of this one.
         try_rates: makes a range test: `range_test` of the run's trainer.
+        log: logs values by name.
         components: all components of the run, in the order in which they act.
         own_answers: how many of the forget rows, the last ones, are answers of the model's own (`self_samples`).
     """

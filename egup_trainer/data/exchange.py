@@ -61,8 +61,12 @@ def with_exchanged_answers(sets: Mapping[str, list[Row]], count: int = NUM_WRONG
     givers = [index for index in questions if index < num_givers]
     givers = [givers[place] for place in _spread(len(givers), MOST_GIVERS)]
     wrong = _wrong_answers(rows, questions, givers, num_givers, count) if givers else {}
-    changed = iter([replace(row, perturbed=wrong.get(index, ())) for index, row in enumerate(rows)])
-    found = {name: [next(changed) for _ in sets[name]] for name in order}
+    changed = [replace(row, perturbed=wrong.get(index, ())) for index, row in enumerate(rows)]
+    found, start = {}, 0
+    for name in order:
+        end = start + len(sets[name])
+        found[name] = changed[start:end]
+        start = end
     return {name: found[name] for name in sets}
 
 

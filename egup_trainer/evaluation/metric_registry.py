@@ -96,7 +96,9 @@ class MetricSpec:
 
     Args:
         name: of the metric; for a set metric the name of the set comes before it in results.
+        label: its name in tables.
         meaning: one line for readers of the report.
+        direction: which way is good.
         compute: from `SetScores`, or from `Measured` and, if `other` is given, that of the other model or None.
         section: part of the table; None for a set metric, which appears with its set.
         roles: of the sets that a set metric is computed on, unless the set names its metrics.

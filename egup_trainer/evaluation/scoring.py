@@ -15,7 +15,7 @@ from egup_trainer.errors import check_layer, check_range
 from egup_trainer.evaluation.gradient_norms import gradient_norms
 from egup_trainer.evaluation.rows import RowSet, Text, TextKind, Texts, texts_of
 from egup_trainer.evaluation.scores import SampleScores, SetScores
-from egup_trainer.evaluation.token_numbers import TokenNumbers
+from egup_trainer.evaluation.token_numbers import GatheredNumbers, TokenNumbers
 from egup_trainer.modeling.batches import autocast_of, device_of, is_first, iter_batches, merge_processes
 from egup_trainer.modeling.forward import AnswerReader
 from egup_trainer.modeling.generation import generate
@@ -105,7 +105,7 @@ class _Scoring:
         """The model inside what wraps it for training."""
         return self.accelerator.unwrap_model(self.model) if self.accelerator else self.model
 
-    def numbers(self, members: list[Text], featured: list[Text]) -> tuple[dict[Text, float], TokenNumbers]:
+    def numbers(self, members: list[Text], featured: list[Text]) -> tuple[dict[Text, float], GatheredNumbers]:
         """Gradient norms of members and non-members, if requested, and the numbers of all tokens."""
         is_member, is_featured = self._pieces_of(members), self._pieces_of(featured)
         collator, reader = RowCollator(self.tokenizer), AnswerReader(self.bare, self.options.feature_layer)
@@ -192,7 +192,7 @@ class _Scoring:
 def _collect(
     row_set: RowSet,
     read: Texts,
-    numbers: TokenNumbers,
+    numbers: GatheredNumbers,
     norms: dict[Text, float],
     generations: dict[int, str],
 ) -> SetScores:

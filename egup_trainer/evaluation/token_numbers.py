@@ -1,5 +1,7 @@
 """Flat arrays of numbers at all answer tokens of a data set, filled batch by batch on any number of processes."""
 
+from dataclasses import dataclass
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -81,32 +83,59 @@ class TokenNumbers:
             self._features[self._feature_slots[dropped & self.wants_features]] = 0
         return broken
 
-    def gather(self, accelerator: object) -> "TokenNumbers":
-        """Itself with the numbers of all processes, on the CPU."""
+    def gather(self, accelerator: object) -> "GatheredNumbers":
+        """The numbers of all processes, on the CPU."""
         features = {} if self._features is None else {"features": self._features}
         merged = merge_processes({**self._flat, **features}, accelerator)
-        self._flat, self._features = {name: merged[name].double() for name in self._flat}, merged.get("features")
-        self.wants_z, self.wants_features = self.wants_z.cpu(), self.wants_features.cpu()
-        return self
-
-    def text(self, pieces: tuple[int, ...]) -> TextScores:
-        """Numbers of the text that consists of the given samples; once all are gathered."""
-        slices = [slice(int(self.starts[piece]), int(self.starts[piece] + self.counts[piece])) for piece in pieces]
-        logps, greedy_match, z = (torch.cat([each[part] for part in slices]).numpy() for each in self._flat.values())
-        return TextScores(
-            logps, greedy_match.astype(bool), z if self.wants_z[pieces[0]] else None, self.is_closed[pieces[-1]]
+        return GatheredNumbers(
+            of_tokens={name: merged[name].double().numpy() for name in self._flat},
+            starts=self.starts,
+            counts=self.counts,
+            is_closed=self.is_closed,
+            has_z=self.wants_z.cpu(),
+            of_samples=merged.get("features"),
+            feature_slots=self._feature_slots.cpu(),
         )
-
-    def features(self, pieces: tuple[int, ...]) -> np.ndarray:
-        """Mean hidden state over the answer tokens of a text, shape (d,); once all are gathered."""
-        weights = self.counts[list(pieces)].float()
-        rows = required(self._features, "features")[self._feature_slots[list(pieces)]]  # (P, d)
-        return (weights @ rows / weights.sum()).numpy()
 
     @property
     def _feature_slots(self) -> Tensor:
         """Where the features of each sample that wants them are, (S,)."""
         return self.wants_features.long().cumsum(0) - 1
+
+
+@dataclass(frozen=True)
+class GatheredNumbers:
+    """The numbers of all processes, on the CPU, read text by text.
+
+    Args:
+        of_tokens: log-probability, greedy match and z of all answer tokens, shape (tokens,) each.
+        starts, counts: of each sample, the place of its first answer token among them, and how many it has, (S,).
+        is_closed: of each sample, whether its last answer token closes the answer.
+        has_z: which samples have z, bool, shape (S,).
+        of_samples: the features that are kept, shape (F, d), or None if there are none.
+        feature_slots: where those of each sample that has them are, (S,).
+    """
+
+    of_tokens: dict[str, np.ndarray]
+    starts: Tensor
+    counts: Tensor
+    is_closed: list[bool]
+    has_z: Tensor
+    of_samples: Tensor | None
+    feature_slots: Tensor
+
+    def text(self, pieces: tuple[int, ...]) -> TextScores:
+        """Numbers of the text that consists of the given samples."""
+        slices = [slice(int(self.starts[piece]), int(self.starts[piece] + self.counts[piece])) for piece in pieces]
+        whole = {name: np.concatenate([values[each] for each in slices]) for name, values in self.of_tokens.items()}
+        z = whole["z"] if self.has_z[pieces[0]] else None
+        return TextScores(whole["logps"], whole["greedy_match"].astype(bool), z, self.is_closed[pieces[-1]])
+
+    def features(self, pieces: tuple[int, ...]) -> np.ndarray:
+        """Mean hidden state over the answer tokens of a text, shape (d,)."""
+        weights = self.counts[list(pieces)].float()
+        rows = required(self.of_samples, "features")[self.feature_slots[list(pieces)]]  # (P, d)
+        return (weights @ rows / weights.sum()).numpy()
 
 
 def standardise(token_logps: Tensor, logits: Tensor) -> Tensor:

@@ -4,7 +4,6 @@ import hashlib
 import json
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +16,6 @@ from egup_trainer.data.tokenization import RowDataset
 from egup_trainer.errors import StateError
 from egup_trainer.files import one_line_write_errors, write_file_with
 from egup_trainer.modeling.batches import autocast_of, iter_batches, merge_processes
-from egup_trainer.modeling.forward import AnswerReader
 from egup_trainer.modeling.offloading import iter_tensors
 from egup_trainer.modeling.outputs import AnswerOutputs, required
 from egup_trainer.modeling.top_k_logps import TokenOffsets, TopKLogProbs
@@ -72,7 +70,7 @@ class RowScores:
 @torch.no_grad()
 def score_rows(
     model: nn.Module,
-    reader: AnswerReader,
+    reader: Callable[..., AnswerOutputs],
     dataset: RowDataset,
     collator: RowCollator,
     *,
@@ -101,27 +99,21 @@ def score_rows(
         with_states: whether to read the hidden states where answer tokens are predicted; with `top_k`.
         estimate: makes other top-k log-probabilities of a batch, from its states, in place of the model's own.
     """
-    reads: dict[str, Any] = {
-        "with_features": with_features,
-        "keep_logits": top_k > 0,
-        "with_states": with_states or estimate is not None,
-    }
-
-    def numbers_of(outputs: AnswerOutputs) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-        """What is kept of each row of a batch, and of each of its answer tokens, by name."""
-        of_rows = {"sum_nll": outputs.sum_nll, "num_tokens": outputs.num_tokens}
-        if outputs.features is not None:
-            features = outputs.features
-            of_rows["features"] = features if projection is None else features @ projection.to(features.device)
-        if not (top_k or estimate):
-            return of_rows, {}
-        first = required(outputs.token_ids, "token_ids") if answer_first else None
-        found = estimate(outputs) if estimate else TopKLogProbs.of(required(outputs.logits, "logits"), top_k, first)
-        return of_rows, vars(found) | ({"states": required(outputs.states, "states")} if with_states else {})
-
-    read = partial(_read, model, reader, dataset, collator, accelerator, reads, numbers_of)
+    scan = _Scan(
+        model=model,
+        reader=reader,
+        dataset=dataset,
+        collator=collator,
+        accelerator=accelerator,
+        with_features=with_features,
+        projection=projection,
+        top_k=top_k,
+        answer_first=answer_first,
+        with_states=with_states,
+        estimate=estimate,
+    )
     wanted = torch.arange(len(dataset)) if ids is None else ids
-    of_rows, of_tokens = read(wanted, batch_size, description)
+    of_rows, of_tokens = scan.read(wanted, batch_size, description)
     lost = ~of_rows["sum_nll"].isfinite()
     if "features" in of_rows:
         lost |= ~of_rows["features"].isfinite().all(dim=1)
@@ -129,7 +121,7 @@ def score_rows(
         # One such row spoils others: in a line that they share, and through padding, where a weight of 0 times NaN is
         # NaN. Each is therefore scored again, alone.
         rows = lost.nonzero().flatten()
-        again, again_of_tokens = read(wanted[rows], 1)
+        again, again_of_tokens = scan.read(wanted[rows], batch_size=1)
         for name, values in again.items():
             of_rows[name][rows] = values
         for name, values in again_of_tokens.items():
@@ -144,40 +136,80 @@ def score_rows(
     )
 
 
-def _read(
-    model: nn.Module,
-    reader: AnswerReader,
-    dataset: RowDataset,
-    collator: RowCollator,
-    accelerator: Accelerator | None,
-    reads: dict[str, Any],
-    numbers_of: Callable[[AnswerOutputs], tuple[dict[str, Tensor], dict[str, Tensor]]],
-    ids: Tensor,
-    batch_size: int,
-    description: str | None = None,
-) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-    """`numbers_of` all rows `ids`: of the rows, and of their answer tokens, row after row; on every process."""
-    of_rows: dict[str, Tensor] = {}
-    of_tokens: dict[str, Tensor] = {}
-    offsets: TokenOffsets | None = None
+@dataclass(frozen=True)
+class _Scan:
+    """How rows are read, and what is kept of them: the arguments of `score_rows`."""
 
-    def store(into: dict[str, Tensor], numbers: dict[str, Tensor], at: Tensor, size: int) -> None:
-        for name, values in numbers.items():
-            whole = into.setdefault(name, values.new_zeros(size, *values.shape[1:]))
-            whole[at] = values[: len(at)]
+    model: nn.Module
+    reader: Callable[..., AnswerOutputs]
+    dataset: RowDataset
+    collator: RowCollator
+    accelerator: Accelerator | None
+    with_features: bool
+    projection: Tensor | None
+    top_k: int
+    answer_first: bool
+    with_states: bool
+    estimate: Callable[[AnswerOutputs], TopKLogProbs] | None
 
-    for rows, batch in iter_batches(
-        model, dataset, ids, collator, batch_size=batch_size, accelerator=accelerator, description=description
-    ):
-        with autocast_of(accelerator):
-            outputs = reader(model, **batch, **reads)
-        numbers, tables = numbers_of(outputs)
-        del outputs  # before the next forward pass
-        store(of_rows, numbers, rows, len(ids))
-        if tables:
-            offsets = offsets or TokenOffsets.of(dataset, ids.tolist())
-            store(of_tokens, tables, offsets.of_rows(rows), offsets.total)
-    return merge_processes(of_rows, accelerator), merge_processes(of_tokens, accelerator)
+    def read(
+        self, ids: Tensor, batch_size: int, description: str | None = None
+    ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        """Numbers of the rows `ids`, and of their answer tokens, row after row, by name; on every process."""
+        of_rows: dict[str, Tensor] = {}
+        of_tokens: dict[str, Tensor] = {}
+        offsets = TokenOffsets.of(self.dataset, ids.tolist()) if self.top_k or self.estimate else None
+        for rows, batch in iter_batches(
+            self.model,
+            self.dataset,
+            ids,
+            self.collator,
+            batch_size=batch_size,
+            accelerator=self.accelerator,
+            description=description,
+        ):
+            with autocast_of(self.accelerator):
+                outputs = self.reader(
+                    self.model,
+                    **batch,
+                    with_features=self.with_features,
+                    keep_logits=self.top_k > 0,
+                    with_states=self.with_states or self.estimate is not None,
+                )
+            for name, values in self._numbers_of_rows(outputs).items():
+                _place(values, rows, of_rows, name, len(ids))
+            if offsets is not None:
+                for name, values in self._numbers_of_tokens(outputs).items():
+                    _place(values, offsets.of_rows(rows), of_tokens, name, offsets.total)
+            del outputs  # before the next forward pass
+        return merge_processes(of_rows, self.accelerator), merge_processes(of_tokens, self.accelerator)
+
+    def _numbers_of_rows(self, outputs: AnswerOutputs) -> dict[str, Tensor]:
+        found = {"sum_nll": outputs.sum_nll, "num_tokens": outputs.num_tokens}
+        if outputs.features is not None:
+            features = outputs.features
+            found["features"] = features if self.projection is None else features @ self.projection.to(features.device)
+        return found
+
+    def _numbers_of_tokens(self, outputs: AnswerOutputs) -> dict[str, Tensor]:
+        if self.estimate is not None:
+            top_k_logps = self.estimate(outputs)
+        else:
+            first = required(outputs.token_ids, "token_ids") if self.answer_first else None
+            top_k_logps = TopKLogProbs.of(required(outputs.logits, "logits"), self.top_k, first)
+        found = {"ids": top_k_logps.ids, "logps": top_k_logps.logps}
+        if self.with_states:
+            found["states"] = required(outputs.states, "states")
+        return found
+
+
+def _place(values: Tensor, at: Tensor, tables: dict[str, Tensor], name: str, size: int) -> None:
+    """Writes a batch's values into the places `at` of the table of that name, which is made of zeros with `size` rows.
+
+    There are more values than places where a process repeats rows to stay in step with the others.
+    """
+    table = tables.setdefault(name, values.new_zeros(size, *values.shape[1:]))
+    table[at] = values[: len(at)]
 
 
 def scan_fingerprint(model: nn.Module, datasets: list[tuple[RowDataset, Tensor]], settings: dict[str, Any]) -> str:

@@ -49,6 +49,10 @@ class FakeModel:
     def build(cls, name: str, args: Any, peft_config: Any, loss: ForgetLoss) -> "FakeModel":
         """Builds the model or adapter of that name, with the adapter of `peft_config` if given.
 
+        Args:
+            args: an `UnlearnConfig` with `model_init_kwargs`.
+            loss: the forget loss, which may freeze weights.
+
         Raises:
             ModelError: there is no such model, or its memory cannot be counted without its values.
         """

@@ -28,8 +28,19 @@ _ALWAYS_RECORDED = (
     "seed",
 )
 # The record has these under other keys, or they may name a folder of this machine.
-_LEFT_OUT = {"objective", "retain_loss", "clreg_weight", *_EGUP_PARTS, "card_author", "idk_answers", "proxy_model"}
-_LEFT_OUT |= {"scan_cache_dir", "model_init_kwargs", "overwrite_output_dir", "verdict"}
+_LEFT_OUT = {
+    *_EGUP_PARTS,
+    "objective",
+    "retain_loss",
+    "clreg_weight",
+    "card_author",
+    "idk_answers",
+    "proxy_model",
+    "scan_cache_dir",
+    "model_init_kwargs",
+    "overwrite_output_dir",
+    "verdict",
+}
 
 
 def make_record(trainer: Any) -> RunRecord:

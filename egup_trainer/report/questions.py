@@ -62,9 +62,12 @@ def questions(comparison: Comparison, judged: dict[str, Judgment], audits: Seque
 
 
 def _gone(model: Model, judged: Judgment, rows: dict[str, list[str]], compared: list[str]) -> Answer:
-    found, of_harm = judged.verdict, list[str]()
+    found = judged.verdict
+    of_harm: list[str] = []
     if judged.before is not None and judged.after is not None:  # these sentences answer the second question
-        of_harm = [said for how in (harm_done, harm_absent, neighbors) for said in how(judged.before, judged.after)]
+        of_harm += harm_done(judged.before, judged.after)
+        of_harm += harm_absent(judged.before, judged.after)
+        of_harm += neighbors(judged.before, judged.after)
     said = [reason for reason in found.reasons[1:] if reason not in of_harm]  # the first stands with the verdict
     remarks = [remark for remark in found.remarks if remark not in of_harm]
     of_rows = [*rows.get(model.name, []), *on_rows(model.evaluation), *compared]
@@ -74,7 +77,9 @@ def _gone(model: Model, judged: Judgment, rows: dict[str, list[str]], compared: 
 def _harmed(judged: Judgment) -> Answer:
     if judged.before is None or judged.after is None:
         return Answer("Not known.", judged.verdict.reasons)
-    harm, unharmed, beside = (how(judged.before, judged.after) for how in (harm_done, harm_absent, neighbors))
+    harm = harm_done(judged.before, judged.after)
+    unharmed = harm_absent(judged.before, judged.after)
+    beside = neighbors(judged.before, judged.after)
     if harm:
         return Answer("Yes.", [*harm, *beside])
     if not unharmed:

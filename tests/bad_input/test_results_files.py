@@ -2,8 +2,6 @@
 
 import json
 from dataclasses import replace
-from functools import reduce
-from operator import delitem, getitem, setitem
 
 import pytest
 from fixtures_audit import invented_audit
@@ -42,12 +40,25 @@ def compare(tmp_path, *words):
 def put(*keys_and_value):
     """A change of a document: the value, put where the keys lead."""
     *keys, last, value = keys_and_value
-    return lambda document: setitem(reduce(getitem, keys, document), last, value)
+
+    def change(document):
+        for key in keys:
+            document = document[key]
+        document[last] = value
+
+    return change
 
 
 def drop(*keys):
     """A change of a document: the entry that the keys lead to is gone."""
-    return lambda document: delitem(reduce(getitem, keys[:-1], document), keys[-1])
+    *keys, last = keys
+
+    def change(document):
+        for key in keys:
+            document = document[key]
+        del document[last]
+
+    return change
 
 
 METRIC = ("metrics", "forget_probability")

@@ -93,6 +93,15 @@ def test_to_resume_without_a_checkpoint_starts_at_the_beginning_and_says_so(mode
     assert all(torch.equal(one, other) for one, other in zip(plain.parameters(), resumed.parameters(), strict=True))
 
 
+@pytest.mark.parametrize(
+    ("words", "value"),
+    [([], None), (["--padding_free"], True), (["--padding_free", "true"], True), (["--padding_free", "false"], False)],
+)
+def test_padding_free_reads_nothing_false_and_true(words, value):
+    (config,) = Parser([EGUPConfig]).parse(["--output_dir", "x", *words])
+    assert config.padding_free is value
+
+
 def test_the_same_seed_gives_the_same_adapter_and_finds_the_scan_again(model, rows, tmp_path):
     """Also in another process: neither an adapter's start nor a scan's name may depend on what a process draws."""
     saved = []

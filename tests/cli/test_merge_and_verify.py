@@ -8,7 +8,7 @@ import pytest
 import torch
 from conftest import qa_rows
 from fixtures_audit import wide_model
-from fixtures_cli import assert_refused, egup, save, write_rows
+from fixtures_cli import assert_refused, egup, save, write, write_rows
 from fixtures_evaluation import with_adapter
 from peft import LoraConfig
 from safetensors.torch import load_file, save_file
@@ -218,6 +218,19 @@ def test_rows_elsewhere_are_found_and_other_rows_are_refused(folder, tmp_path, c
 def test_an_adapter_that_was_not_merged_is_asked_for(folder, capsys):
     assert verify(folder, "adapter", "model") == 2
     assert "expected the adapter's folder as --model" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("{", "not a complete JSON file"),
+        ("[]", "not a JSON object"),
+        (json.dumps({"schema_version": 1, "rows": {}}), "whose adapter is missing"),
+    ],
+)
+def test_what_is_no_record_is_refused(tmp_path, capsys, text, says):
+    path = write(tmp_path / "_run.json", text)
+    assert_refused(["verify", str(path), "--model", "model"], tmp_path, capsys, path, says, error=DataError)
 
 
 def test_a_sample_is_drawn_with_the_seed():

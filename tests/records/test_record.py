@@ -66,6 +66,24 @@ def test_the_record_of_a_run(make_trainer, base):
     }
 
 
+@pytest.mark.parametrize(
+    ("proxy_model", "proxies", "name", "is_local"),
+    [
+        ("base", True, "base", True),
+        ("owner/name", False, "owner/name", False),
+        ("adapter_off", False, "adapter_off", True),
+    ],
+)
+def test_where_expected_outputs_came_from(make_trainer, base, proxy_model, proxies, name, is_local):
+    path = str(base) if proxy_model == "base" else proxy_model
+    lora = LoraConfig(r=4, target_modules="all-linear", task_type="CAUSAL_LM")
+    options = {"proxy_model": path, "peft_config": lora, **({} if proxies else {"proxies": False})}
+    record = make_record(make_trainer(objective="proxy_kl", **options))
+    facts = {"proxy_model": {"name": name, "is_local": is_local}, "ranked_by_proxies": proxies}
+    assert record["expected_outputs"] == facts
+    assert str(base.parent) not in str(record)
+
+
 def test_the_record_of_an_adapter_without_proxies(make_trainer):
     lora = LoraConfig(r=4, lora_alpha=6, target_modules="all-linear", task_type="CAUSAL_LM")
     record = make_record(make_trainer(proxies=False, peft_config=lora))

@@ -2,7 +2,7 @@
 
 import base64
 import io
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from html import escape
 from typing import TYPE_CHECKING, Any, Literal
@@ -12,6 +12,9 @@ from egup_trainer.report.comparison import Comparison, Role
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.collections import PathCollection
+    from numpy import ndarray
+
+    Numbers = Sequence[float] | ndarray
 
 Paint = Callable[["Axes"], None]
 """Draws on the axes that it is given."""
@@ -129,7 +132,7 @@ def _legend_text(name: str) -> str:
     return short.replace("$", r"\$")
 
 
-def points(axes: "Axes", x: Any, y: Any, look: Look, **options: Any) -> "PathCollection":
+def points(axes: "Axes", x: "Numbers", y: "Numbers", look: Look, **options: Any) -> "PathCollection":
     """Draws the points of one model in its look; returns the handle for a legend."""
     settings = {"color": look.color, "marker": look.marker, "rasterized": len(x) > MANY_POINTS, **options}
     return axes.scatter(x, y, **settings)
