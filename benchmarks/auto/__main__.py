@@ -27,11 +27,13 @@ from egup_trainer.evaluation.scoring import ScoringOptions
 from egup_trainer.evaluation.suites.custom import custom_suite
 from egup_trainer.modeling.loading import load_model, load_tokenizer
 from egup_trainer.records.facts import run_facts
+from egup_trainer.verdict import Status
 
 TABLE, COSTS = tables.RESULTS / "auto.jsonl", tables.RESULTS / "auto_cost.jsonl"
 PAGE = Path(__file__).parents[2] / "docs" / "results.md"
 RATES = (1e-5, 3e-5, 1e-4, 3e-4, 1e-3, 3e-3)
 METRICS = ("forget_probability", "forget_rouge", "forget_extraction_strength", "mia_min_k", "retain_probability")
+FORGET_METRICS = METRICS[:-1]
 SETS = ("forget", "retain", "proxy")
 
 
@@ -87,6 +89,7 @@ def _unlearn(pair: Pair, folder: Path, rate: float | None) -> dict[str, Any]:
         seconds = time.perf_counter() - start
         record = json.loads((output / "unlearning.json").read_text(encoding="utf-8"))
         values = _evaluated(folder, output)
+    before, retrained = (_evaluated(folder, folder / name) for name in ("before", "retrained"))
     probability = record["probability"]
     return {
         "code": code,
@@ -94,7 +97,8 @@ def _unlearn(pair: Pair, folder: Path, rate: float | None) -> dict[str, Any]:
         "learning_rate": record["options"]["learning_rate"],
         "steps": record["steps"],
         "retained": probability["after"]["retain"] / probability["before"]["retain"],
-        "distance": _distance(values, _evaluated(folder, folder / "before"), _evaluated(folder, folder / "retrained")),
+        "distance": _distance(values, before, retrained),
+        "forget_distance": _distance(values, before, retrained, FORGET_METRICS),
         "seconds": round(seconds, 1),
         "values": values,
         "run": run_facts(),
@@ -116,17 +120,19 @@ def _evaluated(folder: Path, model: Path) -> dict[str, float | None]:
     return values
 
 
-def _distance(values: dict[str, Any], before: dict[str, Any], retrained: dict[str, Any]) -> float:
+def _distance(
+    values: dict[str, Any], before: dict[str, Any], retrained: dict[str, Any], metrics: tuple[str, ...] = METRICS
+) -> float:
     """Mean over the metrics that all models have, each divisor at least a tenth of the retrained model's value."""
-    found = [name for name in METRICS if None not in (values[name], before[name], retrained[name])]
+    found = [name for name in metrics if None not in (values[name], before[name], retrained[name])]
     scales = {name: max(abs(before[name] - retrained[name]), 0.1 * abs(retrained[name]), 1e-3) for name in found}
     return sum(abs(values[name] - retrained[name]) / scales[name] for name in found) / len(found)
 
 
 def write_report() -> None:
     """Writes the tables of all pairs that have results."""
-    headings = ["model, data", "verdict", "retain p / before", "rate", "distance"]
-    headings += ["nearest of six rates", "distance", "verdict", "retain p / before"]
+    headings = ["model, data", "verdict", "retain p / before", "rate", "distance", "of forget rows"]
+    headings += ["FORGOTTEN of six rates", "nearest of these", "distance", "of forget rows", "retain p / before"]
     page = put(PAGE.read_text(encoding="utf-8"), "auto", table(headings, _rows()))
     headings = ["model, data", "processor seconds", "with known flags", "ratio", "memory, ratio"]
     PAGE.write_text(put(page, "cost of auto", table(headings, _costs())), encoding="utf-8")
@@ -145,17 +151,17 @@ def _rows() -> Iterator[list[str]]:
     for name in (name for name in PAIRS if name in lines):
         auto = lines[name]
         tried = [lines[f"{name} {rate:g}"] for rate in RATES if f"{name} {rate:g}" in lines]
-        best = min(tried, key=lambda line: line["distance"], default=None)
-        beside = [""] * 4
-        if best is not None:
-            beside = [
-                f"{best['learning_rate']:.2g}",
-                f"{best['distance']:.2f}",
-                best["status"],
-                f"{best['retained']:.3f}",
-            ]
-        numbers = [f"{auto['retained']:.3f}", f"{auto['learning_rate']:.2g}", f"{auto['distance']:.2f}"]
-        yield [name, auto["status"], *numbers, *beside]
+        forgotten = [line for line in tried if line["status"] == Status.FORGOTTEN.value]
+        beside = [str(len(forgotten)) if tried else "", "", "", "", ""]
+        if forgotten:
+            best = min(forgotten, key=lambda line: line["distance"])
+            beside[1:] = [*_numbers(best), f"{best['retained']:.3f}"]
+        yield [name, auto["status"], f"{auto['retained']:.3f}", *_numbers(auto), *beside]
+
+
+def _numbers(line: dict[str, Any]) -> list[str]:
+    distances = [f"{line[kind]:.2f}" for kind in ("distance", "forget_distance")]
+    return [f"{line['learning_rate']:.2g}", *distances]
 
 
 if __name__ == "__main__":

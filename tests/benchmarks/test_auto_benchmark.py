@@ -27,6 +27,7 @@ def test_the_distance_is_the_mean_of_five_shares():
     values = {**before, "forget_probability": 0.75, "mia_min_k": None}
     # half of the way; as before where retraining changes nothing; two not moved; one not known
     assert auto._distance(values, before, retrained) == pytest.approx((0.5 + 0 + 1 + 1) / 4)
+    assert auto._distance(values, before, retrained, auto.FORGET_METRICS) == pytest.approx((0.5 + 0 + 1) / 3)
 
 
 def test_a_pair_is_made_whole_and_unlearned(tmp_path, tokenizer, capsys):
@@ -58,10 +59,14 @@ def test_the_table_of_costs_has_ratios(monkeypatch):
     assert list(auto._costs()) == [[name, "25", "20", "1.25", "1.10"]]
 
 
-def test_the_table_has_the_best_of_the_rates(monkeypatch):
+def test_the_table_has_the_nearest_of_the_rates_that_forget(monkeypatch):
     name = next(iter(PAIRS))
     line = {"status": "FORGOTTEN", "retained": 0.98, "learning_rate": 2e-4, "distance": 0.3}
+    line["forget_distance"] = 0.25
     lines = {name: line, f"{name} 0.001": {**line, "learning_rate": 1e-3, "distance": 0.2}}
     lines[f"{name} 0.003"] = {**line, "learning_rate": 3e-3, "distance": 0.4}
+    lines[f"{name} 0.0001"] = {**line, "learning_rate": 1e-4, "distance": 0.1, "status": "MODEL HARMED"}
     monkeypatch.setattr(auto.tables, "read_table", lambda path: lines)
-    assert list(auto._rows()) == [[name, "FORGOTTEN", "0.980", "0.0002", "0.30", "0.001", "0.20", "FORGOTTEN", "0.980"]]
+    assert list(auto._rows()) == [
+        [name, "FORGOTTEN", "0.980", "0.0002", "0.30", "0.25", "2", "0.001", "0.20", "0.25", "0.980"]
+    ]
