@@ -407,6 +407,12 @@ def _without_padding(record: Mapping, where: str) -> TokenizedRow:
     return TokenizedRow(ids, labels)
 
 
+_TO_ADD = {
+    "input_ids": "add it: the token ids of the text",
+    "labels": "add it: labels are the input_ids, with -100 for tokens that are not scored",
+}
+
+
 def _whole_numbers(record: Mapping, column: str, where: str) -> np.ndarray:
     """A column of one row as numbers of shape (T,), int32."""
     value: Any = record.get(column)
@@ -423,9 +429,7 @@ def _whole_numbers(record: Mapping, column: str, where: str) -> np.ndarray:
         raise DataError(
             got=f"{'no ' + column if value is None else f'{column} as {kind}{shape}'} in {where}",
             expected="a flat list of whole numbers, one per token",
-            fix="add them: the input_ids, with -100 for tokens that are not scored"
-            if value is None and column == "labels"
-            else "repair that row",
+            fix="repair that row" if value is not None else _TO_ADD[column],
         )
     return numbers.astype(np.int32)
 

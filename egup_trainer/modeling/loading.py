@@ -462,7 +462,7 @@ def _refuse_missing_modules(model: Any, peft_config: Any) -> None:
             if not any(f".{name}".endswith(f"{start}{each}") for name in names):
                 linear = " ".join(sorted(_linear_names(model)))
                 raise ModelError(
-                    got=f"{each} in {option}, which {type(model).__name__} does not have",
+                    got=f"a peft_config with {each} in {option}, which {type(model).__name__} does not have",
                     expected=f"names of its parts; its linear layers are {linear}",
                     fix=f"set {'--lora_target_modules' if option == 'target_modules' else option}",
                 )

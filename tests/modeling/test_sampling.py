@@ -20,6 +20,9 @@ class Dice(torch.nn.Module):
         self.logits = torch.nn.Parameter(torch.tensor(probabilities).log())
         self.config = SimpleNamespace(get_text_config=lambda: SimpleNamespace())
 
+    def get_input_embeddings(self):
+        return torch.nn.Embedding(100_000, 1)
+
     def generate(self, input_ids, generation_config, logits_processor, **options):
         logits = self.logits.expand(len(input_ids), -1)
         for _ in range(generation_config.max_new_tokens):

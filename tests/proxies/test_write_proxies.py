@@ -261,6 +261,9 @@ class Reciter(torch.nn.Module):
         self.model, self.config, self.texts = model, model.config, list(texts)
         self.tokenizer, self.prompts = tokenizer, []
 
+    def get_input_embeddings(self):
+        return self.model.get_input_embeddings()
+
     def generate(self, input_ids, attention_mask, generation_config, **options):
         if generation_config.output_logits:  # the trial of how prompts can share a batch
             return SimpleNamespace(logits=(torch.zeros(len(input_ids), 4),) * generation_config.max_new_tokens)
