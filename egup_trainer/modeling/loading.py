@@ -144,7 +144,7 @@ def _adapter_facts(path: Path) -> dict[str, Any]:
 def recorded_quantization(adapter: str | Path) -> dict[str, Any]:
     """The argument of `load_model` that quantizes the base model of an adapter as in the run that trained it.
 
-    It is empty if the weights were not quantized, or if there is no record of the run.
+    The result is empty if the weights were not quantized or the run was not recorded.
     """
     recorded = _adapter_facts(Path(adapter)).get("quantization")
     if recorded is None:

@@ -47,7 +47,7 @@ def merged(model: Any) -> Any:
         ModelError: the adapter is more than a change of the weights, such as virtual tokens.
     """
     if any(config.is_prompt_learning for config in model.peft_config.values()):
-        raise _cannot_be_merged("its virtual tokens are no change of weights")
+        raise _cannot_be_merged("it has virtual tokens, which are not weights of the base model")
     base = model.get_base_model()
     ends = [base.get_input_embeddings(), base.get_output_embeddings()]
     weights = [getattr(end, "base_layer", end).weight for end in ends if end is not None]

@@ -136,12 +136,12 @@ def test_a_change_of_less_than_half_a_grid_step_is_undone(knowing, tokenizer):
             if isinstance(part, torch.nn.Linear):
                 low, high = part.weight.aminmax(dim=1, keepdim=True)
                 is_inside = (part.weight > low) & (part.weight < high)  # the grid's ends, and so the grid, stay
-                part.weight -= 0.4 * grid_of(part.weight)[0] * part.weight.grad.sign() * is_inside
+                part.weight -= 0.45 * grid_of(part.weight)[0] * part.weight.grad.sign() * is_inside
     hidden.zero_grad()
     found = attack(hidden, tokenizer).metrics
     given, nearest, gptq = (found[f"{name}_forget_probability"].value for name in ("given", "nearest", "gptq"))
     assert nearest == pytest.approx(at_first, rel=1e-3)
-    assert given < at_first / 4
+    assert nearest > 0.8 > 0.1 > given
     assert given / 2 < gptq < 2 * given
 
 

@@ -1,7 +1,6 @@
 """The command line: what it makes and what it prints."""
 
 import json
-import re
 import shutil
 import socket
 import subprocess
@@ -20,7 +19,10 @@ from egup_trainer import EGUPConfig, UnlearnConfig, UnlearnTrainer
 from egup_trainer.cli.command import COMMANDS, load_command
 from egup_trainer.cli.main import main
 from egup_trainer.cli.parser import Parser
+from egup_trainer.data.sources import load_rows
+from egup_trainer.data.tokenization import tokenize
 from egup_trainer.modeling.loading import load_model
+from egup_trainer.modeling.probability import probabilities_of
 
 
 @pytest.fixture
@@ -181,13 +183,15 @@ def test_inspect_sets_apart_what_is_scored_and_counts(model, rows, capsys):
 
 
 def test_inspect_says_how_well_a_model_knows_the_rows_and_in_which_format(taught, tokenizer, tmp_path, capsys):
-    save(taught(), tokenizer, tmp_path / "model")
+    model = taught()
+    save(model, tokenizer, tmp_path / "model")
     rows = write_rows(tmp_path, forget=(0, 10))
+    written = {"forget": tokenize(load_rows(str(rows["forget"])), tokenizer, name="forget set")}
+    known = f"{probabilities_of(model, tokenizer, written, seed=0, batch_size=8)['forget']:.3g}"
     flags = {"model_name_or_path": tmp_path / "model", "forget": rows["forget"], "use_cpu": True}
     assert egup("inspect", **flags) == 0
     printed = capsys.readouterr().out
-    known = re.search(r"probability of the answers: (\S+), above one half in 10 of 10 rows", printed)[1]
-    assert float(known) > 0.8
+    assert f"probability of the answers: {known}, above one half in 10 of 10 rows" in printed
     assert "likelier" not in printed
     assert egup("inspect", **flags, user_marker="Ask ", assistant_marker=" Tell ") == 0
     printed = capsys.readouterr().out

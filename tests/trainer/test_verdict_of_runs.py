@@ -2,7 +2,6 @@
 
 import copy
 import math
-import re
 
 import pytest
 import torch
@@ -46,11 +45,11 @@ def retrained(tokenizer):
 
 @pytest.fixture
 def judge(make_trainer, taught):
-    """judge(model): the verdict on a model that `taught()` is said to have become."""
+    """judge(model): the verdict on a model that `taught()`, or another one, is said to have become."""
 
-    def judge(model):
+    def judge(model, before=None):
         found = []
-        for each in (taught(), model):
+        for each in (before or taught(), model):
             trainer = make_trainer(model=each)
             measuring = Measuring(trainer, {"forget": trainer.forget_rows, "retain": trainer.retain_rows})
             measuring.datasets["proxy"] = trainer.proxy_rows
@@ -60,11 +59,12 @@ def judge(make_trainer, taught):
     return judge
 
 
-def test_an_untouched_model(judge, taught):
-    found = judge(taught())
+def test_an_untouched_model(judge, taught, tokenizer):
+    assert judge(taught()).status is Status.NOT_FORGOTTEN
+    by_heart = train(taught(), tokenizer, [*FORGET, *RETAIN], rate=1e-3)
+    found = judge(by_heart, before=by_heart)
     assert found.status is Status.NOT_FORGOTTEN
-    recited = re.search(r"(\d+) of 10 forget answers", found.remarks[0])[1]
-    assert int(recited) >= 8
+    assert "10 of 10 forget answers" in found.remarks[0]
 
 
 def test_a_retrained_model(judge, retrained):

@@ -29,7 +29,8 @@ class TruthRatioForm(Enum):
 @set_metric(
     "truth_ratio",
     label="Truth ratio",
-    meaning="With R = likelihood of wrong answers / right answer: min(R, 1/R) on forget rows, max(0, 1 - R) elsewhere.",
+    meaning="R is the likelihood of wrong answers over that of the right one. The value is min(R, 1/R) on forget rows, "
+    "and max(0, 1 - R) on other rows.",
     direction=Direction.HIGHER,
     roles=_ROLES,
     needs=_NEEDS,
