@@ -96,6 +96,16 @@ def test_all_attacks_by_default_and_what_lacks_rows_is_told(folders, rows, tmp_p
     )
 
 
+def test_depth_is_measured_beside_the_model_before(folders, rows, tmp_path):
+    flags = {"retrained_model": folders["never"], "model_before": folders["before"], "attacks": ["depth"]}
+    assert run(folders["never"], rows, tmp_path / "a.json", **flags) == 0
+    found = Audit.read(tmp_path / "a.json")
+    assert found.value("depth", "score") == pytest.approx(1)
+    assert found.value("depth", "drop") == found.retrained.value("depth", "drop") > 1
+    assert run(folders["before"], rows, tmp_path / "b.json", **flags) == 0
+    assert Audit.read(tmp_path / "b.json").value("depth", "score") == pytest.approx(0)
+
+
 def test_holdout_rows_let_the_others_run(folders, rows, tmp_path):
     assert run(folders["before"], rows, tmp_path / "a.json", without=(), attacks=["membership", "probe"]) == 0
     assert Audit.read(tmp_path / "a.json").value("membership", "loss") == 1.0
@@ -108,6 +118,14 @@ def test_the_model_before_is_merged_with_each_model(folders, rows, tmp_path):
     values = [each.value("merging", "halfway_forget_probability") for each in (found, found.retrained, found.before)]
     assert values[0] == values[2] > 0.9  # halfway between a model and itself
     assert values[1] < values[0] / 2
+
+
+def test_the_same_command_writes_the_same_numbers(folders, rows, tmp_path):
+    documents = []
+    for name in ("a.json", "b.json"):
+        assert run(folders["before"], rows, tmp_path / name, attacks=["sampling", "prompts", "relearning"]) == 0
+        documents.append({**json.loads((tmp_path / name).read_text()), "run": None})
+    assert documents[0] == documents[1]
 
 
 def test_compare_takes_audits(folders, rows, tmp_path, capsys):
