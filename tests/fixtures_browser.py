@@ -25,3 +25,10 @@ def requested(browser) -> set[str]:
     messages = [json.loads(entry["message"])["message"] for entry in browser.get_log("performance")]
     sent = (message["params"] for message in messages if message["method"] == "Network.requestWillBeSent")
     return {each["request"]["url"] for each in sent if not each["request"]["url"].startswith("data:")}
+
+
+def wait_until(browser, condition):
+    """Waits until condition(browser) is true and returns its value: a page shows a change a frame later, or more."""
+    from selenium.webdriver.support.ui import WebDriverWait
+
+    return WebDriverWait(browser, timeout=30).until(condition)

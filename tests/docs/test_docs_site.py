@@ -10,7 +10,7 @@ from threading import Thread
 from urllib.parse import unquote
 
 import pytest
-from fixtures_browser import needs_browser, requested
+from fixtures_browser import needs_browser, requested, wait_until
 from fixtures_docs import PAGES, ROOT
 
 
@@ -105,12 +105,11 @@ def test_the_search_finds_a_flag(browser, served):
     browser.execute_cdp_cmd(
         "Emulation.setDeviceMetricsOverride", {"width": 1280, "height": 900, "deviceScaleFactor": 1, "mobile": False}
     )
-    from selenium.webdriver.support.ui import WebDriverWait
-
     browser.get(f"{served}index.html?q=stop_at_boundary")
-    found = WebDriverWait(browser, 20).until(
+    found = wait_until(
+        browser,
         lambda driver: driver.execute_script(
             "return [...document.querySelectorAll('.md-search-result__link')].map(each => each.pathname)"
-        )
+        ),
     )
     assert "/methods.html" in found

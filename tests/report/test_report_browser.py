@@ -3,7 +3,7 @@
 from dataclasses import replace
 
 import pytest
-from fixtures_browser import needs_browser, requested
+from fixtures_browser import needs_browser, requested, wait_until
 from fixtures_report import HOSTILE, SECTIONS, examples_of, make_evaluation, make_evaluations
 
 from egup_trainer.report.page import write_report
@@ -39,7 +39,13 @@ def opened(request, browser, report):
 def unfolded(opened):
     """The same with the metrics for experts unfolded."""
     opened[0].execute_script("document.querySelector('#experts').open = true")
+    wait_until(opened[0], table_is_shown)
     return opened
+
+
+def table_is_shown(browser) -> bool:
+    """Whether the metrics for experts are rendered."""
+    return browser.execute_script("return document.querySelector('#table').checkVisibility()")
 
 
 def test_the_first_screen_has_the_verdict_in_words_and_the_picture(opened, tmp_path):
@@ -60,11 +66,10 @@ def test_the_first_screen_has_the_verdict_in_words_and_the_picture(opened, tmp_p
 
 def test_metrics_are_folded_until_they_are_asked_for(opened):
     browser, _ = opened
-    is_shown = "return document.querySelector('#table').checkVisibility({contentVisibilityAuto: true})"
-    assert not browser.execute_script(is_shown)
+    assert not table_is_shown(browser)
     assert browser.find_element("css selector", "#questions").text.startswith("Is it gone?")
     browser.execute_script("document.querySelector('#experts > summary').click()")  # the page scrolls smoothly
-    assert browser.execute_script(is_shown)
+    wait_until(browser, table_is_shown)
 
 
 def test_the_page_shows_all_asks_for_nothing_and_reports_no_error(unfolded, report):

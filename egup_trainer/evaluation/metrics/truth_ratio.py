@@ -29,8 +29,8 @@ class TruthRatioForm(Enum):
 @set_metric(
     "truth_ratio",
     label="Truth ratio",
-    meaning="R is the likelihood of wrong answers over that of the right one. The value is min(R, 1/R) on forget rows, "
-    "and max(0, 1 - R) on other rows.",
+    meaning="R is the likelihood of wrong answers over that of the right one. "
+    "Forget rows: min(R, 1/R); others: max(0, 1 - R).",
     direction=Direction.HIGHER,
     roles=_ROLES,
     needs=_NEEDS,
