@@ -8,6 +8,7 @@ from typing import Any
 from transformers import TrainerCallback
 from transformers.trainer_callback import ExportableState
 
+from egup_trainer.components.component import why_ended
 from egup_trainer.data.names import names_in
 from egup_trainer.data.tokenization import RowDataset
 from egup_trainer.errors import TooFewPositionsError
@@ -64,7 +65,8 @@ class Measuring(TrainerCallback, ExportableState):
         self.after = self._measure("after")
         if self.with_answers and self.before:
             found = verdict(_measures(self.before), _measures(self.after))
-            self.verdict = replace(found, remarks=[*found.remarks, *([self.without] if self.without else [])])
+            others = [self.without] if self.without else []
+            self.verdict = replace(found, remarks=[*found.remarks, *others, why_ended(state)])
 
     def state(self) -> dict[str, Any]:
         """What a resumed run needs."""

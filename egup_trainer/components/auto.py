@@ -240,18 +240,25 @@ class Auto(Component):
         if not ends_epoch(state):
             return
         found = self.measure()
-        self.run.log(dict(found))
-        step, end = float(state.global_step), self._end
+        retain_suffers = found["retain_rise"] > self._effort.retain_rise
+        if "boundary_p" in found:
+            found["at_boundary"] = float(found["boundary_p"] > LEVEL and not retain_suffers)
+        self._adapt(float(state.global_step), found, retain_suffers, control)
+        self.run.log({**found, "auto_retain_factor": self._retain_factor, "auto_last_step": self._end})
+
+    def _adapt(self, step: float, found: dict[str, float], retain_suffers: bool, control: Any) -> None:
+        """Adapts what is left of the run to what was `found` after `step`."""
+        end = self._end
         if step >= end:
             control.should_training_stop = True
             return
         if step >= HALFWAY * self._num_steps:
             self._move_expected_outputs()
         is_recovering, self._last_rise = found["retain_rise"] < self._last_rise, found["retain_rise"]
-        if found["retain_rise"] > self._effort.retain_rise:
+        if retain_suffers:
             if not is_recovering:
                 self._weigh_retain_rows(min(2 * self._retain_factor, MOST_RETAIN_FACTOR))
-        elif found.get("boundary_p", 0.0) > LEVEL and found["retain_rise"] <= self._effort.retain_rise:
+        elif found.get("at_boundary"):
             self._restart(step, 1.0, min(end, max(2 * step, LEAST_STEPS)))
         elif self._lags_behind(step / self._num_steps, found["forget_progress"]):
             self._restart(step, 2.0, end)
@@ -296,6 +303,10 @@ class Auto(Component):
             if isinstance(each, RetainObjective):
                 each.weight *= factor / self._retain_factor
         self._retain_factor = factor
+
+    def chosen(self) -> dict[str, float]:
+        """What came of it, for the record: how much more retain rows counted at last, and the last step."""
+        return {"retain_factor": self._retain_factor, "last_step": self._end}
 
     def _restart(self, step: float, factor: float, end: float) -> None:
         """From `step` on, the learning rate is `factor` times what it is then, and falls to 0 at `end`."""

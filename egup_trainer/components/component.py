@@ -257,6 +257,34 @@ def ends_epoch(state: Any) -> bool:
     return bool(state.epoch == int(state.epoch) or state.global_step >= state.max_steps)
 
 
+def why_ended(state: Any) -> str:
+    """When training ended, and whether forget rows looked like rows never seen by then, a sentence.
+
+    Args:
+        state: the `TrainerState`. Components that look for the boundary log `at_boundary` at the end of each epoch, 1
+            if forget rows cannot be distinguished from rows never seen while retain rows hold, with the numbers that
+            decide it.
+
+    Example:
+        >>> from transformers import TrainerState
+        >>> rows = [{"epoch": 1.0, "at_boundary": 0.0}, {"epoch": 2.0, "at_boundary": 1.0}]
+        >>> why_ended(TrainerState(epoch=4.0, num_train_epochs=9, log_history=rows))
+        'Training ended at epoch 4 of 9; forget rows first looked like rows never seen at epoch 2.'
+    """
+    said = f"Training ended at epoch {state.epoch:.3g} of {state.num_train_epochs}"
+    measured = [row for row in state.log_history if "at_boundary" in row]
+    if not measured:
+        return f"{said}."
+    reached = next((row for row in measured if row["at_boundary"]), None)
+    if reached is not None:
+        return f"{said}; forget rows first looked like rows never seen at epoch {reached['epoch']:.3g}."
+    p_value, rise = measured[-1]["boundary_p"], measured[-1]["retain_rise"]
+    return (
+        f"{said}; forget rows never looked like rows never seen while retain rows held (at the end p = {p_value:.2g}, "
+        f"and the loss of retain rows {rise:+.2g} nats per token)."
+    )
+
+
 def components_of(config: Any, loss: ForgetLoss, has_proxies: bool = True) -> list[Component]:
     """The components that a configuration asks for, in the order of its base classes, the last base first."""
     groups = [

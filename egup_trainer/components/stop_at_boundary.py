@@ -51,8 +51,8 @@ class StopAtBoundary(BoundaryMeasure):
 
     The model scores the forget rows and the proxies as it is then. Training stops if their l cannot be distinguished
     (the p-value of the Kolmogorov-Smirnov test is above 0.05) and the mean l of the retain sample has risen by no more
-    than `retain_rise` since before unlearning. Both numbers are logged, as `boundary_p` and `retain_rise`. No retrained
-    model is needed.
+    than `retain_rise` since before unlearning. Both numbers are logged, as `boundary_p` and `retain_rise`, and whether
+    training stops, as `at_boundary`. No retrained model is needed.
 
     Args:
         retain_rise: most that the mean l of the retain sample may have risen, nats per token.
@@ -75,7 +75,7 @@ class StopAtBoundary(BoundaryMeasure):
         """Stops a resumed run that was interrupted between its last checkpoint and its end."""
         if self._may_be_over:
             self._may_be_over = False
-            logged = [row for row in state.log_history if row["step"] == state.global_step and "boundary_p" in row]
+            logged = [row for row in state.log_history if row["step"] == state.global_step and "at_boundary" in row]
             self._stop_if_at_boundary(logged[-1] if logged else self._measure(), control)
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
@@ -84,10 +84,12 @@ class StopAtBoundary(BoundaryMeasure):
             self._stop_if_at_boundary(self._measure(), control)
 
     def _measure(self) -> dict[str, float]:
-        found = {"boundary_p": ks_p_value(*self.measure_sides()), "retain_rise": self.measure_retain_rise()}
+        chance, rise = ks_p_value(*self.measure_sides()), self.measure_retain_rise()
+        is_there = chance > LEVEL and rise <= self.retain_rise
+        found = {"boundary_p": chance, "retain_rise": rise, "at_boundary": float(is_there)}
         self.run.log(dict(found))
         return found
 
     def _stop_if_at_boundary(self, found: dict[str, float], control: Any) -> None:
-        if found["boundary_p"] > LEVEL and found["retain_rise"] <= self.retain_rise:
+        if found["at_boundary"]:
             control.should_training_stop = True

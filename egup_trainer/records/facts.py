@@ -75,6 +75,7 @@ def make_record(trainer: Any) -> RunRecord:
     for component in trainer.components:
         if component.name == "auto":
             record["options"]["learning_rate"] = component.rate
+            record["auto"] = component.chosen()
         if component.name == "expected_outputs":
             name, has_proxies = component.proxy_model, component.needs.proxy_rows
             model_facts = None if name is None else _model_facts(name)

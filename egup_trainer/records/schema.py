@@ -61,9 +61,10 @@ class RunRecord(TypedDict):
     forgotten beside the rows. `reference` is how the reference model was kept, see `ReferenceKind`. `expected_outputs`
     is there if the objective read any. `options` holds the arguments that differ from the
     defaults of the configuration, and always the learning rate, the number of epochs, the sizes that make up a step
-    (world_size is the number of processes) and the seed. `verdict` has the status and what it rests on. `egup unlearn`
-    adds `probability` (by when it was measured, then by set of rows; a text where it could not be measured), and
-    `is_merged` for a model that its adapter was merged into.
+    (world_size is the number of processes) and the seed. `auto` has what a run with auto arrived at beside its learning
+    rate: by which factor the retain objective counted more at the end, and its last step. `verdict` has the status and
+    what it rests on. `egup unlearn` adds `probability` (by when it was measured, then by set of rows; a text where it
+    could not be measured), and `is_merged` for a model that its adapter was merged into.
     """
 
     schema_version: Literal[1]
@@ -87,6 +88,7 @@ class RunRecord(TypedDict):
     components: NotRequired[list[str]]
     expected_outputs: NotRequired[ExpectedFacts]
     own_answers: NotRequired[int]
+    auto: NotRequired[dict[str, float]]
 
 
 @dataclass(frozen=True, config=ConfigDict(**_STRICT, extra="forbid"))

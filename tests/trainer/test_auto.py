@@ -9,6 +9,7 @@ from egup_trainer.components.auto import Auto, Strength
 from egup_trainer.components.expected_outputs import ExpectedOutputs
 from egup_trainer.components.retain import RetainObjective
 from egup_trainer.errors import ConfigError
+from egup_trainer.records.facts import make_record
 
 STILL = {"boundary_p": 0.0, "unseen_gap": 0.0, "forget_progress": 1.0}
 
@@ -81,6 +82,8 @@ def test_retain_rows_that_suffer_count_twice_as_much_until_they_recover(make_tra
     trainer.train()
     assert weights == [0.5, 1.0, 2.0, 2.0, 4.0, 4.0, 4.0]  # at most 8 times as much
     assert retain.weight == 4.0
+    assert logged(trainer, "auto_retain_factor") == [2.0, 4.0, 4.0, 8.0, 8.0, 8.0, 8.0]
+    assert make_record(trainer)["auto"] == {"retain_factor": 8.0, "last_step": 21.0}
 
 
 def test_it_is_doubled_when_forget_rows_lag_behind(make_trainer, monkeypatch):
@@ -115,6 +118,19 @@ def test_a_run_at_the_boundary_ends_after_as_many_steps_again(make_trainer, monk
     trainer.train()
     assert trainer.state.global_step == 6
     assert rates(trainer)[4:] == pytest.approx([1e-4 * (1 - 3 / 27) * (1 - step / 3) for step in (1, 2)])
+    assert logged(trainer, "auto_last_step") == [6.0, 6.0]
+    assert make_record(trainer)["auto"] == {"retain_factor": 1.0, "last_step": 6.0}
+
+
+def test_the_verdict_says_when_the_boundary_was_reached(make_trainer, monkeypatch):
+    far, there = {"retain_rise": 0.0}, {"retain_rise": 0.1, "boundary_p": 0.051}
+    harmed = {"retain_rise": 0.11, "boundary_p": 0.9}
+    trainer = with_numbers(make_trainer, monkeypatch, [far, harmed, there, far], num_train_epochs=4, verdict=True)
+    trainer.train()
+    assert logged(trainer, "at_boundary") == [0.0, 0.0, 1.0, 0.0]
+    assert trainer.verdict.remarks[-1] == (
+        "Training ended at epoch 4 of 4; forget rows first looked like rows never seen at epoch 3."
+    )
 
 
 def test_expected_outputs_move_by_half_of_what_each_forget_row_lacks(make_trainer, monkeypatch):

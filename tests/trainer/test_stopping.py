@@ -38,10 +38,31 @@ def test_so_few_rows_that_it_would_stop_whatever_the_model_says_are_refused(make
 def test_it_goes_on_while_the_rows_are_told_apart(make_trainer, monkeypatch):
     p_values = iter([0.001, 0.05, 0.051, 0.9])
     monkeypatch.setattr(stop_at_boundary, "ks_p_value", lambda *args: next(p_values))
-    trainer = make_trainer(stop_at_boundary=True, stop_retain_rise=100.0, num_train_epochs=9)
+    trainer = make_trainer(stop_at_boundary=True, stop_retain_rise=100.0, num_train_epochs=9, verdict=True)
     trainer.train()
     assert logged(trainer, "boundary_p") == [0.001, 0.05, 0.051]
+    assert logged(trainer, "at_boundary") == [0.0, 0.0, 1.0]
     assert trainer.state.global_step == 9
+    assert trainer.verdict.remarks[-1] == (
+        "Training ended at epoch 3 of 9; forget rows first looked like rows never seen at epoch 3."
+    )
+
+
+def test_a_run_that_never_reaches_the_boundary_says_so(make_trainer, monkeypatch):
+    monkeypatch.setattr(stop_at_boundary, "ks_p_value", lambda *args: 0.0312)
+    trainer = make_trainer(stop_at_boundary=True, num_train_epochs=2, verdict=True)
+    monkeypatch.setattr(trainer.component(stop_at_boundary.StopAtBoundary), "measure_retain_rise", lambda: -0.071)
+    trainer.train()
+    assert trainer.verdict.remarks[-1] == (
+        "Training ended at epoch 2 of 2; forget rows never looked like rows never seen while retain rows held "
+        "(at the end p = 0.031, and the loss of retain rows -0.071 nats per token)."
+    )
+
+
+def test_a_run_without_a_boundary_says_when_it_ended(make_trainer):
+    trainer = make_trainer(max_steps=4, verdict=True)
+    trainer.train()
+    assert trainer.verdict.remarks[-1] == "Training ended at epoch 1.33 of 2."
 
 
 def test_it_goes_on_while_retain_rows_have_not_come_back(make_trainer, monkeypatch):
