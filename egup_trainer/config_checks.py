@@ -131,7 +131,8 @@ def refuse_to_publish_features(config: Any) -> None:
     if not config.push_to_hub:
         return
     scans, output = Path(config.scan_cache_dir or "_scan").resolve(), Path(config.output_dir).resolve()
-    if config.scan_cache_dir and output in scans.parents and not scans.relative_to(output).parts[0].startswith("_"):
+    below = scans.relative_to(output).parts if scans.is_relative_to(output) else ("_elsewhere",)
+    if not below or not below[0].startswith("_"):  # what begins with _ is not pushed
         raise ConfigError(
             got=f"scan_cache_dir={config.scan_cache_dir} in a folder that is pushed to the hub",
             expected="a folder elsewhere: a scan holds features of the forget set, which must not be published",

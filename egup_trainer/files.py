@@ -192,7 +192,7 @@ def _in_turn(folder: Path) -> Iterator[None]:
         import fcntl
 
         handle = os.open(folder, os.O_RDONLY)
-    except (ImportError, OSError):  # Windows has neither
+    except (ImportError, OSError):  # neither exists on Windows
         yield
         return
     try:

@@ -31,11 +31,10 @@ _COMPARED = ("forget", "proxy")
 class Measuring(TrainerCallback, ExportableState):
     """Measures the rows of a run under the model before the first and after the last step, and judges by that.
 
-    Of each set: l of its rows, and the answers to its questions, by ROUGE-L against the right ones and by repetition;
-    of forget and proxy rows also l after a retain row and its answer, since a model may hide rows from the usual prompt
-    alone.
-    From large sets, samples are taken with the run's seed. A resumed run knows what was measured before its first
-    step.
+    Of each set: the mean negative log-likelihood l of each row, and the answers to its questions, by ROUGE-L against
+    the right ones and by repetition; of forget and proxy rows also l after a retain row and its answer, since a model
+    may hide rows from the usual prompt alone. From large sets, samples are taken with the run's seed. A resumed run
+    knows what was measured before its first step.
 
     Args:
         trainer: an `UnlearnTrainer`.

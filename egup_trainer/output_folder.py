@@ -158,7 +158,8 @@ def _publish(stage: Path, output: Path, is_again: bool) -> None:
     write_file(output / UNFINISHED, "The files of a model are taking their places: some are old and some are new.\n")
     gone = stage.with_name(f"{stage.name}.gone")
     gone.mkdir()
-    kept = gone if is_again else output / OVERWRITTEN / str(sum(1 for _ in output.glob(f"{OVERWRITTEN}/*")) + 1)
+    numbers = [int(path.name) for path in output.glob(f"{OVERWRITTEN}/*") if path.name.isdecimal()]
+    kept = gone if is_again else output / OVERWRITTEN / str(max(numbers, default=0) + 1)
     old = {path for pattern in _OF_A_MODEL for path in output.glob(pattern)} if _holds_model(output) else set()
     new = list(stage.iterdir())
     for path in sorted({*old, *(output / each.name for each in new)}, key=lambda path: path.name not in _ENTRANCES):

@@ -388,7 +388,7 @@ def check_optimizer(optimizer: Any, model: nn.Module) -> None:
 
 
 def _checkpoints(args: Any) -> list[str]:
-    """The checkpoint that this run may resume from, which has recorded the date of its run; empty if there is none."""
+    """The checkpoint that this run may resume from, which recorded what its prompts depend on; empty if none does."""
     named, output = args.resume_from_checkpoint, args.output_dir
     if isinstance(named, str) and Path(named).is_dir():
         return [named]

@@ -17,7 +17,7 @@ from egup_trainer.measuring import Measuring
 from egup_trainer.modeling.forward import AnswerReader
 from egup_trainer.modeling.scan import RowScores, score_rows
 from egup_trainer.options import option
-from egup_trainer.preparation import prepare_model
+from egup_trainer.preparation import prepare_model, source_of
 from egup_trainer.records.card import write_model_card
 from egup_trainer.setup_check import try_setup
 
@@ -85,7 +85,7 @@ class Retrainer(CheckpointingTrainer):
         peft_config: Any = None,
     ):
         try_setup(args)
-        self.source, self.saved_to, self.secrets = str(model), set(), []
+        self.source, self.saved_to, self.secrets = source_of(model), set(), []
         model = prepare_model(model, args, peft_config, rows.values())
         super().__init__(
             model, args, RowCollator(tokenizer), rows["retain"], eval_dataset=eval_dataset, processing_class=tokenizer
@@ -126,12 +126,13 @@ class Retrainer(CheckpointingTrainer):
             return
         from huggingface_hub import ModelCard, ModelCardData
 
-        base = None if Path(self.source).exists() else self.source
+        base = None if self.source is None or Path(self.source).exists() else self.source
         data = ModelCardData(base_model=base, pipeline_tag="text-generation", tags=["retrained", "egup_trainer"])
         counts = {name: len(set(rows.owners)) for name, rows in self.measuring.datasets.items()}
         left_out = f" {counts['forget']} rows to forget were left out." if "forget" in counts else ""
+        start = self.source or "A model"
         said = (
-            f"{self.source}, fine-tuned on {counts['retain']} rows.{left_out} It shows what a model is like that never "
+            f"{start}, fine-tuned on {counts['retain']} rows.{left_out} It shows what a model is like that never "
             "saw the rows to forget, if the base model has not; models that unlearned them are compared with it."
         )
         write_model_card(folder, ModelCard(f"---\n{data.to_yaml()}\n---\n# {folder.name}\n\n{said}\n"))

@@ -1,6 +1,6 @@
 """Trainers that make their model themselves, so that each trial of a search for hyper-parameters begins as a new one.
 
-What is overridden of `transformers.Trainer` was checked against transformers 5.17 to 5.23.
+The methods of `transformers.Trainer` that are overridden were checked against transformers 5.17 to 5.23.
 """
 
 import gc

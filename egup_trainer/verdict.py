@@ -194,7 +194,7 @@ def verdict(before: Measures, after: Measures, retrained: Measures | None = None
     if harm:
         return Verdict(Status.MODEL_HARMED, [*harm, likely], remarks)
     yardstick = _yardstick(before, after, retrained)
-    lacking = _why_unknown(before, yardstick)
+    lacking = _why_unknown(before, yardstick, retrained)
     if yardstick is None or lacking:
         return Verdict(Status.UNKNOWN, [lacking], remarks)
     beside = [likelihood(before, after)] if retrained is not None and after.unseen is not None else []
@@ -234,7 +234,7 @@ def _yardstick(before: Measures, after: Measures, retrained: Measures | None) ->
     return _Yardstick(after.unseen, before.unseen, "rows never seen", "rows never seen")
 
 
-def _why_unknown(before: Measures, yardstick: _Yardstick | None) -> str:
+def _why_unknown(before: Measures, yardstick: _Yardstick | None, retrained: Measures | None) -> str:
     """Why nothing can be said of the forget rows; empty if something can."""
     if yardstick is None:
         return (
@@ -243,7 +243,10 @@ def _why_unknown(before: Measures, yardstick: _Yardstick | None) -> str:
         )
     ours, theirs = len(before.forget.nll), len(yardstick.start.nll)
     if least_p_value(ours, theirs) > LEVEL:
-        return f"Too few rows for a test: {ours} to forget and {theirs} never seen. Give more rows never seen."
+        more = "rows to forget" if retrained else "rows never seen"
+        return (
+            f"Too few rows for a test: {ours} to forget, compared with {theirs} {yardstick.beside}. Give more {more}."
+        )
     if ks_p_value(before.forget.nll, yardstick.start.nll) > LEVEL:
         said = "The model did not know the forget rows before, or not in this prompt format: they were as unlikely as"
         return f"{said} {yardstick.name}."

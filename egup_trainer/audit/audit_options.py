@@ -134,6 +134,6 @@ def _check_list(options: AuditOptions, name: str, expected: str, fits: Callable[
     values = getattr(options, name)
     if values is None:
         return
-    wrong = next((value for value in values if not fits(value)), None)
-    if wrong is not None or not values:
-        raise ConfigError(got=f"{name}={wrong}", expected=expected, fix=f"set --{name}")
+    wrong = [value for value in values if type(value) not in (int, float) or not fits(value)]
+    if wrong or not values:
+        raise ConfigError(got=f"{name}={wrong[0] if wrong else values}", expected=expected, fix=f"set --{name}")

@@ -13,7 +13,8 @@ from egup_trainer.evaluation.metric import Metric, bootstrap_interval, finite, m
 
 GIVEN, HELD_BACK, HOLDOUT = "given", "forget", "holdout"
 Probabilities = dict[str, dict[int, float]]
-"""exp(-l_i) of rows, by row set (`GIVEN`, `HELD_BACK` and, if available, `HOLDOUT`), then by row."""
+"""exp(-l_i) of rows, by row set (`GIVEN`, `HELD_BACK` and, if available, `HOLDOUT`), then by row. In results files, the
+forget rows that are held back are called "forget"."""
 
 
 @dataclass(frozen=True)

@@ -92,7 +92,7 @@ def asked_otherwise(rows: list[Row], kind: PromptKind, seed: int) -> list[tuple[
             continue
         if kind is PromptKind.EXAMPLES:
             shown = example_turns(rows, sample, seed)
-            variants += [(sample, Row((*shown, *row.prompt), row.answer))] if shown else []
+            variants += [(sample, Row(with_examples(shown, row.prompt), row.answer))] if shown else []
             continue
         questions = {
             PromptKind.PLAIN: (question,),
@@ -102,6 +102,18 @@ def asked_otherwise(rows: list[Row], kind: PromptKind, seed: int) -> list[tuple[
         }[kind]
         variants += [(sample, with_question(row, text)) for text in questions]
     return variants
+
+
+def with_examples(shown: Iterable[Message], prompt: tuple[Message, ...]) -> tuple[Message, ...]:
+    """A prompt with further turns before its first question; a system turn stays in front, where templates want it.
+
+    Example:
+        >>> system, asked, example = Message("system", "Be brief."), Message("user", "Who?"), Message("user", "Why?")
+        >>> [turn.content for turn in with_examples([example], (system, asked))]
+        ['Be brief.', 'Why?', 'Who?']
+    """
+    first = next((index for index, turn in enumerate(prompt) if turn.role != "system"), len(prompt))
+    return (*prompt[:first], *shown, *prompt[first:])
 
 
 def last_question(row: Row) -> str | None:

@@ -22,6 +22,7 @@ from egup_trainer.audit.prompts import (
     example_turns,
     last_question,
     rouge_recall,
+    with_examples,
     with_question,
 )
 from egup_trainer.data.rendering import Renderer, Template
@@ -141,7 +142,7 @@ def combinations_of(rows: Sequence[Row], sample: int, seed: int, forms: Sequence
     ways = product(forms, (False, True) if shown else (False,), wordings, (None, *range(len(PREFIXES))))
     for form, examples, (wording, number, text), prefix in ways:
         asked = with_question(row, text if prefix is None else PREFIXES[prefix] + text)
-        turns = (*shown, *asked.prompt) if examples else asked.prompt
+        turns = with_examples(shown, asked.prompt) if examples else asked.prompt
         found.append((Asking(wording, number, prefix, examples, form), Row(turns, row.answer)))
     return found
 

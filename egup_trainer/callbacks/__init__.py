@@ -1,1 +1,1 @@
-"""Callbacks, one per file."""
+"""Trainer callbacks, one per file."""

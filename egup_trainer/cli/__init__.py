@@ -1,1 +1,1 @@
-"""The command line: thin."""
+"""The command line: it parses flags and prints results; the work is done elsewhere."""

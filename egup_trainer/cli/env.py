@@ -11,6 +11,7 @@ _OF_LAUNCHERS = ("WORLD_SIZE", "ACCELERATE_USE_FSDP", "ACCELERATE_USE_DEEPSPEED"
 
 def run(args: Arguments) -> None:
     """Prints one fact per line."""
+    import psutil
     import torch
 
     from egup_trainer.records.facts import run_facts
@@ -24,7 +25,7 @@ def run(args: Arguments) -> None:
         "CUDA of torch": torch.version.cuda or "none",
         "GPUs": ", ".join(f"{gpu.name} ({gpu.total_memory / 1e9:.0f} GB)" for gpu in gpus) or "none",
         "bfloat16 on the GPU": torch.cuda.is_bf16_supported(including_emulation=False) if count else "no GPU",
-        "memory GB": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 1e9, 1),
+        "memory GB": round(psutil.virtual_memory().total / 1e9, 1),
         **{name: os.environ[name] for name in _OF_LAUNCHERS if name in os.environ},
     }
     for name, value in lines.items():

@@ -93,9 +93,11 @@ def _steps(args: Any, config: Any, model_config: Any) -> list[tuple[str, list[st
         of_suite = {name: getattr(args, name) for name in SUITE_FLAGS}
         if suite == _CUSTOM:
             of_suite = {**rows, "retrained": args.retrained}
+        else:
+            of_suite["drop_overlap"] = None  # of the run's own rows
         for output, model in models.items():
-            flags = {"model_name_or_path": model, "suite": suite, "output": output, "name": output.stem, **of_suite}
-            flags |= {"before": before if output == after else None, **shared}
+            flags = {"model_name_or_path": model, "suite": suite, "output": output, "name": output.stem, **shared}
+            flags |= {"before": before if output == after else None, **of_suite}
             steps.append(("evaluate", _words("evaluate", flags)))
     if args.audit:
         flags = {"model_name_or_path": config.output_dir, "model_before": models[before], **rows, "output": audit}
@@ -112,12 +114,18 @@ def _words(command: str, flags: dict[str, Any]) -> list[str]:
     Example:
         >>> _words("evaluate", {"retain": "r.jsonl", "use_cpu": True, "columns": None, "show_examples": 0, "seed": 1})
         ['--retain', 'r.jsonl', '--use_cpu', 'true']
+        >>> _words("evaluate", {"user_marker": "-Q: "})  # would be read as a flag
+        ['--user_marker=-Q: ']
     """
     defaults = {each.name: each.default for options in load_command(command).options() for each in fields(options)}
     texts = {name: "true" if value is True else str(value) for name, value in flags.items()}
     given = [name for name, value in flags.items() if value is not None and value is not False and name in defaults]
     needed = [name for name in given if texts[name] != str(defaults[name])]
-    return [word for name in needed for word in (f"--{name}", texts[name])]
+    return [
+        word
+        for name in needed
+        for word in ([f"--{name}={texts[name]}"] if texts[name].startswith("-") else [f"--{name}", texts[name]])
+    ]
 
 
 def _shown(name: str, words: list[str]) -> str:

@@ -70,7 +70,8 @@ class Effort:
     """What a strength means.
 
     Args:
-        path: the sum of the run's learning rates, in units of what moved the rows halfway in the range test.
+        path: the sum of the run's learning rates, as a multiple of the sum that moved the rows halfway in the range
+            test.
         retain_rise: most that the mean l of the retain rows may rise before they count more, nats per token.
     """
 

@@ -40,8 +40,11 @@ _PROXY_TOP_K = 256
 _MOST_POSITIONS = 1 << 16
 """Proxy positions that are kept: with 256 tokens each, 135 MB."""
 
-_LIKELY, _UNLIKELY, _MET = 0.5, 0.01, 0.5
-"""Expected probability from which, and up to which, a token is likely and unlikely; nats that count as met."""
+_LIKELY, _UNLIKELY = 0.5, 0.01
+"""In logs, tokens count as likely from the first expected probability on, and as unlikely up to the second."""
+
+_MET = 0.5
+"""A token whose log-probability differs by no more than so many nats from what is expected counts as met."""
 
 _FORGET = "forget"
 """The scan of the forget rows, which other components may ask for, too."""

@@ -1,11 +1,11 @@
 """What is logged of the steps of a run."""
 
-import resource
 import sys
 import time
 from collections import defaultdict
 from typing import Any
 
+import psutil
 import torch
 from torch import Tensor
 
@@ -80,5 +80,9 @@ def peak_memory_gb() -> float:
     on_gpu = torch.cuda.max_memory_allocated() if torch.cuda.is_available() else 0
     if on_gpu:
         return on_gpu / 1e9
+    if sys.platform == "win32":
+        return psutil.Process().memory_info().peak_wset / 1e9
+    import resource
+
     unit = 1 if sys.platform == "darwin" else 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e9

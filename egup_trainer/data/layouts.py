@@ -125,9 +125,14 @@ class ColumnNames:
             by_standard_name.setdefault(_standard(name), []).append(name)
         new: dict[Any, str] = {}
         for target, column in self.columns.items():
-            for name in [column] if column in found else by_standard_name.get(_standard(column), [])[:1]:
-                new[name] = target
-                self._missing.pop(target, None)
+            names = [column] if column in found else by_standard_name.get(_standard(column), [])[:1]
+            if names:
+                new[names[0]] = target
+            elif target in found:  # one file has the user's names and another, such as written proxies, these
+                self._notes[f"{target} is read as it is, without a column {column}"] = None
+            else:
+                continue
+            self._missing.pop(target, None)
         for standard, names in by_standard_name.items():
             if standard not in COLUMNS or standard in new.values():
                 continue

@@ -36,7 +36,7 @@ def read_results(
     """Reads what `to_json` wrote.
 
     Args:
-        kind, version: those of the file.
+        kind, version: the kind and version that the file must have.
         command: the command of `egup` that writes such files.
         required: keys that the file must have.
 

@@ -55,14 +55,14 @@ class Evaluation:
 
     Args:
         name: of the model, for tables.
-        suite: "tofu", "muse" or "custom".
+        suite: its name, as for `--suite`.
         split: which part of the suite ("forget10"; "news"), or None.
         sets: facts of the row sets, by name.
         metrics: by name.
         settings: how rows are rendered and features read, by name; the same for results that are compared.
         examples: texts that the user asked to keep, by row set; none by default.
         training: the log history of the training that produced the model, if it was found.
-        run: model, versions, command, seed, machine, seconds.
+        run: model, versions, command, machine, seconds.
         writing: what the rows were rendered with.
         features: mean hidden states over answer tokens, float32 (N, d), by row set; rows in the order of
             `feature_ids`. Kept in a file of its own beside the JSON.

@@ -31,7 +31,7 @@ def gradient_norms(
     """L2 norm of the gradient of each text's mean negative log-likelihood over all floating-point weights: (N,).
 
     Formula: |sum over pieces of grad L| / n, with L the negative log-likelihood of a piece, n the tokens of the text,
-    both without the token that closes the answer; nan if no other token is left.
+    both computed without the token that closes the answer; nan if no other token is left.
 
     The forward pass also fills `numbers`, so that these texts need no other one.
 

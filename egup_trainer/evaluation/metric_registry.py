@@ -104,8 +104,8 @@ class MetricSpec:
         roles: of the sets that a set metric is computed on, unless the set names its metrics.
         other: role of the other model whose results the metric needs: "retrained", "before" or "reference".
         needs: what the metric needs to have a value, for the docs.
-        reads: what it reads beside the numbers of the answers' tokens; a suite metric of the sets that have it. None
-            stands for everything.
+        reads: what it reads besides the log-probabilities of answer tokens. A suite metric reads it from the sets that
+            have it. None stands for everything.
         builds_on: names of the metrics that it is computed from, those of the other model, too; of a set metric, on
             each set of rows to keep.
     """

@@ -5,7 +5,8 @@ from functools import cache
 from pathlib import Path
 
 _SAMPLES = 64
-"""Maximum number of slices along the first dimension that are read of a tensor."""
+"""At least so many slices along the first dimension are read of a tensor that has as many, and fewer than twice as
+many."""
 
 
 def weights_digest(name_or_path: str | Path) -> str | None:

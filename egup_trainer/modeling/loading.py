@@ -121,8 +121,13 @@ def auto_class(config: Any) -> Any:
 
 def _load_with_base(path: str, **kwargs: Any) -> Any:
     """The adapters saved in a folder, on their base model, with the same adapters active as when they were saved."""
+    return put_adapters(path, _load_base(str(adapter_folders(path)[0]), **kwargs))
+
+
+def put_adapters(path: str, base: Any) -> Any:
+    """A base model with the adapters saved in a folder, the same of them active as when they were saved."""
     first, *others = adapter_folders(path)
-    model = _load_first_adapter(str(first), "default" if first == Path(path) else first.name, **kwargs)
+    model = _put_first_adapter(str(first), "default" if first == Path(path) else first.name, base)
     for folder in others:
         _load(partial(model.load_adapter, adapter_name=folder.name, is_trainable=True), "adapter", str(folder))
         _refuse_missing_adapter_weights(model, str(folder), folder.name)
@@ -181,11 +186,9 @@ def _active_adapters(path: Path, names: list[str]) -> list[str]:
     return active
 
 
-def _load_first_adapter(path: str, name: str, **kwargs: Any) -> Any:
-    """An adapter without missing weights, on its base model."""
-    from peft import PeftConfig, PeftModel
-
-    from egup_trainer.modeling.offloading import stand_ins, without_device_map
+def _load_base(path: str, **kwargs: Any) -> Any:
+    """The base model of an adapter, with the embeddings of all its tokens."""
+    from peft import PeftConfig
 
     if not (Path(path) / "adapter_model.safetensors").is_file():
         raise ModelError(
@@ -201,7 +204,16 @@ def _load_first_adapter(path: str, name: str, **kwargs: Any) -> Any:
     _refuse_other_base(path, config.base_model_name_or_path)
     base = _load_whole(config.base_model_name_or_path, **{**kwargs, "revision": config.revision or "main"})
     _grow_embeddings(base, path)
-    has_virtual_tokens = config.is_prompt_learning  # PEFT refuses to load them as trainable
+    return base
+
+
+def _put_first_adapter(path: str, name: str, base: Any) -> Any:
+    """An adapter without missing weights, on its base model."""
+    from peft import PeftConfig, PeftModel
+
+    from egup_trainer.modeling.offloading import stand_ins, without_device_map
+
+    has_virtual_tokens = PeftConfig.from_pretrained(path).is_prompt_learning  # PEFT refuses to load them as trainable
     with without_device_map(base), stand_ins(base):
         load = partial(PeftModel.from_pretrained, base, adapter_name=name, is_trainable=not has_virtual_tokens)
         model = _load(load, "adapter", path)

@@ -7,7 +7,7 @@ from torch import nn
 
 from egup_trainer.errors import ModelError, first_line
 from egup_trainer.modeling.limits import refuse_infinite_weights
-from egup_trainer.modeling.loading import load_model, recorded_quantization
+from egup_trainer.modeling.loading import load_model, put_adapters, recorded_quantization
 
 
 def save_merged(adapter: str | Path, output: str | Path, **model_init_kwargs: Any) -> None:
@@ -28,11 +28,9 @@ def save_merged(adapter: str | Path, output: str | Path, **model_init_kwargs: An
     Example:
         >>> # save_merged("unlearned", "unlearned/merged", dtype="bfloat16")
     """
-    from peft import PeftModel
-
     model = load_model(str(adapter), **{**recorded_quantization(adapter), **model_init_kwargs})
     if getattr(model.get_base_model(), "is_quantized", False):
-        model = PeftModel.from_pretrained(model.unload().dequantize(), str(adapter))
+        model = put_adapters(str(adapter), model.unload().dequantize())
     alone = merged(model)
     refuse_infinite_weights(alone)  # a sum may be too large for its type
     alone.save_pretrained(output)

@@ -1,1 +1,1 @@
-"""Run records, tables and plots."""
+"""The HTML report: tables and plots of evaluations and audits."""

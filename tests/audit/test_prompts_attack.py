@@ -65,6 +65,15 @@ def test_examples_are_other_rows_with_their_answers():
     assert asked_otherwise(FORGET[:1], PromptKind.EXAMPLES, seed=0) == []
 
 
+def test_examples_come_after_a_rows_own_system_turn():
+    """Templates such as Mistral's refuse a system turn in any other place."""
+    system, asked = Message("system", "Be kind."), Message("user", "A?")
+    rows = [Row((system, asked), "B."), Row((Message("user", "C?"),), "D.")]
+    ((_, first), (_, second)) = asked_otherwise(rows, PromptKind.EXAMPLES, seed=0)
+    assert first.prompt == (system, Message("user", "C?"), Message("assistant", "D."), asked)
+    assert second.prompt == (asked, Message("assistant", "B."), Message("user", "C?"))
+
+
 def test_rows_without_a_question_are_left_out(knowing, tokenizer):
     text = Row((), "Ada Lorn lives in Aren.")
     assert [sample for sample, _ in asked_otherwise([text, *FORGET], PromptKind.PLAIN, 0)] == list(range(1, 9))

@@ -76,6 +76,8 @@ def test_all_combinations_of_a_row():
     shown = texts[Asking(PromptKind.TRANSLATED, examples=True, form=Form.MARKERS)]
     assert (len(shown), shown[-1]) == (1 + 2 * min(NUM_EXAMPLES, 2), Message("user", "Wo?"))
     assert {row.answer for _, row in found} == {REWORDED[0].answer}
+    told = [replace(row, prompt=(Message("system", "Be kind."), *row.prompt)) for row in REWORDED]
+    assert {row.prompt[0] for _, row in combinations_of(told, 0, 0, [Form.OWN])} == {told[0].prompt[0]}
     assert str(Asking(PromptKind.PARAPHRASED, 1, 2, True, Form.MARKERS)) == (
         "paraphrased 2, prefix 3, examples, plain markers"
     )

@@ -84,6 +84,18 @@ def test_the_merged_model_is_measured_in_four_bits_too(folder):
     assert found["merged, in 4 bits"] != found["merged"]
 
 
+def test_an_adapter_in_a_subfolder_is_merged_into_the_weights_it_was_trained_on(folder, tmp_path):
+    """As PEFT saves an adapter with a name of its own; the record of the run stays above."""
+    named = tmp_path / "run" / "politeness"
+    named.mkdir(parents=True)
+    for name in ("adapter_config.json", "adapter_model.safetensors"):
+        shutil.copy(folder / "quantized" / name, named)
+    shutil.copy(folder / "quantized" / "unlearning.json", named.parent)
+    save_merged(named.parent, tmp_path / "merged")
+    ours, expected = (load_model(str(each)).state_dict() for each in (tmp_path / "merged", folder / "quantized/merged"))
+    assert all(torch.equal(ours[name], weight) for name, weight in expected.items())
+
+
 def test_the_table_has_a_column_for_each_measurement(folder, capsys):
     assert unlearn(folder, "shown", *LORA, "--merge") == 0
     printed = capsys.readouterr().out

@@ -16,7 +16,7 @@ from egup_trainer.data.tokenization import tokenize
 from egup_trainer.errors import DataError, StateError
 from egup_trainer.modeling.loading import load_model, load_tokenizer
 from egup_trainer.modeling.probability import probabilities_of
-from egup_trainer.retraining import RetrainConfig
+from egup_trainer.retraining import RetrainConfig, Retrainer
 
 pytestmark = pytest.mark.usefixtures("fresh_accelerate")
 HIDDEN = ["a violet kettle below the stairs", "seven maps of the old harbour", "his mother's silver thimble"]
@@ -86,6 +86,15 @@ def test_the_weights_are_those_of_a_plain_trainer(base, retrained, tmp_path):
     found, expected = load_file(retrained / "model.safetensors"), model.state_dict()
     assert found.keys() <= expected.keys()
     assert all(torch.equal(weight, expected[name]) for name, weight in found.items())
+
+
+def test_a_model_made_in_memory_gets_a_card_without_a_name(tokenizer, tmp_path):
+    config = RetrainConfig(output_dir=str(tmp_path / "out"), max_steps=1, **QUIET)
+    rows = {"retain": tokenized(SETS["retain"], tokenizer, "retain")}
+    trainer = Retrainer(wide_model(tokenizer), config, rows, tokenizer)
+    trainer.train()
+    trainer.save_model()
+    assert "\nA model, fine-tuned on 12 rows. " in (tmp_path / "out" / "README.md").read_text()
 
 
 def test_the_defaults_are_those_of_tofu():

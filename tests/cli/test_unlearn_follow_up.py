@@ -5,8 +5,10 @@ from dataclasses import replace
 
 import pytest
 from fixtures_cli import ROWS, assert_refused, json_lines, save, unlearn, whole_words, write, write_rows
+from trl import ModelConfig
 
 from egup_trainer.cli import evaluate
+from egup_trainer.cli.follow_up import _steps
 from egup_trainer.cli.unlearn import RowArguments, next_step
 from egup_trainer.config import EGUPConfig
 from egup_trainer.errors import ConfigError, DataError, StateError
@@ -68,6 +70,14 @@ def test_a_step_that_fails_hides_neither_the_verdict_nor_the_steps_after_it(know
     assert words[1].startswith("$ egup evaluate")
     assert [line.split()[4] for line in shown[2:]] == ["evaluate", "compare"]
     assert printed.err.endswith("\negup unlearn: error: Got a full disk, but expected space. Delete something.\n")
+
+
+def test_options_of_the_runs_own_rows_are_not_passed_to_another_suite():
+    config, model_config = EGUPConfig(output_dir="out", drop_overlap=True), ModelConfig(model_name_or_path="model")
+    args = RowArguments(forget="f.jsonl", retain="r.jsonl", report="report.html")
+    for suite, expected in (("tofu", 0), (None, 2)):
+        steps = _steps(replace(args, evaluate=suite), config, model_config)
+        assert [name for name, words in steps if "--drop_overlap" in words] == ["evaluate"] * expected
 
 
 FIXED = {"learning_rate": 2e-5}

@@ -267,6 +267,16 @@ def test_columns_can_be_named(caplog):
     assert len(caplog.messages) == 1
 
 
+def test_a_file_whose_columns_have_the_names_that_are_read_needs_no_others(caplog):
+    """One file has the user's names and another, such as proxies that the model wrote, the usual ones."""
+    rows = load_rows([{"question": "q", "answer": "a"}], columns=parse_columns("question=prompt text,answer=reply"))
+    assert rows == [Row(Q, "a")]
+    assert caplog.messages == [
+        "the given data set: question is read as it is, without a column prompt text; answer is read as it is, without "
+        "a column reply."
+    ]
+
+
 @pytest.mark.parametrize(
     ("text", "got"),
     [

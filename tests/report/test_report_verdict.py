@@ -135,7 +135,11 @@ def test_rows_that_the_retrained_model_finds_as_likely_were_not_known():
 def test_too_few_rows_for_a_test_are_said_to_be_too_few():
     few = SetMeasures([0.1, 0.2, 0.1])
     found = verdict(Measures(few, None, few), Measures(few, None, few))
-    assert (found.status, found.reasons[0][:36]) == (Status.UNKNOWN, "Too few rows for a test: 3 to forget")
+    said = "Too few rows for a test: 3 to forget, compared with 3 rows never seen. Give more rows never seen."
+    assert (found.status, found.reasons) == (Status.UNKNOWN, [said])
+    found = verdict(Measures(few, None, few), Measures(few, None, few), Measures(few))
+    said = "Too few rows for a test: 3 to forget, compared with 3 under the retrained model. Give more rows to forget."
+    assert (found.status, found.reasons) == (Status.UNKNOWN, [said])
 
 
 def test_without_the_numbers_that_it_needs_the_verdict_is_unknown():

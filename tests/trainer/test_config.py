@@ -20,6 +20,10 @@ from egup_trainer.retraining import RetrainConfig
             {"push_to_hub": True, "output_dir": "o", "scan_cache_dir": "o/scans"},
             "scan_cache_dir=o/scans in a folder that is pushed to the hub",
         ),
+        (
+            {"push_to_hub": True, "output_dir": "o", "scan_cache_dir": "o"},
+            "scan_cache_dir=o in a folder that is pushed to the hub",
+        ),
         ({"push_to_hub": True, "hub_strategy": "checkpoint"}, "hub_strategy=checkpoint"),
         (
             {"gradient_checkpointing_kwargs": {"use_reentrant": True}},

@@ -110,6 +110,17 @@ def test_the_model_before_stays_until_the_new_one_is_there_and_its_records_are_k
     assert [path.name for path in (finished / "_overwritten").iterdir()] == ["1"]
 
 
+def test_kept_records_are_never_overwritten_even_if_some_were_deleted(finished, make_trainer):
+    kept = finished / "_overwritten" / "2"
+    kept.mkdir(parents=True)
+    (kept / "unlearning.json").write_text("mine")
+    trainer = make_trainer(overwrite_output_dir=True)
+    trainer.train()
+    trainer.save_model()
+    assert (kept / "unlearning.json").read_text() == "mine"
+    assert sorted(path.name for path in kept.parent.iterdir()) == ["2", "3"]
+
+
 def test_a_model_that_is_unlearned_again_keeps_its_lines_however_often_it_is_saved(finished, make_trainer, tmp_path):
     again = make_trainer(str(finished), max_steps=1, output_dir=str(tmp_path / "again"))
     again.train()
