@@ -1,7 +1,6 @@
 """EGUP and CLReg: the components of `EGUPConfig` on top of `UnlearnTrainer`."""
 
 import logging
-import warnings
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,7 +11,6 @@ from torch.optim.lr_scheduler import LambdaLR
 from transformers import EvalPrediction, PreTrainedTokenizerBase, TrainerCallback
 
 from egup_trainer.components.component import Component
-from egup_trainer.components.stop_at_boundary import StopAtBoundary
 from egup_trainer.config import EGUPConfig
 from egup_trainer.losses.base import ForgetLoss
 from egup_trainer.trainer import Rows, UnlearnTrainer
@@ -89,8 +87,3 @@ class EGUPTrainer(UnlearnTrainer):
         is_unbounded = self.args.proxy_constraint and not self.forget_loss.sets_boundary and self.proxy_rows is None
         if is_unbounded and self.is_world_process_zero():
             logger.warning("No proxy rows were given: training without the proxy constraint.")
-
-    def retain_rise(self) -> float:
-        """Deprecated: `measure_retain_rise` of the component `StopAtBoundary`."""
-        warnings.warn("Use component(StopAtBoundary).measure_retain_rise().", DeprecationWarning, stacklevel=2)
-        return self.component(StopAtBoundary).measure_retain_rise()

@@ -1,6 +1,5 @@
 """What a loss is: a pure function of the numbers of a forward pass that returns one value per row."""
 
-import warnings
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from enum import Enum
@@ -128,13 +127,6 @@ class ForgetLoss(ABC):
     default_retain_weight: float = 1.0
     config_fields: ClassVar[dict[str, str]] = {}
 
-    def __init_subclass__(cls, **kwargs: Any) -> None:
-        super().__init_subclass__(**kwargs)
-        for old, new in _RENAMED.items():
-            if old in vars(cls):
-                warnings.warn(f"{cls.__name__}.{old} is called {new} now.", DeprecationWarning, stacklevel=2)
-                setattr(cls, new, vars(cls)[old])
-
     @classmethod
     def from_config(cls, config: Any) -> "ForgetLoss":
         """The loss with the options of `config`, a training configuration: its fields, then its `objective_kwargs`."""
@@ -161,10 +153,6 @@ class ForgetLoss(ABC):
     @abstractmethod
     def __call__(self, outputs: AnswerOutputs, reference: ReferenceOutputs) -> Tensor:
         """Values to be minimised, shape (B,)."""
-
-
-_RENAMED = {"pulls_back": "supports_negative_weight", "carries": "supports", "carries_why": "unsupported_reason"}
-"""Attributes of version 0.1 by their new names; the old names still work in this version."""
 
 
 class RetainLoss(ABC):

@@ -22,7 +22,6 @@ class Need(str, Enum):
     TOP_K = "top_k"
     """Distributions at answer positions, for which top-k log-probabilities are enough. For a retain loss, the scan may
     store them; for a forget loss, the reference model computes its logits at each step."""
-    LIKELY = TOP_K  # the name in version 0.1
     LOGITS = "logits"
     """Full distributions at answer positions, from the model itself."""
     HIDDEN = "hidden"

@@ -143,9 +143,3 @@ def test_objective_kwargs_that_the_loss_does_not_have_are_refused(config):
         config(UnlearnConfig, objective="simnpo", objective_kwargs={"betta": 1.0})
     assert "betta" in caught.value.got
     assert "simnpo" in caught.value.got
-
-
-def test_names_of_attributes_of_the_first_version_work_with_a_warning():
-    with pytest.warns(DeprecationWarning, match="supports_negative_weight"):
-        old = type("Old", (Square,), {"pulls_back": False})
-    assert old.supports_negative_weight is False

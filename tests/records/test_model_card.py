@@ -6,7 +6,6 @@ import pytest
 from fixtures_records import RECORD
 from huggingface_hub import ModelCard
 
-from egup_trainer import model_card as old_module
 from egup_trainer.errors import DataError
 from egup_trainer.records.card import CardFacts, model_card, update_metrics, write_model_card
 from egup_trainer.records.io import read_record
@@ -277,8 +276,3 @@ def test_a_card_whose_metadata_cannot_be_read_is_refused_and_stays(saved, block)
         update_metrics(folder, METRICS)
     assert str(folder / "README.md") in error.value.got
     assert (folder / "README.md").read_text() == block
-
-
-def test_the_old_module_warns_and_works(tmp_path):
-    with pytest.warns(DeprecationWarning, match=r"use egup_trainer.records.io.read_record"):
-        assert old_module.read_record is read_record
