@@ -9,6 +9,7 @@ from transformers import TrainerCallback
 from transformers.trainer_callback import ExportableState
 
 from egup_trainer.components.component import why_ended
+from egup_trainer.components.expected_outputs import ExpectedOutputs
 from egup_trainer.data.names import names_in
 from egup_trainer.data.tokenization import RowDataset
 from egup_trainer.errors import TooFewPositionsError
@@ -63,9 +64,16 @@ class Measuring(TrainerCallback, ExportableState):
     def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         self.after = self._measure("after")
         if self.with_answers and self.before:
-            found = verdict(_measures(self.before), _measures(self.after))
+            found = verdict(_measures(self.before), _measures(self.after), self._proxy_model())
             others = [self.without] if self.without else []
             self.verdict = replace(found, remarks=[*found.remarks, *others, why_ended(state)])
+
+    def _proxy_model(self) -> Measures | None:
+        """The forget rows under the proxy model, which never saw them, if there are no proxies to compare them with."""
+        expected = [each for each in self.trainer.components if isinstance(each, ExpectedOutputs)]
+        if "proxy" in self.datasets or not expected:
+            return None
+        return Measures(SetMeasures(expected[0].mean_nll().tolist()), name="the proxy model")
 
     def state(self) -> dict[str, Any]:
         """What a resumed run needs."""

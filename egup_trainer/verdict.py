@@ -93,13 +93,15 @@ def mean_probability(nlls: Sequence[float]) -> float:
 class Measures:
     """What was measured of one model: forget rows, retain rows, rows that no model saw, and neighbors.
 
-    Neighbors are rows on things that are related to what is to be forgotten, which the model should still know.
+    Neighbors are rows on things that are related to what is to be forgotten, which the model should still know. `name`
+    is what the model is called where others are compared with it.
     """
 
     forget: SetMeasures
     retain: SetMeasures | None = None
     unseen: SetMeasures | None = None
     neighbor: SetMeasures | None = None
+    name: str = "the retrained model"
 
 
 @dataclass(frozen=True)
@@ -174,7 +176,7 @@ def verdict(before: Measures, after: Measures, retrained: Measures | None = None
     Args:
         before: of the model before unlearning.
         after: of the model to be judged, on the same rows.
-        retrained: of a model that never saw the forget rows, on the same rows.
+        retrained: of a model that never saw the forget rows, on the same rows: the retrained model, or the proxy model.
 
     Example:
         >>> rows = lambda nll: SetMeasures([nll + 0.01 * row for row in range(20)])
@@ -227,8 +229,8 @@ def _side(measured: SetMeasures, others: SetMeasures) -> int:
 
 def _yardstick(before: Measures, after: Measures, retrained: Measures | None) -> _Yardstick | None:
     if retrained is not None:
-        name = "the same rows under the retrained model"
-        return _Yardstick(retrained.forget, retrained.forget, name, "under the retrained model")
+        under = f"under {retrained.name}"
+        return _Yardstick(retrained.forget, retrained.forget, f"the same rows {under}", under)
     if after.unseen is None or before.unseen is None:
         return None
     return _Yardstick(after.unseen, before.unseen, "rows never seen", "rows never seen")
@@ -239,7 +241,7 @@ def _why_unknown(before: Measures, yardstick: _Yardstick | None, retrained: Meas
     if yardstick is None:
         return (
             "No rows that the model never saw were measured (--proxy of egup unlearn, --holdout of egup evaluate), and "
-            "no retrained model."
+            "no model that never saw the forget rows."
         )
     ours, theirs = len(before.forget.nll), len(yardstick.start.nll)
     if least_p_value(ours, theirs) > LEVEL:

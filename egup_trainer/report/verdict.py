@@ -68,8 +68,8 @@ def measures_of(evaluation: Evaluation) -> Measures | None:
     that is too small for a float counts as the smallest one. A set without probabilities is None. Repetition is that of
     the generations whose fluency was measured: those of forget rows.
     """
-    forget, *others = (_set_measures(evaluation, name) for name in (FORGET, RETAIN, UNSEEN, NEIGHBOR))
-    return None if forget is None else Measures(forget, *others)
+    forget, retain, unseen, neighbor = (_set_measures(evaluation, name) for name in (FORGET, RETAIN, UNSEEN, NEIGHBOR))
+    return None if forget is None else Measures(forget, retain, unseen, neighbor)
 
 
 def _set_measures(evaluation: Evaluation, name: str) -> SetMeasures | None:

@@ -132,6 +132,17 @@ def test_rows_that_the_retrained_model_finds_as_likely_were_not_known():
     assert found.reasons[0].endswith("they were as unlikely as the same rows under the retrained model.")
 
 
+def test_a_proxy_model_is_a_yardstick_where_there_are_no_rows_never_seen():
+    known, unknown = (SetMeasures([nll + 0.01 * row for row in range(20)]) for nll in (0.1, 3.0))
+    for now, status, said in (
+        (unknown, "FORGOTTEN", "cannot be distinguished from"),
+        (known, "NOT FORGOTTEN", "differ from"),
+    ):
+        found = verdict(Measures(known), Measures(now), Measures(unknown, name="the proxy model"))
+        assert found.status.value == status
+        assert found.reasons[0].startswith(f"Forget rows {said} the same rows under the proxy model: probability ")
+
+
 def test_too_few_rows_for_a_test_are_said_to_be_too_few():
     few = SetMeasures([0.1, 0.2, 0.1])
     found = verdict(Measures(few, None, few), Measures(few, None, few))

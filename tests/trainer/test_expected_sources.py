@@ -16,6 +16,7 @@ from egup_trainer.losses.registry import make_forget_loss
 from egup_trainer.modeling.reference import Need
 from egup_trainer.records.schema import ADAPTER_OFF
 from egup_trainer.trainer import make_components
+from egup_trainer.verdict import Status
 
 PLAIN = {"objective": "proxy_kl", "inter_entanglement": False, "intra_entanglement": False, "max_steps": 1}
 
@@ -65,6 +66,21 @@ def test_a_model_that_never_saw_the_rows_is_taken(make_trainer, taught, make_mod
     trainer.train()
     assert trainer.state.global_step == 1
     assert "No proxy rows were given" not in caplog.text
+
+
+def test_without_proxies_the_verdict_compares_the_rows_with_those_under_the_proxy_model(
+    make_trainer, taught, make_model, saved
+):
+    folder = saved(make_model())
+    trainer = make_trainer(taught(), proxies=False, proxy_model=folder, verdict=True, learning_rate=1e-7, **PLAIN)
+    trainer.train()
+    theirs = make_trainer(folder, objective="grad_diff", output_dir=f"{trainer.args.output_dir}2")
+    probability = theirs.score(theirs.forget_rows).probability
+    assert trainer.verdict.status is Status.NOT_FORGOTTEN
+    assert trainer.verdict.reasons[0] == (
+        "Forget rows differ from the same rows under the proxy model: probability 0.88, before 0.88; under the proxy "
+        f"model {probability:.2g} (p < 0.001)."
+    )
 
 
 def test_a_model_of_another_depth_is_taken(make_trainer, taught, tokenizer, make_model, saved):
