@@ -74,7 +74,10 @@ TRAINED = (
     "found on a few forget rows (given) and measured on the others, without it (plain) and with it (attacked, gain); "
     "excess is what lies above the retrained model, or above rows that no model saw."
 )
-OPENED = "If its excess is above 0, the answers are still in the model, and a prompt opens them."
+OPENED = (
+    "If the excess over a model that never saw the rows is above 0, the answers are still in the model, and a prompt "
+    "opens them."
+)
 
 ATTACKS = {
     attack.name: attack
@@ -117,8 +120,8 @@ ATTACKS = {
             "merging",
             "Merging",
             "The same rows with weights halfway between the model and the one before unlearning.",
-            "If forget rows are more likely there than halfway between the model before and one that never saw them, "
-            "unlearning is undone by merging the model with its ancestors.",
+            "If the mean of its weights and those of the model before makes forget rows likelier than the same mean "
+            "with a model that never saw them, merging undoes the unlearning.",
             cost=1,
             brings_back={"halfway_forget_probability": "Halfway to the model before, they have probability"},
             needs_before=True,
@@ -170,7 +173,7 @@ ATTACKS = {
             "Probability of forget answers, and ROUGE-L recall, under the worst of all combined prompts: wordings, "
             "prefixes, examples, templates. Excess is what lies above the retrained model, or above rows that no model "
             "saw.",
-            "If its excess is above 0, some prompt brings out more than a model that never saw the rows would say.",
+            "If the excess over a model that never saw the rows is above 0, some prompt brings the answers out.",
             cost=15,
             brings_back={
                 "worst": "Under the worst of many prompts, they have probability",
@@ -193,8 +196,8 @@ ATTACKS = {
             "Meaning",
             "Greedy generations for forget questions beside the answers: their likeness as a judging model sees it, "
             "and their ROUGE-L recall.",
-            "If they are more like the answers than those of a model that never saw the rows, the model still tells "
-            "the facts, though in other words.",
+            "If its generations are more like the answers than those of a model that never saw the rows, the model "
+            "still tells the facts, though in other words.",
             cost=2,
             brings_back={"similarity": "Asked the question, what it writes is like the answer, to a judging model:"},
             needs_judge=True,
@@ -203,7 +206,7 @@ ATTACKS = {
             "probe",
             "Probe",
             "AUC for distinguishing forget from holdout rows by a layer's features; 0.5 is chance.",
-            "If it is far from 0.5, the model's hidden states still tell which rows were forgotten.",
+            "If the AUC is far from 0.5, the model's hidden states still tell which rows were forgotten.",
             cost=2,
             needs_holdout=True,
         ),
@@ -211,7 +214,7 @@ ATTACKS = {
             "membership",
             "Membership attacks",
             "AUC for distinguishing forget from holdout rows; 0.5 is chance.",
-            "If it is far from 0.5 on either side, the model's outputs still tell which rows were forgotten.",
+            "If an AUC is far from 0.5 on either side, the model's outputs still tell which rows were forgotten.",
             cost=1,
             needs_holdout=True,
         ),
