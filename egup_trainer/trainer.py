@@ -136,12 +136,12 @@ class UnlearnTrainer(SearchingTrainer):
         forget_dataset: rows to forget: a `datasets.Dataset` or iterable of records (question + answer,
             prompt + completion, messages, or text), a path, or a `RowDataset`.
         retain_dataset: rows to keep, alike. It may be left out if nothing needs it (gradient ascent alone).
+        proxy_dataset: rows of the forget set's kind that the model never saw, if a component needs them.
         eval_dataset: rows to report `eval_loss` on, alike, or a dict of several such sets. With a `model_init`, by
             default the retain rows.
         processing_class: the tokenizer; by default the one saved with the model.
         peft_config: if given, a new adapter of this kind is trained instead of the weights.
         callbacks, optimizers, compute_metrics: as in `transformers.Trainer`.
-        proxy_dataset: rows of the forget set's kind that the model never saw, if a component needs them.
         forget_loss: your own forget loss, in place of the one that `objective` names.
         components: your own components, which act after the others.
         model_init: makes the model, or names it, in place of `model`, as in `transformers.Trainer`. Each training then
@@ -169,6 +169,7 @@ class UnlearnTrainer(SearchingTrainer):
         args: UnlearnConfig | None = None,
         forget_dataset: Rows | None = None,
         retain_dataset: Rows | None = None,
+        proxy_dataset: Rows | None = None,
         eval_dataset: Rows | Mapping[str, Rows] | None = None,
         processing_class: PreTrainedTokenizerBase | None = None,
         peft_config: "PeftConfig | None" = None,
@@ -176,7 +177,6 @@ class UnlearnTrainer(SearchingTrainer):
         optimizers: tuple[Optimizer | None, LambdaLR | None] = (None, None),
         compute_metrics: Callable[[EvalPrediction], dict] | None = None,
         *,
-        proxy_dataset: Rows | None = None,
         forget_loss: ForgetLoss | None = None,
         components: Sequence[Component] = (),
         model_init: Callable[..., Any] | None = None,
