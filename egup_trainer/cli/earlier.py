@@ -69,15 +69,15 @@ def read_earlier(
 
 def _recorded_sources(model: str, data_dir: str | None) -> tuple[list[str], str | None]:
     """The sources of all forget rows in the record of the model's last run, if they still exist; and their columns."""
-    from egup_trainer.records.io import is_merged, read_sources
+    from egup_trainer.records.io import find_run, is_merged
 
     folder = Path(model).parent if is_merged(model) else Path(model)
-    if not (folder / RUN_NAME).is_file():
+    run = find_run(folder / RUN_NAME)
+    if run is None:
         return [], None
-    sources, columns = read_sources(folder / RUN_NAME)
-    named = dict.fromkeys(source for name, source in sources.items() if name not in ("retain", "proxy"))
+    named = dict.fromkeys(source for name, source in run.sources.items() if name not in ("retain", "proxy"))
     here = [source for source in named if Path(source).exists() or (source.startswith("tofu:") and data_dir)]
-    return here, columns
+    return here, run.columns
 
 
 def lines_on_earlier(model: str, found: dict[str, Any]) -> list[str]:

@@ -41,7 +41,7 @@ def run(args: AdapterArguments, model_config: Any) -> None:
     refuse_several_processes("egup merge", PartialState().num_processes)
     refuse_unfinished(adapter)
     tokenizer, record = load_tokenizer(str(adapter)), read_record(adapter)
-    if (adapter / RUN_NAME).is_file() and (run := find_run(adapter / RUN_NAME)) is not None:
+    if (run := find_run(adapter / RUN_NAME)) is not None:
         load_as_recorded(model_config, run.loading)
     with alone_in(output):
         if not args.overwrite_output_dir:

@@ -1,5 +1,6 @@
 """`egup verify`: whether a saved model has the files of its run, and whether it gives the numbers that it recorded."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -137,17 +138,38 @@ def _measure(args: VerifyArguments, model_config: Any, run: Run, mixed_precision
 def _read_rows(args: VerifyArguments, run: Run, tokenizer: Any) -> dict[str, Any]:
     """The rows of the run, tokenized; other rows are refused."""
     from egup_trainer.data.overlap import keep_apart
+    from egup_trainer.modeling.probability import MOST_ROWS
+    from egup_trainer.records.facts import fingerprint
+
+    datasets, read = dict[str, Any](), _reader(args, run, tokenizer)
+    earlier = [read(source, "earlier forget") for source in args.earlier_forget or []]
+    moved = {fingerprint(rows, secret): rows for rows in earlier for secret in run.secrets}
+    kept = ("retain", "proxy")  # last, since rows of the other sets may have been left out of them
+    for name in sorted(run.sources, key=lambda each: each in kept):
+        is_earlier = name not in ("forget", *kept)
+        rows = moved.get(run.rows[name]["fingerprint"]) if is_earlier else None
+        if rows is None:
+            rows = read(getattr(args, name, None) or run.sources[name], name)
+        if run.reading.drop_overlap and name in kept:
+            for other in datasets.keys() - kept if name == "retain" else ("forget",):
+                rows = keep_apart(datasets[other], f"{other} set", rows, f"{name} set", drop=True)
+        _refuse_other_rows(rows, run, name, is_earlier)
+        if len(rows) > MOST_ROWS:
+            print(f"{MOST_ROWS} of the {len(rows)} {name} rows are measured, sampled with the run's seed.")
+        datasets[name] = rows
+    return {name: datasets[name] for name in run.sources}
+
+
+def _reader(args: VerifyArguments, run: Run, tokenizer: Any) -> Callable[[str, str], Any]:
+    """Reads the rows of a source under a name, as the run did."""
     from egup_trainer.data.rendering import Template
     from egup_trainer.data.schema import OnLongRow
     from egup_trainer.data.template_inputs import TemplateInputs
     from egup_trainer.data.tokenization import tokenize
-    from egup_trainer.modeling.probability import MOST_ROWS
-    from egup_trainer.records.facts import fingerprint
 
-    reading, datasets = run.reading, dict[str, Any]()
+    reading = run.reading
     args = replace(args, data_dir=args.data_dir or run.data_dir, columns=args.columns or run.columns)
     markers = Template.marked(reading.user_marker, reading.assistant_marker, reading.template_date)
-    template = TemplateInputs.of(reading).apply(markers)
 
     def read(source: str, name: str) -> Any:
         return tokenize(
@@ -155,34 +177,26 @@ def _read_rows(args: VerifyArguments, run: Run, tokenizer: Any) -> dict[str, Any
             tokenizer,
             name=f"{name} set",
             max_length=reading.max_length,
-            template=template,
+            template=TemplateInputs.of(reading).apply(markers),
             on_long_row=choose(OnLongRow, reading.on_long_row, "on_long_row"),
             progress=not args.disable_tqdm,
         )
 
-    own = run.secrets[0]
-    others = [read(each, "earlier forget") for each in args.earlier_forget or []]
-    moved = {fingerprint(rows, secret): rows for rows in others for secret in run.secrets}
-    kept = ("retain", "proxy")  # last, since rows of the other sets may have been left out of them
-    for name in sorted(run.sources, key=lambda each: each in kept):
-        source = run.sources[name]
-        expected, is_earlier = run.rows[name]["fingerprint"], name not in ("forget", *kept)
-        rows = moved.get(expected) if is_earlier else None
-        rows = read(getattr(args, name, None) or source, name) if rows is None else rows
-        if reading.drop_overlap and name in kept:
-            for other in datasets.keys() - kept if name == "retain" else ("forget",):
-                rows = keep_apart(datasets[other], f"{other} set", rows, f"{name} set", drop=True)
-        prints = [fingerprint(rows, secret) for secret in (run.secrets if is_earlier else [own])]
-        if expected not in prints:
-            raise DataError(
-                got=f"{name} rows of fingerprint {prints[0]}",
-                expected=f"those of the run, of fingerprint {expected}",
-                fix=f"give all of them, in their order, as --{'earlier_forget' if is_earlier else name}",
-            )
-        if len(rows) > MOST_ROWS:
-            print(f"{MOST_ROWS} of the {len(rows)} {name} rows are measured, sampled with the run's seed.")
-        datasets[name] = rows
-    return {name: datasets[name] for name in run.sources}
+    return read
+
+
+def _refuse_other_rows(rows: Any, run: Run, name: str, is_earlier: bool) -> None:
+    """Raises `DataError` for rows that are not those of the run's set `name`."""
+    from egup_trainer.records.facts import fingerprint
+
+    expected = run.rows[name]["fingerprint"]
+    prints = [fingerprint(rows, secret) for secret in (run.secrets if is_earlier else run.secrets[:1])]
+    if expected not in prints:
+        raise DataError(
+            got=f"{name} rows of fingerprint {prints[0]}",
+            expected=f"those of the run, of fingerprint {expected}",
+            fix=f"give all of them, in their order, as --{'earlier_forget' if is_earlier else name}",
+        )
 
 
 COMMAND = Command(

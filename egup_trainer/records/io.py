@@ -85,12 +85,12 @@ def read_run(path: Path) -> Run:
 
 
 def find_run(path: Path) -> Run | None:
-    """The private record of a run, or None if the run was started in Python, which writes nothing but the secrets.
+    """The private record of a run, or None if there is no file, or only the secrets that a run in Python writes.
 
     Raises:
         DataError: as in `read_run`.
     """
-    if "sources" not in _read(path, TypeAdapter(dict[str, Any]), _RUN_EXPECTED, "restore it"):
+    if not path.is_file() or "sources" not in _read(path, TypeAdapter(dict[str, Any]), _RUN_EXPECTED, "restore it"):
         return None
     return read_run(path)
 
@@ -98,16 +98,6 @@ def find_run(path: Path) -> Run | None:
 def write_run(run: Mapping[str, Any], folder: str | Path) -> None:
     """Writes the private record of a run into a saved model's folder."""
     write_file(Path(folder) / RUN_NAME, to_json(run))
-
-
-def read_sources(path: Path) -> tuple[dict[str, str], str | None]:
-    """Where the rows of a run came from, by set, and its `--columns`; nothing if the run was started in Python.
-
-    Raises:
-        DataError: as in `read_run`.
-    """
-    run = find_run(path)
-    return ({}, None) if run is None else (run.sources, run.columns)
 
 
 def read_secrets(source: str | Path | None) -> list[str]:
