@@ -14,8 +14,7 @@ from egup_trainer.components.scanning import is_spread_over_processes
 from egup_trainer.data.tokenization import RowDataset
 from egup_trainer.errors import StateError
 from egup_trainer.files import write_file_with
-from egup_trainer.modeling.offloading import iter_tensors
-from egup_trainer.modeling.scan import bit_sum, describe_model
+from egup_trainer.modeling.scan import add_weights, describe_model
 
 STATE_NAME = "egup_state.safetensors"
 _CONDITIONS = "conditions"
@@ -123,9 +122,7 @@ def weights_of(model: Any) -> dict[str, str]:
     has_adapter = hasattr(model, "peft_config")
     trained = {name for name, weight in model.named_parameters() if weight.requires_grad} if has_adapter else set()
     digest = hashlib.sha256()
-    for name, tensor in iter_tensors(model):
-        if name not in trained:
-            digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype} {bit_sum(tensor)}".encode())
+    add_weights(digest, model, left_out=trained)
     return {"base weights" if has_adapter else "weights before the first step": digest.hexdigest()}
 
 

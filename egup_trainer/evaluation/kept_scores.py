@@ -12,14 +12,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from torch import nn
 
 from egup_trainer.evaluation.rows import RowSet, texts_of
 from egup_trainer.evaluation.scores import SampleScores, SetScores, TextScores
 from egup_trainer.evaluation.scoring import ScoringOptions, score_sets
 from egup_trainer.files import write_file
-from egup_trainer.modeling.offloading import iter_tensors
+from egup_trainer.modeling.scan import scan_fingerprint
 
 _ENDING = ".unfinished.json"
 
@@ -85,17 +84,9 @@ class KeptScores:
 
 
 def model_fingerprint(model: nn.Module) -> str:
-    """A digest of a model's configuration, adapters and weights."""
-    digest = hashlib.sha256()
-    adapters = {name: each.to_dict() for name, each in getattr(model, "peft_config", {}).items()}
+    """A digest of a model's configuration, adapters and weights, and of how it generates."""
     generation = getattr(model, "generation_config", None)
-    configs = [getattr(model, "config", None), generation]
-    described = [None if each is None else each.to_dict() for each in configs]
-    digest.update(json.dumps([adapters, described], sort_keys=True, default=_plain).encode())
-    for name, tensor in iter_tensors(model):
-        digest.update(repr((name, str(tensor.dtype), tuple(tensor.shape))).encode())
-        digest.update(tensor.reshape(-1).view(torch.uint8).cpu().numpy().tobytes())
-    return digest.hexdigest()
+    return scan_fingerprint(model, [], {"generation": None if generation is None else generation.to_json_string()})
 
 
 def write_scores(path: Path, key: str, scores: SetScores) -> None:
@@ -136,8 +127,3 @@ def _text(numbers: dict[str, Any]) -> TextScores:
         None if z is None else np.array(z, dtype=np.float64),
         numbers["is_closed"],
     )
-
-
-def _plain(value: Any) -> Any:
-    """Sets in an order that is the same in each process; other values as text."""
-    return sorted(value) if isinstance(value, set) else str(value)

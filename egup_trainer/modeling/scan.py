@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -219,14 +219,20 @@ def scan_fingerprint(model: nn.Module, datasets: list[tuple[RowDataset, Tensor]]
     and with it the device, does not matter. Not for a model whose weights are sharded over processes.
     """
     digest = hashlib.sha256(repr(sorted(settings.items())).encode())
-    for name, tensor in iter_tensors(model):
-        digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype} {bit_sum(tensor)}".encode())
+    add_weights(digest, model)
     digest.update(describe_model(model).encode())
     for dataset, ids in datasets:
         digest.update(f"{len(ids)} rows".encode())
         for index in ids.tolist():
             digest.update(dataset.rows[index].key())
     return digest.hexdigest()
+
+
+def add_weights(digest: Any, model: nn.Module, left_out: Collection[str] = ()) -> None:
+    """Adds a model's weights to a digest of `hashlib`: name, shape, type and values of each that is not left out."""
+    for name, tensor in iter_tensors(model):
+        if name not in left_out:
+            digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype} {bit_sum(tensor)}".encode())
 
 
 def save_scan(path: Path, tensors: dict[str, Tensor], fingerprint: str) -> None:
