@@ -65,12 +65,12 @@ def retrained(tokenizer):
 
 @pytest.fixture
 def judge(make_trainer, taught):
-    """judge(model): the verdict on a model that `taught()`, or another one, is said to have become."""
+    """judge(model, **options of the trainer): the verdict on a model that `taught()`, or another one, has become."""
 
-    def judge(model, before=None):
+    def judge(model, before=None, **options):
         found = []
         for each in (before or taught(), model):
-            trainer = make_trainer(model=each)
+            trainer = make_trainer(model=each, **options)
             measuring = Measuring(trainer, {"forget": trainer.forget_rows, "retain": trainer.retain_rows})
             measuring.datasets["proxy"] = trainer.proxy_rows
             found.append(measuring.judged("now"))
@@ -149,6 +149,21 @@ def test_a_model_that_hides_the_rows_from_the_usual_prompt_alone(judge, taught, 
     assert found.status is Status.PARTLY_FORGOTTEN, found.lines
     assert found.reasons[0].startswith("After another question and its answer, the model still knows the forget rows: ")
     assert not judge(retrained()).reasons[0].startswith("After")
+
+
+def test_answers_that_belong_to_retain_rows_are_counted(judge, taught, tokenizer):
+    """Two forget questions are answered as retain rows are, one with the name of such a row, and one rightly."""
+    known = [*FORGET[:3], {**FORGET[3], "answer": RETAIN[2]["answer"]}]
+    answers = [*(row["answer"] for row in RETAIN[:2]), "Ines Vale has cats.", known[3]["answer"]]
+    written = [{**row, "answer": answer} for row, answer in zip(known, answers, strict=True)]
+    before, after = (train(taught(), tokenizer, [*rows, *RETAIN, *UNSEEN]) for rows in (known, written))
+    beside = "(before 0, to questions about rows never seen 0 of 6)."
+    assert judge(after, before, forget=known).remarks == [
+        "Recited nearly word for word: 1 of 4 forget answers.",
+        f"3 of 4 answers to forget questions name what belongs to retain rows {beside}",
+        f"2 of 4 answers to forget questions are answers of retain rows, nearly word for word {beside}",
+    ]
+    assert judge(before, before, forget=known).remarks == ["Recited nearly word for word: 4 of 4 forget answers."]
 
 
 def test_an_adapter_that_is_not_loaded(judge, taught, tokenizer):
