@@ -4,7 +4,9 @@ import json
 from dataclasses import replace
 
 import pytest
+import torch
 from fixtures_cli import ROWS, assert_refused, json_lines, save, unlearn, whole_words, write, write_rows
+from safetensors.torch import load_file
 
 from egup_trainer.cli import evaluate
 from egup_trainer.cli import unlearn as unlearn_module
@@ -137,6 +139,23 @@ def test_where_nothing_can_be_said_the_next_step_is_to_give_rows_never_seen():
     said = "  Give --proxy: rows of the same kind that the model has never seen."
     assert next_step(Status.UNKNOWN, RowArguments(), config) == [said]
     assert next_step(Status.UNKNOWN, given, config) == next_step(Status.FORGOTTEN, given, config) == []
+
+
+# The learning rate that a run chose
+
+
+def test_the_learning_rate_of_a_record_repeats_the_run(known, tmp_path):
+    model, rows = known
+    weights, records = {}, {}
+    for name, flags in (("chosen", ()), ("given", ("--auto",)), ("without auto", ())):
+        rate = records["chosen"]["options"]["learning_rate"] if records else None
+        assert unlearn(model, tmp_path / name, *flags, **rows, num_train_epochs=3, learning_rate=rate) == 0
+        weights[name] = load_file(tmp_path / name / "model.safetensors")
+        records[name] = json.loads((tmp_path / name / "unlearning.json").read_text())
+    chosen, given, without = weights.values()
+    assert all(torch.equal(chosen[weight], given[weight]) for weight in chosen)
+    assert not all(torch.equal(chosen[weight], without[weight]) for weight in chosen)
+    assert len({record["options"]["learning_rate"] for record in records.values()}) == 1
 
 
 # Proxies that the model cannot write
