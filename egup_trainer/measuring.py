@@ -17,13 +17,16 @@ from egup_trainer.modeling.generation import generate
 from egup_trainer.modeling.limits import check_positions
 from egup_trainer.modeling.probability import sample_ids, sample_of
 from egup_trainer.records.judgments import AFTER, BEFORE
-from egup_trainer.verdict import Measures, SetMeasures, Verdict, verdict
+from egup_trainer.verdict import LEAST_RECITED, Measures, SetMeasures, Verdict, verdict
 
 MOST_QUESTIONS = 32
 """Questions of each set that the model answers."""
 
 MOST_TOKENS = 128
 """Most tokens of such an answer."""
+
+LEAST_WORDS = 4
+"""Words that an answer must have so that it can be known again in the place of another one."""
 
 _ASKED = ("forget", "retain", "proxy")
 _COMPARED = ("forget", "proxy")
@@ -33,9 +36,9 @@ class Measuring(TrainerCallback, ExportableState):
     """Measures the rows of a run under the model before the first and after the last step, and judges by that.
 
     Of each set: the mean negative log-likelihood l of each row, and the answers to its questions, by ROUGE-L against
-    the right ones and by repetition; of forget and proxy rows also l after a retain row and its answer, since a model
-    may hide rows from the usual prompt alone. From large sets, samples are taken with the run's seed. A resumed run
-    knows what was measured before its first step.
+    the right ones and those of retain rows, by the names in them, and by repetition; of forget and proxy rows also l
+    after a retain row and its answer, since a model may hide rows from the usual prompt alone. From large sets, samples
+    are taken with the run's seed. A resumed run knows what was measured before its first step.
 
     Args:
         trainer: an `UnlearnTrainer`.
@@ -101,12 +104,14 @@ class Measuring(TrainerCallback, ExportableState):
         for name, rows in self.datasets.items():
             _, right, written = texts.get(name, ([], [], []))
             of_others = names.get("retain", set()) - names.get(name, set())
+            of_retain = texts["retain"][1] if "retain" in texts and name != "retain" else []
             otherwise = self._after_example(rows) if name in _COMPARED and self.with_answers else None
             found[name] = SetMeasures(
                 self._nll(rows, f"Scoring {name} rows {when} unlearning"),
                 *_compare(right, written),
                 sum(not of_others.isdisjoint(names_in([text])) for text in written),
                 [] if otherwise is None else self._nll(otherwise, f"Scoring {name} rows after an example"),
+                _recited_of(of_retain, right, written),
             )
         return found
 
@@ -166,6 +171,33 @@ def _compare(right: list[str], written: list[str]) -> tuple[list[float], list[fl
     rouge = [rouge_score(answer, text) for answer, text in zip(right, written, strict=True)]
     distinct = [distinct_share(text, 4) for text in written]
     return [each for each in rouge if each is not None], [1 - each for each in distinct if each is not None]
+
+
+def _recited_of(others: list[str], right: list[str], written: list[str]) -> int:
+    """Generations that are one of the answers `others`, nearly word for word, and not also the right one.
+
+    Answers of fewer than `LEAST_WORDS` words, which may suit many questions, are not counted.
+
+    Example:
+        >>> _recited_of(["No.", "It is in the old town."], ["Yes."] * 2, ["No.", "It is in the old town, then."])
+        1
+    """
+    if not written:
+        return 0
+    from egup_trainer.data.words import words_of
+    from egup_trainer.evaluation.metrics.rouge import rouge_score
+
+    def is_recited(answer: str, text: str) -> bool:
+        words = set(words_of(answer))
+        if 2 * len(words & set(words_of(text))) < len(words):  # spares most pairs the comparison, which takes long
+            return False
+        return (rouge_score(answer, text) or 0.0) >= LEAST_RECITED
+
+    long = [answer for answer in others if len(words_of(answer)) >= LEAST_WORDS]
+    return sum(
+        not is_recited(answer, text) and any(is_recited(other, text) for other in long)
+        for answer, text in zip(right, written, strict=True)
+    )
 
 
 def _why_not(trainer: Any) -> str:

@@ -54,6 +54,13 @@ _MEANINGS = {
 }
 
 
+_OF_OTHERS = {
+    "of_others": "name what belongs to retain rows",
+    "recites_others": "are answers of retain rows, nearly word for word",
+}
+"""What is said of generations that contain what belongs to others, by the field that counts them."""
+
+
 @dataclass(frozen=True)
 class SetMeasures:
     """What was measured of one set of rows under one model.
@@ -65,6 +72,8 @@ class SetMeasures:
         of_others: generations with a name that belongs to retain rows, and to no row of the set.
         nll_after_example: l of rows that are read after a retain row and its answer, nats per token; empty if not
             measured.
+        recites_others: generations that are the answer of a retain row, word for word or nearly, and not that of their
+            own row.
     """
 
     nll: list[float]
@@ -72,6 +81,7 @@ class SetMeasures:
     repetition: list[float] = field(default_factory=list)
     of_others: int = 0
     nll_after_example: list[float] = field(default_factory=list)
+    recites_others: int = 0
 
     @property
     def probability(self) -> float:
@@ -310,13 +320,14 @@ def _remarks(before: Measures, after: Measures) -> list[str]:
         said.append(
             f"Recited nearly word for word: {after.forget.recited} of {len(after.forget.rouge)} forget answers."
         )
-    others = after.forget.of_others
-    if others > before.forget.of_others:
-        asked = len(after.forget.rouge)
-        beside = f"before {before.forget.of_others}"
-        if after.unseen is not None and after.unseen.rouge:
-            beside += f", to questions about rows never seen {after.unseen.of_others} of {len(after.unseen.rouge)}"
-        said.append(f"{others} of {asked} answers to forget questions name what belongs to retain rows ({beside}).")
+    for name, what in _OF_OTHERS.items():
+        now, start = getattr(after.forget, name), getattr(before.forget, name)
+        if now > start:
+            beside = f"before {start}"
+            if after.unseen is not None and after.unseen.rouge:
+                of_unseen = f"{getattr(after.unseen, name)} of {len(after.unseen.rouge)}"
+                beside += f", to questions about rows never seen {of_unseen}"
+            said.append(f"{now} of {len(after.forget.rouge)} answers to forget questions {what} ({beside}).")
     return said
 
 

@@ -34,12 +34,13 @@ def run(args: LedgerArguments) -> None:
             expected="the folder of a model that `egup unlearn` or a trainer of this package saved",
             fix="check the path",
         )
-    headings = ("", "date", "rows", "fingerprint", "objective", "steps", "before", "after", "last measured")
-    table = make_table(f"Requests to forget: {args.model}", headings, left=("date", "fingerprint", "objective"))
+    headings = ("", "date", "rows", "fingerprint", "objective", "steps", "verdict", "before", "after", "last measured")
+    texts = ("date", "fingerprint", "objective", "verdict")
+    table = make_table(f"Requests to forget: {args.model}", headings, left=texts)
     for index, request in enumerate(requests):
         facts = (index + 1, request.date, request.rows, request.fingerprint, request.objective, request.steps)
         numbers = [request.probability.get(BEFORE), request.probability.get(AFTER), last_measured(requests, index)]
-        table.add_row(*map(str, facts), *map(format_number, numbers))
+        table.add_row(*map(str, facts), request.status or "-", *map(format_number, numbers))
     line = "before, after: probability of the answers before and after the request's own run; last measured: after the "
     show(table, lines=[line + "latest run that had the rows."])
 

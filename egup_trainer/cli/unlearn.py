@@ -35,6 +35,9 @@ from egup_trainer.verdict import Status, Verdict
 _WITHOUT_PROXIES = "npo"
 """The objective that is used where there are no proxies, unless the user names one."""
 
+_BETTER_PROXIES = "--proxy, your own rows of the same kind that the model never saw"
+_BETTER_MODEL = "--proxy_model, the model before it learned the rows"
+
 _OTHER_VERDICT = 3
 """Exit code of a run whose forget rows are not forgotten, or whose model is harmed."""
 
@@ -105,7 +108,7 @@ def run(row_args: RowArguments, config: Any, model_config: Any) -> int:
         0 if the rows are forgotten or no verdict was asked for, 3 otherwise.
     """
     check_flags(row_args, config, model_config)
-    resume, objective = resume_from(config), config.objective
+    resume, objective, writes = resume_from(config), config.objective, writes_proxies(row_args, config)
     with output_folder(config, resume):
         outcome = _unlearn(row_args, config, model_config, resume)
     if outcome is None:  # not the first process
@@ -119,9 +122,11 @@ def run(row_args: RowArguments, config: Any, model_config: Any) -> int:
     if config.objective != objective:
         lines.append(
             f"Without proxies, the rows were unlearned with {config.objective}, which cannot know how far to go. "
-            "Better: --proxy, rows of the same kind that the model never saw, or --proxy_model, the model before it "
-            "learned the rows."
+            f"Better: {_BETTER_PROXIES}, or {_BETTER_MODEL}."
         )
+    elif writes:
+        better = _BETTER_PROXIES if config.proxy_model else f"{_BETTER_PROXIES}, or in addition {_BETTER_MODEL}"
+        lines.append(f"The model wrote the proxies itself. Better: {better}.")
     print_summary(outcome.probability, lines)
     try:
         follow_up(row_args, config, model_config)

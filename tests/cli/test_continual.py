@@ -3,13 +3,14 @@
 import json
 import re
 import shutil
+from dataclasses import replace
 
 import pytest
 from fixtures_audit import wide_model
 from fixtures_cli import egup, save, write_rows
 
 from egup_trainer.cli.main import main
-from egup_trainer.records.io import read_ledger
+from egup_trainer.records.io import read_ledger, write_ledger
 
 SPANS = {"first": (0, 6), "second": (6, 12), "third": (12, 18), "retain": (20, 32), "mixed": (4, 12)}
 
@@ -97,7 +98,20 @@ def test_the_ledger_is_shown(folder, capsys, monkeypatch):
     for place, request in enumerate(read_ledger(folder / "two"), start=1):
         (line,) = [line for line in printed.splitlines() if request.fingerprint in line]
         cells = [cell.strip() for cell in line.strip("│").split("│")]
-        assert cells[:6] == [str(place), request.date, "6", request.fingerprint, "grad_diff", "2"]
+        assert cells[:7] == [str(place), request.date, "6", request.fingerprint, "grad_diff", "2", "-"]
+
+
+def test_the_ledger_shows_the_verdict_on_each_request(folder, tmp_path, capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "160")
+    first, second = read_ledger(folder / "two")
+    write_ledger(tmp_path, [replace(first, status="PARTLY FORGOTTEN"), second])
+    assert egup("ledger", tmp_path) == 0
+    heading, first, second = (
+        [cell.strip() for cell in line.strip("│┃").replace("┃", "│").split("│")]
+        for line in capsys.readouterr().out.splitlines()
+        if "│" in line or "┃" in line
+    )
+    assert (heading[6], first[6], second[6]) == ("verdict", "PARTLY FORGOTTEN", "-")
 
 
 def test_a_model_without_a_ledger_is_refused(folder, capsys):

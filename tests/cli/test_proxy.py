@@ -83,6 +83,10 @@ def test_unlearn_writes_its_proxies_once_and_trains_with_them(folder, sources, t
     printed = capsys.readouterr().out
     assert "rejected: not in the format" in printed
     assert "proxy" in printed[printed.index("Probability of answers") :]
+    assert (
+        "The model wrote the proxies itself. Better: --proxy, your own rows of the same kind that the model never saw, "
+        "or in addition --proxy_model, the model before it learned the rows."
+    ) in " ".join(printed.split())
     history = json.loads((output / "trainer_state.json").read_text())["log_history"]
     assert any("expected_gap" in line for line in history)
     record = json.loads((output / "unlearning.json").read_text())

@@ -4,14 +4,17 @@ import json
 from dataclasses import replace
 
 import pytest
+import torch
 from fixtures_cli import ROWS, assert_refused, json_lines, save, unlearn, whole_words, write, write_rows
+from safetensors.torch import load_file
 from trl import ModelConfig
 
 from egup_trainer.cli import evaluate
+from egup_trainer.cli import unlearn as unlearn_module
 from egup_trainer.cli.follow_up import _steps
 from egup_trainer.cli.unlearn import RowArguments, next_step
 from egup_trainer.config import EGUPConfig
-from egup_trainer.errors import ConfigError, DataError, StateError
+from egup_trainer.errors import ConfigError, DataError, StateError, TooFewProxiesError
 from egup_trainer.extras import EXTRAS, MissingExtraError
 from egup_trainer.records.schema import LEDGER_NAME
 from egup_trainer.verdict import Status
@@ -146,6 +149,60 @@ def test_where_nothing_can_be_said_the_next_step_is_to_give_rows_never_seen():
     said = "  Give --proxy: rows of the same kind that the model has never seen."
     assert next_step(Status.UNKNOWN, RowArguments(), config) == [said]
     assert next_step(Status.UNKNOWN, given, config) == next_step(Status.FORGOTTEN, given, config) == []
+
+
+# The learning rate that a run chose
+
+
+def test_the_learning_rate_of_a_record_repeats_the_run(known, tmp_path):
+    model, rows = known
+    weights, records = {}, {}
+    for name, flags in (("chosen", ()), ("given", ("--auto",)), ("without auto", ())):
+        rate = records["chosen"]["options"]["learning_rate"] if records else None
+        assert unlearn(model, tmp_path / name, *flags, **rows, num_train_epochs=3, learning_rate=rate) == 0
+        weights[name] = load_file(tmp_path / name / "model.safetensors")
+        records[name] = json.loads((tmp_path / name / "unlearning.json").read_text())
+    chosen, given, without = weights.values()
+    assert all(torch.equal(chosen[weight], given[weight]) for weight in chosen)
+    assert not all(torch.equal(chosen[weight], without[weight]) for weight in chosen)
+    assert len({record["options"]["learning_rate"] for record in records.values()}) == 1
+
+
+# Proxies that the model cannot write
+
+
+def cannot_write(*args):
+    raise TooFewProxiesError(got="2 usable rows of 80 attempts", expected="at least 8", fix="give others")
+
+
+def test_without_proxies_that_the_model_can_write_another_objective_is_used_and_said(
+    known, tmp_path, capsys, monkeypatch
+):
+    model, rows = known
+    monkeypatch.setattr(unlearn_module, "auto_proxies", cannot_write)
+    given = {"forget": rows["forget"], "retain": rows["retain"], "learning_rate": 1e-3, "num_train_epochs": 2}
+    assert unlearn(model, tmp_path / "out", **given) == 0
+    printed = " ".join(capsys.readouterr().out.split())
+    assert "No --proxy was given, and the model cannot write any (2 usable rows of 80 attempts)." in printed
+    assert (
+        "Without proxies, the rows were unlearned with npo, which cannot know how far to go. Better: --proxy, your own "
+        "rows of the same kind that the model never saw, or --proxy_model, the model before it learned the rows."
+    ) in printed
+    record = json.loads((tmp_path / "out" / "unlearning.json").read_text())
+    assert record["objective"] == "npo"
+    assert record["probability"]["after"]["forget"] < 0.9 * record["probability"]["before"]["forget"]
+
+    assert unlearn(model, tmp_path / "named", **given, objective="npo") == 0  # the same run, asked for by name
+    named = json.loads((tmp_path / "named" / "unlearning.json").read_text())
+    assert named["probability"] == record["probability"]
+    assert "Without proxies" not in capsys.readouterr().out
+
+
+def test_where_the_user_asks_for_proxies_no_other_objective_is_used(known, tmp_path, capsys, monkeypatch):
+    model, rows = known
+    monkeypatch.setattr(unlearn_module, "auto_proxies", cannot_write)
+    assert unlearn(model, tmp_path / "out", forget=rows["forget"], retain=rows["retain"], proxy="auto") == 2
+    assert "Got 2 usable rows of 80 attempts, but expected at least 8." in capsys.readouterr().err
 
 
 # A format that the model was not trained in

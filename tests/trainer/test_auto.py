@@ -37,6 +37,17 @@ def test_the_range_test_puts_weights_and_random_numbers_back(make_trainer):
     assert torch.equal(torch.get_rng_state(), state)
 
 
+def test_a_range_test_takes_at_most_a_tenth_of_the_steps(make_trainer, taught):
+    """Of a run of the default length; the range test of this short one is the same."""
+    trainer, taken = make_trainer(model=taught(), learning_rate=None, num_train_epochs=1), []
+    step = trainer.training_step
+    trainer.training_step = lambda *args, **options: taken.append(trainer.state.global_step) or step(*args, **options)
+    trainer.train()
+    in_range_test = len(taken) - trainer.state.global_step
+    assert 10 < in_range_test < len(auto.RATES)  # it ended by itself
+    assert len(auto.RATES) <= auto.LEAST_STEPS / 10
+
+
 def test_a_run_after_a_range_test_sees_the_same_pairs(make_trainer, taught):
     seen = {}
     for rate in (None, 1e-4):

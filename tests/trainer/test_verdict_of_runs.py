@@ -8,12 +8,12 @@ import torch
 from conftest import make_tiny_model, qa_rows
 from peft import LoraConfig, get_peft_model
 
-from egup_trainer.audit.quantization import Bits, quantized_copy
 from egup_trainer.data.collator import RowCollator
 from egup_trainer.data.sources import load_rows
 from egup_trainer.data.tokenization import tokenize
 from egup_trainer.measuring import Measuring
 from egup_trainer.modeling.forward import AnswerReader
+from egup_trainer.modeling.gptq import gptq_copy, grid_of
 from egup_trainer.verdict import Measures, SetMeasures, Status, verdict
 
 FORGET, RETAIN, UNSEEN = qa_rows(0, 10), qa_rows(20, 33), qa_rows(40, 46)
@@ -36,6 +36,26 @@ def train(model, tokenizer, up, down=(), hold=(), steps=80, rate=1e-2):
     return model
 
 
+def make_as_unlikely(model, twin, tokenizer, keep, steps=100, bounds=()):
+    """Makes the forget rows as unlikely as they are under `twin`, and keeps the batches `keep` likely.
+
+    Args:
+        bounds: weights, with the least and the greatest value that each may take; all weights if empty.
+    """
+    forget, reader = batch_of(FORGET, tokenizer), AnswerReader(model)
+    aim = AnswerReader(twin)(twin, **forget, with_features=False).mean_nll.detach()
+    optimizer = torch.optim.Adam([weight for weight, *_ in bounds] or model.parameters(), 3e-3)
+    for _ in range(steps):
+        optimizer.zero_grad()
+        nll, *kept = (reader(model, **batch, with_features=False).mean_nll for batch in (forget, *keep))
+        ((nll - aim).square().mean() + sum(each.mean() for each in kept)).backward()
+        optimizer.step()
+        with torch.no_grad():
+            for weight, least, greatest in bounds:
+                weight.copy_(weight.clamp(least, greatest))
+    return model
+
+
 @pytest.fixture(scope="module")
 def retrained(tokenizer):
     """A tiny model that learned the retain rows alone."""
@@ -45,12 +65,12 @@ def retrained(tokenizer):
 
 @pytest.fixture
 def judge(make_trainer, taught):
-    """judge(model): the verdict on a model that `taught()`, or another one, is said to have become."""
+    """judge(model, **options of the trainer): the verdict on a model that `taught()`, or another one, has become."""
 
-    def judge(model, before=None):
+    def judge(model, before=None, **options):
         found = []
         for each in (before or taught(), model):
-            trainer = make_trainer(model=each)
+            trainer = make_trainer(model=each, **options)
             measuring = Measuring(trainer, {"forget": trainer.forget_rows, "retain": trainer.retain_rows})
             measuring.datasets["proxy"] = trainer.proxy_rows
             found.append(measuring.judged("now"))
@@ -124,21 +144,26 @@ def test_a_model_that_hides_the_rows_from_the_usual_prompt_alone(judge, taught, 
     rows = tokenize(load_rows(FORGET), tokenizer, name="rows").rows
     examples = tokenize(load_rows(RETAIN[:3]), tokenizer, name="rows").rows  # the verdict takes another example
     known = RowCollator(tokenizer).pad([row.after(example) for example in examples for row in rows])
-    forget, retain, model, twin = batch_of(FORGET, tokenizer), batch_of(RETAIN, tokenizer), taught(), retrained()
-    reader, optimizer = AnswerReader(model), torch.optim.Adam(model.parameters(), 3e-3)
-    aim = AnswerReader(twin)(twin, **forget, with_features=False).mean_nll.detach()
-    for _ in range(100):
-        optimizer.zero_grad()
-        nll = {
-            name: reader(model, **batch, with_features=False).mean_nll
-            for name, batch in {"known": known, "forget": forget, "retain": retain}.items()
-        }
-        (nll["known"].mean() + nll["retain"].mean() + (nll["forget"] - aim).square().mean()).backward()
-        optimizer.step()
+    model = make_as_unlikely(taught(), retrained(), tokenizer, [known, batch_of(RETAIN, tokenizer)])
     found = judge(model)
     assert found.status is Status.PARTLY_FORGOTTEN, found.lines
     assert found.reasons[0].startswith("After another question and its answer, the model still knows the forget rows: ")
     assert not judge(retrained()).reasons[0].startswith("After")
+
+
+def test_answers_that_belong_to_retain_rows_are_counted(judge, taught, tokenizer):
+    """Two forget questions are answered as retain rows are, one with the name of such a row, and one rightly."""
+    known = [*FORGET[:3], {**FORGET[3], "answer": RETAIN[2]["answer"]}]
+    answers = [*(row["answer"] for row in RETAIN[:2]), "Ines Vale has cats.", known[3]["answer"]]
+    written = [{**row, "answer": answer} for row, answer in zip(known, answers, strict=True)]
+    before, after = (train(taught(), tokenizer, [*rows, *RETAIN, *UNSEEN]) for rows in (known, written))
+    beside = "(before 0, to questions about rows never seen 0 of 6)."
+    assert judge(after, before, forget=known).remarks == [
+        "Recited nearly word for word: 1 of 4 forget answers.",
+        f"3 of 4 answers to forget questions name what belongs to retain rows {beside}",
+        f"2 of 4 answers to forget questions are answers of retain rows, nearly word for word {beside}",
+    ]
+    assert judge(before, before, forget=known).remarks == ["Recited nearly word for word: 4 of 4 forget answers."]
 
 
 def test_an_adapter_that_is_not_loaded(judge, taught, tokenizer):
@@ -148,10 +173,20 @@ def test_an_adapter_that_is_not_loaded(judge, taught, tokenizer):
     assert judge(model.unload().requires_grad_(True)).status is Status.NOT_FORGOTTEN
 
 
-def test_rows_that_quantization_brings_back(judge, taught, tokenizer):
-    model = train(taught(), tokenizer, RETAIN, down=FORGET, steps=4, rate=1e-4)
-    quantized = get_peft_model(quantized_copy(model, Bits.EIGHT), LoraConfig(r=4, target_modules="all-linear"))
-    assert judge(quantized).status is Status.NOT_FORGOTTEN  # a new adapter changes nothing; a trainer wants one
+def test_rows_that_quantization_brings_back(judge, taught, retrained, tokenizer):
+    """Weights that were rounded to 4 bits and are then moved by less than half a step of their grids."""
+    rounded, bounds = gptq_copy(taught(), []), []
+    for layer in rounded.model.layers.modules():
+        if isinstance(layer, torch.nn.Linear):
+            weight = layer.weight.detach()
+            low, high = weight.aminmax(dim=1, keepdim=True)
+            room = 0.45 * grid_of(weight)[0] * ((weight > low) & (weight < high))  # the ends, and so the grid, stay
+            bounds.append((layer.weight, weight - room, weight + room))
+    model = make_as_unlikely(rounded, retrained(), tokenizer, [batch_of(RETAIN, tokenizer)], steps=40, bounds=bounds)
+    assert judge(model).status is Status.FORGOTTEN, judge(model).lines
+    found = judge(gptq_copy(model, []))  # to the nearest point of each grid
+    assert found.status is Status.NOT_FORGOTTEN, found.lines
+    assert "10 of 10 forget answers" in found.remarks[0]
 
 
 def test_rows_that_the_model_never_knew(make_trainer, make_model):
