@@ -332,14 +332,8 @@ def _check_hub(config: Any) -> None:
 def _make_trainer(row_args: RowArguments, config: Any, model_config: Any) -> tuple[Any, dict[str, str]]:
     """The trainer, and the sources of the rows that it measures."""
     from egup_trainer.cli.formats import refuse_other_format
-    from egup_trainer.data.schema import Row
     from egup_trainer.egup import EGUPTrainer
     from egup_trainer.evaluation.callback import SuiteCallback
-    from egup_trainer.evaluation.evaluation import read_evaluation
-    from egup_trainer.evaluation.relative import check_relations
-    from egup_trainer.evaluation.rows import texts_of
-    from egup_trainer.evaluation.run import plan_of
-    from egup_trainer.evaluation.scoring import ScoringOptions
     from egup_trainer.modeling.loading import lora_config, model_init_kwargs
     from egup_trainer.preparation import prepare_tokenizer
 
@@ -352,15 +346,9 @@ def _make_trainer(row_args: RowArguments, config: Any, model_config: Any) -> tup
         if (source := getattr(row_args, name)) is not None
     }
     forget = rows["forget_dataset"]
-    suite = _suite(row_args, config)
-    retrained = None if row_args.retrained is None else read_evaluation(row_args.retrained)
-    texts = None if suite is None else texts_of(suite.row_sets, tokenizer, not config.disable_tqdm)
-    if suite is not None and texts is not None and retrained is not None:
-        check_relations(plan_of(suite, ScoringOptions(), "the model in training", texts), retrained=retrained)
-    _check_best(config, suite, retrained)
-    if suite is not None and "eval_dataset" not in rows:  # a Trainer evaluates only with rows of its own
-        chosen = next((each for each in suite.row_sets if each.name == "retain"), suite.row_sets[0])
-        rows["eval_dataset"] = [Row(row.prompt, row.answer) for row in chosen.rows]
+    suite, suite_options = _suite_in_training(row_args, config, tokenizer)
+    if suite is not None and "eval_dataset" not in rows:
+        rows["eval_dataset"] = _eval_rows_of(suite)
     earlier = read_earlier(model, row_args.earlier_forget, rows, config, row_args)
     if writes_proxies(row_args, config):  # which takes long: what is wrong with the other rows is found before
         rows |= _prepared(rows, tokenizer, config)
@@ -373,7 +361,7 @@ def _make_trainer(row_args: RowArguments, config: Any, model_config: Any) -> tup
     if config.verdict:
         refuse_other_format(trainer, forget)
     if suite is not None:
-        trainer.add_callback(SuiteCallback(trainer, suite, retrained=retrained, texts=texts))
+        trainer.add_callback(SuiteCallback(trainer, suite, **suite_options))
     measuring = trainer.measuring
     sources = {name: getattr(row_args, name) for name in measuring.datasets}
     sources |= {name: each[0] for name, each in earlier.items()}
@@ -381,6 +369,36 @@ def _make_trainer(row_args: RowArguments, config: Any, model_config: Any) -> tup
     if not config.verdict:
         trainer.add_callback(measuring)
     return trainer, sources
+
+
+def _suite_in_training(row_args: RowArguments, config: Any, tokenizer: Any) -> tuple[Any, dict[str, Any]]:
+    """The suite to run during training, or None, and options of its callback: the results to compare with, and texts.
+
+    Raises:
+        ConfigError: flags do not fit each other.
+        DataError: the retrained model's results cannot be read, or are not of the suite.
+    """
+    from egup_trainer.evaluation.evaluation import read_evaluation
+    from egup_trainer.evaluation.relative import check_relations
+    from egup_trainer.evaluation.rows import texts_of
+    from egup_trainer.evaluation.run import plan_of
+    from egup_trainer.evaluation.scoring import ScoringOptions
+
+    suite = _suite(row_args, config)
+    retrained = None if row_args.retrained is None else read_evaluation(row_args.retrained)
+    texts = None if suite is None else texts_of(suite.row_sets, tokenizer, not config.disable_tqdm)
+    if suite is not None and texts is not None and retrained is not None:
+        check_relations(plan_of(suite, ScoringOptions(), "the model in training", texts), retrained=retrained)
+    _check_best(config, suite, retrained)
+    return suite, {"retrained": retrained, "texts": texts}
+
+
+def _eval_rows_of(suite: Any) -> list[Any]:
+    """The rows of a suite on which eval_loss is reported: a Trainer evaluates only with rows of its own."""
+    from egup_trainer.data.schema import Row
+
+    chosen = next((each for each in suite.row_sets if each.name == "retain"), suite.row_sets[0])
+    return [Row(row.prompt, row.answer) for row in chosen.rows]
 
 
 def _prepared(rows: dict[str, Any], tokenizer: Any, config: Any) -> dict[str, Any]:
