@@ -41,6 +41,8 @@ def check_follow_up(args: Any, config: Any, model_config: Any) -> None:
         suite_named(args.evaluate, "evaluate")
         if args.report is None:
             refuse_alone("evaluate", "report")
+    if args.retrained_model is not None and not args.audit:
+        refuse_alone("retrained_model", "audit")
     if args.report is None and not args.audit:
         return
     refuse_several_processes("--report or --audit", config.world_size)
@@ -98,7 +100,8 @@ def _steps(args: Any, config: Any, model_config: Any) -> list[tuple[str, list[st
             flags |= {"before": before if output == after else None, **shared}
             steps.append(("evaluate", _words("evaluate", flags)))
     if args.audit:
-        flags = {"model_name_or_path": config.output_dir, "model_before": models[before], **rows, "output": audit}
+        compared = {"model_before": models[before], "retrained_model": args.retrained_model}
+        flags = {"model_name_or_path": config.output_dir, **compared, **rows, "output": audit}
         steps.append(("audit", _words("audit", {**flags, "name": after.stem, **shared})))
     if args.report is not None:
         flags = {"retrained": args.retrained, "output": args.report, "audit": audit if args.audit else None}

@@ -6,10 +6,11 @@ from dataclasses import replace
 import pytest
 from fixtures_cli import ROWS, assert_refused, json_lines, save, unlearn, whole_words, write, write_rows
 
-from egup_trainer.cli import evaluate
+from egup_trainer.cli import evaluate, follow_up
+from egup_trainer.cli.command import load_command
 from egup_trainer.cli.unlearn import RowArguments, next_step
 from egup_trainer.config import EGUPConfig
-from egup_trainer.errors import ConfigError, DataError, StateError
+from egup_trainer.errors import ConfigError, DataError, ModelError, StateError
 from egup_trainer.extras import EXTRAS, MissingExtraError
 from egup_trainer.records.schema import LEDGER_NAME
 from egup_trainer.verdict import Status
@@ -82,13 +83,34 @@ REFUSED = [  # flags, and what the message says
     ("--report r.html --retrained no.json", "no readable file at no.json (`egup evaluate`, which --report runs)"),
     ("--report r.html --max_new_tokens 0", "max_new_tokens=0 (`egup evaluate`, which --report runs)"),
     ("--audit --max_new_tokens 0", "max_new_tokens=0 (`egup audit`, which --audit runs)"),
+    ("--retrained_model never", "--retrained_model without --audit; both flags or neither; set --audit"),
+    ("--report r.html --retrained_model never", "--retrained_model without --audit"),
+    ("--audit --retrained_model ./never", "no folder at ./never (`egup audit`, which --audit runs)"),
 ]
 
 
 @pytest.mark.parametrize(("flags", "said"), REFUSED)
 def test_flags_that_cannot_work_are_refused_before_a_model_is_loaded(flags, said, no_weights, tmp_path, capsys):
-    error = DataError if "no.json" in said else ConfigError
+    error = DataError if "no.json" in said else ModelError if "no folder" in said else ConfigError
     assert_refused(whole_words(no_weights, tmp_path, *flags.split()), tmp_path, capsys, said, error=error)
+
+
+def test_the_retrained_model_is_attacked_as_well_if_it_is_named(no_weights, tmp_path):
+    def audit_words(*words):
+        parsed = load_command("unlearn").parse(whole_words(no_weights, tmp_path, "--audit", *words)[1:])
+        ((name, found),) = follow_up._steps(*parsed)
+        return name, dict(zip(found[::2], found[1::2], strict=True))
+
+    name, alone = audit_words()
+    assert (name, alone["--model_before"]) == ("audit", str(no_weights))
+    assert audit_words("--retrained_model", "never") == (name, {**alone, "--retrained_model": "never"})
+
+
+def test_an_output_folder_around_the_retrained_model_is_refused(no_weights, tmp_path, capsys):
+    folder = tmp_path / "out" / "retrained"
+    folder.mkdir(parents=True)
+    words = whole_words(no_weights, tmp_path, "--audit", "--retrained_model", folder)
+    assert_refused(words, tmp_path, capsys, tmp_path / "out", "input model")
 
 
 def test_a_missing_extra_is_refused_before_a_model_is_loaded(no_weights, tmp_path, capsys, monkeypatch):
