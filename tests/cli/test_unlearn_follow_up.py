@@ -106,6 +106,16 @@ def test_the_retrained_model_is_attacked_as_well_if_it_is_named(no_weights, tmp_
     assert audit_words("--retrained_model", "never") == (name, {**alone, "--retrained_model": "never"})
 
 
+@pytest.mark.parametrize(
+    ("suite", "given"), [("--evaluate=tofu", True), ("--evaluate=wmdp", False), ("--evaluate=muse", False)]
+)
+def test_only_suites_that_take_a_system_prompt_are_given_it(no_weights, tmp_path, suite, given):
+    words = ("--report", "r.html", "--audit", suite, "--system_prompt", "Be kind.")
+    parsed = load_command("unlearn").parse(whole_words(no_weights, tmp_path, *words)[1:])
+    found = [(name, "Be kind." in step) for name, step in follow_up._steps(*parsed)]
+    assert found == [("evaluate", given), ("evaluate", given), ("audit", True), ("compare", False)]
+
+
 def test_an_output_folder_around_the_retrained_model_is_refused(no_weights, tmp_path, capsys):
     folder = tmp_path / "out" / "retrained"
     folder.mkdir(parents=True)
