@@ -2,7 +2,8 @@
 
 Each variant adds one thing from the literature to the default method, in the world of the study and on its tuning
 seeds. It is measured how soon the forget rows come back when a few of them are relearned, how deep unlearning reaches,
-and what the variant costs. It may be stopped at any time: what is done is not done again. `--report` prints the table.
+and what the variant costs. It may be stopped at any time: what is done is not done again. `--report` writes the table
+in docs/auditing.md.
 """
 
 import argparse
@@ -46,6 +47,7 @@ from egup_trainer.modeling.loading import load_model, load_tokenizer
 from egup_trainer.records.facts import run_facts
 
 TABLE = tables.RESULTS / "resistance.jsonl"
+PAGE = Path(__file__).parents[1] / "docs" / "auditing.md"
 LEARNING_RATE = 1e-3
 """What the tuning seeds of the study choose for the default method."""
 
@@ -208,7 +210,11 @@ class Selective(SplitTrainer):
 
 
 class Guaranteed(SplitTrainer):
-    """No step raises the retain loss of its rows to first order: what AdamW would do is projected."""
+    """No step raises the retain loss of its rows to first order: what AdamW would do is projected.
+
+    A-GEM projects gradients in this way (Chaudhry et al. 2019, arXiv 1812.00420). AdamW makes other steps of them, so
+    here the step itself is projected (ours).
+    """
 
     def create_optimizer(self, model: Any = None) -> Any:
         self.optimizer = self.projected = GuaranteedAdamW(self.weights, lr=self.args.learning_rate, weight_decay=0.0)
@@ -598,15 +604,18 @@ def _spread(values: Sequence[float], form: str) -> str:
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Runs what has no results yet, and writes the table."""
+    """Runs what has no results yet, or writes the table."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.resistance", description=__doc__.split("\n")[0])
     add_data_dir(parser)
     parser.add_argument("--work_dir", type=Path, default=Path("resist_work"), help="Where models are kept.")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0], help="Tuning seeds of the study.")
     parser.add_argument("--variants", nargs="+", default=list(VARIANTS), choices=VARIANTS, help="By default all.")
-    parser.add_argument("--report", action="store_true", help="Only print the table of the results so far.")
+    parser.add_argument("--report", action="store_true", help="Write docs/auditing.md's table, and do no more.")
     options = parser.parse_args(argv)
-    if not options.report:
+    if options.report:
+        page = markdown.put(PAGE.read_text(encoding="utf-8"), "resistance", table())
+        PAGE.write_text(page, encoding="utf-8")
+    else:
         _run(options)
     print(table())
 

@@ -7,7 +7,7 @@ model that never saw them learns the rows it is shown and, of the others, little
 """
 
 import copy
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Any
@@ -163,23 +163,31 @@ def relearning(target: Target) -> Finding:
             metrics |= _numbers(name, runs.get(name, []), options.seed, measured, end_alone=bool(setting.suffix))
             if kind != RELEARNED and name in curves:
                 whole = before[name][0][1] if name in before else curves[f"{RELEARNED}{setting.suffix}"][-1][1]
-                metrics[f"{name}_steps_to_half"] = steps_to_half(curves[name], whole)
+                metrics[f"{name}_steps_to_half"] = steps_to_half(runs[name], whole, options.seed, measured)
     return Finding(metrics, curves, {name: band for name, (_, band) in means.items() if band})
 
 
-def steps_to_half(curve: Curve, whole: float) -> Metric:
-    """Steps after which held-back rows are half as likely as they were, or as rows are that were shown.
+def steps_to_half(runs: Sequence[Curve], whole: float, first_seed: int = 0, num_rows: int = 0) -> Metric:
+    """Steps after which held-back rows are half as likely as they were, or as rows are that were shown: the mean over
+    seeds. If a seed does not get there, its number is not known, and neither is the mean.
 
     Args:
-        curve: of the held-back rows.
+        runs: a curve of the held-back rows for each seed.
         whole: their probability in the initial model; without one, that which the relearned rows reach.
 
     Example:
-        >>> steps_to_half([(0, 0.1), (2, 0.4), (4, 0.6)], whole=0.8).value
-        2.0
+        >>> steps_to_half([[(0, 0.1), (2, 0.4), (4, 0.6)], [(0, 0.1), (2, 0.3), (4, 0.4)]], whole=0.8).value
+        3.0
     """
-    step = steps_to_reach(curve, whole / 2)
-    return unavailable(f"not reached in {curve[-1][0]} steps") if step is None else Metric(float(step))
+    reached = {seed: steps_to_reach(curve, whole / 2) for seed, curve in enumerate(runs, start=first_seed)}
+    steps = {seed: float(step) for seed, step in reached.items() if step is not None}
+    last, missing = runs[0][-1][0], len(runs) - len(steps)
+    if not missing:
+        return metric_over_seeds([*steps.values()], first_seed, num_rows, most=last)
+    if not steps:
+        return unavailable(f"not reached in {last} steps", num_skipped=num_rows)
+    reason = f"not reached in {last} steps by {missing} of {len(runs)} seeds"
+    return unavailable(reason, num_skipped=num_rows, seeds=steps)
 
 
 def _runs(target: Target, settings: list[Setting], pools: dict[str, list[int]], seed: int) -> dict[str, Curve]:

@@ -1,4 +1,4 @@
-"""Probabilities that runs of several seeds reached: their mean, and how far it may be from that of other seeds."""
+"""Numbers of runs that differ in their seeds: their mean, and how far it may be from that of other seeds."""
 
 import math
 from collections.abc import Sequence
@@ -8,11 +8,12 @@ from egup_trainer.audit.attack import Band, Curve
 from egup_trainer.evaluation.metric import NOT_FINITE, Metric, unavailable
 
 
-def interval_over_seeds(values: Sequence[float]) -> tuple[float, float] | None:
-    """The 95% interval of the mean of probabilities, Student's t: mean +- t_{0.975, k - 1} s / sqrt(k), within 0 and 1.
+def interval_over_seeds(values: Sequence[float], most: float = 1.0) -> tuple[float, float] | None:
+    """The 95% interval of a mean, Student's t: mean +- t_{0.975, k - 1} s / sqrt(k), within 0 and `most`.
 
     Args:
         values: one of each of k runs, which differ in their seeds.
+        most: what no value can exceed: 1 for probabilities.
 
     Returns:
         The bounds, or None for a single run or numbers that are not finite.
@@ -26,10 +27,10 @@ def interval_over_seeds(values: Sequence[float]) -> tuple[float, float] | None:
     if len(values) < 2 or not all(map(math.isfinite, values)):
         return None
     margin = float(stdtrit(len(values) - 1, 0.975)) * stdev(values) / math.sqrt(len(values))
-    return max(fmean(values) - margin, 0.0), min(fmean(values) + margin, 1.0)
+    return max(fmean(values) - margin, 0.0), min(fmean(values) + margin, most)
 
 
-def metric_over_seeds(values: Sequence[float], first_seed: int, num_rows: int) -> Metric:
+def metric_over_seeds(values: Sequence[float], first_seed: int, num_rows: int, most: float = 1.0) -> Metric:
     """The mean of what runs found on the same number of rows, with its interval; no value if one is not finite.
 
     Example:
@@ -39,7 +40,7 @@ def metric_over_seeds(values: Sequence[float], first_seed: int, num_rows: int) -
     if not all(map(math.isfinite, values)):
         return unavailable(NOT_FINITE, num_skipped=num_rows)
     by_seed = {"seeds": dict(enumerate(values, start=first_seed))}
-    return Metric(fmean(values), values=by_seed, num_samples=num_rows, interval=interval_over_seeds(values))
+    return Metric(fmean(values), values=by_seed, num_samples=num_rows, interval=interval_over_seeds(values, most))
 
 
 def mean_curve(curves: Sequence[Curve]) -> tuple[Curve, Band]:

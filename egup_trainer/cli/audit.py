@@ -87,10 +87,14 @@ def check(args: AuditArguments, model_config: Any) -> None:
 
 
 def _check_flags(args: AuditArguments, model_config: Any) -> None:
+    from egup_trainer.modeling.loading import refuse_missing_model
+
     read = [getattr(args, name) for name in _SETS]
     check_output(Path(str(args.output)), ".json", '"kind": "egup_trainer audit"', read)
     refuse_lora_flags(model_config)
     check_range(args, ("per_device_eval_batch_size",), low=1, whole=True)
+    for model in filter(None, (args.model_before, args.retrained_model)):  # one is loaded after long attacks on another
+        refuse_missing_model(model, model_config.model_revision)
 
 
 def _plan(args: AuditArguments, template: Any) -> tuple[dict[str, Any], Any]:

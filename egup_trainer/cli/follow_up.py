@@ -3,6 +3,7 @@
 Start-up takes seconds, most of them for imports, and is paid once. Each step prints the command that repeats it.
 """
 
+import json
 import shlex
 from dataclasses import fields, replace
 from pathlib import Path
@@ -20,10 +21,12 @@ FOLDER = "_evaluation"
 
 _SHARED = (
     *("data_dir", "columns", "user_marker", "assistant_marker", "use_cpu", "disable_tqdm", "drop_overlap"),
-    "max_new_tokens",
+    *("template_date", "system_prompt", "template_kwargs", "max_new_tokens"),
 )
 _LOADING = ("dtype", "attn_implementation", "load_in_8bit", "load_in_4bit", "bnb_4bit_quant_type")
 _CUSTOM = "custom"
+_WRITTEN_OUT = ("muse", "wmdp")
+"""Suites whose prompts are written out in their benchmarks, so that they refuse a system prompt."""
 
 
 def check_follow_up(args: Any, config: Any, model_config: Any) -> None:
@@ -41,6 +44,8 @@ def check_follow_up(args: Any, config: Any, model_config: Any) -> None:
         suite_named(args.evaluate, "evaluate")
         if args.report is None:
             refuse_alone("evaluate", "report")
+    if args.retrained_model is not None and not args.audit:
+        refuse_alone("retrained_model", "audit")
     if args.report is None and not args.audit:
         return
     refuse_several_processes("--report or --audit", config.world_size)
@@ -98,9 +103,12 @@ def _steps(args: Any, config: Any, model_config: Any) -> list[tuple[str, list[st
         for output, model in models.items():
             flags = {"model_name_or_path": model, "suite": suite, "output": output, "name": output.stem, **shared}
             flags |= {"before": before if output == after else None, **of_suite}
+            if suite in _WRITTEN_OUT:
+                flags["system_prompt"] = None
             steps.append(("evaluate", _words("evaluate", flags)))
     if args.audit:
-        flags = {"model_name_or_path": config.output_dir, "model_before": models[before], **rows, "output": audit}
+        compared = {"model_before": models[before], "retrained_model": args.retrained_model}
+        flags = {"model_name_or_path": config.output_dir, **compared, **rows, "output": audit}
         steps.append(("audit", _words("audit", {**flags, "name": after.stem, **shared})))
     if args.report is not None:
         flags = {"retrained": args.retrained, "output": args.report, "audit": audit if args.audit else None}
@@ -118,7 +126,7 @@ def _words(command: str, flags: dict[str, Any]) -> list[str]:
         ['--user_marker=-Q: ']
     """
     defaults = {each.name: each.default for options in load_command(command).options() for each in fields(options)}
-    texts = {name: "true" if value is True else str(value) for name, value in flags.items()}
+    texts = {name: _text(value) for name, value in flags.items()}
     given = [name for name, value in flags.items() if value is not None and value is not False and name in defaults]
     needed = [name for name in given if texts[name] != str(defaults[name])]
     return [
@@ -126,6 +134,12 @@ def _words(command: str, flags: dict[str, Any]) -> list[str]:
         for name in needed
         for word in ([f"--{name}={texts[name]}"] if texts[name].startswith("-") else [f"--{name}", texts[name]])
     ]
+
+
+def _text(value: Any) -> str:
+    if value is True:
+        return "true"
+    return json.dumps(value) if isinstance(value, dict) else str(value)
 
 
 def _shown(name: str, words: list[str]) -> str:

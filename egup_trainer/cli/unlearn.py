@@ -61,6 +61,9 @@ class EvalArguments(SuiteArguments):
     )
     evaluate: str | None = flag("Suite of --report: custom (the run's own rows) by default.")
     audit: bool = flag("Also try to bring the forgotten rows back, as `egup audit` does.", False)
+    retrained_model: str | None = flag(
+        "Folder or hub id of a model that never saw the forget rows, which --audit attacks as well, to compare with."
+    )
 
 
 @dataclass
@@ -278,7 +281,7 @@ def check_flags(row_args: RowArguments, config: Any, model_config: Any) -> None:
             expected="an adapter to merge into its base model; without one, the saved model stands alone already",
             fix="leave out --merge, or add --use_peft",
         )
-    check_model_flags(config, model_config, *filter(None, [config.proxy_model]))
+    check_model_flags(config, model_config, *filter(None, [config.proxy_model, row_args.retrained_model]))
     refuse_to_evaluate_nothing(config, has_rows=bool(row_args.eval or row_args.eval_suite))
     check_follow_up(row_args, config, model_config)
     if config.push_to_hub:

@@ -282,6 +282,17 @@ def load_config(name_or_path: str, *, trust_remote_code: bool = False, revision:
     )
 
 
+def refuse_missing_model(name_or_path: str, revision: str = "main") -> None:
+    """Raises an error for a model that cannot be loaded, as far as this is known without reading its files.
+
+    Raises:
+        ModelError: it is neither a folder nor on the hub.
+        StateError: the run that writes the folder has not finished.
+    """
+    _refuse_missing_folder(name_or_path, "model", revision)
+    refuse_unfinished(name_or_path)
+
+
 def is_adapter(name_or_path: str) -> bool:
     """Whether a folder holds one or more saved adapters."""
     return bool(adapter_folders(name_or_path))

@@ -31,6 +31,7 @@ from egup_trainer.audit.relearning import (
 from egup_trainer.audit.runs_of_seeds import interval_over_seeds
 from egup_trainer.audit.subjects import related_and_unrelated
 from egup_trainer.data.schema import Row
+from egup_trainer.evaluation.metric import Metric, unavailable
 
 KINDS = ("forget", "related", "unrelated")
 
@@ -220,10 +221,30 @@ def test_a_run_that_went_wrong_has_a_curve_and_no_value(make_model, tokenizer):
     )
 
 
+def reaching_half_at(*steps):
+    """A curve for each seed, up to step 20, that reaches .45 at the given step."""
+    return [[(step, 0.5 if half is not None and step >= half else 0.4) for step in range(0, 25, 5)] for half in steps]
+
+
+def test_steps_to_half_are_the_mean_over_seeds_with_students_interval():
+    found = steps_to_half(reaching_half_at(5, 10, 10), 0.9, first_seed=7, num_rows=3)
+    mean, margin = 25 / 3, 4.302653 * (25 / 3) ** 0.5 / 3**0.5  # squares of distances: 100/9, 25/9, 25/9, over 2
+    assert found.value == pytest.approx(mean)
+    assert found.interval == pytest.approx((mean - margin, mean + margin), rel=1e-5)
+    assert (found.values, found.num_samples) == ({"seeds": {7: 5.0, 8: 10.0, 9: 10.0}}, 3)
+    assert steps_to_half(reaching_half_at(0, 20), 0.9).interval == (0.0, 20.0)  # none can be later than the last step
+    assert steps_to_half(reaching_half_at(15), 0.9) == Metric(15.0, values={"seeds": {0: 15.0}})
+
+
+def test_steps_to_half_have_no_mean_if_a_seed_does_not_get_there():
+    found = steps_to_half(reaching_half_at(5, None, 10), 0.9, first_seed=7)
+    assert (found.value, found.interval) == (None, None)
+    assert found.reason == "not reached in 20 steps by 1 of 3 seeds"
+    assert found.values == {"seeds": {7: 5.0, 9: 10.0}}
+    assert steps_to_half(reaching_half_at(None, None), 0.9) == unavailable("not reached in 20 steps")
+
+
 def test_steps_to_half_are_counted_against_the_initial_model_or_the_relearned_rows(make_model, tokenizer):
-    slow = [(0, 0.1), (2, 0.3), (4, 0.5)]
-    assert steps_to_half(slow, 0.9).value == 4.0
-    assert steps_to_half([(0, 0.1), (4, 0.2)], 0.9).reason == "not reached in 4 steps"
     given = target(make_model(), tokenizer)
     known = Finding(curves={"forget": [(0, 0.0), (3, 0.0)], "related": [(0, 0.9), (2, 1.0)]})
     found = relearning(replace(given, before={"relearning": known})).metrics
@@ -233,3 +254,16 @@ def test_steps_to_half_are_counted_against_the_initial_model_or_the_relearned_ro
     for kind in KINDS:
         expected = steps_to_reach(alone.curves[kind], half)
         assert alone.metrics[f"{kind}_steps_to_half"].value == expected
+
+
+def test_steps_to_half_are_counted_for_each_seed(make_model, tokenizer):
+    options = replace(QUICK, relearn_seeds=3, seed=5, relearn_steps=8, relearn_every=1, relearn_learning_rates=[1e-2])
+    given = replace(target(make_model(), tokenizer), options=options)
+    alone = relearning(given)
+    values = [alone.metrics["forget_end"].values["seeds"][seed] for seed in (5, 6, 7)]
+    known = Finding(curves={"forget": [(0, 2 * min(values))]})  # half of it is the last to be reached
+    found = relearning(replace(given, before={"relearning": known})).metrics["forget_steps_to_half"]
+    assert found.num_samples == 4
+    assert list(found.values["seeds"]) == [5, 6, 7]
+    assert found.values["seeds"][5 + values.index(min(values))] == max(found.values["seeds"].values())
+    assert found.interval == interval_over_seeds([*found.values["seeds"].values()], most=8)

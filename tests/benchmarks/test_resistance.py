@@ -130,6 +130,19 @@ def test_changes_are_those_of_a_seed_to_the_default_on_it(tmp_path, monkeypatch)
     assert found[VARIANTS["twice"].title] == {"seeds": "1", "relearning": "1.00", "change": "-4.00"}
 
 
+def test_a_report_puts_the_table_into_the_page_and_runs_nothing(tmp_path, monkeypatch):
+    markers = "<!-- begin: resistance -->", "<!-- end: resistance -->"
+    text = resistance.PAGE.read_text(encoding="utf-8")
+    assert [text.count(marker) for marker in markers] == [1, 1]
+    page = tmp_path / "page.md"
+    page.write_text("Before.\n{}\nold\n{}\nAfter.\n".format(*markers), encoding="utf-8")
+    monkeypatch.setattr(resistance, "PAGE", page)
+    monkeypatch.setattr(resistance, "_run", lambda options: pytest.fail("run"))
+    resistance.main(["--report"])
+    begin, end = markers
+    assert page.read_text(encoding="utf-8") == f"Before.\n{begin}\n{resistance.table()}\n{end}\nAfter.\n"
+
+
 @pytest.mark.slow
 def test_all_variants_from_rows_to_table(place, monkeypatch):
     few = {name: each if each.finish is None else short(each) for name, each in VARIANTS.items()}

@@ -11,6 +11,7 @@ from fixtures_report import make_evaluation
 
 from egup_trainer.audit import ATTACKS
 from egup_trainer.audit.audit import Audit, audit_model
+from egup_trainer.errors import ModelError
 from egup_trainer.evaluation.evaluation import write_evaluation
 
 pytestmark = pytest.mark.usefixtures("fresh_accelerate")
@@ -94,6 +95,15 @@ def test_all_attacks_by_default_and_what_lacks_rows_is_told(folders, rows, tmp_p
         "No value for prompts paraphrased probability; prompts paraphrased rouge: no row has a paraphrased_question"
         in (printed)
     )
+
+
+@pytest.mark.parametrize("flag", ["retrained_model", "model_before"])
+def test_a_missing_model_to_compare_with_is_refused_before_another_is_attacked(folders, rows, tmp_path, capsys, flag):
+    sources = [word for name in ("forget", "retain") for word in (f"--{name}", str(rows[name]))]
+    missing = folders["never"].with_name("nevr")
+    words = ["--model_name_or_path", str(folders["before"]), *sources, f"--{flag}", str(missing)]
+    words = ["audit", *words, "--output", str(tmp_path / "a.json"), "--use_cpu"]
+    assert_refused(words, tmp_path, capsys, f"no folder at {missing}", "did you mean never?", error=ModelError)
 
 
 def test_depth_is_measured_beside_the_model_before(folders, rows, tmp_path):

@@ -114,3 +114,16 @@ def test_system_prompt_and_variables_of_a_run_are_recorded_and_used_again(folder
     ):
         assert evaluate(folder, "out", "other.json", before=folder / "before.json", **flags)[0] == 2
         assert says in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("flags", [{"template_date": "2026-11-28"}, {"system_prompt": KIND, "template_kwargs": CROSS}])
+def test_a_report_reads_both_models_as_the_run_did(folder, tokenizer, on, flags):
+    """The model before has no record of what the run gave to the chat template."""
+    on("2031-01-05")
+    written = {**flags, **({"template_kwargs": {"mood": "cross"}} if "template_kwargs" in flags else {})}
+    if "template_kwargs" in flags:
+        with_mood(folder, tokenizer)
+    assert run_unlearn(folder, report=folder / "report.html", max_new_tokens=2, **flags) == 0
+    for name in ("before", "after"):
+        results = json.loads((folder / "out" / "_evaluation" / f"{name}.json").read_text(encoding="utf-8"))
+        assert {each: results["writing"][each] for each in written} == written

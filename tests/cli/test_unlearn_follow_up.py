@@ -9,12 +9,12 @@ from fixtures_cli import ROWS, assert_refused, json_lines, save, unlearn, whole_
 from safetensors.torch import load_file
 from trl import ModelConfig
 
-from egup_trainer.cli import evaluate
+from egup_trainer.cli import evaluate, follow_up
 from egup_trainer.cli import unlearn as unlearn_module
-from egup_trainer.cli.follow_up import _steps
+from egup_trainer.cli.command import load_command
 from egup_trainer.cli.unlearn import RowArguments, next_step
 from egup_trainer.config import EGUPConfig
-from egup_trainer.errors import ConfigError, DataError, StateError, TooFewProxiesError
+from egup_trainer.errors import ConfigError, DataError, ModelError, StateError, TooFewProxiesError
 from egup_trainer.extras import EXTRAS, MissingExtraError
 from egup_trainer.records.schema import LEDGER_NAME
 from egup_trainer.verdict import Status
@@ -79,7 +79,7 @@ def test_options_of_the_runs_own_rows_are_not_passed_to_another_suite():
     config, model_config = EGUPConfig(output_dir="out", drop_overlap=True), ModelConfig(model_name_or_path="model")
     args = RowArguments(forget="f.jsonl", retain="r.jsonl", report="report.html")
     for suite, expected in (("tofu", 0), (None, 2)):
-        steps = _steps(replace(args, evaluate=suite), config, model_config)
+        steps = follow_up._steps(replace(args, evaluate=suite), config, model_config)
         assert [name for name, words in steps if "--drop_overlap" in words] == ["evaluate"] * expected
 
 
@@ -95,13 +95,44 @@ REFUSED = [  # flags, and what the message says
     ("--report r.html --retrained no.json", "no readable file at no.json (`egup evaluate`, which --report runs)"),
     ("--report r.html --max_new_tokens 0", "max_new_tokens=0 (`egup evaluate`, which --report runs)"),
     ("--audit --max_new_tokens 0", "max_new_tokens=0 (`egup audit`, which --audit runs)"),
+    ("--retrained_model never", "--retrained_model without --audit; both flags or neither; set --audit"),
+    ("--report r.html --retrained_model never", "--retrained_model without --audit"),
+    ("--audit --retrained_model ./never", "no folder at ./never (`egup audit`, which --audit runs)"),
 ]
 
 
 @pytest.mark.parametrize(("flags", "said"), REFUSED)
 def test_flags_that_cannot_work_are_refused_before_a_model_is_loaded(flags, said, no_weights, tmp_path, capsys):
-    error = DataError if "no.json" in said else ConfigError
+    error = DataError if "no.json" in said else ModelError if "no folder" in said else ConfigError
     assert_refused(whole_words(no_weights, tmp_path, *flags.split()), tmp_path, capsys, said, error=error)
+
+
+def test_the_retrained_model_is_attacked_as_well_if_it_is_named(no_weights, tmp_path):
+    def audit_words(*words):
+        parsed = load_command("unlearn").parse(whole_words(no_weights, tmp_path, "--audit", *words)[1:])
+        ((name, found),) = follow_up._steps(*parsed)
+        return name, dict(zip(found[::2], found[1::2], strict=True))
+
+    name, alone = audit_words()
+    assert (name, alone["--model_before"]) == ("audit", str(no_weights))
+    assert audit_words("--retrained_model", "never") == (name, {**alone, "--retrained_model": "never"})
+
+
+@pytest.mark.parametrize(
+    ("suite", "given"), [("--evaluate=tofu", True), ("--evaluate=wmdp", False), ("--evaluate=muse", False)]
+)
+def test_only_suites_that_take_a_system_prompt_are_given_it(no_weights, tmp_path, suite, given):
+    words = ("--report", "r.html", "--audit", suite, "--system_prompt", "Be kind.")
+    parsed = load_command("unlearn").parse(whole_words(no_weights, tmp_path, *words)[1:])
+    found = [(name, "Be kind." in step) for name, step in follow_up._steps(*parsed)]
+    assert found == [("evaluate", given), ("evaluate", given), ("audit", True), ("compare", False)]
+
+
+def test_an_output_folder_around_the_retrained_model_is_refused(no_weights, tmp_path, capsys):
+    folder = tmp_path / "out" / "retrained"
+    folder.mkdir(parents=True)
+    words = whole_words(no_weights, tmp_path, "--audit", "--retrained_model", folder)
+    assert_refused(words, tmp_path, capsys, tmp_path / "out", "input model")
 
 
 def test_a_missing_extra_is_refused_before_a_model_is_loaded(no_weights, tmp_path, capsys, monkeypatch):
