@@ -202,8 +202,8 @@ def _recited_of(others: list[str], right: list[str], written: list[str]) -> int:
 
 def _why_not(trainer: Any) -> str:
     """Why the model cannot be asked, in a sentence; empty if it can."""
-    if trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled:
-        return "What the model writes was not measured, since its weights are spread over processes."
+    if trainer.is_deepspeed_enabled or (trainer.is_fsdp_enabled and not trainer.accelerator.is_fsdp2):
+        return "What the model writes was not measured: DeepSpeed and FSDP1 spread its weights. Under FSDP2 it is."
     if any(find_spec(package) is None for package in ("regex", "rouge_score")):
         return "What the model writes was not measured: install egup-trainer[evaluation]."
     return ""

@@ -3,6 +3,7 @@
 import argparse
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import fields
 from pathlib import Path
 from typing import Any, NoReturn, get_type_hints
 
@@ -84,7 +85,8 @@ class Parser(TrlParser):
         Raises:
             ConfigError: a key is not the name of a flag, or its value does not fit.
         """
-        types = {name: str(kind) for each in self.dataclass_types for name, kind in get_type_hints(each).items()}
+        hints = {each: get_type_hints(each) for each in self.dataclass_types}  # of fields and of class attributes
+        types = {flag.name: str(hints[each][flag.name]) for each in hints for flag in fields(each) if flag.init}
         return super().set_defaults_with_config(
             **{name: _as_on_the_command_line(name, value, types) for name, value in config.items()}
         )

@@ -81,6 +81,8 @@ _MEASURED = ("forget_nll", "retain_nll")
 @contextmanager
 def _put_back(trainer: Any) -> Iterator[list[Any]]:
     """The weights that are trained; at the end, they, the random numbers and the sampler are what they were."""
+    if trainer.is_fsdp_enabled:
+        _spread_again(trainer.model_wrapped)
     trained = [weight for weight in trainer.model_wrapped.parameters() if weight.requires_grad]
     copies = [weight.detach().clone() for weight in trained]
     sampler = trainer.pair_sampler  # of the run's own loader, which each epoch tells its number
@@ -93,3 +95,16 @@ def _put_back(trainer: Any) -> Iterator[list[Any]]:
                 weight.copy_(copy)
         trainer.model_wrapped.zero_grad()
         trainer.pair_sampler = sampler
+
+
+def _spread_again(model: Any) -> None:
+    """Leaves each process its share of all weights.
+
+    After a forward pass without a backward pass, FSDP2 keeps the last layer whole: its parameters are then others than
+    those that are trained, and their memory is freed in the next backward pass.
+    """
+    from torch.distributed.fsdp import FSDPModule
+
+    for module in model.modules():
+        if isinstance(module, FSDPModule):
+            module.reshard()

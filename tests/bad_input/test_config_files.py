@@ -12,6 +12,9 @@ pytestmark = pytest.mark.usefixtures("fresh_accelerate")
 REFUSED = [  # content, and what the message names
     ("objectiv: npo", "objectiv", "did you mean objective?"),
     ("zzzzzz: 1", "zzzzzz", "remove it"),
+    ("help_titel: Rows", "the unknown key help_titel", "without --; remove it"),  # no flag, but a class attribute
+    ("help_title: Rows", "the unknown key help_title", "without --; remove it"),
+    ("_VALID_DICT_FIELD: 1", "the unknown key _VALID_DICT_FIELD", "without --; remove it"),
     ("--objective: npo", "--objective"),
     ("no_proxy_constraint: true", "no_proxy_constraint", "did you mean proxy_constraint?"),
     ("objective: npoo", "objective='npoo'"),

@@ -5,7 +5,19 @@ from dataclasses import replace
 
 import pytest
 import torch
-from fixtures_cli import ROWS, assert_refused, json_lines, save, unlearn, whole_words, write, write_rows
+from conftest import qa_rows
+from fixtures_cli import (
+    ROWS,
+    assert_refused,
+    csv_of,
+    egup,
+    json_lines,
+    save,
+    unlearn,
+    whole_words,
+    write,
+    write_rows,
+)
 from safetensors.torch import load_file
 from trl import ModelConfig
 
@@ -26,6 +38,22 @@ def known(taught, tokenizer, tmp_path_factory):
     folder = tmp_path_factory.mktemp("known")
     rows = write_rows(folder, forget=(0, 10), retain=(20, 33), proxy=(40, 46))
     return save(taught(), tokenizer, folder / "model"), rows
+
+
+QUIET = {"use_cpu": True, "report_to": "none", "disable_tqdm": True}
+
+
+def test_five_flags_lead_from_csv_files_to_the_verdict_that_the_rows_are_forgotten(known, tmp_path, capsys):
+    spans = {"forget": (0, 10), "retain": (20, 33), "proxy": (40, 80)}
+    rows = {name: write(tmp_path / f"{name}.csv", csv_of(qa_rows(*span))) for name, span in spans.items()}
+    assert egup("unlearn", model_name_or_path=known[0], **rows, output_dir=tmp_path / "out", **QUIET) == 0
+    printed = " ".join(capsys.readouterr().out.split())
+    assert "Verdict: FORGOTTEN Forget rows cannot be distinguished from rows never seen: probability 0." in printed
+    assert "Recited nearly word for word: 0 of 10 forget answers." in printed
+    record = json.loads((tmp_path / "out" / "unlearning.json").read_text())
+    before, after = (record["probability"][when] for when in ("before", "after"))
+    assert before["forget"] > 0.8 > 2 * after["forget"]
+    assert after["retain"] > 0.9 * before["retain"] > 0.8
 
 
 def test_a_run_that_forgets_nothing_ends_with_another_code_and_says_so(known, tmp_path, capsys):

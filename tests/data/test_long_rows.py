@@ -4,12 +4,17 @@ from collections import Counter
 
 import numpy as np
 import pytest
+import torch
+from conftest import qa_rows
 from hypothesis import given
 from hypothesis import strategies as st
 
+from egup_trainer.data.collator import RowCollator
 from egup_trainer.data.schema import IGNORE_INDEX, Message, OnLongRow, Row, RowSource, TokenizedRow
 from egup_trainer.data.tokenization import fit, from_token_columns, tokenize
 from egup_trainer.errors import DataError
+from egup_trainer.modeling.forward import AnswerReader
+from egup_trainer.modeling.scan import score_rows
 
 WORDS = " ".join(f"word{number}" for number in range(60))
 LONG, SHORT = Row((Message("user", "Where?"),), WORDS), Row((Message("user", "Who?"),), "Bo")
@@ -98,3 +103,25 @@ def test_token_rows_are_windowed_alike():
     read = from_token_columns([{"input_ids": ids, "labels": labels}], "forget set", 8)
     assert np.concatenate([row.labels[row.is_scored] for row in read.rows]).tolist() == ids[4:20]
     assert (read.cut, read.in_windows) == (0, 1)
+
+
+def test_a_row_of_a_hundred_thousand_tokens_is_scored_in_windows(make_model, tokenizer):
+    answer = " ".join(row["answer"] for row in qa_rows(0, 8000))
+    long = [Row((Message("user", "Who lives where?"),), answer), SHORT]
+    whole = tokenize(long, tokenizer, name="forget set").rows[0]
+    rows = tokenize(long, tokenizer, name="forget set", max_length=128)
+    windows = rows.rows[:-1]
+    assert (len(whole) > 100_000, len(windows) > 1000, rows.in_windows) == (True, True, 1)
+    assert np.concatenate([row.labels[row.is_scored] for row in windows]).tolist() == (
+        whole.labels[whole.is_scored].tolist()
+    )
+    model = make_model().eval()
+    found = score_rows(model, AnswerReader(model), rows, RowCollator(tokenizer), batch_size=64)
+    for place in (0, len(windows) // 2, len(windows)):
+        row = rows.rows[place]
+        ids, labels = (torch.from_numpy(each).long()[None] for each in (row.input_ids, row.labels))
+        assert found.mean_nll[place].item() == pytest.approx(model(input_ids=ids, labels=labels).loss.item(), rel=1e-4)
+    nll = found.nll_of(torch.tensor(rows.owners))
+    scored = torch.tensor([int(row.is_scored.sum()) for row in windows])
+    by_hand = (found.mean_nll[:-1].double() * scored).sum() / (len(whole) - whole.is_scored.argmax())
+    assert nll.tolist() == pytest.approx([by_hand.item(), found.mean_nll[-1].item()], rel=1e-4)

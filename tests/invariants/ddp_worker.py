@@ -2,14 +2,17 @@
 
 import os
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import asdict
 from pathlib import Path
 
 import conftest
 import torch
+from fixtures_audit import taught
 from fixtures_trainer import weights_of
 
 from egup_trainer import EGUPConfig, EGUPTrainer
 from egup_trainer.components.scanning import is_spread_over_processes
+from egup_trainer.data.sources import load_rows
 
 FSDP2 = {
     "fsdp": True,
@@ -68,6 +71,8 @@ def main(folder: Path, batch: int, accumulation: int, resume: str, kind: str, fo
     if "tied" in kind:
         model.config.tie_word_embeddings = True
         model.tie_weights()
+    if "taught" in kind:
+        taught(tokenizer, load_rows([*conftest.qa_rows(0, forget), *conftest.qa_rows(20, 33)]), model=model).train()
     engine = {}
     if "fsdp2" in kind:
         allow_fsdp_on_cpu()
@@ -115,6 +120,10 @@ def main(folder: Path, batch: int, accumulation: int, resume: str, kind: str, fo
         "is_spread": is_spread_over_processes(trainer.model),
         "guide": trainer.training_state(),
         "verdict": trainer.verdict and trainer.verdict.lines,
+        "measured": [
+            {name: asdict(measured) for name, measured in found.items()}
+            for found in (trainer.measuring.before, trainer.measuring.after)
+        ],
         "losses": [row["loss"] for row in trainer.state.log_history if "loss" in row],
         "pairs": [trainer.pair_sampler.pairs(epoch) for epoch in range(3)],
         "batches": list(trainer.pair_sampler),

@@ -30,14 +30,25 @@ def test_two_processes_that_read_expected_outputs_end_as_one(kind, tmp_path):
     assert_ends_alike(one, launch(tmp_path / "two", 2, batch=2, accumulation=2, kind=kind + "fsdp2"))
 
 
-def test_a_range_test_on_spread_weights_finds_the_learning_rate_of_one_process(tmp_path):
-    one = launch(tmp_path / "one", 1, batch=8, accumulation=1, kind="auto")[0]
-    first, second = launch(tmp_path / "two", 2, batch=2, accumulation=2, kind="autofsdp2")
+def test_a_range_test_and_a_verdict_on_spread_weights_are_those_of_one_process(tmp_path):
+    one = launch(tmp_path / "one", 1, batch=8, accumulation=1, kind="auto taught")[0]
+    first, second = launch(tmp_path / "two", 2, batch=2, accumulation=2, kind="auto taught fsdp2")
     assert first["is_spread"]
     assert second["is_spread"]
     assert torch.equal(first["guide"]["auto.state"], second["guide"]["auto.state"])
     # A gradient near 0 may have either sign, by rounding.
     torch.testing.assert_close(first["guide"]["auto.state"], one["guide"]["auto.state"], rtol=0.02, atol=0.02)
+    assert first["guide"]["auto.state"][0] > 1e-4  # a rate was chosen: nothing to unlearn would leave 1e-5
+    assert first["measured"] == second["measured"]
+    assert first["verdict"] == second["verdict"]
+    for alone, spread in zip(one["measured"], first["measured"], strict=True):
+        for name in ("forget", "retain", "proxy"):
+            assert spread[name]["rouge"] == alone[name]["rouge"]
+            assert spread[name]["nll"] == pytest.approx(alone[name]["nll"], abs=1e-4)
+    before, after = first["measured"]
+    assert before["forget"]["rouge"] == [1.0] * 10
+    assert len(set(before["proxy"]["rouge"])) > 1
+    assert max(after["forget"]["rouge"]) < 0.5
 
 
 @pytest.mark.parametrize(

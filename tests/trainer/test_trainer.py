@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 from conftest import qa_rows
-from datasets import Dataset
+from datasets import Dataset, IterableDataset
 from fixtures_trainer import (
     TRIAL,
     boundary_of,
@@ -353,6 +353,17 @@ def test_token_columns_train_as_the_rows_they_came_from(make_model, tokenizer, c
     plain.train()
     own.train()
     assert furthest(weights_of(plain), weights_of(own)) == 0
+
+
+def test_streamed_rows_train_as_a_list_of_them(make_trainer):
+    listed = make_trainer(forget=qa_rows(0, 10))
+    streamed = make_trainer(forget=IterableDataset.from_generator(lambda: iter(qa_rows(0, 10))))
+    assert [row.key() for row in streamed.forget_rows.rows] == [row.key() for row in listed.forget_rows.rows]
+    before = weights_of(streamed)
+    listed.train()
+    streamed.train()
+    assert furthest(weights_of(listed), weights_of(streamed)) == 0
+    assert furthest(before, weights_of(streamed)) > 1e-3
 
 
 def test_gradient_ascent_needs_no_retain_rows(make_model, tokenizer, config):
