@@ -58,15 +58,19 @@ def _run(name: str, pair: Pair, options: argparse.Namespace) -> None:
     folder = options.work_dir / name.replace(", ", "_").replace(" ", "_")
     for rate in (None, *(() if options.only_auto else RATES)):
         line = Line(TABLE, name if rate is None else f"{name} {rate:g}")
-        if line.exists():
-            continue
-        if not folder.is_dir():
-            make_pair(pair, folder, options.data_dir)
-        print(f"{line.name}", flush=True)
-        line.write(_unlearn(pair, folder, rate))
+        if not line.exists():
+            _make(pair, folder, options)
+            print(f"{line.name}", flush=True)
+            line.write(_unlearn(pair, folder, rate))
     line = Line(COSTS, name)
     if options.cost and not line.exists():
+        _make(pair, folder, options)
         line.write(cost_of_auto(_words(pair, folder)))
+
+
+def _make(pair: Pair, folder: Path, options: argparse.Namespace) -> None:
+    if not folder.is_dir():
+        make_pair(pair, folder, options.data_dir)
 
 
 def _words(pair: Pair, folder: Path) -> list[str]:
@@ -134,16 +138,18 @@ def write_report() -> None:
     headings = ["model, data", "verdict", "retain p / before", "rate", "distance", "of forget rows"]
     headings += ["FORGOTTEN of six rates", "nearest of these", "distance", "of forget rows", "retain p / before"]
     page = put(PAGE.read_text(encoding="utf-8"), "auto", table(headings, _rows()))
-    headings = ["model, data", "processor seconds", "with known flags", "ratio", "memory, ratio"]
+    headings = ["model, data", "processor seconds", "with known flags (ratio)", "and with examples (ratio)"]
+    headings += ["memory, ratio", "memory with examples, ratio"]
     PAGE.write_text(put(page, "cost of auto", table(headings, _costs())), encoding="utf-8")
 
 
 def _costs() -> Iterator[list[str]]:
     lines = tables.read_table(COSTS)
     for name in (name for name in PAIRS if name in lines):
-        auto, known = lines[name]["auto"], lines[name]["known"]
-        ratios = [f"{auto[unit] / known[unit]:.2f}" for unit in ("cpu_seconds", "gigabytes")]
-        yield [name, f"{auto['cpu_seconds']:.0f}", f"{known['cpu_seconds']:.0f}", *ratios]
+        auto, *others = (lines[name][run] for run in ("auto", "known", "examples"))
+        seconds = [f"{run['cpu_seconds']:.0f} ({auto['cpu_seconds'] / run['cpu_seconds']:.2f})" for run in others]
+        memory = [f"{auto['gigabytes'] / run['gigabytes']:.2f}" for run in others]
+        yield [name, f"{auto['cpu_seconds']:.0f}", *seconds, *memory]
 
 
 def _rows() -> Iterator[list[str]]:

@@ -48,15 +48,15 @@ def test_the_cost_is_that_of_the_same_steps_with_the_rate_that_was_chosen(tmp_pa
     make_pair(pair, tmp_path / "pair", None)
     found = cost_of_auto([*auto._words(pair, tmp_path / "pair"), "--num_train_epochs", "2"])
     assert found["chosen"]["max_steps"] == 10
-    assert all(found[which][unit] > 0 for which in ("auto", "known") for unit in ("cpu_seconds", "gigabytes"))
+    assert all(value > 0 for run in ("auto", "known", "examples") for value in found[run].values())
 
 
 def test_the_table_of_costs_has_ratios(monkeypatch):
     name = next(iter(PAIRS))
-    known = {"cpu_seconds": 20.0, "gigabytes": 1.0}
-    lines = {name: {"auto": {"cpu_seconds": 25.0, "gigabytes": 1.1}, "known": known}}
+    runs = {"auto": (25.0, 1.1), "known": (20.0, 1.0), "examples": (24.0, 1.1)}
+    lines = {name: {run: dict(zip(("cpu_seconds", "gigabytes"), each, strict=True)) for run, each in runs.items()}}
     monkeypatch.setattr(auto.tables, "read_table", lambda path: lines)
-    assert list(auto._costs()) == [[name, "25", "20", "1.25", "1.10"]]
+    assert list(auto._costs()) == [[name, "25", "20 (1.25)", "24 (1.04)", "1.10", "1.00"]]
 
 
 def test_the_table_has_the_nearest_of_the_rates_that_forget(monkeypatch):
