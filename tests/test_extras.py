@@ -50,6 +50,7 @@ def test_training_needs_no_extra(good_model, files, tmp_path):
     assert "without bitsandbytes" in done.stdout + done.stderr
 
 
+@pytest.mark.usefixtures("fresh_accelerate")
 @pytest.mark.parametrize(
     ("extra", "words"),
     [

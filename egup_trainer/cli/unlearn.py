@@ -56,8 +56,8 @@ class EvalArguments(SuiteArguments):
         "its metrics can be --metric_for_best_model."
     )
     report: str | None = flag(
-        "Also write the report of `egup compare` to this .html file: the model is evaluated before and after, on the "
-        "forget, retain and proxy rows or on --evaluate SUITE."
+        "Also write a report to this .html file: the model is evaluated before and after, on the forget, retain and "
+        "proxy rows or on --evaluate SUITE, and compared as by `egup compare`."
     )
     evaluate: str | None = flag("Suite of --report: custom (the run's own rows) by default.")
     audit: bool = flag("Also try to bring the forgotten rows back, as `egup audit` does.", False)
@@ -88,7 +88,7 @@ class RowArguments(EvalArguments, MergeArguments):
     forget: str | None = flag(f"Rows to forget: {SOURCE}.")
     retain: str | None = flag("Source of rows to keep.")
     proxy: str | None = flag(
-        "Source of rows of the same kind that the model has never seen, or auto to have the model write them. It also "
+        "Rows of the same kind that the model has never seen, or auto to have the model write them. It also "
         "writes them where an objective needs proxies and none are given."
     )
     earlier_forget: list[str] | None = flag(
@@ -520,7 +520,7 @@ def print_summary(found: dict[str, Any], lines: list[str]) -> None:
 
 
 SHOWN = (
-    *("retain", "proxy", "proxy_model", "columns", "drop_overlap", "report", "audit", "verdict"),
+    *("retain", "proxy", "proxy_model", "holdout", "columns", "drop_overlap", "report", "audit", "verdict"),
     *("objective", "strength", "learning_rate", "num_train_epochs", "use_peft", "lora_r", "load_in_4bit", "merge"),
     *("output_dir", "overwrite_output_dir", "per_device_train_batch_size", "use_cpu", "resume_from_checkpoint"),
 )

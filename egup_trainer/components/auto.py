@@ -27,8 +27,8 @@ LEAST_STEPS, LEAST_EPOCHS = 200, 5
 """A run with auto has about so many steps or more, and at least so many passes over the forget set, unless the user
 sets their number: one person's rows need more passes than a book."""
 
-RATES = tuple(1e-7 * 2**n for n in range(LEAST_STEPS // 10))
-"""Learning rates of the range test, a step each: from one that changes nothing to one that changes everything (0.05).
+RATES = tuple(4e-7 * 2**n for n in range(LEAST_STEPS // 10))
+"""Learning rates of the range test, a step each: from one that changes nothing to one that changes everything (0.2).
 
 They are at most a tenth of the steps of a run whose length is not given. A run that the user makes shorter has the same
 range test, which then is a larger share of it: fewer rates, further apart, would miss the one that is right.
