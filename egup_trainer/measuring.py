@@ -72,7 +72,7 @@ class Measuring(TrainerCallback, ExportableState):
             self.verdict = replace(found, remarks=[*found.remarks, *others, why_ended(state)])
 
     def _proxy_model(self) -> Measures | None:
-        """The forget rows under the proxy model, which never saw them, if there are no proxies to compare them with."""
+        """The forget rows under the proxy model, which never saw them. None if there are proxies, or no proxy model."""
         expected = [each for each in self.trainer.components if isinstance(each, ExpectedOutputs)]
         if "proxy" in self.datasets or not expected:
             return None

@@ -85,7 +85,7 @@ def read_run(path: Path) -> Run:
 
 
 def find_run(path: Path) -> Run | None:
-    """The private record of a run, or None if there is no file, or only the secrets that a run in Python writes.
+    """The private record of a run. None if there is no file, or if it holds only the secrets of a run in Python.
 
     Raises:
         DataError: as in `read_run`.

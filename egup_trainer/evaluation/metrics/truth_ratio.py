@@ -29,8 +29,8 @@ class TruthRatioForm(Enum):
 @set_metric(
     "truth_ratio",
     label="Truth ratio",
-    meaning="R is the likelihood of wrong answers over that of the right one. "
-    "Forget rows: min(R, 1/R); others: max(0, 1 - R).",
+    meaning="Likelihood of wrong answers divided by that of the right one, R. "
+    "Forget rows: min(R, 1/R). Other rows: max(0, 1 - R).",
     direction=Direction.HIGHER,
     roles=_ROLES,
     needs=_NEEDS,
