@@ -27,7 +27,7 @@ def summary(plan: Plan) -> Found:
         return {}
     models = {seed: {name: each[name].values for name in LEARNED if name in each} for seed, each in found.items()}
     unit = units(models.values())
-    told: Found = {"noise_floor": noise_floor(models.values())}
+    told: Found = {"noise_floor": noise_floor(models.values(), unit)}
     for name in dict.fromkeys(name for each in found.values() for name in each):
         records = {seed: each[name] for seed, each in found.items() if name in each}
         rate = next(iter(records.values())).experiment.get("unlearning", {}).get("learning_rate")

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from benchmarks.runner import open_pieces, run_pieces
 from benchmarks.study.methods import METHODS
-from benchmarks.study.plan import FEWEST_RETRAINED, RETRAINED, TEST_SEEDS, TUNING_SEEDS, Task
+from benchmarks.study.plan import FEWEST_RETRAINED, FURTHER_SEEDS, RETRAINED, TEST_SEEDS, TUNING_SEEDS, Task
 from benchmarks.study.real_models import real_models
 from benchmarks.study.summary import summary
 from benchmarks.tofu import add_data_dir
@@ -44,7 +44,9 @@ def main(argv: list[str] | None = None) -> None:
     if not options.summary:
         _run(options)
     if not options.plan:
-        print(json.dumps({**summary(options.test_seeds, options.tuning_seeds), **real_models()}))
+        further = summary(FURTHER_SEEDS, options.tuning_seeds)
+        told = summary(options.test_seeds, options.tuning_seeds)
+        print(json.dumps({**told, "further_seeds": further, **real_models()}))
 
 
 def _run(options: argparse.Namespace) -> None:
@@ -68,7 +70,7 @@ def _run(options: argparse.Namespace) -> None:
     if options.plan:
         print(f"All: {hours:.1f} hours with {options.workers} workers")
     else:
-        write_report(options.test_seeds, options.tuning_seeds)
+        write_report()
 
 
 if __name__ == "__main__":

@@ -48,10 +48,10 @@ def options_of(method: str) -> dict[str, Any]:
     return options
 
 
-LEADING = (SECOND, SECOND + "+base", *FIRST_DESIGN, *ALONE[:3])
+LEADING = (SECOND, SECOND + "+base", *FIRST_DESIGN, *ALONE[:4])
 """Methods that are run first; like the others, each chooses its own learning rate."""
 
-OTHERS = ALONE[3:]
+OTHERS = ALONE[4:]
 ABLATION = tuple(f"{SECOND}+{part}" for part in ("inter", "intra", "clreg", "inter+intra+clreg", "centroid", "samples"))
 """The second design with more or other parts, at the second design's learning rate."""
 

@@ -6,10 +6,10 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks import markdown
-from benchmarks.study.gap10 import WIDE_METRICS, offsets, retrained_of, units, without
-from benchmarks.study.methods import ABLATION, ALONE, FIRST_DESIGN, LEADING, METHODS, OTHERS, SECOND
-from benchmarks.study.plan import RETRAINED, Record, RunSpec, Task, model_line
-from benchmarks.study.summary import ATTACKS, models_of, summary
+from benchmarks.study.gap10 import WIDE_METRICS, offsets, retrained_of, without
+from benchmarks.study.methods import ABLATION, FIRST_DESIGN, LEADING, METHODS, OTHERS, SECOND
+from benchmarks.study.plan import FURTHER_SEEDS, RETRAINED, TEST_SEEDS, Record, RunSpec, Task, model_line
+from benchmarks.study.summary import ATTACKS, models_of, study_units, summary
 from benchmarks.tables import Line
 
 GREY, BLUE, GREEN = "#9aa3ad", "#1f6feb", "#1a7f37"
@@ -36,20 +36,19 @@ STUDY_COLUMNS = {"gap10": "gap10", **COLUMNS}
 MODELS = ("before", "retrained", "retrained again")
 
 
-def write_report(test_seeds: Sequence[int], tuning_seeds: Sequence[int]) -> None:
+def write_report() -> None:
     """Writes the tables between their markers in docs/results.md, and the figure beside it."""
-    found = summary(test_seeds, tuning_seeds)
-    shown = [name for name in (SECOND, SECOND + "+base", *FIRST_DESIGN, *ALONE[:3]) if name in found]
+    found, further = summary(TEST_SEEDS), summary(FURTHER_SEEDS)
+    shown = [name for name in LEADING if name in found]
     tables = {
-        "headline": _table(found, (*LEADING, *OTHERS)),
-        "ablation": _table(found, (SECOND, *ABLATION)),
-        "units": _units(found, shown, test_seeds),
+        "headline": _table(found, LEADING),
+        "units": _units(found, shown),
         "attacks": _attacks(found, shown),
-        "seeds": _by_seed(found, "forget_quality", shown, test_seeds),
-        "wordings": _wordings(found, shown, test_seeds),
-        **{
-            each.value: _table(summary(test_seeds, tuning_seeds, each), METHODS) for each in (Task.SCALE, Task.SEQUENCE)
-        },
+        "seeds": _by_seed(found, "forget_quality", shown, TEST_SEEDS),
+        "wordings": _wordings(found, shown, TEST_SEEDS),
+        "ablation": _table(further, (SECOND, *ABLATION)),
+        "others": _table(further, OTHERS),
+        **{each.value: _table(summary(FURTHER_SEEDS, task=each), METHODS) for each in (Task.SCALE, Task.SEQUENCE)},
     }
     page = DOCS / "results.md"
     text = page.read_text(encoding="utf-8")
@@ -57,7 +56,7 @@ def write_report(test_seeds: Sequence[int], tuning_seeds: Sequence[int]) -> None
         text = markdown.put(text, f"second edition, {name}", table)
     page.write_text(text, encoding="utf-8")
     if shown:
-        _draw(found, shown, test_seeds, DOCS / "images" / "study_second.png")
+        _draw(found, shown, DOCS / "images" / "study_second.png")
 
 
 def _table(found: dict[str, Any], methods: Iterable[str]) -> str:
@@ -71,10 +70,10 @@ def _table(found: dict[str, Any], methods: Iterable[str]) -> str:
     return markdown.table(["method", "rate", "seeds", *(STUDY_COLUMNS[key] for key in used)], rows)
 
 
-def _units(found: dict[str, Any], methods: Sequence[str], seeds: Iterable[int]) -> str:
-    """Of each metric of `gap10`, its unit, and how many units the models and methods are away, mean over seeds."""
-    models = {seed: models_of(seed) for seed in seeds if model_line("retrained", seed).exists()}
-    unit = units(models.values())
+def _units(found: dict[str, Any], methods: Sequence[str]) -> str:
+    """Of each metric of `gap10`, its unit, and how many units the models and methods are away, mean over test seeds."""
+    models = {seed: models_of(seed) for seed in TEST_SEEDS if model_line("retrained", seed).exists()}
+    unit = study_units()
     away = {
         "retrained": [
             offsets(values, without(each, name), unit)
@@ -139,18 +138,17 @@ def _color(name: str) -> str:
     return BLUE if name == SECOND else GREEN if name in FIRST_DESIGN else GREY
 
 
-def _draw(found: dict[str, Any], shown: Sequence[str], seeds: Sequence[int], path: Path) -> None:
+def _draw(found: dict[str, Any], shown: Sequence[str], path: Path) -> None:
     """`gap10` of each method beside the noise floor, forget quality against utility, and relearning."""
     import matplotlib
 
     matplotlib.use("agg")
     from matplotlib import pyplot
 
-    names = [name for name in (*LEADING, *OTHERS) if name in found]
     figure, (bars, plane, curves) = pyplot.subplots(1, 3, figsize=(15, 4.6), layout="constrained")
-    _draw_bars(bars, found, names)
-    _draw_plane(plane, found, names)
-    _draw_relearning(curves, found, shown, seeds)
+    _draw_bars(bars, found, shown)
+    _draw_plane(plane, found, shown)
+    _draw_relearning(curves, found, shown, TEST_SEEDS)
     path.parent.mkdir(exist_ok=True)
     figure.savefig(path, dpi=110)
     pyplot.close(figure)

@@ -126,7 +126,7 @@ def _grids(methods: dict[str, list[str]], seeds: Iterable[int]) -> dict[str, lis
 
 def _stress_specs(choice: Choice) -> list[RunSpec]:
     """The best methods on each task; for the plan, where it is not known which these are, some."""
-    best = best_methods(NUM_BEST, choice.test_seeds, choice.tuning_seeds) or LEADING[:NUM_BEST]
+    best = best_methods(NUM_BEST) or LEADING[:NUM_BEST]
     methods, seeds = dict.fromkeys((*best, STRESSED)), choice.test_seeds[:STRESS_SEEDS]
     return [spec for task in choice.tasks for spec in _specs(methods, seeds, choice, task)]
 

@@ -7,6 +7,7 @@ from typing import Any
 from benchmarks.study.gap10 import Models, Values, gap10, retrained_of, units, without
 from benchmarks.study.methods import METHODS, default_method
 from benchmarks.study.plan import (
+    FURTHER_SEEDS,
     RETRAINED,
     TEST_SEEDS,
     TUNING_SEEDS,
@@ -120,6 +121,8 @@ def summary(
 ) -> dict[str, Any]:
     """The noise floor, the models and every method that has results, at the rate that the boundary rule chose.
 
+    The units of `gap10` are those of `study_units`, so that they are the same for a few seeds.
+
     Args:
         test_seeds: the seeds that are told of, as far as they have results; `seeds` says how many these are.
         tuning_seeds: the seeds that choose the learning rates, as far as they have results.
@@ -127,8 +130,8 @@ def summary(
     """
     seeds = {seed: models_of(seed, task.is_large) for seed in test_seeds}
     seeds = {seed: models for seed, models in seeds.items() if {"before", "retrained"} <= set(models)}
-    unit = units(seeds.values())
-    told = {"noise_floor": noise_floor(seeds.values()), **_of_models(seeds, unit)}
+    unit = study_units(task.is_large)
+    told = {"noise_floor": noise_floor(seeds.values(), unit), **_of_models(seeds, unit)}
     for method in METHODS:
         rate = chosen_rate(method, tuning_seeds)
         specs = [] if rate is None else [RunSpec(method, rate, seed, task) for seed in seeds]
@@ -145,16 +148,21 @@ def summary(
     return {**told, "default": default_method()}
 
 
-def noise_floor(seeds: Iterable[Models]) -> dict[str, float | None]:
+def study_units(is_large: bool = False) -> dict[str, float]:
+    """The units of `gap10`: of the test seeds, or of those that the stress tests are made with."""
+    return units(models_of(seed, is_large) for seed in (FURTHER_SEEDS if is_large else TEST_SEEDS))
+
+
+def noise_floor(seeds: Iterable[Models], unit: dict[str, float]) -> dict[str, float | None]:
     """Mean distances of retrained models to each other, over seeds; None without a second one.
 
     `gap` is that of the others to the first, `gap10` that of each to the mean of the others.
 
     Args:
         seeds: of each seed, the models.
+        unit: from `units`.
     """
     seeds = list(seeds)
-    unit = units(seeds)
     again = [
         (values, models) for models in seeds for name, values in retrained_of(models).items() if name != "retrained"
     ]
@@ -169,9 +177,9 @@ def noise_floor(seeds: Iterable[Models]) -> dict[str, float | None]:
     }
 
 
-def best_methods(count: int, test_seeds: Sequence[int], tuning_seeds: Sequence[int]) -> list[str]:
-    """The methods nearest to the retrained model by `gap10`, the nearest first."""
-    found = summary(test_seeds, tuning_seeds)
+def best_methods(count: int) -> list[str]:
+    """The methods nearest to the retrained model by `gap10` on the test seeds, the nearest first."""
+    found = summary()
     wide = {name: found[name]["gap10"]["mean"] for name in METHODS if name in found and found[name]["gap10"]}
     return sorted(wide, key=lambda name: wide[name])[:count]
 

@@ -12,7 +12,7 @@ from benchmarks.study import gap10, methods, plan, report, rounds, summary
 from benchmarks.study.__main__ import main
 from benchmarks.study.gap10 import CAP, LEAST_UNIT
 from benchmarks.study.methods import ABLATION, LEADING, METHODS, OTHERS, PARTS, SECOND, default_method, options_of
-from benchmarks.study.plan import GRID, TEST_SEEDS, TUNING_SEEDS, Record, RunSpec, Task, model_line
+from benchmarks.study.plan import GRID, TEST_SEEDS, Record, RunSpec, Task, model_line
 from benchmarks.study.rounds import Choice
 from benchmarks.study.work import Place
 from benchmarks.study.world import NUM_REQUESTS, ROWS_AN_AUTHOR, requests_of, rows_of
@@ -130,14 +130,14 @@ def test_noise_floor_leaves_the_judged_model_out():
     seeds = [{"before": BEFORE, "retrained": {**RETRAINED_VALUES, "model_utility": each}} for each in (0.5, 0.6)]
     seeds[0]["retrained2"] = {**RETRAINED_VALUES, "model_utility": 0.51}
     seeds[0]["retrained3"] = {**RETRAINED_VALUES, "model_utility": 0.55}
-    found = summary.noise_floor(seeds)
+    found = summary.noise_floor(seeds, gap10.units(seeds))
     # Only utility differs: of the old distance's five, by .01 and .05 over .05.
     assert found["gap"] == pytest.approx((0.2 / 5 + 1.0 / 5) / 2)
     # .5, .51, .55: variance .0007; each against the mean of the other two: .03, .015, .045.
     apart = (0.03 + 0.015 + 0.045) / 3 / math.sqrt(0.0007)
     assert found["gap10"] == pytest.approx(apart / 5)
     assert found["seeds"] == 1
-    assert summary.noise_floor(seeds[1:]) == {"seeds": 0, "gap": None, "gap10": None}
+    assert summary.noise_floor(seeds[1:], {}) == {"seeds": 0, "gap": None, "gap10": None}
 
 
 @pytest.mark.parametrize(
@@ -191,7 +191,7 @@ def test_summary_ends_with_what_the_aims_ask_for(results, capsys):
     main(["--summary"])
     found = json.loads(capsys.readouterr().out.splitlines()[-1])
     assert list(found) == [
-        "noise_floor", "before", "retrained", "retrained again", "npo", "default", "smollm2", "gemma",
+        "noise_floor", "before", "retrained", "retrained again", "npo", "default", "further_seeds", "smollm2", "gemma",
     ]  # fmt: skip
     ours = found["npo"]
     assert (ours["learning_rate"], ours["seeds"], ours["tuning_seeds"]) == (GRID[1], 2, 1)
@@ -318,13 +318,13 @@ def test_tables_and_figure_are_made_of_the_results(results, tmp_path, monkeypatc
     for seed in TEST_SEEDS[:2]:
         line = RunSpec("npo", GRID[1], seed).evaluated
         record(line, **Record.read(line).values, l_answer=1.0, l_paraphrase=2.0, l_wrong=3.0)
-    names = ("headline", "ablation", "units", "attacks", "seeds", "wordings", "scale", "sequence")
+    names = ("headline", "units", "attacks", "seeds", "wordings", "ablation", "others", "scale", "sequence")
     page = tmp_path / "docs" / "results.md"
     page.parent.mkdir()
     marks = ((f"<!-- {side}: second edition, {name} -->" for side in ("begin", "end")) for name in names)
     page.write_text("".join("\n".join(each) + "\n" for each in marks))
     monkeypatch.setattr(report, "DOCS", page.parent)
-    report.write_report(TEST_SEEDS, TUNING_SEEDS)
+    report.write_report()
     text = page.read_text()
     assert "| `npo` | 0.001 | 2 | " in text
     assert "| `before` | 2.00 | 3.00 | 3.50 | -0.50 |" in text

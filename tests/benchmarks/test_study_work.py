@@ -6,7 +6,7 @@ import pytest
 from conftest import SHARED
 from fixtures_study import make_study_small
 
-from benchmarks.study import plan, runs, summary, work
+from benchmarks.study import gap10, plan, runs, summary, work
 from benchmarks.study.plan import GRID, Record, RunSpec, Task, model_line
 from benchmarks.study.work import Place
 from egup_trainer.errors import StateError
@@ -54,7 +54,8 @@ def test_from_the_base_model_to_the_summary(place):
     found = summary.summary([20])
     assert found["npo+egup"]["seeds"] == found["npo+egup"]["tuning_seeds"] == 1
     assert found["npo+egup"]["gap10"]["mean"] > 0
-    assert summary.noise_floor([{name: values[name] for name in names}]) == found["noise_floor"]
+    models = {name: values[name] for name in names}
+    assert summary.noise_floor([models], gap10.units([models])) == found["noise_floor"]
     line = model_line("retrained", 20)
     made = Record.read(line)
     Record({**made.experiment, "weights": "others"}, made.values, made.run).write(line)
