@@ -26,7 +26,7 @@ from egup_trainer.config_checks import (
 from egup_trainer.errors import ConfigError, check_range
 from egup_trainer.losses.base import Alternate, ForgetLoss
 from egup_trainer.losses.registry import ObjectiveOptions, make_forget_loss, retain_loss
-from egup_trainer.options import option
+from egup_trainer.options import Unset, is_unset, option
 
 
 @dataclass(repr=False)  # the generated text would show hub_token
@@ -111,9 +111,9 @@ class UnlearnConfig(ExpectedOutputOptions, FeatureOptions, RetainOptions, Object
     card_author: str | None = option(None, "Person or organization that unlearned the model, for the model card.")
 
     def __post_init__(self) -> None:
-        self._is_default = {name: getattr(self, name) is None for name in ("learning_rate", "num_train_epochs")}
-        self.learning_rate = DEFAULT_LEARNING_RATE if self.learning_rate is None else self.learning_rate
-        self.num_train_epochs = 5.0 if self.num_train_epochs is None else self.num_train_epochs
+        self._is_default = {name: is_unset(getattr(self, name)) for name in ("learning_rate", "num_train_epochs")}
+        self.learning_rate = Unset(DEFAULT_LEARNING_RATE) if self.learning_rate is None else self.learning_rate
+        self.num_train_epochs = Unset(5.0) if self.num_train_epochs is None else self.num_train_epochs
         super().__post_init__()
 
     def check_options(self) -> None:
@@ -125,7 +125,7 @@ class UnlearnConfig(ExpectedOutputOptions, FeatureOptions, RetainOptions, Object
         refuse_unsupported_arguments(self)
         check_sampling(self)
         loss = make_forget_loss(self)
-        self._is_default |= {name: getattr(self, name) is None for name in ("retain_loss", "retain_weight")}
+        self._is_default |= {name: is_unset(getattr(self, name)) for name in ("retain_loss", "retain_weight")}
         self.adopt(loss)
         check_range(self, ("retain_weight",), low=0)
         retain_loss(str(self.retain_loss))
@@ -147,7 +147,7 @@ class UnlearnConfig(ExpectedOutputOptions, FeatureOptions, RetainOptions, Object
         if self._is_default["retain_loss"]:
             self.retain_loss = loss.default_retain_loss
         if self._is_default["retain_weight"]:
-            self.retain_weight = loss.default_retain_weight
+            self.retain_weight = Unset(loss.default_retain_weight)
 
 
 @dataclass(repr=False)
@@ -171,7 +171,7 @@ class EGUPConfig(
 
     def check_options(self) -> None:
         """Raises `ConfigError` if a component cannot be combined with the objective."""
-        self._is_default["proxy_lambda"] = self.proxy_lambda is None
+        self._is_default["proxy_lambda"] = is_unset(self.proxy_lambda)
         loss = make_forget_loss(self)
         self.adopt(loss)
         refuse_unsupported(components_of(self, loss), loss, self.objective)
@@ -180,4 +180,4 @@ class EGUPConfig(
         """Sets the options that the user left unset to the defaults of the forget loss."""
         super().adopt(loss)
         if self._is_default.get("proxy_lambda"):
-            self.proxy_lambda = loss.default_proxy_lambda
+            self.proxy_lambda = Unset(loss.default_proxy_lambda)

@@ -10,6 +10,22 @@ def option(default: Any, help: str) -> Any:
     return field(default=default, metadata={"help": help})
 
 
+class Unset(float):
+    """A number that stands where the user gave none.
+
+    A copy by `dataclasses.replace` is made with it, and thereby knows that nothing was given.
+
+    Example:
+        >>> is_unset(Unset(1e-5)), is_unset(1e-5), is_unset(None)
+        (True, False, True)
+    """
+
+
+def is_unset(value: Any) -> bool:
+    """Whether the user has not given the value of an option."""
+    return value is None or isinstance(value, Unset)
+
+
 class OptionGroup:
     """Base of dataclasses that hold the options of one component or loss.
 

@@ -98,13 +98,15 @@ def prepare_rows(
             alternate answer of the kind that the objective reads, or the file of refusals cannot be used.
     """
     needs = reduce(or_, (component.needs for component in components), Needs())
-    forget_rows = prepare_dataset(forget, "forget set", tokenizer, args, _alternates_for(needs.alternate, args))
+    with_paraphrases = needs.positives == ClregPositives.PARAPHRASE.value
+    alternates = _alternates_for(needs.alternate, args)
+    forget_rows = prepare_dataset(forget, "forget set", tokenizer, args, alternates, with_paraphrases)
     if needs.alternate is not None:
         check_alternates(forget_rows, args.objective)
-    if needs.positives == ClregPositives.PARAPHRASE.value:
+    if with_paraphrases:
         check_paraphrases(forget_rows)
     proxy_rows = None
-    if needs.proxy_rows:
+    if needs.proxy_rows or proxy is not None:  # those that no component needs are read by the verdict
         proxy_rows = _set_apart(forget_rows, proxy, "proxy", "that the model never saw", components, tokenizer, args)
     retain_rows = None
     if needs.retain_rows or retain is not None:
@@ -137,7 +139,12 @@ def _alternates_for(wanted: Alternate | None, args: Any) -> Alternates | None:
 
 
 def prepare_dataset(
-    data: Any, name: str, tokenizer: Any, args: Any, alternates: Alternates | None = None
+    data: Any,
+    name: str,
+    tokenizer: Any,
+    args: Any,
+    alternates: Alternates | None = None,
+    with_paraphrases: bool = False,
 ) -> RowDataset:
     """Anything a user may give as rows -> tokenized rows.
 
@@ -145,6 +152,7 @@ def prepare_dataset(
         data: a `RowDataset`, a source of `load_rows`, or records that hold `input_ids` and `labels` already.
         args: an `UnlearnConfig`.
         alternates: chooses the alternate answers, if rows are to have them.
+        with_paraphrases: whether the rows' paraphrases are read, too.
 
     Raises:
         DataError: there are no rows, or a row is malformed.
@@ -170,6 +178,7 @@ def prepare_dataset(
         template=args.template,
         progress=not args.disable_tqdm,
         alternates=None if alternates is None else alternates(list(rows)),
+        with_paraphrases=with_paraphrases,
         on_long_row=args.on_long_row,
     )
     return _warn_if_cut(dataset, name, args)
@@ -349,7 +358,8 @@ def prepare_tokenizer(tokenizer: Any, model: Any, args: Any) -> Any:
     folders = [*_checkpoints(args), *([] if source is None else [source])]
     recorded = [TemplateInputs.of(recorded_options(folder)) for folder in folders]
     reader = None if args.template.always else tokenizer
-    for name, value in vars(choose_inputs(reader, TemplateInputs.of(args), recorded)).items():
+    given = vars(args).setdefault("_given_inputs", TemplateInputs.of(args))  # the next trainer chooses from them, too
+    for name, value in vars(choose_inputs(reader, given, recorded)).items():
         setattr(args, name, value)
     return tokenizer
 
@@ -392,6 +402,8 @@ def _checkpoints(args: Any) -> list[str]:
     named, output = args.resume_from_checkpoint, args.output_dir
     if isinstance(named, str) and Path(named).is_dir():
         return [named]
+    if args.overwrite_output_dir and not named:  # what lies there is of another run
+        return []
     last = get_last_checkpoint(output) if Path(output).is_dir() else None
     return [] if last is None else [last]
 

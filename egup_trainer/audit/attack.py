@@ -169,7 +169,7 @@ def given_and_held_back(options: AuditOptions, num_rows: int) -> tuple[list[int]
         >>> given_and_held_back(AuditOptions(relearn_sizes=[5]), 10)[0] == sample_rows(5, 10, seed=0)
         True
     """
-    count = min(options.sizes_for(num_rows)[0], num_rows - 1)
+    count = min(options.first_size(num_rows), num_rows - 1)
     given = sample_rows(count, num_rows, options.seed)
     return given, [number for number in range(num_rows) if number not in set(given)]
 

@@ -88,7 +88,7 @@ class AuditOptions:
             ([7], [8, 16])
         """
         if self.relearn_sizes is None:
-            return [max(FEWEST_ROWS, round(RELEARNED_SHARE * num_forget))]
+            return [self.first_size(num_forget)]
         if max(self.relearn_sizes) >= num_forget:
             raise ConfigError(
                 got=f"relearn_sizes={max(self.relearn_sizes)} with {num_forget} forget rows",
@@ -96,6 +96,15 @@ class AuditOptions:
                 fix="set --relearn_sizes",
             )
         return list(dict.fromkeys(self.relearn_sizes))
+
+    def first_size(self, num_rows: int) -> int:
+        """How many of so many rows an attacker is given who is given some once.
+
+        Example:
+            >>> AuditOptions().first_size(70), AuditOptions(relearn_sizes=[8, 16]).first_size(10)
+            (7, 8)
+        """
+        return self.relearn_sizes[0] if self.relearn_sizes else max(FEWEST_ROWS, round(RELEARNED_SHARE * num_rows))
 
     @property
     def rates(self) -> list[float]:

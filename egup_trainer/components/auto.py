@@ -14,7 +14,7 @@ from egup_trainer.components.expected_outputs import ExpectedOutputs
 from egup_trainer.components.output_estimates import match_quantiles
 from egup_trainer.components.retain import RetainObjective
 from egup_trainer.components.scanning import ScanRequest
-from egup_trainer.errors import ConfigError, choose
+from egup_trainer.errors import ConfigError, check_range, choose
 from egup_trainer.losses.base import ForgetLoss
 from egup_trainer.modeling.ks_test import LEVEL, ks_p_value
 from egup_trainer.modeling.scan import RowScores
@@ -103,13 +103,13 @@ class AutoOptions(ComponentOptions):
     strength: Strength = option(Strength.BALANCED, "auto: how hard to try: gentle, balanced or thorough.")
 
     def check_options(self: Any) -> None:  # of a configuration, which has a learning rate
-        # A copy by `dataclasses.replace` is made with the value that stands where none was given.
-        stands_in = bool(self.auto) and self.learning_rate == DEFAULT_LEARNING_RATE
-        self.has_learning_rate = not (self._is_default["learning_rate"] or stands_in)
+        self.has_learning_rate = not self._is_default["learning_rate"]
         self._is_default["auto"] = self.auto is None
         self.auto = not self.has_learning_rate if self.auto is None else self.auto
         self.chooses_length = self.auto and self._is_default["num_train_epochs"]
         self.strength = choose(Strength, self.strength, "strength")
+        if self.auto:
+            check_range(self, ("learning_rate",), low=0, low_is_allowed=False)
         if self.strength is not Strength.BALANCED and not self.auto:
             raise ConfigError(
                 got=f"strength={self.strength.value} without auto, which is off where a learning rate is given",
@@ -257,7 +257,7 @@ class Auto(Component):
         if step >= end:
             control.should_training_stop = True
             return
-        if step >= HALFWAY * self._num_steps:
+        if step >= HALFWAY * end:
             self._move_expected_outputs()
         is_recovering, self._last_rise = found["retain_rise"] < self._last_rise, found["retain_rise"]
         if retain_suffers:

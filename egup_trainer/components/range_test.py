@@ -1,4 +1,4 @@
-"""A range test: what rising learning rates do to forget and retain rows, after which the weights are put back.
+"""A range test: what rising learning rates do to forget rows, after which the weights are put back.
 
 Its steps are rate * sign(gradient), as Adam's first step is. They need no state of an optimizer, and hence less memory
 than training does.
@@ -24,13 +24,11 @@ class Trial:
 
     Args:
         moved: the sum of the learning rates of the steps before it, the most that a weight has moved by.
-        forget_rise, retain_rise: how far the mean l of the step's rows has risen since they were first read, nats per
-            token.
+        forget_rise: how far the mean l of the step's forget rows has risen since they were first read, nats per token.
     """
 
     moved: float
     forget_rise: float
-    retain_rise: float
 
 
 def range_test(trainer: Any, rates: Sequence[float], is_enough: Callable[[Trial], bool]) -> list[Trial]:
@@ -51,7 +49,7 @@ def range_test(trainer: Any, rates: Sequence[float], is_enough: Callable[[Trial]
             fix="set --learning_rate",
         )
     device, size = trainer.args.device, trainer.args.gradient_accumulation_steps
-    first: list[tuple[float, float]] = []
+    first: list[float] = []
     trials: list[Trial] = []
     with _put_back(trainer) as trained:
         loader = iter(trainer.get_train_dataloader())
@@ -61,10 +59,9 @@ def range_test(trainer: Any, rates: Sequence[float], is_enough: Callable[[Trial]
             trainer.current_gradient_accumulation_steps = len(batches)
             for batch in batches:
                 trainer.training_step(trainer.model_wrapped, batch, collected)
-            now = tuple(accelerator.reduce(collected.sums[name], "sum").item() for name in _MEASURED)
+            now = accelerator.reduce(collected.sums["forget_nll"], "sum").item()
             first += [now] if index < len(steps) else []
-            before = first[index % len(steps)]
-            trials.append(Trial(sum(rates[:index]), now[0] - before[0], now[1] - before[1]))
+            trials.append(Trial(sum(rates[:index]), now - first[index % len(steps)]))
             if is_enough(trials[-1]):
                 break
             with torch.no_grad():
@@ -73,9 +70,6 @@ def range_test(trainer: Any, rates: Sequence[float], is_enough: Callable[[Trial]
                         weight.add_(weight.grad.sign(), alpha=-rate)
             trainer.model_wrapped.zero_grad()
     return trials
-
-
-_MEASURED = ("forget_nll", "retain_nll")
 
 
 @contextmanager

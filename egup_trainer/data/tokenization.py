@@ -84,6 +84,7 @@ def tokenize(
     progress: bool = False,
     numbers: Sequence[int] | None = None,
     alternates: Sequence[str] | None = None,
+    with_paraphrases: bool = False,
     on_long_row: OnLongRow = OnLongRow.WINDOW,
 ) -> RowDataset:
     """Tokenizes rows through the tokenizer's chat template, or through `template` if it has none.
@@ -102,6 +103,7 @@ def tokenize(
         template: markers for tokenizers without a chat template.
         numbers: the rows' numbers in messages; by default their indices.
         alternates: for each row an answer that the objective prefers to the row's own, tokenized with its prompt.
+        with_paraphrases: whether the paraphrases that rows have are tokenized with their prompts, too.
         on_long_row: what to do with a row that has a prompt and is longer than `max_length`.
 
     Raises:
@@ -121,7 +123,8 @@ def tokenize(
         encoder = _RowEncoder.of(renderer)
         for index, row in enumerate(tqdm(rows, desc=f"Tokenizing {name}", disable=not progress, leave=False, delay=2)):
             where = f"row {index if numbers is None else numbers[index]} of the {name}"
-            sample = encoder.encode_with_others(row, where, None if alternates is None else alternates[index])
+            alternate = None if alternates is None else alternates[index]
+            sample = encoder.encode_with_others(row, where, row.paraphrase if with_paraphrases else None, alternate)
             sample = replace(sample, source=RowSource.of(index, sample))
             samples += fit(sample, max_length, on_long_row, where, is_plain=not row.prompt)
     return RowDataset(samples)
@@ -167,8 +170,8 @@ class _RowEncoder:
         added = {token for token, content in tokenizer.added_tokens_decoder.items() if content.content.strip()}
         return cls(renderer, frozenset((added | set(tokenizer.all_special_ids)) - {tokenizer.unk_token_id}))
 
-    def encode_with_others(self, row: Row, where: str, alternate: str | None) -> TokenizedRow:
-        """The whole row, and its prompt with the paraphrase and with the alternate answer.
+    def encode_with_others(self, row: Row, where: str, paraphrase: str | None, alternate: str | None) -> TokenizedRow:
+        """The whole row, and its prompt with the paraphrase and with the alternate answer, where these are given.
 
         Raises:
             DataError: the row has several answers, or the chat template refuses it.
@@ -181,8 +184,8 @@ class _RowEncoder:
             )
         with refused_by_template(where):
             sample = self.encode(row)
-            if row.paraphrase is not None:
-                sample = replace(sample, paraphrase=self.encode(Row(row.prompt, row.paraphrase)))
+            if paraphrase is not None:
+                sample = replace(sample, paraphrase=self.encode(Row(row.prompt, paraphrase)))
             if alternate is not None:
                 sample = replace(sample, alternate=self.encode(Row(row.prompt, alternate)))
         return sample

@@ -116,6 +116,14 @@ def test_system_prompt_and_variables_of_a_run_are_recorded_and_used_again(folder
         assert says in capsys.readouterr().err
 
 
+def test_a_run_that_replaces_another_takes_nothing_from_its_checkpoints(folder, tokenizer):
+    with_mood(folder, tokenizer)
+    assert run_unlearn(folder, system_prompt=KIND, template_kwargs=CROSS) == 0
+    assert run_unlearn(folder, overwrite_output_dir=True) == 0
+    options = json.loads((folder / "out" / "unlearning.json").read_text(encoding="utf-8"))["options"]
+    assert (options.get("system_prompt"), options.get("template_kwargs")) == (None, None)
+
+
 @pytest.mark.parametrize("flags", [{"template_date": "2026-11-28"}, {"system_prompt": KIND, "template_kwargs": CROSS}])
 def test_a_report_reads_both_models_as_the_run_did(folder, tokenizer, on, flags):
     """The model before has no record of what the run gave to the chat template."""

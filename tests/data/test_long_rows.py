@@ -90,11 +90,22 @@ def test_a_prompt_longer_than_a_window_leaves_no_row_out(tokenizer):
 
 def test_what_cannot_be_windowed_is_cut_and_counted(tokenizer):
     row = Row((Message("user", "Where?"),), "Aren", paraphrase=WORDS)
-    read = tokenize([row, row], tokenizer, name="forget set", max_length=64, alternates=[WORDS, "Bryle"])
+    others = {"alternates": [WORDS, "Bryle"], "with_paraphrases": True}
+    read = tokenize([row, row], tokenizer, name="forget set", max_length=64, **others)
     assert (len(read), read.cut, read.in_windows) == (2, 2, 0)
     assert len(read.rows[0].paraphrase) == len(read.rows[0].alternate) == 64
+    options = {"on_long_row": OnLongRow.ERROR, "with_paraphrases": True}
     with pytest.raises(DataError, match="tokens in row 0 of the forget set, but expected at most max_length=64"):
-        tokenize([row], tokenizer, name="forget set", max_length=64, on_long_row=OnLongRow.ERROR)
+        tokenize([row], tokenizer, name="forget set", max_length=64, **options)
+
+
+def test_a_paraphrase_that_nothing_reads_is_neither_tokenized_nor_too_long(tokenizer):
+    row = Row((Message("user", WORDS),), "Aren", paraphrase=f"{WORDS} {WORDS}")
+    plain = Row(row.prompt, row.answer)
+    for options in ({}, {"max_length": 16}):
+        read, expected = (tokenize([each], tokenizer, name="forget set", **options) for each in (row, plain))
+        assert [each.key() for each in read.rows] == [each.key() for each in expected.rows]
+        assert (read.cut, read.rows[0].paraphrase) == (0, None)
 
 
 def test_token_rows_are_windowed_alike():

@@ -291,7 +291,8 @@ def test_the_answer_and_the_one_token_that_closes_it_are_scored_and_nothing_afte
     assert decoded(marked, sample.input_ids).endswith(answer + between + closing)
     assert scored(marked, sample).removeprefix(" ") == answer + closing
     assert sample.is_closed
-    alone = tokenize([qa("Who?", "Bo", answer)], marked, name="retain set", alternates=[answer]).rows[0]
+    others = {"alternates": [answer], "with_paraphrases": True}
+    alone = tokenize([qa("Who?", "Bo", answer)], marked, name="retain set", **others).rows[0]
     assert alone.paraphrase.key() == alone.alternate.key() == sample.key()
 
 
@@ -443,7 +444,7 @@ def test_rows_and_tokenizers_that_cannot_be_used_are_refused(tokenizer, words):
         assert refused(ModelError, qa("q", SECRET), dropping) == (
             "a chat template whose text does not hold the answer of row 0 of the forget set"
         )
-    rows = tokenize([qa("w1", "w2", "w3"), qa("w1", f"w3 {SECRET}")], words, name="forget set")
+    rows = tokenize([qa("w1", "w2", "w3"), qa("w1", f"w3 {SECRET}")], words, name="forget set", with_paraphrases=True)
     assert error_of(DataError, check_paraphrases, rows).got == "no paraphrased_answer in row 1 of the forget set"
 
 

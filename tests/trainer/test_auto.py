@@ -1,5 +1,7 @@
 """auto: the learning rate of the range test, what the epochs change, and the same after a resume."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from fixtures_trainer import furthest, logged, weights_of, whole_and_resumed
@@ -72,7 +74,7 @@ def test_a_step_of_the_range_test_is_the_rate_in_the_direction_of_the_gradients_
     trials = trainer.component(Auto).run.try_rates([1e-3] * 8, lambda trial: trial.forget_rise > 0.01)
     assert trials[-1].forget_rise > 0.01
     assert trials[-1].moved == pytest.approx(1e-3 * (len(trials) - 1))
-    assert all(trial.forget_rise == trial.retain_rise == 0 for trial in trials[:3])  # read for the first time
+    assert all(trial.forget_rise == 0 for trial in trials[:3])  # read for the first time
 
 
 def test_the_learning_rate_falls_to_zero_over_the_run(make_trainer, monkeypatch):
@@ -165,6 +167,19 @@ def test_expected_outputs_move_by_half_of_what_each_forget_row_lacks(make_traine
     assert expected.table.logps.exp().sum(dim=-1).tolist() == pytest.approx([1.0] * len(expected.table.ids), abs=1e-5)
 
 
+def test_expected_outputs_move_in_the_second_half_of_a_run_that_was_shortened(make_trainer, monkeypatch):
+    monkeypatch.setattr(auto, "LEAST_STEPS", 5)
+    options = {"num_train_epochs": 9, "objective": "proxy_kl", "inter_entanglement": False, "intra_entanglement": False}
+    there = {"retain_rise": 0.0, "boundary_p": 0.051}
+    trainer = with_numbers(make_trainer, monkeypatch, [{"retain_rise": 0.0}, there, there, there], **options)
+    trainer.component(Auto)._lacking = torch.zeros(len(trainer.forget_rows))
+    moved_at = []
+    monkeypatch.setattr(ExpectedOutputs, "scale_nll", lambda self, factors: moved_at.append(trainer.state.global_step))
+    trainer.train()
+    assert trainer.state.global_step == 12
+    assert moved_at == [9]  # at 3 and 6 it was a run of 27 steps, in its first half
+
+
 def test_what_forget_rows_lack_of_proxies_is_measured(make_trainer, taught):
     trainer = make_trainer(model=taught(), auto=True, num_train_epochs=1, learning_rate=1e-9)
     trainer.train()
@@ -217,6 +232,24 @@ def test_a_run_that_is_resumed_from_where_auto_ended_it_takes_no_step(make_train
     again.train(resume_from_checkpoint=f"{whole.args.output_dir}/checkpoint-{whole.state.global_step}")
     assert again.state.global_step == whole.state.global_step < 27
     assert furthest(weights_of(whole), weights_of(again)) == 0
+
+
+def test_a_copy_of_a_configuration_knows_what_was_not_given(config):
+    made = config(learning_rate=None, num_train_epochs=None, objective="proxy_kl")
+    assert (made.learning_rate, made.num_train_epochs, made.retain_weight) == (1e-5, 5, 3)
+    copied = replace(made, seed=3)
+    assert (copied.auto, copied.has_learning_rate, copied.chooses_length) == (True, False, True)
+    assert replace(made, objective="npo", proxy_constraint=True).retain_weight == 1
+    given = replace(made, learning_rate=1e-5, num_train_epochs=5.0, retain_weight=3.0)
+    assert (given.has_learning_rate, given.chooses_length) == (True, False)
+    assert replace(given, objective="npo").retain_weight == 3
+
+
+def test_a_given_learning_rate_counts_whatever_it_is(config):
+    assert config(auto=True, learning_rate=1e-5).has_learning_rate
+    with pytest.raises(ConfigError) as caught:
+        config(auto=True, learning_rate=0.0)
+    assert caught.value.got == "learning_rate=0.0"
 
 
 def test_strength_alone_is_refused(make_trainer):

@@ -40,7 +40,7 @@ CHANGES = {
     "dropout": ({"disable_dropout": False}, "disable_dropout false (then true)"),
     "retain weight": ({"retain_weight": 0.5}, "retain_weight 0.5 (then 1.0)"),
     "layer": ({"feature_layer": 0}, "feature_layer 0 (then 0.5)"),
-    "constraint": ({"proxy_constraint": False}, "proxy_constraint false (then true), other proxy rows"),
+    "constraint": ({"proxy_constraint": False}, "proxy_constraint false (then true)"),
     "moving boundary": ({"proxy_reference": "current"}, 'proxy_reference "current" (then "initial")'),
     "best": ({"load_best_model_at_end": True, "eval_dataset": qa_rows(20, 24)}, "load_best_model_at_end true (then"),
 }

@@ -114,8 +114,9 @@ PARAPHRASED = [{**row, "paraphrased_answer": "In short: " + row["answer"]} for r
         {"objective": "grad_diff", **ALL_ON},
         {"objective": "npo", **ALL_ON},
         {"inter_match": "centroid", "inter_temperature": 1.0, "clreg_weight": 0.1, **SGD},
-        {"clreg_positives": "views", "clreg_weight": 1.0},
-        {"clreg_positives": "paraphrase", "clreg_weight": 1.0, "forget": PARAPHRASED},
+        {"clreg_positives": "views", "clreg_weight": 1.0, **SGD},
+        # Adam's first steps turn the rounding of gradients near 0 into moves.
+        {"clreg_positives": "paraphrase", "clreg_weight": 1.0, "forget": PARAPHRASED, **SGD},
     ],
     ids=["grad_diff by Adam", "npo by Adam", "centroid", "views", "paraphrases"],
 )

@@ -1,5 +1,6 @@
 """What a Trainer does keeps working: resume, adapters, 4-bit, evaluation, saving, callbacks, logs, errors."""
 
+import copy
 import json
 import math
 from pathlib import Path
@@ -60,6 +61,22 @@ def test_a_resumed_run_ends_where_an_uninterrupted_one_does(make_trainer, tmp_pa
     assert whole.state.global_step == 9
     for name, tensor in whole.training_state().items():
         assert torch.equal(tensor, resumed.training_state()[name]), name
+
+
+def test_a_configuration_serves_several_trainers(make_trainer, config, make_model, tokenizer):
+    """What one finds out, such as the date that its chat template writes, is not taken for given by the next."""
+    dated = copy.deepcopy(tokenizer)
+    dated.chat_template = "{{ strftime_now('%Y') }}{% for m in messages %}{{ m.content }}<eos>{% endfor %}"
+    args = config(learning_rate=None, num_train_epochs=None)
+    rows = {"forget_dataset": qa_rows(0, 10), "retain_dataset": qa_rows(20, 33), "proxy_dataset": qa_rows(40, 46)}
+    dates, epochs = [], []
+    for each in (dated, tokenizer):
+        trainer = EGUPTrainer(make_model(), args, **rows, processing_class=each)
+        dates.append(trainer.args.template_date is not None)
+        epochs.append(trainer.args.num_train_epochs)
+        rows["forget_dataset"] = qa_rows(0, 4)
+    assert dates == [True, False]
+    assert epochs == [67, 200]  # 200 steps, of 3 batches an epoch and of 1
 
 
 def test_a_cache_in_a_file_is_resumed_too(make_trainer, tmp_path, monkeypatch):

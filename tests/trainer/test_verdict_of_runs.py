@@ -36,19 +36,29 @@ def train(model, tokenizer, up, down=(), hold=(), steps=80, rate=1e-2):
     return model
 
 
-def make_as_unlikely(model, twin, tokenizer, keep, steps=100, bounds=()):
+def after_examples(tokenizer):
+    """The forget rows, each after each of three retain rows; the verdict takes another example."""
+    rows = tokenize(load_rows(FORGET), tokenizer, name="rows").rows
+    examples = tokenize(load_rows(RETAIN[:3]), tokenizer, name="rows").rows
+    return RowCollator(tokenizer).pad([row.after(example) for example in examples for row in rows])
+
+
+def make_as_unlikely(model, twin, tokenizer, keep, steps=100, bounds=(), others=()):
     """Makes the forget rows as unlikely as they are under `twin`, and keeps the batches `keep` likely.
 
     Args:
+        others: batches of which the same is made.
         bounds: weights, with the least and the greatest value that each may take; all weights if empty.
     """
-    forget, reader = batch_of(FORGET, tokenizer), AnswerReader(model)
-    aim = AnswerReader(twin)(twin, **forget, with_features=False).mean_nll.detach()
+    reader, theirs = AnswerReader(model), AnswerReader(twin)
+    unlikely = [batch_of(FORGET, tokenizer), *others]
+    aims = [theirs(twin, **batch, with_features=False).mean_nll.detach() for batch in unlikely]
     optimizer = torch.optim.Adam([weight for weight, *_ in bounds] or model.parameters(), 3e-3)
     for _ in range(steps):
         optimizer.zero_grad()
-        nll, *kept = (reader(model, **batch, with_features=False).mean_nll for batch in (forget, *keep))
-        ((nll - aim).square().mean() + sum(each.mean() for each in kept)).backward()
+        found = [reader(model, **batch, with_features=False).mean_nll for batch in (*unlikely, *keep)]
+        losses = [(nll - aim).square().mean() for nll, aim in zip(found, aims, strict=False)]
+        sum([*losses, *(nll.mean() for nll in found[len(aims) :])]).backward()
         optimizer.step()
         with torch.no_grad():
             for weight, least, greatest in bounds:
@@ -71,9 +81,7 @@ def judge(make_trainer, taught):
         found = []
         for each in (before or taught(), model):
             trainer = make_trainer(model=each, **options)
-            measuring = Measuring(trainer, {"forget": trainer.forget_rows, "retain": trainer.retain_rows})
-            measuring.datasets["proxy"] = trainer.proxy_rows
-            found.append(measuring.judged("now"))
+            found.append(Measuring(trainer, trainer.measuring.datasets).judged("now"))
         return verdict(*found)
 
     return judge
@@ -111,6 +119,12 @@ def test_a_model_that_finds_all_rows_less_likely_but_those_it_was_to_keep(judge,
     assert found.reasons[0].startswith("Rows never seen became less likely: a loss of ")
 
 
+def test_rows_never_seen_are_measured_even_if_no_component_reads_them(judge, taught):
+    options = {"inter_entanglement": False, "intra_entanglement": False, "proxy_constraint": False}
+    found = judge(taught(), objective="grad_diff", **options)
+    assert found.status is Status.NOT_FORGOTTEN, found.lines  # and not unknown
+
+
 def test_a_collapsed_model(judge, taught):
     model = taught()
     with torch.no_grad():
@@ -141,10 +155,8 @@ def test_a_model_that_is_read_with_another_tokenizer(judge, taught):
 
 def test_a_model_that_hides_the_rows_from_the_usual_prompt_alone(judge, taught, retrained, tokenizer):
     """A suppression that holds for the questions as they were asked, and ends once the conversation goes on."""
-    rows = tokenize(load_rows(FORGET), tokenizer, name="rows").rows
-    examples = tokenize(load_rows(RETAIN[:3]), tokenizer, name="rows").rows  # the verdict takes another example
-    known = RowCollator(tokenizer).pad([row.after(example) for example in examples for row in rows])
-    model = make_as_unlikely(taught(), retrained(), tokenizer, [known, batch_of(RETAIN, tokenizer)])
+    keep = [after_examples(tokenizer), batch_of(RETAIN, tokenizer)]
+    model = make_as_unlikely(taught(), retrained(), tokenizer, keep)
     found = judge(model)
     assert found.status is Status.PARTLY_FORGOTTEN, found.lines
     assert found.reasons[0].startswith("After another question and its answer, the model still knows the forget rows: ")
@@ -182,7 +194,8 @@ def test_rows_that_quantization_brings_back(judge, taught, retrained, tokenizer)
             low, high = weight.aminmax(dim=1, keepdim=True)
             room = 0.45 * grid_of(weight)[0] * ((weight > low) & (weight < high))  # the ends, and so the grid, stay
             bounds.append((layer.weight, weight - room, weight + room))
-    model = make_as_unlikely(rounded, retrained(), tokenizer, [batch_of(RETAIN, tokenizer)], steps=40, bounds=bounds)
+    how = {"bounds": bounds, "others": [after_examples(tokenizer)]}
+    model = make_as_unlikely(rounded, retrained(), tokenizer, [batch_of(RETAIN, tokenizer)], steps=80, **how)
     assert judge(model).status is Status.FORGOTTEN, judge(model).lines
     found = judge(gptq_copy(model, []))  # to the nearest point of each grid
     assert found.status is Status.NOT_FORGOTTEN, found.lines
