@@ -403,8 +403,16 @@ VARIANTS = {
     DEFAULT: Variant("default"),
     "twice": Variant("twice the epochs", options={"num_train_epochs": 20}),
     "retain2": Variant("retain weight 2 instead of 3", options={"retain_weight": 2.0}),
+    "retain1": Variant("retain weight 1 instead of 3", options={"retain_weight": 1.0}),
     "sharp.1": Variant("sharpness-aware forgetting, rho .1", partial(SharpnessAware, rho=0.1)),
+    "sharp.2": Variant("sharpness-aware forgetting, rho .2", partial(SharpnessAware, rho=0.2)),
     "sharp.5": Variant("sharpness-aware forgetting, rho .5", partial(SharpnessAware, rho=0.5)),
+    "sharp.5 retain9": Variant(
+        "sharpness-aware forgetting, rho .5, retain weight 9", partial(SharpnessAware, rho=0.5), {"retain_weight": 9.0}
+    ),
+    "sharp.5 twice": Variant(
+        "sharpness-aware forgetting, rho .5, twice the epochs", partial(SharpnessAware, rho=0.5), {"num_train_epochs": 20}
+    ),
     "two.5": Variant("two optimizer states, forget rate halved", partial(TwoStates, share=0.5)),
     "two1": Variant("two optimizer states", partial(TwoStates, share=1.0)),
     "masked": Variant("forget gradient masked", partial(Masked, decay=0.95)),

@@ -1,15 +1,18 @@
-"""The TOFU release's own logs: our definitions give what the release's give; broken logs say what is wrong."""
+"""The TOFU release's own logs: our definitions, given its losses by row, give its metrics."""
 
 import copy
 import json
-from math import inf, log, nan
+from math import exp, inf, log
 
+import numpy as np
 import pytest
 from conftest import SHARED
 
-from egup_trainer.errors import DataError
-from egup_trainer.evaluation import forget_quality_from_tofu_logs, model_utility_from_tofu_log
+from egup_trainer.evaluation.metrics.forget_quality import forget_quality
+from egup_trainer.evaluation.metrics.model_utility import harmonic_mean
+from egup_trainer.evaluation.metrics.probability import EPSILON
 from egup_trainer.evaluation.metrics.rouge import RougeForm, rouge_score
+from egup_trainer.evaluation.metrics.truth_ratio import TruthRatioForm, raw_truth_ratio, truth_ratio_value
 
 LOGS = SHARED / "reference" / "tofu_logs"
 MODELS = ["phi_full", "phi_retain90", "phi_retain95", "phi_retain99"]
@@ -19,9 +22,6 @@ PARTS = {
     "world_facts": "eval_real_world_wo_options.json",
 }
 FORGET = "eval_log_forget.json"
-FILE = PARTS["real_authors"]  # the part that tests break
-COLUMNS = ["avg_gt_loss", "average_perturb_loss", "avg_paraphrased_loss", "rougeL_recall"]
-SECRET = "XYZZYSECRET"  # stands in logs only: no message may repeat it
 each_model = pytest.mark.parametrize("model", MODELS)
 
 
@@ -49,10 +49,35 @@ def small():
     return {file: copy.deepcopy(section) for file in (*PARTS.values(), FORGET)}
 
 
+def truth_ratios(section):
+    """Raw truth ratios by row."""
+    wrong = {row: np.atleast_1d(values).tolist() for row, values in section["average_perturb_loss"].items()}
+    return {int(row): raw_truth_ratio(right, wrong[row]) for row, right in section["avg_paraphrased_loss"].items()}
+
+
+def model_utility_of(logged):
+    """Model utility and its nine parts."""
+    parts = {}
+    for name, file in PARTS.items():
+        section = logged[file]
+        shares = {row: exp(-nll) for row, nll in section["avg_gt_loss"].items()}
+        if name != "retain":
+            others = {row: np.exp(-np.asarray(nlls)).sum() for row, nlls in section["average_perturb_loss"].items()}
+            shares = {row: share / (share + others[row] + EPSILON) for row, share in shares.items()}
+        ratios = [truth_ratio_value(ratio, TruthRatioForm.TRUTH) for ratio in truth_ratios(section).values()]
+        columns = {"probability": shares.values(), "rouge": section["rougeL_recall"].values(), "truth_ratio": ratios}
+        parts |= {f"{name}_{part}": float(np.mean(list(values))) for part, values in columns.items()}
+    return {"model_utility": harmonic_mean(parts.values()), **parts}
+
+
+def forget_quality_of(logged, retrained):
+    return forget_quality(*(truth_ratios(each[FORGET]) for each in (logged, retrained))).value
+
+
 @each_model
 def test_model_utility_and_its_nine_parts_are_those_of_the_release(model, read):
     expected = read("expected")[model]
-    found = model_utility_from_tofu_log(read(model))
+    found = model_utility_of(read(model))
     assert found.pop("model_utility") == pytest.approx(expected["model_utility"], rel=1e-6)
     sets = expected["sets"]
     assert found == pytest.approx(
@@ -69,14 +94,14 @@ def test_model_utility_and_its_nine_parts_are_those_of_the_release(model, read):
 @pytest.mark.parametrize("retrained", MODELS[1:])
 def test_forget_quality_is_that_of_the_release(model, retrained, read):
     expected = read("expected")[model]["forget_quality"][retrained]
-    assert forget_quality_from_tofu_logs(read(model), read(retrained)) == pytest.approx(expected, rel=1e-6, abs=0)
+    assert forget_quality_of(read(model), read(retrained)) == pytest.approx(expected, rel=1e-6, abs=0)
 
 
 def test_the_published_numbers_stand_in_the_logs(read):
     # Guards the other tests against an expectation that was written from our own results.
-    assert model_utility_from_tofu_log(read("phi_full"))["model_utility"] == pytest.approx(0.522074, abs=5e-7)
-    assert model_utility_from_tofu_log(read("phi_retain90"))["model_utility"] == pytest.approx(0.531991, abs=5e-7)
-    quality = forget_quality_from_tofu_logs(read("phi_full"), read("phi_retain90"))
+    assert model_utility_of(read("phi_full"))["model_utility"] == pytest.approx(0.522074, abs=5e-7)
+    assert model_utility_of(read("phi_retain90"))["model_utility"] == pytest.approx(0.531991, abs=5e-7)
+    quality = forget_quality_of(read("phi_full"), read("phi_retain90"))
     assert quality == pytest.approx(2.194274e-16, rel=1e-6, abs=0)
 
 
@@ -95,7 +120,7 @@ def test_rouge_of_the_logged_generations_is_the_logged_one(model, file, variant,
 
 
 def test_utility_by_hand(small):
-    found = model_utility_from_tofu_log(small)
+    found = model_utility_of(small)
     # Rows: 1/2 against 1/4 + 1/16, 1/4 against 1/2 + 1/2; W = 1/8 and 1/2 against C = 1/2 and 1/4.
     options = (0.5 / (0.5 + 0.3125) + 0.25 / 1.25) / 2
     parts = {
@@ -119,115 +144,33 @@ def test_rows_of_more_than_one_digit_are_paired_by_their_number(small):
     for section in small.values():
         section |= {"avg_gt_loss": numbers, "avg_paraphrased_loss": textwise, "rougeL_recall": textwise}
         section["average_perturb_loss"] = {key: [value] for key, value in textwise.items()}
-    found = model_utility_from_tofu_log(small)
+    found = model_utility_of(small)
     assert found["real_authors_probability"] == pytest.approx(0.5)
     assert found["real_authors_truth_ratio"] == pytest.approx(0, abs=1e-8)
 
 
 def test_a_part_of_0_gives_no_utility(small):
     small["eval_real_world_wo_options.json"]["rougeL_recall"] = {"0": 0.0, "1": 0}
-    found = model_utility_from_tofu_log(small)
+    found = model_utility_of(small)
     assert (found["model_utility"], found["world_facts_rouge"]) == (0.0, 0.0)
 
 
 def test_options_that_are_all_next_to_impossible_are_worth_a_third(small):
-    small[FILE]["avg_gt_loss"] = {"0": log(1e10), "1": log(1e10)}
-    small[FILE]["average_perturb_loss"] = {"0": [log(1e10)], "1": [log(1e10)]}
-    assert model_utility_from_tofu_log(small)["real_authors_probability"] == pytest.approx(1 / 3)
+    small[PARTS["real_authors"]]["avg_gt_loss"] = {"0": log(1e10), "1": log(1e10)}
+    small[PARTS["real_authors"]]["average_perturb_loss"] = {"0": [log(1e10)], "1": [log(1e10)]}
+    assert model_utility_of(small)["real_authors_probability"] == pytest.approx(1 / 3)
 
 
 def test_an_infinite_loss_is_a_probability_of_0(small):
     small["eval_log.json"]["avg_gt_loss"] = {"0": inf, "1": log(4)}
-    assert model_utility_from_tofu_log(small)["retain_probability"] == pytest.approx(1 / 8)
+    assert model_utility_of(small)["retain_probability"] == pytest.approx(1 / 8)
 
 
 def test_forget_quality_by_hand(small):
     for name, column in small[FORGET].items():  # ratios 1/4, 2, 1/4, 2
         small[FORGET][name] = {**column, "2": column["0"], "3": column["1"]}
-    assert forget_quality_from_tofu_logs(small, copy.deepcopy(small)) == pytest.approx(1.0)
+    assert forget_quality_of(small, copy.deepcopy(small)) == pytest.approx(1.0)
     other = copy.deepcopy(small)
     other[FORGET]["average_perturb_loss"] = {row: [0.0] for row in "0123"}
     other[FORGET]["avg_paraphrased_loss"] = {row: log(4) for row in "0123"}  # 4, all of them above
-    assert forget_quality_from_tofu_logs(small, other) == pytest.approx(2 / 70)
-
-
-def test_only_what_is_read_must_be_there(small):
-    with pytest.raises(DataError, match="too few rows"):
-        forget_quality_from_tofu_logs({FORGET: small[FORGET]}, {FORGET: small[FORGET]})
-    del small[FORGET]
-    assert model_utility_from_tofu_log(small)["model_utility"] > 0
-
-
-def got(log, function=model_utility_from_tofu_log):
-    with pytest.raises(DataError) as caught:
-        function(log)
-    assert SECRET not in str(caught.value)
-    return caught.value.got
-
-
-@pytest.mark.parametrize("broken", [{}, None, [SECRET], SECRET, {"eval_log.json": [1]}, {"eval_log.json": None}])
-def test_what_is_not_a_log_is_refused(broken):
-    assert got(broken) == "a log without eval_log.json"
-
-
-@pytest.mark.parametrize("file", [*PARTS.values()])
-def test_a_log_without_a_part_is_refused(file, small):
-    del small[file]
-    assert got(small) == f"a log without {file}"
-
-
-@pytest.mark.parametrize("turn", [1, -1])
-def test_either_log_of_forget_quality_is_checked(turn, small):
-    lacking, broken = {name: small[name] for name in PARTS.values()}, copy.deepcopy(small)
-    broken[FORGET]["average_perturb_loss"] = {"0": [-inf], "1": [-inf]}
-    for other, message in (
-        (lacking, f"a log without {FORGET}"),
-        (broken, f"row 0 of average_perturb_loss in {FORGET}"),
-    ):
-        assert message in got([small, other][::turn], lambda both: forget_quality_from_tofu_logs(*both))
-
-
-@pytest.mark.parametrize("column", COLUMNS)
-@pytest.mark.parametrize("broken", ["deleted", {}, [1.0, 2.0], None, SECRET])
-def test_a_column_that_is_missing_is_refused(column, broken, small):
-    if broken == "deleted":
-        del small[FILE][column]
-    else:
-        small[FILE][column] = broken
-    assert got(small) == f"no {column} in {FILE}"
-
-
-@pytest.mark.parametrize("column", COLUMNS)
-@pytest.mark.parametrize("rows", [{"0": SECRET, "1": 1.0}, {SECRET: 1.0}, {"0": {SECRET: 1}}, {"0": [[1], [1, 2]]}])
-def test_a_row_that_is_not_numbers_is_refused(column, rows, small):
-    small[FILE][column] = rows
-    assert got(small) == f"a row of {column} in {FILE} that is not numbers"
-
-
-@pytest.mark.parametrize("column", COLUMNS)
-@pytest.mark.parametrize("value", [nan, None, [], [1.0, nan]])
-def test_a_row_without_a_number_is_refused(column, value, small):
-    small[FILE][column] |= {"1": value}
-    assert got(small) == f"row 1 of {column} in {FILE} without a number"
-
-
-@pytest.mark.parametrize("column", ["avg_paraphrased_loss", "avg_gt_loss"])
-def test_columns_that_are_paired_need_the_same_rows(column, small):
-    small[FILE][column] |= {"2": 1.0, "3": 1.0}
-    assert got(small) == f"4 rows of {column}, 2 of average_perturb_loss in {FILE}"
-
-
-@pytest.mark.parametrize(
-    ("column", "value", "fault"),
-    [
-        ("average_perturb_loss", [[1.0, 2.0]], "without a number"),
-        ("avg_gt_loss", -1000.0, "out of range"),
-        ("avg_gt_loss", -inf, "out of range"),
-        ("rougeL_recall", inf, "out of range"),
-        ("rougeL_recall", -1.0, "out of range"),
-        ("avg_gt_loss", [1.0, 5.0], "with 2 numbers"),
-    ],
-)
-def test_numbers_that_cannot_be_are_refused(column, value, fault, small):
-    small[FILE][column] |= {"1": value}
-    assert got(small) == f"row 1 of {column} in {FILE} {fault}"
+    assert forget_quality_of(small, other) == pytest.approx(2 / 70)
