@@ -15,6 +15,7 @@ PARTS: dict[str, dict[str, Any]] = {
     "clreg": {"clreg_weight": 0.1},
     "base": {"proxy_model": "base"},
     "samples": {"self_samples": 2},
+    "auto": {"learning_rate": None, "num_train_epochs": None, "warmup_steps": 0},
 }
 """What each word after a plus sign sets; the proxy model "base" is the study's base model, wherever it lies."""
 
@@ -52,8 +53,9 @@ LEADING = (SECOND, SECOND + "+base", *FIRST_DESIGN, *ALONE[:4])
 """Methods that are run first; like the others, each chooses its own learning rate."""
 
 OTHERS = ALONE[4:]
-ABLATION = tuple(f"{SECOND}+{part}" for part in ("inter", "intra", "clreg", "inter+intra+clreg", "centroid", "samples"))
-"""The second design with more or other parts, at the second design's learning rate."""
+_ADDED = ("inter", "intra", "clreg", "inter+intra+clreg", "centroid", "samples", "auto", "base+auto")
+ABLATION = tuple(f"{SECOND}+{part}" for part in _ADDED)
+"""The second design with more or other parts, at the second design's learning rate, unless auto chooses one."""
 
 METHODS = (*LEADING, *OTHERS, *ABLATION)
 
@@ -64,9 +66,12 @@ def rate_giver(method: str) -> str:
 
 
 def default_method() -> str | None:
-    """The method that `EGUPConfig()` is, or None if the study has no such method."""
+    """The method that `EGUPConfig()` is, or None if the study has no such method.
+
+    Of those that differ in the learning rate alone, it is the last one, without a given learning rate.
+    """
     default = _config()
-    return next((method for method in METHODS if _config(**options_of(method)) == default), None)
+    return next((method for method in reversed(METHODS) if _config(**options_of(method)) == default), None)
 
 
 def _config(**options: Any) -> EGUPConfig:

@@ -7,7 +7,7 @@ from typing import Any
 
 from benchmarks import markdown
 from benchmarks.study.gap10 import WIDE_METRICS, offsets, retrained_of, without
-from benchmarks.study.methods import ABLATION, FIRST_DESIGN, LEADING, METHODS, OTHERS, SECOND
+from benchmarks.study.methods import ABLATION, FIRST_DESIGN, LEADING, METHODS, OTHERS, SECOND, options_of
 from benchmarks.study.plan import FURTHER_SEEDS, RETRAINED, TEST_SEEDS, Record, RunSpec, Task, model_line
 from benchmarks.study.summary import ATTACKS, models_of, study_units, summary
 from benchmarks.tables import Line
@@ -65,7 +65,8 @@ def _table(found: dict[str, Any], methods: Iterable[str]) -> str:
     rows = []
     for name in names:
         rate = found[name].get("learning_rate")
-        cells = [f"`{name}`", "" if rate is None else f"{rate:g}", str(found[name]["seeds"])]
+        is_given = rate is not None and "learning_rate" not in options_of(name)
+        cells = [f"`{name}`", f"{rate:g}" if is_given else "", str(found[name]["seeds"])]
         rows.append([*cells, *(_cell(found[name][key]) for key in used)])
     return markdown.table(["method", "rate", "seeds", *(STUDY_COLUMNS[key] for key in used)], rows)
 

@@ -50,7 +50,7 @@ def unlearn(
     Args:
         folder: the model before unlearning, with its tokenizer.
         options: `EGUPConfig` options of the method.
-        learning_rate: the initial one.
+        learning_rate: the initial one, unless it is among the options.
         seed: of the training.
         rows: the seed's rows.
         scans: folder that keeps scans for other runs from the same model.
@@ -61,7 +61,6 @@ def unlearn(
     with TemporaryDirectory() as scratch:
         args = EGUPConfig(
             output_dir=scratch,
-            learning_rate=learning_rate,
             per_device_eval_batch_size=32,
             logging_strategy="no",
             save_strategy="no",
@@ -70,7 +69,7 @@ def unlearn(
             seed=seed,
             scan_cache_dir=str(scans),
             verdict=False,
-            **{**UNLEARNING, **options},
+            **{**UNLEARNING, "learning_rate": learning_rate, **options},
         )
         trainer = make_trainer(load_model(str(folder)), args, processing_class=tokenizer, **datasets)
         trainer.train()

@@ -292,6 +292,7 @@ def test_every_method_is_a_configuration(tmp_path):
     assert set(ABLATION) <= {method for method in METHODS if method.startswith(SECOND)}
     assert {"npo", "grad_diff", "pdu"} <= set(LEADING)
     assert "task_vector" in OTHERS
+    assert default_method() == "proxy_kl+auto"  # what runs without a learning rate
 
 
 def test_tables_stand_between_their_markers():
