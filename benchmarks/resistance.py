@@ -411,7 +411,9 @@ VARIANTS = {
         "sharpness-aware forgetting, rho .5, retain weight 9", partial(SharpnessAware, rho=0.5), {"retain_weight": 9.0}
     ),
     "sharp.5 twice": Variant(
-        "sharpness-aware forgetting, rho .5, twice the epochs", partial(SharpnessAware, rho=0.5), {"num_train_epochs": 20}
+        "sharpness-aware forgetting, rho .5, twice the epochs",
+        partial(SharpnessAware, rho=0.5),
+        {"num_train_epochs": 20},
     ),
     "two.5": Variant("two optimizer states, forget rate halved", partial(TwoStates, share=0.5)),
     "two1": Variant("two optimizer states", partial(TwoStates, share=1.0)),
