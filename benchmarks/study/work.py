@@ -67,7 +67,7 @@ def do_base(place: Place) -> None:
 
 def do_before(place: Place, seed: int) -> None:
     """Trains a tuning seed's model before unlearning, and keeps l of its rows."""
-    _learn(place, "before", seed)
+    learn(place, "before", seed)
     folder = place.model("before", seed)
     found = runs.nlls(load_model(str(folder)), load_tokenizer(str(folder)), place.rows(seed))
     place.nlls(seed).write_text(json.dumps(found), encoding="utf-8")
@@ -76,7 +76,7 @@ def do_before(place: Place, seed: int) -> None:
 def do_compared(place: Place, seed: int, is_large: bool = False) -> None:
     """Trains and evaluates the models of a seed without which no method can be judged."""
     for name in COMPARED:
-        _learn(place, name, seed, is_large)
+        learn(place, name, seed, is_large)
     _evaluate_base(place, seed, is_large)
     for name in COMPARED:
         _evaluate_model(place, name, seed, is_large)
@@ -86,7 +86,7 @@ def do_retrained_again(place: Place, names: Iterable[str], seed: int) -> None:
     """Trains and evaluates more of `RETRAINED`, besides the models that they are compared with."""
     do_compared(place, seed)
     for name in names:
-        _learn(place, name, seed)
+        learn(place, name, seed)
         _evaluate_model(place, name, seed, is_large=False)
 
 
@@ -108,16 +108,23 @@ def try_rate(place: Place, spec: RunSpec) -> None:
 
 def evaluate(place: Place, spec: RunSpec) -> None:
     """Every metric of a run's model, and its relearning; unlearns first if the model is not there."""
-    rows, folder, large = place.rows(spec.seed, spec.task.is_large), place.unlearned(spec), spec.task.is_large
+    rows, large = place.rows(spec.seed, spec.task.is_large), spec.task.is_large
     start = time.perf_counter()
-    if not folder.is_dir():
-        trainer = _unlearn(place, spec, place.model("before", spec.seed, large), rows)
-        world.save(trainer.model, trainer.processing_class, folder)
+    folder = make_unlearned(place, spec)
     learned = time.perf_counter()
     values, curve = _values(place, spec.method, folder, spec.seed, large)
     values |= runs.wordings(load_model(str(folder)), load_tokenizer(str(folder)), rows)
     values |= {"seconds": round(learned - start, 1), "evaluation_seconds": round(time.perf_counter() - learned, 1)}
     Record(_experiment(place, spec), values, run_facts(), curve).write(spec.evaluated)
+
+
+def make_unlearned(place: Place, spec: RunSpec) -> Path:
+    """The folder of a run's model, which is made unless it is there."""
+    folder, large = place.unlearned(spec), spec.task.is_large
+    if not folder.is_dir():
+        trainer = _unlearn(place, spec, place.model("before", spec.seed, large), place.rows(spec.seed, large))
+        world.save(trainer.model, trainer.processing_class, folder)
+    return folder
 
 
 def _unlearn(place: Place, spec: RunSpec, folder: Path, rows: world.Rows) -> Any:
@@ -135,7 +142,7 @@ def _unlearn(place: Place, spec: RunSpec, folder: Path, rows: world.Rows) -> Any
     return trainer
 
 
-def _learn(place: Place, name: str, seed: int, is_large: bool = False) -> None:
+def learn(place: Place, name: str, seed: int, is_large: bool = False) -> None:
     """Trains a model if it is not there, and notes how long it took beside it."""
     folder = place.model(name, seed, is_large)
     if folder.is_dir():
