@@ -38,7 +38,6 @@ VARIANTS = {
     "proxy_temperature=0.5": {**DEMO, "proxy_temperature": 0.5},
     "no inter-sample weights": {**DEMO, "inter_entanglement": False},
     "no intra-sample weights": {**DEMO, "intra_entanglement": False},
-    "drift_reference=previous": {**DEMO, "drift_reference": "previous"},
     "intra_temperature=0.25": {**DEMO, "intra_temperature": 0.25},
     "intra_temperature=1": {**DEMO, "intra_temperature": 1.0},
     "no CLReg": {**DEMO, "clreg_weight": 0.0},

@@ -114,10 +114,7 @@ CASES = {
     "egup_effort": Case({"objective": "grad_diff", **_BOTH}),
     "egup_penalty": Case({"objective": "npo", **_BOTH, "proxy_form": "penalty", "proxy_match": "mean"}),
     "egup_npo_beta_auto": Case({"objective": "npo", "npo_beta": "auto"}),
-    "egup_moving_boundary": Case({"objective": "grad_diff", "proxy_reference": "current", "proxy_dual_rate": 0.5}),
-    "egup_projected_previous": Case(
-        {"objective": "grad_diff", **_BOTH, "cache_dim": 8, "drift_reference": "previous", "bank_size": 6}
-    ),
+    "egup_projected": Case({"objective": "grad_diff", **_BOTH, "cache_dim": 8, "bank_size": 6}),
     "egup_rmu": Case({"objective": "rmu", **_RMU, **_BOTH, "clreg_weight": 0.5}),
     "egup_pdu": Case({"objective": "pdu", "pdu_dual_start": 2.0, "learning_rate": 0.001}),
     "egup_stop_at_boundary": Case({"objective": "grad_diff", "num_train_epochs": 8, "stop_at_boundary": True}),

@@ -24,7 +24,7 @@ class Line:
         name: of the run; each name occurs once in a table.
 
     Example:
-        >>> Line(RESULTS / "dual_ascent.jsonl", "seed0").exists()
+        >>> Line(RESULTS / "design_choices.jsonl", "seed0").exists()
         True
     """
 

@@ -7,10 +7,10 @@ from torch import Tensor
 
 from egup_trainer.components.component import Component
 from egup_trainer.components.feature_space import InterMatch
-from egup_trainer.components.features import DriftReference, FeatureMemory
+from egup_trainer.components.features import FeatureMemory
 from egup_trainer.components.inter_sample import InterSampleEntanglement
 from egup_trainer.components.intra_sample import IntraSampleEntanglement
-from egup_trainer.components.proxy_constraint import ProxyConstraint, ProxyForm, ProxyMatch, ProxyReference
+from egup_trainer.components.proxy_constraint import ProxyConstraint, ProxyForm, ProxyMatch
 from egup_trainer.components.step import Collected, Step, StepCounts
 from egup_trainer.data.collator import Part
 from egup_trainer.losses.grad_diff import GradientDifference
@@ -31,14 +31,11 @@ def options(**chosen) -> SimpleNamespace:
             "inter_clip_max": 5.0,
             "intra_entanglement": False,
             "intra_temperature": 0.5,
-            "drift_reference": DriftReference.INITIAL,
             "proxy_constraint": True,
             "proxy_form": ProxyForm.EFFORT,
             "proxy_match": ProxyMatch.NEAREST,
-            "proxy_reference": ProxyReference.INITIAL,
             "proxy_lambda": 2.0,
             "proxy_temperature": 0.2,
-            "proxy_dual_rate": 0.0,
             "cache_dim": None,
             "bank_size": 3,
             **chosen,

@@ -1,7 +1,6 @@
 """Features that other components read: those of the rows of a step, and a cache of those of all samples."""
 
 from dataclasses import dataclass
-from enum import Enum
 
 import torch
 from torch import Tensor
@@ -16,13 +15,6 @@ from egup_trainer.errors import check_layer, check_range, choose
 from egup_trainer.modeling.outputs import required
 from egup_trainer.modeling.scan import RowScores
 from egup_trainer.options import OptionGroup, option
-
-
-class DriftReference(str, Enum):
-    """What a forget sample's drift is measured from."""
-
-    INITIAL = "initial"
-    PREVIOUS = "previous"
 
 
 @dataclass
@@ -46,13 +38,9 @@ class FeatureOptions(OptionGroup):
     inter_neighbors: int = option(
         8, "Nearest retain samples that entanglement is averaged over with inter_match=nearest (k); 1 or more."
     )
-    drift_reference: DriftReference = option(
-        DriftReference.INITIAL, "Drift is measured from the features before unlearning, or at the previous visit."
-    )
 
     def check_options(self) -> None:
         self.inter_match = choose(InterMatch, self.inter_match, "inter_match")
-        self.drift_reference = choose(DriftReference, self.drift_reference, "drift_reference")
         check_layer(self, "feature_layer")
         check_range(self, ("inter_neighbors", "bank_size"), low=1, whole=True)
         check_range(self, ("cache_dim",), low=2, whole=True)
@@ -106,16 +94,15 @@ class FeatureMemory(Component):
         )
 
     def observe(self, step: Step) -> None:
-        cache, options = self.cache, self._options
+        cache = self.cache
         projected = cache.space.project(required(step.forget.features, "features"))  # (B, k)
         phi = cache.space.normalize(projected)
         seen = phi.detach()
-        start = cache.initial if options.drift_reference is DriftReference.INITIAL else cache.latest
         step.features = Features(
             forget=phi,
             retain=None if step.retain is None else cache.space(required(step.retain.features, "features")),
             entanglement=cache.space.entanglement(projected.detach(), cache.bank, self._neighbors),
-            drift=drift(seen, start[step.forget_ids.clamp_min(0)]),
+            drift=drift(seen, cache.initial[step.forget_ids.clamp_min(0)]),
         )
         step.observe("entanglement", step.features.entanglement)
         step.observe("drift", step.features.drift)

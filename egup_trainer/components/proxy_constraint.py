@@ -2,7 +2,6 @@
 
 from dataclasses import dataclass, fields
 from enum import Enum
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -13,13 +12,13 @@ from egup_trainer.components.features import FeatureMemory
 from egup_trainer.components.forget import ForgetObjective
 from egup_trainer.components.known_proxies import refuse_known_proxies
 from egup_trainer.components.scanning import ScanRequest
-from egup_trainer.components.step import FinishedStep, Step
+from egup_trainer.components.step import Step
 from egup_trainer.errors import ConfigError, check_range, choose
 from egup_trainer.losses.base import ForgetLoss, Guidance, Unit
 from egup_trainer.modeling.scan import RowScores
 from egup_trainer.options import option
 
-_PROXIES, _BOUNDARY, _STRENGTH = "proxies", "boundary", "strength"
+_BOUNDARY = "boundary"
 
 
 class ProxyForm(str, Enum):
@@ -38,15 +37,6 @@ class ProxyMatch(str, Enum):
     """All of them: one boundary for all samples."""
     NEAREST = "nearest"
     """Those nearest to the sample's features before unlearning."""
-
-
-class ProxyReference(str, Enum):
-    """Under which model the proxies are scored."""
-
-    INITIAL = "initial"
-    """The model before unlearning."""
-    CURRENT = "current"
-    """The model at the start of each epoch."""
 
 
 def nearest_proxies(proxy_features: Tensor, forget_features: Tensor, neighbors: int = 4) -> Tensor:
@@ -80,7 +70,7 @@ def proxy_boundary(proxy_nll: Tensor, proxies: Tensor) -> Tensor:
     return proxy_nll[proxies].mean(dim=1)
 
 
-def proxy_effort(nll: Tensor, boundary: Tensor, strength: float | Tensor = 2.0, temperature: float = 0.2) -> Tensor:
+def proxy_effort(nll: Tensor, boundary: Tensor, strength: float = 2.0, temperature: float = 0.2) -> Tensor:
     """The effort that is left: 1 - lambda * sigmoid((l_i - b_i) / T), without gradient.
 
     It is 1 far below the boundary, 0 at it (with lambda = 2), and negative beyond it, where it pulls the row back.
@@ -99,7 +89,7 @@ def proxy_effort(nll: Tensor, boundary: Tensor, strength: float | Tensor = 2.0, 
     return 1 - strength * ((nll.detach() - boundary) / temperature).sigmoid()
 
 
-def proxy_penalty(nll: Tensor, boundary: Tensor, strength: float | Tensor = 2.0, temperature: float = 0.2) -> Tensor:
+def proxy_penalty(nll: Tensor, boundary: Tensor, strength: float = 2.0, temperature: float = 0.2) -> Tensor:
     """Penalty for going past the boundary: lambda * T * softplus((l_i - b_i) / T), shape (B,), nats per token.
 
     Its derivative in l_i is lambda * sigmoid((l_i - b_i) / T), so under gradient ascent it does what `proxy_effort`
@@ -125,37 +115,19 @@ class ProxyOptions(ComponentOptions):
         ProxyMatch.NEAREST, "A sample's boundary is the mean over the proxies nearest to it, or over all of them."
     )
     proxy_neighbors: int = option(4, "Proxies that count for proxy_match=nearest; 1 or more.")
-    proxy_reference: ProxyReference = option(
-        ProxyReference.INITIAL,
-        "Score the proxies under the initial model, or again under the current model at the start of each epoch.",
-    )
     proxy_lambda: float | None = option(
         None,
         "Strength of the proxy constraint (lambda); 0 or more. By default 2, and 1 with npo_beta=auto, whose pull has "
         "halved at the boundary already.",
     )
-    proxy_dual_rate: float = option(
-        0.0,
-        "Learn lambda by dual ascent: each step moves it by this rate times the mean boundary gap, down to 0 at least; "
-        "0 keeps proxy_lambda as it is.",
-    )
     proxy_temperature: float = option(0.2, "Width of the boundary (T), nats per token; above 0.")
 
     def check_options(self) -> None:
-        for name, choices in (
-            ("proxy_form", ProxyForm),
-            ("proxy_match", ProxyMatch),
-            ("proxy_reference", ProxyReference),
-        ):
-            setattr(self, name, choose(choices, getattr(self, name), name))
+        self.proxy_form = choose(ProxyForm, self.proxy_form, "proxy_form")
+        self.proxy_match = choose(ProxyMatch, self.proxy_match, "proxy_match")
         check_range(self, ("proxy_neighbors",), low=1, whole=True)
-        check_range(self, ("proxy_lambda", "proxy_dual_rate"), low=0)
+        check_range(self, ("proxy_lambda",), low=0)
         check_range(self, ("proxy_temperature",), low=0, low_is_allowed=False)
-        if not self.proxy_constraint:
-            self._refuse_without_constraint("proxy_dual_rate", 0, "the rate changes the strength of the constraint")
-            self._refuse_without_constraint(
-                "proxy_reference", ProxyReference.INITIAL, "it is the boundary of the constraint that moves"
-            )
 
     def _refuse_with_token_boundaries(self, loss: ForgetLoss) -> None:
         """Raises `ConfigError` if an option of the row boundary is set for a loss with a boundary for each token."""
@@ -171,16 +143,6 @@ class ProxyOptions(ComponentOptions):
                 fix=f"leave out --{each.name}",
             )
 
-    def _refuse_without_constraint(self, name: str, default: Any, why: str) -> None:
-        value = getattr(self, name)
-        if value != default:
-            shown = value.value if isinstance(value, Enum) else value
-            raise ConfigError(
-                got=f"{name}={shown} without the proxy constraint",
-                expected=f"both, or none: {why}",
-                fix=f"leave out --{name}",
-            )
-
     def make_component(self, loss: ForgetLoss, has_proxies: bool) -> Component | None:
         if loss.sets_boundary:
             self._refuse_with_token_boundaries(loss)
@@ -193,16 +155,14 @@ class ProxyConstraint(Component):
     """Bounds how far each forget row is forgotten: up to b_i, the mean l of its proxies (EGUP).
 
     As an effort it multiplies the loss of a row by `proxy_effort`; as a penalty it adds `proxy_penalty`. It fits the
-    forget loss to the boundary if the loss needs that. With `proxy_reference=current` the boundary is measured again at
-    the start of each epoch. With `proxy_dual_rate`, each step takes one step of dual ascent on the constraint
-    mean(l_i - b_i) <= 0: lambda <- max(0, lambda + rate * mean gap).
+    forget loss to the boundary if the loss needs that.
 
     Args:
         options: the options of the constraint. If `proxy_constraint` is off, only the loss is fitted.
 
     Attributes:
         boundary: b_i of each forget row, shape (N_f,), nats per token, once the run has started.
-        strength: lambda, shape ().
+        strength: lambda.
     """
 
     name = "proxy_constraint"
@@ -216,11 +176,9 @@ class ProxyConstraint(Component):
         self.is_on = options.proxy_constraint
         self._is_effort = options.proxy_form is ProxyForm.EFFORT
         self._is_nearest = options.proxy_match is ProxyMatch.NEAREST
-        strength = loss.default_proxy_lambda if options.proxy_lambda is None else options.proxy_lambda
-        self.strength = torch.tensor(float(strength))
+        self.strength = loss.default_proxy_lambda if options.proxy_lambda is None else options.proxy_lambda
         self.needs = Needs(features=self._is_nearest, proxy_rows=True)
         self.acts_by = frozenset({Guidance.WEIGHTS if self._is_effort else Guidance.TERMS} if self.is_on else ())
-        self._proxies: Tensor  # indexes of each row's proxies, (N_f, n), or (1, n) if all proxies count for all rows
 
     def scan(self) -> dict[str, ScanRequest]:
         proxies, forget = self.run.needed_proxy_rows, self.run.forget_rows
@@ -237,10 +195,11 @@ class ProxyConstraint(Component):
             # `FeatureMemory` has requested the features of the forget rows, and started before this component.
             space = self.run.component(FeatureMemory).cache.space.to(torch.device("cpu"))
             proxy, forget = (space.normalize(scan[name].features) for name in ("proxy", "forget"))
-            self._proxies = nearest_proxies(proxy, forget, neighbors=self._options.proxy_neighbors)
+            nearest = nearest_proxies(proxy, forget, neighbors=self._options.proxy_neighbors)
         else:
-            self._proxies = torch.arange(len(proxies.sum_nll))[None]
-        self._measure(proxies)
+            nearest = torch.arange(len(proxies.sum_nll))[None]
+        boundary = proxy_boundary(proxies.mean_nll, nearest)
+        self.boundary = boundary.expand(len(self.run.forget_rows)).to(self.run.device)
         if self._fits_loss:
             rows = scan["forget"]
             needed_rise = (rows.num_tokens * (self.boundary.cpu() - rows.mean_nll)).mean()
@@ -248,16 +207,6 @@ class ProxyConstraint(Component):
         if self.is_on and "forget" in scan:  # with proxy_match=mean, only some losses request these rows
             instead = "leave the boundary out (--no_proxy_constraint)"
             refuse_known_proxies(scan["forget"].mean_nll, self.boundary.cpu(), instead)
-
-    def _measure(self, proxies: RowScores) -> None:
-        boundary = proxy_boundary(proxies.mean_nll, self._proxies)
-        self.boundary = boundary.expand(len(self.run.forget_rows)).to(self.run.device)
-
-    def on_epoch_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Measures the boundary again at the start of an epoch, but not of the first, nor of one that is resumed."""
-        starts = state.epoch and state.epoch == int(state.epoch) and not control.should_training_stop
-        if starts and self.is_on and self._options.proxy_reference is ProxyReference.CURRENT:
-            self._measure(self.run.score(self.run.needed_proxy_rows))
 
     def observe(self, step: Step) -> None:
         if self.is_on:
@@ -268,36 +217,22 @@ class ProxyConstraint(Component):
         if not (self.is_on and self._is_effort):
             return None
         gap = step.latest("boundary_gap")
-        strength = self.strength.to(gap.device)
-        effort = proxy_effort(gap, torch.zeros_like(gap), strength, self._options.proxy_temperature)
+        effort = proxy_effort(gap, torch.zeros_like(gap), self.strength, self._options.proxy_temperature)
         return effort if self._allows_negative else effort.clamp_min(0)
 
     def terms(self, step: Step) -> dict[str, Tensor]:
         if not self.is_on or self._is_effort:
             return {}
         boundary = self.boundary[step.forget_ids.clamp_min(0)]
-        strength, temperature = self.strength.to(boundary.device), self._options.proxy_temperature
-        penalty = proxy_penalty(step.forget.mean_nll, boundary, strength, temperature)
+        penalty = proxy_penalty(step.forget.mean_nll, boundary, self.strength, self._options.proxy_temperature)
         scale = step.forget.num_tokens if self._unit is Unit.SUM else 1
         return {"proxy": step.counts.per_forget_row(penalty * scale * (step.forget_ids >= 0))}
 
-    def commit(self, step: FinishedStep) -> None:
-        rate = self._options.proxy_dual_rate
-        if rate and self.is_on:
-            self.learn_strength(step.of_samples("boundary_gap"))
-            step.values["proxy_lambda"] = self.strength
-
-    def learn_strength(self, gap: Tensor) -> None:
-        """Takes one step of dual ascent; `gap` is l_i - b_i of the forget rows of the whole step, shape (B,)."""
-        change = self._options.proxy_dual_rate * gap.mean().to(self.strength)
-        self.strength = (self.strength + change).clamp_min(0)
-
     def state_dict(self) -> dict[str, Tensor]:
-        return {_PROXIES: self._proxies.to(torch.int32), _BOUNDARY: self.boundary, _STRENGTH: self.strength}
+        return {_BOUNDARY: self.boundary}
 
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
-        self._proxies = state[_PROXIES].long().cpu()
-        self.boundary, self.strength = state[_BOUNDARY], state[_STRENGTH]
+        self.boundary = state[_BOUNDARY]
 
 
 def _mean_and_share_past(name: str, gaps: Tensor) -> dict[str, float]:

@@ -62,8 +62,6 @@ UNLEARN = [  # flags, and what the message names
     ("--lora_alpha 8", "--lora_alpha without --use_peft"),
     ("--merge", "--merge", "add --use_peft"),
     ("--clreg_weight 1 --per_device_train_batch_size 1", "clreg_positives=forget"),
-    ("--no_proxy_constraint --proxy_dual_rate 0.1", "proxy_dual_rate=0.1"),
-    ("--no_proxy_constraint --proxy_reference current", "proxy_reference=current"),
     ("--objective pdu --retain_loss none", "objective=pdu"),
     ("--idk_answers a.txt", "idk_answers", "objective=proxy_kl"),
     ("--trainable_params_regex '['", "trainable_params_regex=[", "not a regular expression"),

@@ -6,7 +6,7 @@ import pkgutil
 import pytest
 
 import benchmarks
-from benchmarks import design_choices, dual_ascent, tofu_small
+from benchmarks import design_choices, tofu_small
 from egup_trainer import EGUPConfig
 from egup_trainer.losses.base import ForgetLoss
 from egup_trainer.losses.registry import OBJECTIVES, make_forget_loss, register_forget_loss
@@ -19,7 +19,7 @@ def test_it_can_be_imported(name):
     importlib.import_module(name)
 
 
-@pytest.mark.parametrize("variants", [design_choices.VARIANTS, dual_ascent.METHODS, tofu_small.METHODS])
+@pytest.mark.parametrize("variants", [design_choices.VARIANTS, tofu_small.METHODS])
 def test_every_variant_has_options_that_there_are(variants, monkeypatch, tmp_path):
     monkeypatch.setattr("egup_trainer.losses.registry.OBJECTIVES", dict(OBJECTIVES))
     register_forget_loss("npo_clamped", design_choices.ClampedNPO)

@@ -10,7 +10,6 @@ from scipy.special import expit as sigmoid
 
 from egup_trainer.components.embedding_cache import EmbeddingCache
 from egup_trainer.components.feature_space import FeatureSpace, InterMatch
-from egup_trainer.components.features import DriftReference
 from egup_trainer.components.proxy_constraint import ProxyForm
 from egup_trainer.modeling.outputs import AnswerOutputs
 
@@ -126,16 +125,6 @@ def test_the_bank_has_no_say_in_centroid_entanglement(off_center, outputs):
     before = look(components_for(chosen, off_center), outputs(), IDS).weights
     off_center.bank = -off_center.bank
     assert torch.equal(look(components_for(chosen, off_center), outputs(), IDS).weights, before)
-
-
-def test_drift_from_the_previous_visit(cache, outputs, units):
-    cache.latest[torch.arange(3)] = units(0.4, 1.0, 2.1)
-    drift = {
-        since: look(components_for(options(drift_reference=since), cache), outputs(), IDS).features.drift
-        for since in DriftReference
-    }
-    assert drift[DriftReference.INITIAL].tolist() == pytest.approx(DRIFT, abs=1e-3)
-    assert drift[DriftReference.PREVIOUS].tolist() == pytest.approx([1 - cos(0.2), 1 - cos(0.3)], abs=1e-3)
 
 
 @pytest.mark.parametrize(

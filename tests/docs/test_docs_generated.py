@@ -155,7 +155,7 @@ def test_images_and_scripts_from_other_sites_are_removed():
 def test_the_reference_names_exactly_the_keys_that_runs_log(make_trainer, taught):
     preferences = [{**row, "alternate_answer": "Nobody knows."} for row in qa_rows(0, 4)]
     runs = [
-        {"clreg_weight": 0.1, "proxy_form": "penalty", "proxy_dual_rate": 0.1, "stop_at_boundary": True},
+        {"clreg_weight": 0.1, "proxy_form": "penalty", "stop_at_boundary": True},
         {"objective": "altpo", "forget": preferences},
         {"objective": "pdu"},
         {"objective": "proxy_kl", "auto": True, "model": taught()},  # which expects tokens of all kinds

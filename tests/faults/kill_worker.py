@@ -14,7 +14,7 @@ from egup_trainer.modeling.loading import load_model
 OPTIONS = {
     "workers": {"dataloader_num_workers": 2},
     "four bits": {"optim": "adamw_bnb_8bit"},
-    "early stop": {"stop_retain_rise": 100.0, "proxy_reference": "current"},
+    "early stop": {"stop_retain_rise": 100.0},
 }
 """By kind of run, what differs from the others. One that is to stop early starts from a model that knows no row."""
 
@@ -73,7 +73,6 @@ def main(folder: Path, kind: str) -> None:
         inter_entanglement=True,
         intra_entanglement=True,
         inter_neighbors=2,
-        proxy_dual_rate=0.5,
         stop_at_boundary=True,
         learning_rate=1e-3,
         num_train_epochs=4,

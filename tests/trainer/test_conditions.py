@@ -41,7 +41,7 @@ CHANGES = {
     "retain weight": ({"retain_weight": 0.5}, "retain_weight 0.5 (then 1.0)"),
     "layer": ({"feature_layer": 0}, "feature_layer 0 (then 0.5)"),
     "constraint": ({"proxy_constraint": False}, "proxy_constraint false (then true)"),
-    "moving boundary": ({"proxy_reference": "current"}, 'proxy_reference "current" (then "initial")'),
+    "boundary": ({"proxy_match": "mean"}, 'proxy_match "mean" (then "nearest")'),
     "best": ({"load_best_model_at_end": True, "eval_dataset": qa_rows(20, 24)}, "load_best_model_at_end true (then"),
 }
 

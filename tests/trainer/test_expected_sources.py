@@ -186,7 +186,7 @@ def test_a_model_that_is_not_there_is_refused(make_trainer):
         ("proxy_form", "penalty", "proxy_form=penalty"),
         ("proxy_neighbors", 2, "proxy_neighbors=2"),
         ("proxy_lambda", 1.0, "proxy_lambda=1.0"),
-        ("proxy_reference", "current", "proxy_reference=current"),
+        ("proxy_match", "mean", "proxy_match=mean"),
     ],
 )
 def test_options_of_the_boundary_of_rows_are_refused(make_trainer, option, value, shown):

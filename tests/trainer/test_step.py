@@ -168,15 +168,6 @@ def test_each_option_changes_the_result(make_trainer, change):
     assert furthest(weights_of(base), weights_of(changed)) > 1e-5
 
 
-@pytest.mark.parametrize(("reference", "same"), [("previous", False), ("initial", True)])
-def test_drift_is_measured_from_where_it_is_told(make_trainer, reference, same):
-    trainer = make_trainer(drift_reference=reference, num_train_epochs=3)
-    initial = make_trainer(num_train_epochs=3)
-    trainer.train()
-    initial.train()
-    assert (furthest(weights_of(trainer), weights_of(initial)) == 0) == same
-
-
 def test_projected_cache_has_the_dimensions_asked_for(make_trainer):
     trainer = make_trainer(cache_dim=6)
     trainer.train()

@@ -34,7 +34,7 @@ from egup_trainer.modeling.reference import Need, ReferenceKind
 from egup_trainer.preparation import check_optimizer, disable_dropout
 
 LORA = {"r": 4, "target_modules": "all-linear", "task_type": "CAUSAL_LM"}
-EVERYTHING = {"objective": "npo", "clreg_weight": 0.5, "clreg_positives": "views", "drift_reference": "previous"}
+EVERYTHING = {"objective": "npo", "clreg_weight": 0.5, "clreg_positives": "views"}
 
 
 class StopAt(TrainerCallback):
