@@ -410,11 +410,14 @@ VARIANTS = {
     "sharp.5 retain9": Variant(
         "sharpness-aware forgetting, rho .5, retain weight 9", partial(SharpnessAware, rho=0.5), {"retain_weight": 9.0}
     ),
-    "sharp.5 twice": Variant(
-        "sharpness-aware forgetting, rho .5, twice the epochs",
-        partial(SharpnessAware, rho=0.5),
-        {"num_train_epochs": 20},
-    ),
+    **{
+        f"sharp{rho:g} {name}".replace("0.", "."): Variant(
+            f"sharpness-aware forgetting, rho {rho:g}, {name} the epochs",
+            partial(SharpnessAware, rho=rho),
+            {"num_train_epochs": 10 * times},
+        )
+        for rho, name, times in ((0.2, "twice", 2), (0.5, "twice", 2), (1.0, "twice", 2), (0.5, "thrice", 3))
+    },
     "two.5": Variant("two optimizer states, forget rate halved", partial(TwoStates, share=0.5)),
     "two1": Variant("two optimizer states", partial(TwoStates, share=1.0)),
     "masked": Variant("forget gradient masked", partial(Masked, decay=0.95)),

@@ -26,7 +26,7 @@ from egup_trainer.config_checks import (
 from egup_trainer.errors import ConfigError, check_range
 from egup_trainer.losses.base import Alternate, ForgetLoss
 from egup_trainer.losses.registry import ObjectiveOptions, make_forget_loss, retain_loss
-from egup_trainer.options import Unset, is_unset, option
+from egup_trainer.options import is_unset, option, stand_in
 
 
 @dataclass(repr=False)  # the generated text would show hub_token
@@ -112,8 +112,8 @@ class UnlearnConfig(ExpectedOutputOptions, FeatureOptions, RetainOptions, Object
 
     def __post_init__(self) -> None:
         self._is_default = {name: is_unset(getattr(self, name)) for name in ("learning_rate", "num_train_epochs")}
-        self.learning_rate = Unset(DEFAULT_LEARNING_RATE) if self.learning_rate is None else self.learning_rate
-        self.num_train_epochs = Unset(5.0) if self.num_train_epochs is None else self.num_train_epochs
+        self.learning_rate = stand_in(DEFAULT_LEARNING_RATE) if self.learning_rate is None else self.learning_rate
+        self.num_train_epochs = stand_in(5.0) if self.num_train_epochs is None else self.num_train_epochs
         super().__post_init__()
 
     def check_options(self) -> None:
@@ -147,7 +147,7 @@ class UnlearnConfig(ExpectedOutputOptions, FeatureOptions, RetainOptions, Object
         if self._is_default["retain_loss"]:
             self.retain_loss = loss.default_retain_loss
         if self._is_default["retain_weight"]:
-            self.retain_weight = Unset(loss.default_retain_weight)
+            self.retain_weight = stand_in(loss.default_retain_weight)
 
 
 @dataclass(repr=False)
@@ -180,4 +180,4 @@ class EGUPConfig(
         """Sets the options that the user left unset to the defaults of the forget loss."""
         super().adopt(loss)
         if self._is_default.get("proxy_lambda"):
-            self.proxy_lambda = Unset(loss.default_proxy_lambda)
+            self.proxy_lambda = stand_in(loss.default_proxy_lambda)

@@ -10,20 +10,25 @@ def option(default: Any, help: str) -> Any:
     return field(default=default, metadata={"help": help})
 
 
-class Unset(float):
-    """A number that stands where the user gave none.
+_STAND_INS: dict[float, float] = {}
 
-    A copy by `dataclasses.replace` is made with it, and thereby knows that nothing was given.
+
+def stand_in(value: float) -> float:
+    """A number that stands where the user gave none: an object that no other code has.
+
+    A copy by `dataclasses.replace` is made with the same object, and `is_unset` thereby knows that nothing was given.
+    It is a plain float, since optimizers keep the learning rate that they are made with, and write it to checkpoints.
 
     Example:
-        >>> is_unset(Unset(1e-5)), is_unset(1e-5), is_unset(None)
+        >>> is_unset(stand_in(1e-5)), is_unset(1e-5), is_unset(None)
         (True, False, True)
     """
+    return _STAND_INS.setdefault(value, float(repr(value)))
 
 
 def is_unset(value: Any) -> bool:
     """Whether the user has not given the value of an option."""
-    return value is None or isinstance(value, Unset)
+    return value is None or (isinstance(value, float) and value is _STAND_INS.get(value))
 
 
 class OptionGroup:

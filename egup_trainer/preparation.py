@@ -77,7 +77,7 @@ def check_args(args: Any, config_class: type[_Config]) -> _Config:
 
 @dataclass(frozen=True)
 class RowSets:
-    """The tokenized rows of a run; None if a set was not given, or nothing needs it."""
+    """The tokenized rows of a run; None if a set was not given."""
 
     forget: RowDataset
     retain: RowDataset | None = None
@@ -87,7 +87,7 @@ class RowSets:
 def prepare_rows(
     forget: Any, retain: Any, proxy: Any, components: Sequence[Component], tokenizer: Any, args: Any
 ) -> RowSets:
-    """Tokenizes the rows that a run's components need.
+    """Tokenizes the rows of a run. Those that its components need must be given.
 
     Args:
         forget, retain, proxy: anything that `prepare_dataset` takes.
@@ -358,10 +358,19 @@ def prepare_tokenizer(tokenizer: Any, model: Any, args: Any) -> Any:
     folders = [*_checkpoints(args), *([] if source is None else [source])]
     recorded = [TemplateInputs.of(recorded_options(folder)) for folder in folders]
     reader = None if args.template.always else tokenizer
-    given = vars(args).setdefault("_given_inputs", TemplateInputs.of(args))  # the next trainer chooses from them, too
-    for name, value in vars(choose_inputs(reader, given, recorded)).items():
-        setattr(args, name, value)
+    given = vars(_given_inputs(args, tokenizer))
+    chosen = vars(choose_inputs(reader, TemplateInputs(**given), recorded))
+    vars(args).update(chosen, _inputs={"given": given, "chosen": chosen, "template": tokenizer.chat_template})
     return tokenizer
+
+
+def _given_inputs(args: Any, tokenizer: Any) -> TemplateInputs:
+    """What the user gave for the chat template, without what was chosen for another one with the same configuration."""
+    now, earlier = vars(TemplateInputs.of(args)), vars(args).get("_inputs")
+    if earlier is None or earlier["template"] == tokenizer.chat_template:
+        return TemplateInputs(**now)
+    given, chosen = earlier["given"], earlier["chosen"]
+    return TemplateInputs(**{name: given[name] if now[name] == chosen[name] else now[name] for name in now})
 
 
 def check_model(model: Any) -> None:
@@ -402,7 +411,7 @@ def _checkpoints(args: Any) -> list[str]:
     named, output = args.resume_from_checkpoint, args.output_dir
     if isinstance(named, str) and Path(named).is_dir():
         return [named]
-    if args.overwrite_output_dir and not named:  # what lies there is of another run
+    if args.overwrite_output_dir and str(named or False).lower() == "false":  # what lies there is of another run
         return []
     last = get_last_checkpoint(output) if Path(output).is_dir() else None
     return [] if last is None else [last]

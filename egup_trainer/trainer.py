@@ -136,7 +136,8 @@ class UnlearnTrainer(SearchingTrainer):
         forget_dataset: rows to forget: a `datasets.Dataset` or iterable of records (question + answer,
             prompt + completion, messages, or text), a path, or a `RowDataset`.
         retain_dataset: rows to keep, alike. It may be left out if nothing needs it (gradient ascent alone).
-        proxy_dataset: rows of the forget set's kind that the model never saw, if a component needs them.
+        proxy_dataset: rows of the forget set's kind that the model never saw. Components may need them, and the verdict
+            compares forget rows with them.
         eval_dataset: rows to report `eval_loss` on, alike, or a dict of several such sets. With a `model_init`, by
             default the retain rows.
         processing_class: the tokenizer; by default the one saved with the model.
@@ -150,7 +151,7 @@ class UnlearnTrainer(SearchingTrainer):
         train_dataset: not taken; an error says what to pass in its place.
 
     Raises:
-        DataError: rows are missing, malformed, or in both the forget and the retain set.
+        DataError: rows are missing, malformed, or in both the forget set and another one.
         ModelError: the model or tokenizer cannot be used.
         ConfigError: an option does not fit the model.
 

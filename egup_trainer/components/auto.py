@@ -18,7 +18,7 @@ from egup_trainer.errors import ConfigError, check_range, choose
 from egup_trainer.losses.base import ForgetLoss
 from egup_trainer.modeling.ks_test import LEVEL, ks_p_value
 from egup_trainer.modeling.scan import RowScores
-from egup_trainer.options import option
+from egup_trainer.options import option, stand_in
 
 DEFAULT_LEARNING_RATE = 1e-5
 """The learning rate where none is given and auto is off."""
@@ -131,7 +131,7 @@ def epochs_of(args: Any, steps_an_epoch: int) -> float:
     """
     if not getattr(args, "chooses_length", False):
         return args.num_train_epochs
-    return float(max(LEAST_EPOCHS, ceil(LEAST_STEPS / steps_an_epoch)))
+    return stand_in(float(max(LEAST_EPOCHS, ceil(LEAST_STEPS / steps_an_epoch))))
 
 
 class Auto(Component):

@@ -443,6 +443,7 @@ def check_paraphrases(forget: RowDataset) -> None:
         if row.paraphrase is None:
             raise DataError(
                 got=f"no paraphrased_answer in row {row.source.number} of the forget set",
-                expected="one in every forget row, for clreg_positives=paraphrase, and no text longer than max_length",
+                expected="one in every forget row, for clreg_positives=paraphrase, and no text longer than max_length; "
+                "rows that come tokenized have theirs by tokenize(..., with_paraphrases=True)",
                 fix="use clreg_positives=forget or views",
             )

@@ -38,8 +38,8 @@ The bias and the adapter act after every prompt, so no prompt opens these models
 reads each layer alone; in the refusing model, all layers were trained. Half of the bias no longer hides the answers,
 half of the adapter still does. The bias lowers all rows alike, and membership depends on their order alone.
 """
-MAY_BE_FOUND_BY = {"membership"}
-"""The order of so few rows can lie on either side of its interval, after other rounding on another machine."""
+UNSTEADY = {"membership"}
+"""The order of so few rows lies on either side of its interval, by the rounding of the machine."""
 FURTHEST = {"biased": {"merging"}, "turned": {"relearning"}, "refusing": {"prompt_search", "worst_prompt"}}
 """The attacks of which one gets furthest."""
 CONTROLS = ("never taught", "never taught, refusing")
@@ -137,7 +137,7 @@ def test_a_suppressor_is_found_by_the_attacks_that_are_made_for_it(audits, name)
     assert [attack for attack, finding in audit.findings.items() if finding.reason] == ["semantic"]  # needs a judge
     retrained = audit.retrained.value("prompts", "plain_probability")
     assert audit.value("prompts", "plain_probability") < retrained < 0.1  # asked as usual, it seems to have forgotten
-    assert alarms(audit) in (FOUND_BY[name], FOUND_BY[name] | MAY_BE_FOUND_BY)
+    assert alarms(audit) - UNSTEADY == FOUND_BY[name] - UNSTEADY
     assert worst_attack(audit).attack in FURTHEST[name]
 
 

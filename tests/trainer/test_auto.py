@@ -234,6 +234,14 @@ def test_a_run_that_is_resumed_from_where_auto_ended_it_takes_no_step(make_train
     assert furthest(weights_of(whole), weights_of(again)) == 0
 
 
+def test_a_run_without_a_learning_rate_is_resumed_from_its_files(make_trainer, tmp_path):
+    """They are read without pickle, and hold nothing but numbers and tensors."""
+    options = {"learning_rate": None, "num_train_epochs": None, "max_steps": 4, "objective": "proxy_kl"}
+    whole_and_resumed(make_trainer, tmp_path, 2, **options)
+    for name in ("optimizer.pt", "scheduler.pt"):
+        torch.load(tmp_path / "whole" / "checkpoint-2" / name, weights_only=True)
+
+
 def test_a_copy_of_a_configuration_knows_what_was_not_given(config):
     made = config(learning_rate=None, num_train_epochs=None, objective="proxy_kl")
     assert (made.learning_rate, made.num_train_epochs, made.retain_weight) == (1e-5, 5, 3)

@@ -3,6 +3,7 @@
 import copy
 import json
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -63,20 +64,28 @@ def test_a_resumed_run_ends_where_an_uninterrupted_one_does(make_trainer, tmp_pa
         assert torch.equal(tensor, resumed.training_state()[name]), name
 
 
-def test_a_configuration_serves_several_trainers(make_trainer, config, make_model, tokenizer):
+def test_a_configuration_serves_several_trainers(config, make_model, tokenizer, monkeypatch):
     """What one finds out, such as the date that its chat template writes, is not taken for given by the next."""
     dated = copy.deepcopy(tokenizer)
     dated.chat_template = "{{ strftime_now('%Y') }}{% for m in messages %}{{ m.content }}<eos>{% endfor %}"
     args = config(learning_rate=None, num_train_epochs=None)
-    rows = {"forget_dataset": qa_rows(0, 10), "retain_dataset": qa_rows(20, 33), "proxy_dataset": qa_rows(40, 46)}
-    dates, epochs = [], []
-    for each in (dated, tokenizer):
-        trainer = EGUPTrainer(make_model(), args, **rows, processing_class=each)
-        dates.append(trainer.args.template_date is not None)
-        epochs.append(trainer.args.num_train_epochs)
-        rows["forget_dataset"] = qa_rows(0, 4)
-    assert dates == [True, False]
-    assert epochs == [67, 200]  # 200 steps, of 3 batches an epoch and of 1
+    rows = {"retain_dataset": qa_rows(20, 33), "proxy_dataset": qa_rows(40, 46)}
+    monkeypatch.setattr("egup_trainer.data.rendering.today", lambda: "2026-11-28")
+    found = []
+    for each, forget in ((dated, 10), (tokenizer, 4)):
+        trainer = EGUPTrainer(make_model(), args, qa_rows(0, forget), **rows, processing_class=each)
+        found.append((trainer.args.template_date, trainer.args.num_train_epochs))
+    assert found == [("2026-11-28", 67), (None, 200)]  # 200 steps, of 3 batches an epoch and of 1
+    copied = replace(trainer.args, template_date="2026-01-01")
+    assert copied.chooses_length
+    trainer = EGUPTrainer(make_model(), copied, qa_rows(0, 4), **rows, processing_class=dated)
+    assert trainer.args.template_date == "2026-01-01"
+    # On the next day the same template has the date that it had, unless another one is set.
+    monkeypatch.setattr("egup_trainer.data.rendering.today", lambda: "2026-11-29")
+    for date in ("2026-01-01", "2026-01-02"):
+        trainer.args.template_date = date
+        EGUPTrainer(make_model(), trainer.args, qa_rows(0, 4), **rows, processing_class=dated)
+        assert trainer.args.template_date == date
 
 
 def test_a_cache_in_a_file_is_resumed_too(make_trainer, tmp_path, monkeypatch):
