@@ -402,6 +402,10 @@ DEFAULT = "default"
 VARIANTS = {
     DEFAULT: Variant("default"),
     "twice": Variant("twice the epochs", options={"num_train_epochs": 20}),
+    "thrice": Variant("thrice the epochs", options={"num_train_epochs": 30}),
+    "twice retain1": Variant(
+        "twice the epochs, retain weight 1 instead of 3", options={"num_train_epochs": 20, "retain_weight": 1.0}
+    ),
     "retain2": Variant("retain weight 2 instead of 3", options={"retain_weight": 2.0}),
     "retain1": Variant("retain weight 1 instead of 3", options={"retain_weight": 1.0}),
     "sharp.1": Variant("sharpness-aware forgetting, rho .1", partial(SharpnessAware, rho=0.1)),
@@ -418,6 +422,11 @@ VARIANTS = {
         )
         for rho, name, times in ((0.2, "twice", 2), (0.5, "twice", 2), (1.0, "twice", 2), (0.5, "thrice", 3))
     },
+    "sharp.5 twice retain1": Variant(
+        "sharpness-aware forgetting, rho .5, twice the epochs, retain weight 1",
+        partial(SharpnessAware, rho=0.5),
+        {"num_train_epochs": 20, "retain_weight": 1.0},
+    ),
     "two.5": Variant("two optimizer states, forget rate halved", partial(TwoStates, share=0.5)),
     "two1": Variant("two optimizer states", partial(TwoStates, share=1.0)),
     "masked": Variant("forget gradient masked", partial(Masked, decay=0.95)),
