@@ -427,6 +427,13 @@ VARIANTS = {
         partial(SharpnessAware, rho=0.5),
         {"num_train_epochs": 20, "retain_weight": 1.0},
     ),
+    **{
+        f"{name} {times}0 epochs": Variant(
+            f"forget_sharpness {share:g}, {times}0 epochs",
+            options={"forget_sharpness": share, "num_train_epochs": 10 * times},
+        )
+        for name, share, times in (("near", 0.1, 2), ("joint", 0.2, 2), ("far", 0.4, 2), ("joint", 0.2, 1))
+    },
     "two.5": Variant("two optimizer states, forget rate halved", partial(TwoStates, share=0.5)),
     "two1": Variant("two optimizer states", partial(TwoStates, share=1.0)),
     "masked": Variant("forget gradient masked", partial(Masked, decay=0.95)),

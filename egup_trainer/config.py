@@ -16,6 +16,7 @@ from egup_trainer.components.inter_sample import InterSampleOptions
 from egup_trainer.components.intra_sample import IntraSampleOptions
 from egup_trainer.components.proxy_constraint import ProxyOptions
 from egup_trainer.components.retain import RetainOptions
+from egup_trainer.components.sharp_forgetting import SharpForgettingOptions
 from egup_trainer.components.stop_at_boundary import StopOptions
 from egup_trainer.config_checks import (
     check_regex,
@@ -152,7 +153,14 @@ class UnlearnConfig(ExpectedOutputOptions, FeatureOptions, RetainOptions, Object
 
 @dataclass(repr=False)
 class EGUPConfig(
-    AutoOptions, CLRegOptions, ProxyOptions, StopOptions, IntraSampleOptions, InterSampleOptions, UnlearnConfig
+    SharpForgettingOptions,
+    AutoOptions,
+    CLRegOptions,
+    ProxyOptions,
+    StopOptions,
+    IntraSampleOptions,
+    InterSampleOptions,
+    UnlearnConfig,
 ):  # a run's components act in the order of these groups, the last one first
     """Options of `EGUPTrainer`: those of `UnlearnConfig`, EGUP's three parts, each with its switch, and CLReg.
 

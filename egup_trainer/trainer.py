@@ -29,7 +29,7 @@ from egup_trainer.components.feature_table import TableStorage
 from egup_trainer.components.features import FeatureMemory
 from egup_trainer.components.forget import ForgetObjective
 from egup_trainer.components.proxy_constraint import ProxyConstraint
-from egup_trainer.components.range_test import range_test
+from egup_trainer.components.range_test import can_move_weights, range_test
 from egup_trainer.components.retain import RetainObjective
 from egup_trainer.components.scanning import merge_requests, run_scan
 from egup_trainer.components.self_samples import sample_answers
@@ -38,7 +38,7 @@ from egup_trainer.components.step_log import POSITIONS, StepLog
 from egup_trainer.conditions import Conditions, digest_of, model_options, options_of, weights_of
 from egup_trainer.config import UnlearnConfig
 from egup_trainer.config_checks import refuse_to_evaluate_nothing
-from egup_trainer.data.collator import Batch, PairCollator, Part, RowCollator, parts_of
+from egup_trainer.data.collator import Batch, PairCollator, Part, RowCollator, parts_of, with_parts
 from egup_trainer.data.pairing import PairDataset, make_pair_loader, make_pair_sampler
 from egup_trainer.data.sources import Source
 from egup_trainer.data.tokenization import RowDataset
@@ -320,6 +320,8 @@ class UnlearnTrainer(SearchingTrainer):
             score=self.score,
             load=self.load_other,
             try_rates=partial(range_test, self),
+            backward_forget=self.backward_forget,
+            can_move_weights=can_move_weights(self),
             log=self.log,
             components=self.components,
             own_answers=self.own_answers,
@@ -368,7 +370,7 @@ class UnlearnTrainer(SearchingTrainer):
         batches, _ = super().get_batch_samples(epoch_iterator, num_batches, device)
         if not batches:
             return batches, None
-        self.collected = Collected(StepCounts.of(batches, self.accelerator))
+        self.batches, self.collected = batches, Collected(StepCounts.of(batches, self.accelerator))
         return batches, self.collected
 
     def create_scheduler(self, num_training_steps: int, optimizer: Any = None) -> Any:
@@ -470,6 +472,21 @@ class UnlearnTrainer(SearchingTrainer):
         for component in self.components:
             terms |= component.terms(step)
         return terms
+
+    def backward_forget(self) -> None:
+        """Leaves the gradients of the forget objective in the weights, for the batches of the step that begins.
+
+        They are those of the whole step up to a factor, and on every process those of all.
+        """
+        collected = Collected(self.collected.counts)
+        self.model_wrapped.train()
+        for batch in self.batches:
+            inputs = self._prepare_inputs(with_parts(batch, {Part.FORGET, Part.ALTERNATE}))
+            with self.compute_loss_context_manager():
+                step = self._read(self.model_wrapped, inputs, collected)
+                self.observe(step)
+                (loss,) = self.component(ForgetObjective).terms(step).values()
+            self.accelerator.backward(loss)
 
     def observe(self, step: Step) -> None:
         """Lets all components read a micro-batch, and sets the weights of its forget rows."""

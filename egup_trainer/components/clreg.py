@@ -161,7 +161,7 @@ class CLReg(Component):
         self._global_step = state.global_step
 
     def embedding_noise(self, inputs: Batch) -> Tensor | None:
-        if self._options.clreg_positives is not ClregPositives.VIEWS:
+        if Part.POSITIVE.value not in inputs or self._options.clreg_positives is not ClregPositives.VIEWS:
             return None
         ids = inputs[Part.POSITIVE.value]
         return view_noise(

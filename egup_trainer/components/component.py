@@ -76,6 +76,8 @@ class Run:
         score: scores the rows of a set under the model as it is now, or under another one.
         load: loads another model, by its path or hub id, in the precision and on the device of this one.
         try_rates: makes a range test: `range_test` of the run's trainer.
+        backward_forget: leaves the gradients of the forget objective of the step that begins in the weights.
+        can_move_weights: whether the trainer's weights and gradients can be read and moved in place.
         log: logs values by name.
         components: all components of the run, in the order in which they act.
         own_answers: how many of the forget rows, the last ones, are answers of the model's own (`self_samples`).
@@ -94,6 +96,8 @@ class Run:
     score: Callable[..., RowScores]
     load: Callable[[str], Any]
     try_rates: Callable[..., list[Trial]]
+    backward_forget: Callable[[], None]
+    can_move_weights: bool
     log: Callable[[dict[str, float]], None]
     components: Sequence["Component"] = ()
     own_answers: int = 0

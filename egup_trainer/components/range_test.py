@@ -42,7 +42,7 @@ def range_test(trainer: Any, rates: Sequence[float], is_enough: Callable[[Trial]
         ConfigError: under DeepSpeed, whose engine holds the gradients, or FSDP1, which flattens the weights.
     """
     accelerator = trainer.accelerator
-    if trainer.is_deepspeed_enabled or (trainer.is_fsdp_enabled and not accelerator.is_fsdp2):
+    if not can_move_weights(trainer):
         raise ConfigError(
             got="no learning rate, with DeepSpeed or FSDP1, under which none can be tried out",
             expected="one process, DDP or FSDP2, which can take a step back",
@@ -70,6 +70,11 @@ def range_test(trainer: Any, rates: Sequence[float], is_enough: Callable[[Trial]
                         weight.add_(weight.grad.sign(), alpha=-rate)
             trainer.model_wrapped.zero_grad()
     return trials
+
+
+def can_move_weights(trainer: Any) -> bool:
+    """Whether the weights and gradients are those of the model, or shares of them: not with DeepSpeed and FSDP1."""
+    return not (trainer.is_deepspeed_enabled or (trainer.is_fsdp_enabled and not trainer.accelerator.is_fsdp2))
 
 
 @contextmanager

@@ -1,6 +1,6 @@
 """Rows -> padded tensors. Masks are made from lengths, never from the padding id, which is often a real token."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from enum import Enum
 from typing import Any
 
@@ -41,6 +41,23 @@ def parts_of(batch: Batch) -> dict[Part, slice]:
             stop = start + len(batch[part])
             parts[part], start = slice(start, stop), stop
     return parts
+
+
+def with_parts(batch: Batch, wanted: Collection[Part]) -> Batch:
+    """A joined batch of only some of the parts.
+
+    Example:
+        >>> ids = {"forget_ids": torch.tensor([4]), "retain_ids": torch.tensor([7])}
+        >>> batch = {**ids, **{name: torch.tensor([[1], [2]]) for name in ("input_ids", "attention_mask", "labels")}}
+        >>> with_parts(batch, {Part.RETAIN})["input_ids"]
+        tensor([[2]])
+    """
+    parts = {part: rows for part, rows in parts_of(batch).items() if part in wanted}
+    read = {
+        name: torch.cat([batch[name][rows] for rows in parts.values()])
+        for name in ("input_ids", "attention_mask", "labels")
+    }
+    return {**read, **{part.value: batch[part.value] for part in parts}}
 
 
 class RowCollator:

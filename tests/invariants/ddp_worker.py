@@ -108,6 +108,7 @@ def main(folder: Path, batch: int, accumulation: int, resume: str, kind: str, fo
         seed=5,
         verdict="auto" in kind,
         self_samples=2 if "samples" in kind else 0,
+        forget_sharpness=0.05 if "sharp" in kind else 0.0,
         **{"objective": "npo", **expected, **engine},
     )
     rows = conftest.qa_rows

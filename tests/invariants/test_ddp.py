@@ -62,6 +62,12 @@ def test_other_cuts_and_numbers_of_rows_end_alike(tmp_path, batch, accumulation,
         assert max((one[name] - record["weights"][name]).abs().max() for name in one) < 1e-6
 
 
+def test_two_processes_that_move_weights_end_as_one(tmp_path):
+    one = launch(tmp_path / "one", 1, batch=8, accumulation=1, kind="sharp")[0]
+    for record in launch(tmp_path / "two", 2, batch=2, accumulation=2, kind="sharp"):
+        assert max((one["weights"][name] - record["weights"][name]).abs().max() for name in one["weights"]) < 1e-6
+
+
 @pytest.mark.parametrize("kind", ["expected", "expected base"], ids=["from proxies", "from a proxy model"])
 def test_two_processes_that_read_expected_outputs_end_as_one(kind, tmp_path):
     one = launch(tmp_path / "one", 1, batch=8, accumulation=1, kind=kind)[0]

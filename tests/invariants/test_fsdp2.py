@@ -24,6 +24,11 @@ def test_two_processes_with_fsdp2_end_with_the_weights_of_one(kind, tmp_path):
     assert_ends_alike(one, launch(tmp_path / "two", 2, batch=2, accumulation=2, kind=kind + "fsdp2"))
 
 
+def test_two_processes_that_move_spread_weights_end_as_one(tmp_path):
+    one = launch(tmp_path / "one", 1, batch=8, accumulation=1, kind="sharp")[0]
+    assert_ends_alike(one, launch(tmp_path / "two", 2, batch=2, accumulation=2, kind="sharp fsdp2"))
+
+
 @pytest.mark.parametrize("kind", ["expected", "expected base"], ids=["from proxies", "from a proxy model"])
 def test_two_processes_that_read_expected_outputs_end_as_one(kind, tmp_path):
     one = launch(tmp_path / "one", 1, batch=8, accumulation=1, kind=kind)[0]
