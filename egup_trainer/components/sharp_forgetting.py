@@ -97,6 +97,12 @@ class SharpForgetting(Component):
         self._kept.clear()
 
 
+    def bytes_of_state(self) -> int:
+        """The copy of the trained weights, which is held during a step."""
+        trained = (weight for weight in self.run.model.parameters() if weight.requires_grad)
+        return sum(weight.numel() * weight.element_size() for weight in trained)
+
+
 def total_norm(gradients: list[Tensor]) -> float:
     """The norm over all gradients together, on every process also where each holds a share of them (FSDP2).
 

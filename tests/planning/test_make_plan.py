@@ -188,6 +188,12 @@ def test_what_is_kept_is_what_a_run_keeps(job):
     assert grown - kept == pytest.approx(4 * 32 * 1000, rel=0.05)
 
 
+@pytest.mark.parametrize("peft_config", [None, lora()])
+def test_weights_that_are_moved_are_kept_twice(job, peft_config):
+    plain, sharp = (make_plan(job(peft_config=peft_config, forget_sharpness=share)) for share in (0.0, 0.2))
+    assert sharp.phases[STEP][KEPT] - plain.phases[STEP][KEPT] == 4 * plain.trained
+
+
 def test_the_table_of_expected_outputs_is_kept(job):
     found = job(**EXPECTED, expected_top_k=30)
     trainer = trainer_of(found)
