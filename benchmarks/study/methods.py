@@ -15,6 +15,8 @@ PARTS: dict[str, dict[str, Any]] = {
     "clreg": {"clreg_weight": 0.1},
     "base": {"proxy_model": "base"},
     "samples": {"self_samples": 2},
+    "twice": {"num_train_epochs": 20},
+    "sharp": {"forget_sharpness": 0.2},
     "auto": {"learning_rate": None, "num_train_epochs": None, "warmup_steps": 0},
 }
 """What each word after a plus sign sets; the proxy model "base" is the study's base model, wherever it lies."""
@@ -53,7 +55,10 @@ LEADING = (SECOND, SECOND + "+base", *FIRST_DESIGN, *ALONE[:4])
 """Methods that are run first; like the others, each chooses its own learning rate."""
 
 OTHERS = ALONE[4:]
-_ADDED = ("inter", "intra", "clreg", "inter+intra+clreg", "centroid", "samples", "auto", "base+auto")
+_ADDED = (
+    *("inter", "intra", "clreg", "inter+intra+clreg", "centroid", "samples"),
+    *("twice", "twice+sharp", "base+twice+sharp", "auto", "base+auto"),
+)
 ABLATION = tuple(f"{SECOND}+{part}" for part in _ADDED)
 """The second design with more or other parts, at the second design's learning rate, unless auto chooses one."""
 
