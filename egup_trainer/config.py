@@ -4,7 +4,7 @@ Options of a loss or a component are inherited from the file that has its code.
 """
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from egup_trainer.base_config import RowTrainingConfig
 from egup_trainer.components.auto import DEFAULT_LEARNING_RATE, AutoOptions
@@ -183,6 +183,11 @@ class EGUPConfig(
         loss = make_forget_loss(self)
         self.adopt(loss)
         refuse_unsupported(components_of(self, loss), loss, self.objective)
+
+    def to_dict(self) -> dict[str, Any]:
+        """All options as plain values; None for learning rate and number of passes where the run chooses them."""
+        chosen = [name for name in ("learning_rate", "num_train_epochs") if self.auto and self._is_default[name]]
+        return {**super().to_dict(), **dict.fromkeys(chosen)}
 
     def adopt(self, loss: ForgetLoss) -> None:
         """Sets the options that the user left unset to the defaults of the forget loss."""

@@ -1,11 +1,12 @@
 """auto: the learning rate of the range test, what the epochs change, and the same after a resume."""
 
-from dataclasses import replace
+from dataclasses import fields, replace
 
 import pytest
 import torch
 from fixtures_trainer import furthest, logged, weights_of, whole_and_resumed
 
+from egup_trainer import EGUPConfig
 from egup_trainer.components import auto
 from egup_trainer.components.auto import Auto, Strength
 from egup_trainer.components.expected_outputs import ExpectedOutputs
@@ -248,6 +249,8 @@ def test_a_copy_of_a_configuration_knows_what_was_not_given(config):
     copied = replace(made, seed=3)
     assert (copied.auto, copied.has_learning_rate, copied.chooses_length) == (True, False, True)
     assert replace(made, objective="npo", proxy_constraint=True).retain_weight == 1
+    again = EGUPConfig(**{each.name: made.to_dict()[each.name] for each in fields(made) if each.init})
+    assert (again.auto, again.has_learning_rate, again.chooses_length) == (True, False, True)
     given = replace(made, learning_rate=1e-5, num_train_epochs=5.0, retain_weight=3.0)
     assert (given.has_learning_rate, given.chooses_length) == (True, False)
     assert replace(given, objective="npo").retain_weight == 3
