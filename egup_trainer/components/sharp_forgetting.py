@@ -96,7 +96,6 @@ class SharpForgetting(Component):
                 weight.copy_(kept)
         self._kept.clear()
 
-
     def bytes_of_state(self) -> int:
         """The copy of the trained weights, which is held during a step."""
         trained = (weight for weight in self.run.model.parameters() if weight.requires_grad)

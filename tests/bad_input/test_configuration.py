@@ -22,7 +22,7 @@ LAYER = ["nan", "inf", "1.5", "-0.5"]
 NUMBERS = {
     **dict.fromkeys(["forget_weight", "retain_weight", "simnpo_delta", "wga_beta"], FROM_0),
     **dict.fromkeys(["satimp_beta1", "satimp_beta2", "pdu_retain_eps", "pdu_dual_start"], FROM_0),
-    **dict.fromkeys(["pdu_warmup_epochs", "stop_retain_rise", "proxy_lambda"], FROM_0),
+    **dict.fromkeys(["pdu_warmup_epochs", "stop_retain_rise", "proxy_lambda", "forget_sharpness"], FROM_0),
     **dict.fromkeys(["clreg_weight", "clreg_retain_anchor", "learning_rate", "proxy_kl_effort"], FROM_0),
     **dict.fromkeys(["simnpo_beta", "undial_strength", "dpo_beta", "rmu_steering"], ABOVE_0),
     **dict.fromkeys(["npo_beta", "pdu_dual_rate", "task_vector_scale", "num_train_epochs"], ABOVE_0),
