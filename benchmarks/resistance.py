@@ -398,6 +398,9 @@ class Variant:
         }
 
 
+_AUTO = {"learning_rate": None, "num_train_epochs": None, "warmup_steps": 0}
+"""The method chooses its learning rate, and has 200 steps, 14 passes, where their number is not given."""
+
 DEFAULT = "default"
 VARIANTS = {
     DEFAULT: Variant("default"),
@@ -434,6 +437,12 @@ VARIANTS = {
         )
         for name, share, times in (("near", 0.1, 2), ("joint", 0.2, 2), ("far", 0.4, 2), ("joint", 0.2, 1))
     },
+    "auto": Variant("auto", options=_AUTO),
+    "auto joint": Variant("auto, forget_sharpness 0.2", options={**_AUTO, "forget_sharpness": 0.2}),
+    "auto joint twice": Variant(
+        "auto, forget_sharpness 0.2, twice the epochs",
+        options={**_AUTO, "num_train_epochs": 28, "forget_sharpness": 0.2},
+    ),
     "two.5": Variant("two optimizer states, forget rate halved", partial(TwoStates, share=0.5)),
     "two1": Variant("two optimizer states", partial(TwoStates, share=1.0)),
     "masked": Variant("forget gradient masked", partial(Masked, decay=0.95)),
