@@ -440,8 +440,8 @@ VARIANTS = {
     "auto": Variant("auto", options=_AUTO),
     "auto joint": Variant("auto, forget_sharpness 0.2", options={**_AUTO, "forget_sharpness": 0.2}),
     "auto joint twice": Variant(
-        "auto, forget_sharpness 0.2, twice the epochs",
-        options={**_AUTO, "num_train_epochs": 28, "forget_sharpness": 0.2},
+        "auto, thorough, forget_sharpness 0.2, twice the epochs",
+        options={**_AUTO, "strength": "thorough", "num_train_epochs": 28, "forget_sharpness": 0.2},
     ),
     "two.5": Variant("two optimizer states, forget rate halved", partial(TwoStates, share=0.5)),
     "two1": Variant("two optimizer states", partial(TwoStates, share=1.0)),
