@@ -404,29 +404,27 @@ _AUTO = {"learning_rate": None, "num_train_epochs": None, "warmup_steps": 0}
 DEFAULT = "default"
 VARIANTS = {
     DEFAULT: Variant("default"),
-    "twice": Variant("twice the epochs", options={"num_train_epochs": 20}),
-    "thrice": Variant("thrice the epochs", options={"num_train_epochs": 30}),
-    "twice retain1": Variant(
-        "twice the epochs, retain weight 1 instead of 3", options={"num_train_epochs": 20, "retain_weight": 1.0}
-    ),
+    "twice": Variant("20 epochs instead of 10", options={"num_train_epochs": 20}),
+    "thrice": Variant("30 epochs instead of 10", options={"num_train_epochs": 30}),
+    "twice retain1": Variant("20 epochs, retain weight 1", options={"num_train_epochs": 20, "retain_weight": 1.0}),
     "retain2": Variant("retain weight 2 instead of 3", options={"retain_weight": 2.0}),
     "retain1": Variant("retain weight 1 instead of 3", options={"retain_weight": 1.0}),
-    "sharp.1": Variant("sharpness-aware forgetting, rho .1", partial(SharpnessAware, rho=0.1)),
-    "sharp.2": Variant("sharpness-aware forgetting, rho .2", partial(SharpnessAware, rho=0.2)),
-    "sharp.5": Variant("sharpness-aware forgetting, rho .5", partial(SharpnessAware, rho=0.5)),
+    "sharp.1": Variant("sharpness-aware, rho .1", partial(SharpnessAware, rho=0.1)),
+    "sharp.2": Variant("sharpness-aware, rho .2", partial(SharpnessAware, rho=0.2)),
+    "sharp.5": Variant("sharpness-aware, rho .5", partial(SharpnessAware, rho=0.5)),
     "sharp.5 retain9": Variant(
-        "sharpness-aware forgetting, rho .5, retain weight 9", partial(SharpnessAware, rho=0.5), {"retain_weight": 9.0}
+        "sharpness-aware, .5, retain 9", partial(SharpnessAware, rho=0.5), {"retain_weight": 9.0}
     ),
     **{
         f"sharp{rho:g} {name}".replace("0.", "."): Variant(
-            f"sharpness-aware forgetting, rho {rho:g}, {name} the epochs",
+            f"sharpness-aware, {rho:g}, {10 * times} epochs",
             partial(SharpnessAware, rho=rho),
             {"num_train_epochs": 10 * times},
         )
         for rho, name, times in ((0.2, "twice", 2), (0.5, "twice", 2), (1.0, "twice", 2), (0.5, "thrice", 3))
     },
     "sharp.5 twice retain1": Variant(
-        "sharpness-aware forgetting, rho .5, twice the epochs, retain weight 1",
+        "sharpness-aware, .5, 20, retain 1",
         partial(SharpnessAware, rho=0.5),
         {"num_train_epochs": 20, "retain_weight": 1.0},
     ),
@@ -440,7 +438,7 @@ VARIANTS = {
     "auto": Variant("auto", options=_AUTO),
     "auto joint": Variant("auto, forget_sharpness 0.2", options={**_AUTO, "forget_sharpness": 0.2}),
     "auto joint twice": Variant(
-        "auto, thorough, forget_sharpness 0.2, twice the epochs",
+        "auto, thorough, sharp, 28 epochs",
         options={**_AUTO, "strength": "thorough", "num_train_epochs": 28, "forget_sharpness": 0.2},
     ),
     "two.5": Variant("two optimizer states, forget rate halved", partial(TwoStates, share=0.5)),

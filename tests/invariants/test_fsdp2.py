@@ -52,7 +52,7 @@ def test_a_range_test_and_a_verdict_on_spread_weights_are_those_of_one_process(t
             assert spread[name]["nll"] == pytest.approx(alone[name]["nll"], abs=1e-4)
     before, after = first["measured"]
     assert before["forget"]["rouge"] == [1.0] * 10
-    assert len(set(before["proxy"]["rouge"])) > 1
+    assert max(before["proxy"]["rouge"]) < 1.0  # not every answer is recited
     assert max(after["forget"]["rouge"]) < 0.5
 
 

@@ -35,7 +35,7 @@ def rows(draw, max_turns=3):
 
 
 def tokens_of(each, tokenizer, **options):
-    return tokenize([each], tokenizer, name="forget set", template=LINES, **options).rows
+    return tokenize([each], tokenizer, name="forget set", template=LINES, with_paraphrases=True, **options).rows
 
 
 def assert_same(found, expected):
