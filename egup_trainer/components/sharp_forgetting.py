@@ -78,7 +78,7 @@ class SharpForgetting(Component):
         trained = [weight for weight in kwargs["model"].parameters() if weight.requires_grad]
         moved = {weight: weight.grad for weight in trained if weight.grad is not None}
         norm = total_norm(list(moved.values()))
-        if isfinite(norm) and norm > 0:  # an infinite gradient is refused, or passed over by fp16, in the step itself
+        if isfinite(norm) and norm > 0:  # the step itself refuses an infinite gradient, or skips it under fp16
             auto = [each for each in self.run.components if isinstance(each, Auto)]
             rate = auto[0].rate if auto else args.learning_rate
             radius = self.share * rate * sqrt(sum(weight.numel() for weight in trained))
