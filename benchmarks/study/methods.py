@@ -18,6 +18,8 @@ PARTS: dict[str, dict[str, Any]] = {
     "twice": {"num_train_epochs": 20},
     "sharp": {"forget_sharpness": 0.2},
     "auto": {"learning_rate": None, "num_train_epochs": None, "warmup_steps": 0},
+    "bare": {"example_share": 0.0},
+    "half": {"example_share": 0.5},
 }
 """What each word after a plus sign sets; the proxy model "base" is the study's base model, wherever it lies."""
 
@@ -55,19 +57,19 @@ LEADING = (SECOND, SECOND + "+base", *FIRST_DESIGN, *ALONE[:4])
 """Methods that are run first; like the others, each chooses its own learning rate."""
 
 OTHERS = ALONE[4:]
-_ADDED = (
-    *("inter", "intra", "clreg", "inter+intra+clreg", "centroid", "samples"),
-    *("twice", "twice+sharp", "base+twice+sharp", "auto", "base+auto"),
-)
+_ADDED = ("inter", "intra", "clreg", "inter+intra+clreg", "centroid", "samples", "twice", "twice+sharp")
 ABLATION = tuple(f"{SECOND}+{part}" for part in _ADDED)
-"""The second design with more or other parts, at the second design's learning rate, unless auto chooses one."""
+"""The second design with more or other parts, at the second design's learning rate."""
 
-METHODS = (*LEADING, *OTHERS, *ABLATION)
+AUTO = tuple(f"{SECOND}+{part}" for part in ("auto+bare", "auto+half", "base+auto", "auto"))
+"""The second design at a learning rate that it chooses, with no or with half of the rows read after examples, too."""
+
+METHODS = (*LEADING, *OTHERS, *ABLATION, *AUTO)
 
 
 def rate_giver(method: str) -> str:
-    """The method whose learning rate it takes: its own, or the second design's if it is of the ablation."""
-    return SECOND if method in ABLATION else method
+    """The method whose learning rate it takes: its own, or the second design's if it is the same with other parts."""
+    return SECOND if method in (*ABLATION, *AUTO) else method
 
 
 def default_method() -> str | None:

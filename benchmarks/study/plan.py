@@ -22,6 +22,9 @@ FURTHER_SEEDS = (30, 31, 32)
 """For the ablation, the other objectives and the stress tests, on whose account nothing was changed either. A seed's
 models and runs must be made on one machine, and those of the test seeds are from several."""
 
+AUTO_SEEDS = (33, 34, 35)
+"""For the choice of learning rate and length, which was changed after the seeds above had been looked at."""
+
 RETRAINED = ("retrained", "retrained2", "retrained3", "retrained4", "retrained5")
 """A seed's retrained models: of another training seed each, hence with the rows in another order. Methods are compared
 with the first; the others show how much of a distance is noise."""

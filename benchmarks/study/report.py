@@ -7,8 +7,8 @@ from typing import Any
 
 from benchmarks import markdown
 from benchmarks.study.gap10 import WIDE_METRICS, offsets, retrained_of, without
-from benchmarks.study.methods import ABLATION, FIRST_DESIGN, LEADING, METHODS, OTHERS, SECOND, options_of
-from benchmarks.study.plan import FURTHER_SEEDS, RETRAINED, TEST_SEEDS, Record, RunSpec, Task, model_line
+from benchmarks.study.methods import ABLATION, AUTO, FIRST_DESIGN, LEADING, METHODS, OTHERS, SECOND, options_of
+from benchmarks.study.plan import AUTO_SEEDS, FURTHER_SEEDS, RETRAINED, TEST_SEEDS, Record, RunSpec, Task, model_line
 from benchmarks.study.summary import ATTACKS, models_of, study_units, summary
 from benchmarks.tables import Line
 
@@ -47,6 +47,7 @@ def write_report() -> None:
         "seeds": _by_seed(found, "forget_quality", shown, TEST_SEEDS),
         "wordings": _wordings(found, shown, TEST_SEEDS),
         "ablation": _table(further, (SECOND, *ABLATION)),
+        "auto": _table(summary(AUTO_SEEDS), (SECOND, *AUTO)),
         "others": _table(further, OTHERS),
         **{each.value: _table(summary(FURTHER_SEEDS, task=each), METHODS) for each in (Task.SCALE, Task.SEQUENCE)},
     }

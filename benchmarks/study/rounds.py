@@ -7,7 +7,7 @@ from itertools import chain
 from typing import Any
 
 from benchmarks.runner import Piece, open_pieces
-from benchmarks.study.methods import ABLATION, LEADING, METHODS, OTHERS, rate_giver
+from benchmarks.study.methods import ABLATION, AUTO, LEADING, METHODS, OTHERS, rate_giver
 from benchmarks.study.plan import FEWEST_RETRAINED, GRID, RETRAINED, RunSpec, Task, chosen_rate, grid_of, model_line
 from benchmarks.study.summary import best_methods
 from benchmarks.study.work import (
@@ -83,7 +83,7 @@ class Round:
 
 def rounds(place: Place, choice: Choice) -> list[Round]:
     """All rounds in order: the leading methods on all seeds, the other ones, the ablation, more noise, stress tests."""
-    tiers = {"leading methods": LEADING, "other objectives": OTHERS, "the ablation": ABLATION}
+    tiers = {"leading methods": LEADING, "other objectives": OTHERS, "the ablation": ABLATION, "auto": AUTO}
     chosen = {title: found for title, methods in tiers.items() if (found := choice.of(methods))}
     grids = _grids({**chosen, "stress tests": [STRESSED] if choice.tasks else []}, choice.tuning_seeds)
     tests = partial(_specs, choice.methods, choice.test_seeds, choice)

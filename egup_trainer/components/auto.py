@@ -40,9 +40,12 @@ MOST_RETAIN_FACTOR = 8.0
 HALFWAY = 0.5
 """The range test ends once the forget rows have come so far towards rows never seen."""
 
-EARLIEST_LAG = 0.1
-"""Share of the steps that are taken before forget rows can be said to lag behind: an optimizer needs some to get
-going."""
+EARLIEST = 0.1
+"""Share of the steps that are taken before a run is adapted: an optimizer needs some to get going, and the first ones
+hurt the retain rows however the run ends."""
+
+MEASUREMENTS = 10
+"""How many of the epochs end with a measurement, about: in a run of few rows, each would cost as much as the epoch."""
 
 LEAST_SHARE = 0.1
 """Share of that way below which the range test shows nothing."""
@@ -58,7 +61,7 @@ RISE_WITHOUT_TARGET = 2.0
 """How far forget rows are to rise if nothing shows what the model says of rows never seen, nats per token."""
 
 
-_STATE = "state"
+_STATE, _UNSEEN = "state", "unseen_nll"
 
 
 class Strength(str, Enum):
@@ -139,19 +142,20 @@ class Auto(Component):
 
     Before the first step, a range test finds how far the weights must move until the forget rows have come halfway to
     rows never seen. The learning rate is such that the run moves them `Effort.path` times as far; it falls linearly to
-    0 over the run. At the end of each epoch
+    0 over the run. At the end of each epoch, or of about `MEASUREMENTS` of them if there are more,
 
     - the retain objective counts twice as much as before, at most 8 times as much as at first, if the mean l of the
-      retain sample has risen by more than `Effort.retain_rise`, and is not falling;
+      retain sample has risen by more than `Effort.retain_rise`, and is not falling; half as much, at least as much as
+      at first, once that mean is below what it was before unlearning;
     - the run is shortened to twice its length so far, or to 200 steps if these are more, once its forget rows cannot be
       distinguished from rows never seen (the p-value of a Kolmogorov-Smirnov test of their l is above 0.05);
-    - it is doubled if the forget rows have come less than half as far as they should have by then, after a tenth of the
-      steps at the earliest;
+    - it is doubled if the forget rows have come less than half as far as they should have by then;
     - in the second half of the run, what is expected of each forget row is moved (`ExpectedOutputs.scale_nll`) by half
-      of what its l lacks of the l of the proxy with its rank. Rows stay behind what is expected of them, and what the
-      model says of proxies changes as the retain rows are trained.
+      of what its l lacks of the l that the proxy with its rank had before unlearning: rows stay behind what is expected
+      of them.
 
-    Rows never seen are the proxies, or else the forget rows under the proxy model.
+    Nothing is adapted in the first tenth of the steps. Rows never seen are the proxies, or else the forget rows under
+    the proxy model.
 
     Attributes:
         rate: the learning rate at the first step; 0 before the range test.
@@ -183,6 +187,7 @@ class Auto(Component):
         self._retain_before = scan["retain"].mean_nll.mean().item()
         self._forget_before = scan["forget"].mean_nll[:given].mean().item()
         never_seen = scan["proxy"].mean_nll if self._has_proxies else self._never_seen()
+        self._unseen_before = torch.empty(0) if never_seen is None else never_seen
         self._needed_rise = RISE_WITHOUT_TARGET
         if never_seen is not None:
             self._needed_rise = never_seen.mean().item() - self._forget_before
@@ -241,36 +246,41 @@ class Auto(Component):
         return 2 * self._effort.path * moved / self._num_steps
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Measures, logs, and adapts what is left of the run at the end of each epoch."""
+        """Measures, logs, and adapts what is left of the run at the end of an epoch."""
         if not ends_epoch(state):
+            return
+        if state.global_step >= self._end:
+            control.should_training_stop = True
+        elif not self._is_due(state.global_step, state.epoch):
             return
         found = self.measure()
         retain_suffers = found["retain_rise"] > self._effort.retain_rise
         if "boundary_p" in found:
             found["at_boundary"] = float(found["boundary_p"] > LEVEL and not retain_suffers)
-        self._adapt(float(state.global_step), found, retain_suffers, control)
+        if EARLIEST * self._num_steps <= state.global_step < self._end:
+            self._adapt(float(state.global_step), found, retain_suffers)
+        self._last_rise = found["retain_rise"]
         self.run.log({**found, "auto_retain_factor": self._retain_factor, "auto_last_step": self._end})
 
-    def _adapt(self, step: float, found: dict[str, float], retain_suffers: bool, control: Any) -> None:
+    def _is_due(self, step: int, epoch: float) -> bool:
+        """Whether the epoch that ends after `step` is the first to end in a tenth of the run."""
+        now, before = (int(MEASUREMENTS * each / self._num_steps) for each in (step, step - step / epoch))
+        return now > before
+
+    def _adapt(self, step: float, found: dict[str, float], retain_suffers: bool) -> None:
         """Adapts what is left of the run to what was `found` after `step`."""
         end = self._end
-        if step >= end:
-            control.should_training_stop = True
-            return
         if step >= HALFWAY * end:
             self._move_expected_outputs()
-        is_recovering, self._last_rise = found["retain_rise"] < self._last_rise, found["retain_rise"]
+        if found["retain_rise"] < 0:
+            self._weigh_retain_rows(max(self._retain_factor / 2, 1.0))
         if retain_suffers:
-            if not is_recovering:
+            if found["retain_rise"] >= self._last_rise:
                 self._weigh_retain_rows(min(2 * self._retain_factor, MOST_RETAIN_FACTOR))
         elif found.get("at_boundary"):
             self._restart(step, 1.0, min(end, max(2 * step, LEAST_STEPS)))
-        elif self._lags_behind(step / self._num_steps, found["forget_progress"]):
+        elif found["forget_progress"] < HALFWAY * (1 - (1 - step / self._num_steps) ** 2):
             self._restart(step, 2.0, end)
-
-    def _lags_behind(self, done: float, progress: float) -> bool:
-        """Whether the rows have come less than half as far as they should have after a share `done` of the steps."""
-        return done >= EARLIEST_LAG and progress < HALFWAY * (1 - (1 - done) ** 2)
 
     def measure(self) -> dict[str, float]:
         """Where the rows are now: `retain_rise`, and `forget_progress`, which is 1 at rows never seen.
@@ -289,14 +299,15 @@ class Auto(Component):
         if never_seen is not None:
             found["unseen_gap"] = (forget.mean() - never_seen.mean()).item()
             found["boundary_p"] = ks_p_value(forget.tolist(), never_seen.tolist())
-            self._lacking = match_quantiles(forget, never_seen) - forget  # (N_f,), nats per token
+            self._lacking = match_quantiles(forget, self._unseen_before) - forget  # (N_f,), nats per token
         return found
 
     def _move_expected_outputs(self) -> None:
         """Moves the l that is expected of each forget row by `PART_OF_GAP` of what it lacks of the proxies.
 
-        The row with the n-th smallest l should have the quantile (n - 1) / (N - 1) of the proxies' l. Without proxies
-        nothing is moved: the expected outputs are then those of a model that never changes.
+        The row with the n-th smallest l should have the quantile (n - 1) / (N - 1) of the proxies' l before unlearning.
+        What the model says of them now is no goal: it finds them less likely with every step, and the forget rows would
+        follow them beyond the retrained model. Without proxies nothing is moved.
         """
         found = [each for each in self.run.components if isinstance(each, ExpectedOutputs)]
         if found and self._has_proxies and self._lacking is not None:
@@ -321,9 +332,11 @@ class Auto(Component):
     def state_dict(self) -> dict[str, Tensor]:
         numbers = (self.rate, self._start, self._factor, self._end, self._last_rise, self._retain_factor)
         before = (self._retain_before, self._forget_before, self._needed_rise)
-        return {_STATE: torch.tensor([*numbers, *before], dtype=torch.float64)}
+        state = torch.tensor([*numbers, *before], dtype=torch.float64)
+        return {_STATE: state, _UNSEEN: self._unseen_before}
 
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
         self.rate, self._start, self._factor, self._end, self._last_rise, factor, *before = state[_STATE].tolist()
         self._weigh_retain_rows(factor)
         self._retain_before, self._forget_before, self._needed_rise = before
+        self._unseen_before = state[_UNSEEN].cpu()

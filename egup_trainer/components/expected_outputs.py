@@ -31,7 +31,7 @@ from egup_trainer.options import OptionGroup, option
 from egup_trainer.records.judgments import knows_proxies
 from egup_trainer.records.schema import ADAPTER_OFF
 
-EXAMPLE_SHARE = 0.5
+EXAMPLE_SHARE = 0.2
 """Share of the forget rows that are read after an example with auto."""
 
 _PROXY_TOP_K = 256
@@ -67,7 +67,7 @@ class ExpectedOutputOptions(OptionGroup):
     example_share: float | None = option(
         None,
         "Share of the forget rows, from 0 to 1, that are read after a retain row and its answer, with the same "
-        "expected outputs, so that they are not forgotten in their usual prompt alone. By default 0.5 with auto, "
+        "expected outputs, so that they are not forgotten in their usual prompt alone. By default 0.2 with auto, "
         "unless a component reads features, and else 0.",
     )
 

@@ -87,17 +87,38 @@ def test_the_learning_rate_falls_to_zero_over_the_run(make_trainer, monkeypatch)
 
 
 def test_retain_rows_that_suffer_count_twice_as_much_until_they_recover(make_trainer, monkeypatch):
-    rises = [{"retain_rise": rise} for rise in (0.11, 0.12, 0.11, 0.11, 0.13, 0.14, 0.0)]
-    trainer = with_numbers(make_trainer, monkeypatch, rises, num_train_epochs=7, retain_weight=0.5)
+    rises = [{"retain_rise": rise} for rise in (0.11, 0.12, 0.11, 0.11, 0.13, 0.14, 0.0, -0.1, -0.1, 0.0)]
+    trainer = with_numbers(make_trainer, monkeypatch, rises, num_train_epochs=10, retain_weight=0.5)
     component, retain, weights = trainer.component(Auto), trainer.component(RetainObjective), []
     monkeypatch.setattr(component, "_restart", lambda *args: pytest.fail("another learning rate"))
     measure = component.measure
     monkeypatch.setattr(component, "measure", lambda: weights.append(retain.weight) or measure())
     trainer.train()
-    assert weights == [0.5, 1.0, 2.0, 2.0, 4.0, 4.0, 4.0]  # at most 8 times as much
-    assert retain.weight == 4.0
-    assert logged(trainer, "auto_retain_factor") == [2.0, 4.0, 4.0, 8.0, 8.0, 8.0, 8.0]
-    assert make_record(trainer)["auto"] == {"retain_factor": 8.0, "last_step": 21.0}
+    assert weights == [0.5, 1.0, 2.0, 2.0, 4.0, 4.0, 4.0, 4.0, 2.0, 1.0]  # at most 8 times as much
+    assert logged(trainer, "auto_retain_factor") == [2.0, 4.0, 4.0, 8.0, 8.0, 8.0, 8.0, 4.0, 2.0, 2.0]
+    assert make_record(trainer)["auto"] == {"retain_factor": 2.0, "last_step": 30.0}
+
+
+def test_retain_rows_never_count_less_than_at_first(make_trainer, monkeypatch):
+    trainer = with_numbers(make_trainer, monkeypatch, [{"retain_rise": -0.5}] * 2, num_train_epochs=2)
+    trainer.train()
+    assert logged(trainer, "auto_retain_factor") == [1.0, 1.0]
+
+
+def test_nothing_is_adapted_in_the_first_tenth_of_a_run(make_trainer, monkeypatch):
+    suffering = {"retain_rise": 0.9, "forget_progress": 0.0}
+    trainer = with_numbers(make_trainer, monkeypatch, [suffering] * 10, num_train_epochs=11)
+    trainer.train()
+    steps = [row["step"] for row in trainer.state.log_history if "auto_retain_factor" in row]
+    assert steps[0] == 6  # 3 of 33 steps are less than a tenth, and the epoch before ends in the same tenth
+    assert logged(trainer, "auto_retain_factor")[:2] == [2.0, 4.0]
+
+
+def test_ten_epochs_of_many_end_with_a_measurement(make_trainer, monkeypatch):
+    trainer = with_numbers(make_trainer, monkeypatch, [{"retain_rise": 0.0}] * 10, num_train_epochs=30)
+    trainer.train()
+    steps = [row["step"] for row in trainer.state.log_history if "auto_last_step" in row]
+    assert steps == [9, 18, 27, 36, 45, 54, 63, 72, 81, 90]
 
 
 def test_it_is_doubled_when_forget_rows_lag_behind(make_trainer, monkeypatch):
@@ -107,14 +128,13 @@ def test_it_is_doubled_when_forget_rows_lag_behind(make_trainer, monkeypatch):
     assert rates(trainer)[4:] == pytest.approx([2e-4 * (1 - step / 6) for step in (4, 5)])
 
 
-def test_a_first_step_that_shows_little_is_not_lagging_behind(make_trainer, monkeypatch):
+def test_it_is_doubled_at_each_measurement_that_shows_little_but_the_last(make_trainer, monkeypatch):
     slow = {"retain_rise": 0.0, "forget_progress": 0.0}
-    trainer = with_numbers(make_trainer, monkeypatch, [slow] * 31, num_train_epochs=31)
+    trainer = with_numbers(make_trainer, monkeypatch, [slow] * 10, num_train_epochs=31)
     changes = []
     monkeypatch.setattr(trainer.component(Auto), "_restart", lambda step, factor, end: changes.append((step, factor)))
     trainer.train()
-    assert changes[0] == (12, 2.0)  # of 93 steps a tenth
-    assert len(changes) == 31 - 3 - 1  # and after each epoch from then on but the last
+    assert changes == [(step, 2.0) for step in (12, 21, 30, 39, 48, 57, 66, 75, 84)]  # the first after a tenth of 93
 
 
 def test_a_short_run_at_the_boundary_keeps_its_length(make_trainer, monkeypatch):
@@ -188,10 +208,20 @@ def test_what_forget_rows_lack_of_proxies_is_measured(make_trainer, taught):
     assert forget < proxies - 0.5
     assert logged(trainer, "unseen_gap") == [pytest.approx(forget - proxies, abs=1e-4)]
     rows, unseen = (trainer.score(each).mean_nll for each in (trainer.forget_rows, trainer.proxy_rows))
-    as_unlikely = rows + trainer.component(Auto)._lacking
+    as_unlikely = rows + trainer.component(Auto)._lacking  # at this learning rate, proxies are what they were before
     assert as_unlikely.argsort().tolist() == rows.argsort().tolist()
     ends = [each.item() for each in (as_unlikely.min(), as_unlikely.max())]
     assert ends == pytest.approx([unseen.min().item(), unseen.max().item()], abs=1e-3)
+
+
+def test_the_goal_is_what_proxies_were_before_unlearning(make_trainer, taught):
+    trainer = make_trainer(model=taught(), auto=True, num_train_epochs=1, learning_rate=1e-9)
+    trainer.train()
+    component, rows = trainer.component(Auto), trainer.score(trainer.forget_rows).mean_nll
+    torch.testing.assert_close(component._unseen_before, trainer.score(trainer.proxy_rows).mean_nll)
+    component._unseen_before = torch.full((3,), 9.0)  # however likely the proxies are now
+    component.measure()
+    assert (rows + component._lacking).tolist() == pytest.approx([9.0] * len(rows))
 
 
 def test_a_given_learning_rate_is_kept_and_no_range_test_made(make_trainer, monkeypatch):

@@ -224,7 +224,7 @@ def test_rows_are_read_after_examples_by_default_only_with_auto_and_without_feat
         return reduce(or_, (component.needs for component in found)).example_share
 
     assert share() == 0
-    assert share(auto=True) == 0.5
+    assert share(auto=True) == 0.2
     assert share(example_share=0.25) == 0.25
     assert share(auto=True, example_share=0) == 0
     assert share(auto=True, intra_entanglement=True) == 0
