@@ -16,7 +16,7 @@ def cost_of_auto(words: list[str]) -> dict[str, Any]:
     """Processor seconds and peak memory of a command in a process of its own: with auto, and with known flags.
 
     Known flags are the learning rate that auto chose, and as many steps. What else auto does is then off: the range
-    test, measuring at the end of each epoch, and reading rows after examples. A third run reads them, too, as
+    test, measuring at the end of epochs, and reading rows after examples. A third run reads them, too, as
     somebody would who knows that it helps: `--example_share` as auto has it.
 
     Args:

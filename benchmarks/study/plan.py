@@ -19,11 +19,12 @@ TEST_SEEDS = tuple(range(20, 30))
 """They are looked at once, with nothing changed after."""
 
 FURTHER_SEEDS = (30, 31, 32)
-"""For the ablation, the other objectives and the stress tests, on whose account nothing was changed either. A seed's
-models and runs must be made on one machine, and those of the test seeds are from several."""
+"""For the ablation, the other objectives and the stress tests. A seed's models and runs must be made on one machine,
+and those of the test seeds are from several."""
 
 AUTO_SEEDS = (33, 34, 35)
-"""For the choice of learning rate and length, which was changed after the seeds above had been looked at."""
+"""For the choice of learning rate and length (auto). It was changed after the seeds above, but before these, had been
+looked at."""
 
 RETRAINED = ("retrained", "retrained2", "retrained3", "retrained4", "retrained5")
 """A seed's retrained models: of another training seed each, hence with the rows in another order. Methods are compared

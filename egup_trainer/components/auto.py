@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 from enum import Enum
-from math import ceil
+from math import ceil, inf
 from typing import Any
 
 import torch
@@ -40,12 +40,9 @@ MOST_RETAIN_FACTOR = 8.0
 HALFWAY = 0.5
 """The range test ends once the forget rows have come so far towards rows never seen."""
 
-EARLIEST = 0.1
-"""Share of the steps that are taken before a run is adapted: an optimizer needs some to get going, and the first ones
-hurt the retain rows however the run ends."""
-
 MEASUREMENTS = 10
-"""How many of the epochs end with a measurement, about: in a run of few rows, each would cost as much as the epoch."""
+"""How many epochs of a run end with a measurement, at most: in a run of few rows, each costs as much as an epoch. The
+first comes after a tenth of the steps at the earliest; an optimizer needs some to get going."""
 
 LEAST_SHARE = 0.1
 """Share of that way below which the range test shows nothing."""
@@ -142,11 +139,11 @@ class Auto(Component):
 
     Before the first step, a range test finds how far the weights must move until the forget rows have come halfway to
     rows never seen. The learning rate is such that the run moves them `Effort.path` times as far; it falls linearly to
-    0 over the run. At the end of each epoch, or of about `MEASUREMENTS` of them if there are more,
+    0 over the run. At the end of each epoch, or of `MEASUREMENTS` of them if there are more,
 
     - the retain objective counts twice as much as before, at most 8 times as much as at first, if the mean l of the
-      retain sample has risen by more than `Effort.retain_rise`, and is not falling; half as much, at least as much as
-      at first, once that mean is below what it was before unlearning;
+      retain sample has risen by more than `Effort.retain_rise`, and has not fallen since the last measurement; half as
+      much, at least as much as at first, once that mean is below what it was before unlearning;
     - the run is shortened to twice its length so far, or to 200 steps if these are more, once its forget rows cannot be
       distinguished from rows never seen (the p-value of a Kolmogorov-Smirnov test of their l is above 0.05);
     - it is doubled if the forget rows have come less than half as far as they should have by then;
@@ -154,8 +151,7 @@ class Auto(Component):
       of what its l lacks of the l that the proxy with its rank had before unlearning: rows stay behind what is expected
       of them.
 
-    Nothing is adapted in the first tenth of the steps. Rows never seen are the proxies, or else the forget rows under
-    the proxy model.
+    Rows never seen are the proxies, or else the forget rows under the proxy model.
 
     Attributes:
         rate: the learning rate at the first step; 0 before the range test.
@@ -168,7 +164,7 @@ class Auto(Component):
         self._effort, self._has_proxies = EFFORTS[strength], has_proxies
         self.needs = Needs(retain_rows=True, proxy_rows=has_proxies)
         self.rate, self._start, self._factor, self._end = 0.0, 0.0, 1.0, 0.0
-        self._last_rise, self._retain_factor = 0.0, 1.0
+        self._last_rise, self._retain_factor = inf, 1.0  # the first steps hurt retain rows however the run ends
         self._lacking: Tensor | None = None
 
     def scan(self) -> dict[str, ScanRequest]:
@@ -257,14 +253,14 @@ class Auto(Component):
         retain_suffers = found["retain_rise"] > self._effort.retain_rise
         if "boundary_p" in found:
             found["at_boundary"] = float(found["boundary_p"] > LEVEL and not retain_suffers)
-        if EARLIEST * self._num_steps <= state.global_step < self._end:
+        if state.global_step < self._end:
             self._adapt(float(state.global_step), found, retain_suffers)
         self._last_rise = found["retain_rise"]
         self.run.log({**found, "auto_retain_factor": self._retain_factor, "auto_last_step": self._end})
 
     def _is_due(self, step: int, epoch: float) -> bool:
-        """Whether the epoch that ends after `step` is the first to end in a tenth of the run."""
-        now, before = (int(MEASUREMENTS * each / self._num_steps) for each in (step, step - step / epoch))
+        """Whether the epoch that ends after `step` is the first to end in a tenth of the run as it is planned now."""
+        now, before = (int(MEASUREMENTS * each / self._end) for each in (step, step - step / epoch))
         return now > before
 
     def _adapt(self, step: float, found: dict[str, float], retain_suffers: bool) -> None:

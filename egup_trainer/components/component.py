@@ -265,7 +265,7 @@ def why_ended(state: Any) -> str:
     """When training ended, and whether forget rows looked like rows never seen by then, a sentence.
 
     Args:
-        state: the `TrainerState`. Components that look for the boundary log `at_boundary` at the end of each epoch, 1
+        state: the `TrainerState`. Components that look for the boundary log `at_boundary` at the end of epochs, 1
             if forget rows cannot be distinguished from rows never seen while retain rows hold, with the numbers that
             decide it.
 

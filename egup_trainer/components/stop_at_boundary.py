@@ -76,7 +76,8 @@ class StopAtBoundary(BoundaryMeasure):
         if self._may_be_over:
             self._may_be_over = False
             logged = [row for row in state.log_history if row["step"] == state.global_step and "at_boundary" in row]
-            self._stop_if_at_boundary(logged[-1] if logged else self._measure(), control)
+            # The first row is this component's: `Auto`, whose limit is another, logs after it.
+            self._stop_if_at_boundary(logged[0] if logged else self._measure(), control)
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Measures and logs at the end of an epoch, and stops training if the forget rows are at the boundary."""

@@ -22,7 +22,7 @@ def rates(trainer):
 
 
 def with_numbers(make_trainer, monkeypatch, measured, **options):
-    """A trainer at the rate 1e-4, which measures what it is told to at the end of each epoch of three steps."""
+    """A trainer at the rate 1e-4, which measures what it is told to at the ends of epochs of three steps."""
     trainer = make_trainer(auto=True, learning_rate=1e-4, logging_steps=1, **options)
     component, found = trainer.component(Auto), iter(measured)
     monkeypatch.setattr(component, "measure", lambda: {**STILL, **next(found)})
@@ -87,16 +87,17 @@ def test_the_learning_rate_falls_to_zero_over_the_run(make_trainer, monkeypatch)
 
 
 def test_retain_rows_that_suffer_count_twice_as_much_until_they_recover(make_trainer, monkeypatch):
-    rises = [{"retain_rise": rise} for rise in (0.11, 0.12, 0.11, 0.11, 0.13, 0.14, 0.0, -0.1, -0.1, 0.0)]
+    rises = [{"retain_rise": rise} for rise in (0.9, 0.9, 0.95, 0.9, 0.9, 0.0, -0.1, -0.1, -0.1, 0.0)]
     trainer = with_numbers(make_trainer, monkeypatch, rises, num_train_epochs=10, retain_weight=0.5)
     component, retain, weights = trainer.component(Auto), trainer.component(RetainObjective), []
     monkeypatch.setattr(component, "_restart", lambda *args: pytest.fail("another learning rate"))
     measure = component.measure
     monkeypatch.setattr(component, "measure", lambda: weights.append(retain.weight) or measure())
     trainer.train()
-    assert weights == [0.5, 1.0, 2.0, 2.0, 4.0, 4.0, 4.0, 4.0, 2.0, 1.0]  # at most 8 times as much
-    assert logged(trainer, "auto_retain_factor") == [2.0, 4.0, 4.0, 8.0, 8.0, 8.0, 8.0, 4.0, 2.0, 2.0]
-    assert make_record(trainer)["auto"] == {"retain_factor": 2.0, "last_step": 30.0}
+    # Not after the first measurement, and at most 8 times as much.
+    assert weights == [0.5, 0.5, 1.0, 2.0, 2.0, 4.0, 4.0, 2.0, 1.0, 0.5]
+    assert logged(trainer, "auto_retain_factor") == [1.0, 2.0, 4.0, 4.0, 8.0, 8.0, 4.0, 2.0, 1.0, 1.0]
+    assert make_record(trainer)["auto"] == {"retain_factor": 1.0, "last_step": 30.0}
 
 
 def test_retain_rows_never_count_less_than_at_first(make_trainer, monkeypatch):
@@ -105,20 +106,21 @@ def test_retain_rows_never_count_less_than_at_first(make_trainer, monkeypatch):
     assert logged(trainer, "auto_retain_factor") == [1.0, 1.0]
 
 
-def test_nothing_is_adapted_in_the_first_tenth_of_a_run(make_trainer, monkeypatch):
-    suffering = {"retain_rise": 0.9, "forget_progress": 0.0}
-    trainer = with_numbers(make_trainer, monkeypatch, [suffering] * 10, num_train_epochs=11)
-    trainer.train()
-    steps = [row["step"] for row in trainer.state.log_history if "auto_retain_factor" in row]
-    assert steps[0] == 6  # 3 of 33 steps are less than a tenth, and the epoch before ends in the same tenth
-    assert logged(trainer, "auto_retain_factor")[:2] == [2.0, 4.0]
-
-
 def test_ten_epochs_of_many_end_with_a_measurement(make_trainer, monkeypatch):
     trainer = with_numbers(make_trainer, monkeypatch, [{"retain_rise": 0.0}] * 10, num_train_epochs=30)
     trainer.train()
     steps = [row["step"] for row in trainer.state.log_history if "auto_last_step" in row]
     assert steps == [9, 18, 27, 36, 45, 54, 63, 72, 81, 90]
+
+
+def test_a_run_that_was_shortened_is_measured_more_often(make_trainer, monkeypatch):
+    """Its epochs are then a larger share of it."""
+    monkeypatch.setattr(auto, "LEAST_STEPS", 5)
+    there = {"retain_rise": 0.0, "boundary_p": 0.051}
+    trainer = with_numbers(make_trainer, monkeypatch, [there] * 5, num_train_epochs=20)
+    trainer.train()
+    steps = [row["step"] for row in trainer.state.log_history if "auto_last_step" in row]
+    assert steps == [6, 9, 12]  # from 6 on, the run has 12 steps, not 60
 
 
 def test_it_is_doubled_when_forget_rows_lag_behind(make_trainer, monkeypatch):
