@@ -78,7 +78,7 @@ Rows = Source | RowDataset
 """What rows may be given as: anything that `load_rows` takes, or tokenized rows."""
 DEFAULT_CALLBACKS = (StepHooks, WatchMovement, Histograms)
 """The callbacks of every trainer of this package."""
-_CHECKPOINT_FORMAT = 2
+_CHECKPOINT_FORMAT = 3
 _C = TypeVar("_C", bound=Component)
 
 

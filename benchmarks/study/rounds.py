@@ -82,7 +82,7 @@ class Round:
 
 
 def rounds(place: Place, choice: Choice) -> list[Round]:
-    """All rounds in order: the leading methods on all seeds, the other ones, the ablation, auto, noise, stress tests."""
+    """All rounds in order: the leading methods on all seeds, other ones, the ablation, auto, noise, stress tests."""
     tiers = {"leading methods": LEADING, "other objectives": OTHERS, "the ablation": ABLATION, "auto": AUTO}
     chosen = {title: found for title, methods in tiers.items() if (found := choice.of(methods))}
     grids = _grids({**chosen, "stress tests": [STRESSED] if choice.tasks else []}, choice.tuning_seeds)
