@@ -148,8 +148,9 @@ class Auto(Component):
       distinguished from rows never seen (the p-value of a Kolmogorov-Smirnov test of their l is above 0.05);
     - it is doubled if the forget rows have come less than half as far as they should have by then;
     - in the second half of the run, what is expected of each forget row is moved (`ExpectedOutputs.scale_nll`) by half
-      of what its l lacks of the l that the proxy with its rank had before unlearning: rows stay behind what is expected
-      of them.
+      of what its l lacks of the l of the proxy with its rank, which is taken halfway between what it was before
+      unlearning and what it is now. Rows stay behind what is expected of them, and the model finds proxies less likely
+      with every step.
 
     Rows never seen are the proxies, or else the forget rows under the proxy model.
 
@@ -295,15 +296,16 @@ class Auto(Component):
         if never_seen is not None:
             found["unseen_gap"] = (forget.mean() - never_seen.mean()).item()
             found["boundary_p"] = ks_p_value(forget.tolist(), never_seen.tolist())
-            self._lacking = match_quantiles(forget, self._unseen_before) - forget  # (N_f,), nats per token
+            sides = (match_quantiles(forget, each) for each in (self._unseen_before, never_seen))
+            self._lacking = sum(sides) / 2 - forget  # (N_f,), nats per token
         return found
 
     def _move_expected_outputs(self) -> None:
         """Moves the l that is expected of each forget row by `PART_OF_GAP` of what it lacks of the proxies.
 
-        The row with the n-th smallest l should have the quantile (n - 1) / (N - 1) of the proxies' l before unlearning.
-        What the model says of them now is no goal: it finds them less likely with every step, and the forget rows would
-        follow them beyond the retrained model. Without proxies nothing is moved.
+        The row with the n-th smallest l should have the quantile (n - 1) / (N - 1) of the proxies' l, halfway between
+        before unlearning, which is where the retrained model has the forget rows, and now, which is what anybody who
+        has this model can compare them with. Without proxies nothing is moved.
         """
         found = [each for each in self.run.components if isinstance(each, ExpectedOutputs)]
         if found and self._has_proxies and self._lacking is not None:
