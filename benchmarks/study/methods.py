@@ -19,7 +19,6 @@ PARTS: dict[str, dict[str, Any]] = {
     "sharp": {"forget_sharpness": 0.2},
     "auto": {"learning_rate": None, "num_train_epochs": None, "warmup_steps": 0},
     "bare": {"example_share": 0.0},
-    "half": {"example_share": 0.5},
 }
 """What each word after a plus sign sets; the proxy model "base" is the study's base model, wherever it lies."""
 
@@ -61,8 +60,8 @@ _ADDED = ("inter", "intra", "clreg", "inter+intra+clreg", "centroid", "samples",
 ABLATION = tuple(f"{SECOND}+{part}" for part in _ADDED)
 """The second design with more or other parts, at the second design's learning rate."""
 
-AUTO = tuple(f"{SECOND}+{part}" for part in ("auto+bare", "auto+half", "base+auto", "auto"))
-"""The second design at a learning rate that it chooses, with no or with half of the rows read after examples, too."""
+AUTO = tuple(f"{SECOND}+{part}" for part in ("auto+bare", "base+auto", "auto"))
+"""The second design at a learning rate that it chooses, also without rows that are read after examples."""
 
 METHODS = (*LEADING, *OTHERS, *ABLATION, *AUTO)
 
