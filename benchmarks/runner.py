@@ -66,9 +66,23 @@ def run_first_piece(pieces: Iterable[Piece]) -> bool:
 
 
 def _use_one_thread() -> None:
+    from threading import Thread
+
     import torch
 
     from egup_trainer.cli.terminal import quiet_libraries
 
+    Thread(target=_end_with_parent, daemon=True).start()
     torch.set_num_threads(1)
     quiet_libraries()
+
+
+def _end_with_parent() -> None:
+    """Ends this process once the one that started it is gone, which a pool's own processes would wait for forever."""
+    import os
+    from multiprocessing import parent_process
+
+    parent = parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)

@@ -186,7 +186,7 @@ class EGUPConfig(
 
     def to_dict(self) -> dict[str, Any]:
         """All options as plain values; None for learning rate and number of passes where the run chooses them."""
-        chosen = [name for name in ("learning_rate", "num_train_epochs") if self.auto and self._is_default[name]]
+        chosen = [name for name in ("learning_rate", "num_train_epochs") if self.uses_auto and self._is_default[name]]
         return {**super().to_dict(), **dict.fromkeys(chosen)}
 
     def adopt(self, loss: ForgetLoss) -> None:

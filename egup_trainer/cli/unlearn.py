@@ -149,7 +149,7 @@ def next_step(status: Status, row_args: RowArguments, config: Any) -> list[str]:
         return []
     more = _FORGETS_MORE[status]
     tried: list[str] = []
-    if not config.auto:
+    if not config.uses_auto:
         tried.append(f"a {'higher' if more else 'lower'} --learning_rate than {config.learning_rate:g}")
     else:
         strengths = list(Strength)[:: 1 if more else -1]

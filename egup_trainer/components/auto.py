@@ -104,21 +104,24 @@ class AutoOptions(ComponentOptions):
 
     def check_options(self: Any) -> None:  # of a configuration, which has a learning rate
         self.has_learning_rate = not self._is_default["learning_rate"]
-        self._is_default["auto"] = self.auto is None
-        self.auto = not self.has_learning_rate if self.auto is None else self.auto
-        self.chooses_length = self.auto and self._is_default["num_train_epochs"]
+        self.chooses_length = self.uses_auto and self._is_default["num_train_epochs"]
         self.strength = choose(Strength, self.strength, "strength")
-        if self.auto:
+        if self.uses_auto:
             check_range(self, ("learning_rate",), low=0, low_is_allowed=False)
-        if self.strength is not Strength.BALANCED and not self.auto:
+        if self.strength is not Strength.BALANCED and not self.uses_auto:
             raise ConfigError(
                 got=f"strength={self.strength.value} without auto, which is off where a learning rate is given",
                 expected="auto, which it is for",
                 fix="leave out --learning_rate or add --auto, or leave out --strength",
             )
 
+    @property
+    def uses_auto(self: Any) -> bool:
+        """Whether the run adapts itself. `auto` stays None where it is not given, so that a copy decides anew."""
+        return not self.has_learning_rate if self.auto is None else self.auto
+
     def make_component(self, loss: ForgetLoss, has_proxies: bool) -> Component | None:
-        return Auto(self.strength, has_proxies) if self.auto else None
+        return Auto(self.strength, has_proxies) if self.uses_auto else None
 
 
 def epochs_of(args: Any, steps_an_epoch: int) -> float:
@@ -144,8 +147,9 @@ class Auto(Component):
     - the retain objective counts twice as much as before, at most 8 times as much as at first, if the mean l of the
       retain sample has risen by more than `Effort.retain_rise`, and has not fallen since the last measurement; half as
       much, at least as much as at first, once that mean is below what it was before unlearning;
-    - the run is shortened to twice its length so far, or to 200 steps if these are more, once its forget rows cannot be
-      distinguished from rows never seen (the p-value of a Kolmogorov-Smirnov test of their l is above 0.05);
+    - the run is shortened to twice its length so far, or to the epochs that make 200 steps if these are more, once its
+      forget rows cannot be distinguished from rows never seen (the p-value of a Kolmogorov-Smirnov test of their l is
+      above 0.05);
     - it is doubled if the forget rows have come less than half as far as they should have by then;
     - in the second half of the run, what is expected of each forget row is moved (`ExpectedOutputs.scale_nll`) by half
       of what its l lacks of the l of the proxy with its rank, which is taken halfway between what it was before
@@ -255,7 +259,7 @@ class Auto(Component):
         if "boundary_p" in found:
             found["at_boundary"] = float(found["boundary_p"] > LEVEL and not retain_suffers)
         if state.global_step < self._end:
-            self._adapt(float(state.global_step), found, retain_suffers)
+            self._adapt(float(state.global_step), state.global_step / state.epoch, found, retain_suffers)
         self._last_rise = found["retain_rise"]
         self.run.log({**found, "auto_retain_factor": self._retain_factor, "auto_last_step": self._end})
 
@@ -264,8 +268,8 @@ class Auto(Component):
         now, before = (int(MEASUREMENTS * each / self._end) for each in (step, step - step / epoch))
         return now > before
 
-    def _adapt(self, step: float, found: dict[str, float], retain_suffers: bool) -> None:
-        """Adapts what is left of the run to what was `found` after `step`."""
+    def _adapt(self, step: float, epoch_steps: float, found: dict[str, float], retain_suffers: bool) -> None:
+        """Adapts what is left of the run to what was `found` after `step`, the last one of its epoch."""
         end = self._end
         if step >= HALFWAY * end:
             self._move_expected_outputs()
@@ -275,7 +279,8 @@ class Auto(Component):
             if found["retain_rise"] >= self._last_rise:
                 self._weigh_retain_rows(min(2 * self._retain_factor, MOST_RETAIN_FACTOR))
         elif found.get("at_boundary"):
-            self._restart(step, 1.0, min(end, max(2 * step, LEAST_STEPS)))
+            least = epoch_steps * ceil(LEAST_STEPS / epoch_steps)  # the rate would be 0 in the rest of an epoch
+            self._restart(step, 1.0, min(end, max(2 * step, least)))
         elif found["forget_progress"] < HALFWAY * (1 - (1 - step / self._num_steps) ** 2):
             self._restart(step, 2.0, end)
 

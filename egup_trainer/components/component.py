@@ -282,10 +282,10 @@ def why_ended(state: Any) -> str:
     reached = next((row for row in measured if row["at_boundary"]), None)
     if reached is not None:
         return f"{said}; forget rows first looked like rows never seen at epoch {reached['epoch']:.3g}."
-    p_value, rise = measured[-1]["boundary_p"], measured[-1]["retain_rise"]
+    last = measured[-1]
     return (
-        f"{said}; forget rows never looked like rows never seen while retain rows held (at the end p = {p_value:.2g}, "
-        f"and the loss of retain rows {rise:+.2g} nats per token)."
+        f"{said}; forget rows never looked like rows never seen while retain rows held (at epoch {last['epoch']:.3g}, "
+        f"p = {last['boundary_p']:.2g}, and the loss of retain rows {last['retain_rise']:+.2g} nats per token)."
     )
 
 

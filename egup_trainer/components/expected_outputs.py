@@ -136,7 +136,7 @@ class ExpectedOutputs(Component):
                 expected="one or the other: features are those of rows in their usual prompt",
                 fix="leave out --example_share, or both entanglements and CLReg",
             )
-        by_default = EXAMPLE_SHARE if getattr(options, "auto", False) and not reads_features else 0.0
+        by_default = EXAMPLE_SHARE if getattr(options, "uses_auto", False) and not reads_features else 0.0
         self.needs = Needs(
             proxy_rows=has_proxies,
             retain_rows=bool(share),

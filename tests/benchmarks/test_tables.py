@@ -1,7 +1,14 @@
 """Tables of results: lines are added, replaced and read back, by several processes, too; TOFU is fetched by name."""
 
 import json
+import os
+import subprocess
+import sys
+import time
 from functools import partial
+from pathlib import Path
+
+import psutil
 
 from benchmarks import tofu
 from benchmarks.runner import Piece, run_pieces
@@ -27,6 +34,34 @@ def test_processes_write_one_table(tmp_path):
     run_pieces(pieces, "Writing", workers=2)
     values = {name: line["value"] for name, line in read_table(lines[0].table).items()}
     assert values == {"0": "kept", **{str(number): str(number) for number in range(1, 6)}}
+
+
+SLEEP = """
+import time
+from functools import partial
+from pathlib import Path
+from benchmarks.runner import Piece, run_pieces
+
+if __name__ == "__main__":
+    run_pieces([Piece("sleep", (Path("nowhere"),), partial(time.sleep, 600))], "Sleeping", workers=1)
+"""
+
+
+def _workers_of(pid: int) -> list[psutil.Process]:
+    return [each for each in psutil.Process(pid).children() if "spawn_main" in " ".join(each.cmdline())]
+
+
+def test_processes_end_with_the_one_that_started_them(tmp_path):
+    """They would otherwise compute on where nobody reads the result, and slow down everything else."""
+    script = tmp_path / "sleep_on.py"
+    script.write_text(SLEEP)
+    environment = {**os.environ, "PYTHONPATH": str(Path(tofu.__file__).parents[1])}
+    with subprocess.Popen([sys.executable, str(script)], stderr=subprocess.DEVNULL, env=environment) as started:
+        while not (workers := _workers_of(started.pid)):
+            time.sleep(0.1)
+        time.sleep(5)
+        started.kill()
+    assert not psutil.wait_procs(workers, timeout=60)[1]
 
 
 def test_every_committed_table_is_read():

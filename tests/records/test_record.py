@@ -58,7 +58,6 @@ def test_the_record_of_a_run(make_trainer, base):
             "seed": 42,
             "user_marker": "Q: ",
             "retain_weight": 1.0,
-            "auto": False,
             "proxy_form": "penalty",
             "proxy_lambda": 2.0,  # the objective's own default
         },

@@ -158,6 +158,16 @@ def test_a_run_at_the_boundary_ends_after_as_many_steps_again(make_trainer, monk
     assert make_record(trainer)["auto"] == {"retain_factor": 1.0, "last_step": 6.0}
 
 
+def test_a_run_is_shortened_to_whole_epochs(make_trainer, monkeypatch):
+    """Its last steps would otherwise have a learning rate of 0."""
+    monkeypatch.setattr(auto, "LEAST_STEPS", 8)
+    there = {"retain_rise": 0.0, "boundary_p": 0.051}
+    trainer = with_numbers(make_trainer, monkeypatch, [there] * 9, num_train_epochs=9)
+    trainer.train()
+    assert trainer.state.global_step == 9
+    assert min(rates(trainer)) > 0
+
+
 def test_the_verdict_says_when_the_boundary_was_reached(make_trainer, monkeypatch):
     far, there = {"retain_rise": 0.0}, {"retain_rise": 0.1, "boundary_p": 0.051}
     harmed = {"retain_rise": 0.11, "boundary_p": 0.9}
@@ -280,12 +290,13 @@ def test_a_copy_of_a_configuration_knows_what_was_not_given(config):
     made = config(learning_rate=None, num_train_epochs=None, objective="proxy_kl")
     assert (made.learning_rate, made.num_train_epochs, made.retain_weight) == (1e-5, 5, 3)
     copied = replace(made, seed=3)
-    assert (copied.auto, copied.has_learning_rate, copied.chooses_length) == (True, False, True)
+    assert (copied.uses_auto, copied.has_learning_rate, copied.chooses_length) == (True, False, True)
     assert replace(made, objective="npo", proxy_constraint=True).retain_weight == 1
     again = EGUPConfig(**{each.name: made.to_dict()[each.name] for each in fields(made) if each.init})
-    assert (again.auto, again.has_learning_rate, again.chooses_length) == (True, False, True)
+    assert (again.uses_auto, again.has_learning_rate, again.chooses_length) == (True, False, True)
     given = replace(made, learning_rate=1e-5, num_train_epochs=5.0, retain_weight=3.0)
-    assert (given.has_learning_rate, given.chooses_length) == (True, False)
+    assert (given.uses_auto, given.has_learning_rate, given.chooses_length) == (False, True, False)
+    assert replace(made, auto=True, learning_rate=1e-5).uses_auto
     assert replace(given, objective="npo").retain_weight == 3
 
 

@@ -55,7 +55,7 @@ def test_defaults_are_safe(tmp_path):
     # What each part adds: docs/results.md.
     assert (options.inter_entanglement, options.intra_entanglement) == (False, False)
     assert (options.objective, options.remove_unused_columns, options.disable_dropout) == ("proxy_kl", False, True)
-    assert (options.auto, options.learning_rate, options.retain_weight) == (True, 1e-5, 3.0)
+    assert (options.uses_auto, options.learning_rate, options.retain_weight) == (True, 1e-5, 3.0)
     assert options.bf16 is False
     assert options.gradient_checkpointing_kwargs == {"use_reentrant": False}
 

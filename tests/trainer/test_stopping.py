@@ -55,7 +55,7 @@ def test_a_run_that_never_reaches_the_boundary_says_so(make_trainer, monkeypatch
     trainer.train()
     assert trainer.verdict.remarks[-1] == (
         "Training ended at epoch 2 of 2; forget rows never looked like rows never seen while retain rows held "
-        "(at the end p = 0.031, and the loss of retain rows -0.071 nats per token)."
+        "(at epoch 2, p = 0.031, and the loss of retain rows -0.071 nats per token)."
     )
 
 
@@ -90,6 +90,18 @@ def test_proxies_that_only_tell_when_to_stop_change_nothing_else(make_trainer):
     alone.train()
     watched.train()
     assert furthest(weights_of(alone), weights_of(watched)) == 0
+
+
+def test_a_resumed_run_stops_by_its_own_measurement_and_not_by_that_of_auto(make_trainer):
+    """Their limits of the retain rows' loss differ, and both log at the end of an epoch, auto last."""
+    trainer = make_trainer(stop_at_boundary=True, auto=True, num_train_epochs=9)
+    component, state, control = trainer.component(stop_at_boundary.StopAtBoundary), trainer.state, trainer.control
+    state.global_step, state.epoch = 3, 1.0
+    for own, of_auto in ((0.0, 1.0), (1.0, 0.0)):
+        state.log_history = [{"step": 3, "at_boundary": own}, {"step": 3, "at_boundary": of_auto}]
+        component.on_train_begin(trainer.args, state, control)
+        component.on_epoch_begin(trainer.args, state, control)
+        assert control.should_training_stop == bool(own)
 
 
 def test_a_resumed_run_stops_where_an_uninterrupted_one_does(make_trainer, tmp_path):
