@@ -87,8 +87,13 @@ class Target:
         return self.sets["forget"]
 
     def row_set(self, name: str, rows: list[Row] | None = None, **wanted: Any) -> RowSet:
-        """Rows to score, those of the set `name` by default; `wanted` are further fields of the `RowSet`."""
-        return self.options.row_set(name, self.sets[name] if rows is None else rows, **wanted)
+        """Rows to score with their first answers alone, those of the set `name` by default.
+
+        Args:
+            wanted: further fields of the `RowSet`.
+        """
+        rows = self.sets[name] if rows is None else rows
+        return self.options.row_set(name, [Row(row.prompt, row.answer) for row in rows], **wanted)
 
     def score(
         self, *row_sets: RowSet, model: nn.Module | None = None, feature_layer: float = 0.5
