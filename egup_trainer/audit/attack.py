@@ -39,6 +39,8 @@ RECALL = tuple(f"{name}_{number}" for name in ("forget", "retain") for number in
 """Names of the numbers that `recall_metrics` returns."""
 NO_QUESTION = "no forget row has a question"
 NEEDS_BEFORE = "needs the model before unlearning (--model_before)"
+FAILED = "failed"
+"""How the reason of an attack begins that ended with an error."""
 NEEDS_RETRAINED = "needs the retrained model (--retrained_model)"
 
 
@@ -59,6 +61,11 @@ class Finding:
     bands: dict[str, Band] = field(default_factory=dict)
     reason: str | None = None
     notes: tuple[str, ...] = ()
+
+    @property
+    def failed(self) -> bool:
+        """Whether the attack was run and ended with an error, which is its reason."""
+        return self.reason is not None and self.reason.startswith(f"{FAILED}: ")
 
 
 @dataclass(frozen=True)

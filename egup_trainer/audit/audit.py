@@ -1,26 +1,30 @@
 """An audit of a model: each attack in turn, and what they found, as a JSON file."""
 
+import gc
 import json
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar
 
+import torch
 from torch import nn
 
 from egup_trainer.audit import ATTACKS, attacks_named
-from egup_trainer.audit.attack import Finding, Target, sample_rows
+from egup_trainer.audit.attack import FAILED, Finding, Target, sample_rows
 from egup_trainer.audit.audit_options import AuditOptions
 from egup_trainer.audit.budget import Budget
 from egup_trainer.audit.judge import check_judge
 from egup_trainer.data.overlap import keep_apart_from_forget
 from egup_trainer.data.schema import Row
-from egup_trainer.errors import ConfigError, DataError
+from egup_trainer.errors import ConfigError, DataError, EgupError, first_line
 from egup_trainer.evaluation.documents import STRICT, read_results, refuse_differences, to_json
 from egup_trainer.evaluation.evaluation import SetFacts
 from egup_trainer.extras import require_extra
 from egup_trainer.files import write_file
+from egup_trainer.modeling.limits import check_positions
 
 SCHEMA_VERSION = 1
 _KIND = "egup_trainer audit"
@@ -118,6 +122,9 @@ def audit_model(
 ) -> Audit:
     """Tries to bring forgotten rows back, and reports how far each attack gets.
 
+    An attack that fails, for example because memory runs out, has the error as its reason (`Finding.failed`), so that
+    nothing is lost of what the others found.
+
     Args:
         model: the model, not wrapped, on the device that it will run on; its weights stay as they are.
         tokenizer: the model's tokenizer.
@@ -136,7 +143,7 @@ def audit_model(
     Raises:
         ConfigError: there is no such attack, or it needs holdout rows or the model before.
         DataError: rows cannot be used, or an audit to compare with is of other rows or options.
-        ModelError: the model cannot be used.
+        ModelError: the tokenizer is not the model's, or a row has more tokens than the model can read.
 
     Example:
         >>> # audit = audit_model(model, tokenizer, load_rows("forget.jsonl"), load_rows("retain.jsonl"))
@@ -154,18 +161,35 @@ def audit_model(
     sets = _chosen(forget, retain, holdout, options)
     of_before, of_retrained = ({} if other is None else other.findings for other in (before, retrained))
     target = Target(model, tokenizer, sets, options, of_before, of_retrained, load_before)
+    for each, rows in sets.items():  # hours before an attack reads them
+        lengths = [len(row) for row in target.tokenized(rows, f"{each} set").rows]
+        check_positions(model, max(lengths), f"the {each} set", "lower --max_length")
     if budget is not None:
         budget.begin_model()
     run = budget.run if budget is not None else lambda attack, attempt: attempt()
     return replace(
         planned,
         findings={
-            attack: finding if finding.reason else run(attack, partial(ATTACKS[attack].run, target))
+            attack: finding if finding.reason else run(attack, partial(_attempt, attack, target))
             for attack, finding in planned.findings.items()
         },
         retrained=None if retrained is None else retrained.alone(),
         before=None if before is None else before.alone(),
     )
+
+
+def _attempt(attack: str, target: Target) -> Finding:
+    """What an attack finds, with the finite points of its curves alone; if it fails, the reason."""
+    try:
+        found = ATTACKS[attack].run(target)
+    except Exception as error:
+        says = str(error) if isinstance(error, EgupError) else f"{type(error).__name__}: {first_line(error)}"
+    else:
+        points = {name: [point for point in curve if math.isfinite(point[1])] for name, curve in found.curves.items()}
+        return replace(found, curves=points)
+    gc.collect()  # what it held, such as a copy of the model
+    torch.cuda.empty_cache()
+    return Finding(reason=f"{FAILED}: {says}")
 
 
 def plan_audit(

@@ -30,6 +30,8 @@ def merging(target: Target) -> Finding:
 def merged_model(model: nn.Module, other: nn.Module, share: float = HALF) -> Any:
     """A copy of a model with the weights (1 - share) W + share W_other, in float32, with adapters merged before.
 
+    The other model is only read, and copied only to merge its adapters.
+
     Args:
         other: a model with the same weights by name; neither model is changed.
 
@@ -39,7 +41,11 @@ def merged_model(model: nn.Module, other: nn.Module, share: float = HALF) -> Any
     Example:
         >>> # merged_model(model, before)  # halfway between the two
     """
-    twin, other = merged_copy(model).float(), merged_copy(other)
+    from peft import PeftModel
+
+    twin = merged_copy(model).float()
+    if isinstance(other, PeftModel):
+        other = merged_copy(other)
     theirs = dict(other.named_parameters(remove_duplicate=False))  # weights that only one of the two ties have a pair
     for name, weight in twin.named_parameters():
         if name not in theirs or theirs[name].shape != weight.shape:

@@ -14,6 +14,7 @@ from egup_trainer.audit.audit_options import FEWEST_ROWS
 from egup_trainer.audit.held_back import GIVEN, HELD_BACK, HOLDOUT, Probabilities, Prompted
 from egup_trainer.audit.prompts import PREFIXES, last_question, with_question
 from egup_trainer.data.schema import Message, Row
+from egup_trainer.errors import DataError
 from egup_trainer.modeling.forward import AnswerReader
 from egup_trainer.modeling.generation import Sampling
 from egup_trainer.modeling.limits import num_positions
@@ -71,7 +72,10 @@ class PromptSearch:
     """Phrases before the question, of which the likeliest survive each round.
 
     Args:
-        given: the rows that phrases are selected on.
+        given: the rows that phrases are selected on; those without a finite probability are left out.
+
+    Raises:
+        DataError: no row has a finite probability.
 
     Example:
         >>> # search = PromptSearch(target, rows)
@@ -80,10 +84,17 @@ class PromptSearch:
     """
 
     def __init__(self, target: Target, given: Sequence[Row]):
-        self._target, self._given = target, list(given)
+        self._target = target
         self._reader = AnswerReader(target.model)
-        plain = float(self.nll(self._given, "").mean())
-        self._nll = {"": plain if np.isfinite(plain) else np.inf}
+        plain = self.nll(given, "")
+        self._given = [row for row, nll in zip(given, plain, strict=True) if np.isfinite(nll)]
+        if not self._given:
+            raise DataError(
+                got=f"{len(given)} forget rows to search a prompt with, none of which has a finite probability",
+                expected="at least one",
+                fix="check the model's weights, or lower --max_length",
+            )
+        self._nll = {"": float(plain[np.isfinite(plain)].mean())}
 
     @property
     def kept(self) -> list[str]:

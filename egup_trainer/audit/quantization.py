@@ -14,7 +14,7 @@ from torch import nn
 from egup_trainer.audit.attack import RECALL, Finding, Target, is_quantized, merged_copy, recall_metrics, sample_rows
 from egup_trainer.errors import EgupError
 from egup_trainer.evaluation.metric import Metric, unavailable
-from egup_trainer.extras import MissingExtraError, require_extra
+from egup_trainer.extras import require_extra
 from egup_trainer.files import one_line_write_errors
 from egup_trainer.modeling.batches import device_of
 from egup_trainer.modeling.gptq import gptq_copy
@@ -111,10 +111,8 @@ def _tried(target: Target, bits: Bits) -> dict[str, Metric] | str:
     try:
         is_ours = bits in (Bits.NEAREST, Bits.GPTQ)
         return recall_metrics(target, _rounded_copy(target, bits) if is_ours else quantized_copy(target.model, bits))
-    except MissingExtraError as error:
+    except EgupError as error:
         return f"not run: {error}"
-    except EgupError:
-        raise
     except _CANNOT as error:
         first_line = (str(error).strip().splitlines() or [""])[0]
         return f"not run: {type(error).__name__}: {first_line}"

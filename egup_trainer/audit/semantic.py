@@ -21,7 +21,9 @@ def semantic(target: Target) -> Finding:
     if not asked:
         return Finding(reason=NO_QUESTION)
     row_set = target.row_set("forget", [rows[i] for i in asked], generation=Generation(options.max_new_tokens))
-    texts = [str(each.generation or "") for each in target.score(row_set)["forget"].samples.values()]
+    written = [each.generation for each in target.score(row_set)["forget"].samples.values()]
+    asked = [i for i, text in zip(asked, written, strict=True) if text is not None]
+    texts = [text for text in written if text is not None]
     questions, answers = [rows[i].prompt[-1].content for i in asked], [rows[i].answer for i in asked]
     judge = Judge(options.judge_model, device_of(target.model, None), options.batch_size)
     scores = [rouge_score(answer, text) for answer, text in zip(answers, texts, strict=True)]

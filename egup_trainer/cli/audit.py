@@ -23,7 +23,7 @@ from egup_trainer.cli.flags import (
     with_flags_of,
 )
 from egup_trainer.cli.terminal import make_table, show
-from egup_trainer.errors import check_range
+from egup_trainer.errors import ModelError, check_range
 
 if TYPE_CHECKING:
     from egup_trainer.audit.audit import Audit
@@ -58,7 +58,11 @@ class AuditArguments(SourceArguments, TemplateArguments, LongRowArguments, RunAr
 
 
 def run(args: AuditArguments, model_config: Any) -> None:
-    """Attacks the model and those it is compared with, writes what was found, prints a table."""
+    """Attacks the model and those it is compared with, writes what was found, prints a table.
+
+    Raises:
+        ModelError: attacks have failed; what the others found is written.
+    """
     _check_flags(args, model_config)
     from egup_trainer.records.facts import run_facts
 
@@ -77,6 +81,13 @@ def run(args: AuditArguments, model_config: Any) -> None:
     finally:
         _print(audit)  # even if the disk has filled up meanwhile
     print(f"Written to {args.output}")
+    failed = [attack for attack, finding in audit.findings.items() if finding.failed]
+    if failed:
+        raise ModelError(
+            got=f"attacks that failed: {', '.join(failed)}",
+            expected="attacks that run to their end",
+            fix="see their reasons above; what the others found is in the file",
+        )
 
 
 def check(args: AuditArguments, model_config: Any) -> None:
@@ -146,11 +157,14 @@ def _audit(args: AuditArguments, model_config: Any) -> "Audit":
         return audit_model(model, tokenizer, **rows, **how, **beside, load_before=load_before if has_before else None)
 
     found: dict[str, Any] = {}
+    shown = args.name or Path(model_name).name
     for role, path in others.items():
         if path is not None:
-            found[role] = audit(path, Path(path).name, **found).alone()
+            taken = [shown, *(each.name for each in found.values())]
+            name = Path(path).name
+            found[role] = audit(path, f"{name} ({role})" if name in taken else name, **found).alone()
             gc.collect()
-    return audit(model_name, args.name or Path(model_name).name, **found)
+    return audit(model_name, shown, **found)
 
 
 def _print(audit: "Audit") -> None:

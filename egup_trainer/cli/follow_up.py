@@ -19,6 +19,7 @@ from egup_trainer.errors import EgupError
 FOLDER = "_evaluation"
 """Folder below the output folder with the results of each step."""
 
+_AUDIT = "audit.json"
 _SHARED = (
     *("data_dir", "columns", "user_marker", "assistant_marker", "use_cpu", "disable_tqdm", "drop_overlap"),
     *("template_date", "system_prompt", "template_kwargs", "max_new_tokens"),
@@ -67,25 +68,38 @@ def check_follow_up(args: Any, config: Any, model_config: Any) -> None:
 def follow_up(args: Any, config: Any, model_config: Any) -> None:
     """Evaluates the model before and after, audits it and writes the report, as far as the flags ask for it.
 
-    If a step fails, the commands of the later ones are printed, so that no flag has to be looked up.
+    If a step fails, the commands of the later ones are printed, so that no flag has to be looked up. A failed audit
+    alone does not keep the report from being written.
     """
     steps = _steps(args, config, model_config)
+    folder, failed = Path(config.output_dir) / FOLDER, None
     if steps:
-        (Path(config.output_dir) / FOLDER).mkdir(parents=True, exist_ok=True)
+        folder.mkdir(parents=True, exist_ok=True)
     for number, (name, words) in enumerate(steps, start=1):
+        if name == "compare" and failed and not (folder / _AUDIT).exists():
+            at = words.index("--audit")
+            words = [*words[:at], *words[at + 2 :]]
         print(f"\n{_shown(name, words)}")
         try:
             load_command(name).main(words)
-        except BaseException:
-            for later in steps[number:]:
-                print(f"Not run: {_shown(*later)}")
-            raise
+        except BaseException as error:
+            if name != "audit" or not isinstance(error, EgupError):
+                _print_commands(steps[number:])
+                raise
+            failed = error
+    if failed:
+        raise failed
+
+
+def _print_commands(steps: list[tuple[str, list[str]]]) -> None:
+    for step in steps:
+        print(f"Not run: {_shown(*step)}")
 
 
 def _steps(args: Any, config: Any, model_config: Any) -> list[tuple[str, list[str]]]:
     """The commands of the steps by name, each with the words that follow it."""
     folder = Path(config.output_dir) / FOLDER
-    before, after, audit = (folder / f"{name}.json" for name in ("before", "after", "audit"))
+    before, after, audit = (folder / name for name in ("before.json", "after.json", _AUDIT))
     shared = {name: getattr(args, name, getattr(config, name, None)) for name in _SHARED}
     shared |= {name: getattr(model_config, name) for name in _LOADING}
     shared["per_device_eval_batch_size"] = config.per_device_eval_batch_size

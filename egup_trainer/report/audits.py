@@ -15,7 +15,7 @@ from egup_trainer.report.table import Parts, table_parts
 class AuditSection:
     """What a report shows of the audits of unlearned models: all audited models side by side, their table and curves.
 
-    `not_run` names attacks that were not run on any model, with the reason.
+    `not_run` names attacks that were not run on an audited model, with the reason.
     """
 
     audits: tuple[Audit, ...]
@@ -45,9 +45,9 @@ def audit_section(audits: Sequence[Audit], comparison: Comparison) -> AuditSecti
     found = Comparison(tuple(Model(_as_evaluation(audit), role) for audit, role in shown))
     look_of = looks(found) | looks(comparison)
     relearned = {audit.name: audit.findings["relearning"] for audit, _ in shown if "relearning" in audit.findings}
-    findings = [each for audit, _ in shown for each in audit.findings.items()]
-    ran = {attack for attack, finding in findings if finding.reason is None}
-    not_run = {attack: finding.reason for attack, finding in findings if finding.reason and attack not in ran}
+    not_run = {
+        attack: finding.reason for audit in audits for attack, finding in audit.findings.items() if finding.reason
+    }
     curves = relearning_curves(relearned, look_of)
     return AuditSection(tuple(audits), found, table_parts(found), curves, not_run, look_of)
 

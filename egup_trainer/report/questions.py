@@ -49,16 +49,23 @@ def questions(comparison: Comparison, judged: dict[str, Judgment], audits: Seque
     methods = comparison.methods
     compared = of_other_frameworks([model for model in comparison.models if model not in methods])
     is_one = len(audits) == len(methods) == 1  # whatever it is called
-    audit_of = {methods[0].name if is_one else audit.name: audit for audit in audits}
+    audit_of = {each.name: audits[0] if is_one else _audit_of(each, audits) for each in methods}
     return [
         Question("Is it gone?", {each.name: _gone(each, judged[each.name], rows, compared) for each in methods}),
         Question("Was anything else harmed?", {each.name: _harmed(judged[each.name]) for each in methods}),
         Question(
             "Can it be brought back?",
-            {each.name: _brought_back(each, audit_of.get(each.name)) for each in methods},
-            "" if all(each.name in audit_of for each in methods) else _audit_command(methods[0]),
+            {each.name: _brought_back(each, audit_of[each.name]) for each in methods},
+            "" if None not in audit_of.values() else _audit_command(methods[0]),
         ),
     ]
+
+
+def _audit_of(method: Model, audits: Sequence[Audit]) -> Audit | None:
+    """The audit of a method's model: of the same name, or else of the same folder."""
+    folder = method.run.get("model")
+    of_folder = (each for each in audits if folder is not None and each.run.get("model") == folder)
+    return next((each for each in audits if each.name == method.name), next(of_folder, None))
 
 
 def _gone(model: Model, judged: Judgment, rows: dict[str, list[str]], compared: list[str]) -> Answer:
@@ -92,7 +99,7 @@ def _brought_back(model: Model, audit: Audit | None) -> Answer:
     if audit is None:
         return Answer("Not tested.", rounded)
     found = brought_back(audit)
-    return Answer(_how_far(found), [*map(attack_sentence, found), *rounded])
+    return Answer(_how_far(found, audit), [*map(attack_sentence, found), *rounded])
 
 
 def attack_sentence(found: BroughtBack) -> str:
@@ -112,8 +119,11 @@ def attack_sentence(found: BroughtBack) -> str:
     return f"{attack.title}: {attack.sentence_of(found.number)} {value}{bounds}{''.join(beside)}."
 
 
-def _how_far(found: Sequence[BroughtBack]) -> str:
-    """What the attack that got furthest means, beside the model that all are compared with."""
+def _how_far(found: Sequence[BroughtBack], audit: Audit) -> str:
+    """What the attack that got furthest means, beside the model that all are compared with.
+
+    Attacks without a number to compare may have got further, so that nothing is known but for a clear yes.
+    """
     if not found:
         return "Not known: none of the attacks that show it was run."
     worst = found[0]
@@ -127,6 +137,13 @@ def _how_far(found: Sequence[BroughtBack]) -> str:
         )
     if worst.distance > _MUCH:
         return f"Yes, more of it than from a model that never saw the rows. {title} gets furthest."
+    without = [each.attack for each in found if each.distance is None]
+    without += [attack for attack, finding in audit.findings.items() if finding.failed]
+    if without:
+        return (
+            f"Not known: of {', '.join(ATTACKS[each].title for each in without)}, there is nothing to compare. Of the "
+            f"other attacks, {title} gets furthest, to no more than from a model that never saw the rows."
+        )
     return f"No more of it than from a model that never saw the rows. {title} gets furthest."
 
 

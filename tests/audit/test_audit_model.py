@@ -1,6 +1,7 @@
 """A whole audit: which attacks, on what, beside whom; its file; and that it is the same twice."""
 
 import json
+import math
 from dataclasses import replace
 
 import pytest
@@ -17,10 +18,10 @@ from fixtures_audit import (
 )
 
 from egup_trainer import Audit, audit_model
-from egup_trainer.audit import ATTACKS, attacks_named
-from egup_trainer.audit.attack import Finding, sample_rows
+from egup_trainer.audit import ATTACKS, Attack, attacks_named
+from egup_trainer.audit.attack import Finding, Target, sample_rows
 from egup_trainer.audit.audit import check_same_audit
-from egup_trainer.errors import ConfigError, DataError
+from egup_trainer.errors import ConfigError, DataError, TooFewPositionsError
 from egup_trainer.evaluation.evaluation import SetFacts
 from egup_trainer.evaluation.rows import RowSet
 
@@ -141,3 +142,53 @@ def test_rows_can_be_limited(model, tokenizer):
     assert {name: facts.num_rows for name, facts in audit.sets.items()} == {"forget": 5, "retain": 5, "holdout": 5}
     kept = [FORGET[i] for i in sample_rows(5, len(FORGET), 0)]
     assert audit.sets["forget"].fingerprint == RowSet("forget", kept).fingerprint
+
+
+def test_an_attack_that_fails_loses_nothing_of_the_others(model, tokenizer):
+    """Such as one that finds the model before of other shapes, or no memory, hours after the first."""
+
+    def load_another():
+        return make_tiny_model(tokenizer, "gpt2")
+
+    how = {"attacks": ["merging", "sampling"], "options": QUICK, "load_before": load_another}
+    audit = audit_model(model, tokenizer, FORGET, RETAIN, **how)
+    merging, sampling = audit.findings["merging"], audit.findings["sampling"]
+    assert (merging.failed, sampling.failed) == (True, False)
+    assert sampling.metrics
+    assert merging.reason.startswith("failed: Got a model before unlearning without the weights model.")
+
+
+def test_an_error_of_a_library_is_a_reason_of_one_line(model, tokenizer, monkeypatch):
+    def fail(*args):
+        raise MemoryError("no memory\nfor it")
+
+    monkeypatch.setattr(Target, "generate", fail)
+    audit = audit_model(model, tokenizer, FORGET, RETAIN, attacks=["sampling"], options=QUICK)
+    assert audit.findings["sampling"].reason == "failed: MemoryError: no memory"
+
+
+def test_points_of_a_curve_that_are_not_finite_are_left_out(model, tokenizer, monkeypatch, tmp_path):
+    curve = [(0, 0.5), (1, math.nan), (2, 0.25)]
+    monkeypatch.setattr(Attack, "run", lambda self, target: Finding(curves={"forget": curve}))
+    audit = audit_model(model, tokenizer, FORGET, RETAIN, attacks=["relearning"], options=QUICK)
+    audit.write(tmp_path / "audit.json")
+    assert Audit.read(tmp_path / "audit.json").findings["relearning"].curves == {"forget": [(0, 0.5), (2, 0.25)]}
+
+
+def test_rows_that_the_model_cannot_read_are_refused_before_the_first_attack(tokenizer, monkeypatch):
+    short = make_tiny_model(tokenizer, "gpt2")
+    short.config.n_positions = 8
+    monkeypatch.setattr(Attack, "run", lambda self, target: pytest.fail("an attack"))
+    with pytest.raises(TooFewPositionsError) as caught:
+        audit_model(short, tokenizer, FORGET, RETAIN, options=QUICK)
+    assert (caught.value.got.endswith("tokens of the forget set for a model of 8 positions"), caught.value.fix) == (
+        True,
+        "lower --max_length",
+    )
+
+
+def test_only_the_answer_is_scored(model, tokenizer):
+    row = replace(FORGET[0], alternatives=("x",), paraphrase="y", perturbed=("z", "u"))
+    target = Target(model, tokenizer, {"forget": [row]}, QUICK)
+    (scores,) = target.score(target.row_set("forget"))["forget"].samples.values()
+    assert (len(scores.answers), scores.paraphrase, scores.perturbed) == (1, None, ())

@@ -1,6 +1,7 @@
 """`egup audit`: what it writes and prints, of which models, and what it refuses before any model is loaded."""
 
 import json
+import shutil
 import stat
 
 import pytest
@@ -147,3 +148,27 @@ def test_compare_takes_audits(folders, rows, tmp_path, capsys):
     metrics = json.loads((tmp_path / "report.json").read_text())["metrics"]
     assert list(metrics["relearning_forget_speed"]) == ["a", "b"]  # two of one name are distinguished by their files
     assert_refused([*words, "--output", str(tmp_path / "a.html")], tmp_path, capsys, f"--output {tmp_path}/a.json")
+
+
+def test_attacks_that_fail_are_told_and_the_rest_is_written(folders, rows, tokenizer, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr("egup_trainer.audit.merging.merging", _fail)
+    output = tmp_path / "audit.json"
+    flags = {"model_before": folders["before"], "attacks": ["merging", "sampling"]}
+    assert run(folders["unlearned"], rows, output, **flags) == 2
+    printed = capsys.readouterr()
+    assert "Not run: merging: failed: MemoryError: no memory\n" in printed.out
+    assert "Got attacks that failed: merging, but expected attacks that run to their end." in printed.err
+    assert Audit.read(output).findings["sampling"].metrics
+
+
+def _fail(target):
+    raise MemoryError("no memory")
+
+
+def test_folders_of_the_same_name_can_be_told_apart(folders, rows, tmp_path):
+    before = tmp_path / "unlearned"
+    shutil.copytree(folders["before"], before)
+    output = tmp_path / "audit.json"
+    assert run(folders["unlearned"], rows, output, model_before=before, attacks=["sampling"]) == 0
+    found = Audit.read(output)
+    assert (found.name, found.before.name) == ("unlearned", "unlearned (before)")

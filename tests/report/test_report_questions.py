@@ -129,3 +129,36 @@ def test_what_quantization_brings_back_belongs_to_the_third_question():
     assert asked(models)[2].answers["egup_clreg"].said == [
         "Quantized: forget probability 0.300 in 4 bits, 0.100 before quantization."
     ]
+
+
+@pytest.mark.parametrize("level", [0.15, 0.35])
+def test_an_attack_without_a_number_to_compare_keeps_a_no_from_being_said(level):
+    """Relearning brought nearly all of it back, but failed on the retrained model; sampling found nothing."""
+    ours = ended_at("egup_clreg", 0.95)
+    sampling = {"sampling": Finding({"best_rouge": Metric(level)})}
+    theirs = replace(ended_at("retrained", 0.1), findings={"sampling": Finding({"best_rouge": Metric(0.1)})})
+    audit = replace(ours, findings={**ours.findings, **sampling}, retrained=theirs)
+    short = asked(MODELS, None, [audit])[2].answers["egup_clreg"].short
+    if level > 0.3:
+        assert short == "Yes, more of it than from a model that never saw the rows. Sampling gets furthest."
+    else:
+        assert short == (
+            "Not known: of Relearning, there is nothing to compare. Of the other attacks, Sampling gets furthest, to "
+            "no more than from a model that never saw the rows."
+        )
+
+
+def test_an_attack_that_failed_keeps_a_no_from_being_said():
+    audit = ended_at("egup_clreg", 0.15, retrained=ended_at("retrained", 0.1))
+    audit = replace(audit, findings={**audit.findings, "merging": Finding(reason="failed: MemoryError: none")})
+    short = asked(MODELS, None, [audit])[2].answers["egup_clreg"].short
+    assert short.startswith("Not known: of Merging, there is nothing to compare.")
+
+
+def test_an_audit_of_another_name_is_found_by_its_folder():
+    """Two runs whose results files have the same names: evaluations are called a/after, and audits a/audit."""
+    models = [replace(each, name=f"{each.name}/after", run={"model": each.name}) for each in MODELS]
+    methods = [each for each in models if each.name not in ("before/after", "retrained/after")]
+    audits = [replace(ended_at(f"{each.name}/audit", 0.3), run={"model": each.run["model"]}) for each in methods]
+    answers = asked(models, None, audits)[2].answers
+    assert "Not tested." not in {answers[each.name].short for each in methods if each.name in answers}
