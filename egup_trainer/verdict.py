@@ -3,15 +3,19 @@
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from enum import Enum
-from math import exp, sqrt
+from math import comb, exp, isfinite, sqrt
 from statistics import NormalDist, fmean, variance
 from typing import Any
 
 from egup_trainer.modeling.ks_test import LEVEL, ks_p_value, least_p_value
-from egup_trainer.records.judgments import is_damaged
+from egup_trainer.records.judgments import LEAST_KNOWN, is_damaged, knows_proxies
 
 LEAST_PROGRESS = 0.25
 """Share of the way to rows never seen below which rows count as not forgotten at all."""
+
+LEAST_WAY = 0.5
+"""Share of the way to rows never seen that forgotten rows must have come. Few rows cannot be distinguished from others
+even if they have come less far."""
 
 MOST_RISE_OF_UNSEEN = 2.0
 """By how much the loss of rows never seen may rise, nats per token. It rises somewhat in retraining, too, since what is
@@ -25,7 +29,7 @@ ASKED_OTHERWISE_LEVEL = 0.01
 find a difference by chance more often than one by much."""
 
 LEAST_WAY_OTHERWISE = 0.75
-"""Share of the way to rows never seen that forget rows must have come if they are asked in another way. A small lead is
+"""The same where they are asked in another way, and differ from rows never seen by the test. A small lead is
 left by the best runs; a model that hides the rows from the usual prompt alone has come no part of the way."""
 
 LEAST_RECITED = 0.9
@@ -168,15 +172,16 @@ def verdict(before: Measures, after: Measures, retrained: Measures | None = None
     by more than 2 nats per token. If it is not, the forget rows are
 
     - not forgotten if their l has come less than a quarter of the way to that of rows never seen;
-    - forgotten if the two cannot be distinguished (Kolmogorov-Smirnov, p above 0.05), no more of the answers are
-      recited than of rows never seen, beyond chance, and the generations do not repeat themselves;
-    - partly forgotten if they are likelier than rows never seen, or more of them are recited, or if they have come
-      less than three quarters of the way to those when both are read after a retain row and its answer (p below 0.01):
-      then only the usual prompt hides them;
+    - forgotten if the two cannot be distinguished (Kolmogorov-Smirnov, p above 0.05) and they have come at least half
+      of the way, no more of the answers are recited than of rows never seen, beyond chance, and the generations do not
+      repeat themselves;
+    - partly forgotten if they are likelier than rows never seen, or have come less than half of the way, or more of
+      them are recited, or if they have come less than three quarters of the way to those when both are read after a
+      retain row and its answer (p below 0.01): then only the usual prompt hides them;
     - over-forgotten if they are less likely than rows never seen, or the generations repeat themselves.
 
     The status is unknown where the rows were as unlikely before, or no rows never seen were measured, or too few of
-    them for the test.
+    them for the test, or where a row has no finite number any more.
 
     With a retrained model, the forget rows under that model are a second yardstick: the same rows in a model that never
     saw them, while other rows may be harder or easier, and another retrained model would say something else again. Rows
@@ -202,6 +207,8 @@ def verdict(before: Measures, after: Measures, retrained: Measures | None = None
         'FORGOTTEN'
     """
     remarks = _remarks(before, after)
+    if lost := _rows_without_a_number(before, after):
+        return Verdict(Status.UNKNOWN, [lost], remarks)
     harm, likely = harm_done(before, after), likelihood(before, after, retrained)
     if harm:
         return Verdict(Status.MODEL_HARMED, [*harm, likely], remarks)
@@ -211,23 +218,29 @@ def verdict(before: Measures, after: Measures, retrained: Measures | None = None
         return Verdict(Status.UNKNOWN, [lacking], remarks)
     beside = [likelihood(before, after)] if retrained is not None and after.unseen is not None else []
     reasons = [likely, *beside, *harm_absent(before, after)]
+    status, why = _of_forget_rows(before, after, yardstick)
+    if status is Status.FORGOTTEN and beside and _side(after.forget, yardstick.rows):
+        reasons = [*beside, *(said for said in reasons if said not in beside)]  # first what they are like
+    return Verdict(status, [why, *reasons] if why else reasons, remarks)
+
+
+def _of_forget_rows(before: Measures, after: Measures, yardstick: _Yardstick) -> tuple[Status, str]:
+    """What became of the forget rows of an unharmed model, and why, unless their likelihood says it."""
     start, now, aim = (fmean(rows.nll) for rows in (before.forget, after.forget, yardstick.rows))
     if now - start < LEAST_PROGRESS * (aim - start):
-        return Verdict(Status.NOT_FORGOTTEN, reasons, remarks)
-    if recited := _recitation(after, yardstick):
-        return Verdict(Status.PARTLY_FORGOTTEN, [recited, *reasons], remarks)
-    if hidden := _known_after_example(before, after):
-        return Verdict(Status.PARTLY_FORGOTTEN, [hidden, *reasons], remarks)
+        return Status.NOT_FORGOTTEN, ""
+    if known := _recitation(after, yardstick) or _known_after_example(before, after):
+        return Status.PARTLY_FORGOTTEN, known
     sides = {_side(after.forget, rows) for rows in (yardstick.rows, after.unseen) if rows is not None}
     if sides == {-1}:
-        return Verdict(Status.PARTLY_FORGOTTEN, reasons, remarks)
+        return Status.PARTLY_FORGOTTEN, ""
+    if now - start < LEAST_WAY * (aim - start):
+        way = f"{(now - start) / (aim - start):.0%} of the way to {yardstick.name}"
+        return Status.PARTLY_FORGOTTEN, f"Forget rows have come {way}; they are too few for the test."
     if sides == {1}:
-        return Verdict(Status.OVER_FORGOTTEN, reasons, remarks)
-    if broken := _broken_text(before, after, yardstick):
-        return Verdict(Status.OVER_FORGOTTEN, [broken, *reasons], remarks)
-    if beside and _side(after.forget, yardstick.rows):
-        reasons = [*beside, *(said for said in reasons if said not in beside)]  # first what they are like
-    return Verdict(Status.FORGOTTEN, reasons, remarks)
+        return Status.OVER_FORGOTTEN, ""
+    broken = _broken_text(before, after, yardstick)
+    return (Status.OVER_FORGOTTEN if broken else Status.FORGOTTEN), broken
 
 
 def _side(measured: SetMeasures, others: SetMeasures) -> int:
@@ -259,9 +272,25 @@ def _why_unknown(before: Measures, yardstick: _Yardstick | None, retrained: Meas
         return (
             f"Too few rows for a test: {ours} to forget, compared with {theirs} {yardstick.beside}. Give more {more}."
         )
-    if ks_p_value(before.forget.nll, yardstick.start.nll) > LEVEL:
+    likely, of_unseen = before.forget.probability, yardstick.start.probability
+    if retrained is None and likely >= LEAST_KNOWN and knows_proxies(likely, of_unseen):
+        return (
+            f"The rows that the model has supposedly never seen had probability {_p(yardstick.start)} before, and the "
+            f"forget rows {_p(before.forget)}. Give rows that it has not seen."
+        )
+    if _side(before.forget, yardstick.start) >= 0:
         said = "The model did not know the forget rows before, or not in this prompt format: they were as unlikely as"
         return f"{said} {yardstick.name}."
+    return ""
+
+
+def _rows_without_a_number(before: Measures, after: Measures) -> str:
+    """Which rows have lost their number, which must never be taken for forgotten or unharmed; empty if none."""
+    for name in ("forget", "retain", "unseen", "neighbor"):
+        for when, measured in (("before", getattr(before, name)), ("after", getattr(after, name))):
+            lost = 0 if measured is None else sum(not isfinite(nll) for nll in measured.nll)
+            if lost:
+                return f"{lost} of {len(measured.nll)} {name} rows have no finite number {when} unlearning."
     return ""
 
 
@@ -333,10 +362,29 @@ def _remarks(before: Measures, after: Measures) -> list[str]:
 
 def _recitation(after: Measures, yardstick: _Yardstick) -> str:
     """Whether more forget answers are found in the generations than chance explains; empty if not."""
-    if not _is_lower(yardstick.rows.rouge, after.forget.rouge):
-        return ""
-    ours, theirs = fmean(after.forget.rouge), fmean(yardstick.rows.rouge)
-    return f"The model still writes the forget answers: ROUGE-L {ours:.2f}, {yardstick.beside} {theirs:.2f}."
+    ours, theirs = after.forget, yardstick.rows
+    if _is_lower(theirs.rouge, ours.rouge):
+        said = f"ROUGE-L {fmean(ours.rouge):.2f}, {yardstick.beside} {fmean(theirs.rouge):.2f}"
+        return f"The model still writes the forget answers: {said}."
+    if ours.rouge and theirs.rouge and _chance_of_more(ours, theirs) <= LEVEL / 2:
+        said = f"{ours.recited} of {len(ours.rouge)}, {yardstick.beside} {theirs.recited} of {len(theirs.rouge)}"
+        return f"The model still recites forget answers nearly word for word: {said}."
+    return ""
+
+
+def _chance_of_more(ours: SetMeasures, theirs: SetMeasures) -> float:
+    """The p-value of Fisher's exact test, one-sided: of at least so many recited rows in the first of two sets.
+
+    Formula: sum_k C(n, k) C(m, r - k) / C(n + m, r) over k from the recited rows of the first set, with n and m rows
+    in the sets and r recited rows in both.
+
+    Example:
+        >>> _chance_of_more(SetMeasures([], rouge=[1.0, 1.0]), SetMeasures([], rouge=[0.0, 0.0])) == 1 / 6
+        True
+    """
+    num_ours, num_theirs, recited = len(ours.rouge), len(theirs.rouge), ours.recited + theirs.recited
+    ways = (comb(num_ours, k) * comb(num_theirs, recited - k) for k in range(ours.recited, recited + 1))
+    return sum(ways) / comb(num_ours + num_theirs, recited)
 
 
 def _known_after_example(before: Measures, after: Measures) -> str:
@@ -371,11 +419,11 @@ def _is_lower(values: Sequence[float], others: Sequence[float]) -> bool:
     """Whether a mean is lower than another beyond chance (z-test at `LEVEL`, by at least 0.1).
 
     Example:
-        >>> _is_lower([0.1] * 9 + [0.2], [0.9] * 9 + [0.8]), _is_lower([0.5, 0.6], [0.6, 0.5])
+        >>> _is_lower([0.1] * 9 + [0.2], [0.9] * 9 + [0.8]), _is_lower([0.1, 0.1], [0.9, 0.9])
         (True, False)
     """
-    if min(len(values), len(others)) < 2:
-        return False
+    if not (values and others) or least_p_value(len(values), len(others)) > LEVEL:
+        return False  # so few could differ by chance, whatever their spread
     difference = fmean(others) - fmean(values)
     error = sqrt(variance(values) / len(values) + variance(others) / len(others))
     return difference >= 0.1 and difference > NormalDist().inv_cdf(1 - LEVEL / 2) * error

@@ -10,6 +10,7 @@ from egup_trainer.report.numbers import listed
 from egup_trainer.verdict import Measures, SetMeasures, Status, Verdict, verdict
 
 NO_GUARANTEE = "Approximate unlearning: no formal guarantee."
+_FINE = (Status.FORGOTTEN.value, Status.UNKNOWN.value)
 FORGET, RETAIN, UNSEEN, NEIGHBOR = "forget", "retain", "holdout", "neighbor"
 """Names of the row sets that are judged, in results."""
 
@@ -58,7 +59,21 @@ def _judgment(model: Model, before: Model | None, retrained: Model | None) -> Ju
     more = [] if after.forget.rouge else ["What the model writes was not measured, or no answer has words."]
     if retrained is not None and aim is None:
         more.append("The retrained model has no probabilities of forget answers: rows never seen are the yardstick.")
+    found = _with_recorded(found, model)
     return Judgment(replace(found, remarks=[*found.remarks, *more]), start, after, aim)
+
+
+def _with_recorded(found: Verdict, model: Model) -> Verdict:
+    """The verdict that the run recorded at its end, in place of "forgotten".
+
+    The run measures what an evaluation does not: rows that are read after an example, and how retain questions are
+    answered. What was found wrong there is not put right by an evaluation that does not look at it.
+    """
+    recorded = model.run.get("unlearning", {}).get("verdict")
+    if found.status is not Status.FORGOTTEN or not recorded or recorded["status"] in _FINE:
+        return found
+    said = [f"At the end of its run: {recorded['reasons'][0]}", *found.reasons]
+    return Verdict(Status(recorded["status"]), said, found.remarks)
 
 
 def measures_of(evaluation: Evaluation) -> Measures | None:

@@ -197,3 +197,15 @@ def test_each_method_of_a_comparison_is_judged():
         "egup_clreg": Status.FORGOTTEN,
     }
     assert found["egup_clreg"].retrained == measures_of(make_evaluation("retrained"))
+
+
+@pytest.mark.parametrize("status", ["PARTLY FORGOTTEN", "MODEL HARMED", "FORGOTTEN", "UNKNOWN"])
+def test_what_the_run_found_wrong_is_not_put_right_by_an_evaluation(status):
+    """It has measured what an evaluation does not, such as rows that are read after an example."""
+    recorded = {"status": status, "reasons": ["Something was found."], "remarks": []}
+    found = judged(replace(after(), run={"unlearning": {"verdict": recorded}}))
+    if status in ("FORGOTTEN", "UNKNOWN"):
+        assert found == judged(after())
+    else:
+        assert found.status.value == status
+        assert found.reasons == ["At the end of its run: Something was found.", *judged(after()).reasons]
