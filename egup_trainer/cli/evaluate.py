@@ -100,6 +100,7 @@ def run(args: EvaluateArguments, model_config: Any) -> None:
     from egup_trainer.records.card import update_metrics
     from egup_trainer.records.facts import run_facts
     from egup_trainer.records.io import read_record
+    from egup_trainer.records.redaction import credentials_in, words_without
     from egup_trainer.records.schema import CARD_NAME
 
     folder = Path(model_config.model_name_or_path)
@@ -119,7 +120,7 @@ def run(args: EvaluateArguments, model_config: Any) -> None:
     if not accelerator.is_main_process:
         return
     facts = run_facts(
-        command=shlex.join(args.argv),
+        command=shlex.join(words_without(credentials_in(args.loading), args.argv)),
         model=model_config.model_name_or_path,
         processes=accelerator.num_processes,
         seconds=round(time.perf_counter() - start, 3),

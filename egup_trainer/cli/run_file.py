@@ -8,7 +8,7 @@ from typing import Any
 from egup_trainer.files import file_digest
 from egup_trainer.records.io import read_ledger, read_record, read_secrets, write_ledger, write_record, write_run
 from egup_trainer.records.judgments import AFTER, MERGED
-from egup_trainer.records.redaction import HIDDEN, credentials_in, is_credential, without_credentials
+from egup_trainer.records.redaction import credentials_in, is_credential, without_credentials, words_without
 from egup_trainer.records.schema import LEDGER_NAME, RECORD_NAME, Reading, Request, RowFacts
 
 LOADING = ("dtype", "load_in_4bit", "load_in_8bit", "bnb_4bit_quant_type", "use_bnb_nested_quant")
@@ -63,7 +63,7 @@ def write_records(
         write_merged_records(record, requests, folder / MERGED, folder.resolve().name)
     models = {AFTER: folder, **({MERGED: folder / MERGED} if MERGED in probability else {})}
     whole = record | run_facts(
-        command=shlex.join(_without_secrets(row_args.argv, credentials_in(vars(args)))),
+        command=shlex.join(words_without(credentials_in(vars(args)), row_args.argv)),
         config_file=_config_file(row_args.argv),
         model_name_or_path=model_config.model_name_or_path,
         sources={name: _absolute(source) for name, source in sources.items()},
@@ -135,18 +135,6 @@ def _with_probabilities(
 def _absolute(source: str) -> str:
     """The absolute path of a file; a hub id or tofu:NAME stays as it is."""
     return str(Path(source).resolve()) if Path(source).exists() else source
-
-
-def _without_secrets(argv: list[str], secrets: list[str]) -> list[str]:
-    """The words with *** for the values of tokens.
-
-    Example:
-        >>> _without_secrets(["--hub_token", "hf_x", "--hub_token=hf_x", "--seed", "1"], ["hf_x"])
-        ['--hub_token', '***', '--hub_token=***', '--seed', '1']
-    """
-    for secret in secrets:
-        argv = [word.replace(secret, HIDDEN) for word in argv]
-    return argv
 
 
 def _config_file(argv: list[str]) -> dict[str, Any]:

@@ -29,7 +29,12 @@ from egup_trainer.evaluation.metric import Metric, auc_metric, mean_metric, unav
 from egup_trainer.evaluation.metric_registry import declaration_of
 from egup_trainer.evaluation.metrics.forget_quality import NO_RETRAINED, forget_quality
 from egup_trainer.evaluation.metrics.rouge import MUSE_ROUGE, rouge_score
-from egup_trainer.evaluation.metrics.truth_ratio import TruthRatioForm, raw_truth_ratio, truth_ratio_value
+from egup_trainer.evaluation.metrics.truth_ratio import (
+    TruthRatioForm,
+    raw_truth_ratio,
+    truth_ratio_value,
+    truth_share,
+)
 from egup_trainer.evaluation.scores import RowRole
 
 NAME = "OpenUnlearning"
@@ -173,16 +178,21 @@ class _File:
     def add_truth_ratios(self, set_name: str) -> None:
         """Truth ratio, truth probability and, on the forget rows, what forget quality will be computed from."""
         theirs, right, wrong = their_truth_ratio(set_name)
+        shares: dict[int, float] | None = None
         if {right, wrong} <= self.document.keys():
-            ratios = self._ratios_of_losses(self.rows(right, set_name), self.rows(wrong, set_name))
+            losses = self._losses(self.rows(right, set_name), self.rows(wrong, set_name))
+            ratios = {row: raw_truth_ratio(*both) if both[1] else math.nan for row, both in losses.items()}
+            shares = {row: truth_share(*both) if both[1] else math.nan for row, both in losses.items()}
         elif theirs in self.document:
             ratios = {row: _mean(_column(entry, "score")) for row, entry in self.rows(theirs, set_name).items()}
         else:
             return
         form = TruthRatioForm.FORGET if set_name == "forget" else TruthRatioForm.TRUTH
-        for key, of_form in (("truth_ratio", form), ("truth_probability", TruthRatioForm.PROBABILITY)):
-            values = {row: truth_ratio_value(ratio, of_form) for row, ratio in ratios.items()}
-            self.put(f"{set_name}_{key}", self._mean(set_name, values))
+        if shares is None:
+            shares = {row: truth_ratio_value(ratio, TruthRatioForm.PROBABILITY) for row, ratio in ratios.items()}
+        values = {row: truth_ratio_value(ratio, form) for row, ratio in ratios.items()}
+        self.put(f"{set_name}_truth_ratio", self._mean(set_name, values))
+        self.put(f"{set_name}_truth_probability", self._mean(set_name, shares))
         if set_name == "forget":
             self.put("forget_quality", forget_quality(ratios, None, self.num_rows[set_name]))
 
@@ -221,10 +231,12 @@ class _File:
             raise self._refuse(f"{len(entries)} rows in {theirs}", expected)
         return {row: entries[str(row)] for row in range(len(entries))}
 
-    def _ratios_of_losses(self, right: Mapping[int, Any], wrong: Mapping[int, Any]) -> dict[int, float]:
-        """TR by row. It does not depend on what the file calls a truth ratio, which has changed over the versions."""
-        losses = {row: (_mean(_column(right[row], "avg_loss")), _column(wrong[row], "avg_loss")) for row in right}
-        return {row: raw_truth_ratio(avg, wrongs) if wrongs else math.nan for row, (avg, wrongs) in losses.items()}
+    def _losses(self, right: Mapping[int, Any], wrong: Mapping[int, Any]) -> dict[int, tuple[float, list[float]]]:
+        """avg of the right answer and of the wrong ones, by row.
+
+        They do not depend on what the file calls a truth ratio, which has changed over the versions.
+        """
+        return {row: (_mean(_column(right[row], "avg_loss")), _column(wrong[row], "avg_loss")) for row in right}
 
     def _mean(self, set_name: str, values: Mapping[int, float]) -> Metric:
         return mean_metric(set_name, values, num_rows=len(values), without="no row has a number")

@@ -16,7 +16,8 @@ def with_relations(
 ) -> Evaluation:
     """The evaluation with the metrics that compare it with other models, for those models that are given.
 
-    A metric whose other model is not given stays as it was. Everything is computed from per-sample numbers and
+    A metric whose other model is not given stays as it was, and so does one that had a value and cannot be computed
+    again, such as from results whose features were not copied along. Everything is computed from per-sample numbers and
     features; no model is run.
 
     Args:
@@ -37,6 +38,8 @@ def with_relations(
         for spec in declared_metrics()
         if spec.other in given and (spec.section, spec.other) in has
     }
+    known = {name for name, metric in evaluation.metrics.items() if metric.value is not None}
+    related = {name: metric for name, metric in related.items() if metric.value is not None or name not in known}
     return replace(evaluation, metrics=evaluation.metrics | related)
 
 

@@ -8,10 +8,10 @@ from torch import nn
 
 from egup_trainer.data.schema import OnLongRow, Row
 from egup_trainer.data.tokenization import tokenize
-from egup_trainer.errors import EgupError
+from egup_trainer.errors import EgupError, first_line
 from egup_trainer.evaluation.definitions import Definitions
 from egup_trainer.evaluation.evaluation import Evaluation, Example, SetFacts
-from egup_trainer.evaluation.metric import Metric
+from egup_trainer.evaluation.metric import Metric, unavailable
 from egup_trainer.evaluation.rows import RowSet, Texts, texts_of
 from egup_trainer.evaluation.scores import SetScores
 from egup_trainer.evaluation.scoring import ScoringOptions, score_sets
@@ -91,13 +91,16 @@ def plan_of(suite: Suite, options: ScoringOptions, name: str, texts: Texts) -> E
 
 
 def compute(suite: Suite, scores: Scores, progress: bool = False) -> dict[str, Metric]:
-    """The suite's metrics by key: pure functions of the scores."""
+    """The suite's metrics by key: pure functions of the scores. One that fails has no value, with the error."""
     from tqdm.auto import tqdm
 
     metrics: dict[str, Metric] = {}
     plan = suite.plan(scores)
     for name, number in tqdm(plan.items(), desc="Computing metrics", unit="metric", disable=not progress, leave=False):
-        metrics[name] = number(metrics)
+        try:
+            metrics[name] = number(metrics)
+        except Exception as error:  # of a metric of the user's own, after hours of scoring
+            metrics[name] = unavailable(f"failed: {type(error).__name__}: {first_line(error)}")
     return metrics
 
 

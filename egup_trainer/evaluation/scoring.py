@@ -69,6 +69,8 @@ def score_sets(
     scoring = _Scoring(model, tokenizer, options, accelerator, read)
     check_positions(scoring.bare, max(map(len, read.dataset.rows)), "a text", "lower --max_length")
     check_token_ids(scoring.bare, [row.input_ids for row in read.dataset.rows], "the rows")
+    for each in row_sets:
+        scoring.check_prompts(each)
     members = _answers(read.texts, [each for each in row_sets if each.with_membership])
     featured = _answers(read.texts, [each for each in row_sets if each.with_features])
     norms, numbers = scoring.numbers(members, featured)
@@ -158,15 +160,28 @@ class _Scoring:
                 outputs = reader(self.model, **batch, with_features=with_features, keep_logits=True)
             numbers.keep(ids[indices.cpu()], outputs, batch["labels"])
 
+    def check_prompts(self, row_set: RowSet) -> None:
+        """Raises `TooFewPositionsError` if the model has no room for a prompt and what it is to write after it."""
+        prompts = self._prompts(row_set)
+        if row_set.generation is not None and prompts:
+            needed = max(map(len, prompts.values())) + row_set.generation.max_new_tokens
+            fix = "lower --max_new_tokens or shorten the prompts"
+            check_positions(self.bare, needed, "prompt and new tokens", fix)
+
+    def _prompts(self, row_set: RowSet) -> dict[int, np.ndarray]:
+        """The token ids after which the model is to write, by sample id; those of rows with a prompt of any tokens."""
+        prompts: dict[int, np.ndarray] = {}
+        for text in _answers(self.read.texts, [] if row_set.generation is None else [row_set]):
+            if row_set.rows[text.sample].prompt:
+                answered, theirs = self.dataset.rows[text.pieces[0]], self.read.theirs.get((row_set.name, text.sample))
+                prompts[text.sample] = answered.prompt if theirs is None else theirs.prompt
+        return {sample: prompt for sample, prompt in prompts.items() if len(prompt)}
+
     def generations(self, row_set: RowSet) -> dict[int, str]:
         """What the model writes after each prompt of the set, by sample id."""
         if row_set.generation is None:
             return {}
-        prompts: dict[int, np.ndarray] = {}
-        for text in _answers(self.read.texts, [row_set]):
-            if row_set.rows[text.sample].prompt:
-                answered, theirs = self.dataset.rows[text.pieces[0]], self.read.theirs.get((row_set.name, text.sample))
-                prompts[text.sample] = answered.prompt if theirs is None else theirs.prompt
+        prompts = self._prompts(row_set)
         written = generate(
             self.bare,
             self.tokenizer,

@@ -39,3 +39,15 @@ def credentials_in(value: Any) -> list[str]:
         return []
     own = [item for name, item in value.items() if is_credential(name) and isinstance(item, str) and item]
     return own + [found for item in value.values() for found in credentials_in(item)]
+
+
+def words_without(secrets: list[str], words: list[str]) -> list[str]:
+    """The words of a command with *** in the place of secrets.
+
+    Example:
+        >>> words_without(["hf_x"], ["--hub_token", "hf_x", "--hub_token=hf_x", "--seed", "1"])
+        ['--hub_token', '***', '--hub_token=***', '--seed', '1']
+    """
+    for secret in secrets:
+        words = [word.replace(secret, HIDDEN) for word in words]
+    return words

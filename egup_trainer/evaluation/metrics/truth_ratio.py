@@ -57,11 +57,18 @@ def truth_ratio(scores: SetScores) -> Metric:
 def truth_probability(scores: SetScores) -> Metric:
     """mean_i C / (C + W + 1e-10), with C and W of the truth ratio."""
 
-    def share(row: SampleScores) -> float:
-        right, wrong = _right(row).probability, wrong_probability(_wrong_nlls(row))
-        return right / (right + wrong + EPSILON)
+    return _mean(scores, lambda row: truth_share(_right(row).mean_nll, _wrong_nlls(row)))
 
-    return _mean(scores, share)
+
+def truth_share(right_nll: float, wrong_nlls: Iterable[float]) -> float:
+    """C / (C + W + 1e-10), with the arguments of `raw_truth_ratio`.
+
+    Example:
+        >>> truth_share(0.0, [100.0]), truth_share(100.0, [100.0]) < 1e-9
+        (0.9999999999, True)
+    """
+    right, wrong = math.exp(-right_nll), wrong_probability(wrong_nlls)
+    return right / (right + wrong + EPSILON)
 
 
 def raw_truth_ratio(right_nll: float, wrong_nlls: Iterable[float]) -> float:
