@@ -17,6 +17,7 @@ from typing import Any, cast
 import torch
 from safetensors import SafetensorError
 from torch import Tensor, nn
+from torch.utils.data import SequentialSampler
 from transformers import Trainer
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, HubStrategy
 
@@ -88,15 +89,18 @@ class CheckpointingTrainer(Trainer):
 
     def training_state(self) -> dict[str, Tensor]:
         """The tensors that a resumed run needs beside weights and optimizer, the same on every process."""
-        raise NotImplementedError
+        return {}
 
     def load_training_state(self, state: dict[str, Tensor]) -> None:
-        """Restores the tensors of a checkpoint."""
-        raise NotImplementedError
+        """Restores the tensors of a checkpoint, which are in main memory."""
 
     def write_card(self, folder: Path) -> None:
         """Writes the model's card into the folder of a saved model."""
         raise NotImplementedError
+
+    def _get_eval_sampler(self, eval_dataset: Any) -> Any:
+        # Trainer groups evaluation rows as it groups training rows, by lengths that it cannot read from tokenized rows.
+        return None if self.args.world_size > 1 else SequentialSampler(eval_dataset)
 
     def _save_rng_state(self, output_dir: str) -> None:
         # Trainer calls it for each checkpoint before it removes old checkpoints and uploads anything.
@@ -108,7 +112,7 @@ class CheckpointingTrainer(Trainer):
         # Trainer calls it on every process before the first step of a resumed run.
         super()._load_optimizer_and_scheduler(checkpoint)
         if checkpoint is not None:
-            self.load_training_state(load_state(checkpoint, self.args.device))
+            self.load_training_state(load_state(checkpoint))
 
     def _load_from_checkpoint(self, *args: Any, **kwargs: Any) -> None:
         with without_device_map(cast(nn.Module, self.model)):

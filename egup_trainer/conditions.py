@@ -7,7 +7,6 @@ from enum import Enum
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from egup_trainer.components.scanning import is_spread_over_processes
@@ -142,12 +141,12 @@ def save_state(state: dict[str, Tensor], folder: str, conditions: Conditions) ->
     write_file_with(Path(folder) / STATE_NAME, lambda path: save_file(tensors, path, metadata))
 
 
-def load_state(folder: str, device: torch.device) -> dict[str, Tensor]:
-    """Reads the tensors of a checkpoint."""
+def load_state(folder: str) -> dict[str, Tensor]:
+    """Reads the tensors of a checkpoint, into main memory."""
     from safetensors import safe_open
 
     with safe_open(Path(folder) / STATE_NAME, "pt") as file:
-        return {name: file.get_tensor(name).to(device) for name in file.keys()}  # noqa: SIM118
+        return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
 
 
 def refuse_other_conditions(folder: str | Path, conditions: Conditions) -> None:

@@ -145,8 +145,9 @@ class UnlearnConfig(ExpectedOutputOptions, FeatureOptions, RetainOptions, Object
 
     def adopt(self, loss: ForgetLoss) -> None:
         """Sets the options that the user left unset to the defaults of the forget loss."""
+        self._raises_nll = loss.raises_nll
         if self._is_default["retain_loss"]:
-            self.retain_loss = loss.default_retain_loss
+            self.retain_loss = stand_in(loss.default_retain_loss)
         if self._is_default["retain_weight"]:
             self.retain_weight = stand_in(loss.default_retain_weight)
 

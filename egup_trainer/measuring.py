@@ -14,7 +14,7 @@ from egup_trainer.data.names import names_in
 from egup_trainer.data.tokenization import RowDataset
 from egup_trainer.errors import TooFewPositionsError
 from egup_trainer.modeling.generation import generate
-from egup_trainer.modeling.limits import check_positions
+from egup_trainer.modeling.limits import check_positions, num_positions
 from egup_trainer.modeling.probability import sample_ids, sample_of
 from egup_trainer.records.judgments import AFTER, BEFORE
 from egup_trainer.verdict import LEAST_RECITED, Measures, SetMeasures, Verdict, verdict
@@ -61,7 +61,7 @@ class Measuring(TrainerCallback, ExportableState):
         saved = state.stateful_callbacks.get(type(self).__name__) if state.global_step else None
         if saved:
             self.before = {name: SetMeasures(**values) for name, values in saved["attributes"]["before"].items()}
-        elif not state.global_step:
+        elif not (state.global_step or self.before):  # a trainer may train again
             self.before = self._measure("before")
 
     def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
@@ -134,20 +134,24 @@ class Measuring(TrainerCallback, ExportableState):
         return RowDataset(found)
 
     def _answers(self, name: str, when: str) -> tuple[list[str], list[str], list[str]]:
-        """Questions of a set, the right answers, and what the model answers."""
+        """Questions of a set, the right answers, and what the model answers; without those it has no room for."""
         if not self.with_answers or self.without:
             return [], [], []
         trainer, rows, tokenizer = self.trainer, self.datasets[name], self.trainer.processing_class
+        model = trainer.accelerator.unwrap_model(trainer.model)
         asked = [index for index in rows.first_samples if len(rows.rows[index].prompt) > 1]
         chosen = [rows.rows[asked[place]] for place in sample_ids(len(asked), trainer.args.seed, MOST_QUESTIONS)]
+        new_tokens = min(max((int(row.is_scored.sum()) for row in chosen), default=0), MOST_TOKENS)
+        limit = num_positions(model)
+        chosen = [row for row in chosen if limit is None or len(row.prompt) + new_tokens <= limit]
         if not chosen:
             return [], [], []
         right = [row.input_ids[row.is_scored] for row in chosen]
         written = generate(
-            trainer.accelerator.unwrap_model(trainer.model),
+            model,
             tokenizer,
             [row.prompt for row in chosen],
-            max_new_tokens=min(max(map(len, right)), MOST_TOKENS),
+            max_new_tokens=new_tokens,
             batch_size=trainer.args.per_device_eval_batch_size,
             accelerator=trainer.accelerator,
             description=None if trainer.args.disable_tqdm else f"Answering {name} questions {when} unlearning",

@@ -2,7 +2,7 @@
 
 from dataclasses import field
 from inspect import get_annotations
-from typing import Any, ClassVar
+from typing import Any, ClassVar, TypeVar
 
 
 def option(default: Any, help: str) -> Any:
@@ -10,25 +10,30 @@ def option(default: Any, help: str) -> Any:
     return field(default=default, metadata={"help": help})
 
 
-_STAND_INS: dict[float, float] = {}
+_Value = TypeVar("_Value", float, str)
+_STAND_INS: dict[Any, Any] = {}
 
 
-def stand_in(value: float) -> float:
-    """A number that stands where the user gave none: an object that no other code has.
+def stand_in(value: _Value) -> _Value:
+    """A number or a name that stands where the user gave none: an object that no other code has.
 
     A copy by `dataclasses.replace` is made with the same object, and `is_unset` thereby knows that nothing was given.
-    It is a plain float, since optimizers keep the learning rate that they are made with, and write it to checkpoints.
+    It is a plain float or text, since optimizers keep the learning rate that they are made with, and write it to
+    checkpoints.
+
+    Args:
+        value: a float, or a text of at least two characters, since Python keeps one object for each character.
 
     Example:
-        >>> is_unset(stand_in(1e-5)), is_unset(1e-5), is_unset(None)
-        (True, False, True)
+        >>> is_unset(stand_in(1e-5)), is_unset(1e-5), is_unset(stand_in("nll")), is_unset("nll"), is_unset(None)
+        (True, False, True, False, True)
     """
-    return _STAND_INS.setdefault(value, float(repr(value)))
+    return _STAND_INS.setdefault(value, float(repr(value)) if isinstance(value, float) else "".join(list(value)))
 
 
 def is_unset(value: Any) -> bool:
     """Whether the user has not given the value of an option."""
-    return value is None or (isinstance(value, float) and value is _STAND_INS.get(value))
+    return value is None or (isinstance(value, float | str) and value is _STAND_INS.get(value))
 
 
 class OptionGroup:

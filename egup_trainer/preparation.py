@@ -121,11 +121,12 @@ def _set_apart(
 ) -> RowDataset:
     if data is None:
         reading = [each for each in components if getattr(each.needs, f"{name}_rows")]
+        otherwise = f", or {reading[0].switch_off}" if len(reading) == 1 and reading[0].switch_off else ""
         wanted = [f"--{each.flag}" if each.flag else f"the component {each.name}" for each in reading]
         raise DataError(
             got=f"no {name} set, which {' and '.join(wanted)} read{'s' * (len(wanted) == 1)}",
             expected=f"rows {kind}",
-            fix=f"give {name}_dataset (--{name})",
+            fix=f"give {name}_dataset (--{name}){otherwise}",
         )
     rows = prepare_dataset(data, f"{name} set", tokenizer, args)
     return keep_apart(forget, "forget set", rows, f"{name} set", drop=args.drop_overlap)
@@ -249,19 +250,20 @@ def refuse_other_vocabulary(name: str, other: Any, model: Any, tokenizer: Any) -
     """Raises `ModelError` if another model, `other`, does not read the same tokens as `model`.
 
     Args:
-        name: path or hub id of the other model. If a tokenizer lies there, it must give common tokens the same ids.
+        name: path or hub id of the other model. It may lack tokens that were added to `model`, such as one for padding.
+            If a tokenizer lies there, it must give common tokens the same ids.
     """
     sizes = [each.config.get_text_config().vocab_size for each in (other, model)]
     try:
-        theirs: dict[str, int] = load_tokenizer(name).get_vocab() if sizes[0] == sizes[1] else {}
+        theirs: dict[str, int] = load_tokenizer(name).get_vocab() if sizes[0] <= sizes[1] else {}
     except ModelError:  # it has none, or one that needs code
         theirs = {}
     ours = tokenizer.get_vocab()
     moved = sum(ours.get(token, index) != index for token, index in theirs.items())
-    if sizes[0] != sizes[1] or moved:
+    if sizes[0] > sizes[1] or moved:
         raise ModelError(
             got=f"the model {name} with {sizes[0]} tokens" + (f", {moved} of them with other ids" if moved else ""),
-            expected=f"the vocabulary of the model that unlearns, {sizes[1]} tokens",
+            expected=f"the vocabulary of the model that unlearns, {sizes[1]} tokens, or the first of them",
             fix="use the base model that it was fine-tuned from",
         )
 

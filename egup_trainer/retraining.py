@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from torch import Tensor
+from transformers.trainer_pt_utils import LengthGroupedSampler
 
 from egup_trainer.base_config import RowTrainingConfig
 from egup_trainer.checkpointing import CheckpointingTrainer
@@ -113,12 +114,12 @@ class Retrainer(CheckpointingTrainer):
         rows = {"retain rows": digest_of(self.measuring.datasets["retain"])}
         return Conditions({**options_of(self.args), **facts, **model_options(model)}, {**rows, **weights_of(model)})
 
-    def training_state(self) -> dict[str, Tensor]:
-        """Nothing beside weights and optimizer."""
-        return {}
-
-    def load_training_state(self, state: dict[str, Tensor]) -> None:
-        """Restores nothing."""
+    def _get_train_sampler(self, train_dataset: Any = None) -> Any:
+        if self.args.train_sampling_strategy != "group_by_length":
+            return super()._get_train_sampler(train_dataset)
+        rows = self.measuring.datasets["retain"]
+        size = self.args.train_batch_size * self.args.gradient_accumulation_steps
+        return LengthGroupedSampler(size, rows, [len(row) for row in rows.rows])
 
     def write_card(self, folder: Path) -> None:
         """Writes README.md: what the model learned, and what it is for."""

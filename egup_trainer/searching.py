@@ -7,6 +7,7 @@ import gc
 from collections.abc import Callable, Iterator
 from copy import copy, deepcopy
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 from transformers import TrainerCallback, enable_full_determinism, set_seed
@@ -88,7 +89,7 @@ class SearchingTrainer(PublishingTrainer):
                 expected="a new model each time, since training changes it",
                 fix="load or build the model in model_init",
             )
-        if not isinstance(model, str):
+        if not isinstance(model, str | Path):
             model._egup_trained = True
         return model
 

@@ -48,6 +48,7 @@ from egup_trainer.losses.registry import make_forget_loss, retain_loss
 from egup_trainer.measuring import Measuring
 from egup_trainer.modeling.compilation import compile_for_all_lengths
 from egup_trainer.modeling.forward import AnswerReader
+from egup_trainer.modeling.limits import check_token_ids, num_positions
 from egup_trainer.modeling.loading import load_model
 from egup_trainer.modeling.outputs import AnswerOutputs
 from egup_trainer.modeling.reference import Need, Reference, choose_reference
@@ -78,7 +79,7 @@ Rows = Source | RowDataset
 """What rows may be given as: anything that `load_rows` takes, or tokenized rows."""
 DEFAULT_CALLBACKS = (StepHooks, WatchMovement, Histograms)
 """The callbacks of every trainer of this package."""
-_CHECKPOINT_FORMAT = 3
+_CHECKPOINT_FORMAT = 4
 _C = TypeVar("_C", bound=Component)
 
 
@@ -219,16 +220,22 @@ class UnlearnTrainer(SearchingTrainer):
         rows = prepare_rows(forget_dataset, retain_dataset, proxy_dataset, self.components, tokenizer, args)
         self.forget_rows, self.retain_rows, self.proxy_rows = rows.forget, rows.retain, rows.proxy
         pairs = self._pair(self.forget_rows, args)
-        args.num_train_epochs = epochs_of(args, ceil(len(self.pair_sampler) / args.gradient_accumulation_steps))
         if eval_dataset is None and model_init is not None:
             eval_dataset = self.retain_rows
         refuse_to_evaluate_nothing(args, has_rows=eval_dataset is not None)
         eval_rows = prepare_eval_datasets(eval_dataset, tokenizer, args)
+        if any(optimizers) and getattr(args, "uses_auto", False):
+            raise ConfigError(
+                got="an optimizer or a schedule of your own without learning_rate",
+                expected="auto off, which sets the learning rate of each step",
+                fix="set learning_rate, or auto=False",
+            )
         try_setup(args, own_optimizer=optimizers[0] is not None)
         self.model_source, self.saved_to = source_of(given), set()
         others = eval_rows.values() if isinstance(eval_rows, dict) else (eval_rows,)
         row_sets = (self.forget_rows, self.retain_rows, self.proxy_rows, *others)
         prepared = prepare_model(given, args, peft_config, row_sets, loss)
+        pairs.fit(num_positions(prepared))
         self.reader = AnswerReader(prepared, args.feature_layer, args.rmu_layer, args.padding_free)
         super().__init__(
             model=prepared,
@@ -255,7 +262,9 @@ class UnlearnTrainer(SearchingTrainer):
         if self.args.self_samples:
             answers = sample_answers(self)
             logger.info("Forgets %d answers of the model's own beside the %d rows", len(answers), len(self.forget_rows))
-            self.train_dataset = self._pair(RowDataset([*self.forget_rows.rows, *answers]), self.args)
+            rows = RowDataset([*self.forget_rows.rows, *answers])
+            self.train_dataset = self._pair(rows, self.args)
+            self.train_dataset.fit(num_positions(self.model))
         # compute_loss divides by the counts of the whole step; Trainer must neither count nor divide itself.
         self.model_accepts_loss_kwargs = self.loss_is_scaled_for_ga = False
         self.reference = Reference(self._choose_reference(), self.model, self.reader)
@@ -290,9 +299,10 @@ class UnlearnTrainer(SearchingTrainer):
         return self.measuring.verdict
 
     def _pair(self, forget: RowDataset, args: UnlearnConfig) -> PairDataset:
-        """The pairs of forget and retain rows, whose sampler the trainer keeps."""
+        """The pairs of forget and retain rows, whose sampler the trainer keeps, and how often they are read."""
         pairs = PairDataset(forget, self.retain_rows, self.needs.example_share, args.max_length)
         self.pair_sampler = make_pair_sampler(pairs, args.train_batch_size, args)
+        args.num_train_epochs = epochs_of(args, ceil(len(self.pair_sampler) / args.gradient_accumulation_steps))
         return pairs
 
     @property
@@ -438,6 +448,7 @@ class UnlearnTrainer(SearchingTrainer):
         trusted: Any = self.args.model_init_kwargs or {}
         model = load_model(name, dtype=self.model.dtype, trust_remote_code=trusted.get("trust_remote_code", False))
         refuse_other_vocabulary(name, model, self.model, self.processing_class)
+        check_token_ids(model, [row.input_ids for row in self.forget_rows.rows], f"the forget set, under {name},")
         return model.to(self.args.device)
 
     # The step
@@ -580,10 +591,12 @@ class UnlearnTrainer(SearchingTrainer):
         }
 
     def load_training_state(self, state: dict[str, Tensor]) -> None:
-        """Restores the tensors of a checkpoint."""
+        """Restores the tensors of a checkpoint, each where its component keeps it."""
         for component in self.components:
-            prefix = f"{component.name}."
-            own = {name.removeprefix(prefix): value for name, value in state.items() if name.startswith(prefix)}
+            prefix, device = f"{component.name}.", "cpu" if component.stays_on_cpu else self.args.device
+            own = {
+                name.removeprefix(prefix): each.to(device) for name, each in state.items() if name.startswith(prefix)
+            }
             component.load_state_dict(own)
         self._has_started = True
 

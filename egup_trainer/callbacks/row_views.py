@@ -29,7 +29,7 @@ class RowView:
         weights: w_i, the product of the weights of all components, shape (N,); negative past the boundary.
         boundary: b_i, shape (N,), nats per token.
         entanglement: e_i, mean cosine to the nearest retain features, shape (N,).
-        drift: d_i, 1 - cosine to the features before unlearning, or at the last visit, shape (N,).
+        drift: d_i, 1 - cosine to the features before unlearning, shape (N,).
         forget_features, retain_features: phi, unit vectors, shapes (N, k) and (M, k).
     """
 

@@ -9,14 +9,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from egup_trainer.components.component import Component, ComponentOptions, Needs, ends_epoch
+from egup_trainer.components.component import Component, ComponentOptions, Needs, Run, ends_epoch
 from egup_trainer.components.expected_outputs import ExpectedOutputs
 from egup_trainer.components.output_estimates import match_quantiles
 from egup_trainer.components.retain import RetainObjective
 from egup_trainer.components.scanning import ScanRequest
 from egup_trainer.errors import ConfigError, check_range, choose
 from egup_trainer.losses.base import ForgetLoss
-from egup_trainer.modeling.ks_test import LEVEL, ks_p_value
+from egup_trainer.modeling.ks_test import LEVEL, ks_p_value, least_p_value
 from egup_trainer.modeling.scan import RowScores
 from egup_trainer.options import option, stand_in
 
@@ -104,10 +104,16 @@ class AutoOptions(ComponentOptions):
 
     def check_options(self: Any) -> None:  # of a configuration, which has a learning rate
         self.has_learning_rate = not self._is_default["learning_rate"]
-        self.chooses_length = self.uses_auto and self._is_default["num_train_epochs"]
         self.strength = choose(Strength, self.strength, "strength")
         if self.uses_auto:
             check_range(self, ("learning_rate",), low=0, low_is_allowed=False)
+            self._refuse_schedule()
+        if self.auto and not self._raises_nll:
+            raise ConfigError(
+                got=f"auto with objective={self.objective}, which does not make forget rows less likely as it trains",
+                expected="a given learning rate: nothing shows which one is right",
+                fix="set --learning_rate",
+            )
         if self.strength is not Strength.BALANCED and not self.uses_auto:
             raise ConfigError(
                 got=f"strength={self.strength.value} without auto, which is off where a learning rate is given",
@@ -115,13 +121,29 @@ class AutoOptions(ComponentOptions):
                 fix="leave out --learning_rate or add --auto, or leave out --strength",
             )
 
+    def _refuse_schedule(self: Any) -> None:
+        """Raises `ConfigError` for a learning rate schedule, which would have no effect."""
+        for name in ("lr_scheduler_type", "lr_scheduler_kwargs", "warmup_steps"):
+            value, default = getattr(self, name), type(self).__dataclass_fields__[name].default
+            if value and value != default:
+                raise ConfigError(
+                    got=f"{name}={getattr(value, 'value', value)} with auto, which sets the learning rate of each step",
+                    expected="one of the two",
+                    fix=f"leave out --{name}, or set --learning_rate and leave out --auto",
+                )
+
     @property
     def uses_auto(self: Any) -> bool:
         """Whether the run adapts itself. `auto` stays None where it is not given, so that a copy decides anew."""
-        return not self.has_learning_rate if self.auto is None else self.auto
+        return (not self.has_learning_rate and self._raises_nll) if self.auto is None else self.auto
+
+    @property
+    def chooses_length(self: Any) -> bool:
+        """Whether the run's number of passes is chosen as well."""
+        return self.uses_auto and self._is_default["num_train_epochs"]
 
     def make_component(self, loss: ForgetLoss, has_proxies: bool) -> Component | None:
-        return Auto(self.strength, has_proxies) if self.uses_auto else None
+        return Auto(self.strength, has_proxies, self.has_learning_rate) if self.uses_auto else None
 
 
 def epochs_of(args: Any, steps_an_epoch: int) -> float:
@@ -149,7 +171,7 @@ class Auto(Component):
       much, at least as much as at first, once that mean is below what it was before unlearning;
     - the run is shortened to twice its length so far, or to the epochs that make 200 steps if these are more, once its
       forget rows cannot be distinguished from rows never seen (the p-value of a Kolmogorov-Smirnov test of their l is
-      above 0.05);
+      above 0.05) or, where they are too few for the test to tell, have come all of the way to these;
     - it is doubled if the forget rows have come less than half as far as they should have by then;
     - in the second half of the run, what is expected of each forget row is moved (`ExpectedOutputs.scale_nll`) by half
       of what its l lacks of the l of the proxy with its rank, which is taken halfway between what it was before
@@ -164,13 +186,24 @@ class Auto(Component):
 
     name = "auto"
     flag = "auto"
+    switch_off = "set --learning_rate"
+    stays_on_cpu = True  # its state has numbers in float64, which not every device can hold
 
-    def __init__(self, strength: Strength, has_proxies: bool):
-        self._effort, self._has_proxies = EFFORTS[strength], has_proxies
+    def __init__(self, strength: Strength, has_proxies: bool, has_learning_rate: bool):
+        self._effort, self._has_proxies, self._has_rate = EFFORTS[strength], has_proxies, has_learning_rate
         self.needs = Needs(retain_rows=True, proxy_rows=has_proxies)
         self.rate, self._start, self._factor, self._end = 0.0, 0.0, 1.0, 0.0
         self._last_rise, self._retain_factor = inf, 1.0  # the first steps hurt retain rows however the run ends
         self._lacking: Tensor | None = None
+
+    def attach(self, run: Run) -> None:
+        super().attach(run)
+        if not (self._has_rate or run.can_move_weights):
+            raise ConfigError(
+                got="no learning rate, with DeepSpeed or FSDP1, under which none can be tried out",
+                expected="one process, DDP or FSDP2, which can take a step back",
+                fix=self.switch_off,
+            )
 
     def scan(self) -> dict[str, ScanRequest]:
         forget = self.run.forget_rows
@@ -190,6 +223,8 @@ class Auto(Component):
         never_seen = scan["proxy"].mean_nll if self._has_proxies else self._never_seen()
         self._unseen_before = torch.empty(0) if never_seen is None else never_seen
         self._needed_rise = RISE_WITHOUT_TARGET
+        # The test cannot tell a row or two from others, whatever the model says of them.
+        self._can_tell = least_p_value(given, len(self._unseen_before)) <= LEVEL
         if never_seen is not None:
             self._needed_rise = never_seen.mean().item() - self._forget_before
 
@@ -210,11 +245,13 @@ class Auto(Component):
         return factor
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Chooses the learning rate, unless the run is resumed."""
-        if self.rate:
+        """Chooses the learning rate, unless the run is resumed, or the trainer trains again."""
+        if state.global_step:
             return
-        self._end = float(self._num_steps)
-        self.rate = args.learning_rate if args.has_learning_rate else self._choose_rate()
+        self._start, self._factor, self._end, self._last_rise = 0.0, 1.0, float(self._num_steps), inf
+        self._weigh_retain_rows(1.0)
+        if not self.rate:
+            self.rate = args.learning_rate if self._has_rate else self._choose_rate()
         self._set_first_rate(kwargs["optimizer"], kwargs["lr_scheduler"], self.rate / args.learning_rate)
         self.run.log({"auto_learning_rate": self.rate})
 
@@ -257,7 +294,8 @@ class Auto(Component):
         found = self.measure()
         retain_suffers = found["retain_rise"] > self._effort.retain_rise
         if "boundary_p" in found:
-            found["at_boundary"] = float(found["boundary_p"] > LEVEL and not retain_suffers)
+            is_there = found["boundary_p"] > LEVEL and (self._can_tell or found["forget_progress"] >= 1)
+            found["at_boundary"] = float(is_there and not retain_suffers)
         if state.global_step < self._end:
             self._adapt(float(state.global_step), state.global_step / state.epoch, found, retain_suffers)
         self._last_rise = found["retain_rise"]
@@ -334,12 +372,13 @@ class Auto(Component):
 
     def state_dict(self) -> dict[str, Tensor]:
         numbers = (self.rate, self._start, self._factor, self._end, self._last_rise, self._retain_factor)
-        before = (self._retain_before, self._forget_before, self._needed_rise)
+        before = (self._retain_before, self._forget_before, self._needed_rise, float(self._can_tell))
         state = torch.tensor([*numbers, *before], dtype=torch.float64)
         return {_STATE: state, _UNSEEN: self._unseen_before}
 
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
         self.rate, self._start, self._factor, self._end, self._last_rise, factor, *before = state[_STATE].tolist()
         self._weigh_retain_rows(factor)
-        self._retain_before, self._forget_before, self._needed_rise = before
+        self._retain_before, self._forget_before, self._needed_rise, can_tell = before
+        self._can_tell = bool(can_tell)
         self._unseen_before = state[_UNSEEN].cpu()

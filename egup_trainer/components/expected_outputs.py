@@ -236,6 +236,8 @@ class ExpectedOutputs(Component):
         return self._tokens.counts[: len(self.run.forget_rows) - self.run.own_answers]
 
     def observe(self, step: Step) -> None:
+        if isinstance(step.forget, RowScores):  # of whole rows, whose tokens are not at hand
+            return
         expected = self.of(step)
         gap = token_gap(step.forget, expected)  # (N,)
         tokens = step.forget.num_tokens.clamp_min(1)

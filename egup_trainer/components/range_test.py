@@ -12,8 +12,6 @@ from typing import Any
 
 import torch
 
-from egup_trainer.errors import ConfigError
-
 NUM_STEPS = 4
 """Steps whose pairs are used again and again, so that each is compared with itself."""
 
@@ -38,16 +36,7 @@ def range_test(trainer: Any, rates: Sequence[float], is_enough: Callable[[Trial]
         trainer: an `UnlearnTrainer` that is about to train.
         is_enough: whether what a forward pass shows ends the test.
 
-    Raises:
-        ConfigError: under DeepSpeed, whose engine holds the gradients, or FSDP1, which flattens the weights.
     """
-    accelerator = trainer.accelerator
-    if not can_move_weights(trainer):
-        raise ConfigError(
-            got="no learning rate, with DeepSpeed or FSDP1, under which none can be tried out",
-            expected="one process, DDP or FSDP2, which can take a step back",
-            fix="set --learning_rate",
-        )
     device, size = trainer.args.device, trainer.args.gradient_accumulation_steps
     first: list[float] = []
     trials: list[Trial] = []
@@ -55,11 +44,8 @@ def range_test(trainer: Any, rates: Sequence[float], is_enough: Callable[[Trial]
         loader = iter(trainer.get_train_dataloader())
         steps = [batches for _ in range(NUM_STEPS) if (batches := list(islice(loader, size)))]
         for index, rate in enumerate(rates):
-            batches, collected = trainer.get_batch_samples(iter(steps[index % len(steps)]), size, device)
-            trainer.current_gradient_accumulation_steps = len(batches)
-            for batch in batches:
-                trainer.training_step(trainer.model_wrapped, batch, collected)
-            now = accelerator.reduce(collected.sums["forget_nll"], "sum").item()
+            collected = _read_step(trainer, steps[index % len(steps)], size, device)
+            now = trainer.accelerator.reduce(collected.sums["forget_nll"], "sum").item()
             first += [now] if index < len(steps) else []
             trials.append(Trial(sum(rates[:index]), now - first[index % len(steps)]))
             if is_enough(trials[-1]):
@@ -70,6 +56,30 @@ def range_test(trainer: Any, rates: Sequence[float], is_enough: Callable[[Trial]
                         weight.add_(weight.grad.sign(), alpha=-rate)
             trainer.model_wrapped.zero_grad()
     return trials
+
+
+def _read_step(trainer: Any, step: list[Any], size: int, device: torch.device) -> Any:
+    """The gradients of a step, and what its forward passes show.
+
+    As in the first steps of a training, the factor by which fp16 multiplies the loss is halved until they are finite.
+    """
+    scaler = trainer.accelerator.scaler
+    while True:
+        batches, collected = trainer.get_batch_samples(iter(step), size, device)
+        trainer.current_gradient_accumulation_steps = len(batches)
+        for batch in batches:
+            trainer.training_step(trainer.model_wrapped, batch, collected)
+        if scaler is None or scaler.get_scale() <= 1 or _has_finite_gradients(trainer):
+            return collected
+        scaler.update(scaler.get_scale() / 2)
+        trainer.model_wrapped.zero_grad()
+
+
+def _has_finite_gradients(trainer: Any) -> bool:
+    """Whether all gradients of all processes are finite."""
+    gradients = (weight.grad for weight in trainer.model_wrapped.parameters() if weight.grad is not None)
+    lost = torch.tensor(sum(not each.isfinite().all() for each in gradients), device=trainer.args.device)
+    return not trainer.accelerator.reduce(lost, "sum").item()
 
 
 def can_move_weights(trainer: Any) -> bool:

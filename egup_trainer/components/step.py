@@ -95,7 +95,7 @@ class Features:
     Args:
         forget, retain: phi with gradient, unit vectors, shapes (B, k) and (C, k); `retain` is None without retain rows.
         entanglement: e_i, by `inter_match`: how close they are to retain samples, without gradient, shape (B,).
-        drift: d_i, 1 - cosine to the features before unlearning (or at the last visit), without gradient, shape (B,).
+        drift: d_i, 1 - cosine to the features before unlearning, without gradient, shape (B,).
     """
 
     forget: Tensor

@@ -3,7 +3,7 @@
 import logging
 from typing import Any, TypeVar
 
-from egup_trainer.data.schema import Row
+from egup_trainer.data.schema import NO_SOURCE, Row, RowSource
 from egup_trainer.data.tokenization import RowDataset
 from egup_trainer.errors import DataError
 
@@ -66,5 +66,6 @@ def keep_apart_from_forget(*, drop: bool, **sets: list[Row] | None) -> dict[str,
 def _keyed(rows: list[Row] | RowDataset) -> list[tuple[Any, int, Any]]:
     """For each sample, a key that identifies its row, the number of that row, and the sample."""
     if isinstance(rows, RowDataset):
-        return [(row.source.key, row.source.number, row) for row in rows.rows]
+        sources = [RowSource.of(i, row) if row.source == NO_SOURCE else row.source for i, row in enumerate(rows.rows)]
+        return [(source.key, source.number, row) for source, row in zip(sources, rows.rows, strict=True)]
     return [((row.prompt, row.answer), number, row) for number, row in enumerate(rows)]

@@ -41,6 +41,11 @@ class PairDataset(Dataset):
         first = forget.rows[0]
         self._filler = TokenizedRow(first.input_ids[:1], np.full(1, IGNORE_INDEX, dtype=np.int32))
 
+    def fit(self, positions: int | None) -> None:
+        """Leaves out examples with which a forget row has more tokens than the model has `positions`; None for any."""
+        given = [each for each in (self._max_length, positions) if each is not None]
+        self._max_length = min(given, default=None)
+
     def __len__(self) -> int:
         return len(self.forget)
 

@@ -63,7 +63,8 @@ def choose_inputs(tokenizer: Any, given: TemplateInputs, recorded: Iterable[Temp
             expected="names of variables in its chat template" if variables else "a tokenizer with a chat template",
             fix=did_you_mean(name, sorted(variables), f"leave out {name}"),
         )
-    return TemplateInputs(date, next(prompts, None) or None, kwargs or None)
+    # What was given as empty stays so: another run from the same configuration must not take what is recorded.
+    return TemplateInputs(date, next(prompts, None), kwargs if given.template_kwargs is not None else kwargs or None)
 
 
 def parse_template_kwargs(value: Any) -> dict[str, Any] | None:

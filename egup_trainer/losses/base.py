@@ -96,6 +96,7 @@ class ForgetLoss(ABC):
         unsupported_reason: why they cannot act in the other ways.
         supports_negative_weight: whether minus the loss is a sound way to learn a row again. If not, efforts of the
             proxy constraint stop at 0.
+        raises_nll: whether it makes forget rows less likely while it trains, for `auto` to see how far they have come.
         needs_boundary: whether `for_boundary` must tell it how far away the boundary of the proxies is.
         sets_boundary: whether it marks itself how far to forget, so that the proxy constraint has nothing to add.
         default_proxy_lambda: the strength of the proxy constraint unless the user sets one.
@@ -120,6 +121,7 @@ class ForgetLoss(ABC):
     supports: frozenset[Guidance] = frozenset(Guidance)
     unsupported_reason: str = "it has nothing for them to act on"
     supports_negative_weight: bool = True
+    raises_nll: bool = True
     needs_boundary: bool = False
     sets_boundary: bool = False
     default_proxy_lambda: float = 2.0

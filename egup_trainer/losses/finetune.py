@@ -24,6 +24,7 @@ class FineTune(ForgetLoss):
     """
 
     supports = frozenset({Guidance.TERMS})
+    raises_nll = False
     unsupported_reason = "there is no forget loss to weigh"
 
     def __call__(self, outputs: AnswerOutputs, reference: ReferenceOutputs) -> Tensor:

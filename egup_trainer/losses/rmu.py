@@ -73,7 +73,7 @@ class RMU(ForgetLoss):
         self.steering, self.seed = steering, seed
 
     def prepare_model(self, model: Any, config: Any) -> None:
-        if not getattr(model, "peft_config", None):
+        if not getattr(model, "peft_config", None) and config.trainable_params_regex is None:
             train_mlp_alone(model, layer_index(config.rmu_layer, len(decoder_layers(model)), "rmu_layer"))
 
     def __call__(self, outputs: AnswerOutputs, reference: ReferenceOutputs) -> Tensor:

@@ -55,6 +55,7 @@ class TaskVector(ForgetLoss):
 
     supports = frozenset()
     unsupported_reason = "the weights are negated at the end of training, and with them the effect of these"
+    raises_nll = False
     default_retain_loss = "none"
     config_fields: ClassVar[dict[str, str]] = {"scale": "task_vector_scale"}
 

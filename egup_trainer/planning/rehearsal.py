@@ -35,7 +35,6 @@ _QUIET: dict[str, Any] = {
     "resume_from_checkpoint": None,
     "stop_at_boundary": False,
     "auto": False,
-    "chooses_length": False,
     "verdict": False,
 }
 """Options with which a rehearsal writes and shows nothing."""

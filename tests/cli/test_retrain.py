@@ -97,6 +97,19 @@ def test_a_model_made_in_memory_gets_a_card_without_a_name(tokenizer, tmp_path):
     assert "\nA model, fine-tuned on 12 rows. " in (tmp_path / "out" / "README.md").read_text()
 
 
+def test_rows_are_grouped_by_length(tokenizer, tmp_path):
+    """Training and evaluation: Trainer would look for lengths in rows that are mappings."""
+    options = {**QUIET, "max_steps": 2, "eval_strategy": "steps", "eval_steps": 1, "per_device_train_batch_size": 2}
+    config = RetrainConfig(output_dir=str(tmp_path), train_sampling_strategy="group_by_length", **options)
+    rows = tokenized(SETS["retain"], tokenizer, "retain")
+    trainer = Retrainer(wide_model(tokenizer), config, {"retain": rows}, tokenizer, rows)
+    lengths = [len(rows.rows[index]) for index in trainer._get_train_sampler()]
+    assert sorted(lengths) == sorted(len(row) for row in rows.rows)
+    assert lengths[0] == max(lengths)  # the longest batch comes first
+    trainer.train()
+    assert [row["step"] for row in trainer.state.log_history if "eval_loss" in row] == [1, 2]
+
+
 def test_the_defaults_are_those_of_tofu():
     args = RetrainConfig(output_dir="x", use_cpu=True)
     rows_and_passes = (args.per_device_train_batch_size, args.gradient_accumulation_steps, args.num_train_epochs)

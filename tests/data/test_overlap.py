@@ -1,10 +1,12 @@
 """Rows, by prompt and answer, that are in two sets: found in rows and in tokenized rows alike."""
 
+from dataclasses import replace
+
 import pytest
 
 from egup_trainer.data.overlap import keep_apart, keep_apart_from_forget
 from egup_trainer.data.rendering import Template
-from egup_trainer.data.schema import Message, Row
+from egup_trainer.data.schema import NO_SOURCE, Message, Row
 from egup_trainer.data.sources import load_rows
 from egup_trainer.data.tokenization import RowDataset, tokenize
 from egup_trainer.errors import DataError
@@ -44,6 +46,16 @@ def test_sets_that_share_questions_or_answers_are_apart(of):
     for others in ([*RETAIN[:2], RETAIN[3]], []):
         second = of(others)
         assert keep_apart(of(FORGET), "forget set", second, "retain set", drop=False) is second
+
+
+def test_samples_that_were_made_by_hand_have_no_source_and_are_compared_all_the_same(of, tokenizer):
+    def without_source(rows):
+        return RowDataset([replace(row, source=NO_SOURCE) for row in tokenize(rows, tokenizer, name="x").rows])
+
+    first, apart = without_source(FORGET), without_source([*RETAIN[:2], RETAIN[3]])
+    assert keep_apart(first, "forget set", apart, "retain set", drop=False) is apart
+    with pytest.raises(DataError, match="row 1 of the forget set is row 2 of the retain set"):
+        keep_apart(first, "forget set", without_source(RETAIN), "retain set", drop=False)
 
 
 def test_sets_by_name():

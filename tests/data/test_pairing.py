@@ -137,6 +137,14 @@ def test_a_share_of_the_forget_rows_is_read_after_the_retain_row_and_scored_alon
         assert len(example) == 2  # the retain row stays as it is
 
 
+def test_no_example_makes_a_row_longer_than_the_model_can_read():
+    forget, retain = rows(*range(10, 30)), rows(*range(50, 70))
+    for max_length, positions, has_examples in ((4, None, True), (4, 4, True), (None, 3, False), (4, 3, False)):
+        pairs = PairDataset(forget, retain, example_share=1.0, max_length=max_length)
+        pairs.fit(positions)
+        assert pairs.has_example((0, 0)) is has_examples
+
+
 def test_the_first_token_of_a_plain_text_is_not_scored_after_an_example_either():
     text, example = (TokenizedRow(np.array(ids), np.array(ids)) for ids in ([7, 8, 9], [5, 6]))
     assert text.after(example).labels.tolist() == [IGNORE_INDEX, IGNORE_INDEX, IGNORE_INDEX, 8, 9]

@@ -170,7 +170,7 @@ def test_what_is_given_wins_then_results_then_the_record(chat):
         (TemplateInputs(), [results, record], ("R", {"mood": "r"})),
         (TemplateInputs(), [TemplateInputs(), record], ("M", {"mood": "m"})),
         (TemplateInputs(None, "G"), [results, record], ("G", {"mood": "r"})),
-        (TemplateInputs(None, "", {}), [results, record], (None, None)),
+        (TemplateInputs(None, "", {}), [results, record], ("", {})),  # none, also where it is asked for again
     ):
         found = choose_inputs(chat, given, recorded)
         assert (found.system_prompt, found.template_kwargs) == expected

@@ -4,16 +4,18 @@ from dataclasses import fields, replace
 
 import pytest
 import torch
+from conftest import qa_rows
 from fixtures_trainer import furthest, logged, weights_of, whole_and_resumed
 
-from egup_trainer import EGUPConfig
+from egup_trainer import EGUPConfig, EGUPTrainer
 from egup_trainer.components import auto
 from egup_trainer.components.auto import Auto, Strength
 from egup_trainer.components.expected_outputs import ExpectedOutputs
 from egup_trainer.components.retain import RetainObjective
-from egup_trainer.errors import ConfigError
+from egup_trainer.errors import ConfigError, DataError
 from egup_trainer.records.facts import make_record
 
+PLAIN = {"proxy_constraint": False, "inter_entanglement": False, "intra_entanglement": False}
 STILL = {"boundary_p": 0.0, "unseen_gap": 0.0, "forget_progress": 1.0}
 
 
@@ -292,6 +294,8 @@ def test_a_copy_of_a_configuration_knows_what_was_not_given(config):
     copied = replace(made, seed=3)
     assert (copied.uses_auto, copied.has_learning_rate, copied.chooses_length) == (True, False, True)
     assert replace(made, objective="npo", proxy_constraint=True).retain_weight == 1
+    alone = replace(made, objective="grad_ascent", inter_entanglement=False, intra_entanglement=False)
+    assert (alone.retain_loss, replace(made, retain_loss="kl", objective="npo").retain_loss) == ("none", "kl")
     again = EGUPConfig(**{each.name: made.to_dict()[each.name] for each in fields(made) if each.init})
     assert (again.uses_auto, again.has_learning_rate, again.chooses_length) == (True, False, True)
     given = replace(made, learning_rate=1e-5, num_train_epochs=5.0, retain_weight=3.0)
@@ -305,6 +309,84 @@ def test_a_given_learning_rate_counts_whatever_it_is(config):
     with pytest.raises(ConfigError) as caught:
         config(auto=True, learning_rate=0.0)
     assert caught.value.got == "learning_rate=0.0"
+
+
+@pytest.mark.parametrize("objective", ["finetune", "task_vector"])
+def test_it_is_off_where_forget_rows_do_not_become_less_likely(config, objective):
+    made = config(learning_rate=None, num_train_epochs=None, objective=objective, **PLAIN)
+    assert (made.uses_auto, made.learning_rate, made.num_train_epochs) == (False, 1e-5, 5)
+    with pytest.raises(ConfigError) as caught:
+        config(auto=True, objective=objective, **PLAIN)
+    assert (
+        caught.value.got == f"auto with objective={objective}, which does not make forget rows less likely as it trains"
+    )
+
+
+def test_a_retain_set_or_a_learning_rate_is_asked_for(config, make_model, tokenizer):
+    args = config(learning_rate=None, objective="grad_ascent", **PLAIN)
+    with pytest.raises(DataError) as caught:
+        EGUPTrainer(make_model(), args, qa_rows(0, 4), processing_class=tokenizer)
+    assert caught.value.fix == "give retain_dataset (--retain), or set --learning_rate"
+
+
+@pytest.mark.parametrize(
+    ("option", "said"),
+    [({"lr_scheduler_type": "cosine"}, "lr_scheduler_type=cosine"), ({"warmup_steps": 8}, "warmup_steps=8")],
+)
+def test_a_schedule_that_would_do_nothing_is_refused(config, option, said):
+    with pytest.raises(ConfigError) as caught:
+        config(learning_rate=None, objective="proxy_kl", **option)
+    assert caught.value.got == f"{said} with auto, which sets the learning rate of each step"
+    assert not config(learning_rate=1e-3, objective="proxy_kl", **option).uses_auto
+
+
+def test_an_optimizer_of_ones_own_is_refused(config, make_model, tokenizer):
+    """Its learning rate would be multiplied by the one that is chosen."""
+    model = make_model()
+    optimizers = (torch.optim.AdamW(model.parameters(), lr=5e-4), None)
+    rows = {"retain_dataset": qa_rows(20, 33), "proxy_dataset": qa_rows(40, 46), "processing_class": tokenizer}
+    with pytest.raises(ConfigError) as caught:
+        EGUPTrainer(model, config(learning_rate=None), qa_rows(0, 10), **rows, optimizers=optimizers)
+    assert caught.value.got == "an optimizer or a schedule of your own without learning_rate"
+
+
+def test_a_second_training_begins_as_the_first_did(make_trainer, monkeypatch, taught):
+    slow = {"retain_rise": 0.2, "forget_progress": 0.0}
+    trainer = with_numbers(make_trainer, monkeypatch, [slow] * 8, model=taught(), num_train_epochs=4, verdict=True)
+    trainer.train()
+    before, first = trainer.measuring.before, rates(trainer)
+    assert trainer.component(Auto)._retain_factor > 1
+    trainer.train()  # with a new log
+    assert rates(trainer) == first
+    assert first[:3] == pytest.approx([1e-4 * (1 - step / 12) for step in range(3)])
+    assert trainer.measuring.before is before  # the model of before is no longer there
+
+
+@pytest.mark.parametrize(("progress", "is_there"), [(0.1, 0.0), (1.0, 1.0)])
+def test_a_row_or_two_are_at_the_boundary_once_they_have_come_all_of_the_way(
+    make_trainer, monkeypatch, progress, is_there
+):
+    """The test cannot tell one row from six, whatever the model says of it: its p-value is 2/7 at least."""
+    found = {"retain_rise": 0.0, "forget_progress": progress, "boundary_p": 2 / 7}
+    trainer = with_numbers(make_trainer, monkeypatch, [found] * 9, num_train_epochs=2, forget=1)
+    trainer.train()
+    assert set(logged(trainer, "at_boundary")) == {is_there}
+
+
+def test_fp16_gradients_that_overflow_are_read_again_at_a_lower_scale(make_trainer, taught):
+    expected = make_trainer(model=taught(), auto=True, num_train_epochs=2)
+    trainer = make_trainer(model=taught(), auto=True, num_train_epochs=2)
+    found = []
+    for each, scaler in ((expected, None), (trainer, torch.amp.GradScaler("cpu", init_scale=2.0**127))):
+        each.create_optimizer_and_scheduler(6)
+        each.begin_training()
+        each.accelerator.scaler = scaler
+        found.append(each.component(Auto).run.try_rates([1e-4] * 6, lambda trial: False))
+        each.accelerator.scaler = None
+    assert scaler.get_scale() < 2.0**127
+    assert [trial.forget_rise for trial in found[1]] == pytest.approx(
+        [trial.forget_rise for trial in found[0]], abs=1e-4
+    )
 
 
 def test_strength_alone_is_refused(make_trainer):

@@ -156,6 +156,15 @@ def test_a_model_with_more_tokens_is_refused(make_trainer, make_model, saved, to
     assert str(len(tokenizer)) in found.expected
 
 
+def test_a_model_without_the_tokens_that_were_added_is_a_source(make_trainer, make_model, saved, tokenizer):
+    """Fine-tuning often adds one for padding, which the base model lacks."""
+    model = make_model()
+    model.resize_token_embeddings(len(tokenizer) + 1)
+    trainer = make_trainer(model, proxies=False, proxy_model=saved(make_tiny_model(tokenizer, seed=1)), **PLAIN)
+    trainer.train()
+    assert trainer.state.global_step > 0
+
+
 def test_a_model_with_other_tokens_is_refused(make_trainer, make_model, saved, tokenizer):
     import json
 

@@ -90,3 +90,9 @@ def test_features_may_be_held_with_any_objective(make_trainer):
         trainer.train()
         shifts.append([row["loss_retain"] / weight for row in trainer.state.log_history if "loss_retain" in row][-1])
     assert shifts[1] < shifts[0] / 2
+
+
+def test_the_weights_that_are_named_are_trained_and_no_others(make_trainer):
+    """Also in a model whose layers RMU knows no output projection of, such as a mixture of experts."""
+    trainer = make_trainer(**RMU, **UNWEIGHTED, trainable_params_regex=r"model\.layers\.1\.mlp\.up_proj\.weight")
+    assert moved(trainer) == {"model.layers.1.mlp.up_proj.weight"}

@@ -1,5 +1,7 @@
 """The model's own answers to the forget questions: which are kept, that they are forgotten, and that runs agree."""
 
+import math
+
 import numpy as np
 import pytest
 import torch
@@ -20,6 +22,7 @@ from egup_trainer.modeling.generation import Continuation
 from egup_trainer.records.card import model_card
 from egup_trainer.records.facts import make_record
 
+PLAIN = {"inter_entanglement": False, "intra_entanglement": False}
 SAMPLED = {"self_samples": 3, "objective": "grad_diff"}
 
 
@@ -204,3 +207,11 @@ def test_weights_that_are_not_here_are_refused(make_trainer):
         self_samples.sample_answers(trainer)
     assert "FSDP" in caught.value.got
     assert "--self_samples" in caught.value.fix
+
+
+def test_a_run_whose_length_is_chosen_counts_its_steps_with_them(make_trainer, taught):
+    options = {"learning_rate": None, "num_train_epochs": None, "objective": "proxy_kl", "max_steps": 1}
+    trainer = make_trainer(model=taught(), self_samples=3, **PLAIN, **options)
+    steps_an_epoch = math.ceil((10 + trainer.own_answers) / 4)
+    assert trainer.own_answers > 2
+    assert trainer.args.num_train_epochs == math.ceil(200 / steps_an_epoch)

@@ -11,14 +11,13 @@ from egup_trainer.callbacks.row_views import RowViews
 def watched(make_model, tokenizer, tmp_path, proxies=True, **options):
     args = EGUPConfig(
         str(tmp_path),
-        objective="grad_diff",
         learning_rate=1e-2,
         num_train_epochs=2,
         per_device_train_batch_size=3,
         save_strategy="no",
         use_cpu=True,
         disable_tqdm=True,
-        **options,
+        **{"objective": "grad_diff", **options},
     )
     proxy_rows = qa_rows(40, 45) if proxies else None
     trainer = EGUPTrainer(make_model(), args, qa_rows(0, 6), qa_rows(20, 28), proxy_rows, processing_class=tokenizer)
@@ -91,3 +90,11 @@ def test_of_many_rows_some_are_drawn(make_model, tokenizer, tmp_path):
     whole = trainer.score(trainer.forget_rows).mean_nll
     torch.testing.assert_close(view.forget_nll, whole[view.forget_ids])
     torch.testing.assert_close(view.boundary, boundary_of(trainer)[view.forget_ids])
+
+
+def test_the_default_objective_is_shown_too(make_model, tokenizer, tmp_path):
+    """Its component reads tokens in a step, and views have whole rows."""
+    trainer, watch = watched(make_model, tokenizer, tmp_path, objective="proxy_kl")
+    trainer.train()
+    assert [view.step for view in watch.views] == [0, 2, 4]
+    torch.testing.assert_close(watch.views[-1].forget_nll, trainer.score(trainer.forget_rows).mean_nll)
