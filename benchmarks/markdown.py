@@ -17,6 +17,13 @@ def table(head: list[str], rows: Iterable[list[str]]) -> str:
 
 
 def put(text: str, name: str, content: str) -> str:
-    """The text with what stands between the markers of that name replaced."""
+    """The text with what stands between the markers of that name replaced.
+
+    Raises:
+        ValueError: it has no such markers.
+    """
     begin, end = f"<!-- begin: {name} -->", f"<!-- end: {name} -->"
-    return re.sub(f"(?s){begin}.*?{end}", lambda _: f"{begin}\n{content}\n{end}", text)
+    found, count = re.subn(f"(?s){begin}.*?{end}", lambda _: f"{begin}\n{content}\n{end}", text)
+    if not count:
+        raise ValueError(f"The text has no place for {name!r}: {begin} and {end}.")
+    return found

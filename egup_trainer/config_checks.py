@@ -103,6 +103,15 @@ def refuse_unsupported_arguments(config: TrainingArguments) -> None:
             fix="leave it out; a lower --per_device_train_batch_size with as many times more "
             "--gradient_accumulation_steps gives the same result in less memory",
         )
+    parallel = config.parallelism_config
+    sizes = {name: getattr(parallel, f"{name}_size", 1) for name in ("tp", "cp", "sp")}
+    for name, size in sizes.items():
+        if parallel is not None and size > 1:
+            raise ConfigError(
+                got=f"parallelism_config with {name}_size={size}",
+                expected="1: each process is given rows of its own",
+                fix="use data parallelism: DDP, FSDP2 or DeepSpeed",
+            )
     expected = {"label_smoothing_factor": 0.0, "neftune_noise_alpha": None, "ignore_data_skip": False}
     if config.dataloader_persistent_workers and not config.dataloader_num_workers:
         expected["dataloader_persistent_workers"] = False

@@ -16,10 +16,13 @@ class StepHooks(TrainerCallback):
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         self.trainer.begin_training()
+        self._epoch = int(state.epoch or 0)  # of a resumed run, the one that it was interrupted in
 
     def on_epoch_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        # The loader of a resumed run, or of one of several processes, does not tell the sampler which epoch it is.
-        self.trainer.pair_sampler.set_epoch(int(state.epoch or 0))
+        # The loader of a resumed run, or of one of several processes, does not tell the sampler which epoch it is. The
+        # state does not, either, after an epoch that a callback has cut short.
+        self.trainer.pair_sampler.set_epoch(self._epoch)
+        self._epoch += 1
 
     def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         if self.trainer.accelerator.scaler is None:  # the scaler of fp16 checks gradients itself

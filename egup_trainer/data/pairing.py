@@ -230,4 +230,6 @@ def make_pair_loader(dataset: PairDataset, sampler: PairBatchSampler, collator: 
         pin_memory=args.dataloader_pin_memory and torch.cuda.is_available(),
         persistent_workers=args.dataloader_persistent_workers,
         prefetch_factor=args.dataloader_prefetch_factor,
+        multiprocessing_context=args.dataloader_multiprocessing_context if args.dataloader_num_workers else None,
+        in_order=args.dataloader_in_order,
     )

@@ -62,8 +62,9 @@ class KeptScores:
 
     def remove(self) -> None:
         """Removes the files, once the results are written, also those of row sets that were not scored again."""
-        for path in self.output.parent.iterdir():
-            if path.name.startswith(f"{self.output.stem}.") and path.name.endswith(_ENDING):
+        for path in self.output.parent.glob(f"*{_ENDING}"):
+            stem, _, row_set = path.name.removesuffix(_ENDING).rpartition(".")
+            if stem == self.output.stem and row_set:
                 path.unlink()
 
     def _score(

@@ -299,6 +299,8 @@ def test_every_method_is_a_configuration(tmp_path):
 def test_tables_stand_between_their_markers():
     text = "a\n<!-- begin: x -->\nold\n<!-- end: x -->\nb"
     assert markdown.put(text, "x", "| \\1 |") == "a\n<!-- begin: x -->\n| \\1 |\n<!-- end: x -->\nb"
+    with pytest.raises(ValueError, match="no place for 'y'"):
+        markdown.put(text, "y", "")
 
 
 def test_a_measure_is_told_of_each_seed_that_has_results(results):
@@ -320,7 +322,7 @@ def test_tables_and_figure_are_made_of_the_results(results, tmp_path, monkeypatc
     for seed in TEST_SEEDS[:2]:
         line = RunSpec("npo", GRID[1], seed).evaluated
         record(line, **Record.read(line).values, l_answer=1.0, l_paraphrase=2.0, l_wrong=3.0)
-    names = ("headline", "units", "attacks", "seeds", "wordings", "ablation", "others", "scale", "sequence")
+    names = ("headline", "units", "attacks", "seeds", "wordings", "ablation", "auto", "others", "scale", "sequence")
     page = tmp_path / "docs" / "results.md"
     page.parent.mkdir()
     marks = ((f"<!-- {side}: second edition, {name} -->" for side in ("begin", "end")) for name in names)

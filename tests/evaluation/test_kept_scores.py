@@ -58,6 +58,13 @@ def test_scores_are_read_back_to_the_last_digit(model, tokenizer, tmp_path):
     assert read_scores(path, "key", row_sets[-1]) is None
 
 
+def test_scores_of_another_results_file_whose_name_begins_alike_stay(tmp_path):
+    for name in ("npo.forget.unfinished.json", "npo.1e-5.forget.unfinished.json", "npo.json"):
+        (tmp_path / name).touch()
+    KeptScores(tmp_path / "npo.json").remove()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["npo.1e-5.forget.unfinished.json", "npo.json"]
+
+
 def test_what_was_scored_before_the_end_is_not_scored_again(model, tokenizer, tmp_path, monkeypatch):
     row_sets, output = invented_sets(), tmp_path / "r.json"
     expected = KeptScores(tmp_path / "other.json").score(model, tokenizer, row_sets, OPTIONS)

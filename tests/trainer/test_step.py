@@ -6,8 +6,11 @@ import pytest
 import torch
 from conftest import qa_rows
 from fixtures_trainer import CUTS, TRIAL, boundary_of, cache_of, furthest, logged, runs_of_any_cut, weights_of
+from transformers import TrainerCallback
 
 from egup_trainer.data.collator import RowCollator
+from egup_trainer.data.pairing import PairBatchSampler
+from egup_trainer.errors import ConfigError
 from egup_trainer.modeling.reference import ReferenceKind
 
 ALL_ON = {
@@ -225,3 +228,24 @@ def test_the_proxy_constraint_stops_at_the_boundary(make_trainer):
     assert torch.equal(boundary, boundary[:1].expand(10))
     forget = trainer.score(trainer.forget_rows).mean_nll
     assert (forget - boundary).abs().mean() < 0.5
+
+
+def test_an_epoch_that_a_callback_cuts_short_is_not_read_again(make_trainer, monkeypatch):
+    """The state then stands in the middle of an epoch, as that of a run does that was interrupted there."""
+
+    class Cut(TrainerCallback):
+        def on_step_end(self, args, state, control, **kwargs):
+            control.should_epoch_stop = True
+
+    trainer, read = make_trainer(callbacks=[Cut()], num_train_epochs=3), []
+    monkeypatch.setattr(PairBatchSampler, "set_epoch", lambda self, epoch: read.append(epoch))
+    trainer.train()
+    assert list(dict.fromkeys(read)) == [0, 1, 2]
+
+
+def test_ranks_that_share_a_model_in_other_ways_than_its_rows_are_refused(config):
+    from accelerate.parallelism_config import ParallelismConfig
+
+    with pytest.raises(ConfigError) as caught:
+        config(parallelism_config=ParallelismConfig(tp_size=2))
+    assert caught.value.got == "parallelism_config with tp_size=2"

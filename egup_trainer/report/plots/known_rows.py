@@ -87,7 +87,8 @@ def _paint(axes: "Axes", strips: Strips, band: tuple[float, float] | None) -> No
         axes.axvspan(*band, color="#0072B2", alpha=0.12, linewidth=0)
     top, rng = 0.0, np.random.default_rng(0)
     for heading, rows in strips:
-        axes.annotate(heading, (0.01, top - 0.05), xycoords=("axes fraction", "data"), va="top", weight="bold", size=10)
+        place: dict[str, Any] = {"xy": (0.01, top - 0.05), "xycoords": ("axes fraction", "data"), "va": "top"}
+        axes.annotate(heading, **place, weight="bold", size=10, parse_math=False)  # names may have a dollar sign
         top -= _HEADING
         for kind, values in rows.items():
             name, color, marker = _KINDS[kind]
