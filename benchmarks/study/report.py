@@ -54,13 +54,18 @@ def write_report() -> None:
     page = DOCS / "results.md"
     text = page.read_text(encoding="utf-8")
     for name, table in tables.items():
-        text = markdown.put(text, f"second edition, {name}", table)
+        if table:
+            text = markdown.put(text, f"second edition, {name}", table)
     page.write_text(text, encoding="utf-8")
     if shown:
         _draw(found, shown, DOCS / "images" / "study_second.png")
 
 
 def _table(found: dict[str, Any], methods: Iterable[str]) -> str:
+    """What the models and methods are worth; empty if none of the methods was run."""
+    methods = [name for name in methods if name in found]
+    if not methods:
+        return ""
     names = [name for name in (*MODELS, *methods) if name in found]
     used = [key for key in STUDY_COLUMNS if any(found[name][key] is not None for name in names)]
     rows = []
