@@ -58,9 +58,6 @@ class Variant:
     options: dict[str, Any] = field(default_factory=dict)
 
 
-_AUTO = {"learning_rate": None, "num_train_epochs": None, "warmup_steps": 0}
-"""The method chooses its learning rate, and has 200 steps, 14 passes, where their number is not given."""
-
 DEFAULT = "default"
 VARIANTS = {
     DEFAULT: Variant("default"),
@@ -73,11 +70,6 @@ VARIANTS = {
         )
         for name, share in (("joint", 0.2), ("far", 0.4))
     },
-    "auto": Variant("auto", _AUTO),
-    "auto joint twice": Variant(
-        "auto, thorough, sharp, 28 epochs",
-        {**_AUTO, "strength": "thorough", "num_train_epochs": 28, "forget_sharpness": 0.2},
-    ),
 }
 DROPPED = {
     "sharp.2": "sharpness-aware, rho .2",

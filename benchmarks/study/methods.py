@@ -19,6 +19,7 @@ PARTS: dict[str, dict[str, Any]] = {
     "sharp": {"forget_sharpness": 0.2},
     "auto": {"learning_rate": None, "num_train_epochs": None, "warmup_steps": 0},
     "bare": {"example_share": 0.0},
+    "thorough": {"strength": "thorough"},
 }
 """What each word after a plus sign sets; the proxy model "base" is the study's base model, wherever it lies."""
 
@@ -60,8 +61,9 @@ _ADDED = ("inter", "intra", "clreg", "inter+intra+clreg", "centroid", "samples",
 ABLATION = tuple(f"{SECOND}+{part}" for part in _ADDED)
 """The second design with more or other parts, at the second design's learning rate."""
 
-AUTO = tuple(f"{SECOND}+{part}" for part in ("auto+bare", "base+auto", "auto"))
-"""The second design at a learning rate that it chooses, also without rows that are read after examples."""
+AUTO = tuple(f"{SECOND}+{part}" for part in ("auto+bare", "auto+thorough", "base+auto", "auto"))
+"""The second design at a learning rate that it chooses: without rows that are read after examples, harder to relearn,
+with a base model, and by default."""
 
 METHODS = (*LEADING, *OTHERS, *ABLATION, *AUTO)
 

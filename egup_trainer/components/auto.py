@@ -77,16 +77,20 @@ class Effort:
         path: the sum of the run's learning rates, as a multiple of the sum that moved the rows halfway in the range
             test.
         retain_rise: most that the mean l of the retain rows may rise before they count more, nats per token.
+        length: steps of a run whose length is not given, as a multiple of `LEAST_STEPS`.
+        sharpness: `forget_sharpness` unless it is given.
     """
 
     path: float
     retain_rise: float
+    length: int = 1
+    sharpness: float = 0.0
 
 
 EFFORTS = {
     Strength.GENTLE: Effort(path=7.5, retain_rise=0.05),
     Strength.BALANCED: Effort(path=15.0, retain_rise=0.1),
-    Strength.THOROUGH: Effort(path=30.0, retain_rise=0.2),
+    Strength.THOROUGH: Effort(path=30.0, retain_rise=0.2, length=2, sharpness=0.2),
 }
 
 
@@ -100,7 +104,11 @@ class AutoOptions(ComponentOptions):
         "at most num_train_epochs, to how far forget and retain rows have moved. By default on where no learning rate "
         "is given.",
     )
-    strength: Strength = option(Strength.BALANCED, "auto: how hard to try: gentle, balanced or thorough.")
+    strength: Strength = option(
+        Strength.BALANCED,
+        "auto: how hard to try: gentle, balanced, or thorough, which takes twice the steps, with forget_sharpness 0.2, "
+        "and makes the rows harder to relearn.",
+    )
 
     def check_options(self: Any) -> None:  # of a configuration, which has a learning rate
         self.has_learning_rate = not self._is_default["learning_rate"]
@@ -151,12 +159,14 @@ def epochs_of(args: Any, steps_an_epoch: int) -> float:
 
     Example:
         >>> from types import SimpleNamespace
-        >>> [epochs_of(SimpleNamespace(chooses_length=True), steps) for steps in (8, 1, 300)]
-        [25.0, 200.0, 5.0]
+        >>> balanced, thorough = (SimpleNamespace(chooses_length=True, strength=each) for each in list(Strength)[1:])
+        >>> [epochs_of(balanced, steps) for steps in (8, 1, 300)], epochs_of(thorough, 8)
+        ([25.0, 200.0, 5.0], 50.0)
     """
     if not getattr(args, "chooses_length", False):
         return args.num_train_epochs
-    return stand_in(float(max(LEAST_EPOCHS, ceil(LEAST_STEPS / steps_an_epoch))))
+    length = EFFORTS[args.strength].length
+    return stand_in(float(max(LEAST_EPOCHS, ceil(length * LEAST_STEPS / steps_an_epoch))))
 
 
 class Auto(Component):
@@ -169,7 +179,8 @@ class Auto(Component):
     - the retain objective counts twice as much as before, at most 8 times as much as at first, if the mean l of the
       retain sample has risen by more than `Effort.retain_rise`, and has not fallen since the last measurement; half as
       much, at least as much as at first, once that mean is below what it was before unlearning;
-    - the run is shortened to twice its length so far, or to the epochs that make 200 steps if these are more, once its
+    - the run is shortened to twice its length so far, or to the epochs that make 200 steps (400 of a thorough run) if
+      these are more, once its
       forget rows cannot be distinguished from rows never seen (the p-value of a Kolmogorov-Smirnov test of their l is
       above 0.05) or, where they are too few for the test to tell, have come all of the way to these;
     - it is doubled if the forget rows have come less than half as far as they should have by then;
@@ -317,7 +328,9 @@ class Auto(Component):
             if found["retain_rise"] >= self._last_rise:
                 self._weigh_retain_rows(min(2 * self._retain_factor, MOST_RETAIN_FACTOR))
         elif found.get("at_boundary"):
-            least = epoch_steps * ceil(LEAST_STEPS / epoch_steps)  # the rate would be 0 in the rest of an epoch
+            least = epoch_steps * ceil(
+                self._effort.length * LEAST_STEPS / epoch_steps
+            )  # the rate would be 0 in the rest of an epoch
             self._restart(step, 1.0, min(end, max(2 * step, least)))
         elif found["forget_progress"] < HALFWAY * (1 - (1 - step / self._num_steps) ** 2):
             self._restart(step, 2.0, end)

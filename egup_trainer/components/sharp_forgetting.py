@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from egup_trainer.components.auto import Auto
+from egup_trainer.components.auto import EFFORTS, Auto
 from egup_trainer.components.component import Component, ComponentOptions, Run
 from egup_trainer.errors import ConfigError, check_range
 from egup_trainer.losses.base import ForgetLoss
@@ -20,18 +20,24 @@ class SharpForgettingOptions(ComponentOptions):
 
     help_title = "Method"
 
-    forget_sharpness: float = option(
-        0.0,
+    forget_sharpness: float | None = option(
+        None,
         "Take each step from weights nearby at which the forget rows are known best, so that they are harder to "
-        "relearn (sharpness-aware): how far away these are, as a share of the first step. 0 switches it off; 0.2 is a "
-        "good value, and makes steps half as long again.",
+        "relearn (sharpness-aware): how far away these are, as a share of the first step. By default 0.2 with strength "
+        "thorough, which makes steps half as long again, and else 0, which switches it off.",
     )
 
     def check_options(self) -> None:
         check_range(self, ("forget_sharpness",), low=0)
 
+    @property
+    def sharpness(self: Any) -> float:
+        """`forget_sharpness`, or that of the run's strength if it is not given."""
+        by_default = EFFORTS[self.strength].sharpness if self.uses_auto else 0.0
+        return by_default if self.forget_sharpness is None else self.forget_sharpness
+
     def make_component(self, loss: ForgetLoss, has_proxies: bool) -> Component | None:
-        return SharpForgetting(self.forget_sharpness) if self.forget_sharpness else None
+        return SharpForgetting(self.sharpness) if self.sharpness else None
 
 
 class SharpForgetting(Component):
@@ -56,7 +62,7 @@ class SharpForgetting(Component):
 
     name = "sharp_forgetting"
     flag = "forget_sharpness"
-    switch_off = "leave out --forget_sharpness"
+    switch_off = "set --forget_sharpness 0"
 
     def __init__(self, share: float):
         self.share = share

@@ -144,6 +144,7 @@ def measure_libraries(job: Job) -> int:
 def _rehearse(job: Job, model: Any, steps: int) -> tuple[_Clock, float]:
     """Trains for a few steps; when they were taken, and how long it took to load another model."""
     args = copy.copy(job.args)
+    args.forget_sharpness = args.sharpness  # a run that chooses nothing has no strength that it would follow from
     for name, value in _QUIET.items():
         kind = type(getattr(args, name))
         setattr(args, name, kind(value) if hasattr(kind, "__members__") else value)

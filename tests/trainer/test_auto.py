@@ -12,10 +12,12 @@ from egup_trainer.components import auto
 from egup_trainer.components.auto import Auto, Strength
 from egup_trainer.components.expected_outputs import ExpectedOutputs
 from egup_trainer.components.retain import RetainObjective
+from egup_trainer.components.sharp_forgetting import SharpForgetting
 from egup_trainer.errors import ConfigError, DataError
 from egup_trainer.records.facts import make_record
 
-PLAIN = {"proxy_constraint": False, "inter_entanglement": False, "intra_entanglement": False}
+PLAIN_EGUP = {"inter_entanglement": False, "intra_entanglement": False}
+PLAIN = {"proxy_constraint": False, **PLAIN_EGUP}
 STILL = {"boundary_p": 0.0, "unseen_gap": 0.0, "forget_progress": 1.0}
 
 
@@ -259,6 +261,21 @@ def test_twice_the_strength_is_twice_the_learning_rate(make_trainer, monkeypatch
         chosen[strength] = component._choose_rate()
     assert chosen[Strength.BALANCED] == pytest.approx(2 * chosen[Strength.GENTLE])
     assert chosen[Strength.THOROUGH] == pytest.approx(4 * chosen[Strength.GENTLE])
+
+
+def test_a_thorough_run_is_twice_as_long_and_sharpness_aware(make_trainer, config):
+    options = {"learning_rate": None, "num_train_epochs": None, "objective": "proxy_kl", **PLAIN_EGUP}
+    lengths = {}
+    for strength in Strength:
+        trainer = make_trainer(strength=strength.value, max_steps=1, **options)
+        lengths[strength] = trainer.args.num_train_epochs
+        sharp = [each.share for each in trainer.components if isinstance(each, SharpForgetting)]
+        assert sharp == ([0.2] if strength is Strength.THOROUGH else [])
+    assert list(lengths.values()) == [67, 67, 134]  # of three steps: 200, 200 and 400
+    thorough = config(strength="thorough", **options)
+    assert (thorough.sharpness, replace(thorough, strength="gentle").sharpness) == (0.2, 0.0)
+    assert config(strength="thorough", forget_sharpness=0.0, **options).sharpness == 0
+    assert config(learning_rate=1e-3, **PLAIN_EGUP).sharpness == 0
 
 
 @pytest.mark.parametrize("step", [4, 6])  # within an epoch of three steps, and at the end of one

@@ -143,5 +143,5 @@ def test_where_weights_cannot_be_moved_it_is_refused(make_trainer, monkeypatch):
         SharpForgetting(0.2).attach(run)
     assert str(caught.value) == (
         "Got forget_sharpness=0.2 with DeepSpeed or FSDP1, under which weights cannot be moved, but expected one "
-        "process, DDP or FSDP2. Leave out --forget_sharpness."
+        "process, DDP or FSDP2. Set --forget_sharpness 0."
     )
