@@ -38,6 +38,7 @@ _NUMBERS: dict[str, Callable[[SetScores], Metric]] = {
 RECALL = tuple(f"{name}_{number}" for name in ("forget", "retain") for number in _NUMBERS)
 """Names of the numbers that `recall_metrics` returns."""
 NO_QUESTION = "no forget row has a question"
+NO_ROOM = "after no question of a forget row has the model room for so many new tokens (--max_new_tokens)"
 NEEDS_BEFORE = "needs the model before unlearning (--model_before)"
 FAILED = "failed"
 """How the reason of an attack begins that ended with an error."""
@@ -134,6 +135,21 @@ class Target:
         limit = num_positions(self.model)
         long = {row.source.number for row in rows.rows if limit is not None and len(row) > limit}
         return RowDataset([row for row in rows.rows if row.source.number not in long])
+
+    def have_room(self, rows: Sequence[Row]) -> list[bool]:
+        """Of each row, whether the model has room for all new tokens after its prompt."""
+        dataset, limit = self.tokenized(rows, "forget set"), num_positions(self.model)
+        lengths = [len(dataset.rows[index].prompt) for index in dataset.first_samples]
+        return [limit is None or length + self.options.max_new_tokens <= limit for length in lengths]
+
+    def asked(self) -> tuple[list[int], str]:
+        """The forget rows with a prompt after which the model has room to write, and, if there are none, why."""
+        found = [number for number, row in enumerate(self.forget) if row.prompt]
+        if not found:
+            return [], NO_QUESTION
+        have_room = self.have_room([self.forget[number] for number in found])
+        found = [number for number, has_room in zip(found, have_room, strict=True) if has_room]
+        return found, "" if found else NO_ROOM
 
     def nll(self, rows: RowDataset, read: Callable[..., AnswerOutputs], title: str | None = None) -> Tensor:
         """l of each row as `read` reads the model, (R,), nats per token; `title` is that of the progress bar."""

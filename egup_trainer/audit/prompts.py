@@ -143,7 +143,7 @@ _Found = tuple[dict[int, float], dict[int, float]]  # probability and ROUGE by s
 
 def _asked(target: Target, kind: PromptKind, plain: dict[int, SampleScores]) -> tuple[_Found, dict[int, SampleScores]]:
     """The best probability and ROUGE of each row, and the scores of the plain prompts."""
-    variants = asked_otherwise(target.forget, kind, target.options.seed)
+    variants = _with_room(target, asked_otherwise(target.forget, kind, target.options.seed))
     if not variants:
         return ({}, {}), plain
     generation = Generation(target.options.max_new_tokens)
@@ -155,6 +155,12 @@ def _asked(target: Target, kind: PromptKind, plain: dict[int, SampleScores]) -> 
         _best(zip(owners, (rouge_recall(row.references[0], row.generation) for row in scores), strict=True)),
     )
     return found, dict(zip(owners, scores, strict=True)) if kind is PromptKind.PLAIN else plain
+
+
+def _with_room(target: Target, variants: list[tuple[int, Row]]) -> list[tuple[int, Row]]:
+    """The variants after which the model has room to write; all of them if it has room after none, to say so."""
+    have_room = target.have_room([row for _, row in variants]) if variants else []
+    return [each for each, has_room in zip(variants, have_room, strict=True) if has_room] or variants
 
 
 def _begun(target: Target, plain: dict[int, SampleScores]) -> _Found:

@@ -5,7 +5,7 @@ Greedy generations understate what a model reveals (Reisizadeh et al. 2025, arXi
 
 from statistics import fmean
 
-from egup_trainer.audit.attack import NO_QUESTION, Finding, Target
+from egup_trainer.audit.attack import Finding, Target
 from egup_trainer.evaluation.metric import mean_metric
 from egup_trainer.evaluation.metrics.rouge import NO_WORDS, rouge_score
 from egup_trainer.modeling.generation import Sampling
@@ -16,9 +16,9 @@ def sampling(target: Target) -> Finding:
 
     What is sampled for a row depends only on the seed, the row's index and the number of the sample.
     """
-    asked = [sample for sample, row in enumerate(target.forget) if row.prompt]
-    if not asked:
-        return Finding(reason=NO_QUESTION)
+    asked, lack = target.asked()
+    if lack:
+        return Finding(reason=lack)
     tokenized = target.tokenized([target.forget[sample] for sample in asked], "forget set", asked)
     prompts = [tokenized.rows[index].prompt for index in tokenized.first_samples]
     greedy = target.generate(prompts, "Generating greedily")

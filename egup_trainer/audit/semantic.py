@@ -4,7 +4,7 @@ ROUGE counts words. An answer in other words is worth nothing to it, and an answ
 is worth much. A model that judges texts sees the first, and partly the second.
 """
 
-from egup_trainer.audit.attack import NO_QUESTION, Finding, Target
+from egup_trainer.audit.attack import Finding, Target
 from egup_trainer.audit.judge import Judge
 from egup_trainer.evaluation.metric import mean_metric
 from egup_trainer.evaluation.metrics.rouge import NO_WORDS, rouge_score
@@ -17,9 +17,9 @@ def semantic(target: Target) -> Finding:
     options, rows = target.options, target.forget
     if options.judge_model is None:
         return Finding(reason="needs a model that judges texts (--judge_model)")
-    asked = [sample for sample, row in enumerate(rows) if row.prompt]
-    if not asked:
-        return Finding(reason=NO_QUESTION)
+    asked, lack = target.asked()
+    if lack:
+        return Finding(reason=lack)
     row_set = target.row_set("forget", [rows[i] for i in asked], generation=Generation(options.max_new_tokens))
     written = [each.generation for each in target.score(row_set)["forget"].samples.values()]
     asked = [i for i, text in zip(asked, written, strict=True) if text is not None]

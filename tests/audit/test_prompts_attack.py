@@ -2,7 +2,7 @@
 
 import pytest
 from conftest import qa_rows
-from fixtures_audit import FORGET, target, taught
+from fixtures_audit import FORGET, QUICK, target, taught
 
 from egup_trainer.audit.attack import Finding
 from egup_trainer.audit.prompts import NUM_EXAMPLES, PREFIXES, PromptKind, asked_otherwise, prompts
@@ -135,3 +135,18 @@ def test_a_prompt_that_is_too_long_costs_its_kind_alone(tokenizer):
     assert found["plain_probability"].value > 0.9
     reason = found["examples_probability"].reason
     assert "60 positions" in reason
+
+
+def test_a_long_row_costs_itself_alone(tokenizer):
+    model = taught(tokenizer, FORGET, positions=60)
+
+    def long(words):
+        return Row((Message("user", "where " * words),), "Aren.")
+
+    def length(row):
+        return len(target(model, tokenizer, forget=[row]).tokenized([row], "x").rows[0].prompt)
+
+    row = next(long(words) for words in range(1, 60) if length(long(words)) > 60 - QUICK.max_new_tokens)
+    found = attack(model, tokenizer, [*FORGET, row]).metrics["plain_probability"]
+    assert (found.num_samples, found.num_skipped) == (len(FORGET), 1)
+    assert found.value == pytest.approx(attack(model, tokenizer, FORGET).metrics["plain_probability"].value)

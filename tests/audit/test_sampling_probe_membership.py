@@ -5,11 +5,11 @@ import pytest
 from fixtures_audit import FORGET, HOLDOUT, dataset, target, taught
 
 from egup_trainer.audit import attack as module
-from egup_trainer.audit.attack import Finding
+from egup_trainer.audit.attack import NO_ROOM, Finding
 from egup_trainer.audit.membership import membership
 from egup_trainer.audit.probe import probe
 from egup_trainer.audit.sampling import sampling
-from egup_trainer.data.schema import Row
+from egup_trainer.data.schema import Message, Row
 from egup_trainer.evaluation.metric import area_under_curve
 from egup_trainer.evaluation.metrics.rouge import rouge_score
 from egup_trainer.modeling.generation import Sampling, generate
@@ -109,3 +109,16 @@ def test_membership_tells_known_rows_from_others(knowing, tokenizer):
 def test_membership_of_rows_that_are_the_same_is_chance(knowing, tokenizer):
     found = membership(target(knowing, tokenizer, holdout=FORGET)).metrics
     assert [metric.value for metric in found.values()] == [0.5] * 4
+
+
+def test_rows_without_room_for_an_answer_are_left_out(tokenizer):
+    model = taught(tokenizer, FORGET, positions=60)
+
+    def lacks_room(row):
+        return not target(model, tokenizer, forget=[row]).have_room([row])[0]
+
+    rows = (Row((Message("user", "where " * words),), "Aren.") for words in range(1, 60))
+    long = next(filter(lacks_room, rows))
+    found = sampling(target(model, tokenizer, forget=[*FORGET, long])).metrics["best_rouge"]
+    assert (found.num_samples, found.num_skipped) == (len(FORGET), 1)
+    assert sampling(target(model, tokenizer, forget=[long])).reason == NO_ROOM
