@@ -76,7 +76,7 @@ class EvaluateArguments(SuiteArguments, TemplateArguments, LongRowArguments, Run
     max_length: int = flag("Maximum number of tokens per text.", MAX_LENGTH)
     feature_layer: float = flag("Layer of the features: a share of the depth, or an index.", 0.5)
     bf16: bool = flag("Autocast to bfloat16; log-softmax stays in float32.", False)
-    model_init_kwargs: str | None = flag(
+    model_init_kwargs: dict | str | None = flag(
         """Arguments of from_pretrained as JSON, such as '{"device_map": "auto", "offload_folder": "offloaded"}' for """
         "a model larger than the GPU.",
     )

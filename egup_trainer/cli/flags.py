@@ -94,7 +94,7 @@ class TemplateArguments(Arguments):
         "Text of a system turn before the turns of each row; a row that has one keeps its own. By default that of the "
         'results to compare with, else that in the record of the model, else none; "" for none.'
     )
-    template_kwargs: str | None = flag(
+    template_kwargs: dict | str | None = flag(
         """Variables of the chat template as JSON, such as '{"enable_thinking": false}'. By default those of the """
         "results to compare with, else those in the record of the model, else none."
     )

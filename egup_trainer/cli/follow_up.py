@@ -13,6 +13,7 @@ from egup_trainer.cli.command import load_command
 from egup_trainer.cli.compare import check_report
 from egup_trainer.cli.flags import refuse_alone, refuse_several_processes
 from egup_trainer.cli.proxy import AUTO
+from egup_trainer.cli.run_file import LOADING
 from egup_trainer.cli.suites import SUITE_FLAGS, suite_named
 from egup_trainer.errors import EgupError
 
@@ -22,9 +23,9 @@ FOLDER = "_evaluation"
 _AUDIT = "audit.json"
 _SHARED = (
     *("data_dir", "columns", "user_marker", "assistant_marker", "use_cpu", "disable_tqdm", "drop_overlap"),
-    *("template_date", "system_prompt", "template_kwargs", "max_new_tokens"),
+    *("template_date", "system_prompt", "template_kwargs", "max_new_tokens", "on_long_row"),
 )
-_LOADING = ("dtype", "attn_implementation", "load_in_8bit", "load_in_4bit", "bnb_4bit_quant_type")
+_LOADING = (*LOADING, "attn_implementation", "model_revision")
 _CUSTOM = "custom"
 _WRITTEN_OUT = ("muse", "wmdp")
 """Suites whose prompts are written out in their benchmarks, so that they refuse a system prompt."""
@@ -102,6 +103,7 @@ def _steps(args: Any, config: Any, model_config: Any) -> list[tuple[str, list[st
     before, after, audit = (folder / name for name in ("before.json", "after.json", _AUDIT))
     shared = {name: getattr(args, name, getattr(config, name, None)) for name in _SHARED}
     shared |= {name: getattr(model_config, name) for name in _LOADING}
+    shared["model_init_kwargs"] = _given_loading(config, model_config)
     shared["per_device_eval_batch_size"] = config.per_device_eval_batch_size
     rows = {name: getattr(args, name) for name in ("forget", "retain", "holdout", "neighbor")}
     rows["holdout"] = rows["holdout"] or args.proxy
@@ -130,6 +132,15 @@ def _steps(args: Any, config: Any, model_config: Any) -> list[tuple[str, list[st
     return steps
 
 
+def _given_loading(config: Any, model_config: Any) -> dict[str, Any] | None:
+    """The arguments of from_pretrained that the user gave, without those that flags of a model stand for."""
+    from egup_trainer.modeling.loading import model_init_kwargs
+
+    of_flags = model_init_kwargs(model_config, config.use_cpu)
+    given = {name: value for name, value in (config.model_init_kwargs or {}).items() if of_flags.get(name) != value}
+    return given or None
+
+
 def _words(command: str, flags: dict[str, Any]) -> list[str]:
     """Flags as the command line has them, without those that the command does not have, or has anyway by default.
 
@@ -142,7 +153,7 @@ def _words(command: str, flags: dict[str, Any]) -> list[str]:
     defaults = {each.name: each.default for options in load_command(command).options() for each in fields(options)}
     texts = {name: _text(value) for name, value in flags.items()}
     given = [name for name, value in flags.items() if value is not None and value is not False and name in defaults]
-    needed = [name for name in given if texts[name] != str(defaults[name])]
+    needed = [name for name in given if texts[name] != _text(defaults[name])]
     return [
         word
         for name in needed
@@ -153,7 +164,7 @@ def _words(command: str, flags: dict[str, Any]) -> list[str]:
 def _text(value: Any) -> str:
     if value is True:
         return "true"
-    return json.dumps(value) if isinstance(value, dict) else str(value)
+    return json.dumps(value) if isinstance(value, dict) else str(getattr(value, "value", value))
 
 
 def _shown(name: str, words: list[str]) -> str:

@@ -82,6 +82,8 @@ def likelier_format(
     `probability` gives the mean probability of the answers of rows that are written by a template.
     """
     found = None
+    if not any(row.prompt for row in rows):
+        return None  # a plain text is written in the same way in all formats
     for each in other_formats(rows, own, has_chat_template):
         with suppress(DataError, ModelError):  # too little of max_length is left, or the chat template refuses it
             if (there := probability(each.rows, each.template)) > least:
@@ -97,14 +99,14 @@ def refuse_other_format(trainer: Any, rows: Sequence[Row]) -> None:
     from egup_trainer.data.tokenization import tokenize
 
     args, tokenizer = trainer.args, trainer.processing_class
-    if trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled:
-        return  # no forward pass is possible yet
+    compared = rows[:MOST_COMPARED]
+    if trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled or not any(row.prompt for row in compared):
+        return  # no forward pass is possible yet, or there is one format alone
 
     def probability(written: Sequence[Row], template: Template) -> float:
         options = {"max_length": args.max_length, "template": template, "on_long_row": args.on_long_row}
         return trainer.score(tokenize(written, tokenizer, name="forget set", **options)).probability
 
-    compared = rows[:MOST_COMPARED]
     here = probability(compared, args.template)
     if MUCH_LIKELIER * here >= 1:
         return

@@ -194,4 +194,5 @@ def _as_on_the_command_line(name: str, value: Any, types: dict[str, str]) -> Any
             expected="one value, as the flag takes it",
             fix=f"set {name}",
         )
-    return str(value) if isinstance(value, bool | int | float) else value
+    # YAML reads a date, too, where a flag has a text.
+    return value if value is None or isinstance(value, list | dict) else str(value)

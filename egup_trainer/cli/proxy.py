@@ -20,7 +20,7 @@ from egup_trainer.cli.flags import (
     with_flags_of,
 )
 from egup_trainer.cli.terminal import show
-from egup_trainer.errors import ConfigError, check_range, choose
+from egup_trainer.errors import ConfigError, EgupError, check_range, choose
 
 AUTO = "auto"
 """The source `--proxy auto` of `egup unlearn`: the model writes its proxies itself."""
@@ -112,29 +112,36 @@ def writes_proxies(row_args: Any, config: Any) -> bool:
 def auto_proxies(row_args: Any, config: Any, model_config: Any) -> str:
     """Path of proxies that the model writes below the output folder; those of an equal run are used again.
 
-    Only the first process writes; the others wait for it.
+    Only the first process writes; the others wait for it, and fail if it does.
     """
     from accelerate import PartialState
+    from accelerate.utils import broadcast_object_list
 
     from egup_trainer.proxies.settings import ProxySettings
 
     output = Path(config.output_dir) / "_proxy" / "proxies.jsonl"
-    state = PartialState()
-    with state.main_process_first(), library_errors():
-        if state.is_main_process:
-            quality = _write(
-                model_config,
-                row_args,
-                ProxySettings(seed=config.seed, feature_layer=config.feature_layer, max_length=config.max_length),
-                accelerator=config,  # as an `Accelerator`, it has the device
-                loading=config.model_init_kwargs,
-                output=output,
-                template=lambda *_: config.template,  # its date was fixed when the run's tokenizer was loaded
-                batch_size=config.per_device_eval_batch_size,
-                progress=not config.disable_tqdm,
-                replace_other=True,
-            )
+    failed: list[EgupError | None] = [None]
+    if PartialState().is_main_process:
+        try:
+            with library_errors():
+                quality = _write(
+                    model_config,
+                    row_args,
+                    ProxySettings(seed=config.seed, feature_layer=config.feature_layer, max_length=config.max_length),
+                    accelerator=config,  # as an `Accelerator`, it has the device
+                    loading=config.model_init_kwargs,
+                    output=output,
+                    template=lambda *_: config.template,  # its date was fixed when the run's tokenizer was loaded
+                    batch_size=config.per_device_eval_batch_size,
+                    progress=not config.disable_tqdm,
+                    replace_other=True,
+                )
             _print(quality, output)
+        except EgupError as error:
+            failed = [error]
+    broadcast_object_list(failed)  # all processes go on in the same way
+    if failed[0] is not None:
+        raise failed[0]
     return str(output)
 
 
@@ -154,8 +161,9 @@ def _write(
     from egup_trainer.proxies.writer import Writer, write_proxies
 
     def load(name: str, config: Any) -> tuple[Any, Any]:
-        tokenizer = load_tokenizer(name, revision=config.model_revision)
-        return load_on_device(name, config, accelerator, **(loading or {})), tokenizer
+        where = {"revision": config.model_revision, **(loading or {})}
+        known = {key: where[key] for key in ("revision", "trust_remote_code") if key in where}
+        return load_on_device(name, config, accelerator, **(loading or {})), load_tokenizer(name, **known)
 
     forget = sources.read(sources.forget)
     retain = None if sources.retain is None else sources.read(sources.retain)

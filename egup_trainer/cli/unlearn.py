@@ -168,7 +168,9 @@ def output_folder(config: Any, resume: Any) -> Iterator[None]:
         yield
         return
     with alone_in(config.output_dir):
-        resumes = resume is not None and (resume is not True or any(Path(config.output_dir).glob("checkpoint-*")))
+        own = any(Path(config.output_dir).glob("checkpoint-*"))
+        named = resume is not None and resume is not True and Path(resume).resolve().parent
+        resumes = own if resume is True else named == Path(config.output_dir).resolve()
         if not resumes and not config.overwrite_output_dir:
             refuse_finished(config.output_dir)
         yield
@@ -238,7 +240,10 @@ def _unlearn(row_args: RowArguments, config: Any, model_config: Any, resume: Any
     config.output_dir = output
     if uploaded is not None and is_first:
         uploaded.is_saved = True
-        uploaded.push_to_hub(commit_message="Model save")
+        try:
+            uploaded.push_to_hub(commit_message="Model save")
+        except Exception as error:  # the model is in its folder, and what became of its rows is still to be said
+            failure = failure or error
     return Outcome(found, measuring.verdict, lines, failure) if is_first else None
 
 

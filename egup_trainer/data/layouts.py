@@ -4,7 +4,7 @@ import ast
 import json
 import logging
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from difflib import get_close_matches
 from typing import Any
 
@@ -72,8 +72,12 @@ def parse_columns(text: str | None) -> dict[str, str]:
     return columns
 
 
+_WRITER = "writer"
+"""A column of rows that a model has written for this package (`egup proxy`), whose other columns have its names."""
+
+
 class ColumnNames:
-    """Renames the columns of one source to the names under which they are read.
+    """Renames the columns of one source to the names under which they are read; those of written rows have them.
 
     Args:
         columns: the source's own name of a column by the name under which it is read.
@@ -88,6 +92,9 @@ class ColumnNames:
     def rename(self, record: Any) -> Any:
         """The record under the names that are read."""
         if not isinstance(record, Mapping):
+            return record
+        if _WRITER in record:
+            self._missing.clear()
             return record
         found = tuple(record)
         if found not in self._new_names:
@@ -189,14 +196,23 @@ def to_row(record: Mapping, source: str, number: int) -> Row:
             fix="give records, one per row",
         )
     prompt, answer, *others = _prompt_and_answers(record, where)
+    # A prompt that is written out is joined to its answer as it is: other answers need the spaces that this one has.
+    lead = answer[: len(answer) - len(answer.lstrip())] if prompt and prompt[-1].role == WRITTEN else ""
+
+    def after_prompt(texts: Iterable[str]) -> tuple[str, ...]:
+        return tuple(text if text[:1].isspace() else lead + text for text in texts)
+
     paraphrase = record.get("paraphrased_answer")
+    paraphrases = [] if _is_blank(paraphrase) else [_text(paraphrase, "paraphrased_answer", where)]
     return Row(
         prompt,
         answer,
-        paraphrase=None if _is_blank(paraphrase) else _text(paraphrase, "paraphrased_answer", where),
-        perturbed=_texts(record, "perturbed_answer", where),
-        alternatives=tuple(others),
-        alternates=_texts(record, "alternate_answer", where) or _texts(record, "alternate", where),
+        paraphrase=next(iter(after_prompt(paraphrases)), None),
+        perturbed=after_prompt(_texts(record, "perturbed_answer", where)),
+        alternatives=after_prompt(others),
+        alternates=after_prompt(
+            _texts(record, "alternate_answer", where) or _texts(record, "alternate", where),
+        ),
         paraphrased_questions=_texts(record, "paraphrased_question", where),
         translated_questions=_texts(record, "translated_question", where),
     )
@@ -204,6 +220,22 @@ def to_row(record: Mapping, source: str, number: int) -> Row:
 
 def _prompt_and_answers(record: Mapping, where: str) -> tuple:
     """The turns before the answer, the answer, and further correct answers."""
+    filled = {name: value for name, value in record.items() if value is not None}
+    found = _read_layout(filled, where) or _read_layout(record, where)  # the second says which value is missing
+    if found is not None:
+        return found
+    columns = ", ".join(sorted(map(safe_name, record))) or "none"
+    fix = (
+        "rename the columns, or say which is which: --columns question=NAME,answer=NAME, or in Python "
+        'load_rows(SOURCE, columns={"question": "NAME", "answer": "NAME"})'
+    )
+    if where.endswith(".csv"):
+        fix = f"if the first line is a row, put a line of names above it, such as question,answer; else {fix}"
+    raise DataError(got=f"the columns {columns} in {where}", expected=_LAYOUTS, fix=fix)
+
+
+def _read_layout(record: Mapping, where: str) -> tuple | None:
+    """The same, in the first layout of which the record has all columns; None if it has no such layout."""
     if "messages" in record:
         return _dialogue(record, record["messages"], where)
     for prompt_column, answer_column in PAIRS:
@@ -215,14 +247,7 @@ def _prompt_and_answers(record: Mapping, where: str) -> tuple:
         return _alpaca(record, where)
     if "text" in record:
         return (), _text(record["text"], "text", where)
-    columns = ", ".join(sorted(map(safe_name, record))) or "none"
-    fix = (
-        "rename the columns, or say which is which: --columns question=NAME,answer=NAME, or in Python "
-        'load_rows(SOURCE, columns={"question": "NAME", "answer": "NAME"})'
-    )
-    if where.endswith(".csv"):
-        fix = f"if the first line is a row, put a line of names above it, such as question,answer; else {fix}"
-    raise DataError(got=f"the columns {columns} in {where}", expected=_LAYOUTS, fix=fix)
+    return None
 
 
 def _pair(record: Mapping, prompt_column: str, answer_column: str, where: str) -> tuple:

@@ -28,7 +28,7 @@ MAX_ROWS, MAX_CHARACTERS = 1_000_000, 2**30
 """Limits for one named source: a small compressed file can hold more than fits into memory."""
 
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+(:[^:]+){0,2}")
-_FORMATS = ".json, .jsonl, .csv, .parquet, or a folder written by datasets' save_to_disk"
+_FORMATS = ".json, .jsonl, .ndjson, .csv, .tsv, .parquet, or a folder written by datasets' save_to_disk"
 _MAX_FIELD = 2**31 - 1  # a CSV cell may hold a book; the csv module stops at 131,072 characters by default
 _DELIMITERS = {",": "commas", ";": "semicolons", "\t": "tabs"}
 _ROWS_AT_ONCE, _BYTES_AT_ONCE = 1024, 2**28
@@ -254,7 +254,8 @@ def _parse_json(path: Path, text: str, where: str) -> Any:
     except (ValueError, RecursionError) as error:
         reason = "nested too deeply" if isinstance(error, RecursionError) else "a number of too many digits"
         if isinstance(error, json.JSONDecodeError):
-            reason = f"{error.msg} at column {error.colno}"
+            line = f"line {error.lineno}, " if error.lineno > 1 else ""
+            reason = f"{error.msg} at {line}column {error.colno}"
         raise DataError(
             got=f"{where} of {path} that is not JSON ({reason})",
             expected="one JSON object per line, or one list of objects",
@@ -338,4 +339,8 @@ def _read_dataset_folder(path: Path) -> Iterator[Record]:
     return records_of(loaded)
 
 
-_READERS = {".json": _read_json, ".jsonl": _read_json, ".csv": _read_csv, ".parquet": _read_parquet}
+_READERS = {
+    **dict.fromkeys((".json", ".jsonl", ".ndjson"), _read_json),
+    **dict.fromkeys((".csv", ".tsv"), _read_csv),
+    ".parquet": _read_parquet,
+}

@@ -158,17 +158,27 @@ class _RowEncoder:
 
     Args:
         control_tokens: ids of tokens that do not stand for a piece of text, such as the end of a turn.
+        ends: those of them that end an answer: the end of sequence, and what the chat template writes after an answer.
     """
 
     renderer: Renderer
     control_tokens: frozenset[int]
+    ends: frozenset[int]
 
     @classmethod
     def of(cls, renderer: Renderer) -> "_RowEncoder":
         """The encoder for the renderer's tokenizer."""
+        from jinja2 import TemplateError
+
         tokenizer = renderer.tokenizer
         added = {token for token, content in tokenizer.added_tokens_decoder.items() if content.content.strip()}
-        return cls(renderer, frozenset((added | set(tokenizer.all_special_ids)) - {tokenizer.unk_token_id}))
+        controls = frozenset((added | set(tokenizer.all_special_ids)) - {tokenizer.unk_token_id})
+        encoder = cls(renderer, controls, controls & {tokenizer.eos_token_id})
+        try:
+            last = int(encoder.encode(Row((Message("user", "a"),), "b")).input_ids[-1])
+        except (TemplateError, ModelError):  # a chat template that refuses one question with its answer
+            return encoder
+        return replace(encoder, ends=encoder.ends | ({last} & controls))
 
     def encode_with_others(self, row: Row, where: str, paraphrase: str | None, alternate: str | None) -> TokenizedRow:
         """The whole row, and its prompt with the paraphrase and with the alternate answer, where these are given.
@@ -197,20 +207,20 @@ class _RowEncoder:
         encoded = tokenizer(text.text, add_special_tokens=not has_start, return_offsets_mapping=True)
         ids = np.asarray(encoded["input_ids"], dtype=np.int32)
         starts, ends = np.asarray(encoded["offset_mapping"], dtype=np.int64).reshape(-1, 2).T
-        # The offsets of a token of spaces may be empty, and a control token may take in the spaces before it.
+        # The offsets of a token of spaces may be empty, and a control token may take in the spaces on either side.
         is_answer = (ends > text.start) & ((starts < text.end) | (ends <= text.end))
-        is_answer &= ~(np.isin(ids, list(self.control_tokens)) & (ends > text.end))
+        for index in np.flatnonzero(is_answer & np.isin(ids, list(self.control_tokens))):
+            written = starts[index] + len(text.text[starts[index] : ends[index]].rstrip())
+            is_answer[index] = text.start < written and ends[index] <= text.end
         if not is_answer.any():
             return TokenizedRow(ids, np.full_like(ids, IGNORE_INDEX))
         last, eos = int(np.flatnonzero(is_answer)[-1]), tokenizer.eos_token_id
-        end = None
-        if text.is_chat or (row.prompt and self.renderer.template.closed):
+        end = last if int(ids[last]) in self.ends else None  # the answer came with its end
+        if end is None and (text.is_chat or (row.prompt and self.renderer.template.closed)):
             is_visible = [bool(text.text[start:end].strip()) for start, end in zip(starts, ends, strict=True)]
             end = self._end_after(last, ids, is_visible)
             if end is None and eos is not None:
                 ids, end = np.append(ids, np.int32(eos)), len(ids)
-        if int(ids[last]) in {eos, None if end is None else int(ids[end])} & self.control_tokens:
-            end = last  # the answer came with its end
         scored = np.flatnonzero(is_answer) if end in (None, last) else np.append(np.flatnonzero(is_answer), end)
         labels = np.full(scored[-1] + 1, IGNORE_INDEX, dtype=np.int32)
         labels[scored] = ids[scored]
@@ -231,18 +241,8 @@ def end_tokens(tokenizer: Any) -> list[int]:
 
     A chat template that refuses one question with its answer adds none.
     """
-    from jinja2 import TemplateError
-
-    found = {tokenizer.eos_token_id} - {None}
-    if getattr(tokenizer, "chat_template", None):
-        with Renderer(tokenizer) as renderer:
-            encoder = _RowEncoder.of(renderer)
-            try:
-                sample = encoder.encode(Row((Message("user", "a"),), "b"))
-                found |= {int(sample.input_ids[-1])} & encoder.control_tokens
-            except (TemplateError, ModelError):
-                pass
-    return sorted(found)
+    with Renderer(tokenizer) as renderer:
+        return sorted({*_RowEncoder.of(renderer).ends, tokenizer.eos_token_id} - {None})
 
 
 # Rows that are longer than the model reads at once

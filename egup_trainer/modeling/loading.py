@@ -46,7 +46,7 @@ _PLAIN_NAME = re.compile(r"[\w.]+")
 
 
 def load_tokenizer(name_or_path: str, *, trust_remote_code: bool = False, revision: str = "main") -> Any:
-    """The tokenizer of a model. If an adapter folder has none, the tokenizer in the folder above it is loaded.
+    """The tokenizer of a model. If an adapter folder has none, it is that in the folder above, or of its base model.
 
     Raises:
         ModelError: there is no tokenizer, or it cannot be read.
@@ -54,8 +54,9 @@ def load_tokenizer(name_or_path: str, *, trust_remote_code: bool = False, revisi
     from transformers import AutoTokenizer
 
     folder = Path(name_or_path)
-    if is_adapter(name_or_path) and not (folder / _TOKENIZER).is_file() and (folder.parent / _TOKENIZER).is_file():
-        name_or_path = str(folder.parent)
+    if is_adapter(name_or_path) and not (folder / _TOKENIZER).is_file():
+        has_one_above = (folder.parent / _TOKENIZER).is_file()
+        name_or_path = str(folder.parent) if has_one_above else _base_name(adapter_folders(folder)[0]) or name_or_path
     tokenizer = _load(
         AutoTokenizer.from_pretrained, "tokenizer", name_or_path, trust_remote_code=trust_remote_code, revision=revision
     )
@@ -304,7 +305,7 @@ def adapter_folders(name_or_path: str | Path) -> list[Path]:
     Empty for a whole model and for a hub id.
     """
     folder = Path(name_or_path)
-    if not folder.is_dir() or (folder / "config.json").is_file():
+    if not folder.is_dir() or _is_whole(folder):
         return []
     from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR  # it imports PEFT, which only adapters need
 
@@ -313,13 +314,25 @@ def adapter_folders(name_or_path: str | Path) -> list[Path]:
     return [path for path in (folder, *own) if (path / "adapter_config.json").is_file()]
 
 
+def _is_whole(folder: Path) -> bool:
+    """Whether a folder holds a whole model. Some tools write the base model's configuration beside an adapter."""
+    has_adapter_alone = (folder / "adapter_model.safetensors").is_file() and not any(folder.glob("model*.safetensors"))
+    return (folder / "config.json").is_file() and not has_adapter_alone
+
+
 def base_folder(adapter: Path) -> list[Path]:
     """The folder of a saved adapter's base model; empty if it is not a folder or there is no such adapter."""
+    name = _base_name(adapter)
+    return [Path(name)] if name is not None and Path(name).is_dir() else []
+
+
+def _base_name(adapter: Path) -> str | None:
+    """Path or hub id of a saved adapter's base model; None if there is no such adapter, or it does not say."""
     try:
-        config = json.loads((adapter / "adapter_config.json").read_text(encoding="utf-8"))
-        return [path for path in [Path(config["base_model_name_or_path"])] if path.is_dir()]
+        name = json.loads((adapter / "adapter_config.json").read_text(encoding="utf-8"))["base_model_name_or_path"]
+        return name if isinstance(name, str) else None
     except (OSError, ValueError, KeyError, TypeError):
-        return []
+        return None
 
 
 def model_init_kwargs(model_config: Any, use_cpu: bool = False) -> dict[str, Any]:

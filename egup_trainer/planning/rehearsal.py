@@ -50,6 +50,8 @@ _SMALL: dict[str, Any] = {
     "clreg_positives": ClregPositives.FORGET,
     "per_device_train_batch_size": 2,
     "gradient_accumulation_steps": 1,
+    "trainable_params_regex": None,
+    "self_samples": 0,
     "rmu_layer": 0,
     "feature_layer": 0,
 }

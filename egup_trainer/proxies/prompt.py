@@ -14,7 +14,7 @@ from egup_trainer.errors import DataError
 QUESTION, ANSWER, PASSAGE, OTHER = "Question:", "Answer:", "Passage:", "Another answer:"
 _LONGEST_PASSAGE = 800
 _SENTENCE_END = re.compile(r"[.!?\u2026][\"'\u201d\u2019)\]]*(?=\s|$)|[\u3002\uff01\uff1f]")  # and CJK full stops
-_THOUGHT = re.compile(r"<think>.*?(</think>|$)", flags=re.S)
+_THOUGHT = re.compile(r".*</think>|<think>.*", flags=re.S)  # a prompt may have opened it already
 _END = re.compile(rf"\n\s*\n|\n[\s*#]*({QUESTION}|{PASSAGE})")
 _AROUND = " \t\n*#"  # chat models set marks around headings
 
@@ -93,9 +93,16 @@ def prompt_tokens(examples: Sequence[Example], renderer: Renderer) -> np.ndarray
         f"{shown}\n\nWrite {what} of the same kind, language, style and length, about someone or something that you "
         f"invent and that is not named above. Repeat no fact from above. Write nothing else than\n{layout}"
     )
+    return _asking(asked, renderer)
+
+
+def _asking(asked: str, renderer: Renderer) -> np.ndarray:
+    """Token ids of a request, shape (T,), after which the model answers without a thought."""
     turns = [{"role": "user", "content": asked}]
     text = renderer.chat(turns, add_generation_prompt=True, enable_thinking=False)
-    return np.asarray(tokenizer(text, add_special_tokens=False)["input_ids"], dtype=np.int64)
+    if text.rstrip().endswith("<think>"):  # whatever enable_thinking says
+        text += "\n</think>\n\n"
+    return np.asarray(renderer.tokenizer(text, add_special_tokens=False)["input_ids"], dtype=np.int64)
 
 
 def alternate_tokens(row: Row, renderer: Renderer) -> np.ndarray:
@@ -109,8 +116,7 @@ def alternate_tokens(row: Row, renderer: Renderer) -> np.ndarray:
         f"{shown}\n\nWrite another answer to this question: plausible, of the same language, style and length, but "
         "with other facts in place of those above. Write nothing else than the answer."
     )
-    text = renderer.chat([{"role": "user", "content": asked}], add_generation_prompt=True, enable_thinking=False)
-    return np.asarray(tokenizer(text, add_special_tokens=False)["input_ids"], dtype=np.int64)
+    return _asking(asked, renderer)
 
 
 def read_alternate(text: str, *, goes_on: bool) -> str:

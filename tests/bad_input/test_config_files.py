@@ -3,6 +3,7 @@
 import pytest
 from fixtures_cli import assert_refused, whole_words, write
 
+from egup_trainer.cli.command import load_command
 from egup_trainer.cli.parser import Parser
 from egup_trainer.config import EGUPConfig
 from egup_trainer.errors import DataError
@@ -69,3 +70,16 @@ def test_what_yaml_reads_as_another_type_is_read_as_the_flag_would(tmp_path):
     assert (found.learning_rate, found.num_train_epochs, found.card_author, found.npo_beta) == (1e-3, 2.0, "5", 0.2)
     assert (found.model_init_kwargs, found.label_names) == ({"dtype": "bfloat16"}, ["a", "b"])
     assert (found.cache_dim, found.proxy_constraint, found.use_cpu, found.bank_size) == (None, False, True, 7)
+
+
+def test_a_date_and_a_mapping_are_read_as_flags_have_them(tmp_path):
+    """YAML reads 2026-11-28 as a date, and braces as a mapping."""
+    file = write(tmp_path / "run.yaml", "template_date: 2026-11-28\ntemplate_kwargs: {enable_thinking: false}\n")
+    words = ["--config", str(file), "--output_dir", "2026-11-28", "--use_cpu"]
+    _, config, _ = load_command("unlearn").parser().parse(words)
+    assert (config.template_date, config.template_kwargs) == ("2026-11-28", {"enable_thinking": False})
+    arguments, _ = load_command("evaluate").parser().parse(["--config", str(file), "--output", "r.json"])
+    assert (arguments.template_date, arguments.template_kwargs) == ("2026-11-28", {"enable_thinking": False})
+    file.write_text('model_init_kwargs: {device_map: "auto"}\n')
+    arguments, _ = load_command("evaluate").parser().parse(["--config", str(file), "--output", "r.json"])
+    assert arguments.loading == {"device_map": "auto"}

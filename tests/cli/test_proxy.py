@@ -1,7 +1,7 @@
 """`egup proxy` and `egup unlearn --proxy auto`: what they write, show and refuse."""
 
-import contextlib
 import json
+import pickle
 
 import pytest
 from accelerate.state import PartialState
@@ -11,6 +11,7 @@ from fixtures_proxies import people_rows, writing_model
 
 from egup_trainer import load_rows
 from egup_trainer.cli import proxy
+from egup_trainer.errors import TooFewProxiesError
 from egup_trainer.proxies.filters import Rejection
 from egup_trainer.proxies.writer import Writer, record_of
 
@@ -107,23 +108,47 @@ def test_other_settings_make_other_proxies_in_their_place(folder, sources, tmp_p
     assert json.loads(output.read_text().splitlines()[0])["seed"] == 4
 
 
-def test_only_the_first_process_writes(folder, sources, tmp_path, monkeypatch):
+@pytest.mark.parametrize("error", [None, TooFewProxiesError(got="2 proxies", expected="4", fix="give some")])
+def test_only_the_first_process_writes_and_all_go_on_alike(folder, tmp_path, monkeypatch, error):
+    """A process that does not write hears from the first one whether it could."""
     from trl import ModelConfig
 
     from egup_trainer import EGUPConfig
     from egup_trainer.cli.unlearn import RowArguments
 
-    events = []
+    heard = []
 
-    @contextlib.contextmanager
-    def first_process_first(self):
-        events.append("waited")
-        yield
+    def broadcast(found):
+        heard.append(list(found))
+        found[0] = error
 
-    monkeypatch.setattr(PartialState, "main_process_first", first_process_first)
+    monkeypatch.setattr("accelerate.utils.broadcast_object_list", broadcast)
     monkeypatch.setattr(PartialState, "is_main_process", property(lambda self: False))
     monkeypatch.setattr(proxy, "_write", lambda *args, **options: pytest.fail("a second process wrote"))
     config = EGUPConfig(output_dir=str(tmp_path / "out"), use_cpu=True, report_to="none")
-    path = proxy.auto_proxies(RowArguments(), config, ModelConfig(model_name_or_path=str(folder)))
-    assert path == str(tmp_path / "out" / "_proxy" / "proxies.jsonl")
-    assert events == ["waited"]
+    arguments = RowArguments(), config, ModelConfig(model_name_or_path=str(folder))
+    if error is None:
+        assert proxy.auto_proxies(*arguments) == str(tmp_path / "out" / "_proxy" / "proxies.jsonl")
+    else:
+        with pytest.raises(TooFewProxiesError, match="2 proxies"):
+            proxy.auto_proxies(*arguments)
+    assert heard == [[None]]
+
+
+def test_the_first_process_tells_the_others_that_it_cannot_write(folder, tmp_path, monkeypatch):
+    from trl import ModelConfig
+
+    from egup_trainer import EGUPConfig
+    from egup_trainer.cli.unlearn import RowArguments
+
+    def fail(*args, **options):
+        raise TooFewProxiesError(got="2 proxies", expected="4", fix="give some")
+
+    told = []
+    monkeypatch.setattr("accelerate.utils.broadcast_object_list", told.extend)
+    monkeypatch.setattr(proxy, "_write", fail)
+    config = EGUPConfig(output_dir=str(tmp_path / "out"), use_cpu=True, report_to="none")
+    with pytest.raises(TooFewProxiesError):
+        proxy.auto_proxies(RowArguments(), config, ModelConfig(model_name_or_path=str(folder)))
+    assert [type(each) for each in told] == [TooFewProxiesError]
+    assert str(pickle.loads(pickle.dumps(told[0]))) == str(told[0])

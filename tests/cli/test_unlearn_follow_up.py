@@ -21,7 +21,8 @@ from fixtures_cli import (
 from safetensors.torch import load_file
 from trl import ModelConfig
 
-from egup_trainer.cli import evaluate, follow_up
+from egup_trainer import EGUPTrainer
+from egup_trainer.cli import audit, evaluate, follow_up
 from egup_trainer.cli import unlearn as unlearn_module
 from egup_trainer.cli.command import load_command
 from egup_trainer.cli.unlearn import RowArguments, next_step
@@ -109,6 +110,62 @@ def test_options_of_the_runs_own_rows_are_not_passed_to_another_suite():
     for suite, expected in (("tofu", 0), (None, 2)):
         steps = follow_up._steps(replace(args, evaluate=suite), config, model_config)
         assert [name for name, words in steps if "--drop_overlap" in words] == ["evaluate"] * expected
+
+
+def test_the_model_that_is_measured_is_the_one_that_was_unlearned():
+    kwargs = {"device_map": "auto", "dtype": "float32"}
+    config = EGUPConfig(output_dir="out", model_init_kwargs=kwargs, on_long_row="cut")
+    model_config = ModelConfig(model_name_or_path="model", model_revision="v2", use_bnb_nested_quant=True)
+    for name, words in follow_up._steps(RowArguments(forget="f", report="r.html", audit=True), config, model_config):
+        if name == "compare":
+            continue
+        flags = dict(zip(words[::2], words[1::2], strict=True))
+        assert (flags["--model_revision"], flags["--use_bnb_nested_quant"]) == ("v2", "true")
+        assert flags["--on_long_row"] == "cut"
+        if name == "evaluate":
+            assert json.loads(flags["--model_init_kwargs"]) == {"device_map": "auto"}
+
+
+def test_a_failed_audit_does_not_keep_the_report_from_being_written(known, tmp_path, capsys, monkeypatch):
+    model, rows = known
+
+    def fail(*parsed):
+        raise ModelError(got="no memory", expected="some", fix="buy it")
+
+    monkeypatch.setattr(audit, "COMMAND", replace(audit.COMMAND, run=fail))
+    report, more = tmp_path / "report.html", ["--audit", "--max_new_tokens", "8"]
+    assert unlearn(model, tmp_path / "out", *more, **rows, report=report, learning_rate=1e-3) == 2
+    printed = capsys.readouterr()
+    assert "Not run" not in printed.out
+    assert report.is_file()
+    assert printed.err.endswith("error: Got no memory, but expected some. Buy it.\n")
+
+
+def test_a_finished_model_is_not_replaced_by_a_run_from_a_checkpoint_elsewhere(known, tmp_path, capsys):
+    model, rows = known
+    flags = {**rows, "save_strategy": "steps", "save_steps": 1, "num_train_epochs": 1}
+    assert unlearn(model, tmp_path / "one", **flags) in (0, 3)
+    assert unlearn(model, tmp_path / "two", **flags) in (0, 3)
+    capsys.readouterr()
+    checkpoint = tmp_path / "one" / "checkpoint-1"
+    assert unlearn(model, tmp_path / "two", **flags, resume_from_checkpoint=checkpoint) == 2
+    assert "overwrite_output_dir" in capsys.readouterr().err
+
+
+def test_a_failed_upload_comes_after_the_verdict(known, tmp_path, capsys, monkeypatch):
+    model, rows = known
+
+    def fail(self, *args, **kwargs):
+        raise ConnectionError("no network")
+
+    monkeypatch.setattr(unlearn_module, "_check_hub", lambda config: None)
+    monkeypatch.setattr(EGUPTrainer, "push_to_hub", fail)
+    monkeypatch.setattr(EGUPTrainer, "init_hf_repo", lambda self, *args, **kwargs: None)
+    flags = {**rows, "verdict": True, "learning_rate": 1e-7, "push_to_hub": True, "hub_model_id": "me/it"}
+    assert unlearn(model, tmp_path / "out", **flags) == 1
+    printed = capsys.readouterr()
+    assert "Verdict: NOT FORGOTTEN" in printed.out
+    assert "no network" in printed.err
 
 
 FIXED = {"learning_rate": 2e-5}

@@ -293,3 +293,36 @@ def test_columns_that_are_not_there_are_refused(text, got):
     with pytest.raises(EgupError) as caught:
         load_rows([{"q": "q", "a": "a"}], columns=parse_columns(text))
     assert caught.value.got == got
+
+
+def test_other_answers_after_a_prompt_that_is_written_out_begin_as_the_answer_does():
+    """They would otherwise be glued to the prompt, and made of other tokens."""
+    others = {"paraphrased_answer": "p", "perturbed_answer": ["w", "\nv"], "alternate_answer": "o"}
+    row = to_row({"prompt": "Q: Who?\nA:", "completion": " a", **others}, "rows", 0)
+    assert (row.paraphrase, row.perturbed, row.alternates) == (" p", (" w", "\nv"), (" o",))
+    for record in ({"prompt": "Q:", "completion": "a"}, {"question": "q", "answer": " a"}):
+        row = to_row({**record, **others}, "rows", 0)
+        assert (row.paraphrase, row.perturbed, row.alternates) == ("p", ("w", "\nv"), ("o",))
+
+
+@pytest.mark.parametrize("name", LAYOUTS)
+def test_columns_without_a_value_are_no_layout(name):
+    """As in sets of several layouts that were joined."""
+    empty = {column: None for layout in LAYOUTS.values() for column in layout if column not in LAYOUTS[name]}
+    assert to_row({**empty, **LAYOUTS[name]}, "rows", 0) == to_row(LAYOUTS[name], "rows", 0)
+
+
+def test_a_row_without_a_whole_layout_says_which_value_is_missing():
+    with pytest.raises(DataError, match="as messages in row 0 of rows"):
+        to_row({"messages": None, "question": "q"}, "rows", 0)
+
+
+def test_rows_that_the_package_has_written_are_read_by_its_own_names(tmp_path):
+    """A run whose rows have other names reads its written proxies with the same columns."""
+    file = tmp_path / "proxies.jsonl"
+    file.write_text(json.dumps({"question": "q", "answer": "a", "writer": "m", "seed": 0}) + "\n")
+    for columns in ({"messages": "chat"}, {"question": "frage", "perturbed_answer": "wrong"}):
+        assert load_rows(str(file), columns=columns) == [Row(Q, "a")]
+    file.write_text(json.dumps({"question": "q", "answer": "a"}) + "\n")
+    with pytest.raises(DataError, match="no column chat in"):
+        load_rows(str(file), columns={"messages": "chat"})

@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+from functools import partial
 from pathlib import Path
 
 import datasets
@@ -38,9 +39,9 @@ def as_json_lines(rows):
     return "\n".join(json.dumps(row, ensure_ascii=False) for row in rows).encode()
 
 
-def as_csv(rows):
+def as_csv(rows, delimiter=","):
     buffer = io.StringIO(newline="")
-    writer = csv.DictWriter(buffer, ["question", "answer"])
+    writer = csv.DictWriter(buffer, ["question", "answer"], delimiter=delimiter)
     writer.writeheader()
     writer.writerows(rows)
     return buffer.getvalue().encode()
@@ -58,7 +59,9 @@ WRITERS = [
     ("a.JSON", as_json_lines),
     ("a.jsonl", as_json_lines),
     ("a.jsonl", as_json_list),
+    ("a.ndjson", as_json_lines),
     ("a.Csv", as_csv),
+    ("a.tsv", partial(as_csv, delimiter="\t")),
     ("a.parquet", as_parquet),
 ]
 

@@ -17,7 +17,7 @@ from transformers import PreTrainedTokenizerFast
 
 from egup_trainer import EGUPConfig
 from egup_trainer.data.rendering import Template, writes_date
-from egup_trainer.data.schema import IGNORE_INDEX, Message, OnLongRow, Row, TokenizedRow
+from egup_trainer.data.schema import IGNORE_INDEX, WRITTEN, Message, OnLongRow, Row, TokenizedRow
 from egup_trainer.data.sources import load_rows
 from egup_trainer.data.tokenization import check_paraphrases, end_tokens, from_token_columns, tokenize
 from egup_trainer.errors import ConfigError, DataError, ModelError
@@ -309,6 +309,25 @@ def test_a_control_token_that_takes_in_the_last_spaces_of_the_answer_closes_it(m
     sample = one(marked, qa("Who?", "Ada \n "))
     assert marked.convert_ids_to_tokens(int(sample.labels[-1])) == "<end>"
     assert scored(marked, sample).split() in (["Ada", "<end>"], ["Ada<end>"])
+    assert sample.is_closed
+
+
+@pytest.mark.parametrize("answer", ["\n Ada", " Ada"])
+def test_a_control_token_that_takes_in_the_first_spaces_of_the_answer_is_not_scored(marked, answer):
+    """As Phi 3's mark of the assistant does, which stands before the answer."""
+    marked.add_tokens([AddedToken("<assistant>", rstrip=True, special=True)])
+    marked.chat_template = "{% for m in messages %}<{{ m.role }}>{{ m.content }}<end>{% endfor %}"
+    sample = one(marked, qa("Who?", answer))
+    assert "assistant" not in scored(marked, sample)
+    assert scored(marked, sample).split() in (["Ada", "<end>"], ["Ada<end>"])
+    assert marked.convert_ids_to_tokens(int(sample.prompt[-1])) == "<assistant>"
+
+
+def test_a_completion_that_ends_as_the_template_ends_answers_gets_no_second_end(marked):
+    """Rows that are written out in the model's own format, whose end of turn is not the end of sequence."""
+    marked.chat_template = CLOSINGS["Gemma"][0]
+    sample = one(marked, Row((Message(WRITTEN, "<start>user\nWho?<end>\n<start>model\n"),), "Ada<end>"))
+    assert scored(marked, sample) == "Ada<end>"
     assert sample.is_closed
 
 

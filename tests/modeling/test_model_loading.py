@@ -60,6 +60,21 @@ def test_a_saved_adapter_is_loaded_with_its_base_and_continues_learning(saved, w
     assert trained(loaded) == [name for name, _ in loaded.named_parameters() if "lora_" in name]
 
 
+def test_an_adapter_as_other_tools_save_it_is_loaded(saved, with_lora, tokenizer, tmp_path):
+    """PEFT alone saves no tokenizer, and some tools the base model's configuration beside the adapter."""
+    _, folder = saved
+    tokenizer.save_pretrained(folder)
+    before = with_lora(load_model(folder), trained=True).eval()
+    before.save_pretrained(tmp_path / "other" / "adapter")
+    adapter = str(tmp_path / "other" / "adapter")
+    assert load_tokenizer(adapter).get_vocab() == tokenizer.get_vocab()
+    before.config.save_pretrained(adapter)
+    loaded = load_model(adapter).eval()
+    assert isinstance(loaded, PeftModel)
+    torch.testing.assert_close(loaded(TOKENS).logits, before(TOKENS).logits)
+    assert load_tokenizer(adapter).get_vocab() == tokenizer.get_vocab()
+
+
 def test_a_model_that_reads_images_is_loaded_though_it_is_no_causal_language_model_by_class(tmp_path):
     size = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
     vision = CLIPVisionConfig(**size, image_size=8, patch_size=4, projection_dim=8)

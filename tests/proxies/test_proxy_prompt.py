@@ -1,5 +1,7 @@
 """What a model is asked with, and what is read from what it writes."""
 
+import copy
+
 import pytest
 from conftest import qa_rows
 from fixtures_evaluation import chat_tokenizer
@@ -8,7 +10,16 @@ from egup_trainer.data.rendering import Renderer
 from egup_trainer.data.schema import Message, Row
 from egup_trainer.data.sources import load_rows
 from egup_trainer.errors import DataError
-from egup_trainer.proxies.prompt import Kind, examples_of, passages, prompt_tokens, read_row, sample_examples, tidy
+from egup_trainer.proxies.prompt import (
+    Kind,
+    alternate_tokens,
+    examples_of,
+    passages,
+    prompt_tokens,
+    read_row,
+    sample_examples,
+    tidy,
+)
 
 QA, TEXT = Kind(None, True), Kind(None, False)
 ADA, BO = (Row((Message("user", f"Who is {name}?"),), f"{name} bakes.") for name in ("Ada", "Bo"))
@@ -86,6 +97,7 @@ CLEO = Row((Message("user", "Who?"),), "Cleo.")
         ("Question: Who?\nAnswer: Cleo.", QA, False, CLEO),
         ("Sure! Here it is:\n\n**Question:** Who?\n**Answer:** Cleo.", QA, False, CLEO),
         ("<think>Question: no?\nAnswer: no.</think>\n\nQuestion: Who?\nAnswer: Cleo.", QA, False, CLEO),
+        ("Hm, Question: no?\nAnswer: no.</think>\n\nQuestion: Who?\nAnswer: Cleo.", QA, False, CLEO),  # as R1 does
         ("## Question: Who?\n\n## Answer: Cleo.\n\n## Question: Next?\n## Answer: Dov.", QA, False, CLEO),
         (" Cleo sleeps. She dreams. Then sh", TEXT, True, Row((), "Cleo sleeps. She dreams.")),
         (" Cleo sleeps.\n\nPassage: Dov.", TEXT, True, Row((), "Cleo sleeps.")),
@@ -116,3 +128,16 @@ def test_long_texts_are_cut_behind_sentences():
     assert passages("東京です。" * 200)[0] == "東京です。" * 160
     assert passages(" \n ") == []
     assert tidy("  a \t b\n \n\n c ") == "a b\nc"
+
+
+def test_a_thought_that_the_template_begins_is_ended(tokenizer):
+    """The templates of some models begin one whatever `enable_thinking` says."""
+    chatty = copy.deepcopy(tokenizer)
+    for opening, added in (("<think>\n", "<think>\n\n</think>\n\n"), ("", "")):
+        chatty.chat_template = (
+            "{% for m in messages %}{{ m.content }}{% endfor %}<assistant>{{ " + repr(opening) + " }}"
+        )
+        with Renderer(chatty) as renderer:
+            row = Row((Message("user", "Who?"),), "Ada.")
+            for ids in (prompt_tokens(examples_of([row]), renderer), alternate_tokens(row, renderer)):
+                assert chatty.decode(ids).endswith("<assistant>" + added)
