@@ -301,6 +301,12 @@ def _dialogue(record: Mapping, messages: object, where: str, before: list[Messag
             expected="role assistant: the last message is the answer that is scored",
             fix="repair that row",
         )
+    if not turns:
+        raise DataError(
+            got=f"an answer without a turn before it in {where}",
+            expected="a question before the answer",
+            fix="add the question, or give a plain text as the column text",
+        )
     return tuple(turns), last.content
 
 
@@ -321,7 +327,7 @@ def _turn(message: object, where: str) -> Message:
 
 def _refuse_unread(record: Mapping, names: tuple[str, ...], where: str) -> None:
     """Raises `DataError` for what would be neither forgotten nor measured."""
-    found = [name for name in names if not _is_blank(record.get(name)) and _plain(record[name]) not in ([], {})]
+    found = [name for name in names if not _is_blank(record.get(name)) and _listed(record[name]) not in ([], {})]
     if found:
         raise DataError(got=f"{', '.join(found)} in {where}", expected="turns that hold only text", fix=WRITE_OUT)
 

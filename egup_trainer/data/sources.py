@@ -279,7 +279,7 @@ def _duplicate_item(text: str) -> str | None:
 
 def _read_csv(path: Path, data: bytes) -> Iterator[Record]:
     """Rows of a CSV file by the csv module: pandas would move the values of a row with one too many by one column."""
-    text = _decode(path, data)
+    text = _decode(path, data).lstrip("\r\n")
     usual_limit = csv.field_size_limit(_MAX_FIELD)
     try:
         headers = {each: next(csv.reader(io.StringIO(text, newline=""), delimiter=each), []) for each in _DELIMITERS}

@@ -13,6 +13,7 @@ from egup_trainer.errors import TooFewProxiesError
 from egup_trainer.files import write_file
 from egup_trainer.modeling.generation import Sampling, generate
 from egup_trainer.proxies.filters import Language, Lengths, is_echo
+from egup_trainer.proxies.frame import Frame
 from egup_trainer.proxies.prompt import alternate_tokens, examples_of, read_alternate
 from egup_trainer.proxies.settings import ATTEMPTS_PER_ROW, ProxySettings, new_tokens_for
 from egup_trainer.proxies.writer import Writer, line_of, record_of
@@ -55,19 +56,22 @@ def write_alternates(
     settings = replace(settings, max_new_tokens=length)
     for number, row in enumerate(rows):
         refuse_plain_text(row, number, "altpo")
-    examples = examples_of(rows)
+    frame = Frame.of(rows)
+    asked = rows if frame is None else [frame.take_off(row) for row in rows]
+    examples = examples_of(asked)
     lengths, language = Lengths.of(examples), Language(examples)
     found: dict[int, str] = {}
     for attempt in range(ATTEMPTS_PER_ROW):
-        missing = {number: row for number, row in enumerate(rows) if number not in found}
+        missing = {number: row for number, row in enumerate(asked) if number not in found}
         if not missing:
             break
         texts = _write(writer, missing, attempt, settings, batch_size)
         for (number, row), text in zip(missing.items(), texts, strict=True):
             written = replace(row, answer=text)
-            if is_alternate(row, text) and not (lengths.rejects(written) or language.rejects(written)):
+            if is_alternate(rows[number], text) and not (lengths.rejects(written) or language.rejects(written)):
                 found[number] = text
-    rows = [replace(row, alternates=(found[n],) if n in found else ()) for n, row in enumerate(rows)]
+    lead = "" if frame is None else frame.lead
+    rows = [replace(row, alternates=(lead + found[n],) if n in found else ()) for n, row in enumerate(rows)]
     origin = {"writer": writer.name, "seed": settings.seed}
     write_file(Path(output), "".join(line_of({**record_of(row), **origin}) for row in rows))
     if len(found) < len(rows):

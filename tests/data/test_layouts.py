@@ -326,3 +326,16 @@ def test_rows_that_the_package_has_written_are_read_by_its_own_names(tmp_path):
     file.write_text(json.dumps({"question": "q", "answer": "a"}) + "\n")
     with pytest.raises(DataError, match="no column chat in"):
         load_rows(str(file), columns={"messages": "chat"})
+
+
+def test_an_answer_alone_is_no_chat():
+    """It would be read as a plain text, without the chat template and its end."""
+    with pytest.raises(DataError, match="an answer without a turn before it in row 0 of rows"):
+        to_row({"messages": [ASSISTANT]}, "rows", 0)
+
+
+@pytest.mark.parametrize("empty", ["[]", " [ ]", [], None, ""])
+def test_empty_tools_are_no_tools(empty):
+    assert to_row({"messages": [USER, ASSISTANT], "tools": empty}, "rows", 0) == Row(Q, "a")
+    with pytest.raises(DataError, match="tools"):
+        to_row({"messages": [USER, ASSISTANT], "tools": "[{}]"}, "rows", 0)

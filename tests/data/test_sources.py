@@ -47,6 +47,10 @@ def as_csv(rows, delimiter=","):
     return buffer.getvalue().encode()
 
 
+def after_empty_lines(rows):
+    return b"\r\n\n" + as_csv(rows)
+
+
 def as_parquet(rows):
     sink = pyarrow.BufferOutputStream()
     pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows), sink)
@@ -61,6 +65,7 @@ WRITERS = [
     ("a.jsonl", as_json_list),
     ("a.ndjson", as_json_lines),
     ("a.Csv", as_csv),
+    ("a.csv", after_empty_lines),
     ("a.tsv", partial(as_csv, delimiter="\t")),
     ("a.parquet", as_parquet),
 ]

@@ -61,6 +61,17 @@ def test_each_row_gets_the_first_answer_with_other_facts(written, tokenizer, tmp
     assert prompt.endswith(f"Question: {ROWS[0]['question']}\nAnswer: {ROWS[0]['answer']}\nAnother answer:")
 
 
+def test_rows_that_are_written_out_are_asked_without_what_stands_around_their_questions(written, tokenizer, tmp_path):
+    calls = written(lambda attempt, number: other(number))
+    framed = [{"prompt": f"Q: {row['question']}\nA:", "completion": f" {row['answer']}"} for row in ROWS]
+    rows = write_alternates(Writer(None, tokenizer, "mine"), framed, output=tmp_path / "forget.jsonl")
+    assert [row.alternates for row in rows] == [(f" {other(number)}",) for number in range(4)]
+    assert load_rows(tmp_path / "forget.jsonl") == rows
+    prompt = tokenizer.decode(calls[0][0][0])
+    assert "Q:" not in prompt
+    assert f"\nAnswer: {ROWS[0]['answer']}\n" in prompt
+
+
 def test_rows_without_one_are_named_by_number_and_stay_in_the_file(written, tokenizer, tmp_path):
     calls = written(lambda attempt, number: ROWS[number]["answer"] if number in (1, 3) else other(number))
     output = tmp_path / "forget.jsonl"
