@@ -121,9 +121,7 @@ class SearchingTrainer(PublishingTrainer):
         self, resume_from_checkpoint: str | bool | None = None, trial: Any = None, *args: Any, **kwargs: Any
     ) -> Any:
         """Trains as `transformers.Trainer` does: with a `model_init`, each training starts from a new model."""
-        if self.model_init is None:
-            return super().train(resume_from_checkpoint, trial, *args, **kwargs)
-        if trial is not None or not self._is_new:
+        if self.model_init is not None and (trial is not None or not self._is_new):
             self._begin_anew(trial)
         self._is_new = False
         # Trainer would replace the model, which has been prepared already.
@@ -132,6 +130,8 @@ class SearchingTrainer(PublishingTrainer):
             return super().train(resume_from_checkpoint, trial, *args, **kwargs)
         finally:
             self.model_init = model_init
+            for component in self.components:
+                component.release()
 
     def _begin_anew(self, trial: Any) -> None:
         args = self.args if trial is None else self._options_of(trial)

@@ -228,6 +228,9 @@ class Component(TrainerCallback):
     def commit(self, step: FinishedStep) -> None:
         """Updates the state, once the optimizer has taken `step`, which is the same on every process."""
 
+    def release(self) -> None:
+        """Puts back what was changed for the time of a step, when training ends, by an error or an interrupt, too."""
+
     def state_dict(self) -> dict[str, Tensor]:
         """The tensors that a resumed run needs, by name, such as one of shape (N_f,); the same on every process."""
         return {}

@@ -97,6 +97,10 @@ class SharpForgetting(Component):
 
     def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Puts the weights back."""
+        self.release()
+
+    def release(self) -> None:
+        """Puts the weights back, so that a model that is saved after an interrupt is not one of the moved weights."""
         with torch.no_grad():
             for weight, kept in self._kept:
                 weight.copy_(kept)

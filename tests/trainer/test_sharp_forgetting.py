@@ -145,3 +145,19 @@ def test_where_weights_cannot_be_moved_it_is_refused(make_trainer, monkeypatch):
         "Got forget_sharpness=0.2 with DeepSpeed or FSDP1, under which weights cannot be moved, but expected one "
         "process, DDP or FSDP2. Set --forget_sharpness 0."
     )
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, RuntimeError])
+def test_an_interrupt_within_a_step_leaves_the_weights_of_its_start(make_trainer, monkeypatch, error):
+    """Whoever interrupts a notebook and saves the model must not save the moved weights."""
+    trainer = make_trainer(**PLAIN, forget_sharpness=0.5)
+    before = weights_of(trainer)
+
+    def fail(*args, **kwargs):
+        assert furthest(before, weights_of(trainer)) > 0  # they are moved
+        raise error
+
+    monkeypatch.setattr(trainer, "compute_loss", fail)
+    with pytest.raises(error):
+        trainer.train()
+    assert furthest(before, weights_of(trainer)) == 0
