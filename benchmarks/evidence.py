@@ -28,16 +28,18 @@ from egup_trainer.audit.audit_options import AuditOptions
 from egup_trainer.audit.worst import brought_back
 from egup_trainer.cli.terminal import quiet_libraries
 from egup_trainer.errors import StateError
+from egup_trainer.evaluation.metric import unavailable
 from egup_trainer.modeling.loading import load_model, load_tokenizer
 from egup_trainer.records.facts import run_facts
 
 TABLE = tables.RESULTS / "evidence.jsonl"
 OPTIONS = AuditOptions(progress=False, max_rows=40)
 FIRST, AGAIN = RETRAINED[:2]
-METHODS = (f"{SECOND}+auto", f"{SECOND}+twice+sharp", "npo", "rmu")
+METHODS = (f"{SECOND}+auto", f"{SECOND}+auto+thorough", f"{SECOND}+twice+sharp", "npo", "rmu")
 MODELS = (FIRST, AGAIN, *METHODS)
 """The columns of the table."""
 
+_NONE = unavailable("the attack failed")
 MUCH = 0.1
 """An attack that gets further above the retrained model than this raises an alarm, as in the report."""
 
@@ -86,13 +88,11 @@ def alarms(found: Audit) -> list[str]:
     if found.retrained is None:
         return []
     raised = [each.attack for each in brought_back(found) if each.distance is not None and each.distance > MUCH]
-    interval = found.findings["depth"].metrics["score"].interval
+    numbers = {attack: finding.metrics for attack, finding in found.findings.items()}  # none of an attack that failed
+    interval = numbers["depth"].get("score", _NONE).interval
     if interval is not None and interval[1] < SHALLOW:
         raised.append("depth")
-    interval, theirs = (
-        found.findings["membership"].metrics["loss"].interval,
-        found.retrained.value("membership", "loss"),
-    )
+    interval, theirs = numbers["membership"].get("loss", _NONE).interval, found.retrained.value("membership", "loss")
     if interval is not None and theirs is not None and not interval[0] <= theirs <= interval[1]:
         raised.append("membership")
     return raised
