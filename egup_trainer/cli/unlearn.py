@@ -435,7 +435,8 @@ def _proxies(row_args: RowArguments, config: Any, model_config: Any) -> str | No
             raise
         config.objective = _WITHOUT_PROXIES
         config.adopt(make_forget_loss(config))
-        show(lines=[f"No --proxy was given, and the model cannot write any ({error.got})."])
+        if config.should_save:
+            show(lines=[f"No --proxy was given, and the model cannot write any ({error.got})."])
         return None
 
 
