@@ -163,7 +163,8 @@ def _write(
     def load(name: str, config: Any) -> tuple[Any, Any]:
         where = {"revision": config.model_revision, **(loading or {})}
         known = {key: where[key] for key in ("revision", "trust_remote_code") if key in where}
-        return load_on_device(name, config, accelerator, **(loading or {})), load_tokenizer(name, **known)
+        tokenizer = load_tokenizer(name, **known)
+        return load_on_device(name, config, accelerator, **(loading or {})), tokenizer
 
     forget = sources.read(sources.forget)
     retain = None if sources.retain is None else sources.read(sources.retain)

@@ -241,8 +241,11 @@ def end_tokens(tokenizer: Any) -> list[int]:
 
     A chat template that refuses one question with its answer adds none.
     """
-    with Renderer(tokenizer) as renderer:
-        return sorted({*_RowEncoder.of(renderer).ends, tokenizer.eos_token_id} - {None})
+    found = {tokenizer.eos_token_id} - {None}
+    if getattr(tokenizer, "chat_template", None):
+        with Renderer(tokenizer) as renderer:
+            found |= _RowEncoder.of(renderer).ends
+    return sorted(found)
 
 
 # Rows that are longer than the model reads at once

@@ -237,7 +237,7 @@ def test_a_place_without_a_model_is_refused(folder, tmp_path, capsys, monkeypatc
     ("flags", "named"),
     [
         (["--max_new_tokens", "125"], ["128 positions", "--max_new_tokens"]),
-        (["--feature_layer", "3"], ["feature_layer=3", "from -3 to 2"]),
+        (["--feature_layer", "3", "--max_new_tokens", "4"], ["feature_layer=3", "from -3 to 2"]),
     ],
 )
 def test_what_a_model_cannot_be_measured_by_is_refused(good_model, tmp_path, capsys, flags, named):
