@@ -3,6 +3,7 @@
 import time
 from dataclasses import replace
 
+import pytest
 from conftest import SHARED
 from fixtures_audit import QUICK
 from fixtures_study import make_study_small
@@ -42,6 +43,7 @@ def test_the_table_adds_up_the_models():
     ]
 
 
+@pytest.mark.slow
 def test_all_attacks_are_timed_on_each_model(tofu, tmp_path, monkeypatch, capsys):
     tofu("full")  # skips where the rows are not at hand
     make_study_small(monkeypatch)

@@ -30,6 +30,7 @@ def test_the_distance_is_the_mean_of_five_shares():
     assert auto._distance(values, before, retrained, auto.FORGET_METRICS) == pytest.approx((0.5 + 0 + 1) / 3)
 
 
+@pytest.mark.slow
 def test_a_pair_is_made_whole_and_unlearned(tmp_path, tokenizer, capsys):
     def few(seed, data_dir):
         return {name: rows[:12] for name, rows in customers(seed, data_dir).items()}

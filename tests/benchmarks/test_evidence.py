@@ -67,6 +67,7 @@ def test_the_table_has_means_over_seeds_and_counts_alarms(results):
     ]
 
 
+@pytest.mark.slow
 def test_models_of_the_study_are_made_and_attacked(results, tofu, tmp_path, monkeypatch):
     tofu("full")  # skips where the rows are not at hand
     make_study_small(monkeypatch)

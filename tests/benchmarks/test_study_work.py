@@ -28,6 +28,7 @@ def digests(seed, names, is_large=False):
     return {name: Record.read(model_line(name, seed, is_large)).experiment["weights"] for name in names}
 
 
+@pytest.mark.slow
 def test_from_the_base_model_to_the_summary(place):
     work.do_base(place)
     work.do_before(place, 0)
@@ -63,6 +64,7 @@ def test_from_the_base_model_to_the_summary(place):
         work.do_compared(place, 20)
 
 
+@pytest.mark.slow
 def test_generations_are_read_by_a_retrained_model_that_did_not_write_them(place, monkeypatch):
     work.do_base(place)
     read_by = {}
