@@ -28,7 +28,7 @@ from egup_trainer.modeling.scan import score_rows
 
 METHODS: dict[str, dict[str, Any]] = {
     "gradient_difference": {"objective": "grad_diff", "proxy_constraint": False},
-    "egup": {"learning_rate": None},
+    "egup": {"learning_rate": None, "lr_scheduler_type": "linear"},  # as it is by default
 }
 """The two methods that the demo compares: plain gradient difference, and what `EGUPConfig` is by default."""
 _MAX_NEW_TOKENS = 40
