@@ -22,13 +22,13 @@ def stand_in(value: _Value) -> _Value:
     checkpoints.
 
     Args:
-        value: a float, or a text of at least two characters, since Python keeps one object for each character.
+        value: a number, or a text of at least two characters, since Python keeps one object for each character.
 
     Example:
         >>> is_unset(stand_in(1e-5)), is_unset(1e-5), is_unset(stand_in("nll")), is_unset("nll"), is_unset(None)
         (True, False, True, False, True)
     """
-    return _STAND_INS.setdefault(value, float(repr(value)) if isinstance(value, float) else "".join(list(value)))
+    return _STAND_INS.setdefault(value, "".join(list(value)) if isinstance(value, str) else float(repr(value)))
 
 
 def is_unset(value: Any) -> bool:

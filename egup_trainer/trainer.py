@@ -21,7 +21,7 @@ from egup_trainer.callbacks.finite import refuse_infinite_terms
 from egup_trainer.callbacks.histograms import Histograms
 from egup_trainer.callbacks.movement import WatchMovement
 from egup_trainer.callbacks.step_hooks import StepHooks
-from egup_trainer.components.auto import epochs_of
+from egup_trainer.components.auto import AutoOptions, epochs_of
 from egup_trainer.components.boundary_metrics import BoundaryMetrics
 from egup_trainer.components.component import Component, Run, components_of, refuse_unsupported
 from egup_trainer.components.expected_outputs import ExpectedOutputs
@@ -42,7 +42,7 @@ from egup_trainer.data.collator import Batch, PairCollator, Part, RowCollator, p
 from egup_trainer.data.pairing import PairDataset, make_pair_loader, make_pair_sampler
 from egup_trainer.data.sources import Source
 from egup_trainer.data.tokenization import RowDataset
-from egup_trainer.errors import ConfigError
+from egup_trainer.errors import ConfigError, ModelError
 from egup_trainer.losses.base import ForgetLoss
 from egup_trainer.losses.registry import make_forget_loss, retain_loss
 from egup_trainer.measuring import Measuring
@@ -226,9 +226,9 @@ class UnlearnTrainer(SearchingTrainer):
         eval_rows = prepare_eval_datasets(eval_dataset, tokenizer, args)
         if any(optimizers) and getattr(args, "uses_auto", False):
             raise ConfigError(
-                got="an optimizer or a schedule of your own without learning_rate",
-                expected="auto off, which sets the learning rate of each step",
-                fix="set learning_rate, or auto=False",
+                got="an optimizer or a schedule of your own with auto, which is on where no learning_rate is given",
+                expected="one of the two, because auto sets the learning rate of each step",
+                fix="set auto=False",
             )
         try_setup(args, own_optimizer=optimizers[0] is not None)
         self.model_source, self.saved_to = source_of(given), set()
@@ -448,7 +448,12 @@ class UnlearnTrainer(SearchingTrainer):
         trusted: Any = self.args.model_init_kwargs or {}
         model = load_model(name, dtype=self.model.dtype, trust_remote_code=trusted.get("trust_remote_code", False))
         refuse_other_vocabulary(name, model, self.model, self.processing_class)
-        check_token_ids(model, [row.input_ids for row in self.forget_rows.rows], f"the forget set, under {name},")
+        rows = self.train_dataset.forget.rows  # with the model's own answers
+        try:
+            check_token_ids(model, [row.input_ids for row in rows], f"the forget set, under {name},")
+        except ModelError as error:
+            fix = "use a proxy model with the same added tokens, or leave out --proxy_model"
+            raise ModelError(got=error.got, expected="a proxy model that knows all of them", fix=fix) from error
         return model.to(self.args.device)
 
     # The step
@@ -606,5 +611,7 @@ def _with_loss(args: UnlearnConfig, loss: ForgetLoss) -> UnlearnConfig:
     args = copy(args)
     args.objective = type(loss).__name__
     args.adopt(loss)
+    if isinstance(args, AutoOptions):
+        args.refuse_auto_without_rise()
     loss.check_config(args)
     return args

@@ -34,8 +34,8 @@ They are at most a tenth of the steps of a run whose length is not given. A run 
 range test, which then is a larger share of it: fewer rates, further apart, would miss the one that is right.
 """
 
-MOST_RETAIN_FACTOR = 8.0
-"""How much more the retain objective may come to count."""
+MOST_RETAIN_FACTOR, LEAST_RETAIN_FACTOR = 8.0, 1 / 32
+"""How much more, and how much less, the retain objective may come to count."""
 
 HALFWAY = 0.5
 """The range test ends once the forget rows have come so far towards rows never seen."""
@@ -106,8 +106,8 @@ class AutoOptions(ComponentOptions):
     )
     strength: Strength = option(
         Strength.BALANCED,
-        "auto: how hard to try: gentle, balanced, or thorough, which takes twice the steps, with forget_sharpness 0.2, "
-        "and makes the rows harder to relearn.",
+        "auto: how strongly to forget: gentle, balanced, or thorough, which takes twice the steps, with "
+        "forget_sharpness 0.2, and makes the rows harder to relearn.",
     )
 
     def check_options(self: Any) -> None:  # of a configuration, which has a learning rate
@@ -116,17 +116,21 @@ class AutoOptions(ComponentOptions):
         if self.uses_auto:
             check_range(self, ("learning_rate",), low=0, low_is_allowed=False)
             self._refuse_schedule()
+        self.refuse_auto_without_rise()
+        if self.strength is not Strength.BALANCED and not self.uses_auto:
+            raise ConfigError(
+                got=f"strength={self.strength.value} without auto, which is off where a learning rate is given",
+                expected="a run with auto, the only one that reads strength",
+                fix="leave out --learning_rate or add --auto, or leave out --strength",
+            )
+
+    def refuse_auto_without_rise(self: Any) -> None:
+        """Raises `ConfigError` for auto with an objective under which nothing shows which learning rate is right."""
         if self.auto and not self._raises_nll:
             raise ConfigError(
                 got=f"auto with objective={self.objective}, which does not make forget rows less likely as it trains",
                 expected="a given learning rate: nothing shows which one is right",
-                fix="set --learning_rate",
-            )
-        if self.strength is not Strength.BALANCED and not self.uses_auto:
-            raise ConfigError(
-                got=f"strength={self.strength.value} without auto, which is off where a learning rate is given",
-                expected="auto, which it is for",
-                fix="leave out --learning_rate or add --auto, or leave out --strength",
+                fix="set --learning_rate, and leave out --auto",
             )
 
     def _refuse_schedule(self: Any) -> None:
@@ -177,12 +181,14 @@ class Auto(Component):
     0 over the run. At the end of each epoch, or of `MEASUREMENTS` of them if there are more,
 
     - the retain objective counts twice as much as before, at most 8 times as much as at first, if the mean l of the
-      retain sample has risen by more than `Effort.retain_rise`, and has not fallen since the last measurement; half as
-      much, at least as much as at first, once that mean is below what it was before unlearning;
+      retain sample has risen by more than `Effort.retain_rise`, and has not fallen since the last measurement; a
+      quarter as much, at least 1/32 of what it did at first, while that mean is below what it was before unlearning,
+      since the retain rows would otherwise be learned further than the retrained model learned them; and four times as
+      much again, up to what it did at first, once it is not;
     - the run is shortened to twice its length so far, or to the epochs that make 200 steps (400 of a thorough run) if
-      these are more, once its
-      forget rows cannot be distinguished from rows never seen (the p-value of a Kolmogorov-Smirnov test of their l is
-      above 0.05) or, where they are too few for the test to tell, have come all of the way to these;
+      these are more, once its forget rows cannot be distinguished from rows never seen (the p-value of a
+      Kolmogorov-Smirnov test of their l is above 0.05) or, where they are too few for the test to tell, have come all
+      of the way to these;
     - it is doubled if the forget rows have come less than half as far as they should have by then;
     - in the second half of the run, what is expected of each forget row is moved (`ExpectedOutputs.scale_nll`) by half
       of what its l lacks of the l of the proxy with its rank, which is taken halfway between what it was before
@@ -323,14 +329,15 @@ class Auto(Component):
         if step >= HALFWAY * end:
             self._move_expected_outputs()
         if found["retain_rise"] < 0:
-            self._weigh_retain_rows(max(self._retain_factor / 2, 1.0))
+            self._weigh_retain_rows(max(self._retain_factor / 4, LEAST_RETAIN_FACTOR))
+        elif self._retain_factor < 1:
+            self._weigh_retain_rows(min(4 * self._retain_factor, 1.0))
         if retain_suffers:
             if found["retain_rise"] >= self._last_rise:
                 self._weigh_retain_rows(min(2 * self._retain_factor, MOST_RETAIN_FACTOR))
         elif found.get("at_boundary"):
-            least = epoch_steps * ceil(
-                self._effort.length * LEAST_STEPS / epoch_steps
-            )  # the rate would be 0 in the rest of an epoch
+            # Whole epochs, since the rate would be 0 in the rest of one.
+            least = epoch_steps * ceil(self._effort.length * LEAST_STEPS / epoch_steps)
             self._restart(step, 1.0, min(end, max(2 * step, least)))
         elif found["forget_progress"] < HALFWAY * (1 - (1 - step / self._num_steps) ** 2):
             self._restart(step, 2.0, end)

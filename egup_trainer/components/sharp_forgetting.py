@@ -22,9 +22,10 @@ class SharpForgettingOptions(ComponentOptions):
 
     forget_sharpness: float | None = option(
         None,
-        "Take each step from weights nearby at which the forget rows are known best, so that they are harder to "
-        "relearn (sharpness-aware): how far away these are, as a share of the first step. By default 0.2 with strength "
-        "thorough, which makes steps half as long again, and else 0, which switches it off.",
+        "Sharpness-aware forgetting: compute the gradient of each step at nearby weights that know the forget rows "
+        "best, so that these are harder to relearn. The value is the distance to these weights, as a share of the "
+        "length of the first step. A step takes half as long again. 0 switches it off; by default 0.2 with strength "
+        "thorough, and else 0.",
     )
 
     def check_options(self) -> None:
@@ -33,7 +34,7 @@ class SharpForgettingOptions(ComponentOptions):
     @property
     def sharpness(self: Any) -> float:
         """`forget_sharpness`, or that of the run's strength if it is not given."""
-        by_default = EFFORTS[self.strength].sharpness if self.uses_auto else 0.0
+        by_default = EFFORTS[self.strength].sharpness if getattr(self, "uses_auto", False) else 0.0
         return by_default if self.forget_sharpness is None else self.forget_sharpness
 
     def make_component(self, loss: ForgetLoss, has_proxies: bool) -> Component | None:

@@ -99,15 +99,17 @@ def test_retain_rows_that_suffer_count_twice_as_much_until_they_recover(make_tra
     monkeypatch.setattr(component, "measure", lambda: weights.append(retain.weight) or measure())
     trainer.train()
     # Not after the first measurement, and at most 8 times as much.
-    assert weights == [0.5, 0.5, 1.0, 2.0, 2.0, 4.0, 4.0, 2.0, 1.0, 0.5]
-    assert logged(trainer, "auto_retain_factor") == [1.0, 2.0, 4.0, 4.0, 8.0, 8.0, 4.0, 2.0, 1.0, 1.0]
-    assert make_record(trainer)["auto"] == {"retain_factor": 1.0, "last_step": 30.0}
+    assert weights == [0.5, 0.5, 1.0, 2.0, 2.0, 4.0, 4.0, 1.0, 0.25, 0.0625]
+    assert logged(trainer, "auto_retain_factor") == [1.0, 2.0, 4.0, 4.0, 8.0, 8.0, 2.0, 0.5, 0.125, 0.125]
+    assert make_record(trainer)["auto"] == {"retain_factor": 0.125, "last_step": 30.0}
 
 
-def test_retain_rows_never_count_less_than_at_first(make_trainer, monkeypatch):
-    trainer = with_numbers(make_trainer, monkeypatch, [{"retain_rise": -0.5}] * 2, num_train_epochs=2)
+def test_retain_rows_that_are_better_than_before_count_less_until_they_are_not(make_trainer, monkeypatch):
+    """Otherwise they would be learned further than the retrained model learned them."""
+    rises = [{"retain_rise": rise} for rise in (-0.5, -0.5, -0.5, -0.5, 0.0, 0.05, 0.05, 0.05, 0.05)]
+    trainer = with_numbers(make_trainer, monkeypatch, rises, num_train_epochs=9)
     trainer.train()
-    assert logged(trainer, "auto_retain_factor") == [1.0, 1.0]
+    assert logged(trainer, "auto_retain_factor") == [1 / 4, 1 / 16, 1 / 32, 1 / 32, 1 / 8, 1 / 2, 1.0, 1.0, 1.0]
 
 
 def test_ten_epochs_of_many_end_with_a_measurement(make_trainer, monkeypatch):
@@ -364,7 +366,8 @@ def test_an_optimizer_of_ones_own_is_refused(config, make_model, tokenizer):
     rows = {"retain_dataset": qa_rows(20, 33), "proxy_dataset": qa_rows(40, 46), "processing_class": tokenizer}
     with pytest.raises(ConfigError) as caught:
         EGUPTrainer(model, config(learning_rate=None), qa_rows(0, 10), **rows, optimizers=optimizers)
-    assert caught.value.got == "an optimizer or a schedule of your own without learning_rate"
+    said = "an optimizer or a schedule of your own with auto, which is on where no learning_rate is given"
+    assert caught.value.got == said
 
 
 def test_a_second_training_begins_as_the_first_did(make_trainer, monkeypatch, taught):
@@ -410,6 +413,6 @@ def test_strength_alone_is_refused(make_trainer):
     with pytest.raises(ConfigError) as caught:
         make_trainer(strength="gentle")
     assert str(caught.value) == (
-        "Got strength=gentle without auto, which is off where a learning rate is given, but expected auto, which it is "
-        "for. Leave out --learning_rate or add --auto, or leave out --strength."
+        "Got strength=gentle without auto, which is off where a learning rate is given, but expected a run with auto, "
+        "the only one that reads strength. Leave out --learning_rate or add --auto, or leave out --strength."
     )

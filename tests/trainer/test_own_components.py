@@ -86,6 +86,22 @@ def test_an_own_loss_has_the_defaults_of_its_class_and_the_options_that_were_set
     assert make(EGUPTrainer, loss=PerToken(), objective="npo", retain_loss="kl").args.retain_loss == "kl"
 
 
+def test_defaults_of_an_own_loss_may_be_whole_numbers(make):
+    class Weighed(PerToken):
+        default_retain_loss, default_retain_weight, default_proxy_lambda = "nll", 3, 2
+
+    args = make(EGUPTrainer, loss=Weighed(), objective="grad_diff", proxy_constraint=False).args
+    assert (args.retain_weight, args.proxy_lambda) == (3.0, 2.0)
+
+
+def test_auto_with_an_own_loss_that_raises_nothing_is_refused(make):
+    class Keeping(PerToken):
+        raises_nll = False
+
+    with pytest.raises(ConfigError, match="auto with objective=Keeping, which does not make forget rows less likely"):
+        make(EGUPTrainer, loss=Keeping(), objective="grad_diff", auto=True, proxy_constraint=False)
+
+
 def test_two_components_of_one_name_are_refused(make):
     with pytest.raises(ConfigError) as caught:
         make(own=[Shorter(), Shorter()])
