@@ -51,8 +51,8 @@ class RowTrainingConfig(OptionGroup, TrainingArguments):
     )
     on_long_row: OnLongRow = option(
         OnLongRow.WINDOW,
-        "What becomes of a row with a prompt that is longer than max_length: window (several samples, which together "
-        "score each answer token once), cut (what does not fit is left out) or error.",
+        "What to do with a row that has a prompt and is longer than max_length: window (several samples, which "
+        "together score each answer token once), cut (what does not fit is left out) or error.",
     )
     user_marker: str | None = option(
         None, "Text before a user turn, instead of a chat template. By default the chat template, or else 'Question: '."

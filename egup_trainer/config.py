@@ -78,8 +78,8 @@ class UnlearnConfig(ExpectedOutputOptions, FeatureOptions, RetainOptions, Object
     trainable_params_regex: str | None = option(
         None,
         "Regular expression of the whole names of the weights that are trained, such as "
-        r"'model\.layers\.[567]\..*', or '.*' for all, in place of all (rmu: of three output projections). Not with "
-        "an adapter.",
+        r"'model\.layers\.[567]\..*'. By default all (rmu: three output projections; '.*' is for all). Not with an "
+        "adapter.",
     )
     forget_weight: float = option(1.0, "Weight of the forget objective (gamma); 0 or more.")
     retain_weight: float | None = option(
@@ -87,17 +87,17 @@ class UnlearnConfig(ExpectedOutputOptions, FeatureOptions, RetainOptions, Object
         "Weight of the retain objective (alpha); 0 or more. By default the objective's own: 3 for proxy_kl, else 1.",
     )
     drop_overlap: bool = option(
-        False, "Leave out retain rows and proxies that are forget rows, too, instead of refusing them."
+        False, "Drop retain rows and proxies that are also in the forget set. Without this, they raise an error."
     )
     self_samples: int = option(
         0,
         "Answers of the model's own to each forget question, sampled before the first step, that are forgotten beside "
-        "the given ones; 0 or more. Those alike are left out.",
+        "the given ones; 0 or more. Duplicates are left out.",
     )
     padding_free: bool | None = option(
         None,
-        "Rows share the lines that the model reads, so that little is padded. By default: where the model can tell "
-        "rows apart by their position ids, which is tried once.",
+        "Pack several rows into one sequence to reduce padding. By default: where the model can tell rows apart by "
+        "their position ids, which is tried once.",
     )
     scan_cache_dir: str | None = option(
         None,

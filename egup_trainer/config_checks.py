@@ -130,7 +130,7 @@ def check_sampling(config: TrainingArguments) -> None:
     if config.train_sampling_strategy not in strategies:
         raise ConfigError(
             got=f"train_sampling_strategy={config.train_sampling_strategy}",
-            expected=f"{' or '.join(strategies)}: forget rows are visited in a drawn order",
+            expected=f"{' or '.join(strategies)}: forget rows are visited in random order",
             fix="set --train_sampling_strategy group_by_length, or leave it out",
         )
 

@@ -91,7 +91,9 @@ def _lock(folder: Path) -> int | None:
 def is_taken(folder: str | Path) -> StateError:
     """The error of a second run in a folder."""
     return StateError(
-        got=f"a run that is writing to {folder}", expected="one run a folder", fix="set another --output_dir"
+        got=f"a run that is writing to {folder}",
+        expected="one run at a time in each folder",
+        fix="set another --output_dir",
     )
 
 
@@ -113,7 +115,10 @@ def _holds_model(folder: str | Path) -> bool:
 def mark_unfinished(folder: str | Path) -> None:
     """Notes that a run has begun in a folder that holds no finished model; `appearing_together` removes the note."""
     if not _holds_model(folder):
-        write_file(Path(folder) / UNFINISHED, "A run is going on, or has died: there is no whole model here.\n")
+        write_file(
+            Path(folder) / UNFINISHED,
+            "A run is in progress or was interrupted: this folder does not hold a complete model.\n",
+        )
 
 
 @contextmanager

@@ -280,7 +280,7 @@ def check_output_folder(model: Path, output: Path) -> None:
         if each.is_dir() and (source == target or source in target.parents or target in source.parents):
             raise ConfigError(
                 got=f"the output folder {output} for a model in {each}",
-                expected="folders apart: the input model is never touched",
+                expected="an output folder outside the model's folder, so that the input model is not changed",
                 fix="change --output_dir",
             )
 
@@ -289,8 +289,8 @@ def refuse_detours(output: Path) -> None:
     """Raises `ConfigError` if files could be written outside the output folder, through .. or a link."""
     if ".." in output.as_posix().lstrip("./").split("/"):
         raise ConfigError(
-            got=f"the output folder {output}, whose path goes back by ..",
-            expected="a path that goes one way",
+            got=f"the output folder {output}, whose path contains '..'",
+            expected="a path without it",
             fix="name the folder itself",
         )
     inside = output.resolve()

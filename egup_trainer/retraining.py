@@ -1,10 +1,11 @@
 """Plain fine-tuning of a base model on retain rows alone: the model that unlearning is compared with."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 from transformers.trainer_pt_utils import LengthGroupedSampler
 
@@ -21,6 +22,21 @@ from egup_trainer.options import option
 from egup_trainer.preparation import prepare_model, source_of
 from egup_trainer.records.card import write_model_card
 from egup_trainer.setup_check import try_setup
+
+
+class _LengthSampler(LengthGroupedSampler):
+    """Rows of similar length together, in an order that follows from seed and epoch: a resumed run has the same."""
+
+    def __init__(self, batch_size: int, lengths: list[int], seed: int):
+        super().__init__(batch_size, lengths=lengths)
+        self.seed, self.epoch = seed, 0
+
+    def set_epoch(self, epoch: int) -> None:
+        self.epoch = epoch
+
+    def __iter__(self) -> Iterator[int]:
+        self.generator = torch.Generator().manual_seed(self.seed + self.epoch)
+        return super().__iter__()
 
 
 @dataclass(repr=False)
@@ -119,7 +135,7 @@ class Retrainer(CheckpointingTrainer):
             return super()._get_train_sampler(train_dataset)
         rows = self.measuring.datasets["retain"]
         size = self.args.train_batch_size * self.args.gradient_accumulation_steps
-        return LengthGroupedSampler(size, rows, [len(row) for row in rows.rows])
+        return _LengthSampler(size, [len(row) for row in rows.rows], self.args.data_seed or self.args.seed)
 
     def write_card(self, folder: Path) -> None:
         """Writes README.md: what the model learned, and what it is for."""

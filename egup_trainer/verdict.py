@@ -47,12 +47,17 @@ class Status(str, Enum):
     UNKNOWN = "UNKNOWN"
 
 
+AFTER_EXAMPLE = "After another question and its answer"
+"""How the reason begins that only a run measures, and no evaluation."""
+
+_UNSEEN = "rows never seen"
+
 _MEANINGS = {
     Status.FORGOTTEN: "The model treats the rows to forget as it treats rows that it has never seen.",
     Status.PARTLY_FORGOTTEN: "The model still knows something of the rows to forget.",
     Status.NOT_FORGOTTEN: "The model still knows the rows to forget.",
-    Status.OVER_FORGOTTEN: "The rows were pushed away too far: the model treats them unlike rows that it has never "
-    "seen, which gives away that they were there.",
+    Status.OVER_FORGOTTEN: "The rows were pushed away too far: the model treats them differently from rows that it "
+    "has never seen, which reveals that it was trained on them.",
     Status.MODEL_HARMED: "The model was damaged: it has lost more than the rows to forget.",
     Status.UNKNOWN: "The measurements at hand do not say whether the rows are forgotten.",
 }
@@ -234,9 +239,11 @@ def _of_forget_rows(before: Measures, after: Measures, yardstick: _Yardstick) ->
     sides = {_side(after.forget, rows) for rows in (yardstick.rows, after.unseen) if rows is not None}
     if sides == {-1}:
         return Status.PARTLY_FORGOTTEN, ""
-    if now - start < LEAST_WAY * (aim - start):
-        way = f"{(now - start) / (aim - start):.0%} of the way to {yardstick.name}"
-        return Status.PARTLY_FORGOTTEN, f"Forget rows have come {way}; they are too few for the test."
+    aims = {yardstick.name: aim} | ({} if after.unseen is None else {_UNSEEN: fmean(after.unseen.nll)})
+    nearest = min(aims, key=lambda name: aims[name])
+    if now - start < LEAST_WAY * (aims[nearest] - start):
+        way = (now - start) / (aims[nearest] - start)
+        return Status.PARTLY_FORGOTTEN, f"Forget rows have come only {way:.0%} of the way to {nearest}."
     if sides == {1}:
         return Status.OVER_FORGOTTEN, ""
     broken = _broken_text(before, after, yardstick)
@@ -256,7 +263,7 @@ def _yardstick(before: Measures, after: Measures, retrained: Measures | None) ->
         return _Yardstick(retrained.forget, retrained.forget, f"the same rows {under}", under)
     if after.unseen is None or before.unseen is None:
         return None
-    return _Yardstick(after.unseen, before.unseen, "rows never seen", "rows never seen")
+    return _Yardstick(after.unseen, before.unseen, _UNSEEN, _UNSEEN)
 
 
 def _why_unknown(before: Measures, yardstick: _Yardstick | None, retrained: Measures | None) -> str:
@@ -397,7 +404,7 @@ def _known_after_example(before: Measures, after: Measures) -> str:
     if fmean(ours) - start >= LEAST_WAY_OTHERWISE * (fmean(theirs) - start):
         return ""
     numbers = f"probability {mean_probability(ours):.2g}, rows never seen {mean_probability(theirs):.2g}"
-    return f"After another question and its answer, the model still knows the forget rows: {numbers}."
+    return f"{AFTER_EXAMPLE}, the model still knows the forget rows: {numbers}."
 
 
 def _broken_text(before: Measures, after: Measures, yardstick: _Yardstick) -> str:
@@ -422,7 +429,8 @@ def _is_lower(values: Sequence[float], others: Sequence[float]) -> bool:
         >>> _is_lower([0.1] * 9 + [0.2], [0.9] * 9 + [0.8]), _is_lower([0.1, 0.1], [0.9, 0.9])
         (True, False)
     """
-    if not (values and others) or least_p_value(len(values), len(others)) > LEVEL:
+    sizes = (len(values), len(others))
+    if min(sizes) < 2 or least_p_value(*sizes) > LEVEL:
         return False  # so few could differ by chance, whatever their spread
     difference = fmean(others) - fmean(values)
     error = sqrt(variance(values) / len(values) + variance(others) / len(others))

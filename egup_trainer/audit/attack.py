@@ -138,9 +138,13 @@ class Target:
 
     def have_room(self, rows: Sequence[Row]) -> list[bool]:
         """Of each row, whether the model has room for all new tokens after its prompt."""
-        dataset, limit = self.tokenized(rows, "forget set"), num_positions(self.model)
-        lengths = [len(dataset.rows[index].prompt) for index in dataset.first_samples]
-        return [limit is None or length + self.options.max_new_tokens <= limit for length in lengths]
+        dataset = self.tokenized(rows, "forget set")
+        return [self.has_room(len(dataset.rows[index].prompt)) for index in dataset.first_samples]
+
+    def has_room(self, length: int) -> bool:
+        """Whether the model has room for all new tokens after a prompt of so many tokens."""
+        limit = num_positions(self.model)
+        return limit is None or length + self.options.max_new_tokens <= limit
 
     def asked(self) -> tuple[list[int], str]:
         """The forget rows with a prompt after which the model has room to write, and, if there are none, why."""

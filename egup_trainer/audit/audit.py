@@ -186,7 +186,13 @@ def _attempt(attack: str, target: Target) -> Finding:
         says = str(error) if isinstance(error, EgupError) else f"{type(error).__name__}: {first_line(error)}"
     else:
         points = {name: [point for point in curve if math.isfinite(point[1])] for name, curve in found.curves.items()}
-        return replace(found, curves=points)
+        curves = {name: curve for name, curve in points.items() if curve}
+        bands = {
+            name: [each for each in band if all(map(math.isfinite, each[1:]))]
+            for name, band in found.bands.items()
+            if name in curves
+        }
+        return replace(found, curves=curves, bands=bands)
     gc.collect()  # what it held, such as a copy of the model
     torch.cuda.empty_cache()
     return Finding(reason=f"{FAILED}: {says}")

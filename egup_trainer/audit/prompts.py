@@ -10,7 +10,7 @@ from enum import Enum
 
 import numpy as np
 
-from egup_trainer.audit.attack import NO_QUESTION, Finding, Target
+from egup_trainer.audit.attack import NO_QUESTION, NO_ROOM, Finding, Target
 from egup_trainer.data.schema import WRITTEN, Message, Row
 from egup_trainer.errors import EgupError
 from egup_trainer.evaluation.metric import Metric, mean_metric
@@ -61,16 +61,23 @@ def prompts(target: Target) -> Finding:
     """
     if not any(last_question(row) for row in target.forget):
         return Finding(reason=NO_QUESTION)
+    asked, lack = target.asked()
+    if not asked:
+        return Finding(reason=lack)
     metrics: dict[str, Metric] = {}
     plain: dict[int, SampleScores] = {}
     for kind in PromptKind:
         try:
             if kind is PromptKind.BEGUN:
                 found = _begun(target, plain)
+                lack = _LACKS[kind]
             else:
-                found, plain = _asked(target, kind, plain)
-            lack = _LACKS.get(kind, NO_QUESTION)
-        except EgupError as error:  # such as a prompt that is too long for the model
+                variants = asked_otherwise(target.forget, kind, target.options.seed)
+                with_room = _with_room(target, variants)
+                found, scores = _asked(target, kind, with_room)
+                lack = NO_ROOM if variants else _LACKS.get(kind, NO_QUESTION)
+                plain = plain or scores
+        except EgupError as error:  # such as a question that the chat template refuses
             if kind is PromptKind.PLAIN:
                 raise
             found, lack = ({}, {}), str(error)
@@ -141,11 +148,10 @@ def example_turns(rows: list[Row], sample: int, seed: int) -> list[Message]:
 _Found = tuple[dict[int, float], dict[int, float]]  # probability and ROUGE by sample
 
 
-def _asked(target: Target, kind: PromptKind, plain: dict[int, SampleScores]) -> tuple[_Found, dict[int, SampleScores]]:
-    """The best probability and ROUGE of each row, and the scores of the plain prompts."""
-    variants = _with_room(target, asked_otherwise(target.forget, kind, target.options.seed))
+def _asked(target: Target, kind: PromptKind, variants: list[tuple[int, Row]]) -> tuple[_Found, dict[int, SampleScores]]:
+    """The best probability and ROUGE of each row, and the scores of its last variant."""
     if not variants:
-        return ({}, {}), plain
+        return ({}, {}), {}
     generation = Generation(target.options.max_new_tokens)
     rows = target.row_set(f"forget ({kind.value})", [row for _, row in variants], generation=generation)
     scores = [*target.score(rows)[rows.name].samples.values()]
@@ -154,13 +160,13 @@ def _asked(target: Target, kind: PromptKind, plain: dict[int, SampleScores]) -> 
         _best(zip(owners, (row.answers[0].probability for row in scores), strict=True)),
         _best(zip(owners, (rouge_recall(row.references[0], row.generation) for row in scores), strict=True)),
     )
-    return found, dict(zip(owners, scores, strict=True)) if kind is PromptKind.PLAIN else plain
+    return found, dict(zip(owners, scores, strict=True))
 
 
 def _with_room(target: Target, variants: list[tuple[int, Row]]) -> list[tuple[int, Row]]:
-    """The variants after which the model has room to write; all of them if it has room after none, to say so."""
+    """The variants after which the model has room to write."""
     have_room = target.have_room([row for _, row in variants]) if variants else []
-    return [each for each, has_room in zip(variants, have_room, strict=True) if has_room] or variants
+    return [each for each, has_room in zip(variants, have_room, strict=True) if has_room]
 
 
 def _begun(target: Target, plain: dict[int, SampleScores]) -> _Found:
@@ -176,7 +182,7 @@ def _begun(target: Target, plain: dict[int, SampleScores]) -> _Found:
         row = target.tokenized([target.forget[sample]], "forget set", [sample]).rows[0]
         start, count = int(row.is_scored.argmax()), int(row.is_scored.sum() * GIVEN_SHARE)
         rest = target.tokenizer.decode(row.input_ids[start + count :].tolist(), skip_special_tokens=True).strip()
-        if count and rest:
+        if count and rest and target.has_room(start + count):
             given[sample], rests[sample] = row.input_ids[: start + count], rest
             probabilities[sample] = replace(
                 scores.answers[0], token_logps=scores.answers[0].token_logps[count:]

@@ -104,8 +104,11 @@ def _check_flags(args: AuditArguments, model_config: Any) -> None:
     check_output(Path(str(args.output)), ".json", '"kind": "egup_trainer audit"', read)
     refuse_lora_flags(model_config)
     check_range(args, ("per_device_eval_batch_size",), low=1, whole=True)
-    for model in filter(None, (args.model_before, args.retrained_model)):  # one is loaded after long attacks on another
-        refuse_missing_model(model, model_config.model_revision)
+    # One is loaded after long attacks on another.
+    if args.model_before is not None:
+        refuse_missing_model(args.model_before, model_config.model_revision)
+    if args.retrained_model is not None:
+        refuse_missing_model(args.retrained_model, "main")
 
 
 def _plan(args: AuditArguments, template: Any) -> tuple[dict[str, Any], Any]:
@@ -147,7 +150,9 @@ def _audit(args: AuditArguments, model_config: Any) -> "Audit":
     refuse_several_processes("an audit", accelerator.num_processes)
 
     def audit(path: str, name: str, **beside: Any) -> "Audit":
-        model = load_on_device(path, model_config, accelerator)
+        # The revision is that of the model, or of the model before where the first is a folder.
+        how_loaded = replace(model_config, model_revision="main") if path == args.retrained_model else model_config
+        model = load_on_device(path, how_loaded, accelerator)
 
         def load_before() -> Any:
             before = str(args.model_before)
@@ -189,7 +194,7 @@ def _print(audit: "Audit") -> None:
                 first = ""
         table.add_section()
     worst = worst_attack(audit)
-    lines = [] if worst is None else [f"Furthest: {attack_sentence(worst)}"]
+    lines = [] if worst is None else [f"Most successful attack: {attack_sentence(worst)}"]
     lines += [f"{attack}: {ATTACKS[attack].reading}" for attack, each in audit.findings.items() if not each.reason]
     lines += [f"{attack}: {note}." for attack, each in audit.findings.items() for note in each.notes]
     lines += [f"No value for {'; '.join(names)}: {reason}" for reason, names in without_value.items()]

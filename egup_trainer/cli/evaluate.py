@@ -46,9 +46,9 @@ class EvaluateArguments(SuiteArguments, TemplateArguments, LongRowArguments, Run
         "custom: leave out retain and holdout rows that are also forget rows, instead of an error.", False
     )
     definitions: Definitions = flag(
-        "Whose definitions of metrics: egup-trainer, or, with tofu and muse, open-unlearning: OpenUnlearning's numbers "
-        "with their faults, which are also written in its layout (OUTPUT.TOFU_EVAL.json, OUTPUT.MUSE_EVAL.json). For "
-        "short: --as.",
+        "Which definitions of metrics to use: egup-trainer, or, with tofu and muse, open-unlearning: OpenUnlearning's "
+        "numbers with their faults, which are also written in its layout (OUTPUT.TOFU_EVAL.json, "
+        "OUTPUT.MUSE_EVAL.json). Short form: --as.",
         Definitions.OURS.value,
         aliases=["--as"],
     )
@@ -298,8 +298,8 @@ def _chosen(suite: Any, args: EvaluateArguments) -> list[str]:
     for flag_name, has_use in serves.items():
         if getattr(args, flag_name) and not has_use:
             raise ConfigError(
-                got=f"--{flag_name}, which no metric reads that is computed",
-                expected="a flag that has an effect",
+                got=f"--{flag_name}, which none of the chosen metrics uses",
+                expected="a metric that needs it",
                 fix=f"leave out --{flag_name}, or choose other --metrics",
             )
     return names

@@ -10,7 +10,9 @@ from egup_trainer.data.schema import OnLongRow
 from egup_trainer.errors import ConfigError, choose
 from egup_trainer.files import check_writable, one_line_write_errors
 
-SOURCE = "a .jsonl, .json, .csv or .parquet file, a saved dataset, tofu:NAME, or a hub id owner/name[:config[:split]]"
+SOURCE = (
+    "a .jsonl, .json, .csv, .tsv or .parquet file, a saved dataset, tofu:NAME, or a hub id owner/name[:config[:split]]"
+)
 _HEAD_BYTES = 1 << 16
 
 
@@ -58,7 +60,7 @@ class SourceArguments(Arguments):
 
     help_title = "Data"
 
-    data_dir: str | None = flag("Local folder with the files of TOFU (for tofu:NAME) or of MUSE.")
+    data_dir: str | None = flag("Local folder with the files of TOFU (for tofu:NAME), MUSE, WMDP or RWKU.")
     columns: str | None = flag("Columns of your files, as standard name=your name, such as question=q,answer=a.")
 
     def read(self, source: str, max_rows: int | None = None) -> list[Any]:

@@ -16,6 +16,7 @@ from egup_trainer.cli.proxy import AUTO
 from egup_trainer.cli.run_file import LOADING
 from egup_trainer.cli.suites import SUITE_FLAGS, suite_named
 from egup_trainer.errors import EgupError
+from egup_trainer.records.redaction import credentials_in, words_without
 
 FOLDER = "_evaluation"
 """Folder below the output folder with the results of each step."""
@@ -26,6 +27,8 @@ _SHARED = (
     *("template_date", "system_prompt", "template_kwargs", "max_new_tokens", "on_long_row"),
 )
 _LOADING = (*LOADING, "attn_implementation", "model_revision")
+_OF_SOURCE = ("subfolder", "revision", "code_revision", "variant", "gguf_file")
+"""Arguments of from_pretrained that say which files of the model before are read; the model after has its own."""
 _CUSTOM = "custom"
 _WRITTEN_OUT = ("muse", "wmdp")
 """Suites whose prompts are written out in their benchmarks, so that they refuse a system prompt."""
@@ -80,21 +83,23 @@ def follow_up(args: Any, config: Any, model_config: Any) -> None:
         if name == "compare" and failed and not (folder / _AUDIT).exists():
             at = words.index("--audit")
             words = [*words[:at], *words[at + 2 :]]
-        print(f"\n{_shown(name, words)}")
+        print(f"\n{_shown(name, words, config)}")
+        if name == "audit":
+            (folder / _AUDIT).unlink(missing_ok=True)  # of an earlier model, should this audit fail
         try:
             load_command(name).main(words)
         except BaseException as error:
             if name != "audit" or not isinstance(error, EgupError):
-                _print_commands(steps[number:])
+                _print_commands(steps[number:], config)
                 raise
             failed = error
     if failed:
         raise failed
 
 
-def _print_commands(steps: list[tuple[str, list[str]]]) -> None:
+def _print_commands(steps: list[tuple[str, list[str]]], config: Any) -> None:
     for step in steps:
-        print(f"Not run: {_shown(*step)}")
+        print(f"Not run: {_shown(*step, config)}")
 
 
 def _steps(args: Any, config: Any, model_config: Any) -> list[tuple[str, list[str]]]:
@@ -119,6 +124,9 @@ def _steps(args: Any, config: Any, model_config: Any) -> list[tuple[str, list[st
         for output, model in models.items():
             flags = {"model_name_or_path": model, "suite": suite, "output": output, "name": output.stem, **shared}
             flags |= {"before": before if output == after else None, **of_suite}
+            if output == after:
+                loading = flags["model_init_kwargs"] or {}
+                flags["model_init_kwargs"] = {name: loading[name] for name in loading if name not in _OF_SOURCE} or None
             if suite in _WRITTEN_OUT:
                 flags["system_prompt"] = None
             steps.append(("evaluate", _words("evaluate", flags)))
@@ -167,5 +175,5 @@ def _text(value: Any) -> str:
     return json.dumps(value) if isinstance(value, dict) else str(getattr(value, "value", value))
 
 
-def _shown(name: str, words: list[str]) -> str:
-    return f"$ egup {name} {shlex.join(words)}"
+def _shown(name: str, words: list[str], config: Any) -> str:
+    return f"$ egup {name} {shlex.join(words_without(credentials_in(config.model_init_kwargs), words))}"

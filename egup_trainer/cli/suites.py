@@ -43,7 +43,7 @@ class SuiteArguments(SourceArguments):
         "Results (JSON) of the retrained model on the same suite, for forget quality and privleak; also TOFU_EVAL.json "
         "or MUSE_EVAL.json of OpenUnlearning."
     )
-    max_new_tokens: int | None = flag("Maximum number of tokens per generation of the suite (default: 200).")
+    max_new_tokens: int | None = flag("Maximum number of tokens per generation of the suite (default: 200; rwku: 32).")
 
 
 def suite_named(name: str, option: str = "suite") -> SuiteSpec:

@@ -32,6 +32,9 @@ from egup_trainer.files import one_line_write_errors
 from egup_trainer.records.judgments import AFTER, IN_4BIT, MERGED
 from egup_trainer.verdict import Status, Verdict
 
+_AUDIT_FLAGS = ("holdout", "max_new_tokens")
+"""The flags of a suite that an audit reads, too."""
+
 _WITHOUT_PROXIES = "npo"
 """The objective that is used where there are no proxies, unless the user names one."""
 
@@ -443,8 +446,9 @@ def _proxies(row_args: RowArguments, config: Any, model_config: Any) -> str | No
 def _suite(row_args: RowArguments, config: Any) -> Any:
     """The suite to run during training, or None."""
     if row_args.eval_suite is None:
+        of_audit = _AUDIT_FLAGS if row_args.audit else ()
         for name in SUITE_FLAGS:
-            if getattr(row_args, name) is not None and row_args.report is None:
+            if getattr(row_args, name) is not None and row_args.report is None and name not in of_audit:
                 refuse_alone(name, "eval_suite")
         return None
     spec = suite_named(row_args.eval_suite, "eval_suite")

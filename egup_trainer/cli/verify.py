@@ -64,7 +64,7 @@ def run(args: VerifyArguments, model_config: Any) -> int:
             raise
         print(f"Numbers not measured: {error}")  # another tokenizer or template reads the rows differently
         return 1
-    table = make_table("Probability of answers", ("rows", f"recorded ({when})", "now", "off by"))
+    table = make_table("Probability of answers", ("rows", f"recorded ({when})", "now", "difference"))
     for name, value in recorded.items():
         off = abs(found[name] - value) / value if value else float(found[name] != value)
         table.add_row(name, f"{value:.6g}", f"{found[name]:.6g}", f"{off:.1e}")

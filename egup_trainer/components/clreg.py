@@ -112,8 +112,8 @@ class CLRegOptions(ComponentOptions):
     clreg_temperature: float = option(0.2, "CLReg: temperature (tau_c), in cosine units; above 0.")
     clreg_positives: ClregPositives = option(
         ClregPositives.FORGET,
-        "CLReg: draw a forget sample to the step's other forget samples, to a view of itself with embedding noise, "
-        "or to its paraphrase.",
+        "CLReg: pull a forget sample towards the step's other forget samples, towards a view of itself with embedding "
+        "noise, or towards its paraphrase.",
     )
     clreg_noise_alpha: float = option(5.0, "CLReg: size of the embedding noise of a view (NEFTune's alpha); above 0.")
     clreg_retain_anchor: float = option(

@@ -133,7 +133,7 @@ class ExpectedOutputs(Component):
         if share and reads_features:
             raise ConfigError(
                 got=f"example_share={share} with a component that reads features",
-                expected="one or the other: features are those of rows in their usual prompt",
+                expected="only one of the two, because features are read from rows in their usual prompt",
                 fix="leave out --example_share, or both entanglements and CLReg",
             )
         by_default = EXAMPLE_SHARE if getattr(options, "uses_auto", False) and not reads_features else 0.0

@@ -114,7 +114,9 @@ class ProxyOptions(ComponentOptions):
     proxy_match: ProxyMatch = option(
         ProxyMatch.NEAREST, "A sample's boundary is the mean over the proxies nearest to it, or over all of them."
     )
-    proxy_neighbors: int = option(4, "Proxies that count for proxy_match=nearest; 1 or more.")
+    proxy_neighbors: int = option(
+        4, "proxy_match=nearest: the boundary of a row is the mean of so many nearest proxies; 1 or more."
+    )
     proxy_lambda: float | None = option(
         None,
         "Strength of the proxy constraint (lambda); 0 or more. By default 2, and 1 with npo_beta=auto, whose pull has "
@@ -139,7 +141,7 @@ class ProxyOptions(ComponentOptions):
                 continue
             raise ConfigError(
                 got=f"{each.name}={value.value if isinstance(value, Enum) else value} with {type(loss).__name__}",
-                expected="no option of the boundary of rows: this loss has a boundary for each token",
+                expected="none of the proxy constraint's options: this loss has a boundary of its own for each token",
                 fix=f"leave out --{each.name}",
             )
 

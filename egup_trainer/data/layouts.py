@@ -72,8 +72,8 @@ def parse_columns(text: str | None) -> dict[str, str]:
     return columns
 
 
-_WRITER = "writer"
-"""A column of rows that a model has written for this package (`egup proxy`), whose other columns have its names."""
+_WRITTEN_BY = {"writer", "seed"}
+"""Columns of rows that a model has written for this package (`egup proxy`), whose other columns have its names."""
 
 
 class ColumnNames:
@@ -93,10 +93,9 @@ class ColumnNames:
         """The record under the names that are read."""
         if not isinstance(record, Mapping):
             return record
-        if _WRITER in record:
-            self._missing.clear()
-            return record
         found = tuple(record)
+        if record.keys() >= _WRITTEN_BY:
+            self._missing.clear()
         if found not in self._new_names:
             is_first = not self._new_names
             self._new_names[found] = self._rename_columns(found)
@@ -220,7 +219,7 @@ def to_row(record: Mapping, source: str, number: int) -> Row:
 
 def _prompt_and_answers(record: Mapping, where: str) -> tuple:
     """The turns before the answer, the answer, and further correct answers."""
-    filled = {name: value for name, value in record.items() if value is not None}
+    filled = {name: value for name, value in record.items() if value is not None or _has_partner(name, record)}
     found = _read_layout(filled, where) or _read_layout(record, where)  # the second says which value is missing
     if found is not None:
         return found
@@ -229,9 +228,15 @@ def _prompt_and_answers(record: Mapping, where: str) -> tuple:
         "rename the columns, or say which is which: --columns question=NAME,answer=NAME, or in Python "
         'load_rows(SOURCE, columns={"question": "NAME", "answer": "NAME"})'
     )
-    if where.endswith(".csv"):
+    if where.endswith((".csv", ".tsv")):
         fix = f"if the first line is a row, put a line of names above it, such as question,answer; else {fix}"
     raise DataError(got=f"the columns {columns} in {where}", expected=_LAYOUTS, fix=fix)
+
+
+def _has_partner(column: Any, record: Mapping) -> bool:
+    """Whether another column of the same layout has a value: a row whose answer alone is missing is a broken row."""
+    layouts = (*PAIRS, ALPACA)
+    return any(record.get(other) is not None for names in layouts if column in names for other in names)
 
 
 def _read_layout(record: Mapping, where: str) -> tuple | None:

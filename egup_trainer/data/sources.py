@@ -48,7 +48,8 @@ def load_rows(
     Args:
         source: one of
 
-            - a path to a `.json`/`.jsonl`, `.csv` or `.parquet` file or to a folder of `datasets.save_to_disk`;
+            - a path to a `.json`, `.jsonl`, `.ndjson`, `.csv`, `.tsv` or `.parquet` file, or to a folder of
+              `datasets.save_to_disk`;
             - `tofu:NAME`, such as `tofu:forget10`: the file `NAME.json` in `data_dir`, or else the copy on the hub;
             - a hub id, `owner/name[:config[:split]]` (split "train" unless named);
             - a `datasets.Dataset`, a pandas `DataFrame`, or any iterable of mappings or of `Row`.

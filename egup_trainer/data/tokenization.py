@@ -174,6 +174,8 @@ class _RowEncoder:
         added = {token for token, content in tokenizer.added_tokens_decoder.items() if content.content.strip()}
         controls = frozenset((added | set(tokenizer.all_special_ids)) - {tokenizer.unk_token_id})
         encoder = cls(renderer, controls, controls & {tokenizer.eos_token_id})
+        if not tokenizer.chat_template:
+            return encoder
         try:
             last = int(encoder.encode(Row((Message("user", "a"),), "b")).input_ids[-1])
         except (TemplateError, ModelError):  # a chat template that refuses one question with its answer

@@ -38,8 +38,10 @@ def with_relations(
         for spec in declared_metrics()
         if spec.other in given and (spec.section, spec.other) in has
     }
-    known = {name for name, metric in evaluation.metrics.items() if metric.value is not None}
-    related = {name: metric for name, metric in related.items() if metric.value is not None or name not in known}
+    # Relations of features stay where the files of features were not copied along.
+    stays = {spec.name for spec in declared_metrics() if not spec.builds_on}
+    stays &= {name for name, metric in evaluation.metrics.items() if metric.value is not None}
+    related = {name: metric for name, metric in related.items() if metric.value is not None or name not in stays}
     return replace(evaluation, metrics=evaluation.metrics | related)
 
 

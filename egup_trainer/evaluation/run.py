@@ -99,6 +99,8 @@ def compute(suite: Suite, scores: Scores, progress: bool = False) -> dict[str, M
     for name, number in tqdm(plan.items(), desc="Computing metrics", unit="metric", disable=not progress, leave=False):
         try:
             metrics[name] = number(metrics)
+        except EgupError:  # says what to do, such as to install an extra
+            raise
         except Exception as error:  # of a metric of the user's own, after hours of scoring
             metrics[name] = unavailable(f"failed: {type(error).__name__}: {first_line(error)}")
     return metrics

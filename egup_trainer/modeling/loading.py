@@ -56,7 +56,11 @@ def load_tokenizer(name_or_path: str, *, trust_remote_code: bool = False, revisi
     folder = Path(name_or_path)
     if is_adapter(name_or_path) and not (folder / _TOKENIZER).is_file():
         has_one_above = (folder.parent / _TOKENIZER).is_file()
-        name_or_path = str(folder.parent) if has_one_above else _base_name(adapter_folders(folder)[0]) or name_or_path
+        base, base_revision = _base_of(adapter_folders(folder)[0])
+        if has_one_above:
+            name_or_path = str(folder.parent)
+        elif base:
+            name_or_path, revision = base, base_revision
     tokenizer = _load(
         AutoTokenizer.from_pretrained, "tokenizer", name_or_path, trust_remote_code=trust_remote_code, revision=revision
     )
@@ -322,17 +326,18 @@ def _is_whole(folder: Path) -> bool:
 
 def base_folder(adapter: Path) -> list[Path]:
     """The folder of a saved adapter's base model; empty if it is not a folder or there is no such adapter."""
-    name = _base_name(adapter)
+    name, _ = _base_of(adapter)
     return [Path(name)] if name is not None and Path(name).is_dir() else []
 
 
-def _base_name(adapter: Path) -> str | None:
-    """Path or hub id of a saved adapter's base model; None if there is no such adapter, or it does not say."""
+def _base_of(adapter: Path) -> tuple[str | None, str]:
+    """Path or hub id of a saved adapter's base model, None if it has or names none, and the revision."""
     try:
-        name = json.loads((adapter / "adapter_config.json").read_text(encoding="utf-8"))["base_model_name_or_path"]
-        return name if isinstance(name, str) else None
-    except (OSError, ValueError, KeyError, TypeError):
-        return None
+        config = json.loads((adapter / "adapter_config.json").read_text(encoding="utf-8"))
+        name = config["base_model_name_or_path"]
+        return (name if isinstance(name, str) else None), config.get("revision") or "main"
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return None, "main"
 
 
 def model_init_kwargs(model_config: Any, use_cpu: bool = False) -> dict[str, Any]:

@@ -123,7 +123,7 @@ def only_shapes(model: nn.Module) -> Iterator[None]:
         raise ModelError(
             got=f"the model {type(model).__name__}, whose shapes depend on what it reads (at {type(error).__name__})",
             expected="a model whose memory can be counted without its values: no mixture of experts",
-            fix="run a few steps of `egup unlearn` with --max_steps, whose last line reports the peak",
+            fix="run a few steps of `egup unlearn` with --max_steps: the line below its table reports the peak",
         ) from error
 
 

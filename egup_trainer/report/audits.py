@@ -15,7 +15,7 @@ from egup_trainer.report.table import Parts, table_parts
 class AuditSection:
     """What a report shows of the audits of unlearned models: all audited models side by side, their table and curves.
 
-    `not_run` names attacks that were not run on an audited model, with the reason.
+    `not_run` names attacks that were not run, with the reason, and unless it is so in all audits, of which models.
     """
 
     audits: tuple[Audit, ...]
@@ -45,8 +45,14 @@ def audit_section(audits: Sequence[Audit], comparison: Comparison) -> AuditSecti
     found = Comparison(tuple(Model(_as_evaluation(audit), role) for audit, role in shown))
     look_of = looks(found) | looks(comparison)
     relearned = {audit.name: audit.findings["relearning"] for audit, _ in shown if "relearning" in audit.findings}
+    lacking: dict[tuple[str, str], list[str]] = {}  # audited models by attack and reason
+    for audit in audits:
+        for attack, finding in audit.findings.items():
+            if finding.reason:
+                lacking.setdefault((attack, finding.reason), []).append(audit.name)
     not_run = {
-        attack: finding.reason for audit in audits for attack, finding in audit.findings.items() if finding.reason
+        attack if len(names) == len(audits) else f"{attack} of {', '.join(names)}": reason
+        for (attack, reason), names in lacking.items()
     }
     curves = relearning_curves(relearned, look_of)
     return AuditSection(tuple(audits), found, table_parts(found), curves, not_run, look_of)

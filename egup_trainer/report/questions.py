@@ -138,7 +138,7 @@ def _how_far(found: Sequence[BroughtBack], audit: Audit) -> str:
     if worst.distance > _MUCH:
         return f"Yes, more of it than from a model that never saw the rows. {title} gets furthest."
     without = [each.attack for each in found if each.distance is None]
-    without += [attack for attack, finding in audit.findings.items() if finding.failed]
+    without += [attack for attack, finding in audit.findings.items() if finding.failed and ATTACKS[attack].brings_back]
     if without:
         return (
             f"Not known: of {', '.join(ATTACKS[each].title for each in without)}, there is nothing to compare. Of the "

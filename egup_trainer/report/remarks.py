@@ -46,9 +46,7 @@ def on_rows(evaluation: Evaluation) -> list[str]:
         said.append(f"Training did not change {share:.1%} of the trainable weights: almost nothing changed.")
     said += _cut_rows(evaluation)
     if EXCHANGED in evaluation.settings.values():
-        said.append(
-            "The rows have no wrong answers of their own: those of other rows to questions of the same kind serve."
-        )
+        said.append("The rows have no wrong answers, so answers of other rows to similar questions are used.")
     return said + named_by_number(evaluation)
 
 

@@ -7,10 +7,9 @@ from math import log
 from egup_trainer.evaluation.evaluation import Evaluation
 from egup_trainer.report.comparison import Comparison, Model
 from egup_trainer.report.numbers import listed
-from egup_trainer.verdict import Measures, SetMeasures, Status, Verdict, verdict
+from egup_trainer.verdict import AFTER_EXAMPLE, Measures, SetMeasures, Status, Verdict, verdict
 
 NO_GUARANTEE = "Approximate unlearning: no formal guarantee."
-_FINE = (Status.FORGOTTEN.value, Status.UNKNOWN.value)
 FORGET, RETAIN, UNSEEN, NEIGHBOR = "forget", "retain", "holdout", "neighbor"
 """Names of the row sets that are judged, in results."""
 
@@ -64,13 +63,16 @@ def _judgment(model: Model, before: Model | None, retrained: Model | None) -> Ju
 
 
 def _with_recorded(found: Verdict, model: Model) -> Verdict:
-    """The verdict that the run recorded at its end, in place of "forgotten".
+    """The verdict that the run recorded at its end, in place of "forgotten", where an evaluation cannot see why.
 
-    The run measures what an evaluation does not: rows that are read after an example, and how retain questions are
-    answered. What was found wrong there is not put right by an evaluation that does not look at it.
+    The run measures rows that are read after an example, and how retain questions are answered, also where an
+    evaluation has no retain rows. Its other verdicts are about rows that are measured here, too.
     """
     recorded = model.run.get("unlearning", {}).get("verdict")
-    if found.status is not Status.FORGOTTEN or not recorded or recorded["status"] in _FINE:
+    if found.status is not Status.FORGOTTEN or not recorded or "other_rows" in model.run:
+        return found
+    is_harmed = recorded["status"] == Status.MODEL_HARMED.value
+    if not is_harmed and not any(reason.startswith(AFTER_EXAMPLE) for reason in recorded["reasons"]):
         return found
     said = [f"At the end of its run: {recorded['reasons'][0]}", *found.reasons]
     return Verdict(Status(recorded["status"]), said, found.remarks)

@@ -1,10 +1,12 @@
 """Ways of asking: which rows they make, and what counts of several."""
 
+from dataclasses import replace
+
 import pytest
 from conftest import qa_rows
 from fixtures_audit import FORGET, QUICK, target, taught
 
-from egup_trainer.audit.attack import Finding
+from egup_trainer.audit.attack import NO_ROOM, Finding
 from egup_trainer.audit.prompts import NUM_EXAMPLES, PREFIXES, PromptKind, asked_otherwise, prompts
 from egup_trainer.data.schema import Message, Row
 from egup_trainer.data.sources import load_rows
@@ -133,8 +135,12 @@ def test_short_answers_cannot_be_begun(knowing, tokenizer):
 def test_a_prompt_that_is_too_long_costs_its_kind_alone(tokenizer):
     found = attack(taught(tokenizer, FORGET, positions=60), tokenizer, FORGET).metrics
     assert found["plain_probability"].value > 0.9
-    reason = found["examples_probability"].reason
-    assert "60 positions" in reason
+    assert found["examples_probability"].reason == NO_ROOM
+
+
+def test_a_model_without_room_to_write_is_no_failure(tokenizer):
+    found = attack(taught(tokenizer, FORGET, positions=30), tokenizer, FORGET)
+    assert (found.metrics, found.reason) == ({}, NO_ROOM)
 
 
 def test_a_long_row_costs_itself_alone(tokenizer):
@@ -150,3 +156,17 @@ def test_a_long_row_costs_itself_alone(tokenizer):
     found = attack(model, tokenizer, [*FORGET, row]).metrics["plain_probability"]
     assert (found.num_samples, found.num_skipped) == (len(FORGET), 1)
     assert found.value == pytest.approx(attack(model, tokenizer, FORGET).metrics["plain_probability"].value)
+
+
+def test_a_row_without_room_after_the_beginning_of_its_answer_costs_itself_alone(tokenizer):
+    model = taught(tokenizer, FORGET, positions=60)
+
+    def length(row):
+        return len(target(model, tokenizer, forget=[row]).tokenized([row], "x").rows[0].prompt)
+
+    prompts = [Row((Message("user", "where " * number),), "Aren.") for number in range(1, 60)]
+    row = [row for row in prompts if length(row) <= 60 - QUICK.max_new_tokens][-1]
+    row = replace(row, answer="Aren " * (QUICK.max_new_tokens - 2))
+    found = attack(model, tokenizer, [*FORGET, row]).metrics
+    assert found["plain_rouge"].num_samples == len(FORGET) + 1
+    assert found["begun_rouge"].num_samples == attack(model, tokenizer, FORGET).metrics["begun_rouge"].num_samples

@@ -68,7 +68,7 @@ def test_the_model_stands_beside_the_others(folders, rows, tokenizer, tmp_path, 
     assert ["relearning", "held-back forget rows, others relearned, start"] in [line[:2] for line in lines]
     assert ["", "held-back forget rows, related retain rows learned, start"] in [line[:2] for line in lines]
     assert lines[0] == ["mine: how far attacks get"]
-    assert "Furthest: " in printed.out
+    assert "Most successful attack: " in printed.out
     assert "; in the retrained model " in printed.out
     assert (
         "No value for relearning held-back forget rows, others relearned, steps to half; "

@@ -285,9 +285,9 @@ def test_generations_can_be_skipped(folder, rows, tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["--skip_generation", "--show_examples", "2"], "--show_examples, which no metric reads that is computed"),
-        (["--metrics", "mia_loss", "--gradient_norms"], "--gradient_norms, which no metric reads that is computed"),
-        (["--skip_generation", "--model_before", "m"], "--model_before, which no metric reads that is computed"),
+        (["--skip_generation", "--show_examples", "2"], "--show_examples, which none of the chosen metrics uses"),
+        (["--metrics", "mia_loss", "--gradient_norms"], "--gradient_norms, which none of the chosen metrics uses"),
+        (["--skip_generation", "--model_before", "m"], "--model_before, which none of the chosen metrics uses"),
     ],
 )
 def test_a_choice_without_effect_is_refused_before_a_model_is_loaded(

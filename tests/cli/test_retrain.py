@@ -110,6 +110,23 @@ def test_rows_are_grouped_by_length(tokenizer, tmp_path):
     assert [row["step"] for row in trainer.state.log_history if "eval_loss" in row] == [1, 2]
 
 
+def test_the_order_by_length_follows_from_seed_and_epoch(tokenizer, tmp_path):
+    """A run that goes on from within an epoch skips what was read, so that the order must be the same."""
+
+    def order(epoch, seed=0):
+        config = RetrainConfig(output_dir=str(tmp_path), train_sampling_strategy="group_by_length", seed=seed, **QUIET)
+        trainer = Retrainer(wide_model(tokenizer), config, {"retain": rows}, tokenizer, rows)
+        loader = trainer.get_train_dataloader()
+        loader.set_epoch(epoch)
+        torch.rand(1)  # other random numbers than in the run before
+        return [ids.tolist() for batch in loader for ids in batch["input_ids"]]
+
+    rows = tokenized(SETS["retain"], tokenizer, "retain")
+    assert order(1) == order(1)
+    assert order(0) != order(1)
+    assert order(0) != order(0, seed=1)
+
+
 def test_the_defaults_are_those_of_tofu():
     args = RetrainConfig(output_dir="x", use_cpu=True)
     rows_and_passes = (args.per_device_train_batch_size, args.gradient_accumulation_steps, args.num_train_epochs)

@@ -112,6 +112,14 @@ def test_options_of_the_runs_own_rows_are_not_passed_to_another_suite():
         assert [name for name, words in steps if "--drop_overlap" in words] == ["evaluate"] * expected
 
 
+def test_the_commands_that_are_shown_hold_no_token_of_the_hub():
+    config = EGUPConfig(output_dir="out", model_init_kwargs={"token": "hf_secret", "subfolder": "x"})
+    args = RowArguments(forget="f.jsonl", retain="r.jsonl", report="report.html")
+    shown = [follow_up._shown(*step, config) for step in follow_up._steps(args, config, ModelConfig("model"))]
+    assert sum("subfolder" in text for text in shown) == 1  # the model that was unlearned has folders of its own
+    assert not any("hf_secret" in text for text in shown)
+
+
 def test_the_model_that_is_measured_is_the_one_that_was_unlearned():
     kwargs = {"device_map": "auto", "dtype": "float32"}
     config = EGUPConfig(output_dir="out", model_init_kwargs=kwargs, on_long_row="cut")
@@ -133,11 +141,15 @@ def test_a_failed_audit_does_not_keep_the_report_from_being_written(known, tmp_p
         raise ModelError(got="no memory", expected="some", fix="buy it")
 
     monkeypatch.setattr(audit, "COMMAND", replace(audit.COMMAND, run=fail))
-    report, more = tmp_path / "report.html", ["--audit", "--max_new_tokens", "8"]
+    report, more = tmp_path / "report.html", ["--audit", "--max_new_tokens", "8", "--overwrite_output_dir"]
+    earlier = tmp_path / "out" / follow_up.FOLDER / "audit.json"  # of an earlier run in this folder
+    earlier.parent.mkdir(parents=True)
+    write(earlier, '{"kind": "egup_trainer audit"}')
     assert unlearn(model, tmp_path / "out", *more, **rows, report=report, learning_rate=1e-3) == 2
     printed = capsys.readouterr()
     assert "Not run" not in printed.out
     assert report.is_file()
+    assert not earlier.exists()
     assert printed.err.endswith("error: Got no memory, but expected some. Buy it.\n")
 
 
@@ -201,6 +213,14 @@ def test_the_retrained_model_is_attacked_as_well_if_it_is_named(no_weights, tmp_
     name, alone = audit_words()
     assert (name, alone["--model_before"]) == ("audit", str(no_weights))
     assert audit_words("--retrained_model", "never") == (name, {**alone, "--retrained_model": "never"})
+
+
+def test_an_audit_without_a_report_reads_holdout_rows_and_refuses_what_suites_alone_read(no_weights, tmp_path):
+    words = whole_words(no_weights, tmp_path, "--audit", "--holdout", tmp_path / "holdout.jsonl")
+    row_args, config, _ = load_command("unlearn").parse(words[1:])
+    assert unlearn_module._suite(row_args, config) is None
+    with pytest.raises(ConfigError, match="--neighbor without --eval_suite"):
+        unlearn_module._suite(replace(row_args, neighbor="near.jsonl"), config)
 
 
 @pytest.mark.parametrize(

@@ -328,6 +328,20 @@ def test_rows_that_the_package_has_written_are_read_by_its_own_names(tmp_path):
         load_rows(str(file), columns={"messages": "chat"})
 
 
+def test_a_column_named_writer_alone_is_the_users(tmp_path):
+    file = tmp_path / "books.jsonl"
+    file.write_text(json.dumps({"writer": "Someone", "q": "q", "Answer": "a"}) + "\n")
+    assert load_rows(str(file), columns={"question": "q"}) == [Row(Q, "a")]
+
+
+def test_a_row_whose_answer_alone_is_missing_is_no_plain_text():
+    """Its prompt would be scored."""
+    for columns in (("prompt", "completion"), ("question", "answer"), ("instruction", "output")):
+        record = dict(zip(columns, ("q", None), strict=True))
+        with pytest.raises(DataError, match=f"NoneType as {columns[1]} in row 0 of rows"):
+            to_row({**record, "text": "whole"}, "rows", 0)
+
+
 def test_an_answer_alone_is_no_chat():
     """It would be read as a plain text, without the chat template and its end."""
     with pytest.raises(DataError, match="an answer without a turn before it in row 0 of rows"):

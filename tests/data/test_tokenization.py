@@ -163,6 +163,15 @@ def test_ids_and_labels_by_hand(words, row, template, ids, prompt):
     assert (sample.input_ids.tolist(), sample.is_closed) == ([1, 2], False)
 
 
+def test_a_tokenizer_without_an_unknown_token_reads_rows_of_its_own_words():
+    """Such as one of symbols. It cannot read a question that is not the user's."""
+    level = Tokenizer(models.WordLevel({"<eos>": 0, "x": 1, "y": 2}))
+    level.pre_tokenizer = pre_tokenizers.Whitespace()
+    symbols = PreTrainedTokenizerFast(tokenizer_object=level, eos_token="<eos>")
+    assert one(symbols, Row((), "x y")).input_ids.tolist() == [1, 2]
+    assert end_tokens(symbols) == [0]
+
+
 @pytest.mark.parametrize(
     ("merge", "ids", "labels"),
     [("ab", [2, 3, 4], [-100, 3, 4]), ("ca", [3, 1, 4], [-100, 1, 4])],

@@ -199,13 +199,22 @@ def test_each_method_of_a_comparison_is_judged():
     assert found["egup_clreg"].retrained == measures_of(make_evaluation("retrained"))
 
 
-@pytest.mark.parametrize("status", ["PARTLY FORGOTTEN", "MODEL HARMED", "FORGOTTEN", "UNKNOWN"])
-def test_what_the_run_found_wrong_is_not_put_right_by_an_evaluation(status):
-    """It has measured what an evaluation does not, such as rows that are read after an example."""
-    recorded = {"status": status, "reasons": ["Something was found."], "remarks": []}
-    found = judged(replace(after(), run={"unlearning": {"verdict": recorded}}))
-    if status in ("FORGOTTEN", "UNKNOWN"):
-        assert found == judged(after())
-    else:
-        assert found.status.value == status
-        assert found.reasons == ["At the end of its run: Something was found.", *judged(after()).reasons]
+AFTER_EXAMPLE = "After another question and its answer, the model still knows the forget rows: probability 0.6."
+
+
+@pytest.mark.parametrize(
+    ("status", "reason"), [("PARTLY FORGOTTEN", AFTER_EXAMPLE), ("MODEL HARMED", "Retain rows lost probability.")]
+)
+def test_what_only_the_run_can_find_wrong_is_not_put_right_by_an_evaluation(status, reason):
+    run = {"unlearning": {"verdict": {"status": status, "reasons": [reason], "remarks": []}}}
+    found = judged(replace(after(), run=run))
+    assert found.status.value == status
+    assert found.reasons == [f"At the end of its run: {reason}", *judged(after()).reasons]
+    assert judged(replace(after(), run=run | {"other_rows": "The rows are others."})) == judged(after())
+
+
+@pytest.mark.parametrize("status", ["PARTLY FORGOTTEN", "OVER-FORGOTTEN", "NOT FORGOTTEN", "FORGOTTEN", "UNKNOWN"])
+def test_what_an_evaluation_measures_itself_is_judged_by_the_evaluation(status):
+    """Such as rows that differ from proxies, but not from those of the retrained model, which the run did not have."""
+    recorded = {"status": status, "reasons": ["Forget rows: probability 0.2."], "remarks": []}
+    assert judged(replace(after(), run={"unlearning": {"verdict": recorded}})) == judged(after())

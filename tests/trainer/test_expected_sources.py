@@ -243,6 +243,6 @@ def test_examples_beside_features_are_refused(config):
     with pytest.raises(ConfigError) as caught:
         examples_of(config, example_share=0.5, intra_entanglement=True)
     assert str(caught.value) == (
-        "Got example_share=0.5 with a component that reads features, but expected one or the other: features are those "
-        "of rows in their usual prompt. Leave out --example_share, or both entanglements and CLReg."
+        "Got example_share=0.5 with a component that reads features, but expected only one of the two, because "
+        "features are read from rows in their usual prompt. Leave out --example_share, or both entanglements and CLReg."
     )

@@ -19,7 +19,7 @@ from egup_trainer.records.io import read_ledger
 
 @pytest.mark.parametrize("name", ["out/../model", "/tmp/a/../b", "./out/..", "../a/../b"])
 def test_a_path_that_goes_back_is_refused(name):
-    with pytest.raises(ConfigError, match=r"expected a path that goes one way. Name the folder itself."):
+    with pytest.raises(ConfigError, match=r"expected a path without it. Name the folder itself."):
         refuse_detours(Path(name))
 
 
@@ -183,7 +183,7 @@ def test_another_run_is_kept_out_between_training_and_saving(make_trainer, tmp_p
 
     trainer = make_trainer(max_steps=1)
     trainer.train()
-    assert f"Got a run that is writing to {tmp_path / 'out'}, but expected one run a folder" in others()
+    assert f"Got a run that is writing to {tmp_path / 'out'}, but expected one run at a time in each folder" in others()
     trainer.save_model()
     assert others() == ""
     assert not (tmp_path / "out" / "_lock").exists()
