@@ -18,12 +18,15 @@ class EGUPTrainer(UnlearnTrainer):
 
     Args:
         args: an `EGUPConfig`.
-        proxy_dataset: rows of the forget set's kind that the model never saw. Without them the trainer warns and trains
-            without the proxy constraint, if the objective has no boundary of its own.
+        proxy_dataset: rows of the forget set's kind that the model never saw. The default objective needs them, or
+            `proxy_model` in `args`. With another objective and no proxies, the trainer warns and trains without the
+            proxy constraint.
         model, forget_dataset, retain_dataset, eval_dataset, processing_class, peft_config, callbacks, optimizers,
             compute_metrics, forget_loss, components, model_init, train_dataset: as in `UnlearnTrainer`.
 
     Raises:
+        ConfigError: the objective, or `npo_beta="auto"`, needs proxies or a proxy model, and there are none; or as in
+            `UnlearnTrainer`.
         DataError: as in `UnlearnTrainer`, or a proxy row equals a forget row. `train` raises it before the first step
             if the model knows the proxies as well as the forget rows.
 

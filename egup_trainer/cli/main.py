@@ -103,7 +103,7 @@ def _usage() -> str:
     lines = [f"  {name:<12}{load_command(name).summary}" for name in COMMANDS]
     head = ["usage: egup COMMAND [flags]", "", "Unlearning for language models.", "", "commands:"]
     return "\n".join(
-        [*head, *lines, "", "`egup COMMAND --help` lists a command's most used flags, `--help_all` every flag."]
+        [*head, *lines, "", "`egup COMMAND --help` lists a command's flags; if it says so, `--help_all` lists more."]
     )
 
 
