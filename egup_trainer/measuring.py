@@ -14,7 +14,7 @@ from egup_trainer.data.names import names_in
 from egup_trainer.data.tokenization import RowDataset
 from egup_trainer.errors import TooFewPositionsError
 from egup_trainer.modeling.generation import generate
-from egup_trainer.modeling.limits import check_positions, num_positions
+from egup_trainer.modeling.limits import check_positions, has_room
 from egup_trainer.modeling.probability import sample_ids, sample_of
 from egup_trainer.records.judgments import AFTER, BEFORE
 from egup_trainer.verdict import LEAST_RECITED, Measures, SetMeasures, Verdict, verdict
@@ -142,8 +142,7 @@ class Measuring(TrainerCallback, ExportableState):
         asked = [index for index in rows.first_samples if len(rows.rows[index].prompt) > 1]
         chosen = [rows.rows[asked[place]] for place in sample_ids(len(asked), trainer.args.seed, MOST_QUESTIONS)]
         new_tokens = min(max((int(row.is_scored.sum()) for row in chosen), default=0), MOST_TOKENS)
-        limit = num_positions(model)
-        chosen = [row for row in chosen if limit is None or len(row.prompt) + new_tokens <= limit]
+        chosen = [row for row in chosen if has_room(model, len(row.prompt), new_tokens)]
         if not chosen:
             return [], [], []
         right = [row.input_ids[row.is_scored] for row in chosen]

@@ -21,7 +21,7 @@ from egup_trainer.evaluation.rows import RowSet
 from egup_trainer.evaluation.scores import SetScores
 from egup_trainer.evaluation.scoring import ScoringOptions, score_sets
 from egup_trainer.modeling.generation import generate
-from egup_trainer.modeling.limits import check_token_ids, num_positions
+from egup_trainer.modeling.limits import check_token_ids, has_room, num_positions
 from egup_trainer.modeling.merging import merged
 from egup_trainer.modeling.offloading import refuse_offloaded
 from egup_trainer.modeling.outputs import AnswerOutputs
@@ -143,8 +143,7 @@ class Target:
 
     def has_room(self, length: int) -> bool:
         """Whether the model has room for all new tokens after a prompt of so many tokens."""
-        limit = num_positions(self.model)
-        return limit is None or length + self.options.max_new_tokens <= limit
+        return has_room(self.model, length, self.options.max_new_tokens)
 
     def asked(self) -> tuple[list[int], str]:
         """The forget rows with a prompt after which the model has room to write, and, if there are none, why."""

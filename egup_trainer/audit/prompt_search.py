@@ -17,7 +17,7 @@ from egup_trainer.data.schema import Message, Row
 from egup_trainer.errors import DataError
 from egup_trainer.modeling.forward import AnswerReader
 from egup_trainer.modeling.generation import Sampling
-from egup_trainer.modeling.limits import num_positions
+from egup_trainer.modeling.limits import has_room
 
 NUM_KEPT = 4
 """Phrases that are kept in each round."""
@@ -137,8 +137,7 @@ class PromptSearch:
         """What the model writes for each task, as phrases that end in a space; nothing if there is no room for it."""
         asking = self._target.tokenized([Row((Message("user", task),), "x") for task in tasks], "tasks")
         prompts = [asking.rows[index].prompt for index in asking.first_samples]
-        limit = num_positions(self._target.model)
-        if limit is not None and max(map(len, prompts)) + MAX_NEW_TOKENS > limit:
+        if not has_room(self._target.model, max(map(len, prompts)), MAX_NEW_TOKENS):
             return []
         seed = self._target.options.seed
         texts = self._target.generate(

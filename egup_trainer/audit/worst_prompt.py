@@ -30,7 +30,6 @@ from egup_trainer.data.schema import Row
 from egup_trainer.evaluation.metric import finite, mean_metric
 from egup_trainer.evaluation.metrics.rouge import NO_WORDS
 from egup_trainer.modeling.forward import AnswerReader
-from egup_trainer.modeling.limits import num_positions
 
 NUM_ROWS = 64
 """Rows of each set that are asked, sampled by the seed."""
@@ -211,12 +210,11 @@ def _worst_that_all_have(asked: dict[int, list[Answered]]) -> dict[int, float]:
 
 def _generated(target: Target, asked: dict[int, list[Answered]]) -> dict[int, float]:
     """The best ROUGE-L recall of each row among what is generated after its worst prompts."""
-    options, limit = target.options, num_positions(target.model)
     prompts = [
         (row, each.prompt)
         for row, answered in asked.items()
         for each in sorted(answered, key=lambda each: -each.probability)[:NUM_WRITTEN]
-        if limit is None or len(each.prompt) + options.max_new_tokens <= limit
+        if target.has_room(len(each.prompt))
     ]
     written = target.generate([prompt for _, prompt in prompts], "Generating after the worst prompts")
     found: dict[int, float] = {}

@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from egup_trainer.cli.command import Command
-from egup_trainer.cli.flags import Arguments, check_output_dir, flag
+from egup_trainer.cli.compare import check_report
+from egup_trainer.cli.flags import Arguments, check_output, check_output_dir, flag
 from egup_trainer.cli.terminal import terminal
 from egup_trainer.errors import check_range
 from egup_trainer.extras import require_extra
@@ -29,6 +30,8 @@ def run(args: DemoArguments) -> None:
     for extra in ("evaluation", "report"):
         require_extra(extra, "`egup demo`")
     check_output_dir(folder)
+    check_report(folder / "report.html", [], "--output_dir")
+    check_output(folder / "results.json", ".json", '"schema_version"', flag="--output_dir")
     check_range(args, ("seed",), low=0, whole=True)
     os.environ.setdefault("CUDA_VISIBLE_DEVICES", "0")  # one process trains on at most one GPU
     from egup_trainer.demo.experiment import demo_experiment, evaluate_all, results_document

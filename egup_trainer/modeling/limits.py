@@ -29,6 +29,12 @@ def num_positions(model: Any) -> int | None:
     return positions - virtual_tokens(model)
 
 
+def has_room(model: Any, length: int, new_tokens: int) -> bool:
+    """Whether the model has positions for so many new tokens after a prompt of `length` tokens."""
+    limit = num_positions(model)
+    return limit is None or length + new_tokens <= limit
+
+
 def check_positions(model: Any, needed: int, what: str, fix: str) -> None:
     """Raises `TooFewPositionsError` if the model has fewer positions than needed."""
     positions = num_positions(model)

@@ -8,6 +8,7 @@ import time
 
 import pytest
 
+from egup_trainer.cli.main import main
 from egup_trainer.demo.people import invent_people
 
 
@@ -81,6 +82,15 @@ def test_the_page_and_the_results_behind_it_are_there(demo):
 
 def test_it_takes_less_than_three_minutes(demo):
     assert demo["seconds"] < 180
+
+
+@pytest.mark.parametrize("name", ["report.html", "results.json"])
+def test_files_of_another_command_are_not_overwritten(name, tmp_path, capsys):
+    (tmp_path / name).write_text("mine")
+    assert main(["demo", "--output_dir", str(tmp_path)]) == 2
+    said = f"--output_dir {tmp_path / name}, which would overwrite a file that this command did not write"
+    assert said in capsys.readouterr().err
+    assert (tmp_path / name).read_text() == "mine"
 
 
 def test_invented_people_are_different_in_all_groups_and_the_same_for_a_seed():
