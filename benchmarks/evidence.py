@@ -18,7 +18,7 @@ from benchmarks import markdown, tables
 from benchmarks.resistance import PAGE
 from benchmarks.runner import Piece, run_first_piece
 from benchmarks.study.methods import SECOND
-from benchmarks.study.plan import AUTO_SEEDS, RETRAINED, RunSpec, chosen_rate
+from benchmarks.study.plan import OTHER_SEEDS, RETRAINED, RunSpec, chosen_rate
 from benchmarks.study.work import Place, do_base, learn, make_unlearned
 from benchmarks.tables import Line
 from benchmarks.tofu import add_data_dir
@@ -132,7 +132,7 @@ def pieces(place: Place, models: Sequence[str], seeds: Iterable[int]) -> list[Pi
     return found
 
 
-def table(seeds: Iterable[int] = AUTO_SEEDS) -> str:
+def table(seeds: Iterable[int] = OTHER_SEEDS) -> str:
     """How far each attack gets above the retrained model, and on how many seeds it raises an alarm."""
     lines = {name: [line.read() for seed in seeds if (line := line_of(name, seed)).exists()] for name in MODELS}
     lines = {name: found for name, found in lines.items() if found}
@@ -173,7 +173,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.evidence", description=__doc__.split("\n")[0])
     add_data_dir(parser)
     parser.add_argument("--work_dir", type=Path, default=Path("study_work"), help="Where models are kept.")
-    parser.add_argument("--seeds", type=int, nargs="+", default=AUTO_SEEDS, help="Seeds of the study.")
+    parser.add_argument("--seeds", type=int, nargs="+", default=OTHER_SEEDS, help="Seeds of the study.")
     parser.add_argument("--models", nargs="+", default=MODELS, choices=MODELS, help="By default all.")
     parser.add_argument("--report", action="store_true", help="Write docs/auditing.md's table, and do no more.")
     options = parser.parse_args(argv)

@@ -10,7 +10,16 @@ from pathlib import Path
 
 from benchmarks.runner import open_pieces, run_pieces
 from benchmarks.study.methods import METHODS
-from benchmarks.study.plan import AUTO_SEEDS, FEWEST_RETRAINED, FURTHER_SEEDS, RETRAINED, TEST_SEEDS, TUNING_SEEDS, Task
+from benchmarks.study.plan import (
+    AUTO_SEEDS,
+    FEWEST_RETRAINED,
+    FURTHER_SEEDS,
+    OTHER_SEEDS,
+    RETRAINED,
+    TEST_SEEDS,
+    TUNING_SEEDS,
+    Task,
+)
 from benchmarks.study.real_models import real_models
 from benchmarks.study.summary import summary
 from benchmarks.tofu import add_data_dir
@@ -44,7 +53,7 @@ def main(argv: list[str] | None = None) -> None:
     if not options.summary:
         _run(options)
     if not options.plan:
-        others = {"further_seeds": FURTHER_SEEDS, "auto_seeds": AUTO_SEEDS}
+        others = {"further_seeds": FURTHER_SEEDS, "other_seeds": OTHER_SEEDS, "auto_seeds": AUTO_SEEDS}
         more = {name: summary(seeds, options.tuning_seeds) for name, seeds in others.items()}
         told = summary(options.test_seeds, options.tuning_seeds)
         print(json.dumps({**told, **more, **real_models()}))
