@@ -191,7 +191,8 @@ def test_summary_ends_with_what_the_aims_ask_for(results, capsys):
     main(["--summary"])
     found = json.loads(capsys.readouterr().out.splitlines()[-1])
     assert list(found) == [
-        "noise_floor", "before", "retrained", "retrained again", "npo", "default", "further_seeds", "other_seeds", "auto_seeds",
+        "noise_floor", "before", "retrained", "retrained again", "npo", "default",
+        "further_seeds", "other_seeds", "auto_seeds",
         "smollm2", "gemma",
     ]  # fmt: skip
     ours = found["npo"]
