@@ -5,8 +5,16 @@ from dataclasses import dataclass
 from itertools import groupby
 from typing import Any
 
-from egup_trainer.cli.command import Command
-from egup_trainer.cli.flags import SOURCE, LongRowArguments, SourceArguments, TemplateArguments, flag
+from egup_trainer.cli.command import Command, model_config
+from egup_trainer.cli.flags import (
+    SOURCE,
+    LongRowArguments,
+    SourceArguments,
+    TemplateArguments,
+    flag,
+    load_on_device,
+    refuse_lora_flags,
+)
 from egup_trainer.errors import ConfigError, check_range
 
 MOST_SCORED = 64
@@ -20,7 +28,6 @@ LIKELIER = 1.2
 class InspectArguments(SourceArguments, TemplateArguments, LongRowArguments):
     """Which rows, through which tokenizer."""
 
-    model_name_or_path: str | None = flag("Folder or hub id of the model; the tokenizer is enough with --no_score.")
     forget: str | None = flag(f"Rows to look at: {SOURCE}.")
     index: int = flag("Which sample to decode; the first is 0.", 0)
     max_rows: int = flag("How many rows of the source to read at most, from its start.", 1000)
@@ -32,18 +39,19 @@ class InspectArguments(SourceArguments, TemplateArguments, LongRowArguments):
     use_cpu: bool = flag("Do not use a GPU.", False)
 
 
-def run(args: InspectArguments) -> None:
+def run(args: InspectArguments, model_config: Any) -> None:
     """Prints counts, and one sample with what is scored set apart.
 
     Raises:
         ConfigError: a flag is out of range, or there is no sample of that index.
     """
     check_range(args, ("max_length", "max_rows"), low=1, whole=True)
+    refuse_lora_flags(model_config)
     from egup_trainer.data.tokenization import tokenize
     from egup_trainer.modeling.loading import load_tokenizer
 
-    model = str(args.model_name_or_path)
-    tokenizer = load_tokenizer(model)
+    model = model_config.model_name_or_path
+    tokenizer = load_tokenizer(model, revision=model_config.model_revision)
     rows = args.read(str(args.forget), args.max_rows + 1)  # one more tells whether these are all
     are_all = len(rows) <= args.max_rows
     template = args.template_for(tokenizer, model)
@@ -71,7 +79,7 @@ def run(args: InspectArguments) -> None:
     print(f"scored tokens per sample: mean {sum(scored) / len(scored):.1f}, min {min(scored)}, max {max(scored)}")
     print(f"written by: {_writer(rows[: args.max_rows], template, tokenizer)}")
     if args.score:
-        _print_scores(args, rows[:MOST_SCORED], template, tokenizer)
+        _print_scores(args, model_config, rows[:MOST_SCORED], template, tokenizer)
     _print_sample(samples[args.index], args.index, tokenizer)
 
 
@@ -84,20 +92,19 @@ def _writer(rows: Sequence[Any], template: Any, tokenizer: Any) -> str:
     return "chat template"
 
 
-def _print_scores(args: InspectArguments, rows: Sequence[Any], own: Any, tokenizer: Any) -> None:
+def _print_scores(args: InspectArguments, model_config: Any, rows: Sequence[Any], own: Any, tokenizer: Any) -> None:
     """How well the model knows the rows; which other format it knows them better in, if there is one."""
     import torch
-    from accelerate import PartialState
+    from accelerate import Accelerator
 
     from egup_trainer.cli.formats import likelier_format
     from egup_trainer.data.collator import RowCollator
     from egup_trainer.data.tokenization import tokenize
     from egup_trainer.modeling.forward import AnswerReader
     from egup_trainer.modeling.limits import check_token_ids
-    from egup_trainer.modeling.loading import load_model
     from egup_trainer.modeling.scan import score_rows
 
-    model = load_model(str(args.model_name_or_path)).to(PartialState(cpu=args.use_cpu).device)
+    model = load_on_device(model_config.model_name_or_path, model_config, Accelerator(cpu=args.use_cpu))
     reader, collator = AnswerReader(model), RowCollator(tokenizer)
 
     def probabilities(written: Sequence[Any], template: Any) -> Any:
@@ -134,6 +141,10 @@ COMMAND = Command(
     "inspect",
     "show how rows are tokenized, what of them is scored, and how well a model knows them",
     run,
-    options=lambda: [InspectArguments],
+    options=lambda: [InspectArguments, model_config()],
     required=("model_name_or_path", "forget"),
+    shown=(
+        *("index", "max_rows", "max_length", "on_long_row", "score", "columns", "user_marker", "assistant_marker"),
+        *("system_prompt", "template_kwargs", "use_cpu", "load_in_4bit", "dtype"),
+    ),
 )

@@ -21,6 +21,7 @@ from egup_trainer.cli.main import main
 from egup_trainer.cli.parser import Parser
 from egup_trainer.data.sources import load_rows
 from egup_trainer.data.tokenization import tokenize
+from egup_trainer.modeling import loading
 from egup_trainer.modeling.loading import load_model
 from egup_trainer.modeling.probability import probabilities_of
 
@@ -197,6 +198,18 @@ def test_inspect_says_how_well_a_model_knows_the_rows_and_in_which_format(taught
     printed = capsys.readouterr().out
     assert f"They are likelier ({known})" in printed
     assert r"after the markers 'Question: ' and '\nAnswer: '" in printed
+
+
+def test_inspect_loads_the_model_as_it_is_told(model, rows, capsys, monkeypatch):
+    """A model of 7 billion weights does not fit into many GPUs in float32."""
+    loaded = []
+    monkeypatch.setattr(
+        loading, "load_model", lambda name, **kwargs: loaded.append(kwargs) or load_model(name, **kwargs)
+    )
+    flags = {"model_name_or_path": model, "forget": rows["forget"], "use_cpu": True}
+    assert egup("inspect", **flags, dtype="bfloat16") == 0
+    assert [each["dtype"] for each in loaded] == ["bfloat16"]
+    assert egup("inspect", **flags, lora_r=8) == 2
 
 
 def test_inspect_compares_written_rows_and_a_chat_template_with_the_markers(taught, tokenizer, tmp_path, capsys):
