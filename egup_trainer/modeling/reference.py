@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from egup_trainer.errors import ConfigError
 from egup_trainer.modeling.forward import AnswerReader
 from egup_trainer.modeling.outputs import AnswerOutputs
 
@@ -59,6 +60,10 @@ def choose_reference(needs: frozenset[Need], model: nn.Module, top_k_bytes: floa
     Args:
         model: the bare model before its first step.
         top_k_bytes: size of the top-k log-probabilities of all rows that need them; infinite if they may not be used.
+
+    Raises:
+        ConfigError: the model would have to be copied, but DeepSpeed ZeRO-3 has spread its weights over the processes
+            as it was loaded.
     """
     if needs <= NEEDS_OF_THE_SCAN:
         return ReferenceKind.CACHED if needs else ReferenceKind.NONE
@@ -66,12 +71,19 @@ def choose_reference(needs: frozenset[Need], model: nn.Module, top_k_bytes: floa
         return ReferenceKind.ADAPTER_OFF
     if not needs & NEEDS_OF_THE_MODEL and top_k_bytes < size_of(model):
         return ReferenceKind.TOP_K
+    if any(hasattr(weight, "ds_numel") for weight in model.parameters()):
+        raise ConfigError(
+            got="an objective or a retain loss that needs a copy of the model before unlearning, with a model that "
+            "DeepSpeed ZeRO-3 spread over the processes as it was loaded",
+            expected="a model that is whole when it is copied, or an adapter, without which it is the model before",
+            fix="train an adapter (--use_peft), use FSDP2, or set zero3_init_flag: false to load it whole",
+        )
     return ReferenceKind.FROZEN_COPY
 
 
 def size_of(model: nn.Module) -> int:
-    """Bytes of the weights of a model."""
-    return sum(weight.numel() * weight.element_size() for weight in model.parameters())
+    """Bytes of the weights of a model, of all processes together."""
+    return sum(getattr(weight, "ds_numel", weight.numel()) * weight.element_size() for weight in model.parameters())
 
 
 def adapters_are_identity(model: nn.Module) -> bool:

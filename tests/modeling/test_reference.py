@@ -3,8 +3,9 @@
 import pytest
 import torch
 
+from egup_trainer.errors import ConfigError
 from egup_trainer.modeling.forward import AnswerReader
-from egup_trainer.modeling.reference import Need, Reference, ReferenceKind, choose_reference
+from egup_trainer.modeling.reference import Need, Reference, ReferenceKind, choose_reference, size_of
 
 NLL, TOP_K, LOGITS, HIDDEN = (frozenset({need}) for need in (Need.NLL, Need.TOP_K, Need.LOGITS, Need.HIDDEN))
 
@@ -46,6 +47,18 @@ def test_an_adapter_with_one_trained_layer_is_part_of_the_reference(factor, make
     last = [parameter for name, parameter in model.named_parameters() if factor in name][-1]
     last.data[0, 0] = 1e-3
     assert choose_reference(LOGITS, model) is ReferenceKind.FROZEN_COPY
+
+
+def test_weights_that_zero_3_has_spread_are_not_copied(make_model):
+    """A copy would hold a share of them, and no engine would gather it."""
+    model = make_model()
+    size = size_of(model)
+    for weight in model.parameters():
+        weight.ds_numel, weight.data = weight.numel(), torch.empty(0)  # as DeepSpeed's zero.Init leaves them
+    assert size_of(model) == size
+    assert choose_reference(TOP_K, model, size - 1) is ReferenceKind.TOP_K
+    with pytest.raises(ConfigError, match="a model that DeepSpeed ZeRO-3 spread over the processes as it was loaded"):
+        choose_reference(LOGITS, model)
 
 
 def test_trained_biases_of_the_base_model_are_not_switched_off(make_model, with_lora):
