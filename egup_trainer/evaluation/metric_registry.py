@@ -161,7 +161,16 @@ def set_metric(
     needs: str = "",
     reads: Collection[Reads] | None = None,
 ) -> Callable[[Callable[[SetScores], Metric]], Callable[[SetScores], Metric]]:
-    """Declares a metric of single row sets; arguments as in `MetricSpec`.
+    """Declares a metric of single row sets.
+
+    Args:
+        name: of the metric; in results, the name of the set comes before it.
+        label: its name in tables.
+        meaning: one line for readers of the report.
+        direction: which way is good.
+        roles: of the sets that it is computed on, unless the set names its metrics.
+        needs: what it needs to have a value, for the docs.
+        reads: what it reads besides the log-probabilities of answer tokens; None stands for everything.
 
     Example:
         >>> # @set_metric("words", label="Words", meaning="Words in a generation.", direction=Direction.RETRAINED)
@@ -191,7 +200,20 @@ def suite_metric(
     reads: Collection[Reads] | None = None,
     builds_on: Collection[str] = (),
 ) -> Callable[[Callable[..., Metric]], Callable[..., Metric]]:
-    """Declares a metric of a whole suite; arguments as in `MetricSpec`."""
+    """Declares a metric of a whole suite.
+
+    Args:
+        name: of the metric.
+        section: part of the table.
+        label: its name in tables.
+        meaning: one line for readers of the report.
+        direction: which way is good.
+        other: role of the other model whose results it needs: "retrained", "before" or "reference".
+        needs: what it needs to have a value, for the docs.
+        reads: what it reads, of the sets that have it, besides the log-probabilities of answer tokens; None stands for
+            everything.
+        builds_on: names of the metrics that it is computed from, those of the other model, too.
+    """
 
     def declare(function: Callable[..., Metric]) -> Callable[..., Metric]:
         @wraps(function)

@@ -21,6 +21,7 @@ def with_relations(
     features; no model is run.
 
     Args:
+        evaluation: of the model that is compared.
         retrained: the model trained without the forget set: for forget quality and privleak.
         before: the model before unlearning: for the shift of retain features and centred kernel alignment.
         reference: a model that tells how hard a text is in itself, such as the base model: for the reference attack.

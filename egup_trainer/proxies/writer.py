@@ -137,7 +137,12 @@ class Quality:
 
 @dataclass(frozen=True)
 class Proxies:
-    """The written proxies, and the numbers of the run."""
+    """The written proxies, and the numbers of the run.
+
+    Args:
+        rows: the proxies.
+        quality: how many were asked for, written and kept, and how likely the model finds them.
+    """
 
     rows: list[Row]
     quality: Quality

@@ -143,7 +143,11 @@ def _meanings(parts: Parts) -> list[MetricText]:
 
 
 def shown_examples(comparison: Comparison) -> list[ShownExample]:
-    """The rows whose texts any model kept, each with what every model that kept it wrote."""
+    """The rows whose texts any model kept, each with what every model that kept it wrote.
+
+    Args:
+        comparison: the models.
+    """
     found: dict[tuple[str, int], ShownExample] = {}
     for model in comparison.models:
         for set_name, examples in model.evaluation.examples.items():

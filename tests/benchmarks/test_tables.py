@@ -66,7 +66,7 @@ def test_processes_end_with_the_one_that_started_them(tmp_path):
 
 def test_every_committed_table_is_read():
     tables = sorted(RESULTS.rglob("*.jsonl"))
-    assert {path.stem for path in tables} >= {"trained", "evaluated", "methods", "gemma", "steps_cpu", "plan"}
+    assert {path.stem for path in tables} >= {"tried", "references", "methods", "gemma", "steps_cpu", "plan"}
     for path in tables:
         assert len(read_table(path)) == len(path.read_text(encoding="utf-8").splitlines())  # names occur once
     assert not list(RESULTS.rglob("*.json"))

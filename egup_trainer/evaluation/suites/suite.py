@@ -51,6 +51,7 @@ class Suite:
 
     Args:
         name: of the suite, such as "tofu".
+        split: of its forget set, such as "forget10"; None if there is only one.
         row_sets: what the model is run on.
         plan: from the scores by row set to how each metric is computed; by default all declared metrics.
     """
