@@ -414,7 +414,9 @@ def test_what_cannot_be_merged_or_would_replace_a_model_is_refused(folder, tmp_p
     own = [*words, str(folder / "plain"), "--output_dir", str(folder / "plain")]
     assert_refused(own, tmp_path, capsys, f"--output_dir {folder / 'plain'}, the folder of the adapter")
     base = [*words, str(folder / "plain"), "--output_dir", str(folder / "model" / "x")]
-    assert_refused(base, tmp_path, capsys, f"the output folder {folder / 'model' / 'x'}", "an output folder outside the model")
+    assert_refused(
+        base, tmp_path, capsys, f"the output folder {folder / 'model' / 'x'}", "an output folder outside the model"
+    )
     assert_refused([*words, str(folder / "plain"), "--lora_r", "8"], tmp_path, capsys, "--lora_r")
 
 
