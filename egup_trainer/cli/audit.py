@@ -149,9 +149,7 @@ def _audit(args: AuditArguments, model_config: Any) -> "Audit":
     accelerator = Accelerator(cpu=args.use_cpu)
     refuse_several_processes("an audit", accelerator.num_processes)
 
-    def audit(path: str, name: str, **beside: Any) -> "Audit":
-        # The revision is that of the model, or of the model before where the first is a folder.
-        how_loaded = replace(model_config, model_revision="main") if path == args.retrained_model else model_config
+    def audit(path: str, name: str, how_loaded: Any = model_config, **beside: Any) -> "Audit":
         model = load_on_device(path, how_loaded, accelerator)
 
         def load_before() -> Any:
@@ -167,7 +165,9 @@ def _audit(args: AuditArguments, model_config: Any) -> "Audit":
         if path is not None:
             taken = [shown, *(each.name for each in found.values())]
             name = Path(path).name
-            found[role] = audit(path, f"{name} ({role})" if name in taken else name, **found).alone()
+            # The revision is that of the model, or of the model before where the first is a folder.
+            how = replace(model_config, model_revision="main") if role == "retrained" else model_config
+            found[role] = audit(path, f"{name} ({role})" if name in taken else name, how, **found).alone()
             gc.collect()
     return audit(model_name, shown, **found)
 
