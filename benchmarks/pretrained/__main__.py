@@ -85,7 +85,7 @@ def _run(options: argparse.Namespace, plan: Plan, started: float) -> None:
         if options.minutes is not None:
             break
     left = len(open_pieces(pieces()))
-    waiting = [method.name for method in METHODS if plan.chosen_rate(method.name) is None]
+    waiting = [method.name for method in METHODS if plan.untried(method)]
     if left:
         print(f"Pieces left: {left}: run the same command again to go on")
     elif waiting:

@@ -50,6 +50,11 @@ class Method:
     def name(self) -> str:
         return self.parts + ("+start" if self.knows_start else "")
 
+    @property
+    def finds_rate(self) -> bool:
+        """Whether it finds its learning rate itself (auto), and none is chosen for it."""
+        return "auto" in self.parts.split("+")
+
     def options(self, start: str) -> dict[str, Any]:
         """`EGUPConfig` options, given the folder of the start model."""
         source = {"proxy_model": start} if self.knows_start else {}
@@ -57,15 +62,18 @@ class Method:
 
 
 METHODS = (
-    Method("proxy_kl"),
-    Method("proxy_kl", knows_start=True),
-    Method("npo+egup+clreg"),
+    Method("proxy_kl+auto"),
     Method("npo"),
     Method("grad_diff"),
-    Method("pdu"),
     Method("simnpo"),
+    Method("pdu"),
+    Method("proxy_kl+auto", knows_start=True),
+    Method("npo+egup+clreg"),
+    Method("proxy_kl"),
+    Method("proxy_kl", knows_start=True),
 )
-"""What is compared, each at its own learning rate, in the order of the runs: another method is another line."""
+"""What is compared, each at its own learning rate, in the order of the runs: another method is another line. The first
+is the default, without a flag but the sources."""
 
 CHOOSING_SEED = 0
 """Its rows choose the learning rates; no method is evaluated on them."""
@@ -103,23 +111,25 @@ class Plan:
         """What the boundary rule sees of a method at a learning rate."""
         return Line(RESULTS / f"{self.name}_rates.jsonl", f"{method}_{rate:g}_seed{CHOOSING_SEED}")
 
-    def untried(self, method: str) -> list[float]:
-        """The learning rates that have no results yet; empty if the method has only one."""
-        return [rate for rate in self.rates if len(self.rates) > 1 and not self.tried(method, rate).exists()]
+    def untried(self, method: Method) -> list[float]:
+        """The learning rates that have no results yet; empty if the method has only one, or finds its own."""
+        if method.finds_rate or len(self.rates) == 1:
+            return []
+        return [rate for rate in self.rates if not self.tried(method.name, rate).exists()]
 
-    def chosen_rate(self, method: str) -> float | None:
-        """The learning rate by the study's boundary rule; None as long as one of them has not been tried.
+    def chosen_rate(self, method: Method) -> float | None:
+        """The learning rate by the study's boundary rule. None if the method finds its own, or one has not been tried.
 
         Of the rates under which retain rows hold, the one under which forget rows look most like rows never seen; if
         retain rows hold under none, the one under which they hold best.
         """
-        if self.untried(method):
+        if method.finds_rate or self.untried(method):
             return None
         if len(self.rates) == 1:
             return self.rates[0]
 
         def rank(rate: float) -> tuple[float, float]:
-            values: dict[str, Any] = Record.read(self.tried(method, rate)).values
+            values: dict[str, Any] = Record.read(self.tried(method.name, rate)).values
             rise = values["retain_rise"]
             return (0.0 if rise <= RETAIN_RISE else rise, values["boundary_distance"])
 

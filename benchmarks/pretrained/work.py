@@ -114,7 +114,7 @@ def pieces_of(place: Place, deadline: float = inf) -> list[Piece]:
 
 def choosing_pieces(place: Place, deadline: float) -> list[Piece]:
     """Every method at every learning rate that has not been tried."""
-    wanted = [(method, rate) for method in METHODS for rate in place.plan.untried(method.name)]
+    wanted = [(method, rate) for method in METHODS for rate in place.plan.untried(method)]
     if not wanted:
         return []
     return [
@@ -133,16 +133,16 @@ def choosing_pieces(place: Place, deadline: float) -> list[Piece]:
 
 def evaluating_pieces(place: Place, deadline: float) -> list[Piece]:
     """The models that learn rows, then the methods whose learning rate has been chosen."""
-    chosen = [(method, place.plan.chosen_rate(method.name)) for method in METHODS]
-    methods = [(method, rate) for method, rate in chosen if rate is not None and not place.record(method.name).exists()]
+    ready = [method for method in METHODS if not place.plan.untried(method)]
+    methods = [method for method in ready if not place.record(method.name).exists()]
     if not methods and all(place.record(name).exists() for name in LEARNED):
         return []
     pieces = [_learning_piece(place, name, deadline) for name in LEARNED]
     # Everything is compared with the retrained model's evaluation, which is therefore made first.
     for name in (RETRAINED, RETRAINED_AGAIN, BEFORE):
         pieces += _worth_pieces(place, name, (place.record(name), place.evaluation(name)))
-    for method, rate in methods:
-        do = partial(unlearn, place, method, rate, deadline)
+    for method in methods:
+        do = partial(unlearn, place, method, deadline)
         pieces.append(Piece(f"Unlearning with {method.name}", (place.model(method.name),), do))
         pieces += _worth_pieces(place, method.name, (place.record(method.name),), method)
     return pieces
@@ -164,9 +164,9 @@ def learn(place: Place, name: str, deadline: float) -> None:
     _train_and_save(place, name, make_learner(place, name), deadline)
 
 
-def unlearn(place: Place, method: Method, rate: float, deadline: float) -> None:
-    """Unlearns up to the deadline, and saves the model once it is done."""
-    _train_and_save(place, method.name, make_unlearner(place, method, rate), deadline)
+def unlearn(place: Place, method: Method, deadline: float) -> None:
+    """Unlearns at the chosen rate up to the deadline, and saves the model once it is done."""
+    _train_and_save(place, method.name, make_unlearner(place, method, place.plan.chosen_rate(method)), deadline)
 
 
 def _train_and_save(place: Place, name: str, trainer: Any, deadline: float) -> None:
@@ -225,17 +225,20 @@ def make_learner(place: Place, name: str) -> AnswerTrainer:
     return trainer
 
 
-def make_unlearner(place: Place, method: Method, rate: float) -> EGUPTrainer:
+def make_unlearner(place: Place, method: Method, rate: float | None) -> EGUPTrainer:
     """A trainer that unlearns the forget rows with a method, starting from the model "before"."""
     folder = place.model(BEFORE)
-    args = EGUPConfig(
-        verdict=False,
+    options = {
         **_options(place, _run_name(place, method, rate)),
         **place.setup.unlearning,
+        "learning_rate": rate,
         **method.options(str(place.start)),
-        learning_rate=rate,
+    }
+    args = EGUPConfig(
+        verdict=False,
         per_device_eval_batch_size=place.setup.batch_size,
         scan_cache_dir=str(place.folder / "scans"),
+        **options,
     )
     datasets = {f"{name}_dataset": getattr(place.rows, name) for name in ("forget", "retain", "proxy")}
     tokenizer = load_tokenizer(str(folder))
@@ -244,7 +247,7 @@ def make_unlearner(place: Place, method: Method, rate: float) -> EGUPTrainer:
     return trainer
 
 
-def _run_name(place: Place, method: Method, rate: float) -> str:
+def _run_name(place: Place, method: Method, rate: float | None) -> str:
     """The name of a method's checkpoints: several rates are tried with one seed."""
     return f"{method.name}_{rate:g}" if place.seed == CHOOSING_SEED else method.name
 
@@ -304,7 +307,7 @@ def evaluate(place: Place, name: str, method: Method | None = None) -> None:
     )
     curve: Curve = json.loads(place.curve(name).read_text(encoding="utf-8"))
     values = {**_related(place, found).values, "relearning_speed": relearning_speed(curve)}
-    rate = None if method is None else place.plan.chosen_rate(name)
+    rate = None if method is None else place.plan.chosen_rate(method)
     experiment = {**_experiment(place, name, method, rate), "relearning": place.setup.relearning}
     Record(experiment, values, run_facts(), curve).write(place.record(name))
     write_evaluation(place.evaluation(name), found)

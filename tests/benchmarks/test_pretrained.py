@@ -176,7 +176,7 @@ def test_pieces_are_done_once_and_in_order(place_of, monkeypatch):
         (ours.curve[0][1] + 2 * ours.curve[1][1] + ours.curve[2][1]) / 4
     )
     assert ours.experiment["options"]["npo_beta"] == "auto"
-    assert ours.experiment["unlearning"]["learning_rate"] == place.plan.chosen_rate(ALL_PARTS.name)
+    assert ours.experiment["unlearning"]["learning_rate"] == place.plan.chosen_rate(ALL_PARTS)
     assert ours.experiment["weights_before"] == found["before"].experiment["weights"]
     assert found["before"].experiment["rows"] == {"forget": 6, "retain": 6, "proxy": 4, "holdout": 4, "judged": 4}
     # One method again: its model is there.
@@ -194,7 +194,9 @@ def test_pieces_are_done_once_and_in_order(place_of, monkeypatch):
 
 def test_the_command_does_one_piece_and_says_how_to_go_on(place_of, capsys):
     flags = ["--model", "gemma", "--data_dir", "unused", "--work_dir", str(place_of(0).work_dir), "--minutes", "0"]
-    count = 2 + len(METHODS) * len(RATES) + 9
+    tuned = [method for method in METHODS if not method.finds_rate]
+    untuned = [method for method in METHODS if method.finds_rate]
+    count = 2 + len(tuned) * len(RATES) + 9 + 3 * len(untuned)
     for _ in range(5):  # the six steps of the model before unlearning, one a run
         main(flags)
         assert capsys.readouterr().out.splitlines() == [
@@ -206,10 +208,10 @@ def test_the_command_does_one_piece_and_says_how_to_go_on(place_of, capsys):
         f"Learning before; pieces left: {count}",
         f"Pieces left: {count - 1}: run the same command again to go on",
     ]
-    for name in LEARNED:
+    for name in (*LEARNED, *(method.name for method in untuned)):
         Record({}, BEFORE, {}).write(place_of(SEED).record(name))
     main([*flags, "--seed", "20"])
-    waiting = ", ".join(method.name for method in METHODS)
+    waiting = ", ".join(method.name for method in tuned)
     assert capsys.readouterr().out == f"No learning rate has been chosen yet for {waiting}: run --seed 0 first\n"
     for method in METHODS:
         Record({}, BEFORE, {}).write(place_of(SEED).record(method.name))
@@ -225,18 +227,19 @@ def tried(method, rate, rise, distance):
 
 
 def test_the_rate_is_chosen_by_the_boundary_rule(place, monkeypatch):
-    own = Plan("gemma", (1e-5, 2e-5, 5e-5), (SEED,))
+    own, npo, auto = Plan("gemma", (1e-5, 2e-5, 5e-5), (SEED,)), Method("npo"), Method("proxy_kl+auto")
+    assert (own.untried(auto), own.chosen_rate(auto)) == ([], None)
     monkeypatch.setitem(PLANS, GEMMA, own)
     tried("npo", 1e-5, 0.01, 0.5)
     tried("npo", 2e-5, 0.1, 0.3)
-    assert own.chosen_rate("npo") is None
-    assert own.untried("npo") == [5e-5]
+    assert own.chosen_rate(npo) is None
+    assert own.untried(npo) == [5e-5]
     tried("npo", 5e-5, 0.11, 0.1)  # nearest to the boundary, but the retain rows do not hold
-    assert own.chosen_rate("npo") == 2e-5
+    assert own.chosen_rate(npo) == 2e-5
     for rate, rise in ((1e-5, 0.4), (2e-5, 0.2), (5e-5, 0.3)):
         tried("simnpo", rate, rise, rate)
-    assert own.chosen_rate("simnpo") == 2e-5
-    assert Plan("gemma_full", (1e-5,), (SEED,)).chosen_rate("npo") == 1e-5
+    assert own.chosen_rate(Method("simnpo")) == 2e-5
+    assert Plan("gemma_full", (1e-5,), (SEED,)).chosen_rate(npo) == 1e-5
 
 
 def test_options_of_a_method():
@@ -255,8 +258,9 @@ def test_options_are_those_of_the_trainers(which, tmp_path):
     assert which in PLANS
     assert TrainingArguments(**shared, **setup.learning).learning_rate == setup.learning["learning_rate"]
     for method in METHODS:
-        made = EGUPConfig(**shared, **setup.unlearning, **method.options("start"), learning_rate=1e-5)
+        made = EGUPConfig(**{**shared, **setup.unlearning, "learning_rate": 1e-5, **method.options("start")})
         assert made.objective == method.name.split("+")[0]
+        assert made.uses_auto == method.finds_rate
 
 
 def test_summary_by_hand(place, capsys):
