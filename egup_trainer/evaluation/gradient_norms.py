@@ -68,7 +68,7 @@ def gradient_norms(
                 # Rounded to float32 only once; a Mac's GPU has no float64.
                 wide = torch.float32 if device.type == "mps" else torch.float64
                 reached = [total for total, is_one in zip(sums, is_reached, strict=True) if is_one]
-                of_weights = torch.stack([torch.linalg.vector_norm(total, dtype=wide) for total in reached])
+                of_weights = torch.stack([torch.linalg.vector_norm(total, dtype=wide).to(device) for total in reached])
                 norm = of_weights.mean() if of_each_weight else torch.linalg.vector_norm(of_weights)
                 norms[index] = norm / tokens
     return norms

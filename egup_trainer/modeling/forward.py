@@ -202,7 +202,7 @@ class AnswerReader:
     def _at(self, captured: list[Tensor], positions: Tensor, width: int) -> Tensor:
         """Hidden states (B, T, d) at flat positions (N,) of lines that are `width` tokens long: (N, d).
 
-        An adapter may put virtual tokens before each line.
+        An adapter may put virtual tokens before each line. The layer may be on another device than the rows.
 
         Raises:
             ModelError: the model holds anything else than one state per token.
@@ -219,7 +219,7 @@ class AnswerReader:
                 fix="use another model, or another kind of adapter, such as LoRA",
             )
         moved = positions + (positions // width + 1) * num_virtual if num_virtual else positions
-        return states.flatten(0, 1).index_select(0, moved)
+        return states.flatten(0, 1).index_select(0, moved.to(states.device)).to(positions.device)
 
 
 def decoder_layers(model: Any) -> nn.ModuleList:

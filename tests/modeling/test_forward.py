@@ -7,12 +7,14 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
+from torch._subclasses.fake_tensor import FakeTensorMode
 from transformers import OpenAIGPTConfig, OpenAIGPTLMHeadModel
 
 from egup_trainer.data.collator import RowCollator
 from egup_trainer.data.schema import IGNORE_INDEX, TokenizedRow
 from egup_trainer.errors import ConfigError, ModelError
 from egup_trainer.modeling.forward import AnswerReader, answer_positions, decoder_layers, layer_index
+from egup_trainer.modeling.memory.answer_logps import HeadReading, LogitTransform
 from egup_trainer.modeling.outputs import AnswerOutputs
 from modeling.conftest import assert_same_gradients, gradients
 
@@ -269,6 +271,17 @@ def test_noise_is_added_once_to_the_embeddings_of_the_last_rows(family, lively, 
 
 
 # Traces
+
+
+def test_states_of_a_layer_on_another_device_come_back_to_the_rows(lively):
+    """As a `device_map` over several GPUs puts them; with fake tensors, for which no GPU is needed."""
+    reader = AnswerReader(lively("llama"))
+    with FakeTensorMode():
+        states, positions = torch.zeros(2, 8, 4, device="cuda:1"), torch.zeros(3, dtype=torch.long, device="cuda:0")
+        assert reader._at([states], positions, 8).device == positions.device
+        reading = HeadReading(positions, LogitTransform())
+        reading._logps = torch.zeros(3, device="cuda:1")
+        assert reading.logps(torch.zeros(1, 5, device="cuda:0")).device == positions.device
 
 
 def test_a_call_leaves_hooks_forward_and_weights_as_they_were(lively, rows, pad):

@@ -105,16 +105,17 @@ class HeadReading:
         return first
 
     def logps(self, logits: Tensor) -> Tensor:
-        """The log-probabilities, shape (N,).
+        """The log-probabilities, shape (N,), on the device of the logits.
 
         Their gradient reaches the model's logits (1, V) as zeros, which triggers what wrappers do at the output of a
         module, such as gathering its weights for the backward pass (FSDP2).
         """
-        return _Through.apply(self._logps, logits)
+        return _Through.apply(self._logps.to(logits.device), logits)
 
     def explains(self, logits: Tensor) -> bool:
         """Whether the logits that the model has made of what it went on with, shape (1, V), are the transform's."""
-        return torch.allclose(logits.float(), self._transform(self._first.float()), rtol=_RTOL, atol=_ATOL)
+        expected = self._transform(self._first.float()).to(logits.device)
+        return torch.allclose(logits.float(), expected, rtol=_RTOL, atol=_ATOL)
 
 
 class _AnswerLogps(torch.autograd.Function):
