@@ -19,6 +19,7 @@ from fixtures_evaluation import (
 
 from egup_trainer.data.schema import Row
 from egup_trainer.data.sources import load_rows
+from egup_trainer.errors import ConfigError
 from egup_trainer.evaluation.evaluation import write_evaluation
 from egup_trainer.evaluation.metric import Metric
 from egup_trainer.evaluation.metric_registry import Measured
@@ -136,6 +137,19 @@ def test_metrics_are_computed_in_order_each_from_those_before():
     suite = Suite("x", None, [], lambda scores: {"b": note("b", 1.0), "a": note("a", 2.0)})
     assert {name: metric.value for name, metric in compute(suite, {}).items()} == {"b": 1.0, "a": 2.0}
     assert seen == [("b", []), ("a", ["b"])]
+
+
+def test_a_metric_that_fails_has_no_value_and_one_that_says_what_to_do_stops():
+    def broken(done):
+        raise IndexError("of row 3\nand more")
+
+    def without_extra(done):
+        raise ConfigError(got="no package x", expected="it", fix="pip install x")
+
+    metric = compute(Suite("x", None, [], lambda scores: {"a": broken}), {})["a"]
+    assert (metric.value, metric.reason) == (None, "failed: IndexError: of row 3")
+    with pytest.raises(ConfigError, match="pip install x"):
+        compute(Suite("x", None, [], lambda scores: {"a": without_extra}), {})
 
 
 # Perplexity of generations

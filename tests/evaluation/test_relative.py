@@ -99,6 +99,16 @@ def test_another_model_without_numbers_gives_none():
         assert related.metrics[name].reason == "no features of the model before unlearning"
 
 
+def test_results_that_lack_a_metric_take_the_earlier_number_away():
+    retrained = an_evaluation("retrained", ratios=(4.0, 5.0, 6.0, 7.0))
+    related = with_relations(an_evaluation(), retrained=retrained)
+    fewer = {name: metric for name, metric in retrained.metrics.items() if name != "forget_quality"}
+    now = with_relations(related, retrained=replace(retrained, metrics=fewer))
+    assert (related.values["forget_quality"], now.values["forget_quality"]) == (pytest.approx(2 / 70), None)
+    assert now.metrics["forget_quality"].reason == "the results of --retrained lack forget_quality"
+    assert now.values["privleak"] == related.values["privleak"]
+
+
 def test_alignment_and_shift_by_hand():
     then = [[1, 0], [-1, 0]], [[1, 0], [-1, 0], [0, 1], [0, -1]]
     now = [[1, 0], [-1, 0]], [[1, 0], [-1, 0], [2, 0], [2, 0]]  # the forget rows do not count
