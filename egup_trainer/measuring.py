@@ -37,8 +37,9 @@ class Measuring(TrainerCallback, ExportableState):
 
     Of each set: the mean negative log-likelihood l of each row, and the answers to its questions, by ROUGE-L against
     the right ones and those of retain rows, by the names in them, and by repetition; of forget and proxy rows also l
-    after a retain row and its answer, since a model may hide rows from the usual prompt alone. From large sets, samples
-    are taken with the run's seed. A resumed run knows what was measured before its first step.
+    after a retain row and its answer, since a model may hide rows from the usual prompt alone. Without proxies, a proxy
+    model is asked about the forget rows, too. From large sets, samples are taken with the run's seed. A resumed run
+    knows what was measured before its first step.
 
     Args:
         trainer: an `UnlearnTrainer`.
@@ -47,6 +48,7 @@ class Measuring(TrainerCallback, ExportableState):
 
     Attributes:
         before, after: what was measured, by the names of the sets.
+        of_proxy_model: what was measured of the forget rows under the proxy model, where there are no proxies.
         verdict: the verdict, once the run has ended.
     """
 
@@ -55,33 +57,48 @@ class Measuring(TrainerCallback, ExportableState):
         self.without = _why_not(trainer) if with_answers else ""
         self.before: dict[str, SetMeasures] = {}
         self.after: dict[str, SetMeasures] = {}
+        self.of_proxy_model: SetMeasures | None = None
         self.verdict: Verdict | None = None
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         saved = state.stateful_callbacks.get(type(self).__name__) if state.global_step else None
         if saved:
             self.before = {name: SetMeasures(**values) for name, values in saved["attributes"]["before"].items()}
+            of_proxy_model = saved["attributes"].get("of_proxy_model")
+            self.of_proxy_model = of_proxy_model and SetMeasures(**of_proxy_model)
         elif not (state.global_step or self.before):  # a trainer may train again
             self.before = self._measure("before")
+            if self.with_answers and "proxy" not in self.datasets:
+                self.of_proxy_model = self._measure_proxy_model()
 
     def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         self.after = self._measure("after")
         if self.with_answers and self.before:
-            found = verdict(_measures(self.before), _measures(self.after), self._proxy_model())
+            never_saw = None if self.of_proxy_model is None else Measures(self.of_proxy_model, name="the proxy model")
+            found = verdict(_measures(self.before), _measures(self.after), never_saw)
             others = [self.without] if self.without else []
             self.verdict = replace(found, remarks=[*found.remarks, *others, why_ended(state)])
 
-    def _proxy_model(self) -> Measures | None:
-        """The forget rows under the proxy model, which never saw them. None if there are proxies, or no proxy model."""
+    def _measure_proxy_model(self) -> SetMeasures | None:
+        """The forget rows under the proxy model, which never saw them; None if there is no proxy model."""
         expected = [each for each in self.trainer.components if isinstance(each, ExpectedOutputs)]
-        if "proxy" in self.datasets or not expected:
+        if not expected or expected[0].proxy_model is None:
             return None
-        return Measures(SetMeasures(expected[0].mean_nll().tolist()), name="the proxy model")
+        rows, when = self.datasets["forget"], "with the proxy model"
+        otherwise = self._after_example(rows)
+        with expected[0].proxy_model_in_use() as model:
+            _, right, written = self._answers("forget", when, model)
+            found = SetMeasures(self._nll(rows, f"Scoring forget rows {when}", model), *_compare(right, written))
+            if otherwise is None:
+                return found
+            after_example = self._nll(otherwise, f"Scoring forget rows after an example {when}", model)
+            return replace(found, nll_after_example=after_example)
 
     def state(self) -> dict[str, Any]:
         """What a resumed run needs."""
         before = {name: asdict(measured) for name, measured in self.before.items()}
-        return {"args": {}, "attributes": {"before": before}}
+        of_proxy_model = None if self.of_proxy_model is None else asdict(self.of_proxy_model)
+        return {"args": {}, "attributes": {"before": before, "of_proxy_model": of_proxy_model}}
 
     @property
     def probability(self) -> dict[str, dict[str, float]]:
@@ -98,6 +115,7 @@ class Measuring(TrainerCallback, ExportableState):
         return _measures(self._measure(when))
 
     def _measure(self, when: str) -> dict[str, SetMeasures]:
+        when = f"{when} unlearning"
         texts = {name: self._answers(name, when) for name in _ASKED if name in self.datasets}
         names = {name: set(names_in([*asked, *right])) for name, (asked, right, _) in texts.items()}
         found = {}
@@ -107,7 +125,7 @@ class Measuring(TrainerCallback, ExportableState):
             of_retain = texts["retain"][1] if "retain" in texts and name != "retain" else []
             otherwise = self._after_example(rows) if name in _COMPARED and self.with_answers else None
             found[name] = SetMeasures(
-                self._nll(rows, f"Scoring {name} rows {when} unlearning"),
+                self._nll(rows, f"Scoring {name} rows {when}"),
                 *_compare(right, written),
                 sum(not of_others.isdisjoint(names_in([text])) for text in written),
                 [] if otherwise is None else self._nll(otherwise, f"Scoring {name} rows after an example"),
@@ -115,10 +133,10 @@ class Measuring(TrainerCallback, ExportableState):
             )
         return found
 
-    def _nll(self, rows: RowDataset, description: str) -> list[float]:
+    def _nll(self, rows: RowDataset, description: str, model: Any = None) -> list[float]:
         args = self.trainer.args
         ids, owners = sample_of(rows, args.seed)
-        scores = self.trainer.score(rows, ids, description=None if args.disable_tqdm else description)
+        scores = self.trainer.score(rows, ids, model, description=None if args.disable_tqdm else description)
         return scores.nll_of(owners).tolist()
 
     def _after_example(self, rows: RowDataset) -> RowDataset | None:
@@ -133,12 +151,18 @@ class Measuring(TrainerCallback, ExportableState):
             return None
         return RowDataset(found)
 
-    def _answers(self, name: str, when: str) -> tuple[list[str], list[str], list[str]]:
-        """Questions of a set, the right answers, and what the model answers; without those it has no room for."""
+    def _answers(self, name: str, when: str, model: Any = None) -> tuple[list[str], list[str], list[str]]:
+        """Questions of a set, the right answers, and what the model answers, or another one; only what it has room for.
+
+        Args:
+            name: of the set.
+            when: ends the title of the progress bar.
+            model: the other model.
+        """
         if not self.with_answers or self.without:
             return [], [], []
         trainer, rows, tokenizer = self.trainer, self.datasets[name], self.trainer.processing_class
-        model = trainer.accelerator.unwrap_model(trainer.model)
+        model = trainer.accelerator.unwrap_model(trainer.model) if model is None else model
         asked = [index for index in rows.first_samples if len(rows.rows[index].prompt) > 1]
         chosen = [rows.rows[asked[place]] for place in sample_ids(len(asked), trainer.args.seed, MOST_QUESTIONS)]
         new_tokens = min(max((int(row.is_scored.sum()) for row in chosen), default=0), MOST_TOKENS)
@@ -153,7 +177,7 @@ class Measuring(TrainerCallback, ExportableState):
             max_new_tokens=new_tokens,
             batch_size=trainer.args.per_device_eval_batch_size,
             accelerator=trainer.accelerator,
-            description=None if trainer.args.disable_tqdm else f"Answering {name} questions {when} unlearning",
+            description=None if trainer.args.disable_tqdm else f"Answering {name} questions {when}",
         )
         decode = [tokenizer.decode(tokens, skip_special_tokens=True).strip() for tokens in right]
         questions = [tokenizer.decode(row.prompt, skip_special_tokens=True) for row in chosen]

@@ -212,7 +212,7 @@ def verdict(before: Measures, after: Measures, retrained: Measures | None = None
         'FORGOTTEN'
     """
     remarks = _remarks(before, after)
-    if lost := _rows_without_a_number(before, after):
+    if lost := _rows_without_a_number(before, after, retrained):
         return Verdict(Status.UNKNOWN, [lost], remarks)
     harm, likely = harm_done(before, after), likelihood(before, after, retrained)
     if harm:
@@ -221,6 +221,8 @@ def verdict(before: Measures, after: Measures, retrained: Measures | None = None
     lacking = _why_unknown(before, yardstick, retrained)
     if yardstick is None or lacking:
         return Verdict(Status.UNKNOWN, [lacking], remarks)
+    if after.forget.rouge and _others_with("rouge", after, yardstick) is None:
+        remarks = [*remarks, "Whether too many are recited is not known: nothing was written for rows never seen."]
     beside = [likelihood(before, after)] if retrained is not None and after.unseen is not None else []
     reasons = [likely, *beside, *harm_absent(before, after)]
     status, why = _of_forget_rows(before, after, yardstick)
@@ -234,7 +236,7 @@ def _of_forget_rows(before: Measures, after: Measures, yardstick: _Yardstick) ->
     start, now, aim = (fmean(rows.nll) for rows in (before.forget, after.forget, yardstick.rows))
     if now - start < LEAST_PROGRESS * (aim - start):
         return Status.NOT_FORGOTTEN, ""
-    if known := _recitation(after, yardstick) or _known_after_example(before, after):
+    if known := _recitation(after, yardstick) or _known_after_example(before, after, yardstick):
         return Status.PARTLY_FORGOTTEN, known
     sides = {_side(after.forget, rows) for rows in (yardstick.rows, after.unseen) if rows is not None}
     if sides == {-1}:
@@ -291,13 +293,18 @@ def _why_unknown(before: Measures, yardstick: _Yardstick | None, retrained: Meas
     return ""
 
 
-def _rows_without_a_number(before: Measures, after: Measures) -> str:
+def _rows_without_a_number(before: Measures, after: Measures, retrained: Measures | None) -> str:
     """Which rows have lost their number, which must never be taken for forgotten or unharmed; empty if none."""
+    models = {"before unlearning": before, "after unlearning": after}
+    models |= {} if retrained is None else {f"under {retrained.name}": retrained}
     for name in ("forget", "retain", "unseen", "neighbor"):
-        for when, measured in (("before", getattr(before, name)), ("after", getattr(after, name))):
-            lost = 0 if measured is None else sum(not isfinite(nll) for nll in measured.nll)
-            if lost:
-                return f"{lost} of {len(measured.nll)} {name} rows have no finite number {when} unlearning."
+        for when, model in models.items():
+            measured = getattr(model, name)
+            for read, nlls in {"": "nll", ", read after an example,": "nll_after_example"}.items():
+                values = [] if measured is None else getattr(measured, nlls)
+                lost = sum(not isfinite(nll) for nll in values)
+                if lost:
+                    return f"{lost} of {len(values)} {name} rows{read} have no finite number {when}."
     return ""
 
 
@@ -367,14 +374,26 @@ def _remarks(before: Measures, after: Measures) -> list[str]:
     return said
 
 
+def _others_with(measured: str, after: Measures, yardstick: _Yardstick) -> tuple[SetMeasures, str] | None:
+    """Rows of which something was measured, and what stands before a number of theirs; None if it was of none.
+
+    They are the yardstick's. Where a retrained model was evaluated without it, they are the rows never seen.
+    """
+    others = [(yardstick.rows, yardstick.beside), *([] if after.unseen is None else [(after.unseen, _UNSEEN)])]
+    return next(((rows, beside) for rows, beside in others if getattr(rows, measured)), None)
+
+
 def _recitation(after: Measures, yardstick: _Yardstick) -> str:
     """Whether more forget answers are found in the generations than chance explains; empty if not."""
-    ours, theirs = after.forget, yardstick.rows
+    ours, found = after.forget, _others_with("rouge", after, yardstick)
+    if not ours.rouge or found is None:
+        return ""
+    theirs, beside = found
     if _is_lower(theirs.rouge, ours.rouge):
-        said = f"ROUGE-L {fmean(ours.rouge):.2f}, {yardstick.beside} {fmean(theirs.rouge):.2f}"
+        said = f"ROUGE-L {fmean(ours.rouge):.2f}, {beside} {fmean(theirs.rouge):.2f}"
         return f"The model still writes the forget answers: {said}."
-    if ours.rouge and theirs.rouge and _chance_of_more(ours, theirs) <= LEVEL / 2:
-        said = f"{ours.recited} of {len(ours.rouge)}, {yardstick.beside} {theirs.recited} of {len(theirs.rouge)}"
+    if _chance_of_more(ours, theirs) <= LEVEL / 2:
+        said = f"{ours.recited} of {len(ours.rouge)}, {beside} {theirs.recited} of {len(theirs.rouge)}"
         return f"The model still recites forget answers nearly word for word: {said}."
     return ""
 
@@ -394,17 +413,18 @@ def _chance_of_more(ours: SetMeasures, theirs: SetMeasures) -> float:
     return sum(ways) / comb(num_ours + num_theirs, recited)
 
 
-def _known_after_example(before: Measures, after: Measures) -> str:
+def _known_after_example(before: Measures, after: Measures, yardstick: _Yardstick) -> str:
     """Whether forget rows are much likelier than rows never seen if both are read after an example; empty if not."""
-    ours = after.forget.nll_after_example
-    theirs = [] if after.unseen is None else after.unseen.nll_after_example
-    if not ours or not theirs or ks_p_value(ours, theirs) > ASKED_OTHERWISE_LEVEL:
+    ours, found = after.forget.nll_after_example, _others_with("nll_after_example", after, yardstick)
+    if not ours or found is None:
         return ""
-    start = fmean(before.forget.nll)
-    if fmean(ours) - start >= LEAST_WAY_OTHERWISE * (fmean(theirs) - start):
-        return ""
-    numbers = f"probability {mean_probability(ours):.2g}, rows never seen {mean_probability(theirs):.2g}"
-    return f"{AFTER_EXAMPLE}, the model still knows the forget rows: {numbers}."
+    theirs, beside = found[0].nll_after_example, found[1]
+    if ks_p_value(ours, theirs) <= ASKED_OTHERWISE_LEVEL:
+        start = fmean(before.forget.nll)
+        if fmean(ours) - start < LEAST_WAY_OTHERWISE * (fmean(theirs) - start):
+            numbers = f"probability {mean_probability(ours):.2g}, {beside} {mean_probability(theirs):.2g}"
+            return f"{AFTER_EXAMPLE}, the model still knows the forget rows: {numbers}."
+    return ""
 
 
 def _broken_text(before: Measures, after: Measures, yardstick: _Yardstick) -> str:

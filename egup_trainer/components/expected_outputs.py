@@ -1,5 +1,7 @@
 """What a model that never saw the forget rows would say at each of their answer tokens."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, fields
 from math import log
 from typing import Any
@@ -175,7 +177,7 @@ class ExpectedOutputs(Component):
         if proxies is not None:
             refuse_known_proxies(forget_nll, proxies.mean_nll, "give a model that never saw the rows (--proxy_model)")
         if self.proxy_model:
-            source = self._read_proxy_model(self.proxy_model)
+            source = self._read_proxy_model()
             _refuse_knowing_model(self.proxy_model, forget_nll, source.mean_nll[:given])
         else:
             source = self._estimate(scan[self.name])
@@ -199,13 +201,23 @@ class ExpectedOutputs(Component):
         estimate = EstimatedOutputs(nearest, BigramOutputs(answers, vocabulary), self._top_k)
         return self.run.score(self.run.forget_rows, estimate=estimate)
 
-    def _read_proxy_model(self, name: str) -> RowScores:
+    def _read_proxy_model(self) -> RowScores:
         """What the proxy model says at the answer tokens of the forget rows."""
-        rows, options = self.run.forget_rows, {"top_k": self._top_k, "answer_first": True}
-        if name == ADAPTER_OFF:
+        with self.proxy_model_in_use() as model:
+            return self.run.score(self.run.forget_rows, model=model, top_k=self._top_k, answer_first=True)
+
+    @contextmanager
+    def proxy_model_in_use(self) -> Iterator[Any]:
+        """Loads the proxy model, or switches the adapter off.
+
+        Yields:
+            the other model, or None if it is the model itself without its adapter.
+        """
+        if self.proxy_model == ADAPTER_OFF:
             with adapters_off(self.run.model):
-                return self.run.score(rows, **options)
-        return self.run.score(rows, model=self.run.load(name), **options)
+                yield None
+        else:
+            yield self.run.load(self.proxy_model)
 
     def of(self, step: Step) -> TopKLogProbs:
         """The expected outputs at the answer tokens of the forget rows of a micro-batch."""

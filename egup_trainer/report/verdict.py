@@ -104,7 +104,7 @@ def _unknown(reason: str) -> Judgment:
 
 def _rows_without_a_number(before: Model, model: Model) -> str:
     """Which rows have lost their number since; empty if none. They must never be taken for forgotten or unharmed."""
-    for name in (FORGET, RETAIN, UNSEEN):
+    for name in (FORGET, RETAIN, UNSEEN, NEIGHBOR):
         metric = f"{name}_probability"
         first, last = (each.values(metric, name) for each in (before, model))
         lost = sorted(first.keys() - last.keys())

@@ -1,6 +1,7 @@
 """The rules of the verdict that measurements of whole runs do not reach: few rows, outliers, and broken numbers."""
 
 import math
+from dataclasses import replace
 
 import pytest
 
@@ -84,3 +85,39 @@ def test_two_retain_questions_show_no_harm_and_four_do():
         return verdict(before, Measures(rows(3.0), rows(0.1, rouge=[0.8] * count), rows(3.0)))
 
     assert (judged(2).status, judged(4).status) == (Status.FORGOTTEN, Status.MODEL_HARMED)
+
+
+def test_a_retrained_model_that_wrote_nothing_leaves_rows_never_seen_to_compare_answers_with():
+    """As with results of --skip_generation: the model recites all, whatever it is compared with."""
+    unseen = rows(3.0, rouge=[0.2] * 20)
+    after = Measures(rows(3.0, rouge=[1.0] * 20), rows(0.1), unseen)
+    found = verdict(KNOWN, after, Measures(rows(3.0)))
+    assert found.status is Status.PARTLY_FORGOTTEN
+    assert found.reasons[0] == "The model still writes the forget answers: ROUGE-L 1.00, rows never seen 0.20."
+    alone = verdict(KNOWN, replace(after, unseen=None), Measures(rows(3.0)))
+    assert alone.remarks[-1] == "Whether too many are recited is not known: nothing was written for rows never seen."
+
+
+def test_rows_under_a_proxy_model_are_compared_after_an_example_too():
+    never_saw = Measures(rows(3.0, nll_after_example=[2.5] * 20), name="the proxy model")
+
+    def judged(nll):
+        return verdict(KNOWN, Measures(rows(3.0, nll_after_example=[nll] * 20)), never_saw)
+
+    assert judged(2.5).status is Status.FORGOTTEN
+    assert judged(0.5).status is Status.PARTLY_FORGOTTEN
+    assert judged(0.5).reasons[0] == (
+        "After another question and its answer, the model still knows the forget rows: probability 0.61, under the "
+        "proxy model 0.082."
+    )
+
+
+def test_numbers_after_an_example_and_those_of_a_retrained_model_must_be_finite():
+    broken = rows(3.0, nll_after_example=[math.nan] * 20)
+    unseen = rows(3.0, nll_after_example=[3.0] * 20)
+    found = verdict(KNOWN, Measures(broken, rows(0.1), unseen))
+    assert found.status is Status.UNKNOWN
+    assert found.reasons == ["20 of 20 forget rows, read after an example, have no finite number after unlearning."]
+    retrained = Measures(SetMeasures([math.inf] * 20))
+    found = verdict(KNOWN, Measures(rows(3.0), rows(0.1), rows(3.0)), retrained)
+    assert found.reasons == ["20 of 20 forget rows have no finite number under the retrained model."]

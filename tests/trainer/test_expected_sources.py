@@ -81,6 +81,21 @@ def test_without_proxies_the_verdict_compares_the_rows_with_those_under_the_prox
         "Forget rows differ from the same rows under the proxy model: probability 0.88, before 0.88; under the proxy "
         f"model {probability:.2g} (p < 0.001)."
     )
+    found = trainer.measuring.of_proxy_model
+    assert found.nll == pytest.approx(theirs.score(theirs.forget_rows).mean_nll.tolist(), abs=1e-4)
+    assert len(found.rouge) == len(trainer.measuring.before["forget"].rouge) == len(theirs.forget_rows)
+    after_example = theirs.measuring._after_example(theirs.forget_rows)
+    assert found.nll_after_example == pytest.approx(theirs.score(after_example).mean_nll.tolist(), abs=1e-4)
+
+
+def test_what_the_proxy_model_says_is_known_after_a_resume(make_trainer, taught, make_model, saved, tmp_path):
+    options = {"proxies": False, "proxy_model": saved(make_model()), "verdict": True, **PLAIN, "max_steps": 6}
+    whole = make_trainer(taught(), **options, save_strategy="epoch", output_dir=str(tmp_path / "whole"))
+    whole.train()
+    resumed = make_trainer(taught(), **options, output_dir=str(tmp_path / "resumed"))
+    resumed.train(resume_from_checkpoint=str(tmp_path / "whole" / "checkpoint-3"))
+    assert resumed.measuring.of_proxy_model == whole.measuring.of_proxy_model
+    assert resumed.verdict == whole.verdict
 
 
 def test_a_model_of_another_depth_is_taken(make_trainer, taught, tokenizer, make_model, saved):
