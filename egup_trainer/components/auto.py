@@ -339,8 +339,13 @@ class Auto(Component):
             # Whole epochs, since the rate would be 0 in the rest of one.
             least = epoch_steps * ceil(self._effort.length * LEAST_STEPS / epoch_steps)
             self._restart(step, 1.0, min(end, max(2 * step, least)))
-        elif found["forget_progress"] < HALFWAY * (1 - (1 - step / self._num_steps) ** 2):
+        elif self._lags_behind(step, found["forget_progress"]):
             self._restart(step, 2.0, end)
+
+    def _lags_behind(self, step: float, progress: float) -> bool:
+        """Whether forget rows have come less than half as far as is due; not where there was nothing to forget."""
+        due = 1 - (1 - step / self._num_steps) ** 2
+        return self._needed_rise >= LEAST_RISE and progress < HALFWAY * due
 
     def measure(self) -> dict[str, float]:
         """Where the rows are now: `retain_rise`, and `forget_progress`, which is 1 at rows never seen.
@@ -366,7 +371,7 @@ class Auto(Component):
     def _move_expected_outputs(self) -> None:
         """Moves the l that is expected of each forget row by `PART_OF_GAP` of what it lacks of the proxies.
 
-        The row with the n-th smallest l should have the quantile (n - 1) / (N - 1) of the proxies' l, halfway between
+        The row with the n-th smallest l should have the quantile (n - 1/2) / N of the proxies' l, halfway between
         before unlearning, which is where the retrained model has the forget rows, and now, which is what anybody who
         has this model can compare them with. Without proxies nothing is moved.
         """

@@ -23,7 +23,7 @@ _CHUNK = 1 << 24
 def match_quantiles(values: Tensor, reference: Tensor) -> Tensor:
     """Gives `values` the distribution of `reference`, and keeps their order: (N,), (M,) -> (N,).
 
-    The n-th smallest value becomes the quantile (n - 1) / (N - 1) of the reference.
+    The n-th smallest value becomes the quantile (n - 1/2) / N of the reference: a single value becomes its median.
 
     Example:
         >>> match_quantiles(torch.tensor([5.0, 1.0, 3.0]), torch.tensor([-2.0, 0.0, -8.0]))
@@ -32,7 +32,8 @@ def match_quantiles(values: Tensor, reference: Tensor) -> Tensor:
     order = values.argsort(stable=True)
     # By hand, because `torch.quantile` takes at most 16 million values.
     ranked = reference.double().sort().values
-    at = torch.linspace(0, len(reference) - 1, len(values), dtype=torch.float64)
+    share = (torch.arange(len(values), dtype=torch.float64) + 0.5) / len(values)
+    at = (share * len(reference) - 0.5).clamp(0, len(reference) - 1)
     low, high = at.floor().long(), at.ceil().long()
     matched = torch.empty_like(values)
     matched[order] = torch.lerp(ranked[low], ranked[high], at - low).to(values.dtype)

@@ -33,7 +33,13 @@ FIRST, SECOND = [0.5, 0.3, 0.1, 0.1], [0.1, 0.1, 0.2, 0.6]
 
 def test_quantiles_by_hand():
     found = match_quantiles(torch.tensor([0.3, 9.0, -1.0, 0.4, 5.0]), torch.tensor([0.0, -8.0, -2.0]))
-    assert found.tolist() == [-5.0, 0.0, -8.0, -2.0, -1.0]  # of -8, -2, 0 at 0, .5, 1, 1.5 and 2
+    expected = torch.tensor([-5.6, 0.0, -8.0, -2.0, -0.8])  # of -8, -2, 0 at 0, .4, 1, 1.6 and 2
+    torch.testing.assert_close(found, expected)
+
+
+def test_one_value_gets_the_median():
+    assert match_quantiles(torch.tensor([9.0]), torch.tensor([0.0, -8.0, -2.0])).tolist() == [-2.0]
+    assert match_quantiles(torch.tensor([9.0]), torch.tensor([0.0, -8.0, -2.0, -3.0])).tolist() == [-2.5]
 
 
 def test_equal_numbers_get_the_reference_itself_in_their_order():

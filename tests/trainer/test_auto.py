@@ -25,11 +25,16 @@ def rates(trainer):
     return logged(trainer, "learning_rate")
 
 
-def with_numbers(make_trainer, monkeypatch, measured, **options):
+def with_numbers(make_trainer, monkeypatch, measured, needed_rise=1.0, **options):
     """A trainer at the rate 1e-4, which measures what it is told to at the ends of epochs of three steps."""
     trainer = make_trainer(auto=True, learning_rate=1e-4, logging_steps=1, **options)
     component, found = trainer.component(Auto), iter(measured)
-    monkeypatch.setattr(component, "measure", lambda: {**STILL, **next(found)})
+
+    def measure():
+        component._needed_rise = needed_rise
+        return {**STILL, **next(found)}
+
+    monkeypatch.setattr(component, "measure", measure)
     return trainer
 
 
@@ -143,6 +148,14 @@ def test_it_is_doubled_at_each_measurement_that_shows_little_but_the_last(make_t
     monkeypatch.setattr(trainer.component(Auto), "_restart", lambda step, factor, end: changes.append((step, factor)))
     trainer.train()
     assert changes == [(step, 2.0) for step in (12, 21, 30, 39, 48, 57, 66, 75, 84)]  # the first after a tenth of 93
+
+
+def test_it_is_not_doubled_where_there_was_nothing_to_forget(make_trainer, monkeypatch):
+    """Rows as unlikely as rows never seen from the start: the model never knew them, or not in this format."""
+    slow = {"retain_rise": 0.0, "forget_progress": 0.0}
+    trainer = with_numbers(make_trainer, monkeypatch, [slow] * 4, needed_rise=0.05, num_train_epochs=4)
+    trainer.train()
+    assert rates(trainer) == pytest.approx([1e-4 * (1 - step / 12) for step in range(12)])
 
 
 def test_a_short_run_at_the_boundary_keeps_its_length(make_trainer, monkeypatch):
