@@ -11,6 +11,7 @@ from torch import Tensor
 
 from egup_trainer.data.collator import RowCollator
 from egup_trainer.data.tokenization import RowDataset
+from egup_trainer.errors import NumberError
 from egup_trainer.modeling.forward import AnswerReader
 from egup_trainer.modeling.scan import RowScores, bit_sum, load_scan, save_scan, scan_fingerprint, score_rows
 from egup_trainer.modeling.top_k_logps import TopKLogProbs
@@ -78,6 +79,7 @@ def run_scan(
     weights are spread over processes (FSDP, ZeRO-3), there is no cheap fingerprint, and nothing is kept.
 
     Raises:
+        NumberError: a row has no finite number, so that nothing could be compared with it.
         StateError: a file of that name holds something else.
     """
     if not requests:
@@ -85,10 +87,13 @@ def run_scan(
     score = partial(score_rows, model, reader, collator=collator, batch_size=batch_size, accelerator=accelerator)
 
     def scan() -> dict[str, RowScores]:
-        return {
+        found = {
             name: score(**vars(request), description=f"Scanning {name} rows" if progress else None)
             for name, request in requests.items()
         }
+        for name, request in requests.items():
+            _refuse_rows_without_a_number(name, request.ids, found[name])
+        return found
 
     bare = accelerator.unwrap_model(model)
     if is_spread_over_processes(bare):
@@ -107,6 +112,18 @@ def run_scan(
     if accelerator.is_main_process:
         save_scan(path, _pack(scores), fingerprint)
     return scores
+
+
+def _refuse_rows_without_a_number(name: str, ids: Tensor, scores: RowScores) -> None:
+    lost = ids[~scores.mean_nll.isfinite()].tolist()
+    if lost:
+        of_all = "look for weights that are not numbers" if len(lost) == len(ids) else "remove these rows"
+        raise NumberError(
+            got=f"a loss that is not finite before the first step, in {len(lost)} of {len(ids)} samples of the {name} "
+            f"scan, such as sample {lost[0]}",
+            expected="finite numbers",
+            fix=f"load the model in bfloat16 or float32 (--dtype), or {of_all}",
+        )
 
 
 def is_spread_over_processes(model: Any) -> bool:

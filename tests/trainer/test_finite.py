@@ -73,3 +73,22 @@ def test_a_gradient_that_is_not_finite_reaches_no_weight(make_trainer, max_grad_
     forget, retain = (" ".join(map(str, sorted(pair[side] for pair in pairs))) for side in (0, 1))
     assert error.value.got == f"a gradient that is not finite; forget samples {forget}, retain samples {retain}"
     assert furthest(before, weights_of(trainer)) == 0
+
+
+def test_a_row_without_a_number_is_named_before_the_first_step(make_trainer, taught):
+    """A proxy of which nothing is known would make the goal of the likeliest forget row no number."""
+    model = taught()
+    trainer = make_trainer(model=model, proxy_constraint=True)
+    only = set(trainer.proxy_rows.rows[1].input_ids.tolist())
+    for rows in (trainer.forget_rows, trainer.retain_rows):
+        only -= {int(token) for row in rows.rows for token in row.input_ids}
+    only -= {int(token) for index, row in enumerate(trainer.proxy_rows.rows) if index != 1 for token in row.input_ids}
+    with torch.no_grad():
+        model.get_input_embeddings().weight[sorted(only)[0]] = float("nan")
+    with pytest.raises(NumberError) as error:
+        trainer.train()
+    assert error.value.got == (
+        f"a loss that is not finite before the first step, in 1 of {len(trainer.proxy_rows)} samples of the proxy scan, "
+        "such as sample 1"
+    )
+    assert trainer.state.global_step == 0
