@@ -206,7 +206,8 @@ ATTACKS = {
             "probe",
             "Probe",
             "AUC for distinguishing forget from holdout rows by a layer's features; 0.5 is chance.",
-            "If the AUC is far from 0.5, the model's hidden states still tell which rows were forgotten.",
+            "If the AUC is further from 0.5 than that of the retrained model, the model's hidden states tell which "
+            "rows were forgotten. Rows of other subjects differ in any model, so the AUC alone says nothing.",
             cost=2,
             needs_holdout=True,
         ),
@@ -214,7 +215,8 @@ ATTACKS = {
             "membership",
             "Membership attacks",
             "AUC for distinguishing forget from holdout rows; 0.5 is chance.",
-            "If an AUC is far from 0.5 on either side, the model's outputs still tell which rows were forgotten.",
+            "If an AUC is further from 0.5 than that of the retrained model, on either side, the model's outputs tell "
+            "which rows were forgotten.",
             cost=1,
             needs_holdout=True,
         ),

@@ -179,7 +179,9 @@ def _begun(target: Target, plain: dict[int, SampleScores]) -> _Found:
     rests: dict[int, str] = {}
     probabilities: dict[int, float] = {}
     for sample, scores in plain.items():
-        row = target.tokenized([target.forget[sample]], "forget set", [sample]).rows[0]
+        row, *others = target.tokenized([target.forget[sample]], "forget set", [sample]).rows
+        if others:  # too long to be read at once, so that what is begun and what is scored would differ
+            continue
         start, count = int(row.is_scored.argmax()), int(row.is_scored.sum() * GIVEN_SHARE)
         rest = target.tokenizer.decode(row.input_ids[start + count :].tolist(), skip_special_tokens=True).strip()
         if count and rest and target.has_room(start + count):

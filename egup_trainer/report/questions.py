@@ -16,6 +16,8 @@ from egup_trainer.verdict import Status, harm_absent, harm_done, neighbors
 _MUCH = 0.1
 """By how much an attack must get further than on the retrained model to count."""
 
+_STRONGEST = "relearning"
+
 _GONE = {
     Status.FORGOTTEN: "Yes.",
     Status.PARTLY_FORGOTTEN: "Not wholly.",
@@ -122,7 +124,8 @@ def attack_sentence(found: BroughtBack) -> str:
 def _how_far(found: Sequence[BroughtBack], audit: Audit) -> str:
     """What the attack that got furthest means, beside the model that all are compared with.
 
-    Attacks without a number to compare may have got further, so that nothing is known but for a clear yes.
+    Attacks without a number to compare may have got further, so that nothing is known but for a clear yes. Nor is it
+    if relearning was not run, the strongest attack.
     """
     if not found:
         return "Not known: none of the attacks that show it was run."
@@ -137,14 +140,16 @@ def _how_far(found: Sequence[BroughtBack], audit: Audit) -> str:
         )
     if worst.distance > _MUCH:
         return f"Yes, more of it than from a model that never saw the rows. {title} gets furthest."
+    others = {attack: each for attack, each in audit.findings.items() if each.reason and ATTACKS[attack].brings_back}
     without = [each.attack for each in found if each.distance is None]
-    without += [attack for attack, finding in audit.findings.items() if finding.failed and ATTACKS[attack].brings_back]
+    without += [attack for attack, each in others.items() if each.failed or attack == _STRONGEST]
     if without:
         return (
             f"Not known: of {', '.join(ATTACKS[each].title for each in without)}, there is nothing to compare. Of the "
             f"other attacks, {title} gets furthest, to no more than from a model that never saw the rows."
         )
-    return f"No more of it than from a model that never saw the rows. {title} gets furthest."
+    not_run = f" Not run: {', '.join(ATTACKS[attack].title for attack in others)}." if others else ""
+    return f"No more of it than from a model that never saw the rows. {title} gets furthest.{not_run}"
 
 
 def _audit_command(model: Model) -> str:

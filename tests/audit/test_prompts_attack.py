@@ -170,3 +170,11 @@ def test_a_row_without_room_after_the_beginning_of_its_answer_costs_itself_alone
     found = attack(model, tokenizer, [*FORGET, row]).metrics
     assert found["plain_rouge"].num_samples == len(FORGET) + 1
     assert found["begun_rouge"].num_samples == attack(model, tokenizer, FORGET).metrics["begun_rouge"].num_samples
+
+
+def test_an_answer_that_is_read_in_windows_is_not_begun(knowing, tokenizer):
+    """Its beginning would be that of the first window, and its rest that of all."""
+    row = Row((Message("user", "Where?"),), "Aren lives by the sea. " * 8)
+    given = replace(target(knowing, tokenizer, forget=[row]), options=replace(QUICK, max_length=24))
+    assert len(given.tokenized([row], "x").rows) > 1
+    assert prompts(given).metrics["begun_probability"].value is None

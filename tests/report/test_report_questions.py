@@ -162,3 +162,17 @@ def test_an_audit_of_another_name_is_found_by_its_folder():
     audits = [replace(ended_at(f"{each.name}/audit", 0.3), run={"model": each.run["model"]}) for each in methods]
     answers = asked(models, None, audits)[2].answers
     assert "Not tested." not in {answers[each.name].short for each in methods if each.name in answers}
+
+
+def test_attacks_that_were_not_run_are_named_and_nothing_is_denied_without_the_strongest():
+    def answer(**not_run):
+        found = {"sampling": Finding({"best_rouge": Metric(0.1)})}
+        theirs = replace(ended_at("retrained", 0.1), findings=found)
+        ours = replace(ended_at("egup_clreg", 0.1), retrained=theirs)
+        ours = replace(ours, findings={**found, **{name: Finding(reason=why) for name, why in not_run.items()}})
+        return asked(MODELS, None, [ours])[2].answers["egup_clreg"].short
+
+    no = "No more of it than from a model that never saw the rows. Sampling gets furthest."
+    assert answer(probe="no holdout rows") == no  # a probe brings nothing back
+    assert answer(merging="no model before") == f"{no} Not run: Merging."
+    assert answer(relearning="too few rows").startswith("Not known: of Relearning, there is nothing to compare.")
