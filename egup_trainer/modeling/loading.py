@@ -104,6 +104,12 @@ def _load_whole(name_or_path: str, **kwargs: Any) -> Any:
     load = auto_class(config).from_pretrained
     model, found = _load(load, _MODEL, name_or_path, output_loading_info=True, **kwargs)
     _refuse_missing(found["missing_keys"], _MODEL, name_or_path, model)
+    if getattr(model, "_hf_peft_config_loaded", False):  # transformers has put the adapter on the whole model
+        raise ModelError(
+            got=f"{name_or_path}, which holds a whole model and an adapter",
+            expected="one of them: an adapter that is merged already must not be applied once more",
+            fix="move adapter_config.json and adapter_model.safetensors to another folder, and name the one you mean",
+        )
     return model
 
 
@@ -208,7 +214,7 @@ def _load_base(path: str, **kwargs: Any) -> Any:
         )
     _refuse_other_base(path, config.base_model_name_or_path)
     base = _load_whole(config.base_model_name_or_path, **{**kwargs, "revision": config.revision or "main"})
-    _grow_embeddings(base, path)
+    _resize_embeddings(base, path)
     return base
 
 
@@ -234,15 +240,35 @@ def _refuse_missing_adapter_weights(model: Any, path: str, name: str) -> None:
     _refuse_missing(expected - load_peft_weights(path, device="cpu"), "adapter", path, model)
 
 
-def _grow_embeddings(base: Any, path: str) -> None:
-    """Adds the embeddings of tokens that training had added, from the tokenizer that was saved with an adapter."""
+def _resize_embeddings(base: Any, path: str) -> None:
+    """Gives the base model as many embeddings as it had when an adapter was trained on it.
+
+    These are as many as were saved with the adapter. If it has none, the tokenizer beside it may have more tokens.
+    """
     from egup_trainer.modeling.offloading import refuse_offloaded
 
-    if (Path(path) / _TOKENIZER).is_file():
-        count = len(load_tokenizer(path))
-        if count > base.get_input_embeddings().weight.shape[0]:
-            refuse_offloaded(base.parameters(), "the embeddings of new tokens")
-            base.resize_token_embeddings(count)
+    usual = base.get_input_embeddings().weight.shape[0]
+    count = _saved_embeddings(base, path)
+    if count is None and (Path(path) / _TOKENIZER).is_file():
+        count = max(len(load_tokenizer(path)), usual)
+    if count is not None and count != usual:
+        refuse_offloaded(base.parameters(), "another number of embeddings")
+        base.resize_token_embeddings(count)
+
+
+def _saved_embeddings(base: Any, path: str) -> int | None:
+    """How many embeddings an adapter's file holds; None if it holds none, or cannot be read."""
+    from safetensors import SafetensorError, safe_open
+
+    parts = [part for part in (base.get_input_embeddings(), base.get_output_embeddings()) if part is not None]
+    names = tuple(f".{name}" for name, module in base.named_modules() if any(module is part for part in parts))
+    try:
+        with safe_open(Path(path) / "adapter_model.safetensors", framework="pt") as file:
+            saved = {key.removesuffix(".weight").removesuffix(".base_layer"): key for key in file.keys()}  # noqa: SIM118
+            found = [key for name, key in saved.items() if name.endswith(names)]
+            return int(file.get_slice(found[0]).get_shape()[0]) if found else None
+    except SafetensorError:  # PEFT says so when it reads the file
+        return None
 
 
 def _refuse_missing(names: Collection[str], what: str, name_or_path: str, model: Any) -> None:
@@ -546,7 +572,14 @@ def _load(from_pretrained: Callable[..., Any], what: str, name_or_path: str, **k
                 got=f"{name_or_path}, whose {what} needs Python code from that folder",
                 expected="a class of transformers itself: code that comes with a model is not run by default",
                 fix="read the code; then allow it by --model_init_kwargs '{\"trust_remote_code\": true}' "
-                "(`egup unlearn` and `egup plan`), or load model and tokenizer in Python and pass them on",
+                "(`egup unlearn`, `plan`, `retrain`, `evaluate` and `audit`), or load model and tokenizer in Python "
+                "and pass them on",
+            ) from error
+        if kwargs.get("use_safetensors") and any(Path(name_or_path).glob("*.bin")):
+            raise ModelError(
+                got=f"{name_or_path}, whose weights are in .bin files",
+                expected="safetensors files: a .bin file can run code when it is read",
+                fix="if you trust it, convert it: AutoModelForCausalLM.from_pretrained(FOLDER).save_pretrained(OTHER)",
             ) from error
         raise ModelError(
             got=f"{name_or_path}, from which no {what} could be loaded ({first_line(error)})",

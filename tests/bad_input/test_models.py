@@ -139,7 +139,7 @@ REFUSED = {  # what is done to a sound folder, and what the message names beside
         "model.layers.1.input_layernorm",
     ),
     "weights of another shape": (lambda folder: resized(folder, "model.embed_tokens.weight", 300), NO_MODEL),
-    "pickle with code": (bomb, NO_MODEL),
+    "pickle with code": (bomb, ".bin files", "can run code"),
     "vocabulary smaller than the tokenizer's": (smaller_vocabulary, "300 tokens", "tokenizer"),
     "encoder-decoder": (encoder_decoder, NO_MODEL),
     "encoder": (encoder, "lacks "),

@@ -1,11 +1,14 @@
 """Models from folders, with adapters, and the errors of what cannot be loaded."""
 
 import json
+from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 from fixtures_audit import wide_model
 from peft import LoraConfig, PeftModel, PromptTuningConfig, get_peft_model
+from safetensors.torch import save_file
 from transformers import (
     CLIPVisionConfig,
     LlamaConfig,
@@ -73,6 +76,58 @@ def test_an_adapter_as_other_tools_save_it_is_loaded(saved, with_lora, tokenizer
     assert isinstance(loaded, PeftModel)
     torch.testing.assert_close(loaded(TOKENS).logits, before(TOKENS).logits)
     assert load_tokenizer(adapter).get_vocab() == tokenizer.get_vocab()
+
+
+@pytest.mark.parametrize("count", [448, 320])
+def test_an_adapter_finds_as_many_embeddings_as_it_was_trained_with(count, saved, tokenizer, tmp_path):
+    """Padded to a multiple of 64, as some trainers do, or cut to the tokens, where the base model has more."""
+    base = load_model(saved[1])
+    base.resize_token_embeddings(count)
+    lora = LoraConfig(target_modules=["q_proj"], init_lora_weights=False)
+    before = get_peft_model(base, lora).eval()
+    before.save_pretrained(tmp_path / "adapter", save_embedding_layers=True)
+    config = tmp_path / "adapter" / "adapter_config.json"
+    config.write_text(json.dumps({**json.loads(config.read_text()), "base_model_name_or_path": saved[1]}))
+    tokenizer.save_pretrained(tmp_path / "adapter")
+    loaded = load_model(str(tmp_path / "adapter")).eval()
+    assert loaded.get_input_embeddings().weight.shape[0] == count
+    torch.testing.assert_close(loaded(TOKENS).logits, before(TOKENS).logits)
+
+
+def test_a_whole_model_beside_an_adapter_is_refused(saved, with_lora):
+    """After merging into the adapter's own folder, transformers would apply the adapter once more."""
+    adapted = with_lora(load_model(saved[1]), trained=True)
+    adapted.save_pretrained(saved[1])
+    with pytest.raises(ModelError) as error:
+        load_model(saved[1])
+    assert str(error.value) == (
+        f"Got {saved[1]}, which holds a whole model and an adapter, but expected one of them: an adapter that is "
+        "merged already must not be applied once more. Move adapter_config.json and adapter_model.safetensors to "
+        "another folder, and name the one you mean."
+    )
+
+
+def test_weights_in_bin_files_are_not_read(saved):
+    (Path(saved[1]) / "model.safetensors").rename(Path(saved[1]) / "pytorch_model.bin")
+    with pytest.raises(ModelError, match=r"whose weights are in \.bin files, .* convert it: AutoModelForCausalLM"):
+        load_model(saved[1])
+
+
+def test_the_base_tokenizer_of_an_adapter_has_the_revision_that_the_adapter_names(tmp_path, monkeypatch):
+    seen = []
+
+    def from_pretrained(name, **kwargs):
+        seen.append((name, kwargs["revision"]))
+        return SimpleNamespace(vocab_files_names={})
+
+    monkeypatch.setattr("egup_trainer.modeling.loading._refuse_missing_folder", lambda *args: None)
+    monkeypatch.setattr("transformers.AutoTokenizer.from_pretrained", from_pretrained)
+    save_file({}, tmp_path / "adapter_model.safetensors")
+    for named, expected in (("v3", "v3"), (None, "main")):
+        config = {"peft_type": "LORA", "base_model_name_or_path": "team/base", "revision": named}
+        (tmp_path / "adapter_config.json").write_text(json.dumps(config))
+        load_tokenizer(str(tmp_path), revision="of-the-adapter")
+        assert seen.pop() == ("team/base", expected)
 
 
 def test_a_model_that_reads_images_is_loaded_though_it_is_no_causal_language_model_by_class(tmp_path):
