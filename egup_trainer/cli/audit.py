@@ -11,6 +11,7 @@ from egup_trainer.audit import ATTACKS
 from egup_trainer.cli.command import Command, library_errors, model_config
 from egup_trainer.cli.flags import (
     SOURCE,
+    LoadingArguments,
     LongRowArguments,
     RunArguments,
     SourceArguments,
@@ -32,7 +33,7 @@ _SETS = ("forget", "retain", "holdout")
 
 
 @dataclass
-class AuditArguments(SourceArguments, TemplateArguments, LongRowArguments, RunArguments):
+class AuditArguments(SourceArguments, TemplateArguments, LongRowArguments, LoadingArguments, RunArguments):
     """Which rows, which models to compare with, and which attacks. `AuditOptions` adds how they are run."""
 
     help_title = "Audit"
@@ -65,12 +66,13 @@ def run(args: AuditArguments, model_config: Any) -> None:
     """
     _check_flags(args, model_config)
     from egup_trainer.records.facts import run_facts
+    from egup_trainer.records.redaction import credentials_in, words_without
 
     start = time.perf_counter()
     with library_errors():
         audit = _audit(args, model_config)
     facts = run_facts(
-        command=shlex.join(args.argv),
+        command=shlex.join(words_without(credentials_in(args.loading), args.argv)),
         model=model_config.model_name_or_path,
         retrained_model=args.retrained_model,
         model_before=args.model_before,
@@ -138,23 +140,22 @@ def _audit(args: AuditArguments, model_config: Any) -> "Audit":
 
     from egup_trainer.audit.audit import audit_model
     from egup_trainer.audit.budget import Budget
-    from egup_trainer.modeling.loading import load_tokenizer
 
     model_name = model_config.model_name_or_path
     others = {"before": args.model_before, "retrained": args.retrained_model}
     budget = None if args.budget is None else Budget(args.budget, 1 + sum(path is not None for path in others.values()))
-    tokenizer = load_tokenizer(model_name, revision=model_config.model_revision)
+    tokenizer = args.tokenizer(model_name, model_config)
     rows, options = _plan(args, args.template_for(tokenizer, model_name))
     has_before = args.model_before is not None
     accelerator = Accelerator(cpu=args.use_cpu)
     refuse_several_processes("an audit", accelerator.num_processes)
 
     def audit(path: str, name: str, how_loaded: Any = model_config, **beside: Any) -> "Audit":
-        model = load_on_device(path, how_loaded, accelerator)
+        model = load_on_device(path, how_loaded, accelerator, **args.loading)
 
         def load_before() -> Any:
             before = str(args.model_before)
-            return model if path == before else load_on_device(before, model_config, accelerator)
+            return model if path == before else load_on_device(before, model_config, accelerator, **args.loading)
 
         how: dict[str, Any] = {"attacks": args.attacks, "options": options, "name": name, "budget": budget}
         return audit_model(model, tokenizer, **rows, **how, **beside, load_before=load_before if has_before else None)

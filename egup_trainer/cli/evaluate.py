@@ -11,6 +11,7 @@ from egup_trainer import __version__
 from egup_trainer.cli.command import Command, library_errors, model_config
 from egup_trainer.cli.flags import (
     SOURCE,
+    LoadingArguments,
     LongRowArguments,
     RunArguments,
     TemplateArguments,
@@ -24,7 +25,6 @@ from egup_trainer.cli.flags import (
 from egup_trainer.cli.suites import SuiteArguments, make_suite, suite_named
 from egup_trainer.cli.terminal import make_table, show
 from egup_trainer.data.schema import MAX_LENGTH
-from egup_trainer.data.template_inputs import parse_mapping
 from egup_trainer.errors import ConfigError, DataError, check_range, choose
 from egup_trainer.evaluation.definitions import Definitions
 from egup_trainer.evaluation.suites import SUITES
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 
 
 @dataclass
-class EvaluateArguments(SuiteArguments, TemplateArguments, LongRowArguments, RunArguments):
+class EvaluateArguments(SuiteArguments, TemplateArguments, LongRowArguments, LoadingArguments, RunArguments):
     """Which suite, on which rows, and where the results go."""
 
     suite: str | None = flag(f"Which suite: one of {', '.join(SUITES)}; custom is your own rows.")
@@ -76,14 +76,9 @@ class EvaluateArguments(SuiteArguments, TemplateArguments, LongRowArguments, Run
     max_length: int = flag("Maximum number of tokens per text.", MAX_LENGTH)
     feature_layer: float = flag("Layer of the features: a share of the depth, or an index.", 0.5)
     bf16: bool = flag("Autocast to bfloat16; log-softmax stays in float32.", False)
-    model_init_kwargs: dict | str | None = flag(
-        """Arguments of from_pretrained as JSON, such as '{"device_map": "auto", "offload_folder": "offloaded"}' for """
-        "a model larger than the GPU.",
-    )
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self.loading = parse_mapping("model_init_kwargs", self.model_init_kwargs or {}, '{"device_map": "auto"}')
         self.definitions = choose(Definitions, self.definitions, "definitions")
 
 
@@ -200,7 +195,6 @@ def _plan(args: EvaluateArguments, model_config: Any) -> _Planned:
     from egup_trainer.evaluation.rows import texts_of
     from egup_trainer.evaluation.run import plan_of
     from egup_trainer.evaluation.scoring import ScoringOptions
-    from egup_trainer.modeling.loading import load_tokenizer
 
     how = {name: getattr(args, name) for name in ("forget", "retain", "template", "max_length", "drop_overlap")}
     suite = make_suite(suite_named(str(args.suite)), args, **how)
@@ -214,7 +208,7 @@ def _plan(args: EvaluateArguments, model_config: Any) -> _Planned:
     model_name = model_config.model_name_or_path
     roles = ("before", "retrained", "reference")
     others = {role: read_evaluation(path, args.definitions) for role in roles if (path := getattr(args, role))}
-    tokenizer = load_tokenizer(model_name, revision=model_config.model_revision)
+    tokenizer = args.tokenizer(model_name, model_config)
     template = args.template_for(tokenizer, model_name, [each.writing for each in others.values()])
     if args.system_prompt and not any(each.template.closed for each in suite.row_sets):
         raise ConfigError(

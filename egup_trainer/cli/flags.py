@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from egup_trainer.data.schema import OnLongRow
+from egup_trainer.data.template_inputs import parse_mapping
 from egup_trainer.errors import ConfigError, choose
 from egup_trainer.files import check_writable, one_line_write_errors
 
@@ -144,6 +145,29 @@ class LongRowArguments(Arguments):
     def __post_init__(self) -> None:
         super().__post_init__()
         self.on_long_row = choose(OnLongRow, self.on_long_row, "on_long_row")
+
+
+@dataclass
+class LoadingArguments(Arguments):
+    """What `from_pretrained` is given besides what the flags of a model say."""
+
+    help_title = "Machine"
+
+    model_init_kwargs: dict | str | None = flag(
+        """Arguments of from_pretrained as JSON, such as '{"device_map": "auto", "offload_folder": "offloaded"}' for """
+        "a model larger than the GPU.",
+    )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.loading = parse_mapping("model_init_kwargs", self.model_init_kwargs or {}, '{"device_map": "auto"}')
+
+    def tokenizer(self, name: str, model_config: Any) -> Any:
+        """The tokenizer of the model of that folder or hub id."""
+        from egup_trainer.modeling.loading import load_tokenizer
+
+        trusts = bool(self.loading.get("trust_remote_code", False))
+        return load_tokenizer(name, trust_remote_code=trusts, revision=model_config.model_revision)
 
 
 @dataclass

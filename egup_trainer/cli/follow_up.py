@@ -108,7 +108,8 @@ def _steps(args: Any, config: Any, model_config: Any) -> list[tuple[str, list[st
     before, after, audit = (folder / name for name in ("before.json", "after.json", _AUDIT))
     shared = {name: getattr(args, name, getattr(config, name, None)) for name in _SHARED}
     shared |= {name: getattr(model_config, name) for name in _LOADING}
-    shared["model_init_kwargs"] = _given_loading(config, model_config)
+    shared["model_init_kwargs"] = loading = _given_loading(config, model_config)
+    own_loading = {name: value for name, value in (loading or {}).items() if name not in _OF_SOURCE} or None
     shared["per_device_eval_batch_size"] = config.per_device_eval_batch_size
     rows = {name: getattr(args, name) for name in ("forget", "retain", "holdout", "neighbor")}
     rows["holdout"] = rows["holdout"] or args.proxy
@@ -125,15 +126,15 @@ def _steps(args: Any, config: Any, model_config: Any) -> list[tuple[str, list[st
             flags = {"model_name_or_path": model, "suite": suite, "output": output, "name": output.stem, **shared}
             flags |= {"before": before if output == after else None, **of_suite}
             if output == after:
-                loading = flags["model_init_kwargs"] or {}
-                flags["model_init_kwargs"] = {name: loading[name] for name in loading if name not in _OF_SOURCE} or None
+                flags["model_init_kwargs"] = own_loading
             if suite in _WRITTEN_OUT:
                 flags["system_prompt"] = None
             steps.append(("evaluate", _words("evaluate", flags)))
     if args.audit:
         compared = {"model_before": models[before], "retrained_model": args.retrained_model}
         flags = {"model_name_or_path": config.output_dir, **compared, **rows, "output": audit}
-        steps.append(("audit", _words("audit", {**flags, "name": after.stem, **shared})))
+        flags |= {"name": after.stem, **shared, "model_init_kwargs": own_loading}
+        steps.append(("audit", _words("audit", flags)))
     if args.report is not None:
         flags = {"retrained": args.retrained, "output": args.report, "audit": audit if args.audit else None}
         steps.append(("compare", [str(before), str(after), *_words("compare", flags)]))

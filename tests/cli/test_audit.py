@@ -3,6 +3,8 @@
 import json
 import shutil
 import stat
+from dataclasses import replace
+from pathlib import Path
 
 import pytest
 from conftest import make_tiny_model, qa_rows
@@ -12,6 +14,7 @@ from fixtures_report import make_evaluation
 
 from egup_trainer.audit import ATTACKS
 from egup_trainer.audit.audit import Audit, audit_model
+from egup_trainer.cli import audit as audit_command
 from egup_trainer.errors import ModelError
 from egup_trainer.evaluation.evaluation import write_evaluation
 
@@ -148,6 +151,19 @@ def test_compare_takes_audits(folders, rows, tmp_path, capsys):
     metrics = json.loads((tmp_path / "report.json").read_text())["metrics"]
     assert list(metrics["relearning_forget_speed"]) == ["a", "b"]  # two of one name are distinguished by their files
     assert_refused([*words, "--output", str(tmp_path / "a.html")], tmp_path, capsys, f"--output {tmp_path}/a.json")
+
+
+def test_each_model_is_loaded_at_its_own_revision(folders, rows, tmp_path, monkeypatch):
+    load, seen = audit_command.load_on_device, {}
+
+    def loaded(name, config, accelerator):
+        seen[Path(name).name] = config.model_revision
+        return load(name, replace(config, model_revision="main"), accelerator)
+
+    monkeypatch.setattr(audit_command, "load_on_device", loaded)
+    flags = {"model_before": folders["before"], "retrained_model": folders["never"], "attacks": "sampling"}
+    assert run(folders["unlearned"], rows, tmp_path / "audit.json", model_revision="v2", **flags) == 0
+    assert seen == {"unlearned": "v2", "before": "v2", "never": "main"}
 
 
 def test_attacks_that_fail_are_told_and_the_rest_is_written(folders, rows, tokenizer, tmp_path, capsys, monkeypatch):
