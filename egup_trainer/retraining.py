@@ -135,7 +135,8 @@ class Retrainer(CheckpointingTrainer):
             return super()._get_train_sampler(train_dataset)
         rows = self.measuring.datasets["retain"]
         size = self.args.train_batch_size * self.args.gradient_accumulation_steps
-        return _LengthSampler(size, [len(row) for row in rows.rows], self.args.data_seed or self.args.seed)
+        seed = self.args.seed if self.args.data_seed is None else self.args.data_seed
+        return _LengthSampler(size, [len(row) for row in rows.rows], seed)
 
     def write_card(self, folder: Path) -> None:
         """Writes README.md: what the model learned, and what it is for."""
