@@ -36,10 +36,10 @@ def train(model, tokenizer, up, down=(), hold=(), steps=80, rate=1e-2):
     return model
 
 
-def after_examples(tokenizer):
-    """The forget rows, each after each of three retain rows; the verdict takes another example."""
+def after_examples(tokenizer, num_examples=3):
+    """The forget rows, each after each of some retain rows."""
     rows = tokenize(load_rows(FORGET), tokenizer, name="rows").rows
-    examples = tokenize(load_rows(RETAIN[:3]), tokenizer, name="rows").rows
+    examples = tokenize(load_rows(RETAIN[:num_examples]), tokenizer, name="rows").rows
     return RowCollator(tokenizer).pad([row.after(example) for example in examples for row in rows])
 
 
@@ -194,8 +194,8 @@ def test_rows_that_quantization_brings_back(judge, taught, retrained, tokenizer)
             low, high = weight.aminmax(dim=1, keepdim=True)
             room = 0.45 * grid_of(weight)[0] * ((weight > low) & (weight < high))  # the ends, and so the grid, stay
             bounds.append((layer.weight, weight - room, weight + room))
-    how = {"bounds": bounds, "others": [after_examples(tokenizer)]}
-    model = make_as_unlikely(rounded, retrained(), tokenizer, [batch_of(RETAIN, tokenizer)], steps=80, **how)
+    how = {"bounds": bounds, "others": [after_examples(tokenizer, num_examples=6)]}
+    model = make_as_unlikely(rounded, retrained(), tokenizer, [batch_of(RETAIN, tokenizer)], steps=120, **how)
     assert judge(model).status is Status.FORGOTTEN, judge(model).lines
     found = judge(gptq_copy(model, []))  # to the nearest point of each grid
     assert found.status is Status.NOT_FORGOTTEN, found.lines
