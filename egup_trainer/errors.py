@@ -66,6 +66,10 @@ class TooFewProxiesError(ModelError):
     """A model is too weak to write rows that could serve as proxies."""
 
 
+class UnaskableRowsError(DataError):
+    """A model cannot be asked for more rows of this kind, such as conversations of several turns."""
+
+
 class NumberError(EgupError):
     """A loss or a gradient is not a finite number."""
 

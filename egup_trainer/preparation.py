@@ -182,7 +182,22 @@ def prepare_dataset(
         with_paraphrases=with_paraphrases,
         on_long_row=args.on_long_row,
     )
+    _refuse_unknown_answers(dataset, tokenizer, name)
     return _warn_if_cut(dataset, name, args)
+
+
+def _refuse_unknown_answers(dataset: RowDataset, tokenizer: Any, name: str) -> None:
+    """Raises `DataError` for an answer of which the tokenizer knows no character: all such answers are the same."""
+    unknown = tokenizer.unk_token_id
+    for row in dataset.rows:
+        answer = row.input_ids[row.is_scored][: -1 if row.is_closed else None]
+        if unknown is not None and len(answer) and (answer == unknown).all():
+            raise DataError(
+                got=f"an answer in row {row.source.number} of the {name} that the tokenizer reads as "
+                f"{tokenizer.unk_token} alone",
+                expected="text in a script that the model knows",
+                fix="remove that row: nothing of it can be learned, forgotten or measured",
+            )
 
 
 def _warn_if_cut(dataset: RowDataset, name: str, args: Any) -> RowDataset:

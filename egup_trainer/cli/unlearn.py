@@ -23,6 +23,7 @@ from egup_trainer.errors import (
     StateError,
     TooFewPositionsError,
     TooFewProxiesError,
+    UnaskableRowsError,
     did_you_mean,
     first_line,
 )
@@ -433,7 +434,7 @@ def _proxies(row_args: RowArguments, config: Any, model_config: Any) -> str | No
         return row_args.proxy
     try:
         return auto_proxies(row_args, config, model_config)
-    except (TooFewProxiesError, TooFewPositionsError, MissingExtraError) as error:
+    except (TooFewProxiesError, UnaskableRowsError, TooFewPositionsError, MissingExtraError) as error:
         if row_args.proxy == AUTO:
             raise
         config.objective = _WITHOUT_PROXIES

@@ -1,5 +1,6 @@
 """Wrong answers for rows that have none: the answers of other rows to questions of the same kind."""
 
+import unicodedata
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -34,9 +35,9 @@ def with_exchanged_answers(sets: Mapping[str, list[Row]], count: int = NUM_WRONG
     The likeness of two questions is the share of words that they have in common, where a word weighs as much as there
     are questions with it: "email" then says more than a person's name about what kind of answer is wanted. It is
     multiplied by the ratio of the answers' lengths in words. Names of the other question that stand in its answer are
-    replaced by those of the row's own question, so that the answer is wrong for its fact and not for its name. An
-    answer that then has the words of a right answer is not taken, nor one that is more than twice as long as the row's
-    own. Deterministic.
+    replaced by those of the row's own question, so that the answer is wrong for its fact and not for its name; where
+    there are no capital letters, or several names, nothing is replaced. An answer that then has the words of a right
+    answer is not taken, nor one that is more than twice as long as the row's own. Deterministic.
 
     Rows without a question or without words stay as they are. If any row of a set has wrong answers of its own, all
     sets stay as they are: exchanged answers are other numbers than those of a benchmark.
@@ -178,7 +179,7 @@ def _with_our_names(answer: str, their_question: str, our_question: str) -> str:
     if not their_name or not our_name:
         return answer
     pairs = [(" ".join(their_name), " ".join(our_name)), (their_name[-1], our_name[-1]), (their_name[0], our_name[0])]
-    return _replace_words(answer, dict(reversed(pairs)))
+    return _replace_words(unicodedata.normalize("NFC", answer), dict(reversed(pairs)))
 
 
 def _without_common_start(first: list[str], second: list[str]) -> tuple[list[str], list[str]]:

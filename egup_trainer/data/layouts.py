@@ -219,7 +219,7 @@ def to_row(record: Mapping, source: str, number: int) -> Row:
 
 def _prompt_and_answers(record: Mapping, where: str) -> tuple:
     """The turns before the answer, the answer, and further correct answers."""
-    filled = {name: value for name, value in record.items() if value is not None or _has_partner(name, record)}
+    filled = {name: value for name, value in record.items() if not _is_blank(value) or _has_partner(name, record)}
     found = _read_layout(filled, where) or _read_layout(record, where)  # the second says which value is missing
     if found is not None:
         return found
@@ -236,7 +236,7 @@ def _prompt_and_answers(record: Mapping, where: str) -> tuple:
 def _has_partner(column: Any, record: Mapping) -> bool:
     """Whether another column of the same layout has a value: a row whose answer alone is missing is a broken row."""
     layouts = (*PAIRS, ALPACA)
-    return any(record.get(other) is not None for names in layouts if column in names for other in names)
+    return any(not _is_blank(record.get(other)) for names in layouts if column in names for other in names)
 
 
 def _read_layout(record: Mapping, where: str) -> tuple | None:
@@ -299,7 +299,8 @@ def _dialogue(record: Mapping, messages: object, where: str, before: list[Messag
             expected='a non-empty list of {"role": ..., "content": ...}',
             fix="repair that row",
         )
-    *turns, last = [*(before or []), *(_turn(message, where) for message in messages)]
+    said = [message for message in messages if not _is_empty_system_turn(message)]
+    *turns, last = [*(before or []), *(_turn(message, where) for message in said or messages)]
     if last.role != "assistant":
         raise DataError(
             got=f"a last message of role {last.role} in {where}",
@@ -313,6 +314,11 @@ def _dialogue(record: Mapping, messages: object, where: str, before: list[Messag
             fix="add the question, or give a plain text as the column text",
         )
     return tuple(turns), last.content
+
+
+def _is_empty_system_turn(message: object) -> bool:
+    """Whether it says nothing, as in data sets of which only some conversations have a system prompt."""
+    return isinstance(message, Mapping) and message.get("role") == "system" and _is_blank(message.get("content"))
 
 
 def _turn(message: object, where: str) -> Message:

@@ -1,8 +1,7 @@
 """Names in texts, as far as capital letters show them."""
 
+import unicodedata
 from collections.abc import Iterable
-
-_AROUND = ".,;:!?()\"'"
 
 
 def names_in(texts: Iterable[str]) -> list[str]:
@@ -24,12 +23,26 @@ def capitalised_runs(text: str) -> list[list[str]]:
     """
     found: list[list[str]] = []
     words: list[str] = []
-    for word in [*text.split(), ""]:
-        bare = word.strip(_AROUND)
+    for word in unicodedata.normalize("NFC", text).split():
+        before, bare, after = _parted(word)
         name = bare.removesuffix("'s").removesuffix("\N{RIGHT SINGLE QUOTATION MARK}s")
+        if before or not name[:1].isupper():
+            found, words = [*found, words], []
         if name[:1].isupper():
             words.append(name)
-        if not name[:1].isupper() or name != word:
-            found += [words] if words else []
-            words = []
-    return found
+        if after or name != bare:
+            found, words = [*found, words], []
+    return [run for run in (*found, words) if run]
+
+
+def _parted(word: str) -> tuple[str, str, str]:
+    """The punctuation marks before a word, the word, and those after it.
+
+    Example:
+        >>> _parted("(Ada-Mae),")
+        ('(', 'Ada-Mae', '),')
+    """
+    marks = [unicodedata.category(each).startswith("P") for each in word]
+    start = next((place for place, is_mark in enumerate(marks) if not is_mark), len(word))
+    end = next((len(word) - place for place, is_mark in enumerate(reversed(marks)) if not is_mark), start)
+    return word[:start], word[start:end], word[end:]

@@ -1,4 +1,4 @@
-"""Finds rows that are in two sets. Rows are the same if their prompts and answers are."""
+"""Finds rows that are in two sets: those of which prompt and answer are the same, but for white space."""
 
 import logging
 from typing import Any, TypeVar
@@ -28,8 +28,12 @@ def keep_apart(first: Rows, first_name: str, second: Rows, second_name: str, *, 
         [Row(prompt=(), answer='b', paraphrase=None, perturbed=(), alternatives=(), alternates=(), \
 paraphrased_questions=(), translated_questions=())]
     """
-    known = {key: number for key, number, _ in _keyed(first)}
-    rows = _keyed(second)
+    ours: list[tuple[RowSource, Any]] = _samples(first)
+    theirs: list[tuple[RowSource, Any]] = _samples(second)
+    # Rows that were tokenized elsewhere have no texts. Tokens alone may be the same for texts that are not.
+    has_texts = all(source.text_key for source, _ in (*ours, *theirs))
+    known = {_key(source, has_texts): source.number for source, _ in ours}
+    rows = [(_key(source, has_texts), source.number, row) for source, row in theirs]
     shared = {number: known[key] for key, number, _ in rows if key in known}
     if shared and not drop:
         number, first_number = next(iter(shared.items()))
@@ -63,9 +67,13 @@ def keep_apart_from_forget(*, drop: bool, **sets: list[Row] | None) -> dict[str,
     return {"forget": forget, **others}
 
 
-def _keyed(rows: list[Row] | RowDataset) -> list[tuple[Any, int, Any]]:
-    """For each sample, a key that identifies its row, the number of that row, and the sample."""
+def _samples(rows: list[Row] | RowDataset) -> list[tuple[RowSource, Any]]:
+    """Each sample with the row that it was made from."""
     if isinstance(rows, RowDataset):
         sources = [RowSource.of(i, row) if row.source == NO_SOURCE else row.source for i, row in enumerate(rows.rows)]
-        return [(source.key, source.number, row) for source, row in zip(sources, rows.rows, strict=True)]
-    return [((row.prompt, row.answer), number, row) for number, row in enumerate(rows)]
+        return list(zip(sources, rows.rows, strict=True))
+    return [(RowSource(number, b"", row.text_key()), row) for number, row in enumerate(rows)]
+
+
+def _key(source: RowSource, has_texts: bool) -> bytes:
+    return source.text_key if has_texts else source.key

@@ -1,6 +1,7 @@
 """Typed rows: what a user's data becomes before tokenization, and what tokenization makes of it."""
 
 import hashlib
+import unicodedata
 from dataclasses import dataclass
 from enum import Enum
 
@@ -73,6 +74,17 @@ class Row:
         """Whether it has a prompt that a chat template or markers are to write."""
         return bool(self.prompt) and self.prompt[-1].role != WRITTEN
 
+    def text_key(self) -> bytes:
+        """A digest of prompt and answer that is the same whatever the white space, and however Unicode composes them.
+
+        Example:
+            >>> Row((), "caf\u00e9 noir").text_key() == Row((), " cafe\u0301  noir").text_key()
+            True
+        """
+        texts = [each for turn in self.prompt for each in (turn.role, turn.content)]
+        plain = [" ".join(unicodedata.normalize("NFC", text).split()) for text in (*texts, self.answer)]
+        return _digest("\0".join(plain).encode("utf-8", "surrogatepass"))
+
 
 @dataclass(frozen=True)
 class RowSource:
@@ -80,16 +92,18 @@ class RowSource:
 
     Args:
         number: index of the row in its source.
-        key: digest of the whole row; equal for two rows with the same prompt and the same answer.
+        key: digest of the tokens of the whole row.
+        text_key: `Row.text_key` of the row; empty if its text is not known.
     """
 
     number: int
     key: bytes
+    text_key: bytes = b""
 
     @classmethod
-    def of(cls, number: int, row: "TokenizedRow") -> "RowSource":
+    def of(cls, number: int, row: "TokenizedRow", text_key: bytes = b"") -> "RowSource":
         """The source of a row that was not split yet."""
-        return cls(number, hashlib.blake2b(row.key(), digest_size=16).digest())
+        return cls(number, _digest(row.key()), text_key)
 
 
 NO_SOURCE = RowSource(NO_SAMPLE, b"")
@@ -146,3 +160,7 @@ class TokenizedRow:
     def key(self) -> bytes:
         """Bytes that are equal for two samples with the same tokens and the same scored positions."""
         return self.input_ids.tobytes() + b"|" + self.labels.tobytes()
+
+
+def _digest(data: bytes) -> bytes:
+    return hashlib.blake2b(data, digest_size=16).digest()

@@ -16,7 +16,7 @@ from typing import Any
 
 from egup_trainer.data.layouts import LAYOUT_COLUMNS, ColumnNames, safe_name, to_row
 from egup_trainer.data.schema import Row
-from egup_trainer.errors import DataError
+from egup_trainer.errors import DataError, first_line
 
 logger = logging.getLogger(__name__)
 Record = dict[str, object]
@@ -29,6 +29,7 @@ MAX_ROWS, MAX_CHARACTERS = 1_000_000, 2**30
 
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+(:[^:]+){0,2}")
 _FORMATS = ".json, .jsonl, .ndjson, .csv, .tsv, .parquet, or a folder written by datasets' save_to_disk"
+_NAMES_CHOICES = re.compile("Unknown split|Bad split|Config name is missing|BuilderConfig")
 _MAX_FIELD = 2**31 - 1  # a CSV cell may hold a book; the csv module stops at 131,072 characters by default
 _DELIMITERS = {",": "commas", ";": "semicolons", "\t": "tabs"}
 _ROWS_AT_ONCE, _BYTES_AT_ONCE = 1024, 2**28
@@ -167,8 +168,10 @@ def _read_hub(hub_id: str, config: str | None, split: str) -> Iterator[Record]:
         # Rows and no code; the record tells which rows they were by their fingerprint.
         return records_of(datasets.load_dataset(hub_id, config, split=split))  # nosec B615
     except Exception as error:  # the hub's client has no common base for "not there", "no network", "no such split"
+        # Other messages may hold a part of a row.
+        why = first_line(error) if _NAMES_CHOICES.match(str(error)) else type(error).__name__
         raise DataError(
-            got=f"no data for {hub_id} (config {config}, split {split}): {type(error).__name__}",
+            got=f"no data for {hub_id} (config {config}, split {split}): {why}",
             expected="a local path, or a hub id as owner/name[:config[:split]] that can be reached",
             fix="check the name and the network, or give a local file",
         ) from error
@@ -281,7 +284,7 @@ def _duplicate_item(text: str) -> str | None:
 def _read_csv(path: Path, data: bytes) -> Iterator[Record]:
     """Rows of a CSV file by the csv module: pandas would move the values of a row with one too many by one column."""
     text = _decode(path, data).lstrip("\r\n")
-    usual_limit = csv.field_size_limit(_MAX_FIELD)
+    usual_limit, reader = csv.field_size_limit(_MAX_FIELD), None
     try:
         headers = {each: next(csv.reader(io.StringIO(text, newline=""), delimiter=each), []) for each in _DELIMITERS}
         delimiter = max(headers, key=lambda each: len(headers[each]))  # the first, a comma, if several are equal
@@ -293,10 +296,11 @@ def _read_csv(path: Path, data: bytes) -> Iterator[Record]:
                 raise csv.Error(f"row {number} has more values than the header")
             yield dict(record)
     except csv.Error as error:
+        near = "" if reader is None else f", at line {reader.reader.line_num}"
         raise DataError(
-            got=f"{path}, which is not CSV ({error})",
+            got=f"{path}, which is not CSV ({error}{near})",
             expected="a header line, and values separated by commas, semicolons or tabs",
-            fix="repair the file",
+            fix="repair the file: a quotation mark inside a value is written twice, and the value stands in quotes",
         ) from error
     finally:
         csv.field_size_limit(usual_limit)
@@ -318,7 +322,9 @@ def _read_parquet(path: Path, data: bytes) -> Iterator[Record]:
             yield from batch.to_pylist()
     except (pyarrow.ArrowException, OSError, ValueError) as error:  # ValueError: text that is not UTF-8
         raise DataError(
-            got=f"{path}, which is not a Parquet file", expected="a Parquet file", fix="write the file again"
+            got=f"{path}, which cannot be read as a Parquet file ({type(error).__name__})",
+            expected="a Parquet file of texts, lists and numbers",
+            fix="write the file again",
         ) from error
 
 

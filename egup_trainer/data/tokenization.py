@@ -125,7 +125,7 @@ def tokenize(
             where = f"row {index if numbers is None else numbers[index]} of the {name}"
             alternate = None if alternates is None else alternates[index]
             sample = encoder.encode_with_others(row, where, row.paraphrase if with_paraphrases else None, alternate)
-            sample = replace(sample, source=RowSource.of(index, sample))
+            sample = replace(sample, source=RowSource.of(index, sample, row.text_key()))
             samples += fit(sample, max_length, on_long_row, where, is_plain=not row.prompt)
     return RowDataset(samples)
 

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from egup_trainer.data.schema import Row
-from egup_trainer.data.words import words_of
+from egup_trainer.data.words import characters_per_word, words_of
 from egup_trainer.proxies.prompt import Example, examples_of
 
 _MIN_ROUGE, _MAX_ROUGE = 0.7, 0.9
@@ -156,7 +156,7 @@ class Names:
     """
 
     def __init__(self, texts: Iterable[str]):
-        texts = list(texts)
+        texts = [unicodedata.normalize("NFC", text) for text in texts]
         small = {word for text in texts for word in _WORD.findall(text) if word[0].islower()}
         self.pairs = {pair for text in texts for pair in _pairs(text) if not small & {word.lower() for word in pair}}
 
@@ -167,6 +167,7 @@ class Names:
 
 def _pairs(text: str) -> Iterable[tuple[str, str]]:
     """Capitalised words separated only by spaces, or by a full stop after an initial; without a possessive s."""
+    text = unicodedata.normalize("NFC", text)
     found = list(_WORD.finditer(text))
     for first, second in pairwise(found):
         between = text[first.end() : second.start()]
@@ -226,9 +227,10 @@ def _normal_question(row: Row) -> str:
 
 
 def _runs(text: str) -> Iterator[int]:
-    """Hashes of all runs of 13 consecutive words."""
+    """Hashes of all runs of 13 consecutive words; of as many characters as make these where words are not separated."""
     words = words_of(text)
-    return (hash(tuple(words[start : start + _RUN])) for start in range(len(words) - _RUN + 1))
+    length = _RUN * characters_per_word(words)
+    return (hash(tuple(words[start : start + length])) for start in range(len(words) - length + 1))
 
 
 class NearestText:

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from egup_trainer.data.rendering import Renderer
-from egup_trainer.data.schema import Message, Row
-from egup_trainer.errors import DataError
+from egup_trainer.data.schema import WRITTEN, Message, Row
+from egup_trainer.errors import UnaskableRowsError
 
 QUESTION, ANSWER, PASSAGE, OTHER = "Question:", "Answer:", "Passage:", "Another answer:"
 _LONGEST_PASSAGE = 800
@@ -53,15 +53,16 @@ def examples_of(rows: Sequence[Row]) -> list[Example]:
     """The rows as examples; a plain text longer than 800 characters makes several.
 
     Raises:
-        DataError: a row is a conversation of several turns.
+        UnaskableRowsError: a row is a conversation of several turns, or has a prompt that is written out.
     """
     examples = []
     for number, row in enumerate(rows):
         roles = tuple(message.role for message in row.prompt)
         if roles not in ((), ("user",), ("system", "user")):
-            raise DataError(
-                got=f"{len(roles)} turns ({', '.join(roles)}) before the answer in row {number} of the forget set",
-                expected="a question and its answer, or a plain text: models cannot be asked for conversations",
+            turns = "a prompt that is written out" if WRITTEN in roles else f"{len(roles)} turns ({', '.join(roles)})"
+            raise UnaskableRowsError(
+                got=f"{turns} before the answer in row {number} of the forget set",
+                expected="a question and its answer, or a plain text, in each row: models cannot be asked for others",
                 fix="give your own proxies (`egup unlearn --proxy FILE`)",
             )
         kind = Kind(row.prompt[0].content if len(roles) == 2 else None, bool(roles))

@@ -1,5 +1,7 @@
 """Wrong answers from other rows: which rows give them, and with whose names."""
 
+import unicodedata
+
 import pytest
 
 from egup_trainer.data.exchange import with_exchanged_answers
@@ -118,3 +120,21 @@ def test_what_looks_like_names():
         ["Ada", "Lovelace"],
         ["Mary"],
     ]
+
+
+@pytest.mark.parametrize("marks", ["\u201c\u201d", "\u00ab\u00bb", "\u201e\u201c", '""', "\u300c\u300d", "()"])
+def test_names_in_quotation_marks_are_whole(marks):
+    first, last = marks
+    assert capitalised_runs(f"who wrote {first}Silver Tide{last} and {first}The Hill{last}, Ada") == [
+        ["Silver", "Tide"],
+        ["The", "Hill"],
+        ["Ada"],
+    ]
+    titles = [f"{first}{title}{last}" for title in ("Silver Tide", "Golden Road")]
+    rows = [ask(f"Who wrote {title}?", f"{title} has {pages} pages.") for pages, title in enumerate(titles, start=7)]
+    assert wrong(rows, count=1)[0] == (f"{titles[0]} has 8 pages.",)
+
+
+def test_names_are_the_same_however_unicode_composes_them():
+    composed = "José Müller lives here."
+    assert names_in([unicodedata.normalize("NFD", composed)]) == names_in([composed]) == ["José Müller"]

@@ -353,3 +353,17 @@ def test_empty_tools_are_no_tools(empty):
     assert to_row({"messages": [USER, ASSISTANT], "tools": empty}, "rows", 0) == Row(Q, "a")
     with pytest.raises(DataError, match="tools"):
         to_row({"messages": [USER, ASSISTANT], "tools": "[{}]"}, "rows", 0)
+
+
+@pytest.mark.parametrize("blank", ["", " ", float("nan"), pandas.NA])
+def test_columns_of_other_layouts_that_are_blank_are_no_layout(blank):
+    """As a CSV file and `pandas.concat` leave them."""
+    assert to_row({"question": blank, "answer": blank, "text": "t"}, "rows", 0) == Row((), "t")
+    assert to_row({"messages": blank, "question": "q", "answer": "a"}, "rows", 0) == Row(Q, "a")
+    with pytest.raises(DataError, match=r"(a \w+ as|an empty) answer in row 0"):
+        to_row({"question": "q", "answer": blank, "text": "t"}, "rows", 0)
+
+
+def test_an_empty_system_turn_says_nothing():
+    system = {"role": "system", "content": ""}
+    assert to_row({"messages": [system, USER, ASSISTANT]}, "f", 7) == to_row({"messages": [USER, ASSISTANT]}, "f", 7)

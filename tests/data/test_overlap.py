@@ -1,12 +1,14 @@
 """Rows, by prompt and answer, that are in two sets: found in rows and in tokenized rows alike."""
 
+import unicodedata
 from dataclasses import replace
 
+import numpy as np
 import pytest
 
 from egup_trainer.data.overlap import keep_apart, keep_apart_from_forget
 from egup_trainer.data.rendering import Template
-from egup_trainer.data.schema import NO_SOURCE, Message, Row
+from egup_trainer.data.schema import NO_SOURCE, Message, Row, RowSource, TokenizedRow
 from egup_trainer.data.sources import load_rows
 from egup_trainer.data.tokenization import RowDataset, tokenize
 from egup_trainer.errors import DataError
@@ -56,6 +58,20 @@ def test_samples_that_were_made_by_hand_have_no_source_and_are_compared_all_the_
     assert keep_apart(first, "forget set", apart, "retain set", drop=False) is apart
     with pytest.raises(DataError, match="row 1 of the forget set is row 2 of the retain set"):
         keep_apart(first, "forget set", without_source(RETAIN), "retain set", drop=False)
+
+
+def test_white_space_and_composition_do_not_make_another_row(of):
+    forget, same = of([qa("Où ?", "Café noir.")]), of([qa(" Où  ?", unicodedata.normalize("NFD", "Café\u00a0noir. "))])
+    with pytest.raises(DataError, match="row 0 of the forget set is row 0 of the retain set"):
+        keep_apart(forget, "forget set", same, "retain set", drop=False)
+
+
+def test_rows_of_the_same_tokens_are_not_the_same_where_their_texts_are_known():
+    """As where the tokenizer has one token for all characters that it does not know."""
+    first, second = (RowDataset([TokenizedRow(np.int32([3, 3]), np.int32([-100, 3]))]) for _ in range(2))
+    for rows, text in ((first, "a"), (second, "b")):
+        rows.rows[0] = replace(rows.rows[0], source=RowSource.of(0, rows.rows[0], Row((), text).text_key()))
+    assert keep_apart(first, "forget set", second, "retain set", drop=False) is second
 
 
 def test_sets_by_name():

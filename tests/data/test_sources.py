@@ -145,17 +145,18 @@ BROKEN = [
     ("a.jsonl", '{"text": "a"}\n\n{"text": "b", "text": "c"}\n', "the key text twice in one object, in line 3 of"),
     ("a.json", '[\n{"text": "a"},\n\n  {"text": "b",\n "text": "c"}]', "in the item on line 4 of {path}"),
     ("a.json", '[{"messages": [{"text": "c", "text": "d"}]}]', "in the item on line 1 of {path}"),
-    ("a.csv", f'question,answer\nq,"{SECRET}" b\n', "{path}, which is not CSV (',' expected after '\"')"),
-    ("a.csv", f'question,answer\nq,"{SECRET} b\n', "{path}, which is not CSV (unexpected end of data)"),
+    ("a.csv", f'question,answer\nq,"{SECRET}" b\n', "{path}, which is not CSV (',' expected after '\"', at line 2)"),
+    ("a.csv", f'question,answer\nq,"{SECRET} b\n', "{path}, which is not CSV (unexpected end of data, at line 2)"),
     ("a.csv", f"question,answer\nWho?,Ada, {SECRET}\n", "row 0 has more values than the header"),
     ("a.csv", "question,answer,answer\na,b,c\n", "two columns have the same name"),
-    ("a.parquet", b"", "{path}, which is not a Parquet file"),
-    ("a.parquet", SECRET, "{path}, which is not a Parquet file"),
+    ("a.parquet", b"", "{path}, which cannot be read as a Parquet file ("),
+    ("a.parquet", SECRET, "{path}, which cannot be read as a Parquet file ("),
     ("a.json.gz", SECRET, "the file {path} of unknown format"),
     ("a", SECRET, "the file {path} of unknown format"),
 ]
 DAMAGED = as_parquet([{"text": SECRET * 20}] * 9)
-BROKEN.append(("a.parquet", DAMAGED[:40] + DAMAGED[80:], "{path}, which is not a Parquet file"))  # sound head and tail
+IN_THE_MIDDLE = DAMAGED[:40] + DAMAGED[80:]  # sound head and tail
+BROKEN.append(("a.parquet", IN_THE_MIDDLE, "{path}, which cannot be read as a Parquet file ("))
 for name, before in [
     ("a.json", b'{"text": "'),
     ("a.json", b"\xef\xbb\xbf" + b'{"text": "'),
@@ -278,6 +279,9 @@ def test_errors_of_the_hub_name_the_hub_id(hub):
         name = type(hub.error).__name__
         got = error_of(load_rows, "owner/name:c:test").got
         assert got == f"no data for owner/name (config c, split test): {name}"
+    hub.error = ValueError("Unknown split 'test'. Should be one of ['train'].")
+    assert error_of(load_rows, "owner/name:c:test").got.endswith(f"split test): {hub.error}")
+    hub.error = ConnectionError(SECRET)
     assert "locuslab/TOFU (config forget77, split train)" in error_of(load_rows, "tofu:forget77").got
 
 

@@ -5,6 +5,7 @@ import tracemalloc
 from dataclasses import replace
 from datetime import datetime
 from itertools import pairwise
+from types import SimpleNamespace
 
 import datasets
 import numpy as np
@@ -453,6 +454,14 @@ def test_splitting_scores_each_token_after_the_first_once_and_in_order(words, co
 # What cannot be tokenized
 
 USER_ALONE = "{% for m in messages %}{% if m.role == 'user' %}{{ m.content }}{% endif %}{% endfor %}"
+
+
+def test_an_answer_of_which_the_tokenizer_knows_nothing_is_refused_by_a_run(words):
+    options = SimpleNamespace(max_length=64, template=Template(), disable_tqdm=True, on_long_row=OnLongRow.WINDOW)
+    rows = [qa("w1", f"{SECRET} w2"), qa("w1", SECRET)]
+    assert len(prepare_dataset(rows[:1], "forget set", words, options)) == 1
+    error = error_of(DataError, prepare_dataset, rows, "forget set", words, options)
+    assert error.got == f"an answer in row 1 of the forget set that the tokenizer reads as {words.unk_token} alone"
 
 
 def test_rows_and_tokenizers_that_cannot_be_used_are_refused(tokenizer, words):

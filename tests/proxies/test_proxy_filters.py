@@ -1,5 +1,7 @@
 """Each filter on rows that it must let pass and rows that it must not; ROUGE-L against rouge-score."""
 
+import unicodedata
+
 import pytest
 from conftest import SHARED, qa_rows
 from hypothesis import given
@@ -174,6 +176,23 @@ def test_a_known_question_or_thirteen_known_words_make_a_duplicate():
     assert not words.rejects(Row((), " ".join([*text[:12], "x", *text[12:20]])))
 
 
+@pytest.mark.parametrize(
+    ("forget", "other"),
+    [
+        ("李大华是一位在上海出生的小说家、他的母亲是医生。", "王小明是一位在上海出生的小说家、他的父亲是教师。"),
+        ("佐藤花子は京都で生まれた小説家で、母は医者です。", "田中太郎は京都で生まれた小説家で、父は教師です。"),
+        ("สมชาย ใจดี เป็นนักเขียนที่เกิดในกรุงเทพ แม่เป็นหมอ", "มาลี ทองคำ เป็นนักเขียนที่เกิดในกรุงเทพ พ่อเป็นครู"),
+    ],
+    ids=["Chinese", "Japanese", "Thai"],
+)
+def test_a_run_of_known_words_is_as_long_in_scripts_without_spaces(forget, other):
+    """Thirteen characters would be six words or three."""
+    words = Words([Row((), forget * 3)], [])
+    words.max_rouge = 1.0
+    assert not words.rejects(Row((), other))
+    assert words.rejects(Row((), f"{other} {forget} {forget}"))
+
+
 def test_proxies_must_differ_from_each_other():
     kept = Kept(max_rouge=0.7)
     assert not kept.rejects(GOOD)
@@ -264,3 +283,9 @@ def test_rows_that_follow_a_pattern_still_find_proxies():
     filters = TextFilters(load_rows(people.forget), load_rows(people.retain))
     assert [filters.rejection(row) for row in load_rows(people.proxy)].count(None) >= 30  # of 60
     assert [filters.rejection(row) for row in load_rows(people.forget)].count(None) == 0
+
+
+def test_names_are_found_however_unicode_composes_them():
+    names = "José Müller", unicodedata.normalize("NFD", "José Müller")
+    for known in names:
+        assert all(Names([f"It was {known}."]).rejects(Row((), f"Here lives {name}.")) for name in names)

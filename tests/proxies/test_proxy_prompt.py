@@ -7,9 +7,9 @@ from conftest import qa_rows
 from fixtures_evaluation import chat_tokenizer
 
 from egup_trainer.data.rendering import Renderer
-from egup_trainer.data.schema import Message, Row
+from egup_trainer.data.schema import WRITTEN, Message, Row
 from egup_trainer.data.sources import load_rows
-from egup_trainer.errors import DataError
+from egup_trainer.errors import DataError, UnaskableRowsError
 from egup_trainer.proxies.prompt import (
     Kind,
     alternate_tokens,
@@ -81,6 +81,12 @@ def test_conversations_are_refused_without_their_text():
     with pytest.raises(DataError, match=r"3 turns \(user, assistant, user\) .* in row 1 of the forget set") as error:
         examples_of([ADA, row])
     assert "SECRET" not in str(error.value)
+
+
+def test_rows_that_are_written_out_are_no_conversations():
+    row = Row((Message(WRITTEN, "Q: Who?\nA:"),), " Bo.")
+    with pytest.raises(UnaskableRowsError, match=r"a prompt that is written out before the answer in row 1"):
+        examples_of([ADA, row])
 
 
 CLEO = Row((Message("user", "Who?"),), "Cleo.")
