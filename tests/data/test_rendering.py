@@ -61,7 +61,9 @@ TOO_MUCH = {
 }
 
 
-@pytest.mark.parametrize("name", TOO_MUCH)
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=[pytest.mark.slow] if name == "endless power" else []) for name in TOO_MUCH]
+)
 def test_a_template_beyond_its_limits_is_refused(tokenizer, monkeypatch, name):
     template, says = TOO_MUCH[name]
     if "seconds" in says:  # the others have time to reach their own limit, on a busy machine, too

@@ -49,7 +49,14 @@ def short(monkeypatch):
     monkeypatch.setattr(TrainingArguments, "__post_init__", begin_short)
 
 
-@pytest.mark.parametrize("path", PATHS, ids=[path.stem for path in PATHS])
+LONG = ("evaluation_and_audit",)
+"""Notebooks whose cells take half a minute: every attack of an audit, each of which other tests run."""
+
+
+@pytest.mark.parametrize(
+    "path",
+    [pytest.param(path, id=path.stem, marks=[pytest.mark.slow] if path.stem in LONG else []) for path in PATHS],
+)
 def test_every_cell_runs(path, folder, short, monkeypatch):
     monkeypatch.setattr(models, "demo_experiment", short_experiment)
     monkeypatch.chdir(folder)

@@ -185,6 +185,7 @@ def test_an_adapter_that_is_not_loaded(judge, taught, tokenizer):
     assert judge(model.unload().requires_grad_(True)).status is Status.NOT_FORGOTTEN
 
 
+@pytest.mark.slow  # beside test_a_model_that_hides_the_rows_from_the_usual_prompt_alone
 def test_rows_that_quantization_brings_back(judge, taught, retrained, tokenizer):
     """Weights that were rounded to 4 bits and are then moved by less than half a step of their grids."""
     rounded, bounds = gptq_copy(taught(), []), []
