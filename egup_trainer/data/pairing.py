@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
+from math import ceil
 from typing import Any
 from zlib import crc32
 
@@ -128,7 +129,8 @@ class PairBatchSampler(Sampler[list[Pair]]):
     Args:
         num_retain: number of rows in the retain set; 0 if there is none.
         rank, world_size: which part of the pairs this rank takes.
-        drop_last: whether to leave out the end of an epoch that does not fill a batch on every rank.
+        drop_last: whether to leave out the end of an epoch that does not fill a step.
+        accumulation: number of batches of each rank in a step, for `drop_last`.
         lengths: if given, each step takes rows of similar length, see `group_by_length`.
 
     Example:
@@ -147,11 +149,12 @@ class PairBatchSampler(Sampler[list[Pair]]):
         world_size: int = 1,
         drop_last: bool = False,
         lengths: Lengths | None = None,
+        accumulation: int = 1,
     ):
         self.num_forget, self.num_retain = num_forget, num_retain
         self.batch_size, self.seed = batch_size, seed
         self.rank, self.world_size = rank, world_size
-        self.drop_last, self.lengths = drop_last, lengths
+        self.drop_last, self.lengths, self.accumulation = drop_last, lengths, accumulation
         self.epoch = 0
 
     def set_epoch(self, epoch: int) -> None:
@@ -159,8 +162,10 @@ class PairBatchSampler(Sampler[list[Pair]]):
         self.epoch = epoch
 
     def __len__(self) -> int:
-        whole, rest = divmod(self.num_forget, self.batch_size * self.world_size)
-        return whole + int(rest > 0 and not self.drop_last)
+        at_once = self.batch_size * self.world_size
+        if self.drop_last:  # the same rows however a step is divided
+            return self.num_forget // (at_once * self.accumulation) * self.accumulation
+        return ceil(self.num_forget / at_once)
 
     def __iter__(self) -> Iterator[list[Pair]]:
         pairs = self.pairs(self.epoch)
@@ -210,11 +215,12 @@ def make_pair_sampler(dataset: PairDataset, batch_size: int, args: Any) -> PairB
         world_size=args.world_size,
         drop_last=args.dataloader_drop_last,
         lengths=Lengths.of(dataset, step_pairs) if by_length else None,
+        accumulation=args.gradient_accumulation_steps,
     )
     if not len(sampler):
         raise ConfigError(
             got=f"{len(dataset)} forget rows and dataloader_drop_last",
-            expected=f"at least {batch_size * args.world_size} rows, one batch on every process",
+            expected=f"at least {step_pairs} rows, which fill a step",
             fix="leave out --dataloader_drop_last or lower --per_device_train_batch_size",
         )
     return sampler

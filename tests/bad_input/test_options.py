@@ -90,6 +90,7 @@ UNLEARN = [  # flags, and what the message names
     ("--dataloader_num_workers 99999999", "dataloader_num_workers="),
     ("--output_dir=", "--output_dir"),
     ("--dataloader_drop_last --per_device_train_batch_size 9", "8 forget rows", "dataloader_drop_last"),
+    ("--dataloader_drop_last --gradient_accumulation_steps 9", "8 forget rows", "which fill a step"),
     ("--measure_steps 1", "--measure_steps"),  # a flag of `egup plan`
 ]
 

@@ -57,8 +57,11 @@ def test_any_division_into_batches_and_ranks_gives_one_sequence(
     assert set(divided[num_forget:]) <= {FILLER}  # fillers come only at the end
     assert len(divided) - num_forget < share
     assert sorted(forget for forget, _ in whole) == list(range(num_forget))
-    kept = flat(steps(num_forget, num_retain, batch_size, world_size, seed, epoch, drop_last=True))
-    assert kept == whole[: num_forget // share * share]
+    for accumulation in (1, 3):
+        options = {"drop_last": True, "accumulation": accumulation}
+        kept = flat(steps(num_forget, num_retain, batch_size, world_size, seed, epoch, **options))
+        step = share * accumulation
+        assert kept == whole[: num_forget // step * step]
 
 
 @settings(max_examples=100, deadline=None)
