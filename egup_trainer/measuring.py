@@ -12,9 +12,9 @@ from egup_trainer.components.component import why_ended
 from egup_trainer.components.expected_outputs import ExpectedOutputs
 from egup_trainer.data.names import names_in
 from egup_trainer.data.tokenization import RowDataset
-from egup_trainer.errors import TooFewPositionsError
+from egup_trainer.errors import ModelError
 from egup_trainer.modeling.generation import generate
-from egup_trainer.modeling.limits import check_positions, has_room
+from egup_trainer.modeling.limits import check_positions, check_token_ids, has_room
 from egup_trainer.modeling.probability import sample_ids, sample_of
 from egup_trainer.records.judgments import AFTER, BEFORE
 from egup_trainer.verdict import LEAST_RECITED, Measures, SetMeasures, Verdict, verdict
@@ -64,12 +64,10 @@ class Measuring(TrainerCallback, ExportableState):
         saved = state.stateful_callbacks.get(type(self).__name__) if state.global_step else None
         if saved:
             self.before = {name: SetMeasures(**values) for name, values in saved["attributes"]["before"].items()}
-            of_proxy_model = saved["attributes"].get("of_proxy_model")
-            self.of_proxy_model = of_proxy_model and SetMeasures(**of_proxy_model)
         elif not (state.global_step or self.before):  # a trainer may train again
             self.before = self._measure("before")
-            if self.with_answers and "proxy" not in self.datasets:
-                self.of_proxy_model = self._measure_proxy_model()
+        if self.before and self.of_proxy_model is None:  # it stays what it is, so that a resumed run may ask it again
+            self.of_proxy_model = self._measure_proxy_model()
 
     def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         self.after = self._measure("after")
@@ -80,25 +78,29 @@ class Measuring(TrainerCallback, ExportableState):
             self.verdict = replace(found, remarks=[*found.remarks, *others, why_ended(state)])
 
     def _measure_proxy_model(self) -> SetMeasures | None:
-        """The forget rows under the proxy model, which never saw them; None if there is no proxy model."""
+        """The forget rows under the proxy model, which never saw them. None if there are proxies, or no proxy model.
+
+        How much it repeats itself is left out: a base model often goes on after its answer, until it is stopped.
+        """
+        if not self.with_answers or "proxy" in self.datasets:
+            return None
         expected = [each for each in self.trainer.components if isinstance(each, ExpectedOutputs)]
         if not expected or expected[0].proxy_model is None:
             return None
         rows, when = self.datasets["forget"], "with the proxy model"
-        otherwise = self._after_example(rows)
         with expected[0].proxy_model_in_use() as model:
             _, right, written = self._answers("forget", when, model)
-            found = SetMeasures(self._nll(rows, f"Scoring forget rows {when}", model), *_compare(right, written))
-            if otherwise is None:
-                return found
-            after_example = self._nll(otherwise, f"Scoring forget rows after an example {when}", model)
-            return replace(found, nll_after_example=after_example)
+            otherwise = self._after_example(rows, model)
+            return SetMeasures(
+                self._nll(rows, f"Scoring forget rows {when}", model),
+                _compare(right, written)[0],
+                nll_after_example=self._nll(otherwise, f"Scoring forget rows after an example {when}", model),
+            )
 
     def state(self) -> dict[str, Any]:
         """What a resumed run needs."""
         before = {name: asdict(measured) for name, measured in self.before.items()}
-        of_proxy_model = None if self.of_proxy_model is None else asdict(self.of_proxy_model)
-        return {"args": {}, "attributes": {"before": before, "of_proxy_model": of_proxy_model}}
+        return {"args": {}, "attributes": {"before": before}}
 
     @property
     def probability(self) -> dict[str, dict[str, float]]:
@@ -123,32 +125,36 @@ class Measuring(TrainerCallback, ExportableState):
             _, right, written = texts.get(name, ([], [], []))
             of_others = names.get("retain", set()) - names.get(name, set())
             of_retain = texts["retain"][1] if "retain" in texts and name != "retain" else []
-            otherwise = self._after_example(rows) if name in _COMPARED and self.with_answers else None
+            otherwise = self._after_example(rows) if name in _COMPARED and self.with_answers else RowDataset([])
             found[name] = SetMeasures(
                 self._nll(rows, f"Scoring {name} rows {when}"),
                 *_compare(right, written),
                 sum(not of_others.isdisjoint(names_in([text])) for text in written),
-                [] if otherwise is None else self._nll(otherwise, f"Scoring {name} rows after an example"),
+                self._nll(otherwise, f"Scoring {name} rows after an example"),
                 _recited_of(of_retain, right, written),
             )
         return found
 
     def _nll(self, rows: RowDataset, description: str, model: Any = None) -> list[float]:
         args = self.trainer.args
+        if not len(rows):
+            return []
         ids, owners = sample_of(rows, args.seed)
         scores = self.trainer.score(rows, ids, model, description=None if args.disable_tqdm else description)
         return scores.nll_of(owners).tolist()
 
-    def _after_example(self, rows: RowDataset) -> RowDataset | None:
-        """Rows with the shortest retain row and its answer before them; None if the model cannot read so much."""
+    def _after_example(self, rows: RowDataset, model: Any = None) -> RowDataset:
+        """Rows with the shortest retain row and its answer before them; none if the model cannot read so much."""
         if "retain" not in self.datasets:
-            return None
+            return RowDataset([])
         example = min(self.datasets["retain"].rows, key=len)
         found = [row.after(example) for row in rows.rows]
+        reader = self.trainer.model if model is None else model
         try:
-            check_positions(self.trainer.model, max(map(len, found)), "a row after an example", "use shorter rows")
-        except TooFewPositionsError:
-            return None
+            check_positions(reader, max(map(len, found)), "a row after an example", "use shorter rows")
+            check_token_ids(reader, [example.input_ids], "an example")
+        except ModelError:
+            return RowDataset([])
         return RowDataset(found)
 
     def _answers(self, name: str, when: str, model: Any = None) -> tuple[list[str], list[str], list[str]]:

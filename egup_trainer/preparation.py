@@ -187,17 +187,22 @@ def prepare_dataset(
 
 
 def _refuse_unknown_answers(dataset: RowDataset, tokenizer: Any, name: str) -> None:
-    """Raises `DataError` for an answer of which the tokenizer knows no character: all such answers are the same."""
-    unknown = tokenizer.unk_token_id
+    """Raises `DataError` for a row of whose answer the tokenizer knows no character: all such answers are the same."""
+    if tokenizer.unk_token_id is None:
+        return
+    known: dict[int, bool] = {}
     for row in dataset.rows:
         answer = row.input_ids[row.is_scored][: -1 if row.is_closed else None]
-        if unknown is not None and len(answer) and (answer == unknown).all():
-            raise DataError(
-                got=f"an answer in row {row.source.number} of the {name} that the tokenizer reads as "
-                f"{tokenizer.unk_token} alone",
-                expected="text in a script that the model knows",
-                fix="remove that row: nothing of it can be learned, forgotten or measured",
-            )
+        is_known = not len(answer) or bool((answer != tokenizer.unk_token_id).any())
+        known[row.source.number] = known.get(row.source.number, False) or is_known
+    unknown = [number for number, is_known in known.items() if not is_known]
+    if unknown:
+        raise DataError(
+            got=f"{len(unknown)} answers of the {name}, such as that in row {unknown[0]}, which the tokenizer reads as "
+            f"{tokenizer.unk_token} alone",
+            expected="text in a script that the model knows",
+            fix="remove such rows: nothing of them can be learned, forgotten or measured",
+        )
 
 
 def _warn_if_cut(dataset: RowDataset, name: str, args: Any) -> RowDataset:

@@ -31,7 +31,7 @@ from egup_trainer.components.forget import ForgetObjective
 from egup_trainer.components.proxy_constraint import ProxyConstraint
 from egup_trainer.components.range_test import can_move_weights, range_test
 from egup_trainer.components.retain import RetainObjective
-from egup_trainer.components.scanning import merge_requests, run_scan
+from egup_trainer.components.scanning import merge_requests, refuse_rows_without_a_number, run_scan
 from egup_trainer.components.self_samples import sample_answers
 from egup_trainer.components.step import Collected, FinishedStep, Step, StepCounts, mean_and_range
 from egup_trainer.components.step_log import POSITIONS, StepLog
@@ -398,8 +398,9 @@ class UnlearnTrainer(SearchingTrainer):
     def begin_training(self) -> None:
         """Runs the scan before the first step, but not if the run was resumed or `train` is called again."""
         if not self._has_started:
+            requests = merge_requests(component.scan() for component in self.components)
             scan = run_scan(
-                merge_requests(component.scan() for component in self.components),
+                requests,
                 model=self.model_wrapped,
                 reader=self.reader,
                 collator=self.data_collator,
@@ -408,6 +409,8 @@ class UnlearnTrainer(SearchingTrainer):
                 folder=self.scan_folder,
                 progress=not self.args.disable_tqdm,
             )
+            sets = {id(self.proxy_rows): "proxy set", id(self.retain_rows): "retain set"}
+            refuse_rows_without_a_number(requests, scan, lambda rows: sets.get(id(rows), "forget set"))
             for component in self.components:
                 component.start(scan)
             self._has_started = True

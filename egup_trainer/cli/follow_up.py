@@ -5,6 +5,7 @@ Start-up takes seconds, most of them for imports, and is paid once. Each step pr
 
 import json
 import shlex
+from collections.abc import Iterable
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from egup_trainer.cli.flags import refuse_alone, refuse_several_processes
 from egup_trainer.cli.proxy import AUTO
 from egup_trainer.cli.run_file import LOADING
 from egup_trainer.cli.suites import SUITE_FLAGS, suite_named
-from egup_trainer.errors import EgupError
+from egup_trainer.errors import ConfigError, EgupError
 from egup_trainer.records.redaction import credentials_in, words_without
 
 FOLDER = "_evaluation"
@@ -29,6 +30,8 @@ _SHARED = (
 _LOADING = (*LOADING, "attn_implementation", "model_revision")
 _OF_SOURCE = ("subfolder", "revision", "code_revision", "variant", "gguf_file")
 """Arguments of from_pretrained that say which files of the model before are read; the model after has its own."""
+_PLACEMENT = ("device_map", "max_memory", "offload_folder", "offload_buffers", "offload_state_dict")
+"""Arguments that offload weights, whose gradients an audit needs."""
 _CUSTOM = "custom"
 _WRITTEN_OUT = ("muse", "wmdp")
 """Suites whose prompts are written out in their benchmarks, so that they refuse a system prompt."""
@@ -56,6 +59,13 @@ def check_follow_up(args: Any, config: Any, model_config: Any) -> None:
     refuse_several_processes("--report or --audit", config.world_size)
     if args.report is not None:
         check_report(Path(args.report), [args.forget, args.retain, args.proxy, args.retrained], "--report")
+    of_source = sorted((_given_loading(config, model_config) or {}).keys() & set(_OF_SOURCE))
+    if args.audit and of_source:
+        raise ConfigError(
+            got=f"--audit with {', '.join(of_source)} among --model_init_kwargs",
+            expected="a model before unlearning that `egup audit --model_before` finds by its name alone",
+            fix="leave out --audit, and run `egup audit` afterwards on copies of the models",
+        )
     given = replace(args, proxy=None) if args.proxy == AUTO else args  # the proxies are still to be written
     steps = dict(reversed(_steps(given, config, model_config)))  # of two evaluations the first: both have the same rows
     for name, words in steps.items():
@@ -109,7 +119,7 @@ def _steps(args: Any, config: Any, model_config: Any) -> list[tuple[str, list[st
     shared = {name: getattr(args, name, getattr(config, name, None)) for name in _SHARED}
     shared |= {name: getattr(model_config, name) for name in _LOADING}
     shared["model_init_kwargs"] = loading = _given_loading(config, model_config)
-    own_loading = {name: value for name, value in (loading or {}).items() if name not in _OF_SOURCE} or None
+    own_loading = _without(loading, _OF_SOURCE)
     shared["per_device_eval_batch_size"] = config.per_device_eval_batch_size
     rows = {name: getattr(args, name) for name in ("forget", "retain", "holdout", "neighbor")}
     rows["holdout"] = rows["holdout"] or args.proxy
@@ -133,12 +143,16 @@ def _steps(args: Any, config: Any, model_config: Any) -> list[tuple[str, list[st
     if args.audit:
         compared = {"model_before": models[before], "retrained_model": args.retrained_model}
         flags = {"model_name_or_path": config.output_dir, **compared, **rows, "output": audit}
-        flags |= {"name": after.stem, **shared, "model_init_kwargs": own_loading}
+        flags |= {"name": after.stem, **shared, "model_init_kwargs": _without(own_loading, _PLACEMENT)}
         steps.append(("audit", _words("audit", flags)))
     if args.report is not None:
         flags = {"retrained": args.retrained, "output": args.report, "audit": audit if args.audit else None}
         steps.append(("compare", [str(before), str(after), *_words("compare", flags)]))
     return steps
+
+
+def _without(loading: dict[str, Any] | None, names: Iterable[str]) -> dict[str, Any] | None:
+    return {name: value for name, value in (loading or {}).items() if name not in names} or None
 
 
 def _given_loading(config: Any, model_config: Any) -> dict[str, Any] | None:

@@ -1,6 +1,6 @@
 """The scan before training: which rows are scored, on which processes, and where the results are kept."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -79,7 +79,6 @@ def run_scan(
     weights are spread over processes (FSDP, ZeRO-3), there is no cheap fingerprint, and nothing is kept.
 
     Raises:
-        NumberError: a row has no finite number, so that nothing could be compared with it.
         StateError: a file of that name holds something else.
     """
     if not requests:
@@ -87,13 +86,10 @@ def run_scan(
     score = partial(score_rows, model, reader, collator=collator, batch_size=batch_size, accelerator=accelerator)
 
     def scan() -> dict[str, RowScores]:
-        found = {
+        return {
             name: score(**vars(request), description=f"Scanning {name} rows" if progress else None)
             for name, request in requests.items()
         }
-        for name, request in requests.items():
-            _refuse_rows_without_a_number(name, request.ids, found[name])
-        return found
 
     bare = accelerator.unwrap_model(model)
     if is_spread_over_processes(bare):
@@ -114,16 +110,26 @@ def run_scan(
     return scores
 
 
-def _refuse_rows_without_a_number(name: str, ids: Tensor, scores: RowScores) -> None:
-    lost = ids[~scores.mean_nll.isfinite()].tolist()
-    if lost:
-        of_all = "look for weights that are not numbers" if len(lost) == len(ids) else "remove these rows"
-        raise NumberError(
-            got=f"a loss that is not finite before the first step, in {len(lost)} of {len(ids)} samples of the {name} "
-            f"scan, such as sample {lost[0]}",
-            expected="finite numbers",
-            fix=f"load the model in bfloat16 or float32 (--dtype), or {of_all}",
-        )
+def refuse_rows_without_a_number(
+    requests: dict[str, ScanRequest], scan: dict[str, RowScores], name_of: Callable[[RowDataset], str]
+) -> None:
+    """Raises `NumberError` if a row has no finite loss: nothing could be compared with it.
+
+    Args:
+        requests, scan: what was asked for, and what was found.
+        name_of: what a set is called.
+    """
+    for name, request in requests.items():
+        lost = request.ids[~scan[name].mean_nll.isfinite()].tolist()
+        if lost:
+            rows = sorted({request.dataset.rows[sample].source.number for sample in lost})
+            of_all = "look for weights that are not numbers" if len(lost) == len(request.ids) else "remove these rows"
+            raise NumberError(
+                got=f"a loss that is not finite before the first step, of {len(rows)} rows of the "
+                f"{name_of(request.dataset)}, such as row {rows[0]}",
+                expected="finite numbers",
+                fix=f"load the model in bfloat16 or float32 (--dtype), or {of_all}",
+            )
 
 
 def is_spread_over_processes(model: Any) -> bool:

@@ -299,8 +299,7 @@ def _dialogue(record: Mapping, messages: object, where: str, before: list[Messag
             expected='a non-empty list of {"role": ..., "content": ...}',
             fix="repair that row",
         )
-    said = [message for message in messages if not _is_empty_system_turn(message)]
-    *turns, last = [*(before or []), *(_turn(message, where) for message in said or messages)]
+    *turns, last = [*(before or []), *(_turn(message, where) for message in messages)]
     if last.role != "assistant":
         raise DataError(
             got=f"a last message of role {last.role} in {where}",
@@ -316,11 +315,6 @@ def _dialogue(record: Mapping, messages: object, where: str, before: list[Messag
     return tuple(turns), last.content
 
 
-def _is_empty_system_turn(message: object) -> bool:
-    """Whether it says nothing, as in data sets of which only some conversations have a system prompt."""
-    return isinstance(message, Mapping) and message.get("role") == "system" and _is_blank(message.get("content"))
-
-
 def _turn(message: object, where: str) -> Message:
     turn = message if isinstance(message, Mapping) else {"role": type(message).__name__}
     is_sharegpt = "role" not in turn and "from" in turn
@@ -333,7 +327,10 @@ def _turn(message: object, where: str) -> Message:
             fix=f"repair that row, or {WRITE_OUT}",
         )
     _refuse_unread(turn, _UNREAD_KEYS, where)
-    return Message(_ROLE_OF[str(role).lower()], _text(_joined(turn.get(text_key), where), text_key, where))
+    role, content = _ROLE_OF[str(role).lower()], _joined(turn.get(text_key), where)
+    if role == "system" and content == "":  # it keeps a chat template from writing a system prompt of its own
+        return Message(role, "")
+    return Message(role, _text(content, text_key, where))
 
 
 def _refuse_unread(record: Mapping, names: tuple[str, ...], where: str) -> None:

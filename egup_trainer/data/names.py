@@ -26,13 +26,15 @@ def capitalised_runs(text: str) -> list[list[str]]:
     for word in unicodedata.normalize("NFC", text).split():
         before, bare, after = _parted(word)
         name = bare.removesuffix("'s").removesuffix("\N{RIGHT SINGLE QUOTATION MARK}s")
-        if before or not name[:1].isupper():
-            found, words = [*found, words], []
+        if words and (before or not name[:1].isupper()):
+            found.append(words)
+            words = []
         if name[:1].isupper():
             words.append(name)
-        if after or name != bare:
-            found, words = [*found, words], []
-    return [run for run in (*found, words) if run]
+        if words and (after or name != bare):
+            found.append(words)
+            words = []
+    return [*found, words] if words else found
 
 
 def _parted(word: str) -> tuple[str, str, str]:

@@ -28,13 +28,12 @@ def keep_apart(first: Rows, first_name: str, second: Rows, second_name: str, *, 
         [Row(prompt=(), answer='b', paraphrase=None, perturbed=(), alternatives=(), alternates=(), \
 paraphrased_questions=(), translated_questions=())]
     """
-    ours: list[tuple[RowSource, Any]] = _samples(first)
-    theirs: list[tuple[RowSource, Any]] = _samples(second)
-    # Rows that were tokenized elsewhere have no texts. Tokens alone may be the same for texts that are not.
-    has_texts = all(source.text_key for source, _ in (*ours, *theirs))
-    known = {_key(source, has_texts): source.number for source, _ in ours}
-    rows = [(_key(source, has_texts), source.number, row) for source, row in theirs]
-    shared = {number: known[key] for key, number, _ in rows if key in known}
+    known = {key: source.number for source, _ in _samples(first) for key in _keys(source)}
+    rows = [
+        (next((known[key] for key in _keys(source) if key in known), None), source, row)
+        for source, row in _samples(second)
+    ]
+    shared = {source.number: number for number, source, _ in rows if number is not None}
     if shared and not drop:
         number, first_number = next(iter(shared.items()))
         raise DataError(
@@ -42,7 +41,7 @@ paraphrased_questions=(), translated_questions=())]
             expected=f"no row (prompt and answer) in both the {first_name} and the {second_name}",
             fix=f"remove it from one of them, or leave out such rows of the {second_name} with --drop_overlap",
         )
-    kept = [row for key, _, row in rows if key not in known]
+    kept = [row for number, _, row in rows if number is None]
     if drop and not kept:
         raise DataError(
             got=f"no row in the {second_name} that is not in the {first_name}, too",
@@ -51,7 +50,7 @@ paraphrased_questions=(), translated_questions=())]
         )
     if not shared:
         return second
-    counts = len(shared), len({number for _, number, _ in rows})
+    counts = len(shared), len({source.number for _, source, _ in rows})
     logger.warning("%d of %d rows of the %s are left out: they are in the %s, too.", *counts, second_name, first_name)
     return RowDataset(kept) if isinstance(second, RowDataset) else kept
 
@@ -75,5 +74,6 @@ def _samples(rows: list[Row] | RowDataset) -> list[tuple[RowSource, Any]]:
     return [(RowSource(number, b"", row.text_key()), row) for number, row in enumerate(rows)]
 
 
-def _key(source: RowSource, has_texts: bool) -> bytes:
-    return source.text_key if has_texts else source.key
+def _keys(source: RowSource) -> list[bytes]:
+    """By its text and by its tokens: rows that the model reads alike are the same, too."""
+    return [key for key in (source.text_key, source.key) if key]

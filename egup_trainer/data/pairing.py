@@ -221,7 +221,8 @@ def make_pair_sampler(dataset: PairDataset, batch_size: int, args: Any) -> PairB
         raise ConfigError(
             got=f"{len(dataset)} forget rows and dataloader_drop_last",
             expected=f"at least {step_pairs} rows, which fill a step",
-            fix="leave out --dataloader_drop_last or lower --per_device_train_batch_size",
+            fix="leave out --dataloader_drop_last, or lower --per_device_train_batch_size or "
+            "--gradient_accumulation_steps",
         )
     return sampler
 

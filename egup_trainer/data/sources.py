@@ -16,7 +16,7 @@ from typing import Any
 
 from egup_trainer.data.layouts import LAYOUT_COLUMNS, ColumnNames, safe_name, to_row
 from egup_trainer.data.schema import Row
-from egup_trainer.errors import DataError, first_line
+from egup_trainer.errors import DataError
 
 logger = logging.getLogger(__name__)
 Record = dict[str, object]
@@ -169,7 +169,7 @@ def _read_hub(hub_id: str, config: str | None, split: str) -> Iterator[Record]:
         return records_of(datasets.load_dataset(hub_id, config, split=split))  # nosec B615
     except Exception as error:  # the hub's client has no common base for "not there", "no network", "no such split"
         # Other messages may hold a part of a row.
-        why = first_line(error) if _NAMES_CHOICES.match(str(error)) else type(error).__name__
+        why = " ".join(str(error).split()) if _NAMES_CHOICES.match(str(error)) else type(error).__name__
         raise DataError(
             got=f"no data for {hub_id} (config {config}, split {split}): {why}",
             expected="a local path, or a hub id as owner/name[:config[:split]] that can be reached",
@@ -300,7 +300,8 @@ def _read_csv(path: Path, data: bytes) -> Iterator[Record]:
         raise DataError(
             got=f"{path}, which is not CSV ({error}{near})",
             expected="a header line, and values separated by commas, semicolons or tabs",
-            fix="repair the file: a quotation mark inside a value is written twice, and the value stands in quotes",
+            fix="repair the file: a value with a separator or a quotation mark stands in quotation marks, and those "
+            "inside it are written twice",
         ) from error
     finally:
         csv.field_size_limit(usual_limit)

@@ -2,7 +2,7 @@
 
 import unicodedata
 from collections.abc import Sequence
-from functools import cache
+from functools import cache, lru_cache
 from typing import Any
 
 
@@ -29,14 +29,18 @@ def characters_per_word(words: Sequence[str]) -> int:
         >>> [characters_per_word(words_of(text)) for text in ("Ada was born in 1815.", "東京に住む", "เกิดที่กรุงเทพ")]
         [1, 2, 4]
     """
+    per_word = [1 if word.isascii() else _characters_per_word(word) for word in words]
+    unspaced = [count for count in per_word if count > 1]
+    return max(set(unspaced), key=unspaced.count) if 2 * len(unspaced) > len(words) else 1
+
+
+@lru_cache(maxsize=1 << 16)
+def _characters_per_word(word: str) -> int:
     import regex
 
-    text = " ".join(word for word in words if len(word) == 1 or not word.isascii())
-    eastern = len(regex.findall(r"[\p{Ideographic}\p{scx=Hira}\p{scx=Kana}]", text))
-    southern = len(regex.findall(r"\p{lb=SA}\p{M}*", text))
-    if eastern + southern <= len(words) / 2:
-        return 1
-    return 4 if southern > eastern else 2
+    if regex.match(r"[\p{Ideographic}\p{scx=Hira}\p{scx=Kana}]", word):
+        return 2
+    return 4 if regex.match(r"\p{lb=SA}", word) else 1
 
 
 @cache

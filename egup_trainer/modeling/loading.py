@@ -104,7 +104,8 @@ def _load_whole(name_or_path: str, **kwargs: Any) -> Any:
     load = auto_class(config).from_pretrained
     model, found = _load(load, _MODEL, name_or_path, output_loading_info=True, **kwargs)
     _refuse_missing(found["missing_keys"], _MODEL, name_or_path, model)
-    if getattr(model, "_hf_peft_config_loaded", False):  # transformers has put the adapter on the whole model
+    # transformers has put the adapter on the whole model. On the hub, it may be an adapter that names its base model.
+    if getattr(model, "_hf_peft_config_loaded", False) and Path(name_or_path).is_dir():
         raise ModelError(
             got=f"{name_or_path}, which holds a whole model and an adapter",
             expected="one of them: an adapter that is merged already must not be applied once more",
@@ -262,12 +263,13 @@ def _saved_embeddings(base: Any, path: str) -> int | None:
 
     parts = [part for part in (base.get_input_embeddings(), base.get_output_embeddings()) if part is not None]
     names = tuple(f".{name}" for name, module in base.named_modules() if any(module is part for part in parts))
+    width = base.get_input_embeddings().weight.shape[-1]
     try:
         with safe_open(Path(path) / "adapter_model.safetensors", framework="pt") as file:
             saved = {key.removesuffix(".weight").removesuffix(".base_layer"): key for key in file.keys()}  # noqa: SIM118
-            found = [key for name, key in saved.items() if name.endswith(names)]
-            return int(file.get_slice(found[0]).get_shape()[0]) if found else None
-    except SafetensorError:  # PEFT says so when it reads the file
+            shapes = [file.get_slice(key).get_shape() for name, key in saved.items() if name.endswith(names)]
+            return next((shape[0] for shape in shapes if shape[1:] == [width]), None)
+    except (OSError, SafetensorError):  # PEFT says so when it reads the file
         return None
 
 
@@ -562,6 +564,7 @@ def _load(from_pretrained: Callable[..., Any], what: str, name_or_path: str, **k
     from safetensors import SafetensorError
     from torch import OutOfMemoryError
 
+    folder = Path(name_or_path)
     try:
         return from_pretrained(name_or_path, **kwargs)
     except OutOfMemoryError:
@@ -575,7 +578,7 @@ def _load(from_pretrained: Callable[..., Any], what: str, name_or_path: str, **k
                 "(`egup unlearn`, `plan`, `retrain`, `evaluate` and `audit`), or load model and tokenizer in Python "
                 "and pass them on",
             ) from error
-        if kwargs.get("use_safetensors") and any(Path(name_or_path).glob("*.bin")):
+        if what == _MODEL and any(folder.glob("pytorch_model*.bin")) and not any(folder.glob("*.safetensors")):
             raise ModelError(
                 got=f"{name_or_path}, whose weights are in .bin files",
                 expected="safetensors files: a .bin file can run code when it is read",

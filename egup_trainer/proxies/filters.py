@@ -229,8 +229,10 @@ def _normal_question(row: Row) -> str:
 def _runs(text: str) -> Iterator[int]:
     """Hashes of all runs of 13 consecutive words; of as many characters as make these where words are not separated."""
     words = words_of(text)
-    length = _RUN * characters_per_word(words)
-    return (hash(tuple(words[start : start + length])) for start in range(len(words) - length + 1))
+    for start in range(len(words) - _RUN + 1):
+        end = start + _RUN * characters_per_word(words[start : start + _RUN])
+        if end <= len(words):
+            yield hash(tuple(words[start:end]))
 
 
 class NearestText:

@@ -1,6 +1,6 @@
 """The three questions that a report answers before it shows metrics, each for every method."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from egup_trainer.audit import ATTACKS
@@ -140,16 +140,22 @@ def _how_far(found: Sequence[BroughtBack], audit: Audit) -> str:
         )
     if worst.distance > _MUCH:
         return f"Yes, more of it than from a model that never saw the rows. {title} gets furthest."
-    others = {attack: each for attack, each in audit.findings.items() if each.reason and ATTACKS[attack].brings_back}
+    missing = {attack: each for attack, each in audit.findings.items() if each.reason and ATTACKS[attack].brings_back}
     without = [each.attack for each in found if each.distance is None]
-    without += [attack for attack, each in others.items() if each.failed or attack == _STRONGEST]
+    without += [attack for attack, each in missing.items() if each.failed]
     if without:
         return (
-            f"Not known: of {', '.join(ATTACKS[each].title for each in without)}, there is nothing to compare. Of the "
-            f"other attacks, {title} gets furthest, to no more than from a model that never saw the rows."
+            f"Not known: of {_titles(without)}, there is nothing to compare. Of the other attacks, {title} gets "
+            "furthest, to no more than from a model that never saw the rows."
         )
-    not_run = f" Not run: {', '.join(ATTACKS[attack].title for attack in others)}." if others else ""
-    return f"No more of it than from a model that never saw the rows. {title} gets furthest.{not_run}"
+    no = f"o more of it than from a model that never saw the rows. {title} gets furthest."
+    if _STRONGEST not in audit.findings or _STRONGEST in missing:
+        return f"Not known, since {ATTACKS[_STRONGEST].title} was not run, the strongest attack. By the others, n{no}"
+    return f"N{no}" + (f" Not run: {_titles(missing)}." if missing else "")
+
+
+def _titles(attacks: Iterable[str]) -> str:
+    return ", ".join(ATTACKS[attack].title for attack in attacks)
 
 
 def _audit_command(model: Model) -> str:

@@ -364,6 +364,9 @@ def test_columns_of_other_layouts_that_are_blank_are_no_layout(blank):
         to_row({"question": "q", "answer": blank, "text": "t"}, "rows", 0)
 
 
-def test_an_empty_system_turn_says_nothing():
+def test_an_empty_system_turn_is_kept():
+    """It keeps a chat template from writing a system prompt of its own, as that of Qwen 2.5 does."""
     system = {"role": "system", "content": ""}
-    assert to_row({"messages": [system, USER, ASSISTANT]}, "f", 7) == to_row({"messages": [USER, ASSISTANT]}, "f", 7)
+    assert to_row({"messages": [system, USER, ASSISTANT]}, "f", 7).prompt[0] == Message("system", "")
+    turns = [{"from": "system", "value": ""}, {"from": "human", "value": "q"}, {"from": "gpt", "value": "a"}]
+    assert to_row({"conversations": turns}, "f", 7) == Row((Message("system", ""), *Q), "a")

@@ -461,7 +461,9 @@ def test_an_answer_of_which_the_tokenizer_knows_nothing_is_refused_by_a_run(word
     rows = [qa("w1", f"{SECRET} w2"), qa("w1", SECRET)]
     assert len(prepare_dataset(rows[:1], "forget set", words, options)) == 1
     error = error_of(DataError, prepare_dataset, rows, "forget set", words, options)
-    assert error.got == f"an answer in row 1 of the forget set that the tokenizer reads as {words.unk_token} alone"
+    assert error.got == (
+        f"1 answers of the forget set, such as that in row 1, which the tokenizer reads as {words.unk_token} alone"
+    )
 
 
 def test_rows_and_tokenizers_that_cannot_be_used_are_refused(tokenizer, words):

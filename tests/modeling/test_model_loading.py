@@ -113,6 +113,13 @@ def test_weights_in_bin_files_are_not_read(saved):
         load_model(saved[1])
 
 
+def test_a_file_of_arguments_is_no_weights(saved):
+    """Every folder of a `Trainer` has one. What is wrong is said."""
+    (Path(saved[1]) / "training_args.bin").write_bytes(b"x")
+    with pytest.raises(ModelError, match="FlashAttention2"):
+        load_model(saved[1], attn_implementation="flash_attention_2")
+
+
 def test_the_base_tokenizer_of_an_adapter_has_the_revision_that_the_adapter_names(tmp_path, monkeypatch):
     seen = []
 

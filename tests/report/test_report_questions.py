@@ -6,6 +6,7 @@ import pytest
 from fixtures_audit import invented_audit
 from fixtures_report import make_evaluation, make_evaluations
 
+from egup_trainer.audit import ATTACKS
 from egup_trainer.audit.attack import Finding
 from egup_trainer.evaluation.metric import Metric
 from egup_trainer.report.comparison import Comparison
@@ -165,14 +166,22 @@ def test_an_audit_of_another_name_is_found_by_its_folder():
 
 
 def test_attacks_that_were_not_run_are_named_and_nothing_is_denied_without_the_strongest():
-    def answer(**not_run):
-        found = {"sampling": Finding({"best_rouge": Metric(0.1)})}
-        theirs = replace(ended_at("retrained", 0.1), findings=found)
-        ours = replace(ended_at("egup_clreg", 0.1), retrained=theirs)
-        ours = replace(ours, findings={**found, **{name: Finding(reason=why) for name, why in not_run.items()}})
-        return asked(MODELS, None, [ours])[2].answers["egup_clreg"].short
+    brings_back = [name for name, attack in ATTACKS.items() if attack.brings_back]
 
-    no = "No more of it than from a model that never saw the rows. Sampling gets furthest."
-    assert answer(probe="no holdout rows") == no  # a probe brings nothing back
-    assert answer(merging="no model before") == f"{no} Not run: Merging."
-    assert answer(relearning="too few rows").startswith("Not known: of Relearning, there is nothing to compare.")
+    def answer(*not_run, reason=None):
+        found = {name: Finding({next(iter(ATTACKS[name].brings_back)): Metric(0.1)}) for name in brings_back}
+        theirs = replace(ended_at("retrained", 0.1), findings=found)
+        ours = {name: each for name, each in found.items() if name not in not_run}
+        ours |= {name: Finding(reason=reason) for name in not_run if reason}
+        audit = replace(ended_at("egup_clreg", 0.1), retrained=theirs, findings=ours)
+        return asked(MODELS, None, [audit])[2].answers["egup_clreg"].short
+
+    no = "o more of it than from a model that never saw the rows. "
+    assert answer().startswith(f"N{no}")
+    assert "Not run" not in answer()
+    assert answer("merging", reason="no model before").endswith("gets furthest. Not run: Merging.")
+    assert "Not run" not in answer("merging")  # nobody asked for it
+    for reason in (None, "too few rows"):
+        assert answer("relearning", reason=reason).startswith(
+            f"Not known, since Relearning was not run, the strongest attack. By the others, n{no}"
+        )

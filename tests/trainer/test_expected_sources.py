@@ -84,6 +84,7 @@ def test_without_proxies_the_verdict_compares_the_rows_with_those_under_the_prox
     found = trainer.measuring.of_proxy_model
     assert found.nll == pytest.approx(theirs.score(theirs.forget_rows).mean_nll.tolist(), abs=1e-4)
     assert len(found.rouge) == len(trainer.measuring.before["forget"].rouge) == len(theirs.forget_rows)
+    assert found.repetition == []  # a base model often goes on after its answer
     after_example = theirs.measuring._after_example(theirs.forget_rows)
     assert found.nll_after_example == pytest.approx(theirs.score(after_example).mean_nll.tolist(), abs=1e-4)
 
