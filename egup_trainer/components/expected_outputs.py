@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from math import log
 from typing import Any
 
@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 
 from egup_trainer.components.component import Component, Needs, Run
+from egup_trainer.components.copying import CopyingBigrams
 from egup_trainer.components.known_proxies import refuse_known_proxies
 from egup_trainer.components.output_estimates import (
-    BigramOutputs,
     EstimatedOutputs,
     NearestOutputs,
     match_quantiles,
@@ -24,7 +24,6 @@ from egup_trainer.data.tokenization import RowDataset
 from egup_trainer.errors import ConfigError, DataError, check_range
 from egup_trainer.losses.proxy_kl import token_gap
 from egup_trainer.modeling.base_weights import weights_digest
-from egup_trainer.modeling.forward import answer_positions
 from egup_trainer.modeling.outputs import required
 from egup_trainer.modeling.reference import adapters_off
 from egup_trainer.modeling.scan import RowScores
@@ -190,16 +189,22 @@ class ExpectedOutputs(Component):
         self.load_state_dict(vars(table))
 
     def _estimate(self, proxies: RowScores) -> RowScores:
-        """From what the model says in similar positions of the proxies, and from the retain and the proxy answers."""
+        """From what the model says in similar positions of the proxies, and from the retain and the proxy rows.
+
+        A row that is known by heart shows what comes next, and similar positions follow it. How likely an answer token
+        is beside the others is therefore the geometric mean of what is said there and of a model that knows nothing of
+        the row but its prompt.
+        """
         vocabulary = self.run.vocabulary_size
         outputs = required(proxies.top_k_logps, "top_k_logps")
         nearest = NearestOutputs(required(proxies.states, "states"), outputs, vocabulary)
         read = [self.run.needed_proxy_rows.rows[index] for index in self._proxy_ids.tolist()]
         if self.run.retain_rows is not None:
             read += [self.run.retain_rows.rows[index] for index in self.run.retain_sample().tolist()]
-        answers = [answer_positions(torch.as_tensor(row.labels)[None])[2] for row in read]
-        estimate = EstimatedOutputs(nearest, BigramOutputs(answers, vocabulary), self._top_k)
-        return self.run.score(self.run.forget_rows, estimate=estimate)
+        found = self.run.score(self.run.forget_rows, estimate=EstimatedOutputs(nearest, self._top_k))
+        answers = CopyingBigrams(read, vocabulary).logps(self.run.forget_rows.rows)
+        table = required(found.top_k_logps, "top_k_logps")
+        return replace(found, top_k_logps=with_answer_logps(table, (table.logps[:, 0] + answers) / 2))
 
     def _read_proxy_model(self) -> RowScores:
         """What the proxy model says at the answer tokens of the forget rows."""

@@ -149,34 +149,25 @@ class BigramOutputs:
 
 
 class EstimatedOutputs:
-    """Expected outputs without a model that never saw the rows: what the nearest outputs say takes the answer's place.
-
-    The state of a row that is known by heart already shows what comes next, and the nearest outputs follow it. How
-    likely an answer token is compared with other answer tokens is therefore the geometric mean of the nearest outputs
-    and of the bigram model, which knows nothing of the row.
+    """What the nearest outputs say at the answer tokens of a batch, as top-k log-probabilities.
 
     Args:
-        nearest, bigrams: the two estimates.
+        nearest: the nearest outputs.
         top_k: most likely tokens that are kept, the answer's token among them.
     """
 
-    def __init__(self, nearest: NearestOutputs, bigrams: BigramOutputs, top_k: int):
-        self._nearest, self._bigrams, self._top_k = nearest, bigrams, top_k
+    def __init__(self, nearest: NearestOutputs, top_k: int):
+        self._nearest, self._top_k = nearest, top_k
 
     @property
     def num_bytes(self) -> int:
-        """Bytes of the two estimates, on the CPU; bigrams take few."""
+        """Bytes of what is kept of the proxies, on the CPU."""
         return self._nearest.num_bytes
 
     def __call__(self, outputs: AnswerOutputs) -> TopKLogProbs:
-        """The expected outputs at the answer tokens of a batch, whose `states` are read; the answer's token first."""
+        """The estimate at the answer tokens of a batch, whose `states` are read; the answer's token first."""
         states, ids = required(outputs.states, "states"), required(outputs.token_ids, "token_ids")
-        before = self._bigrams.before(ids, outputs.token_rows)
-        found = [TopKLogProbs.of(states.new_zeros(0, self._bigrams.vocabulary), self._top_k)]
         size = max(_CHUNK // self._nearest.width, 1)
-        for start in range(0, len(ids), size):
-            part = slice(start, start + size)
-            nearest = TopKLogProbs.of(self._nearest.logps(states[part]), self._top_k, first=ids[part])
-            answers = (nearest.logps[:, 0] + self._bigrams.logps(before[part], ids[part])) / 2
-            found.append(with_answer_logps(nearest, answers))
+        parts = [slice(start, start + size) for start in range(0, max(len(ids), 1), size)]
+        found = [TopKLogProbs.of(self._nearest.logps(states[part]), self._top_k, first=ids[part]) for part in parts]
         return TopKLogProbs(torch.cat([each.ids for each in found]), torch.cat([each.logps for each in found]))

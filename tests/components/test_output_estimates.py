@@ -128,7 +128,7 @@ def test_what_a_token_follows_is_in_its_own_row():
     assert bigrams.before(torch.tensor([], dtype=torch.long), torch.tensor([], dtype=torch.long)).tolist() == []
 
 
-# Both together
+# At the answer tokens of a batch
 
 
 def outputs_of(states, ids, rows):
@@ -137,7 +137,7 @@ def outputs_of(states, ids, rows):
 
 
 def estimate(top_k=2):
-    return EstimatedOutputs(NearestOutputs(STATES, OUTPUTS, vocabulary=4), BigramOutputs(ANSWERS, 4), top_k)
+    return EstimatedOutputs(NearestOutputs(STATES, OUTPUTS, vocabulary=4), top_k)
 
 
 def test_an_estimate_is_a_distribution_with_the_answer_first():
@@ -146,18 +146,6 @@ def test_an_estimate_is_a_distribution_with_the_answer_first():
     assert found.ids[:, 0].tolist() == ids.tolist()
     assert found.ids.dtype == torch.int32
     torch.testing.assert_close(found.logps.exp().sum(dim=1), torch.ones(3))
-
-
-def test_the_answer_is_the_geometric_mean_of_both_and_the_nearest_outputs_take_its_place():
-    states, before, token = torch.tensor([[1.0, 0.1]]), torch.tensor([4]), torch.tensor([0])
-    nearest = NearestOutputs(STATES, OUTPUTS, vocabulary=4).logps(states)[0]
-    bigram = BigramOutputs(ANSWERS, 4).logps(before, token)[0]
-    found = estimate(top_k=3)(outputs_of(states, token, torch.tensor([0])))
-    answer = (nearest[0] + bigram) / 2
-    torch.testing.assert_close(found.logps[0, 0], answer)
-    others = found.ids[0, 1:].long()
-    share = (1 - answer.exp()) / (1 - nearest[0].exp())
-    torch.testing.assert_close(found.logps[0, 1:-1].exp(), nearest[others].exp() * share)
 
 
 @pytest.mark.parametrize("chunk", [1, 30, 1 << 20])

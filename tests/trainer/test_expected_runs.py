@@ -12,7 +12,7 @@ from safetensors import safe_open
 
 from egup_trainer import EGUPTrainer
 from egup_trainer.components.expected_outputs import ExpectedOutputs
-from egup_trainer.components.output_estimates import BigramOutputs, EstimatedOutputs, NearestOutputs
+from egup_trainer.components.output_estimates import EstimatedOutputs, NearestOutputs
 from egup_trainer.conditions import STATE_NAME
 from egup_trainer.data.schema import TokenizedRow
 from egup_trainer.data.tokenization import RowDataset
@@ -168,7 +168,6 @@ def test_an_estimate_for_a_row_of_10_000_tokens_is_made_in_parts():
     logps = torch.randn(positions, 257, generator=generator).log_softmax(-1)
     outputs = TopKLogProbs(torch.randint(vocabulary, (positions, 256), generator=generator).int(), logps)
     nearest = NearestOutputs(torch.randn(positions, size, generator=generator), outputs, vocabulary)
-    bigrams = BigramOutputs([torch.randint(vocabulary, (500,), generator=generator)], vocabulary)
     row = AnswerOutputs(
         torch.zeros(tokens),
         torch.zeros(tokens, dtype=torch.long),
@@ -177,7 +176,7 @@ def test_an_estimate_for_a_row_of_10_000_tokens_is_made_in_parts():
         states=torch.randn(tokens, size, generator=generator),
     )
     with Tally() as tally:
-        found = EstimatedOutputs(nearest, bigrams, top_k=16)(row)
+        found = EstimatedOutputs(nearest, top_k=16)(row)
     assert found.ids.shape == (tokens, 16)
     assert tally.peak < 10 * (1 << 26) < 4 * tokens * vocabulary  # docs: less than ten tensors of 64 MB
 

@@ -1,0 +1,113 @@
+"""How likely tokens of answers are to somebody who knows the prompt, and no row that is to be forgotten."""
+
+from collections import Counter, defaultdict
+from collections.abc import Sequence
+from itertools import pairwise
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from egup_trainer.components.output_estimates import BigramOutputs
+from egup_trainer.data.schema import TokenizedRow
+
+_ROUNDS = 50
+"""Rounds of expectation maximization, which converges within a few."""
+
+
+class CopyingBigrams:
+    """A bigram model of answers that may copy tokens of the prompt, such as the name of whom a question is about.
+
+    For token v after token a: p(v) = lambda * p_copy(v) + (1 - lambda) * p_bigram(v | a). If a stands in the prompt,
+    p_copy is the share of v among the tokens that follow a there, and otherwise among all tokens of the prompt. There
+    is a lambda for each of the two cases, found by expectation maximization on either half of the rows under the
+    bigrams of the other half. Without a prompt, nothing is copied. (Bigrams as in `BigramOutputs`; a model of recent
+    words beside an n-gram model is that of Kuhn and De Mori 1990; the mixture is ours.)
+
+    Args:
+        rows: rows that are not to be forgotten, such as retain rows and proxies.
+        vocabulary: number of tokens V.
+
+    Attributes:
+        shares: lambda where the token before does not stand in the prompt, and where it does.
+
+    Example:
+        >>> def row(*tokens, answer):
+        ...     labels = [-100] * (len(tokens) - answer) + list(tokens[-answer:])
+        ...     return TokenizedRow(np.int32(tokens), np.int32(labels))
+        >>> rows = [row(5, 6, 6, answer=1), row(7, 8, 8, answer=1)]  # each answer is the last token of its prompt
+        >>> likely = CopyingBigrams(rows, vocabulary=10).logps([row(3, 4, 4, answer=1), row(3, 4, 9, answer=1)])
+        >>> bool(likely[0] > likely[1])
+        True
+    """
+
+    def __init__(self, rows: Sequence[TokenizedRow], vocabulary: int):
+        self._vocabulary = vocabulary
+        half = len(rows) // 2
+        halves = ((rows[:half], rows[half:]), (rows[half:], rows[:half]))
+        # Neighbors are often about the same, so that a random half would have seen what the other one copies.
+        parts = [(_copied(other), self._bigrams(known, other)) for known, other in halves if known and other]
+        self._bigram_model = _bigram_model(rows, vocabulary)
+        self.shares = torch.zeros(2, dtype=torch.float64)
+        if parts:
+            copied, inside, has_prompt = (torch.cat(each) for each in zip(*(part for part, _ in parts), strict=True))
+            bigrams = torch.cat([each for _, each in parts])
+            for case in (0, 1):
+                at = (inside == case) & has_prompt
+                self.shares[case] = _mixture_share(copied[at], bigrams[at])
+
+    def logps(self, rows: Sequence[TokenizedRow]) -> Tensor:
+        """Log-probabilities of the answer tokens of rows, row after row: (N,), nats."""
+        copied, inside, has_prompt = _copied(rows)
+        share = self.shares[inside.long()] * has_prompt
+        return (share * copied + (1 - share) * self._likely(self._bigram_model, rows)).log().float()
+
+    def _bigrams(self, known: Sequence[TokenizedRow], asked: Sequence[TokenizedRow]) -> Tensor:
+        return self._likely(_bigram_model(known, self._vocabulary), asked)
+
+    @staticmethod
+    def _likely(model: BigramOutputs, rows: Sequence[TokenizedRow]) -> Tensor:
+        answers = [_answer(row) for row in rows]
+        owners = torch.repeat_interleave(torch.arange(len(rows)), torch.tensor([len(each) for each in answers]))
+        tokens = torch.cat(answers)
+        return model.logps(model.before(tokens, owners), tokens).double().exp()
+
+
+def _bigram_model(rows: Sequence[TokenizedRow], vocabulary: int) -> BigramOutputs:
+    return BigramOutputs([_answer(row) for row in rows], vocabulary)
+
+
+def _answer(row: TokenizedRow) -> Tensor:
+    return torch.from_numpy(row.input_ids[row.is_scored].astype(np.int64))
+
+
+def _copied(rows: Sequence[TokenizedRow]) -> tuple[Tensor, Tensor, Tensor]:
+    """p_copy of each answer token, whether the token before it stands in the prompt, and whether there is one."""
+    copied, inside, has_prompt = [], [], []
+    for row in rows:
+        prompt = row.prompt.tolist()
+        every, after = Counter(prompt), defaultdict[int, Counter[int]](Counter)
+        for first, second in pairwise(prompt):
+            after[first][second] += 1
+        before = -1  # no token
+        for token in _answer(row).tolist():
+            found = after.get(before)
+            counts = every if found is None else found
+            copied.append(counts[token] / max(counts.total(), 1))
+            inside.append(found is not None)
+            has_prompt.append(bool(prompt))
+            before = token
+    return torch.tensor(copied, dtype=torch.float64), torch.tensor(inside), torch.tensor(has_prompt)
+
+
+def _mixture_share(first: Tensor, second: Tensor) -> float:
+    """The share of the first of two models in their mixture that makes tokens most likely, of which each gives p, (N,).
+
+    Example:
+        >>> round(_mixture_share(torch.tensor([1.0, 1.0, 0.0, 0.0]), torch.full((4,), 1e-9)), 3)
+        0.5
+    """
+    share = 0.5
+    for _ in range(_ROUNDS if len(first) else 0):
+        share = float((share * first / (share * first + (1 - share) * second)).mean())
+    return share if len(first) else 0.0
