@@ -305,8 +305,8 @@ def remove_old(folder: Path, step: int, limit: int | None, best: str | None) -> 
     if not limit or limit < 0:
         return
     found = [path for path in _checkpoints_in(folder) if _steps_of(path) <= step]
-    always = {str(found[0]), best}
-    others = [path for path in found if str(path) not in always]
+    always = {found[0].name, *([] if best is None else [Path(best).name])}  # the folder may have another spelling now
+    others = [path for path in found if path.name not in always]
     for path in others[max(0, limit - (len(found) - len(others))) :]:
         shutil.rmtree(path, ignore_errors=True)
 

@@ -210,7 +210,8 @@ def _write_bytes(path: Path, data: bytes) -> None:
 def sync(path: Path) -> None:
     """Syncs a file or a folder to the disk. Some file systems cannot sync a folder, which is then not an error."""
     try:
-        handle = os.open(path, os.O_RDONLY)
+        # Windows syncs only what may be written to.
+        handle = os.open(path, os.O_RDWR if os.name == "nt" and path.is_file() else os.O_RDONLY)
     except OSError:
         if path.is_dir():
             return

@@ -41,10 +41,14 @@ def run(args: ChatArguments, model_config: Any) -> None:
     _check(args, model_config)
     from accelerate import Accelerator
 
+    from egup_trainer.records.io import recorded_options
+
     accelerator = Accelerator(cpu=args.use_cpu)
     refuse_several_processes("egup chat", accelerator.num_processes)
     with library_errors():
-        speakers = [_Speaker(name, args, model_config, accelerator) for name in (args.before, args.after)]
+        # Both are asked as the run asked: the model before has no record.
+        recorded = [recorded_options(name) for name in (args.after, args.before)]
+        speakers = [_Speaker(name, args, model_config, accelerator, recorded) for name in (args.before, args.after)]
     for question in [args.question] if args.question else _questions():
         table = make_table(question, (args.before, args.after), left=(args.before, args.after))
         table.add_row(*(each.answer(question) for each in speakers))
@@ -54,11 +58,11 @@ def run(args: ChatArguments, model_config: Any) -> None:
 class _Speaker:
     """A model that answers questions."""
 
-    def __init__(self, name: str, args: ChatArguments, model_config: Any, accelerator: Any):
+    def __init__(self, name: str, args: ChatArguments, model_config: Any, accelerator: Any, recorded: list[Any]):
         from egup_trainer.modeling.loading import load_tokenizer
 
         self.tokenizer = load_tokenizer(name, revision=model_config.model_revision)
-        self.template = args.template_for(self.tokenizer, name)
+        self.template = args.template_for(self.tokenizer, name, recorded)
         self.model = load_on_device(name, model_config, accelerator).eval()
         self.max_new_tokens = args.max_new_tokens
 

@@ -42,10 +42,12 @@ def write_records(
     model_config: Any,
     sources: dict[str, str],
     row_args: Any,
+    config_file: dict[str, Any],
 ) -> None:
     """Completes the records beside the saved models, and writes the whole one.
 
-    `probability` is by when it was measured; `datasets` and their `sources` are by set of rows.
+    `probability` is by when it was measured; `datasets` and their `sources` are by set of rows; `config_file` is what
+    `config_file_of` found when the run began.
     """
     from egup_trainer.records.facts import facts_of_rows, run_facts
 
@@ -64,18 +66,25 @@ def write_records(
     models = {AFTER: folder, **({MERGED: folder / MERGED} if MERGED in probability else {})}
     whole = record | run_facts(
         command=shlex.join(words_without(credentials_in(vars(args)), row_args.argv)),
-        config_file=_config_file(row_args.argv),
+        config_file=config_file,
         model_name_or_path=model_config.model_name_or_path,
         sources={name: _absolute(source) for name, source in sources.items()},
         data_dir=None if row_args.data_dir is None else _absolute(row_args.data_dir),
         columns=row_args.columns,
         reading={option.name: getattr(args, option.name) for option in fields(Reading)},
-        loading={name: getattr(model_config, name) for name in LOADING},
-        mixed_precision="bf16" if args.bf16 else "fp16" if args.fp16 else "no",
+        loading=_loading(args, model_config),
+        mixed_precision=str(args.mixed_precision or "no"),  # that of the launcher, too
         secrets=secrets,
         files={when: digests_of(place, progress=not args.disable_tqdm) for when, place in models.items()},
     )
     write_run(whole, folder)
+
+
+def _loading(args: Any, model_config: Any) -> dict[str, Any]:
+    """What decides which weights the model has: the flags, and a dtype among other arguments of from_pretrained."""
+    dtype = (args.model_init_kwargs or {}).get("dtype")
+    flags = {name: getattr(model_config, name) for name in LOADING}
+    return flags | ({"dtype": dtype} if isinstance(dtype, str) else {})
 
 
 def write_merged_records(record: Any, requests: list[Request], folder: Path, name: str) -> None:
@@ -137,7 +146,7 @@ def _absolute(source: str) -> str:
     return str(Path(source).resolve()) if Path(source).exists() else source
 
 
-def _config_file(argv: list[str]) -> dict[str, Any]:
+def config_file_of(argv: list[str]) -> dict[str, Any]:
     """What the --config file says, without tokens."""
     import yaml
 

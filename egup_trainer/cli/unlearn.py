@@ -13,7 +13,7 @@ from egup_trainer.cli.earlier import lines_on_earlier, read_earlier
 from egup_trainer.cli.flags import SOURCE, Arguments, check_output_dir, flag, refuse_alone
 from egup_trainer.cli.follow_up import check_follow_up, follow_up
 from egup_trainer.cli.proxy import AUTO, auto_proxies, writes_proxies
-from egup_trainer.cli.run_file import write_records
+from egup_trainer.cli.run_file import config_file_of, write_records
 from egup_trainer.cli.suites import SUITE_FLAGS, SuiteArguments, make_suite, suite_named
 from egup_trainer.cli.terminal import make_table, show
 from egup_trainer.data.schema import MAX_LENGTH
@@ -212,6 +212,7 @@ def _unlearn(row_args: RowArguments, config: Any, model_config: Any, resume: Any
 
     from egup_trainer.output_folder import appearing_together
 
+    facts: dict[str, Any] = {"config_file": config_file_of(row_args.argv)}  # it may be another file at the end
     trainer, sources = _make_trainer(row_args, config, model_config)
     begin_output(config)
     start = time.perf_counter()
@@ -219,7 +220,7 @@ def _unlearn(row_args: RowArguments, config: Any, model_config: Any, resume: Any
     lines, measuring = _closing_lines(trainer, time.perf_counter() - start), trainer.measuring
     datasets, found = measuring.datasets, dict(measuring.probability)
     lines += [line for name, rows in datasets.items() if (line := rows.long_rows_line(name, config.max_length))]
-    facts = {"model_config": model_config, "sources": sources, "row_args": row_args}
+    facts |= {"model_config": model_config, "sources": sources, "row_args": row_args}
     failure, wait = None, PartialState().wait_for_everyone
     output, is_first, tokenizer = config.output_dir, trainer.is_world_process_zero(), trainer.processing_class
     uploaded = trainer if config.push_to_hub else None  # otherwise it is deleted, to make room for a merged model
@@ -237,11 +238,13 @@ def _unlearn(row_args: RowArguments, config: Any, model_config: Any, resume: Any
             try:
                 found |= _merge_and_measure(config, tokenizer, datasets)
                 write_records(config, found, datasets, **facts)
-            except Exception as error:  # the trained adapter is kept
+            except BaseException as error:  # the trained adapter is kept, also if the user interrupts the merge
                 found.pop(MERGED, None)
                 shutil.rmtree(Path(config.output_dir) / MERGED, ignore_errors=True)
                 failure = error
     config.output_dir = output
+    if failure is not None and not isinstance(failure, Exception):
+        raise failure
     if uploaded is not None and is_first:
         uploaded.is_saved = True
         try:
@@ -268,7 +271,8 @@ def _merge_and_measure(config: Any, tokenizer: Any, datasets: dict[str, Any]) ->
     folder, kwargs = Path(config.output_dir) / MERGED, config.model_init_kwargs
     save_merged(config.output_dir, folder, **kwargs)
     tokenizer.save_pretrained(folder)
-    model = load_model(str(folder), dtype=kwargs.get("dtype") or "float32").to(config.device)
+    loading = {"trust_remote_code": kwargs.get("trust_remote_code", False), "dtype": kwargs.get("dtype") or "float32"}
+    model = load_model(str(folder), **loading).to(config.device)
     measure = {"seed": config.seed, "batch_size": config.per_device_eval_batch_size}
     found: dict[str, Any] = {MERGED: probabilities_of(model, tokenizer, datasets, **measure)}
     try:

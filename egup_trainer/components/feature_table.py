@@ -1,5 +1,6 @@
 """A compact table of unit vectors, one per sample. A step reads and writes a few of its rows."""
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import NamedTemporaryFile
@@ -7,6 +8,8 @@ from tempfile import NamedTemporaryFile
 import torch
 from torch import Tensor
 from torch.nn.functional import normalize
+
+from egup_trainer.errors import StateError
 
 _IN_MEMORY = 1 << 26
 """Bytes in float16 up to which a table is kept beside the model: 64 MB."""
@@ -33,8 +36,26 @@ class TableStorage:
             return torch.empty(rows, size, dtype=torch.float16, device=self.device)
         self.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         with NamedTemporaryFile(dir=self.folder) as file:  # readable by the user alone
-            file.truncate(rows * size)
+            _reserve(file.fileno(), rows * size, self.folder)
             return torch.from_file(file.name, shared=True, size=rows * size, dtype=torch.int8).view(rows, size)
+
+
+def _reserve(handle: int, size: int, folder: Path) -> None:
+    """Makes a file as large as it will be: writing to a mapping without room on the disk would end the process.
+
+    Raises:
+        StateError: there is no room for it.
+    """
+    try:
+        os.ftruncate(handle, size)
+        if hasattr(os, "posix_fallocate"):  # not on a Mac, nor on Windows
+            os.posix_fallocate(handle, 0, size)
+    except OSError as error:
+        raise StateError(
+            got=f"no room for a table of {size / 1e6:.0f} MB in {folder} ({error.strerror})",
+            expected="room for the features of all samples",
+            fix="free some space, or set --scan_cache_dir to a folder on another disk",
+        ) from error
 
 
 class FeatureTable:

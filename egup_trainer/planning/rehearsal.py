@@ -27,6 +27,7 @@ _QUIET: dict[str, Any] = {
     "report_to": [],
     "save_strategy": "no",
     "eval_strategy": "no",
+    "eval_on_start": False,
     "logging_strategy": "no",
     "push_to_hub": False,
     "disable_tqdm": True,

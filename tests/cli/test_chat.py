@@ -6,7 +6,7 @@ import pytest
 from conftest import qa_rows
 from fixtures_audit import taught
 from fixtures_cli import assert_refused, egup, save
-from fixtures_evaluation import lively_model, plain_tokens, question
+from fixtures_evaluation import chat_tokenizer, lively_model, plain_tokens, question
 
 from egup_trainer.evaluation.rows import Generation, RowSet
 from egup_trainer.evaluation.scoring import ScoringOptions, score_sets
@@ -86,6 +86,23 @@ def test_markers_are_those_of_the_flags(folders, models, tokenizer, capsys):
     ids = tokenizer(asked).input_ids
     written = plain_tokens(models["after"], ids, 12, ends=(tokenizer.eos_token_id,))
     assert cells(capsys.readouterr().out)[0][1] == tokenizer.decode(written, skip_special_tokens=True).strip()
+
+
+def test_both_are_asked_as_the_run_asked(models, tokenizer, tmp_path, monkeypatch):
+    """The model before has no record, and would be asked without the system prompt."""
+    asked = []
+
+    def generate(model, tokenizer, prompts, **kwargs):
+        asked.append(tokenizer.decode(prompts[0]))
+        return ["An answer."]
+
+    monkeypatch.setattr("egup_trainer.modeling.generation.generate", generate)
+    folders = [save(models["after"], chat_tokenizer(tokenizer), tmp_path / name) for name in ("a", "b")]
+    options = {str(folders[1]): {"system_prompt": "Be brief."}}
+    monkeypatch.setattr("egup_trainer.records.io.recorded_options", lambda folder: options.get(str(folder), {}))
+    assert egup("chat", *folders, **FLAGS, question="Where does Ada live?") == 0
+    assert asked[0] == asked[1]
+    assert "Be brief." in asked[0]
 
 
 @pytest.mark.parametrize(

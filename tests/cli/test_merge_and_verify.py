@@ -14,7 +14,7 @@ from peft import LoraConfig
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, BitsAndBytesConfig
 
-from egup_trainer import UnlearnConfig, UnlearnTrainer
+from egup_trainer import EGUPTrainer, UnlearnConfig, UnlearnTrainer
 from egup_trainer.cli.command import load_command
 from egup_trainer.data.sources import load_rows
 from egup_trainer.data.tokenization import tokenize
@@ -441,3 +441,37 @@ def test_the_adapter_of_a_run_in_python_is_merged(folder, config, tmp_path, kind
     merged = AutoModelForCausalLM.from_pretrained(output / "merged")(input_ids=ids).logits
     torch.testing.assert_close(merged, trainer.model.eval()(input_ids=ids).logits, atol=1e-5, rtol=1e-5)
     assert is_merged(output / "merged")
+
+
+def test_a_config_file_that_changes_during_the_run_is_recorded_as_it_was_read(folder, monkeypatch):
+    """Reading it again at the end would record other flags, or lose the model where it can no longer be read."""
+    file = folder / "changed.yaml"
+    file.write_text("max_length: 64\n", encoding="utf-8")
+    train = EGUPTrainer.train
+
+    def train_and_edit(*args, **kwargs):
+        found = train(*args, **kwargs)
+        file.write_text("max_length: [\n", encoding="utf-8")
+        return found
+
+    monkeypatch.setattr(EGUPTrainer, "train", train_and_edit)
+    assert unlearn(folder, "changed", "--config", str(file)) == 0
+    assert record(folder, "changed/_run.json")["config_file"] == {"max_length": 64}
+
+
+def test_an_adapter_is_kept_though_its_merge_is_interrupted(folder, monkeypatch):
+    def interrupt(*args, **kwargs):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("egup_trainer.modeling.merging.save_merged", interrupt)
+    assert unlearn(folder, "interrupted", *LORA, "--merge") == 130
+    assert (folder / "interrupted" / "adapter_model.safetensors").is_file()
+    assert verify(folder, "interrupted", "interrupted") == 0
+
+
+def test_precision_of_a_launcher_and_dtype_among_other_arguments_are_recorded(folder, monkeypatch):
+    monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", "bf16")
+    kwargs = '{"dtype": "bfloat16"}'
+    assert unlearn(folder, "launched", *LORA, model_init_kwargs=kwargs) == 0
+    whole = record(folder, "launched/_run.json")
+    assert (whole["mixed_precision"], whole["loading"]["dtype"]) == ("bf16", "bfloat16")

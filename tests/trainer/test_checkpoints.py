@@ -319,3 +319,12 @@ def test_a_folder_is_free_again_after_an_error(tmp_path):
         raise KeyboardInterrupt
     with alone_in(str(tmp_path)):
         pass
+
+
+def test_the_best_checkpoint_stays_whatever_the_spelling_of_its_folder(tmp_path, monkeypatch):
+    """As after a resume with another spelling of the output folder."""
+    monkeypatch.chdir(tmp_path)
+    for step in (10, 20, 30, 40):
+        (tmp_path / f"checkpoint-{step}").mkdir()
+    checkpointing.remove_old(tmp_path, 40, 2, "./checkpoint-10")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["checkpoint-10", "checkpoint-40"]
