@@ -36,9 +36,16 @@ class Machine:
         free = psutil.virtual_memory().available
         limit, used = _CGROUP / "memory.max", _CGROUP / "memory.current"
         if limit.is_file() and limit.read_text().strip() != "max":  # of this container
-            free = max(min(free, int(limit.read_text()) - int(used.read_text())), 0)
+            free = max(min(free, int(limit.read_text()) - int(used.read_text()) + _reclaimable()), 0)
         # The run can have what this process holds, too, once it ends.
         return cls(False, free + resident_memory(), "this machine without a GPU")
+
+
+def _reclaimable() -> int:
+    """Bytes of files that the system keeps in the container's memory as long as nothing else needs it."""
+    stat = _CGROUP / "memory.stat"
+    lines = stat.read_text().splitlines() if stat.is_file() else []
+    return sum(int(line.split()[1]) for line in lines if line.startswith("inactive_file "))
 
 
 def resident_memory() -> int:
