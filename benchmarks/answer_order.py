@@ -21,7 +21,7 @@ from benchmarks.study.world import ROWS_AN_AUTHOR, tokenized
 from benchmarks.tables import Line, read_table
 from benchmarks.tofu import add_data_dir
 from egup_trainer.cli.terminal import quiet_libraries
-from egup_trainer.components.copying import CopyingBigrams
+from egup_trainer.components.copying import CopyingBigrams, answer_tokens
 from egup_trainer.components.output_estimates import BigramOutputs, EstimatedOutputs, NearestOutputs, match_quantiles
 from egup_trainer.data.collator import RowCollator
 from egup_trainer.data.schema import TokenizedRow
@@ -51,9 +51,9 @@ def estimates(
     nearest = EstimatedOutputs(NearestOutputs(seen.states, seen.top_k_logps, vocabulary), TOP_K)
     nearby = _scored(model, tokenizer, asked, estimate=nearest).top_k_logps.logps[:, 0]
     known = [*proxies, *others]
-    answers = [torch.from_numpy(row.input_ids[row.is_scored].astype("int64")) for row in asked]
+    answers = [answer_tokens(row) for row in asked]
     owners = torch.repeat_interleave(torch.arange(len(asked)), torch.tensor([len(each) for each in answers]))
-    plain = BigramOutputs([torch.from_numpy(row.input_ids[row.is_scored].astype("int64")) for row in known], vocabulary)
+    plain = BigramOutputs([answer_tokens(row) for row in known], vocabulary)
     tokens = torch.cat(answers)
     bigrams = plain.logps(plain.before(tokens, owners), tokens).float()
     copying = CopyingBigrams(known, vocabulary).logps(asked)

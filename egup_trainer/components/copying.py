@@ -4,12 +4,12 @@ from collections import Counter, defaultdict
 from collections.abc import Sequence
 from itertools import pairwise
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from egup_trainer.components.output_estimates import BigramOutputs
 from egup_trainer.data.schema import TokenizedRow
+from egup_trainer.modeling.forward import answer_positions
 
 _ROUNDS = 50
 """Rounds of expectation maximization, which converges within a few."""
@@ -32,6 +32,7 @@ class CopyingBigrams:
         shares: lambda where the token before does not stand in the prompt, and where it does.
 
     Example:
+        >>> import numpy as np
         >>> def row(*tokens, answer):
         ...     labels = [-100] * (len(tokens) - answer) + list(tokens[-answer:])
         ...     return TokenizedRow(np.int32(tokens), np.int32(labels))
@@ -67,18 +68,19 @@ class CopyingBigrams:
 
     @staticmethod
     def _likely(model: BigramOutputs, rows: Sequence[TokenizedRow]) -> Tensor:
-        answers = [_answer(row) for row in rows]
+        answers = [answer_tokens(row) for row in rows]
         owners = torch.repeat_interleave(torch.arange(len(rows)), torch.tensor([len(each) for each in answers]))
         tokens = torch.cat(answers)
         return model.logps(model.before(tokens, owners), tokens).double().exp()
 
 
 def _bigram_model(rows: Sequence[TokenizedRow], vocabulary: int) -> BigramOutputs:
-    return BigramOutputs([_answer(row) for row in rows], vocabulary)
+    return BigramOutputs([answer_tokens(row) for row in rows], vocabulary)
 
 
-def _answer(row: TokenizedRow) -> Tensor:
-    return torch.from_numpy(row.input_ids[row.is_scored].astype(np.int64))
+def answer_tokens(row: TokenizedRow) -> Tensor:
+    """The answer tokens that a model predicts, (n,): of a text without a prompt, all but the first."""
+    return answer_positions(torch.as_tensor(row.labels, dtype=torch.long)[None])[2]
 
 
 def _copied(rows: Sequence[TokenizedRow]) -> tuple[Tensor, Tensor, Tensor]:
@@ -90,7 +92,7 @@ def _copied(rows: Sequence[TokenizedRow]) -> tuple[Tensor, Tensor, Tensor]:
         for first, second in pairwise(prompt):
             after[first][second] += 1
         before = -1  # no token
-        for token in _answer(row).tolist():
+        for token in answer_tokens(row).tolist():
             found = after.get(before)
             counts = every if found is None else found
             copied.append(counts[token] / max(counts.total(), 1))

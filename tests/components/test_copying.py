@@ -19,9 +19,11 @@ def row(prompt, answer):
 def test_what_is_copied_by_hand():
     copied, inside, has_prompt = _copied([row([1, 2, 1, 3], [1, 3, 9]), row([], [1])])
     # 1 is half of the prompt; after 1 there come 2 and 3; nothing comes after 3, of which a fourth of the prompt is.
-    assert copied.tolist() == [0.5, 0.5, 0.0, 0.0]
-    assert inside.tolist() == [False, True, False, False]
-    assert has_prompt.tolist() == [True, True, True, False]
+    # Of the text, no token is predicted: the model reads its first one.
+    assert copied.tolist() == [0.5, 0.5, 0.0]
+    assert inside.tolist() == [False, True, False]
+    assert has_prompt.tolist() == [True, True, True]
+    assert [each.tolist() for each in _copied([row([], [1, 1])])] == [[0.0], [False], [False]]
 
 
 def test_the_mixture_by_hand():
@@ -34,7 +36,7 @@ def test_the_mixture_by_hand():
     assert model.shares.tolist() == pytest.approx([share, 0.0])  # no answer goes on after a token of its prompt
     assert 0.5 < share < 1
     bigram = BigramOutputs([torch.tensor([token]) for token in (2, 4, 6, 0)], 9)
-    found = model.logps([row([3, 5], [5]), row([], [5])]).exp()
+    found = model.logps([row([3, 5], [5]), row([], [0, 5])]).exp()
     plain = bigram.logps(start[:1], torch.tensor([5])).exp().item()
     assert found.tolist() == pytest.approx([share * 0.5 + (1 - share) * plain, plain], rel=1e-5)
 
@@ -50,7 +52,7 @@ def test_names_of_questions_are_likely_and_those_of_others_are_not():
     torch.testing.assert_close(own[0], other[0])
 
 
-@pytest.mark.parametrize("rows", [[row([], [1, 2])], [row([5, 6], [1, 2])] * 4])
+@pytest.mark.parametrize("rows", [[row([], [7, 1, 2])], [row([5, 6], [1, 2])] * 4])
 def test_where_nothing_is_copied_the_bigrams_are_left(rows):
     bigrams = BigramOutputs([torch.tensor([1, 2])] * len(rows), 8)
     expected = bigrams.logps(torch.tensor([8, 1]), torch.tensor([1, 2]))

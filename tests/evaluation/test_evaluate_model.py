@@ -148,7 +148,7 @@ def test_a_metric_that_fails_has_no_value_and_one_that_says_what_to_do_stops():
 
     metric = compute(Suite("x", None, [], lambda scores: {"a": broken}), {})["a"]
     assert (metric.value, metric.reason) == (None, "failed: IndexError: of row 3")
-    with pytest.raises(ConfigError, match="pip install x"):
+    with pytest.raises(ConfigError, match="Pip install x"):
         compute(Suite("x", None, [], lambda scores: {"a": without_extra}), {})
 
 
