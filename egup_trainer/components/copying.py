@@ -79,7 +79,13 @@ def _bigram_model(rows: Sequence[TokenizedRow], vocabulary: int) -> BigramOutput
 
 
 def answer_tokens(row: TokenizedRow) -> Tensor:
-    """The answer tokens that a model predicts, (n,): of a text without a prompt, all but the first."""
+    """The answer tokens that a model predicts, (n,): of a text without a prompt, all but the first.
+
+    Example:
+        >>> import numpy as np
+        >>> answer_tokens(TokenizedRow(np.int32([5, 6, 7]), np.int32([5, 6, 7])))
+        tensor([6, 7])
+    """
     return answer_positions(torch.as_tensor(row.labels, dtype=torch.long)[None])[2]
 
 

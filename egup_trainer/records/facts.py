@@ -105,9 +105,7 @@ def fingerprint(rows: "RowDataset", secret: str) -> str:
 def saved_step(trainer: Any) -> int:
     """The optimizer step that the saved model is from: the last step, or the best one if it was restored at the end."""
     args, state = trainer.args, trainer.state
-    is_restored = args.load_best_model_at_end and not trainer.is_in_train and state.best_global_step
-    # Trainer only warns where the best checkpoint is gone, as after a resume in a folder that was moved.
-    if is_restored and state.best_model_checkpoint and Path(state.best_model_checkpoint).is_dir():
+    if args.load_best_model_at_end and not trainer.is_in_train and state.best_global_step:
         return state.best_global_step
     return state.global_step
 
