@@ -1,9 +1,9 @@
 """What tells likely tokens of answers from unlikely ones: `python -m benchmarks.answer_order --model smollm2 --seed 0`.
 
-Where there is no model that never saw the forget rows, an estimate orders the tokens of their answers by how likely
-such a model would find them. Each estimate is judged without any unlearning: it orders the tokens of the proxies of one
-author, of whom it has read nothing, and is compared with what the model before unlearning says of them. With a seed
-whose retrained model is there, the tokens of the forget rows are compared with what that says. Reads the models that
+Without a proxy model, a run has to estimate which answer tokens of the forget rows a model that never saw them would
+find likely. Each estimate is judged without any unlearning. It reads the proxies of all authors but one, and is
+compared with what the model before unlearning says of the proxies of that author. If the seed has a retrained model,
+the estimate of the forget rows is also compared with what that model says. Reads the models that
 `python -m benchmarks.pretrained` leaves. `--report` writes the table in docs/methods.md.
 """
 
@@ -51,11 +51,8 @@ def estimates(
     nearest = EstimatedOutputs(NearestOutputs(seen.states, seen.top_k_logps, vocabulary), TOP_K)
     nearby = _scored(model, tokenizer, asked, estimate=nearest).top_k_logps.logps[:, 0]
     known = [*proxies, *others]
-    answers = [answer_tokens(row) for row in asked]
-    owners = torch.repeat_interleave(torch.arange(len(asked)), torch.tensor([len(each) for each in answers]))
     plain = BigramOutputs([answer_tokens(row) for row in known], vocabulary)
-    tokens = torch.cat(answers)
-    bigrams = plain.logps(plain.before(tokens, owners), tokens).float()
+    bigrams = plain.of_answers([answer_tokens(row) for row in asked]).float()
     copying = CopyingBigrams(known, vocabulary).logps(asked)
     return {
         "64 nearest": nearby,
@@ -79,7 +76,8 @@ def correlation(ours: Tensor, theirs: Tensor) -> float:
 
 def measure(place: Place) -> None:
     """Judges all estimates on one seed's models, and writes what was found."""
-    tokenizer, rows = load_tokenizer(str(place.start)), tokenized(place.rows, load_tokenizer(str(place.start)))
+    tokenizer = load_tokenizer(str(place.start))
+    rows = tokenized(place.rows, tokenizer)
     before, proxies, retain = load_model(str(place.model(BEFORE))).eval(), rows["proxy"].rows, rows["retain"].rows
     crossed: dict[str, list[float]] = {}
     for start in range(0, len(proxies), ROWS_AN_AUTHOR):
@@ -107,27 +105,14 @@ def _answer_logps(model: Any, tokenizer: Any, rows: list[TokenizedRow]) -> Tenso
 
 def write_report() -> None:
     """Writes the table of docs/methods.md: the seeds beside each other."""
-    lines = read_table(TABLE)
-    names = dict.fromkeys(name for line in lines.values() for name in line["proxies"])
-    headings = ["estimate"]
-    for seed, line in lines.items():
-        kinds = [kind for kind in ("proxies", "retrained", "error") if kind in line]
-        headings += [f"{seed.replace('_', ', ')}: {kind}" for kind in kinds]
-    rows = [
-        [
-            name,
-            *(
-                f"{line[kind][name]:.2f}"
-                for line in lines.values()
-                for kind in ("proxies", "retrained", "error")
-                if kind in line
-            ),
-        ]
-        for name in names
-    ]
-    PAGE.write_text(
-        markdown.put(PAGE.read_text(encoding="utf-8"), "answer order", markdown.table(headings, rows)), encoding="utf-8"
-    )
+    kinds, headings, columns = ("proxies", "retrained", "error"), ["estimate"], []
+    for seed, line in read_table(TABLE).items():
+        for kind in filter(line.__contains__, kinds):
+            headings.append(f"{seed.replace('_', ', ')}: {kind}")
+            columns.append(line[kind])
+    rows = [[name, *(f"{column[name]:.2f}" for column in columns)] for name in columns[0]]
+    text = markdown.put(PAGE.read_text(encoding="utf-8"), "answer order", markdown.table(headings, rows))
+    PAGE.write_text(text, encoding="utf-8")
 
 
 def main() -> None:

@@ -48,7 +48,7 @@ class Measuring(TrainerCallback, ExportableState):
 
     Attributes:
         before, after: what was measured, by the names of the sets.
-        of_proxy_model: what was measured of the forget rows under the proxy model, where there are no proxies.
+        of_proxy_model: the forget rows as the proxy model sees them, if the run has a proxy model and no proxies.
         verdict: the verdict, once the run has ended.
     """
 
@@ -140,7 +140,8 @@ class Measuring(TrainerCallback, ExportableState):
         if not len(rows):
             return []
         ids, owners = sample_of(rows, args.seed)
-        scores = self.trainer.score(rows, ids, model, description=None if args.disable_tqdm else description)
+        other = {} if model is None else {"model": model}
+        scores = self.trainer.score(rows, ids, **other, description=None if args.disable_tqdm else description)
         return scores.nll_of(owners).tolist()
 
     def _after_example(self, rows: RowDataset, model: Any = None) -> RowDataset:

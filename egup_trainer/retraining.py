@@ -110,9 +110,7 @@ class Retrainer(CheckpointingTrainer):
         self.measuring = Measuring(self, rows, with_answers=False)
         self.add_callback(self.measuring)
 
-    def score(
-        self, dataset: RowDataset, ids: Tensor | None = None, model: None = None, description: str | None = None
-    ) -> RowScores:
+    def score(self, dataset: RowDataset, ids: Tensor | None = None, description: str | None = None) -> RowScores:
         """Scores rows `ids` of `dataset` under the model as it is now."""
         return score_rows(
             self.model_wrapped,

@@ -43,39 +43,28 @@ class CopyingBigrams:
     """
 
     def __init__(self, rows: Sequence[TokenizedRow], vocabulary: int):
-        self._vocabulary = vocabulary
-        half = len(rows) // 2
-        halves = ((rows[:half], rows[half:]), (rows[half:], rows[:half]))
-        # Neighbors are often about the same, so that a random half would have seen what the other one copies.
-        parts = [(_copied(other), self._bigrams(known, other)) for known, other in halves if known and other]
-        self._bigram_model = _bigram_model(rows, vocabulary)
+        answers, half = [answer_tokens(row) for row in rows], len(rows) // 2
+        self._bigrams = BigramOutputs(answers, vocabulary)
         self.shares = torch.zeros(2, dtype=torch.float64)
-        if parts:
-            copied, inside, has_prompt = (torch.cat(each) for each in zip(*(part for part, _ in parts), strict=True))
-            bigrams = torch.cat([each for _, each in parts])
-            for case in (0, 1):
-                at = (inside == case) & has_prompt
-                self.shares[case] = _mixture_share(copied[at], bigrams[at])
+        if not half:
+            return
+        # Neighbors are often about the same, so that a random half would have seen what the other one copies.
+        crossed = [
+            BigramOutputs(known, vocabulary).of_answers(asked)
+            for known, asked in ((answers[half:], answers[:half]), (answers[:half], answers[half:]))
+        ]
+        bigrams = torch.cat(crossed).double().exp()
+        copied, inside, has_prompt = _copied(rows)
+        for case in (0, 1):
+            at = (inside == case) & has_prompt
+            self.shares[case] = _mixture_share(copied[at], bigrams[at])
 
     def logps(self, rows: Sequence[TokenizedRow]) -> Tensor:
         """Log-probabilities of the answer tokens of rows, row after row: (N,), nats."""
         copied, inside, has_prompt = _copied(rows)
         share = self.shares[inside.long()] * has_prompt
-        return (share * copied + (1 - share) * self._likely(self._bigram_model, rows)).log().float()
-
-    def _bigrams(self, known: Sequence[TokenizedRow], asked: Sequence[TokenizedRow]) -> Tensor:
-        return self._likely(_bigram_model(known, self._vocabulary), asked)
-
-    @staticmethod
-    def _likely(model: BigramOutputs, rows: Sequence[TokenizedRow]) -> Tensor:
-        answers = [answer_tokens(row) for row in rows]
-        owners = torch.repeat_interleave(torch.arange(len(rows)), torch.tensor([len(each) for each in answers]))
-        tokens = torch.cat(answers)
-        return model.logps(model.before(tokens, owners), tokens).double().exp()
-
-
-def _bigram_model(rows: Sequence[TokenizedRow], vocabulary: int) -> BigramOutputs:
-    return BigramOutputs([answer_tokens(row) for row in rows], vocabulary)
+        bigrams = self._bigrams.of_answers([answer_tokens(row) for row in rows]).double().exp()
+        return (share * copied + (1 - share) * bigrams).log().float()
 
 
 def answer_tokens(row: TokenizedRow) -> Tensor:

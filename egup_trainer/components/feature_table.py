@@ -44,7 +44,7 @@ def _reserve(handle: int, size: int, folder: Path) -> None:
     """Makes a file as large as it will be: writing to a mapping without room on the disk would end the process.
 
     Raises:
-        StateError: there is no room for it.
+        StateError: the disk has no room for a file of that size.
     """
     try:
         os.ftruncate(handle, size)

@@ -138,6 +138,12 @@ class BigramOutputs:
         begins[1:] = token_rows[1:] != token_rows[:-1]
         return token_ids.roll(1).masked_fill(begins, self.vocabulary)
 
+    def of_answers(self, answers: Sequence[Tensor]) -> Tensor:
+        """Log-probabilities of the tokens of answers, answer after answer: (N,), nats."""
+        owners = torch.repeat_interleave(torch.arange(len(answers)), torch.tensor([len(each) for each in answers]))
+        tokens = torch.cat(list(answers))
+        return self.logps(self.before(tokens, owners), tokens)
+
     def logps(self, before: Tensor, tokens: Tensor) -> Tensor:
         """Log-probabilities of tokens (N,) after the tokens `before` (N,): (N,)."""
         rows, columns = (np.array(each.cpu()) for each in (before, tokens))

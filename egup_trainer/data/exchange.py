@@ -35,9 +35,10 @@ def with_exchanged_answers(sets: Mapping[str, list[Row]], count: int = NUM_WRONG
     The likeness of two questions is the share of words that they have in common, where a word weighs as much as there
     are questions with it: "email" then says more than a person's name about what kind of answer is wanted. It is
     multiplied by the ratio of the answers' lengths in words. Names of the other question that stand in its answer are
-    replaced by those of the row's own question, so that the answer is wrong for its fact and not for its name; where
-    there are no capital letters, or several names, nothing is replaced. An answer that then has the words of a right
-    answer is not taken, nor one that is more than twice as long as the row's own. Deterministic.
+    replaced by those of the row's own question, so that the answer is wrong for its fact and not for its name.
+    Nothing is replaced if the script has no capital letters, or if a question has several names of its own. An answer
+    is not taken if it then has the words of a right answer, or if it is more than twice as long as the row's own.
+    Deterministic.
 
     Rows without a question or without words stay as they are. If any row of a set has wrong answers of its own, all
     sets stay as they are: exchanged answers are other numbers than those of a benchmark.

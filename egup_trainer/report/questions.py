@@ -148,10 +148,12 @@ def _how_far(found: Sequence[BroughtBack], audit: Audit) -> str:
             f"Not known: of {_titles(without)}, there is nothing to compare. Of the other attacks, {title} gets "
             "furthest, to no more than from a model that never saw the rows."
         )
-    no = f"o more of it than from a model that never saw the rows. {title} gets furthest."
+    told = f"o more of it than from a model that never saw the rows. {title} gets furthest."
     if _STRONGEST not in audit.findings or _STRONGEST in missing:
-        return f"Not known, since {ATTACKS[_STRONGEST].title} was not run, the strongest attack. By the others, n{no}"
-    return f"N{no}" + (f" Not run: {_titles(missing)}." if missing else "")
+        return (
+            f"Not known: {ATTACKS[_STRONGEST].title}, the strongest attack, was not run. By the other attacks, n{told}"
+        )
+    return f"N{told}" + (f" Not run: {_titles(missing)}." if missing else "")
 
 
 def _titles(attacks: Iterable[str]) -> str:

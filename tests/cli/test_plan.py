@@ -41,6 +41,12 @@ def test_without_measured_steps_no_time_is_said(plan, capsys):
     assert "Time" not in capsys.readouterr().out
 
 
+def test_flags_of_an_evaluation_before_the_first_step_are_taken(plan, tmp_path):
+    """The rehearsal evaluates nothing; the run does."""
+    flags = {"eval": tmp_path / "retain.jsonl", "eval_strategy": "epoch", "eval_on_start": True}
+    assert plan("--measure_steps", "0", **flags) == 0
+
+
 def test_another_machine_is_asked_for_and_what_is_nearest_is_said(plan, capsys):
     assert plan("--memory_gb", "0.01") == 0
     printed = capsys.readouterr().out

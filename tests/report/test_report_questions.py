@@ -183,5 +183,5 @@ def test_attacks_that_were_not_run_are_named_and_nothing_is_denied_without_the_s
     assert "Not run" not in answer("merging")  # nobody asked for it
     for reason in (None, "too few rows"):
         assert answer("relearning", reason=reason).startswith(
-            f"Not known, since Relearning was not run, the strongest attack. By the others, n{no}"
+            f"Not known: Relearning, the strongest attack, was not run. By the other attacks, n{no}"
         )
