@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from egup_trainer.data.collator import RowCollator
+from egup_trainer.data.schema import NO_SOURCE
 from egup_trainer.data.tokenization import RowDataset
 from egup_trainer.errors import NumberError
 from egup_trainer.modeling.forward import AnswerReader
@@ -122,7 +123,8 @@ def refuse_rows_without_a_number(
     for name, request in requests.items():
         lost = request.ids[~scan[name].mean_nll.isfinite()].tolist()
         if lost:
-            rows = sorted({request.dataset.rows[sample].source.number for sample in lost})
+            sources = [(request.dataset.rows[sample].source, sample) for sample in lost]
+            rows = sorted({sample if source == NO_SOURCE else source.number for source, sample in sources})
             of_all = "look for weights that are not numbers" if len(lost) == len(request.ids) else "remove these rows"
             raise NumberError(
                 got=f"a loss that is not finite before the first step, of {len(rows)} rows of the "

@@ -1,5 +1,6 @@
 """Cached features: what is read is what was written, in few bytes, in memory or in a file without a name."""
 
+import errno
 import os
 from pathlib import Path
 
@@ -9,6 +10,7 @@ from torch.nn.functional import normalize
 
 from egup_trainer.components import feature_table
 from egup_trainer.components.feature_table import FeatureTable, TableStorage
+from egup_trainer.errors import StateError
 
 
 def phi(rows, size=256, seed=0):
@@ -80,3 +82,20 @@ def test_a_checkpoint_brings_a_table_back(storage):
     loaded[torch.tensor([0])] = phi(1, seed=3)
     assert torch.equal(saved, table.codes)  # its own memory
     assert not torch.equal(loaded.codes[0], saved[0])
+
+
+@pytest.mark.skipif(not hasattr(os, "posix_fallocate"), reason="this system reserves no room for a file")
+def test_a_full_disk_is_told_before_the_table_is_written(tmp_path, monkeypatch):
+    """Writing to a mapping without room behind it would end the process without a word."""
+
+    def full(*args):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "posix_fallocate", full)
+    monkeypatch.setattr(feature_table, "_IN_MEMORY", 0)
+    with pytest.raises(StateError) as error:
+        TableStorage(folder=tmp_path).allocate(1_000_000, 3)
+    assert str(error.value) == (
+        f"Got no room for a table of 3 MB in {tmp_path} (No space left on device), but expected room for the features "
+        "of all samples. Free some space, or set --scan_cache_dir to a folder on another disk."
+    )
